@@ -1,0 +1,13 @@
+//! What agent, collector and simulators share: ids, time, readings, quality, catalog, messages, wire format.
+//!
+//! No I/O: nothing here opens a file or a socket, reads a clock or draws a random number.
+
+pub mod catalog;
+pub mod id;
+pub mod message;
+pub mod quality;
+pub mod ranges;
+pub mod reading;
+pub mod text;
+pub mod time;
+pub mod topic;

@@ -1,0 +1,160 @@
+//! What agent and collector say to each other besides data: state, acknowledgement, command, reply, presence.
+//!
+//! The domain's own types; `wire` writes them down.
+
+use crate::id::{BootId, CatalogHash, Commit, ConnectionId, DeviceId, Epoch, Incarnation, Seq};
+use crate::reading::Record;
+use crate::time::Timestamp;
+
+/// A contiguous run of records of one epoch, all under one catalog.
+#[derive(Debug, Clone, PartialEq)]
+pub struct DataFrame {
+    /// The connection that carried it.
+    pub connection: ConnectionId,
+    /// The epoch that issued the records.
+    pub epoch: Epoch,
+    /// Seq of the first record; the next ones follow without a hole.
+    pub first: Seq,
+    /// The catalog that the records' device indices refer to.
+    pub catalog: CatalogHash,
+    /// In the order of seq.
+    pub records: Vec<Record>,
+}
+
+/// One epoch that an outbox still holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct HeldEpoch {
+    /// Which.
+    pub epoch: Epoch,
+    /// First seq held, archive included.
+    pub first: Seq,
+    /// First seq not yet issued.
+    pub next: Seq,
+}
+
+/// An agent's state: published at birth, by the broker as its last will, and at a goodbye.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum AgentState {
+    /// Connected.
+    Birth {
+        /// This connection.
+        connection: ConnectionId,
+        /// Version of the agent.
+        agent_version: Box<str>,
+        /// Start of the machine.
+        boot: BootId,
+        /// The epoch being written.
+        epoch: Epoch,
+        /// The catalog in force.
+        catalog: CatalogHash,
+        /// Every epoch held, oldest first, the one being written last.
+        held: Vec<HeldEpoch>,
+        /// Whether what is polled now is durable on the gateway.
+        durable: bool,
+        /// Whether the wall clock is set.
+        clock_set: bool,
+        /// Milliseconds between frames, 0 where each poll is sent at once: tells the collector when to expect the next.
+        flush_ms: u32,
+    },
+    /// The connection has ended: by the broker's word (last will) or by the agent's (goodbye).
+    Gone {
+        /// The connection that ended; a will of another one is ignored.
+        connection: ConnectionId,
+        /// `true` for a goodbye.
+        clean: bool,
+    },
+}
+
+/// Where one epoch stands in the collector's database.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EpochAck {
+    /// Which.
+    pub epoch: Epoch,
+    /// All seq up to it are committed, parked or known lost.
+    pub watermark: Seq,
+    /// Committed or parked or lost ranges above the watermark (inclusive, ascending, at most
+    /// [`ACK_RANGES_MAX`]): what lies between them, or above them, counts as missing.
+    pub above: Vec<(Seq, Seq)>,
+    /// Ranges that are kept but could not be used yet, for the operator's eye; they count as acknowledged.
+    pub parked: Vec<(Seq, Seq)>,
+}
+
+/// Most ranges of each kind in one [`EpochAck`]; what does not fit counts as missing and is sent again.
+pub const ACK_RANGES_MAX: usize = 32;
+
+/// The application acknowledgement: the truth about what is stored.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Ack {
+    /// The database's life.
+    pub incarnation: Incarnation,
+    /// The commit that this state was read after; an older one of the same incarnation is ignored.
+    pub commit: Commit,
+    /// The epochs it speaks of; at most [`ACK_EPOCHS_MAX`].
+    pub epochs: Vec<EpochAck>,
+}
+
+/// Most epochs in one [`Ack`] or [`AgentState::Birth`].
+pub const ACK_EPOCHS_MAX: usize = 256;
+
+/// Whether a collector is there to answer: retained, and the collector's last will.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Presence {
+    /// Its database's life.
+    pub incarnation: Incarnation,
+    /// Whether it is there.
+    pub online: bool,
+}
+
+/// What a collector may ask of an agent.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum CommandBody {
+    /// Send each poll at once until then; somebody is looking.
+    Live {
+        /// End of the lease.
+        until: Timestamp,
+    },
+    /// Send these records again, from the archive.
+    Resend {
+        /// Of which epoch.
+        epoch: Epoch,
+        /// First wanted.
+        first: Seq,
+        /// Last wanted.
+        last: Seq,
+    },
+    /// Send the catalog with this hash.
+    SendCatalog(CatalogHash),
+    /// Poll this device now, out of turn.
+    PollNow(DeviceId),
+}
+
+/// A command: lives in the collector's database, is sent again at birth, is idempotent.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Command {
+    /// Unique per agent.
+    pub id: u64,
+    /// Not to be carried out after this.
+    pub expires: Timestamp,
+    /// What to do.
+    pub body: CommandBody,
+}
+
+/// How a command ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Outcome {
+    /// Carried out.
+    Done,
+    /// It came too late.
+    Expired,
+    /// Not possible; the reason for people.
+    Failed(Box<str>),
+}
+
+/// An agent's answer to a command.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Reply {
+    /// The command's id.
+    pub id: u64,
+    /// How it ended.
+    pub outcome: Outcome,
+}

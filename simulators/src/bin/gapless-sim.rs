@@ -1,0 +1,2 @@
+//! gapless-sim.
+fn main() {}
