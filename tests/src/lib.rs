@@ -1,1 +1,7 @@
-//! Placeholder.
+//! What the tests of the whole share: real processes, real brokers, conditions with deadlines.
+//!
+//! Holds no test itself. Everything that is started here ends when its guard is dropped, by its own id.
+
+pub mod broker;
+pub mod process;
+pub mod wait;

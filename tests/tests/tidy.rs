@@ -1,0 +1,145 @@
+//! Checks of the tree itself: every file says its job, imports run in one direction, cores stay pure.
+//!
+//! Does not judge style; clippy and rustfmt do.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the tests crate lies in the workspace").into()
+}
+
+fn rust_files(folder: &str) -> Vec<(String, String)> {
+    fn walk(path: &Path, found: &mut Vec<PathBuf>) {
+        for entry in fs::read_dir(path).into_iter().flatten().flatten() {
+            let path = entry.path();
+            if path.is_dir() && path.file_name().is_some_and(|n| n != "target") {
+                walk(&path, found);
+            } else if path.extension().is_some_and(|e| e == "rs") {
+                found.push(path);
+            }
+        }
+    }
+    let (root, mut found) = (root(), Vec::new());
+    walk(&root.join(folder), &mut found);
+    let relative = |p: &Path| p.strip_prefix(&root).expect("found below root").display().to_string();
+    let mut files: Vec<_> =
+        found.iter().map(|p| (relative(p), fs::read_to_string(p).expect("a source file is text"))).collect();
+    files.sort();
+    assert!(!files.is_empty(), "{folder} has Rust files");
+    files
+}
+
+const CRATES: [&str; 5] = ["agent", "collector", "common", "simulators", "tests"];
+
+/// The part of a file before its unit tests: what ships.
+fn production(text: &str) -> String {
+    let code = text.split("#[cfg(test)]\nmod ").next().unwrap_or(text);
+    code.lines().filter(|l| !l.trim_start().starts_with("//")).collect::<Vec<_>>().join("\n")
+}
+
+#[test]
+fn every_file_opens_with_its_job() {
+    let silent: Vec<String> = CRATES
+        .iter()
+        .flat_map(|c| rust_files(c))
+        .filter(|(_, text)| !text.trim_start_matches("#![no_main]\n").starts_with("//!"))
+        .map(|(path, _)| path)
+        .collect();
+    assert!(
+        silent.is_empty(),
+        "these files do not open with //! (their job, and what they leave to others): {silent:?}"
+    );
+}
+
+#[test]
+fn imports_run_in_one_direction() {
+    let rows: [(&str, &[&str]); 4] = [
+        ("common", &["gapless_agent", "gapless_collector", "gapless_simulators", "gapless_tests"]),
+        ("agent/src", &["gapless_collector", "gapless_simulators", "gapless_tests"]),
+        ("collector/src", &["gapless_agent", "gapless_simulators", "gapless_tests"]),
+        ("simulators/src", &["gapless_agent", "gapless_collector", "gapless_tests"]),
+    ];
+    for (folder, banned) in rows {
+        for (path, text) in rust_files(folder) {
+            for name in banned {
+                assert!(
+                    !production(&text).contains(name),
+                    "{path} imports {name}: see ARCHITECTURE.md, invariants"
+                );
+            }
+        }
+    }
+}
+
+/// What a decision core may not touch: time and input come in as arguments, actions go out as values.
+const IMPURE: [&str; 14] = [
+    "tokio::",
+    "std::fs",
+    "std::net",
+    "std::io",
+    "std::os",
+    "std::process",
+    "std::thread",
+    "std::time::Instant",
+    "Instant::now",
+    "SystemTime",
+    "rustix::",
+    "libc::",
+    "getrandom",
+    "rumqttc",
+];
+
+/// The cores: folders or single files.
+const CORES: [&str; 6] = [
+    "common/src",
+    "agent/src/modbus",
+    "agent/src/schedule",
+    "agent/src/uplink/core",
+    "collector/src/ledger",
+    "agent/src/config",
+];
+
+#[test]
+fn cores_are_pure() {
+    let everything: Vec<_> = CRATES.iter().flat_map(|c| rust_files(c)).collect();
+    for core in CORES {
+        let inside = |path: &str| path.starts_with(&format!("{core}/")) || path == format!("{core}.rs");
+        let files: Vec<_> = everything.iter().filter(|(path, _)| inside(path)).collect();
+        assert!(!files.is_empty(), "{core} is named as a core here, but there is no such file or folder");
+        for (path, text) in files {
+            for word in IMPURE {
+                assert!(!production(text).contains(word), "{path} is a decision core and uses `{word}`");
+            }
+        }
+    }
+}
+
+#[test]
+fn the_tree_has_the_top_level_agreed_on() {
+    let agreed = [
+        "Cargo.toml",
+        "Cargo.lock",
+        "rust-toolchain.toml",
+        "agent",
+        "collector",
+        "common",
+        "simulators",
+        "tests",
+        "README.md",
+        "ARCHITECTURE.md",
+        "CHANGELOG.md",
+        "LICENSE-MIT",
+        "LICENSE-APACHE",
+        "dev",
+        "target",
+        "demo-data",
+    ];
+    for entry in fs::read_dir(root()).expect("the root is readable").flatten() {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        assert!(
+            name.starts_with('.') || agreed.contains(&name.as_str()),
+            "`{name}` stands at the top level: move it"
+        );
+    }
+}
