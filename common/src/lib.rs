@@ -5,6 +5,7 @@
 pub mod catalog;
 pub mod id;
 pub mod message;
+pub mod profile;
 pub mod quality;
 pub mod ranges;
 pub mod reading;
