@@ -62,6 +62,8 @@ pub struct Device {
     pub id: DeviceId,
     /// When it is due.
     pub grid: SlotGrid,
+    /// Polling is paused by configuration: no slot is due while this catalog is in force.
+    pub paused: bool,
     /// In the order that [`ChannelIndex`] counts.
     pub channels: Vec<Channel>,
     /// Free attributes (make, model, serial number, bus). Not part of the hash.

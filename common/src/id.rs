@@ -198,6 +198,11 @@ number! {
     ConnectionId(u32), "{:08x}"
 }
 number! {
+    /// What a frame carries of its agent's name, so that a frame on another agent's topic is noticed: see
+    /// [`AgentPath::tag`](crate::topic::AgentPath::tag).
+    AgentTag(u16), "{:04x}"
+}
+number! {
     /// First 8 bytes (little endian) of the SHA-256 of a catalog's canonical bytes.
     CatalogHash(u64), "{:016x}"
 }

@@ -2,13 +2,16 @@
 //!
 //! The domain's own types; `wire` writes them down.
 
-use crate::id::{BootId, CatalogHash, Commit, ConnectionId, DeviceId, Epoch, Incarnation, Seq};
+use crate::id::{AgentTag, BootId, CatalogHash, Commit, ConnectionId, DeviceId, Epoch, Incarnation, Seq};
 use crate::reading::Record;
 use crate::time::Timestamp;
+use crate::topic::AgentPath;
 
 /// A contiguous run of records of one epoch, all under one catalog.
 #[derive(Debug, Clone, PartialEq)]
 pub struct DataFrame {
+    /// The agent that made it; the topic must name the same one.
+    pub agent: AgentTag,
     /// The connection that carried it.
     pub connection: ConnectionId,
     /// The epoch that issued the records.
@@ -35,8 +38,10 @@ pub struct HeldEpoch {
 /// An agent's state: published at birth, by the broker as its last will, and at a goodbye.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum AgentState {
-    /// Connected.
+    /// Connected. Published again on the same connection when any of it changes.
     Birth {
+        /// Who; the topic must name the same agent.
+        path: AgentPath,
         /// This connection.
         connection: ConnectionId,
         /// Version of the agent.
@@ -126,6 +131,17 @@ pub enum CommandBody {
     SendCatalog(CatalogHash),
     /// Poll this device now, out of turn.
     PollNow(DeviceId),
+    /// Read these instants (half open) again from the memory of the device itself.
+    ReadHistory {
+        /// Which device.
+        device: DeviceId,
+        /// First instant wanted.
+        from: Timestamp,
+        /// First instant not wanted.
+        to: Timestamp,
+    },
+    /// A command of a later version, to be answered with [`Outcome::Failed`]. Never sent.
+    Unknown,
 }
 
 /// A command: lives in the collector's database, is sent again at birth, is idempotent.
@@ -144,6 +160,8 @@ pub struct Command {
 pub enum Outcome {
     /// Carried out.
     Done,
+    /// Looked, but the archive or the device no longer has what was asked for.
+    NoData,
     /// It came too late.
     Expired,
     /// Not possible; the reason for people.

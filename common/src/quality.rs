@@ -152,6 +152,8 @@ pub enum Cause {
     StoreReplaced,
     /// The gateway's clock was not set, so the reading could not be given to a slot.
     ClockNotSet,
+    /// The gateway's clock was stepped forward over the slot.
+    ClockStepped,
     /// Polling was paused by configuration.
     Paused,
     /// Kept by the collector, but not usable (see its parked frames).
@@ -185,6 +187,7 @@ impl Cause {
             Self::Parked => 16,
             Self::Unreachable => 17,
             Self::Unexplained => 18,
+            Self::ClockStepped => 19,
         }
     }
 
@@ -211,6 +214,7 @@ impl Cause {
             (16, 0) => Self::Parked,
             (17, 0) => Self::Unreachable,
             (18, 0) => Self::Unexplained,
+            (19, 0) => Self::ClockStepped,
             _ => return None,
         })
     }
@@ -233,6 +237,7 @@ impl Cause {
             Self::Quarantined => "quarantined",
             Self::StoreReplaced => "store_replaced",
             Self::ClockNotSet => "clock_not_set",
+            Self::ClockStepped => "clock_stepped",
             Self::Paused => "paused",
             Self::Parked => "parked",
             Self::Unreachable => "unreachable",
@@ -258,6 +263,7 @@ impl fmt::Display for Cause {
             Self::Quarantined => f.write_str("damaged on the gateway's disk"),
             Self::StoreReplaced => f.write_str("the gateway's outbox was replaced before it had delivered"),
             Self::ClockNotSet => f.write_str("the gateway's clock was not set"),
+            Self::ClockStepped => f.write_str("the gateway's clock was stepped over it"),
             Self::Paused => f.write_str("paused by configuration"),
             Self::Parked => f.write_str("received, but not usable: parked"),
             Self::Unreachable => f.write_str("the agent has not been heard from"),
@@ -284,7 +290,7 @@ mod tests {
                 causes += 1;
             }
         }
-        assert_eq!((qualities, causes), (9 + 256, 17 + 256));
+        assert_eq!((qualities, causes), (9 + 256, 18 + 256));
         assert_eq!(Quality::BadRefused(ExceptionCode(2)).code(), 0x0281);
         assert_eq!(Cause::Refused(ExceptionCode(11)).code(), 0x0B02);
     }

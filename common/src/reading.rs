@@ -59,6 +59,9 @@ pub enum Acquired {
     /// The wall clock was not: no slot, but the boot clock (CLOCK_BOOTTIME, ms), from which a later
     /// [`ClockCorrection`] derives the true time.
     SinceBoot(u64),
+    /// The device itself had recorded it, and it was read from the device's memory later: the answer belongs
+    /// to this slot, and [`Readings::at`] is the device's own time of the record, as the device labels it.
+    Recorded(Slot),
 }
 
 /// The readings of one answer of one device. A poll of several requests gives several of these.
@@ -68,7 +71,8 @@ pub struct Readings {
     pub device: DeviceIndex,
     /// The slot, or the boot clock where the wall clock was not set.
     pub acquired: Acquired,
-    /// The instant the answer was complete by the wall clock, right or wrong.
+    /// The instant the answer was complete by the wall clock, right or wrong; of a recorded answer the
+    /// record's own time.
     pub at: Timestamp,
     /// In ascending order of channel, each at most once, at least one.
     pub samples: Vec<Sample>,
@@ -101,11 +105,15 @@ pub struct EpochStart {
     pub at: Timestamp,
     /// Whether the wall clock was synchronised at the opening.
     pub clock_set: bool,
+    /// Whether the records of this epoch are durable on the gateway: `false` while its disk has failed and
+    /// they are kept in memory only.
+    pub durable: bool,
     /// Version of the agent.
     pub agent_version: Box<str>,
 }
 
-/// A time in which the agent polled nothing, half open; recorded by itself at its next start.
+/// A time in which the agent polled nothing, half open; recorded by itself at its next start, or, where the
+/// wall clock is not set then, as soon as it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Downtime {
     /// The last durable record, or the goodbye.
@@ -157,13 +165,25 @@ pub struct ClockCorrection {
     pub boot_began: Timestamp,
 }
 
+/// A catalog, written before the first record that uses it, and again when only its attributes change (the
+/// hash is the same then).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CatalogRecord {
+    /// Its hash.
+    pub hash: CatalogHash,
+    /// From when on slots are due under it; `None` where the wall clock was not set: from when it is.
+    pub since: Option<Timestamp>,
+    /// Its canonical bytes, see `wire::encode_catalog`.
+    pub bytes: Box<[u8]>,
+}
+
 /// One record of the outbox.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Record {
     /// An answer of a device.
     Readings(Readings),
-    /// A catalog, written before the first record that uses it. Its canonical bytes, see `catalog`.
-    Catalog(CatalogHash, Box<[u8]>),
+    /// A catalog comes into force.
+    Catalog(CatalogRecord),
     /// Start of an epoch.
     Start(EpochStart),
     /// Slots polled in vain.
