@@ -1,1 +1,3 @@
-//! Placeholder: replaced by the first commits.
+//! Polls the devices of a site, keeps every reading in a durable outbox and delivers it.
+
+pub mod modbus;
