@@ -127,8 +127,9 @@ impl<'a> MbapReceiver<'a> {
 #[cfg(test)]
 mod tests {
     use super::super::pdu::tests::{answer_to, any_request};
-    use super::super::pdu::{Mismatch, ReadFunction, Refusal, ResponseData};
+    use super::super::pdu::{Mismatch, Refusal, ResponseData};
     use super::*;
+    use gapless_common::profile::RegisterTable;
     use gapless_common::quality::ExceptionCode;
     use proptest::prelude::*;
 
@@ -144,7 +145,7 @@ mod tests {
     }
 
     fn one_register() -> Request {
-        Request::read(ReadFunction::HoldingRegisters, 5, 1).unwrap()
+        Request::read(RegisterTable::HoldingRegister, 5, 1).unwrap()
     }
 
     /// The guide's example ADU (section 4.4.2.1): one word at address 5 of a server on TCP.

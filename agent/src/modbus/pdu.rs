@@ -5,14 +5,13 @@
 //! refusal ([`Refusal`]) and an answer that is not one to this request ([`Mismatch`]) are different types. This
 //! file knows nothing of units, CRC or transactions (see `rtu` and `mbap`) nor of what a register means (`value`).
 
+pub use gapless_common::profile::{BITS_MAX as READ_BITS_MAX, REGISTERS_MAX as READ_REGISTERS_MAX};
+
+use gapless_common::profile::RegisterTable;
 use gapless_common::quality::ExceptionCode;
 
 /// Longest PDU in bytes (section 4.1).
 pub const PDU_LEN_MAX: usize = 253;
-/// Most coils or discrete inputs in one read (sections 6.1, 6.2).
-pub const READ_BITS_MAX: u16 = 2000;
-/// Most registers in one read (sections 6.3, 6.4).
-pub const READ_REGISTERS_MAX: u16 = 125;
 /// Most coils in one write (section 6.11).
 pub const WRITE_BITS_MAX: u16 = 1968;
 /// Most registers in one write (section 6.12).
@@ -23,43 +22,10 @@ const EXCEPTION_FLAG: u8 = 0x80;
 /// Length of an exception response: function code and exception code.
 pub const EXCEPTION_LEN: usize = 2;
 
-/// What a read asks for; the discriminant is the function code.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-#[repr(u8)]
-pub enum ReadFunction {
-    /// Coils: bits that could be written (section 6.1).
-    Coils = 1,
-    /// Discrete inputs: bits (section 6.2).
-    DiscreteInputs = 2,
-    /// Holding registers: 16-bit words that could be written (section 6.3).
-    HoldingRegisters = 3,
-    /// Input registers: 16-bit words (section 6.4).
-    InputRegisters = 4,
-}
-
-impl ReadFunction {
-    /// The function code.
-    #[must_use]
-    pub const fn code(self) -> u8 {
-        match self {
-            Self::Coils => 1,
-            Self::DiscreteInputs => 2,
-            Self::HoldingRegisters => 3,
-            Self::InputRegisters => 4,
-        }
-    }
-
-    /// Whether its items are single bits; registers otherwise.
-    #[must_use]
-    pub const fn is_bits(self) -> bool {
-        matches!(self, Self::Coils | Self::DiscreteInputs)
-    }
-
-    /// Most items in one request.
-    #[must_use]
-    pub const fn count_max(self) -> u16 {
-        if self.is_bits() { READ_BITS_MAX } else { READ_REGISTERS_MAX }
-    }
+/// Most items of `table` in one read.
+#[must_use]
+pub const fn read_count_max(table: RegisterTable) -> u16 {
+    if table.is_bits() { READ_BITS_MAX } else { READ_REGISTERS_MAX }
 }
 
 /// Why there is no such request.
@@ -93,7 +59,7 @@ pub struct Request(Body);
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Body {
-    Read { function: ReadFunction, start: u16, count: u16 },
+    Read { table: RegisterTable, start: u16, count: u16 },
     WriteCoil { address: u16, on: bool },
     WriteRegister { address: u16, value: u16 },
     WriteCoils { start: u16, values: Box<[bool]> },
@@ -173,9 +139,9 @@ impl Request {
     ///
     /// # Errors
     /// [`RequestError`] where the quantity is 0 or above the limit, or the end is above address 65,535.
-    pub fn read(function: ReadFunction, start: u16, count: u16) -> Result<Self, RequestError> {
-        let count = check_span(function.code(), start, usize::from(count), function.count_max())?;
-        Ok(Self(Body::Read { function, start, count }))
+    pub fn read(table: RegisterTable, start: u16, count: u16) -> Result<Self, RequestError> {
+        let count = check_span(table.read_function(), start, usize::from(count), read_count_max(table))?;
+        Ok(Self(Body::Read { table, start, count }))
     }
 
     /// Writes one coil (function 5).
@@ -212,7 +178,7 @@ impl Request {
     #[must_use]
     pub const fn function(&self) -> u8 {
         match self.0 {
-            Body::Read { function, .. } => function.code(),
+            Body::Read { table, .. } => table.read_function(),
             Body::WriteCoil { .. } => 5,
             Body::WriteRegister { .. } => 6,
             Body::WriteCoils { .. } => 15,
@@ -266,9 +232,7 @@ impl Request {
     #[must_use]
     pub fn byte_count_expected(&self) -> Option<u8> {
         match self.0 {
-            Body::Read { function, count, .. } if function.is_bits() => {
-                Some(byte(usize::from(count).div_ceil(8)))
-            }
+            Body::Read { table, count, .. } if table.is_bits() => Some(byte(usize::from(count).div_ceil(8))),
             Body::Read { count, .. } => Some(byte(2 * usize::from(count))),
             _ => None,
         }
@@ -310,7 +274,7 @@ impl Request {
             return Err(Mismatch::Length { expected, got: data.len() + 1 });
         }
         match self.0 {
-            Body::Read { function, count, .. } if function.is_bits() => {
+            Body::Read { table, count, .. } if table.is_bits() => {
                 Ok(ResponseData::Bits(unpack_bits(&data[1..], usize::from(count))))
             }
             Body::Read { .. } => Ok(ResponseData::Registers(words(&data[1..]))),
@@ -377,8 +341,8 @@ pub(in crate::modbus) mod tests {
         out
     }
 
-    fn read(function: ReadFunction, start: u16, count: u16) -> Request {
-        Request::read(function, start, count).unwrap()
+    fn read(table: RegisterTable, start: u16, count: u16) -> Request {
+        Request::read(table, start, count).unwrap()
     }
 
     /// The example of each function's section, V1.1b3.
@@ -391,28 +355,28 @@ pub(in crate::modbus) mod tests {
         let rows: [Row; 8] = [
             (
                 "6.1",
-                read(ReadFunction::Coils, 19, 19),
+                read(RegisterTable::Coil, 19, 19),
                 &[0x01, 0x00, 0x13, 0x00, 0x13],
                 &[0x01, 0x03, 0xCD, 0x6B, 0x05],
                 bits("1011001111010110101"),
             ),
             (
                 "6.2",
-                read(ReadFunction::DiscreteInputs, 196, 22),
+                read(RegisterTable::DiscreteInput, 196, 22),
                 &[0x02, 0x00, 0xC4, 0x00, 0x16],
                 &[0x02, 0x03, 0xAC, 0xDB, 0x35],
                 bits("0011010111011011101011"),
             ),
             (
                 "6.3",
-                read(ReadFunction::HoldingRegisters, 107, 3),
+                read(RegisterTable::HoldingRegister, 107, 3),
                 &[0x03, 0x00, 0x6B, 0x00, 0x03],
                 &[0x03, 0x06, 0x02, 0x2B, 0x00, 0x00, 0x00, 0x64],
                 registers(&[555, 0, 100]),
             ),
             (
                 "6.4",
-                read(ReadFunction::InputRegisters, 8, 1),
+                read(RegisterTable::InputRegister, 8, 1),
                 &[0x04, 0x00, 0x08, 0x00, 0x01],
                 &[0x04, 0x02, 0x00, 0x0A],
                 registers(&[10]),
@@ -456,7 +420,7 @@ pub(in crate::modbus) mod tests {
     #[test]
     fn refusals_carry_their_exception_code() {
         // Section 7: coil 1245 read from a device that has none there.
-        let request = read(ReadFunction::Coils, 0x04A1, 1);
+        let request = read(RegisterTable::Coil, 0x04A1, 1);
         assert_eq!(encoded(&request), [0x01, 0x04, 0xA1, 0x00, 0x01]);
         for code in 0..=u8::MAX {
             let refused = Err(AnswerError::Refused(Refusal(ExceptionCode(code))));
@@ -468,7 +432,7 @@ pub(in crate::modbus) mod tests {
 
     #[test]
     fn what_does_not_match_its_request_is_no_answer() {
-        let two = || read(ReadFunction::HoldingRegisters, 0, 2);
+        let two = || read(RegisterTable::HoldingRegister, 0, 2);
         let rows: [(Request, &[u8], Mismatch); 11] = [
             (two(), &[], Mismatch::Length { expected: 2, got: 0 }),
             (two(), &[0x03], Mismatch::Length { expected: 6, got: 1 }),
@@ -490,20 +454,20 @@ pub(in crate::modbus) mod tests {
     #[test]
     fn limits_of_the_specification() {
         let all = [
-            (ReadFunction::Coils, 2000),
-            (ReadFunction::DiscreteInputs, 2000),
-            (ReadFunction::HoldingRegisters, 125),
-            (ReadFunction::InputRegisters, 125),
+            (RegisterTable::Coil, 2000),
+            (RegisterTable::DiscreteInput, 2000),
+            (RegisterTable::HoldingRegister, 125),
+            (RegisterTable::InputRegister, 125),
         ];
-        for (function, most) in all {
-            let longest = Request::read(function, 0, most).unwrap();
+        for (table, most) in all {
+            let longest = Request::read(table, 0, most).unwrap();
             assert!(longest.response_len_expected() <= PDU_LEN_MAX);
-            assert!(Request::read(function, u16::MAX, 1).is_ok());
+            assert!(Request::read(table, u16::MAX, 1).is_ok());
             for count in [0, most + 1] {
-                let error = Request::read(function, 0, count).unwrap_err();
+                let error = Request::read(table, 0, count).unwrap_err();
                 assert!(matches!(error, RequestError::Count { .. }), "{error}");
             }
-            let error = Request::read(function, u16::MAX, 2).unwrap_err();
+            let error = Request::read(table, u16::MAX, 2).unwrap_err();
             assert!(matches!(error, RequestError::PastEnd { .. }), "{error}");
         }
         assert_eq!(encoded(&Request::write_coils(0, &[true; 1968]).unwrap()).len(), 252);
@@ -517,13 +481,13 @@ pub(in crate::modbus) mod tests {
     pub(in crate::modbus) fn any_request() -> impl Strategy<Value = Request> {
         let reads =
             (1u8..=4, any::<u16>(), 1u16..=2000).prop_filter_map("within limits", |(f, start, count)| {
-                let function = match f {
-                    1 => ReadFunction::Coils,
-                    2 => ReadFunction::DiscreteInputs,
-                    3 => ReadFunction::HoldingRegisters,
-                    _ => ReadFunction::InputRegisters,
+                let table = match f {
+                    1 => RegisterTable::Coil,
+                    2 => RegisterTable::DiscreteInput,
+                    3 => RegisterTable::HoldingRegister,
+                    _ => RegisterTable::InputRegister,
                 };
-                Request::read(function, start, 1 + (count - 1) % function.count_max()).ok()
+                Request::read(table, start, 1 + (count - 1) % read_count_max(table)).ok()
             });
         prop_oneof![
             4 => reads,

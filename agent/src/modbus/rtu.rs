@@ -212,8 +212,9 @@ impl LineTiming {
 #[cfg(test)]
 mod tests {
     use super::super::pdu::tests::{answer_to, any_request};
-    use super::super::pdu::{ReadFunction, Refusal, ResponseData};
+    use super::super::pdu::{Refusal, ResponseData};
     use super::*;
+    use gapless_common::profile::RegisterTable;
     use gapless_common::quality::ExceptionCode;
     use proptest::prelude::*;
 
@@ -228,7 +229,7 @@ mod tests {
     }
 
     fn three_registers() -> Request {
-        Request::read(ReadFunction::HoldingRegisters, 107, 3).unwrap()
+        Request::read(RegisterTable::HoldingRegister, 107, 3).unwrap()
     }
 
     /// The first row is the guide's own worked example; the check value of CRC-16/MODBUS is 0x4B37.
@@ -318,7 +319,7 @@ mod tests {
     /// 40 registers: a request of 8 characters, an answer of 85; device's turnaround 5 ms.
     #[test]
     fn least_time_of_an_exchange() {
-        let request = Request::read(ReadFunction::HoldingRegisters, 0, 40).unwrap();
+        let request = Request::read(RegisterTable::HoldingRegister, 0, 40).unwrap();
         assert_eq!((request_len(&request), answer_len_expected(&request)), (8, 85));
         for (baud, bits, ms) in
             [(9_600, 10, 105.5), (19_200, 11, 60.3), (38_400, 10, 31.0), (115_200, 10, 14.8)]
