@@ -1,1 +1,3 @@
-//! Placeholder: replaced by the first commits.
+//! The collector: stores each reading once, knows which are missing and why, and serves them.
+
+pub mod store;

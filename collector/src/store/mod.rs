@@ -1,0 +1,140 @@
+//! Where everything is kept: the questions that API and page ask ([`ReadStore`]) and the SQLite database that
+//! answers them. Decides nothing: that is `ledger`.
+
+pub mod model;
+
+use gapless_common::id::{Commit, DeviceId, SiteId};
+use gapless_common::time::Timestamp;
+
+use model::{
+    AgentRow, ChangeRow, ConflictRow, DeviceNo, DeviceRow, Flow, GapFilter, GapRow, Head, ParkedRow, Scan,
+    SeriesNo, SeriesRow, SiteRow, Stats, StoredReading, StripRun,
+};
+
+/// A question that the database could not answer.
+#[derive(Debug, thiserror::Error)]
+pub enum ReadError {
+    /// The database failed.
+    #[error("the database could not be read")]
+    Database(#[source] rusqlite::Error),
+    /// A stored number that this version does not know.
+    #[error("the database holds a {what} that this version does not know: {value}")]
+    Unknown {
+        /// What it should be.
+        what: &'static str,
+        /// What it is.
+        value: String,
+    },
+}
+
+impl From<rusqlite::Error> for ReadError {
+    fn from(source: rusqlite::Error) -> Self {
+        Self::Database(source)
+    }
+}
+
+/// Every question that API and page ask. Calls block; run them on a blocking thread. Each call sees one
+/// committed state of the database, and none waits for the writer.
+pub trait ReadStore: Send + Sync {
+    /// Incarnation and last commit.
+    ///
+    /// # Errors
+    /// As for every question here: the database failed, or holds what this version does not know.
+    fn head(&self) -> Result<Head, ReadError>;
+
+    /// Sites by name.
+    ///
+    /// # Errors
+    /// See [`head`](Self::head).
+    fn sites(&self) -> Result<Vec<SiteRow>, ReadError>;
+
+    /// Agents by site and name.
+    ///
+    /// # Errors
+    /// See [`head`](Self::head).
+    fn agents(&self, site: Option<&SiteId>) -> Result<Vec<AgentRow>, ReadError>;
+
+    /// Devices by site and name.
+    ///
+    /// # Errors
+    /// See [`head`](Self::head).
+    fn devices(&self, site: Option<&SiteId>) -> Result<Vec<DeviceRow>, ReadError>;
+
+    /// Series, all revisions, by site, device, channel and revision.
+    ///
+    /// # Errors
+    /// See [`head`](Self::head).
+    fn series(&self, site: Option<&SiteId>, device: Option<&DeviceId>) -> Result<Vec<SeriesRow>, ReadError>;
+
+    /// The latest reading of each of these series that has one.
+    ///
+    /// # Errors
+    /// See [`head`](Self::head).
+    fn latest(&self, series: &[SeriesNo]) -> Result<Vec<StoredReading>, ReadError>;
+
+    /// Hands the readings of a scan to `each`, in the order (series, time), until there are no more or it says
+    /// stop. Memory is bounded by one row; the whole scan sees one committed state.
+    ///
+    /// # Errors
+    /// See [`head`](Self::head).
+    fn readings(&self, scan: &Scan, each: &mut dyn FnMut(StoredReading) -> Flow) -> Result<(), ReadError>;
+
+    /// Where commits after `after` wrote readings, in the order (commit, device), at most `limit`.
+    ///
+    /// # Errors
+    /// See [`head`](Self::head).
+    fn changes(&self, after: Commit, limit: usize) -> Result<Vec<ChangeRow>, ReadError>;
+
+    /// The readings that one change wrote and that no later commit has rewritten.
+    ///
+    /// # Errors
+    /// See [`head`](Self::head).
+    fn changed_readings(
+        &self,
+        change: &ChangeRow,
+        each: &mut dyn FnMut(StoredReading) -> Flow,
+    ) -> Result<(), ReadError>;
+
+    /// Gaps by id.
+    ///
+    /// # Errors
+    /// See [`head`](Self::head).
+    fn gaps(&self, filter: &GapFilter) -> Result<Vec<GapRow>, ReadError>;
+
+    /// What is known of the slots of a device in `from..to`, as runs in order of time; only slots that were due
+    /// or that something is known of. `now` decides between late and unknown.
+    ///
+    /// # Errors
+    /// See [`head`](Self::head).
+    fn strip(
+        &self,
+        device: DeviceNo,
+        from: Timestamp,
+        to: Timestamp,
+        now: Timestamp,
+    ) -> Result<Vec<StripRun>, ReadError>;
+
+    /// Conflicts with a greater id than `after`, by id, at most `limit`.
+    ///
+    /// # Errors
+    /// See [`head`](Self::head).
+    fn conflicts(&self, after: Option<i64>, limit: usize) -> Result<Vec<ConflictRow>, ReadError>;
+
+    /// Parked frames with a greater id than `after`, by id, at most `limit`.
+    ///
+    /// # Errors
+    /// See [`head`](Self::head).
+    fn parked(&self, after: Option<i64>, limit: usize) -> Result<Vec<ParkedRow>, ReadError>;
+
+    /// The database as a whole.
+    ///
+    /// # Errors
+    /// See [`head`](Self::head).
+    fn stats(&self) -> Result<Stats, ReadError>;
+
+    /// Whether a bearer token with this SHA-256 exists.
+    ///
+    /// # Errors
+    /// See [`head`](Self::head).
+    fn token_known(&self, sha256: &[u8; 32]) -> Result<bool, ReadError>;
+}

@@ -1,0 +1,376 @@
+//! What questions to the store are answered with: plain rows, as people and programs ask for them. No SQL and
+//! no JSON here.
+
+use std::collections::BTreeMap;
+
+use gapless_common::catalog::{Aggregation, PeriodLabel};
+use gapless_common::id::{
+    AgentId, CatalogHash, ChannelId, Commit, DeviceId, Epoch, Incarnation, Seq, SiteId,
+};
+use gapless_common::quality::{Cause, Quality};
+use gapless_common::reading::Value;
+use gapless_common::time::{SlotGrid, Timestamp};
+
+/// Number of a device row.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct DeviceNo(pub i64);
+
+/// Number of a series row: one revision of one channel.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct SeriesNo(pub i64);
+
+/// Where the database stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Head {
+    /// The database's life.
+    pub incarnation: Incarnation,
+    /// Its last commit.
+    pub commit: Commit,
+}
+
+/// One site.
+#[derive(Debug, Clone, PartialEq)]
+pub struct SiteRow {
+    /// Its name.
+    pub site: SiteId,
+    /// Number of its agents.
+    pub agents: u64,
+    /// Number of its devices.
+    pub devices: u64,
+    /// Number of its gaps that are open.
+    pub open_gaps: u64,
+    /// When any of its agents was heard from last.
+    pub last_heard_at: Option<Timestamp>,
+}
+
+/// How the last connection of an agent stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Link {
+    /// It is connected.
+    Connected,
+    /// It said goodbye.
+    Stopped,
+    /// It was never heard of, or its last will came.
+    Gone,
+}
+
+/// One agent.
+#[derive(Debug, Clone, PartialEq)]
+pub struct AgentRow {
+    /// Its site.
+    pub site: SiteId,
+    /// Its name there.
+    pub agent: AgentId,
+    /// How its connection stands.
+    pub link: Link,
+    /// Version of the program; `None` before its first birth.
+    pub version: Option<String>,
+    /// When anything of it came last.
+    pub last_heard_at: Option<Timestamp>,
+    /// Milliseconds between its frames; 0 where each poll is sent at once.
+    pub flush_ms: u32,
+    /// Whether what it polls is durable on the gateway.
+    pub durable: Option<bool>,
+    /// Whether its wall clock is set.
+    pub clock_set: Option<bool>,
+    /// The epoch being written.
+    pub epoch: Option<Epoch>,
+    /// The catalog in force.
+    pub catalog: Option<CatalogHash>,
+    /// When two live epochs were seen under this name; a person must look.
+    pub cloned_at: Option<Timestamp>,
+    /// Seqs known to exist and not yet here, over all epochs.
+    pub missing_records: u64,
+    /// What came of its frames.
+    pub counters: Counters,
+}
+
+/// What came of an agent's frames, since the database was made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Counters {
+    /// Frames taken.
+    pub frames: u64,
+    /// Readings stored.
+    pub readings: u64,
+    /// Records or readings that were there already.
+    pub duplicates: u64,
+    /// Readings that contradicted a stored one.
+    pub conflicts: u64,
+    /// Frames with a wrong checksum; not acknowledged.
+    pub damaged: u64,
+    /// Frames refused because too much is parked; not acknowledged.
+    pub refused: u64,
+}
+
+/// One device.
+#[derive(Debug, Clone, PartialEq)]
+pub struct DeviceRow {
+    /// Its number.
+    pub no: DeviceNo,
+    /// Its site.
+    pub site: SiteId,
+    /// Its name there.
+    pub device: DeviceId,
+    /// The agent whose catalog named it last.
+    pub agent: Option<AgentId>,
+    /// When it is due; `None` where no catalog names it any more.
+    pub grid: Option<SlotGrid>,
+    /// Make, model, serial number, bus.
+    pub attributes: BTreeMap<String, String>,
+    /// The time of its latest reading.
+    pub last_reading_at: Option<Timestamp>,
+    /// Everything due up to this instant is accounted for.
+    pub proven_until: Option<Timestamp>,
+    /// Its gaps that are open.
+    pub open_gaps: u64,
+    /// Milliseconds between its agent's frames.
+    pub flush_ms: u32,
+}
+
+/// One revision of a series.
+#[derive(Debug, Clone, PartialEq)]
+pub struct SeriesRow {
+    /// Its number: what readings refer to.
+    pub no: SeriesNo,
+    /// Its site.
+    pub site: SiteId,
+    /// Its device.
+    pub device: DeviceId,
+    /// Number of its device.
+    pub device_no: DeviceNo,
+    /// Its channel.
+    pub channel: ChannelId,
+    /// 1 for the first; the highest is current.
+    pub revision: u32,
+    /// Unit symbol.
+    pub unit: String,
+    /// What is measured.
+    pub quantity: String,
+    /// How the number comes about.
+    pub aggregation: Aggregation,
+    /// Which end of a period the timestamp names.
+    pub label: PeriodLabel,
+    /// Height, orientation and the like.
+    pub attributes: BTreeMap<String, String>,
+}
+
+/// One stored reading.
+#[derive(Debug, Clone, PartialEq)]
+pub struct StoredReading {
+    /// Its series.
+    pub series: SeriesNo,
+    /// Acquisition time.
+    pub at: Timestamp,
+    /// Present exactly where the quality has a value.
+    pub value: Option<Value>,
+    /// How far it can be trusted.
+    pub quality: Quality,
+    /// The commit that wrote it last.
+    pub commit: Commit,
+}
+
+/// Which readings, in the order (series, time).
+#[derive(Debug, Clone, PartialEq)]
+pub struct Scan {
+    /// The series; scanned in ascending order of number.
+    pub series: Vec<SeriesNo>,
+    /// From this instant on.
+    pub from: Timestamp,
+    /// Before this instant.
+    pub to: Timestamp,
+    /// Only what comes after this position: where an earlier page ended.
+    pub after: Option<(SeriesNo, Timestamp)>,
+}
+
+/// Whether to go on with a scan.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Flow {
+    /// The next row.
+    More,
+    /// Enough.
+    Stop,
+}
+
+/// How a proven gap stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum GapState {
+    /// Nothing has filled it.
+    Open,
+    /// Its readings came after all.
+    Filled,
+}
+
+/// A run of slots proven to be missing.
+#[derive(Debug, Clone, PartialEq)]
+pub struct GapRow {
+    /// Its number.
+    pub id: i64,
+    /// Its site.
+    pub site: SiteId,
+    /// Its device.
+    pub device: DeviceId,
+    /// Instant of its first slot.
+    pub from: Timestamp,
+    /// One interval after its last slot.
+    pub to: Timestamp,
+    /// Number of slots.
+    pub slots: u64,
+    /// Why.
+    pub cause: Cause,
+    /// How it stands.
+    pub state: GapState,
+    /// When it was proven.
+    pub opened_at: Timestamp,
+    /// When it was filled.
+    pub closed_at: Option<Timestamp>,
+    /// The commit that changed it last.
+    pub changed: Commit,
+}
+
+/// Which gaps; `None` asks for all. In ascending order of id.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct GapFilter {
+    /// Of this site.
+    pub site: Option<SiteId>,
+    /// Of this device.
+    pub device: Option<DeviceId>,
+    /// In this state.
+    pub state: Option<GapState>,
+    /// That end after this instant.
+    pub from: Option<Timestamp>,
+    /// That begin before this instant.
+    pub to: Option<Timestamp>,
+    /// Changed after this commit.
+    pub changed_after: Option<Commit>,
+    /// With a greater id: where an earlier page ended.
+    pub after: Option<i64>,
+    /// At most so many.
+    pub limit: usize,
+}
+
+/// What is known of a slot.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum SlotState {
+    /// A reading is stored.
+    Received,
+    /// The agent said why there is none; `proven` once it is a gap.
+    Missed(Cause),
+    /// Proven to be missing.
+    Lost(Cause),
+    /// Its reading may still be on its way.
+    Late,
+    /// Nothing is known, for longer than the agent's rhythm explains.
+    Unknown,
+}
+
+/// A run of slots of one device in one state; half open.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct StripRun {
+    /// Instant of the first slot.
+    pub from: Timestamp,
+    /// One interval after the last slot.
+    pub to: Timestamp,
+    /// Number of slots.
+    pub slots: u64,
+    /// Their state.
+    pub state: SlotState,
+}
+
+/// A value that contradicts a stored one.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ConflictRow {
+    /// Its number.
+    pub id: i64,
+    /// The series.
+    pub series: SeriesNo,
+    /// The instant.
+    pub at: Timestamp,
+    /// The value that came second.
+    pub value: Option<Value>,
+    /// Its quality.
+    pub quality: Quality,
+    /// What is in `readings`.
+    pub stored: Option<StoredReading>,
+    /// Who sent it.
+    pub agent: AgentId,
+    /// In which epoch.
+    pub epoch: Epoch,
+    /// As which record.
+    pub seq: Seq,
+    /// When it came.
+    pub received_at: Timestamp,
+}
+
+/// Why a frame is parked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum ParkReason {
+    /// Its catalog has not come yet.
+    UnknownCatalog,
+    /// A later version wrote it.
+    UnknownVersion,
+    /// Its checksum is right, its content makes no sense.
+    Nonsense,
+}
+
+/// A frame that is kept, but could not be used.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ParkedRow {
+    /// Its number.
+    pub id: i64,
+    /// Whose.
+    pub site: SiteId,
+    /// Whose.
+    pub agent: AgentId,
+    /// Of which epoch.
+    pub epoch: Epoch,
+    /// First record.
+    pub first: Seq,
+    /// Number of records.
+    pub count: u64,
+    /// Why.
+    pub reason: ParkReason,
+    /// Why, in words.
+    pub detail: String,
+    /// Its size.
+    pub bytes: u64,
+    /// When it came.
+    pub received_at: Timestamp,
+}
+
+/// What a commit wrote of one device.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ChangeRow {
+    /// The commit.
+    pub commit: Commit,
+    /// The device.
+    pub device: DeviceNo,
+    /// Time of the earliest reading written.
+    pub first: Timestamp,
+    /// Time of the latest, inclusive.
+    pub last: Timestamp,
+}
+
+/// The database as a whole.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Stats {
+    /// Sites.
+    pub sites: u64,
+    /// Agents.
+    pub agents: u64,
+    /// Devices.
+    pub devices: u64,
+    /// Series, all revisions.
+    pub series: u64,
+    /// Gaps open.
+    pub open_gaps: u64,
+    /// Parked frames.
+    pub parked: u64,
+    /// Bytes of parked frames.
+    pub parked_bytes: u64,
+    /// Conflicts.
+    pub conflicts: u64,
+    /// What came of all frames.
+    pub counters: Counters,
+    /// Bytes of the database file.
+    pub file_bytes: u64,
+}

@@ -1,0 +1,281 @@
+-- Version 1 of the collector's database. Instants are milliseconds since 1970 UTC; 64-bit unsigned numbers
+-- (epochs, hashes, incarnations) are kept as the signed number of the same bits; seqs are plain.
+-- Everything that decides anything is here: a collector may be killed at any instant and lose nothing.
+
+-- incarnation, commit_no, needs_incarnation (set in a backup), admin_token_sha256
+CREATE TABLE meta (key TEXT PRIMARY KEY, value) WITHOUT ROWID;
+
+CREATE TABLE sites (id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE);
+
+-- connected: 0 never or gone by its last will, 1 connected, 2 gone with a goodbye
+CREATE TABLE agents (
+    id INTEGER PRIMARY KEY,
+    site INTEGER NOT NULL REFERENCES sites (id),
+    name TEXT NOT NULL,
+    connected INTEGER NOT NULL DEFAULT 0,
+    connection INTEGER,
+    version TEXT,
+    boot INTEGER,
+    epoch INTEGER,               -- being written, as of the last birth
+    catalog INTEGER,             -- hash in force, as of the last birth or settled catalog record
+    durable INTEGER,
+    clock_set INTEGER,
+    flush_ms INTEGER NOT NULL DEFAULT 0,
+    held BLOB NOT NULL DEFAULT x'',
+    last_heard_at INTEGER,
+    last_birth_at INTEGER,
+    place INTEGER NOT NULL DEFAULT 0,   -- chain place up to which everything is settled
+    settled_seq INTEGER NOT NULL DEFAULT 0,
+    cloned_at INTEGER,           -- when two live epochs were seen under this id
+    -- counters
+    frames INTEGER NOT NULL DEFAULT 0,
+    readings INTEGER NOT NULL DEFAULT 0,
+    duplicates INTEGER NOT NULL DEFAULT 0,
+    conflicts INTEGER NOT NULL DEFAULT 0,
+    damaged INTEGER NOT NULL DEFAULT 0, -- frames with a wrong CRC: not acknowledged
+    refused INTEGER NOT NULL DEFAULT 0, -- frames that would have exceeded the parking bound: not acknowledged
+    UNIQUE (site, name)
+);
+
+-- place: position in the chain of Start records; NULL until the epoch before it is known.
+-- end_seq: first seq never issued; NULL while unknown. Sets are pairs of first and last seq.
+CREATE TABLE epochs (
+    agent INTEGER NOT NULL REFERENCES agents (id),
+    epoch INTEGER NOT NULL,
+    place INTEGER,
+    link INTEGER NOT NULL DEFAULT 0,    -- 0 follows its predecessor, else the cause code of the break before it
+    started INTEGER NOT NULL DEFAULT 0, -- whether the Start record is known
+    previous INTEGER,
+    previous_end INTEGER,
+    boot INTEGER,
+    boot_clock_ms INTEGER,
+    started_at INTEGER,
+    clock_set INTEGER,
+    end_seq INTEGER,
+    closed INTEGER NOT NULL DEFAULT 0,
+    committed BLOB NOT NULL,
+    parked BLOB NOT NULL,
+    lost BLOB NOT NULL,                 -- triples of first seq, last seq, cause code
+    PRIMARY KEY (agent, epoch)
+) WITHOUT ROWID;
+
+-- Records that wait for everything before them: 1 catalog, 2 downtime, 3 completeness.
+CREATE TABLE marks (
+    agent INTEGER NOT NULL,
+    epoch INTEGER NOT NULL,
+    seq INTEGER NOT NULL,
+    kind INTEGER NOT NULL,
+    catalog INTEGER,
+    from_ts INTEGER,
+    to_ts INTEGER,
+    cause INTEGER,
+    through BLOB,
+    PRIMARY KEY (agent, epoch, seq)
+) WITHOUT ROWID;
+
+CREATE TABLE downtimes (
+    agent INTEGER NOT NULL,
+    place INTEGER NOT NULL,
+    seq INTEGER NOT NULL,
+    from_ts INTEGER NOT NULL,
+    to_ts INTEGER NOT NULL,
+    cause INTEGER NOT NULL,
+    PRIMARY KEY (agent, place, seq)
+) WITHOUT ROWID;
+
+CREATE TABLE losses (
+    agent INTEGER NOT NULL,
+    epoch INTEGER NOT NULL,
+    first_seq INTEGER NOT NULL,
+    last_seq INTEGER NOT NULL,
+    from_ts INTEGER NOT NULL,
+    to_ts INTEGER NOT NULL,
+    cause INTEGER NOT NULL,
+    PRIMARY KEY (agent, epoch, first_seq, last_seq)
+) WITHOUT ROWID;
+
+CREATE TABLE corrections (
+    agent INTEGER NOT NULL,
+    epoch INTEGER NOT NULL,
+    first_seq INTEGER NOT NULL,
+    last_seq INTEGER NOT NULL,
+    boot INTEGER NOT NULL,
+    boot_began INTEGER NOT NULL,
+    PRIMARY KEY (agent, epoch, first_seq)
+) WITHOUT ROWID;
+
+CREATE TABLE catalogs (
+    agent INTEGER NOT NULL REFERENCES agents (id),
+    hash INTEGER NOT NULL,
+    bytes BLOB NOT NULL,
+    first_seen INTEGER NOT NULL,
+    PRIMARY KEY (agent, hash)
+) WITHOUT ROWID;
+
+-- agent: the one whose catalog named the device last. attributes: a JSON object of texts.
+CREATE TABLE devices (
+    id INTEGER PRIMARY KEY,
+    site INTEGER NOT NULL REFERENCES sites (id),
+    name TEXT NOT NULL,
+    agent INTEGER REFERENCES agents (id),
+    attributes TEXT NOT NULL DEFAULT '{}',
+    UNIQUE (site, name)
+);
+
+-- Every slot grid a device has had.
+CREATE TABLE grids (
+    id INTEGER PRIMARY KEY,
+    device INTEGER NOT NULL REFERENCES devices (id),
+    interval_ms INTEGER NOT NULL,
+    phase_ms INTEGER NOT NULL,
+    UNIQUE (device, interval_ms, phase_ms)
+);
+
+-- A time in which an agent owed the slots of a grid: from first_slot (NULL: not known yet) to last_slot
+-- (NULL: still). proven_slot: everything up to it is proven (NULL: nothing yet).
+CREATE TABLE spans (
+    id INTEGER PRIMARY KEY,
+    grid INTEGER NOT NULL REFERENCES grids (id),
+    agent INTEGER NOT NULL REFERENCES agents (id),
+    first_slot INTEGER,
+    last_slot INTEGER,
+    proven_slot INTEGER,
+    proven_place INTEGER NOT NULL DEFAULT 0,
+    proven_seq INTEGER NOT NULL DEFAULT 0
+);
+CREATE INDEX spans_of_grid ON spans (grid);
+
+-- What is known of slots, as runs. state: 1 received, 2 missed (a miss names it), and, by proof: 3 lost (a loss
+-- holds it), 4 inside a downtime, 5 at the end of an epoch, 6 no reason found. cause: common::quality::Cause.
+CREATE TABLE coverage (
+    grid INTEGER NOT NULL,
+    first_slot INTEGER NOT NULL,
+    last_slot INTEGER NOT NULL,
+    state INTEGER NOT NULL,
+    cause INTEGER NOT NULL DEFAULT 0,
+    PRIMARY KEY (grid, first_slot)
+) WITHOUT ROWID;
+
+-- Proven gaps with their life. state: 1 open, 2 filled. from_ts, to_ts: half open.
+CREATE TABLE gaps (
+    id INTEGER PRIMARY KEY,
+    grid INTEGER NOT NULL REFERENCES grids (id),
+    first_slot INTEGER NOT NULL,
+    last_slot INTEGER NOT NULL,
+    from_ts INTEGER NOT NULL,
+    to_ts INTEGER NOT NULL,
+    cause INTEGER NOT NULL,
+    state INTEGER NOT NULL,
+    opened_at INTEGER NOT NULL,
+    opened_commit INTEGER NOT NULL,
+    changed_commit INTEGER NOT NULL,
+    closed_at INTEGER
+);
+CREATE UNIQUE INDEX gaps_of_grid ON gaps (grid, first_slot);
+CREATE INDEX gaps_changed ON gaps (changed_commit);
+
+-- A row per revision: a changed unit, quantity, aggregation or label opens a new one.
+CREATE TABLE series (
+    id INTEGER PRIMARY KEY,
+    device INTEGER NOT NULL REFERENCES devices (id),
+    channel TEXT NOT NULL,
+    revision INTEGER NOT NULL,
+    unit TEXT NOT NULL,
+    quantity TEXT NOT NULL,
+    aggregation INTEGER NOT NULL,
+    label INTEGER NOT NULL,
+    attributes TEXT NOT NULL DEFAULT '{}',
+    UNIQUE (device, channel, revision)
+);
+
+-- value: REAL; a text as BLOB of its UTF-8; NaN and -0.0, which SQLite does not keep, as BLOB of 0xFF and the
+-- 8 bytes (little endian); NULL where the quality has no value.
+CREATE TABLE readings (
+    series INTEGER NOT NULL,
+    ts INTEGER NOT NULL,
+    value REAL,
+    quality INTEGER NOT NULL,
+    commit_no INTEGER NOT NULL,
+    PRIMARY KEY (series, ts)
+) WITHOUT ROWID;
+
+-- Where a commit wrote readings: the rows of that device within the range (inclusive) with that commit_no.
+CREATE TABLE changes (
+    commit_no INTEGER NOT NULL,
+    device INTEGER NOT NULL,
+    first_ts INTEGER NOT NULL,
+    last_ts INTEGER NOT NULL,
+    PRIMARY KEY (commit_no, device, first_ts)
+) WITHOUT ROWID;
+
+-- A second, different value for an instant that has one; the first committed stays in `readings`.
+CREATE TABLE conflicts (
+    id INTEGER PRIMARY KEY,
+    series INTEGER NOT NULL,
+    ts INTEGER NOT NULL,
+    value REAL,
+    quality INTEGER NOT NULL,
+    agent INTEGER NOT NULL,
+    epoch INTEGER NOT NULL,
+    seq INTEGER NOT NULL,
+    received_at INTEGER NOT NULL,
+    commit_no INTEGER NOT NULL,
+    UNIQUE (series, ts, agent, epoch, seq)
+);
+
+-- Readings taken before the gateway's clock was set, with what a later correction needs. corrected_ts: the true
+-- time, once known. They stand in `readings` as uncertain until then.
+CREATE TABLE uncertain (
+    agent INTEGER NOT NULL,
+    epoch INTEGER NOT NULL,
+    seq INTEGER NOT NULL,
+    series INTEGER NOT NULL,
+    grid INTEGER NOT NULL,
+    ts INTEGER NOT NULL,
+    boot_clock_ms INTEGER NOT NULL,
+    value REAL,
+    quality INTEGER NOT NULL,
+    corrected_ts INTEGER,
+    PRIMARY KEY (agent, epoch, seq, series)
+) WITHOUT ROWID;
+
+-- Frames that are intact but could not be used (yet). reason: 1 unknown catalog, 2 unknown version or kind,
+-- 3 nonsense.
+CREATE TABLE parked (
+    id INTEGER PRIMARY KEY,
+    agent INTEGER NOT NULL REFERENCES agents (id),
+    epoch INTEGER NOT NULL,
+    first_seq INTEGER NOT NULL,
+    count INTEGER NOT NULL,
+    catalog INTEGER NOT NULL,
+    reason INTEGER NOT NULL,
+    detail TEXT NOT NULL,
+    bytes BLOB NOT NULL,
+    received_at INTEGER NOT NULL,
+    UNIQUE (agent, epoch, first_seq, count)
+);
+
+-- kind: 1 live (a: until), 2 resend (a: epoch, b: first, c: last), 3 send catalog (a: hash), 4 poll now (device).
+-- outcome: NULL while open, 1 done, 2 expired, 3 failed (detail).
+CREATE TABLE commands (
+    id INTEGER PRIMARY KEY AUTOINCREMENT,
+    agent INTEGER NOT NULL REFERENCES agents (id),
+    kind INTEGER NOT NULL,
+    a INTEGER,
+    b INTEGER,
+    c INTEGER,
+    device TEXT,
+    created_at INTEGER NOT NULL,
+    expires_at INTEGER NOT NULL,
+    outcome INTEGER,
+    detail TEXT,
+    answered_at INTEGER
+);
+CREATE INDEX commands_open ON commands (agent) WHERE outcome IS NULL;
+
+-- API tokens: only the SHA-256 of each is kept.
+CREATE TABLE tokens (
+    name TEXT PRIMARY KEY,
+    sha256 BLOB NOT NULL UNIQUE,
+    created_at INTEGER NOT NULL
+) WITHOUT ROWID;
