@@ -3,9 +3,14 @@
 //! Shared by the agent (which reads registers) and the simulators (which serve them). This module says where a
 //! value stands and what it means; it neither frames requests nor decodes answers.
 
+mod address;
+mod channel;
+mod read;
 mod scale;
 mod spec;
 
+pub use channel::{ORDERS, TABLES, read_channel};
+pub use read::{ProfileError, read_address_base};
 pub use scale::Scale;
 pub use spec::{ByteOrder, ChannelSpec, Location, RegisterTable, Sentinel, ValueType};
 
