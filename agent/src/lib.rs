@@ -1,4 +1,8 @@
 //! Polls the devices of a site, keeps every reading in a durable outbox and delivers it.
 
+pub mod clock;
 pub mod config;
+pub mod event;
 pub mod modbus;
+pub mod schedule;
+pub mod sys;
