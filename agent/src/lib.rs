@@ -6,3 +6,4 @@ pub mod event;
 pub mod modbus;
 pub mod schedule;
 pub mod sys;
+pub mod uplink;

@@ -1,0 +1,585 @@
+//! Scenarios of the uplink core in virtual time, as rows of text, and its invariants under any order of events.
+
+use std::collections::BTreeMap;
+
+use gapless_common::id::{CatalogHash, ConnectionId, DeviceId};
+use gapless_common::message::EpochAck;
+use gapless_common::ranges::RangeSet;
+use proptest::prelude::*;
+
+use super::*;
+
+/// Records that fit into one frame of the scenarios.
+const FRAME: u64 = 10;
+
+fn settings() -> Settings {
+    Settings { window: 8, seed: 1, ..Settings::default() }
+}
+
+fn number(text: &str) -> u64 {
+    text.parse().unwrap_or_else(|_| panic!("`{text}` is not a number"))
+}
+
+fn pair<'a>(text: &'a str, between: &str) -> (&'a str, &'a str) {
+    text.split_once(between).unwrap_or_else(|| panic!("`{between}` is not in `{text}`"))
+}
+
+/// `1-20` of epoch 1, or `2:1-20`.
+fn range(text: &str) -> (Epoch, u64, u64) {
+    let (epoch, range) = text.split_once(':').unwrap_or(("1", text));
+    let (first, last) = pair(range, "-");
+    (Epoch(number(epoch)), number(first), number(last))
+}
+
+/// One event of a scenario: its name and arguments as in the rows below.
+fn event(words: &[&str]) -> Event {
+    match *words {
+        ["held", ref epochs @ ..] => Event::Held(
+            epochs
+                .iter()
+                .map(|text| {
+                    let (epoch, first, last) = range(text);
+                    HeldEpoch { epoch, first: Seq(first), next: Seq(last + 1) }
+                })
+                .collect(),
+        ),
+        ["recall", text] => {
+            let (epoch, first, last) = range(text);
+            Event::Acknowledged(epoch, Seq(first), Seq(last))
+        }
+        ["append", text] => {
+            let (epoch, first, last) = range(text);
+            Event::Appended { epoch, next: Seq(last + 1), weight: last - first + 1 }
+        }
+        ["flushed"] => Event::Flushed,
+        ["connected"] => Event::Connected,
+        ["lost"] => Event::Disconnected,
+        ["presence", name, state, ref how @ ..] => Event::Presence {
+            collector: name.into(),
+            presence: (state != "cleared").then(|| Presence {
+                incarnation: Incarnation(how.get(1).map_or(1, |i| number(i))),
+                online: state == "on",
+            }),
+            retained: how.first() == Some(&"retained"),
+        },
+        // `ack INCARNATION.COMMIT EPOCH:WATERMARK [EPOCH:FIRST-LAST ...]`, above the watermark or parked.
+        ["ack", database, ref epochs @ ..] => Event::Ack(ack(database, epochs)),
+        ["command", id, ref body @ ..] => Event::Command(
+            Command { id: number(id), expires: Timestamp(1_000_000), body: command(body) },
+            Some(Timestamp(if body.last() == Some(&"late") { 2_000_000 } else { 0 })),
+        ),
+        ["ended", id] => Event::CommandEnded(number(id), Outcome::Done),
+        ["changed"] => Event::StateChanged,
+        ["stop"] => Event::Stop,
+        ["wait"] => Event::Acknowledged(Epoch(0), Seq(1), Seq(0)),
+        _ => panic!("no event {words:?}"),
+    }
+}
+
+fn ack(database: &str, epochs: &[&str]) -> Ack {
+    let (incarnation, commit) = pair(database, ".");
+    let mut said: BTreeMap<Epoch, EpochAck> = BTreeMap::new();
+    for text in epochs {
+        let (epoch, rest) = pair(text, ":");
+        let epoch = Epoch(number(epoch));
+        let entry = said.entry(epoch).or_insert(EpochAck {
+            epoch,
+            watermark: Seq(0),
+            above: Vec::new(),
+            parked: Vec::new(),
+        });
+        match rest.split_once('-') {
+            Some((first, last)) => entry.above.push((Seq(number(first)), Seq(number(last)))),
+            None => entry.watermark = Seq(number(rest)),
+        }
+    }
+    Ack {
+        incarnation: Incarnation(number(incarnation)),
+        commit: Commit(number(commit)),
+        epochs: said.into_values().collect(),
+    }
+}
+
+fn command(body: &[&str]) -> CommandBody {
+    match *body {
+        ["live", until, ..] => CommandBody::Live { until: Timestamp(i64::try_from(number(until)).unwrap()) },
+        ["resend", text, ..] => {
+            let (epoch, first, last) = range(text);
+            CommandBody::Resend { epoch, first: Seq(first), last: Seq(last) }
+        }
+        ["catalog", hash, ..] => CommandBody::SendCatalog(CatalogHash(number(hash))),
+        ["poll", device, ..] => CommandBody::PollNow(DeviceId::new(device).unwrap()),
+        _ => CommandBody::Unknown,
+    }
+}
+
+fn text(action: &Action) -> String {
+    match action {
+        Action::Connect => "connect".into(),
+        Action::Disconnect(_) => "disconnect".into(),
+        Action::Birth => "birth".into(),
+        Action::Send(offer) => format!("send {}:{}-{}", offer.epoch.0, offer.first, offer.last),
+        Action::Acknowledge(epoch, first, last) => format!("trim {}:{first}-{last}", epoch.0),
+        Action::Unacknowledge(epoch) => format!("forget {}", epoch.0),
+        Action::Flush => "flush".into(),
+        Action::Reply(reply) => match &reply.outcome {
+            Outcome::Failed(_) => format!("reply {} failed", reply.id),
+            outcome => format!("reply {} {outcome:?}", reply.id).to_lowercase(),
+        },
+        Action::SendCatalog(id, hash) => format!("catalog {id} {}", hash.0),
+        Action::PollNow(id, device) => format!("poll {id} {device}"),
+        Action::Goodbye => "goodbye".into(),
+    }
+}
+
+/// Takes all actions; frames hold [`FRAME`] records.
+fn drain(core: &mut Core, now_ms: u64) -> Vec<Action> {
+    let mut actions = Vec::new();
+    while let Some(action) = core.poll(now_ms) {
+        assert!(actions.len() < 1_000, "the core never comes to rest: {actions:?}");
+        if let Action::Send(mut offer) = action {
+            offer.last = offer.last.min(Seq(offer.first.0 + FRAME - 1));
+            core.handle(Event::Sent(offer.last), now_ms);
+            actions.push(Action::Send(offer));
+        } else {
+            actions.push(action);
+        }
+    }
+    actions
+}
+
+/// Each row: `TIME EVENT -> ACTIONS`. Between rows time passes without a poll, unless a deadline says otherwise:
+/// a row `TIME wait` shows what a deadline at TIME brings.
+fn check(name: &str, settings: Settings, rows: &[&str]) {
+    let mut core = Core::new(settings);
+    for row in rows {
+        let (event_text, expected) = pair(row, "->");
+        let words: Vec<&str> = event_text.split_whitespace().collect();
+        let now_ms = number(words[0]);
+        core.handle(event(&words[1..]), now_ms);
+        let got: Vec<String> = drain(&mut core, now_ms).iter().map(text).collect();
+        let expected: Vec<&str> = expected.split(',').map(str::trim).filter(|e| !e.is_empty()).collect();
+        assert_eq!(got, expected, "{name}: `{row}`");
+    }
+}
+
+#[test]
+fn scenarios_of_delivery() {
+    let live = settings();
+    check(
+        "a backlog is delivered and trimmed as it is acknowledged",
+        live,
+        &[
+            "0 held 1-25 -> connect",
+            "5 connected -> birth",
+            "6 presence c on retained -> send 1:1-10, send 1:11-20, send 1:21-25",
+            "9 ack 1.1 1:10 -> trim 1:1-10",
+            "10 ack 1.2 1:10 1:21-25 -> trim 1:21-25",
+            "11 ack 1.3 1:25 -> trim 1:11-20",
+            "12 ack 1.3 1:25 ->",
+        ],
+    );
+    check(
+        "live records go first, and one slot is always free for them",
+        live,
+        &[
+            "0 held 1-200 -> connect",
+            "5 connected -> birth",
+            "6 presence c on retained -> send 1:1-10, send 1:11-20, send 1:21-30, send 1:31-40, send 1:41-50, send 1:51-60",
+            "7 append 201-202 -> send 1:201-202",
+            "8 append 203-203 -> send 1:203-203",
+            "9 append 204-205 ->",
+            "10 ack 1.1 1:10 -> trim 1:1-10, send 1:204-205",
+            "11 ack 1.2 1:20 1:201-205 -> trim 1:11-20, trim 1:201-205, send 1:61-70, send 1:71-80",
+        ],
+    );
+    check(
+        "newest first",
+        Settings { newest_first: true, ..live },
+        &[
+            "0 held 1:1-15 2:1-12 -> connect",
+            "5 connected -> birth",
+            "6 presence c on retained -> send 2:1-10, send 2:11-12, send 1:6-15, send 1:1-5",
+        ],
+    );
+    check(
+        "after any error what is unacknowledged is sent again, no more",
+        live,
+        &[
+            "0 held 1-20 -> connect",
+            "5 connected -> birth",
+            "6 presence c on retained -> send 1:1-10, send 1:11-20",
+            "7 ack 1.1 1:0 1:11-20 -> trim 1:11-20",
+            "8 lost ->",
+            "500 wait ->",
+            "1008 wait -> connect",
+            "1009 connected -> birth",
+            "1010 presence c on retained -> send 1:1-10",
+        ],
+    );
+    check(
+        "no acknowledgement in time: the client is thrown away",
+        live,
+        &[
+            "0 held 1-5 -> connect",
+            "5 connected -> birth",
+            "6 presence c on retained -> send 1:1-5",
+            "30005 wait ->",
+            "30006 wait -> disconnect",
+            "31006 wait -> connect",
+            "31007 connected -> birth",
+            "31008 presence c on retained -> send 1:1-5",
+            "90000 wait ->",
+            "91008 wait -> disconnect",
+        ],
+    );
+    check(
+        "records that cannot be read are not offered for ever, and dropped ones are not sent",
+        live,
+        &[
+            "0 held 1-20 -> connect",
+            "5 connected -> birth",
+            "6 held 8-20 ->",
+            "7 presence c on retained -> send 1:8-17, send 1:18-20",
+            "8 held 18-20 ->",
+            "9 ack 1.1 1:20 -> trim 1:1-20",
+        ],
+    );
+}
+
+#[test]
+fn scenarios_of_presence() {
+    check(
+        "without a collector one probe at a time, under back-off; an answer counts as present",
+        settings(),
+        &[
+            "0 held 1-30 -> connect",
+            "5 connected -> birth",
+            "2000 wait ->",
+            "5005 wait -> send 1:1-10",
+            "20000 wait ->",
+            "35005 wait -> send 1:1-10",
+            "35100 wait ->",
+            "36000 ack 1.1 1:10 -> trim 1:1-10, send 1:11-20, send 1:21-30",
+            "70000 wait ->",
+            "75000 wait -> send 1:11-20",
+        ],
+    );
+    check(
+        "a collector that comes is told of the birth, and gets at once what may be lost",
+        settings(),
+        &[
+            "0 held 1-5 -> connect",
+            "5 connected -> birth",
+            "6 presence c off retained ->",
+            "5100 wait -> send 1:1-5",
+            "6000 presence c on -> birth, send 1:1-5",
+            "6001 ack 1.1 1:5 -> trim 1:1-5",
+            "6002 presence c off ->",
+            "6003 append 6-7 ->",
+            "6004 presence c on -> birth, send 1:6-7",
+            "6005 presence d on ->",
+            "6006 presence d cleared ->",
+        ],
+    );
+    check(
+        "acknowledgements out of order, of another life, and of nonsense",
+        settings(),
+        &[
+            "0 held 1:1-10 2:1-10 -> connect",
+            "5 connected -> birth",
+            "6 presence c on retained -> send 1:1-10, send 2:1-10",
+            "7 ack 1.9 1:10 2:10 -> trim 1:1-10, trim 2:1-10",
+            "8 ack 1.8 2:3 ->",
+            "9 ack 2.1 2:4 -> forget 1, forget 2, birth, trim 2:1-4, send 1:1-10, send 2:5-10",
+            "10 ack 2.2 1:10 2:10 -> trim 1:1-10, trim 2:5-10",
+            "11 ack 2.3 1:18446744073709551615 7:5 2:0-18446744073709551615 2:9-3 ->",
+            "12 append 2:11-11 -> send 2:11-11",
+            "13 lost ->",
+            "14 ack 2.4 2:11 -> trim 2:11-11",
+            "15 presence c on ->",
+            "16 connected ->",
+        ],
+    );
+    check(
+        "what the outbox remembers holds until a database says otherwise",
+        settings(),
+        &[
+            "0 held 1:1-10 2:1-10 -> connect",
+            "1 recall 1:1-10 ->",
+            "1 recall 2:1-10 ->",
+            "5 connected -> birth",
+            "6 presence c on retained ->",
+            "7 ack 3.1 1:10 2:5 -> forget 1, forget 2, trim 1:1-10, trim 2:1-5, send 2:6-10",
+        ],
+    );
+}
+
+#[test]
+fn scenarios_of_economy_and_commands() {
+    let economy = Settings { flush_ms: 900_000, full_frame_weight: 50, ..settings() };
+    check(
+        "live records wait for the flush, the backlog does not; a full frame ends the wait, a lease suspends it",
+        economy,
+        &[
+            "0 held 1-5 -> connect",
+            "5 connected -> birth",
+            "6 presence c on retained -> send 1:1-5",
+            "7 ack 1.1 1:5 -> trim 1:1-5",
+            "1000 append 6-8 ->",
+            "900000 append 9-9 ->",
+            "901000 wait -> flush",
+            "901001 append 10-10 ->",
+            "901002 flushed -> send 1:6-10",
+            "901010 ack 1.2 1:10 -> trim 1:6-10",
+            "902000 append 11-60 -> send 1:11-20, send 1:21-30, send 1:31-40, send 1:41-50, send 1:51-60",
+            "902001 ack 1.3 1:60 -> trim 1:11-60",
+            "903000 append 61-61 ->",
+            "904000 command 1 live 60000 -> reply 1 done, send 1:61-61",
+            "904001 append 62-62 -> send 1:62-62",
+            "904002 ack 1.4 1:62 -> trim 1:61-62",
+            "965000 append 63-63 ->",
+        ],
+    );
+    check(
+        "commands are carried out once, answered each time, and expire",
+        settings(),
+        &[
+            "0 held 5-9 -> connect",
+            "5 connected -> birth",
+            "6 presence c on retained -> send 1:5-9",
+            "7 ack 1.1 1:9 -> trim 1:1-9",
+            "8 command 1 resend 1-6 -> reply 1 done, send 1:5-6",
+            "9 command 1 resend 1-6 -> reply 1 done",
+            "10 command 2 resend 2:1-6 -> reply 2 nodata",
+            "11 command 3 catalog 77 -> catalog 3 77",
+            "12 command 3 catalog 77 ->",
+            "13 ended 3 -> reply 3 done",
+            "14 command 4 poll meter-1 -> poll 4 meter-1",
+            "15 command 5 poll meter-1 late -> reply 5 expired",
+            "16 command 6 dance -> reply 6 failed",
+            "17 ack 1.1 1:9 ->",
+            "18 changed -> birth",
+            "19 stop -> goodbye",
+            "20 append 10-11 ->",
+        ],
+    );
+    check(
+        "what was asked for again and lost on the way is sent again",
+        settings(),
+        &[
+            "0 held 1-9 -> connect",
+            "1 recall 1-9 ->",
+            "5 connected -> birth",
+            "6 presence c on retained ->",
+            "7 command 1 resend 2-3 -> reply 1 done, send 1:2-3",
+            "8 lost ->",
+            "1100 wait -> connect",
+            "1101 connected -> birth",
+            "1102 presence c on retained -> send 1:2-3",
+        ],
+    );
+}
+
+/// A collector that stores what arrives, and a link that loses, doubles and delays.
+#[derive(Default)]
+struct World {
+    now_ms: u64,
+    next: u64,
+    stored: RangeSet,
+    acked: RangeSet,
+    commit: u64,
+    incarnation: u64,
+    /// Acknowledgements on their way.
+    acks: Vec<Ack>,
+    in_flight_max: usize,
+    probes_ms: Vec<u64>,
+    announced: bool,
+    answered: bool,
+    /// Records sent since the last rewind, connection or life of the database.
+    sent: RangeSet,
+    connection: Option<ConnectionId>,
+}
+
+impl World {
+    fn ack(&self) -> Ack {
+        let watermark = Seq(self.stored.watermark(1));
+        let above = self.stored.iter().map(|(f, l)| (Seq(f), Seq(l))).filter(|(f, _)| *f > watermark);
+        let above = above.take(4).collect();
+        Ack {
+            incarnation: Incarnation(self.incarnation),
+            commit: Commit(self.commit),
+            epochs: vec![EpochAck { epoch: Epoch(1), watermark, above, parked: Vec::new() }],
+        }
+    }
+
+    /// Acts on what the core wants; `arrives` says whether frames come through.
+    fn act(&mut self, core: &mut Core, arrives: bool) {
+        for action in drain(core, self.now_ms) {
+            match action {
+                Action::Send(offer) => {
+                    let (first, last) = (offer.first.0, offer.last.0);
+                    assert!(self.connection.is_some(), "sent without a connection");
+                    assert!(last < self.next, "sent before it was durable");
+                    for seq in first..=last {
+                        assert!(!self.acked.contains(seq), "{seq} sent although acknowledged");
+                        assert!(!self.sent.contains(seq), "{seq} sent twice on one connection");
+                    }
+                    self.sent.insert(first, last);
+                    if !self.announced && !self.answered {
+                        self.probes_ms.push(self.now_ms);
+                        self.sent = RangeSet::new();
+                    }
+                    if arrives {
+                        self.stored.insert(first, last);
+                        self.commit += 1;
+                        self.acks.push(self.ack());
+                    }
+                }
+                Action::Acknowledge(_, first, last) => {
+                    assert!(self.stored.covers(first.0, last.0), "trimmed before it was stored");
+                }
+                Action::Disconnect(_) => self.connection = None,
+                Action::Flush => core.handle(Event::Flushed, self.now_ms),
+                _ => {}
+            }
+            self.in_flight_max = self.in_flight_max.max(core.status().in_flight);
+        }
+    }
+
+    fn deliver(&mut self, core: &mut Core, which: usize, twice: bool) {
+        if self.acks.is_empty() {
+            return;
+        }
+        let ack = self.acks[which % self.acks.len()].clone();
+        if !twice {
+            let place = which % self.acks.len();
+            self.acks.remove(place);
+        }
+        self.hear(core, &ack);
+    }
+
+    fn hear(&mut self, core: &mut Core, ack: &Ack) {
+        if ack.incarnation.0 == self.incarnation {
+            let epoch = &ack.epochs[0];
+            let said = epoch.above.iter().map(|(f, l)| (f.0, l.0)).chain([(1, epoch.watermark.0)]);
+            let said: Vec<_> = said.collect();
+            core.handle(Event::Ack(ack.clone()), self.now_ms);
+            said.into_iter().for_each(|(f, l)| self.acked.insert(f, l));
+            self.answered |= self.connection.is_some();
+        }
+    }
+
+    fn connect(&mut self, core: &mut Core) {
+        if core.status().link == LinkState::Connecting {
+            self.connection = Some(ConnectionId(1));
+            self.sent = RangeSet::new();
+            (self.announced, self.answered) = (false, false);
+            core.handle(Event::Connected, self.now_ms);
+        }
+    }
+
+    fn presence(&mut self, core: &mut Core, online: bool, retained: bool) {
+        if self.connection.is_some() {
+            self.answered &= online || !self.announced;
+            self.announced = online;
+            self.sent = RangeSet::new();
+            let presence = Some(Presence { incarnation: Incarnation(self.incarnation), online });
+            core.handle(Event::Presence { collector: "c".into(), presence, retained }, self.now_ms);
+        }
+    }
+}
+
+#[derive(Debug, Clone)]
+enum Step {
+    Append(u64),
+    Wait(u64, bool),
+    Connect,
+    Lose,
+    Ack { which: usize, twice: bool },
+    Presence { online: bool, retained: bool },
+    NewDatabase { keeps: u64 },
+}
+
+fn steps() -> impl Strategy<Value = Vec<Step>> {
+    let step = prop_oneof![
+        4 => (1u64..30).prop_map(Step::Append),
+        4 => (0u64..40_000, any::<bool>()).prop_map(|(ms, arrives)| Step::Wait(ms, arrives)),
+        3 => Just(Step::Connect),
+        1 => Just(Step::Lose),
+        4 => (0usize..5, any::<bool>()).prop_map(|(which, twice)| Step::Ack { which, twice }),
+        2 => (any::<bool>(), any::<bool>()).prop_map(|(online, retained)| Step::Presence { online, retained }),
+        1 => (0u64..50).prop_map(|keeps| Step::NewDatabase { keeps }),
+    ];
+    prop::collection::vec(step, 1..60)
+}
+
+fn run(core: &mut Core, world: &mut World, step: &Step) {
+    let mut arrives = true;
+    match *step {
+        Step::Append(count) => {
+            world.next += count;
+            let event = Event::Appended { epoch: Epoch(1), next: Seq(world.next), weight: count };
+            core.handle(event, world.now_ms);
+        }
+        Step::Wait(ms, comes_through) => {
+            world.now_ms += ms;
+            arrives = comes_through;
+            // A time-out may put records back: the model allows them again.
+            if core.next_deadline().is_some_and(|at| at <= world.now_ms) {
+                world.sent = RangeSet::new();
+            }
+        }
+        Step::Connect => world.connect(core),
+        Step::Lose => {
+            world.connection = None;
+            core.handle(Event::Disconnected, world.now_ms);
+        }
+        Step::Ack { which, twice } => world.deliver(core, which, twice),
+        Step::Presence { online, retained } => world.presence(core, online, retained),
+        Step::NewDatabase { keeps } => {
+            world.incarnation += 1;
+            world.acks.clear();
+            world.stored = world.stored.iter().take_while(|(f, _)| *f <= keeps).collect();
+            (world.acked, world.commit) = (RangeSet::new(), 0);
+            world.sent = RangeSet::new();
+            let ack = world.ack();
+            world.hear(core, &ack);
+        }
+    }
+    world.act(core, arrives);
+}
+
+proptest! {
+    /// Whatever happens: nothing acknowledged is sent again or trimmed unstored, the window is kept, probes
+    /// keep their distance; and once the link is good, everything arrives.
+    #[test]
+    fn delivery_holds_under_any_order_of_events(steps in steps(), newest_first: bool, economy: bool) {
+        let flush_ms = if economy { 60_000 } else { 0 };
+        let mut core = Core::new(Settings { newest_first, flush_ms, ..settings() });
+        let mut world = World { next: 1, incarnation: 1, ..World::default() };
+        core.handle(Event::Held(vec![HeldEpoch { epoch: Epoch(1), first: Seq(1), next: Seq(1) }]), 0);
+        for step in steps {
+            run(&mut core, &mut world, &step);
+            prop_assert!(world.in_flight_max <= 8);
+        }
+        for two in world.probes_ms.windows(2) {
+            prop_assert!(two[1] - two[0] >= 2_500, "two probes within a back-off: {:?}", world.probes_ms);
+        }
+        for _ in 0..2_000 {
+            if core.status().unacknowledged == 0 && world.stored.covers(1, world.next - 1) {
+                break;
+            }
+            world.connect(&mut core);
+            if world.connection.is_some() && !world.announced {
+                world.presence(&mut core, true, true);
+            }
+            let at = core.next_deadline().unwrap_or(world.now_ms).max(world.now_ms);
+            let wait_ms = if world.acks.is_empty() { at - world.now_ms } else { 0 };
+            run(&mut core, &mut world, &Step::Wait(wait_ms, true));
+            run(&mut core, &mut world, &Step::Ack { which: 0, twice: false });
+        }
+        let stored: Vec<_> = world.stored.iter().collect();
+        prop_assert!(world.next == 1 || stored == vec![(1, world.next - 1)], "{stored:?} of {}", world.next);
+    }
+}
