@@ -13,3 +13,4 @@ pub mod reading;
 pub mod text;
 pub mod time;
 pub mod topic;
+pub mod wire;
