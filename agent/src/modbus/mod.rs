@@ -7,6 +7,7 @@
 pub mod mbap;
 pub mod pdu;
 pub mod rtu;
+pub mod value;
 
 use std::fmt;
 
