@@ -1,4 +1,4 @@
-//! Our Modbus master, sans-IO: PDU, RTU and MBAP framing.
+//! Our Modbus master, sans-IO: PDU, RTU and MBAP framing, read plan, values, the SunSpec walk.
 //!
 //! A shell encodes a request with [`Framing::encode`], sends the bytes, makes a [`Receiver`] for the answer and
 //! feeds it what arrives until it says anything else than [`Progress::NeedMore`]. Nothing here opens a port,
@@ -6,7 +6,10 @@
 
 pub mod mbap;
 pub mod pdu;
+pub mod plan;
+pub mod poll;
 pub mod rtu;
+pub mod sunspec;
 pub mod value;
 
 use std::fmt;
