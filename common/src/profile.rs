@@ -7,11 +7,13 @@ mod address;
 mod channel;
 mod read;
 mod scale;
+mod set;
 mod spec;
 
 pub use channel::{ORDERS, TABLES, read_channel};
 pub use read::{ProfileError, read_address_base};
 pub use scale::Scale;
+pub use set::{ProfileSet, all};
 pub use spec::{ByteOrder, ChannelSpec, Location, RegisterTable, Sentinel, ValueType};
 
 /// How the addresses of a register list are written down.
