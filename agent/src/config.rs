@@ -2,6 +2,11 @@
 //! unique. Knows nothing of how it is written down (see `parse`) and opens no file: secrets that lie in files of
 //! their own are read by the caller.
 
+mod bus;
+mod device;
+mod endpoint;
+mod parse;
+
 use std::collections::BTreeMap;
 use std::fmt;
 use std::path::PathBuf;
@@ -10,6 +15,8 @@ use gapless_common::catalog::{self, Catalog};
 use gapless_common::id::{AgentId, BusId, DeviceId, DeviceIndex, SiteId};
 use gapless_common::profile::{ChannelSpec, SunSpec};
 use gapless_common::time::SlotGrid;
+
+pub use parse::ConfigError;
 
 /// The whole of it.
 #[derive(Debug, Clone, PartialEq)]
