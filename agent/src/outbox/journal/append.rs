@@ -1,0 +1,243 @@
+//! Writing a batch: frames into one buffer, one write, one sync; the next segment where one is full.
+//!
+//! Does not choose what is recycled: see `recycle`.
+
+use std::io;
+
+use gapless_common::id::{CatalogHash, Seq};
+use gapless_common::quality::Cause;
+use gapless_common::reading::Loss;
+use gapless_common::time::Timestamp;
+
+use super::format::{
+    DATA_AT, FIRST, FRAME_HEADER_BYTES, FrameHeader, INTERNAL, KIND_CLEAN, KIND_CURSOR, KIND_OPENED,
+    SegmentHeader,
+};
+use super::{Journal, Segment};
+use crate::outbox::acks::CURSOR_BYTES_MAX;
+use crate::outbox::spans::{Entry, Spans};
+use crate::outbox::{AppendError, NewRecord, to_u64, to_usize};
+
+/// Payload of [`KIND_OPENED`].
+const OPENED_BYTES: usize = 24;
+/// Most bytes that can stand before the first record of a segment.
+const PREAMBLE_BYTES_MAX: usize =
+    DATA_AT + FRAME_HEADER_BYTES + OPENED_BYTES + FRAME_HEADER_BYTES + CURSOR_BYTES_MAX;
+
+impl Journal {
+    pub(super) fn append_batch(&mut self, batch: &[NewRecord<'_>]) -> Result<Seq, AppendError> {
+        self.check_usable()?;
+        self.check_lengths(batch)?;
+        let mut rest = batch;
+        while !rest.is_empty() {
+            let written = self.write_part(rest)?;
+            rest = &rest[written..];
+            if !rest.is_empty() && !self.rotate()? {
+                return Err(self.refuse(rest)?);
+            }
+        }
+        Ok(Seq(self.next() - 1))
+    }
+
+    /// The longest record that fits into a segment.
+    fn record_bytes_max(&self) -> usize {
+        to_usize(self.options.segment_bytes()) - PREAMBLE_BYTES_MAX - FRAME_HEADER_BYTES
+    }
+
+    fn check_lengths(&self, batch: &[NewRecord<'_>]) -> Result<(), AppendError> {
+        let max = self.record_bytes_max();
+        match batch.iter().map(|record| record.bytes.len()).find(|&bytes| bytes > max) {
+            Some(bytes) => Err(AppendError::TooLarge { bytes, max }),
+            None => Ok(()),
+        }
+    }
+
+    /// Writes as many records as the segment has room for; returns how many.
+    fn write_part(&mut self, records: &[NewRecord<'_>]) -> Result<usize, AppendError> {
+        let Some(active) = self.segments.last() else { return Ok(0) };
+        let (begin, room) = (active.end, to_usize(active.len - active.end));
+        let mut next = self.next();
+        self.begin_write(begin == 0);
+        let mut entries = Vec::with_capacity(records.len());
+        let mut payload_bytes = 0;
+        for record in records {
+            if self.buffer.len() + FRAME_HEADER_BYTES + record.bytes.len() > room {
+                break;
+            }
+            entries.push(Entry {
+                epoch: self.opening.epoch,
+                seq: next,
+                catalog: record.catalog,
+                at: record.at,
+                offset: begin + to_u64(self.buffer.len()),
+            });
+            self.push_frame(0, record.kind, (next, record.at, record.catalog), record.bytes);
+            payload_bytes += to_u64(record.bytes.len());
+            next += 1;
+        }
+        if entries.is_empty() {
+            // What the cursor took out goes into the next segment.
+            self.needs_whole_cursor = true;
+            return Ok(0);
+        }
+        self.finish_write()?;
+        self.is_announced = true;
+        self.advance(next);
+        self.counters.appended_records += to_u64(entries.len());
+        self.counters.appended_bytes += payload_bytes;
+        if let Some(active) = self.segments.last_mut() {
+            entries.iter().for_each(|entry| active.spans.push(entry));
+        }
+        if begin == 0 {
+            self.make_spare_after_rotation();
+        }
+        Ok(entries.len())
+    }
+
+    /// Starts the buffer of a write with what goes before the records.
+    fn begin_write(&mut self, is_new_segment: bool) {
+        self.buffer.clear();
+        self.batch = self.batch.wrapping_add(1);
+        if is_new_segment {
+            let header = SegmentHeader {
+                number: self.last_number,
+                epoch: self.opening.epoch,
+                first: Seq(self.next()),
+                boot: self.opening.boot,
+            };
+            self.buffer.extend_from_slice(&header.encode());
+        }
+        let place = (self.next() - 1, Timestamp::default(), CatalogHash::default());
+        if !self.is_announced {
+            self.push_frame(INTERNAL, KIND_OPENED, place, &self.opened_payload());
+        }
+        let whole = is_new_segment || self.needs_whole_cursor;
+        self.needs_whole_cursor = false;
+        let cursor = self.acks.take_cursor(whole);
+        if !cursor.is_empty() {
+            self.push_frame(INTERNAL, KIND_CURSOR, place, &cursor);
+        }
+    }
+
+    fn opened_payload(&self) -> [u8; OPENED_BYTES] {
+        let (epoch, next) = self.previous.map_or((0, 0), |(epoch, next)| (epoch.0, next.0));
+        let mut payload = [0; OPENED_BYTES];
+        payload[..8].copy_from_slice(&self.opening.boot.0.to_le_bytes());
+        payload[8..16].copy_from_slice(&epoch.to_le_bytes());
+        payload[16..].copy_from_slice(&next.to_le_bytes());
+        payload
+    }
+
+    fn push_frame(
+        &mut self,
+        flags: u8,
+        kind: u8,
+        (seq, at, catalog): (u64, Timestamp, CatalogHash),
+        payload: &[u8],
+    ) {
+        let header_only = self.buffer.len() == DATA_AT && self.buffer[0] == b'G';
+        let first = if self.buffer.is_empty() || header_only { FIRST } else { 0 };
+        let frame = FrameHeader {
+            flags: flags | first,
+            kind,
+            batch: self.batch,
+            length: payload.len(),
+            epoch: self.opening.epoch,
+            seq: Seq(seq),
+            at,
+            catalog,
+            payload_crc: 0,
+        };
+        frame.encode(self.last_number, payload, &mut self.buffer);
+    }
+
+    /// Writes and syncs the buffer at the end of the active segment.
+    fn finish_write(&mut self) -> Result<(), AppendError> {
+        let Some(active) = self.segments.last() else { return Ok(()) };
+        let (name, end) = (active.name.clone(), active.end);
+        loop {
+            match self.disk.write_at(&name, end, &self.buffer) {
+                Ok(()) => break,
+                // Only where the file system allocates on overwriting: give it what the oldest segment takes.
+                Err(e) if is_full(&e) && self.give_back_oldest()? => {}
+                Err(e) => return Err(self.fail("write a segment", e)),
+            }
+        }
+        self.disk.sync(&name).map_err(|e| self.fail("sync a segment", e))?;
+        self.counters.syncs += 1;
+        self.counters.written_bytes += to_u64(self.buffer.len());
+        if let Some(active) = self.segments.last_mut() {
+            active.end += to_u64(self.buffer.len());
+        }
+        Ok(())
+    }
+
+    /// Takes the spare file as the next segment; `false` where there is none to be had.
+    pub(super) fn rotate(&mut self) -> Result<bool, AppendError> {
+        if self.spares.is_empty() {
+            self.make_spare()?;
+        }
+        let Some(spare) = self.spares.pop() else { return Ok(false) };
+        self.last_number += 1;
+        self.segments.push(Segment {
+            name: spare.name,
+            len: spare.len,
+            number: self.last_number,
+            end: 0,
+            spans: Spans::default(),
+        });
+        Ok(true)
+    }
+
+    /// Issues the positions of what is refused, and names them as lost.
+    fn refuse(&mut self, records: &[NewRecord<'_>]) -> Result<AppendError, AppendError> {
+        let first = Seq(self.next());
+        let last = Seq(self.next() - 1 + to_u64(records.len()));
+        let times = || records.iter().map(|record| record.at);
+        let loss = Loss {
+            epoch: self.opening.epoch,
+            first,
+            last,
+            from: times().min().unwrap_or_default(),
+            to: times().max().unwrap_or_default(),
+            cause: Cause::BudgetFull,
+        };
+        self.record_losses(&[loss])?;
+        self.advance(last.0 + 1);
+        Ok(AppendError::Refused { first, last })
+    }
+
+    /// Makes losses durable.
+    pub(super) fn record_losses(&mut self, losses: &[Loss]) -> Result<(), AppendError> {
+        let done = self.losses.add(self.disk.as_mut(), losses);
+        done.map_err(|e| self.fail("write a loss", e))?;
+        let dropped = losses.iter().filter(|loss| loss.cause == Cause::BudgetFull);
+        self.counters.dropped_records += dropped.map(|l| l.last.0 - l.first.0 + 1).sum::<u64>();
+        Ok(())
+    }
+
+    pub(super) fn write_goodbye(&mut self, at: Timestamp) -> Result<(), AppendError> {
+        self.check_usable()?;
+        let room = |s: &Segment| s.len - s.end > to_u64(PREAMBLE_BYTES_MAX);
+        // Without room, and nothing to make some: the last records' times say when it ended.
+        if !self.segments.last().is_some_and(room) && !self.rotate()? {
+            return Ok(());
+        }
+        let is_new = self.segments.last().is_some_and(|s| s.end == 0);
+        self.begin_write(is_new);
+        let place = (self.next() - 1, at, CatalogHash::default());
+        // The goodbye is a write of its own, so that it proves the one before it.
+        self.push_frame(INTERNAL, KIND_CLEAN, place, &[]);
+        self.finish_write()?;
+        self.is_announced = true;
+        if is_new {
+            self.make_spare_after_rotation();
+        }
+        Ok(())
+    }
+}
+
+/// Whether there is no room left.
+pub(super) fn is_full(e: &io::Error) -> bool {
+    matches!(e.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+}

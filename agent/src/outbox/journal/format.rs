@@ -1,0 +1,279 @@
+//! The bytes of a segment: its header and its frames, written and checked.
+//!
+//! ```text
+//! segment   0      header, 64 bytes         (the same number in both: the greater valid one counts)
+//!           512    header again, 64 bytes
+//!           1024   frame | frame | … | what the segment held before, or zeros
+//!
+//! header    magic 8 | number 8 | epoch 8 | first seq 8 | boot id 8 | zero 20 | crc 4
+//!
+//! frame     0  magic 2 | flags 1 | kind 1 | length 3 | batch 1
+//!           8  epoch 8
+//!           16 seq 8
+//!           24 at 8
+//!           32 catalog 8
+//!           40 payload crc 4 | header crc 4
+//!           48 payload, `length` bytes
+//! ```
+//! All integers are little endian. The header crc of a frame covers the segment's number and bytes 0 to 44, so
+//! bytes of an earlier life of the segment never validate; since it covers the payload's crc too, a frame whose
+//! payload is hit still says exactly which record it was. Both are CRC-32C (RFC 3720, appendix B.4).
+//!
+//! *batch* is the low byte of the number of the write: neighbours differ, so that it can be told which frames
+//! came with the last write, the only one that a power cut may have torn.
+//!
+//! Frames with [`INTERNAL`] are the journal's own: [`KIND_OPENED`] (payload: boot id 8, previous epoch 8, first
+//! seq that it never issued 8; zero where there was none), [`KIND_CURSOR`] (see `acks`), [`KIND_CLEAN`] (a goodbye; no
+//! payload). Their seq is the last one issued before them.
+
+use gapless_common::id::{BootId, CatalogHash, Epoch, Seq};
+use gapless_common::time::Timestamp;
+
+/// Begins a segment.
+const SEGMENT_MAGIC: [u8; 8] = *b"GAPLSEG1";
+/// Length of a segment's header.
+pub(super) const SEGMENT_HEADER_BYTES: usize = 64;
+/// Where the second copy lies: in a sector of its own, in the page that is written anyway.
+pub(super) const SEGMENT_COPY_AT: usize = 512;
+/// Where the first frame begins.
+pub(super) const DATA_AT: usize = 1024;
+/// Begins a frame.
+const FRAME_MAGIC: [u8; 2] = [0xD7, 0x47];
+/// Length of a frame's header.
+pub(super) const FRAME_HEADER_BYTES: usize = 48;
+/// Flag: the journal's own frame, no record.
+pub(super) const INTERNAL: u8 = 1;
+/// Flag: the first frame of its write.
+pub(super) const FIRST: u8 = 2;
+/// Internal kind: an epoch begins.
+pub(super) const KIND_OPENED: u8 = 1;
+/// Internal kind: what is acknowledged.
+pub(super) const KIND_CURSOR: u8 = 2;
+/// Internal kind: the writer stopped in good order.
+pub(super) const KIND_CLEAN: u8 = 3;
+
+/// What stands at the begin of a segment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct SegmentHeader {
+    /// Number of this life of the segment; never used twice in one outbox.
+    pub(super) number: u64,
+    /// The epoch that began it.
+    pub(super) epoch: Epoch,
+    /// The first seq that may stand in it.
+    pub(super) first: Seq,
+    /// Start of the machine of the writer.
+    pub(super) boot: BootId,
+}
+
+impl SegmentHeader {
+    /// The first [`DATA_AT`] bytes of the segment.
+    pub(super) fn encode(&self) -> [u8; DATA_AT] {
+        let mut one = [0; SEGMENT_HEADER_BYTES];
+        one[..8].copy_from_slice(&SEGMENT_MAGIC);
+        one[8..16].copy_from_slice(&self.number.to_le_bytes());
+        one[16..24].copy_from_slice(&self.epoch.0.to_le_bytes());
+        one[24..32].copy_from_slice(&self.first.0.to_le_bytes());
+        one[32..40].copy_from_slice(&self.boot.0.to_le_bytes());
+        let crc = crc32c::crc32c(&one[..60]);
+        one[60..].copy_from_slice(&crc.to_le_bytes());
+        let mut both = [0; DATA_AT];
+        both[..SEGMENT_HEADER_BYTES].copy_from_slice(&one);
+        both[SEGMENT_COPY_AT..SEGMENT_COPY_AT + SEGMENT_HEADER_BYTES].copy_from_slice(&one);
+        both
+    }
+
+    fn decode_one(bytes: &[u8]) -> Option<Self> {
+        let crc = u32_at(bytes, 60)?;
+        if bytes.get(..8)? != SEGMENT_MAGIC || crc32c::crc32c(bytes.get(..60)?) != crc {
+            return None;
+        }
+        Some(Self {
+            number: u64_at(bytes, 8)?,
+            epoch: Epoch(u64_at(bytes, 16)?),
+            first: Seq(u64_at(bytes, 24)?),
+            boot: BootId(u64_at(bytes, 32)?),
+        })
+    }
+
+    /// Reads the header of a segment, from whichever copy is valid.
+    pub(super) fn decode(segment: &[u8]) -> Option<Self> {
+        let first = Self::decode_one(segment);
+        let second = segment.get(SEGMENT_COPY_AT..).and_then(Self::decode_one);
+        first.into_iter().chain(second).max_by_key(|header| header.number)
+    }
+}
+
+/// What stands before a payload.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct FrameHeader {
+    /// [`INTERNAL`], [`FIRST`].
+    pub(super) flags: u8,
+    /// The record's kind, or the internal one.
+    pub(super) kind: u8,
+    /// Low byte of the number of the write.
+    pub(super) batch: u8,
+    /// Bytes of the payload.
+    pub(super) length: usize,
+    /// The epoch that issued it.
+    pub(super) epoch: Epoch,
+    /// Its place in the epoch.
+    pub(super) seq: Seq,
+    /// Its time.
+    pub(super) at: Timestamp,
+    /// The catalog in force.
+    pub(super) catalog: CatalogHash,
+    /// Of the payload.
+    pub(super) payload_crc: u32,
+}
+
+impl FrameHeader {
+    /// Whether it is a record and not the journal's own.
+    pub(super) const fn is_record(&self) -> bool {
+        self.flags & INTERNAL == 0
+    }
+
+    /// Bytes of header and payload.
+    pub(super) const fn total(&self) -> usize {
+        FRAME_HEADER_BYTES + self.length
+    }
+
+    /// Reads and checks the header at the begin of `bytes`; its payload lies within `bytes`.
+    pub(super) fn decode(bytes: &[u8], number: u64) -> Option<Self> {
+        let header = Self::decode_unchecked(bytes)?;
+        (header_crc(bytes.get(..44)?, number) == u32_at(bytes, 44)?).then_some(header)
+    }
+
+    /// Reads the header without its crc: to say what a torn frame was meant to be.
+    pub(super) fn decode_unchecked(bytes: &[u8]) -> Option<Self> {
+        if bytes.get(..2)? != FRAME_MAGIC || bytes.len() < FRAME_HEADER_BYTES {
+            return None;
+        }
+        let length = usize::from(bytes[4]) | usize::from(bytes[5]) << 8 | usize::from(bytes[6]) << 16;
+        if bytes.len() - FRAME_HEADER_BYTES < length {
+            return None;
+        }
+        Some(Self {
+            flags: bytes[2],
+            kind: bytes[3],
+            batch: bytes[7],
+            length,
+            epoch: Epoch(u64_at(bytes, 8)?),
+            seq: Seq(u64_at(bytes, 16)?),
+            at: Timestamp(i64::from_le_bytes(u64_at(bytes, 24)?.to_le_bytes())),
+            catalog: CatalogHash(u64_at(bytes, 32)?),
+            payload_crc: u32_at(bytes, 40)?,
+        })
+    }
+
+    /// The payload, where it is intact; `bytes` begins with the header.
+    pub(super) fn payload<'a>(&self, bytes: &'a [u8]) -> Option<&'a [u8]> {
+        let payload = bytes.get(FRAME_HEADER_BYTES..self.total())?;
+        (crc32c::crc32c(payload) == self.payload_crc).then_some(payload)
+    }
+
+    /// Appends the frame of `payload`; length and payload crc of `self` are not looked at.
+    pub(super) fn encode(&self, number: u64, payload: &[u8], into: &mut Vec<u8>) {
+        let begin = into.len();
+        let length = u32::try_from(payload.len()).expect("append checks the length").to_le_bytes();
+        into.extend_from_slice(&FRAME_MAGIC);
+        into.extend_from_slice(&[self.flags, self.kind, length[0], length[1], length[2], self.batch]);
+        into.extend_from_slice(&self.epoch.0.to_le_bytes());
+        into.extend_from_slice(&self.seq.0.to_le_bytes());
+        into.extend_from_slice(&self.at.0.to_le_bytes());
+        into.extend_from_slice(&self.catalog.0.to_le_bytes());
+        into.extend_from_slice(&crc32c::crc32c(payload).to_le_bytes());
+        let crc = header_crc(&into[begin..], number);
+        into.extend_from_slice(&crc.to_le_bytes());
+        into.extend_from_slice(payload);
+    }
+}
+
+fn header_crc(header: &[u8], number: u64) -> u32 {
+    crc32c::crc32c_append(crc32c::crc32c(&number.to_le_bytes()), header)
+}
+
+/// The integer at `at`, where the bytes reach that far.
+pub(super) fn u64_at(bytes: &[u8], at: usize) -> Option<u64> {
+    bytes.get(at..)?.first_chunk().map(|b| u64::from_le_bytes(*b))
+}
+
+fn u32_at(bytes: &[u8], at: usize) -> Option<u32> {
+    bytes.get(at..)?.first_chunk().map(|b| u32::from_le_bytes(*b))
+}
+
+/// Something found in a segment, at its offset.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Item {
+    /// An intact frame.
+    Frame(FrameHeader),
+    /// A frame whose payload is damaged.
+    Damaged(FrameHeader),
+    /// Bytes in which no frame could be recognised, though one follows.
+    Unknown(usize),
+}
+
+/// Goes through the frames of a segment, whatever its bytes are. A damaged frame costs only itself: the next
+/// valid header is searched for byte by byte, at the price of one crc of 52 bytes for each magic on the way.
+pub(super) fn scan(segment: &[u8], number: u64) -> Vec<(usize, Item)> {
+    let mut items = Vec::new();
+    let mut at = DATA_AT;
+    while let Some((next, header)) = next_header(segment, at, number) {
+        if next > at {
+            items.push((at, Item::Unknown(next - at)));
+        }
+        let intact = header.payload(&segment[next..]).is_some();
+        items.push((next, if intact { Item::Frame(header) } else { Item::Damaged(header) }));
+        at = next + header.total();
+    }
+    items
+}
+
+fn next_header(segment: &[u8], from: usize, number: u64) -> Option<(usize, FrameHeader)> {
+    let last = segment.len().checked_sub(FRAME_HEADER_BYTES)?;
+    (from..=last)
+        .filter(|&at| segment[at] == FRAME_MAGIC[0])
+        .find_map(|at| FrameHeader::decode(&segment[at..], number).map(|header| (at, header)))
+}
+
+/// The number of a segment both of whose headers are damaged: the one of `candidates` that its first frames
+/// were written under.
+pub(super) fn guess_number(segment: &[u8], candidates: &[u64]) -> Option<u64> {
+    let last = segment.len().checked_sub(FRAME_HEADER_BYTES)?;
+    let magics = (DATA_AT..=last).filter(|&at| segment[at..].starts_with(&FRAME_MAGIC));
+    magics
+        .take(64)
+        .find_map(|at| candidates.iter().copied().find(|&n| FrameHeader::decode(&segment[at..], n).is_some()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Do not change the bytes: outboxes in the field hold them.
+    #[test]
+    fn bytes_are_pinned() {
+        let header = SegmentHeader { number: 7, epoch: Epoch(0x1122), first: Seq(3), boot: BootId(9) };
+        let bytes = header.encode();
+        assert_eq!(SegmentHeader::decode(&bytes), Some(header));
+        assert_eq!(crc32c::crc32c(&bytes), 1_826_902_565);
+        let frame = FrameHeader {
+            flags: FIRST,
+            kind: 4,
+            batch: 5,
+            length: 3,
+            epoch: Epoch(0x1122),
+            seq: Seq(3),
+            at: Timestamp(-1),
+            catalog: CatalogHash(6),
+            payload_crc: crc32c::crc32c(b"abc"),
+        };
+        let mut out = Vec::new();
+        frame.encode(7, b"abc", &mut out);
+        assert_eq!(out.len(), FRAME_HEADER_BYTES + 3);
+        assert_eq!(&out[..8], &[0xD7, 0x47, 2, 4, 3, 0, 0, 5]);
+        assert_eq!(crc32c::crc32c(&out), 3_959_384_685);
+        assert_eq!(FrameHeader::decode(&out, 7), Some(frame));
+        assert_eq!(FrameHeader::decode(&out, 8), None, "another life of the segment");
+        assert_eq!(frame.payload(&out), Some(&b"abc"[..]));
+    }
+}

@@ -1,0 +1,147 @@
+//! Making room: new files while the budget allows, then the archive, then, by policy, what is still owed.
+//!
+//! Order of every step: the loss is durable before the header is erased, and the header before the file is used again.
+
+use gapless_common::quality::Cause;
+use gapless_common::reading::Loss;
+
+use super::append::is_full;
+use super::format::DATA_AT;
+use super::{Journal, SEGMENT_SUFFIX, SpareFile};
+use crate::outbox::losses::FILE_BYTES;
+use crate::outbox::spans::Span;
+use crate::outbox::{AppendError, DropPolicy};
+
+/// Least number of segment files, whatever catalogs take of the budget: the active one, one sealed, one spare.
+const FILES_MIN: usize = 3;
+
+impl Journal {
+    /// Makes the next spare file after the last one was taken. The batch that took it is durable: a failure here is
+    /// told by the next append.
+    pub(super) fn make_spare_after_rotation(&mut self) {
+        // `make_spare` marks the handle as dead on failure.
+        let _ = self.make_spare();
+    }
+
+    /// Sees to it that there is a spare file, as far as the policy allows.
+    pub(super) fn make_spare(&mut self) -> Result<(), AppendError> {
+        self.shrink()?;
+        if !self.spares.is_empty() || self.grow()? {
+            return Ok(());
+        }
+        if let Some(index) = self.pick() {
+            self.recycle(index)?;
+        }
+        Ok(())
+    }
+
+    /// Bytes that segment files may take together.
+    fn files_bytes_max(&self) -> u64 {
+        let fixed = FILE_BYTES + self.options.quarantine_bytes() + self.catalog_bytes;
+        self.options.budget().saturating_sub(fixed)
+    }
+
+    /// Makes a new file; `false` where budget or disk have no room.
+    fn grow(&mut self) -> Result<bool, AppendError> {
+        let len = self.options.segment_bytes();
+        let count = self.segments.len() + self.spares.len();
+        if count >= FILES_MIN && self.file_bytes() + len > self.files_bytes_max() {
+            return Ok(false);
+        }
+        let name = self.free_name();
+        match self.disk.create(&name, len) {
+            Ok(()) => {
+                self.counters.written_bytes += len;
+                self.spares.push(SpareFile { name, len });
+                Ok(true)
+            }
+            Err(e) if is_full(&e) => Ok(false),
+            Err(e) => Err(self.fail("make a segment", e)),
+        }
+    }
+
+    fn free_name(&self) -> String {
+        let taken = |name: &String| {
+            self.segments.iter().any(|s| s.name == *name) || self.spares.iter().any(|s| s.name == *name)
+        };
+        let mut names = (0u32..).map(|n| format!("{n:04}{SEGMENT_SUFFIX}"));
+        names.find(|name| !taken(name)).expect("there are fewer files than u32 numbers")
+    }
+
+    /// The segment to give up next: the oldest one of the archive, else the oldest by policy. Never the active one.
+    fn pick(&self) -> Option<usize> {
+        let sealed = self.segments.len().saturating_sub(1);
+        let archive = (0..sealed).find(|&i| !self.segments[i].spans.is_owed(&self.acks));
+        let oldest = (self.options.policy == DropPolicy::OldestFirst && sealed > 0).then_some(0);
+        archive.or(oldest)
+    }
+
+    /// Turns a segment into a spare file.
+    pub(super) fn recycle(&mut self, index: usize) -> Result<(), AppendError> {
+        let losses = self.losses_of(index);
+        self.record_losses(&losses)?;
+        let segment = self.segments.remove(index);
+        let erased = self.disk.write_at(&segment.name, 0, &[0; DATA_AT]);
+        let erased = erased.and_then(|()| self.disk.sync(&segment.name));
+        erased.map_err(|e| self.fail("recycle a segment", e))?;
+        self.counters.syncs += 1;
+        if segment.len == self.options.segment_bytes() {
+            self.spares.push(SpareFile { name: segment.name, len: segment.len });
+        } else {
+            // Made under another budget.
+            self.remove_file(&segment.name)?;
+        }
+        self.forget_epochs();
+        Ok(())
+    }
+
+    fn losses_of(&self, index: usize) -> Vec<Loss> {
+        let spans = self.segments.get(index).map(|s| s.spans.0.as_slice()).unwrap_or_default();
+        let owed = |span: &Span| span.losses(&self.acks, Cause::BudgetFull).collect::<Vec<_>>();
+        spans.iter().flat_map(owed).collect()
+    }
+
+    /// Removes files beyond the budget: it was lowered, or catalogs take more of it.
+    pub(super) fn shrink(&mut self) -> Result<(), AppendError> {
+        while self.file_bytes() > self.files_bytes_max()
+            && self.segments.len() + self.spares.len() > FILES_MIN
+        {
+            if self.spares.len() < 2 {
+                let Some(index) = self.pick() else { return Ok(()) };
+                self.recycle(index)?;
+            }
+            if self.spares.len() > 1
+                && let Some(spare) = self.spares.pop()
+            {
+                self.remove_file(&spare.name)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Gives the file system the room of the oldest segment; `false` where only the active one is left.
+    pub(super) fn give_back_oldest(&mut self) -> Result<bool, AppendError> {
+        if self.spares.is_empty() {
+            let Some(index) = self.pick() else { return Ok(false) };
+            self.recycle(index)?;
+        }
+        let Some(spare) = self.spares.pop() else { return Ok(false) };
+        self.remove_file(&spare.name)?;
+        Ok(true)
+    }
+
+    fn remove_file(&mut self, name: &str) -> Result<(), AppendError> {
+        let removed = self.disk.remove(name).and_then(|()| self.disk.sync_directory(name));
+        removed.map_err(|e| self.fail("remove a segment", e))
+    }
+
+    /// Forgets what is known of epochs of which nothing is held any more.
+    fn forget_epochs(&mut self) {
+        let spans = self.segments.iter().flat_map(|s| &s.spans.0);
+        let mut held: std::collections::BTreeSet<_> = spans.map(|span| span.epoch).collect();
+        held.insert(self.opening.epoch);
+        held.extend(self.previous.map(|(epoch, _)| epoch));
+        self.epochs.retain(|(epoch, _)| held.contains(epoch));
+        self.acks.retain(&held);
+    }
+}
