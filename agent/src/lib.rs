@@ -4,6 +4,7 @@ pub mod clock;
 pub mod config;
 pub mod event;
 pub mod modbus;
+pub mod outbox;
 pub mod schedule;
 pub mod sys;
 pub mod uplink;
