@@ -3,6 +3,7 @@
 //! Codes are written to the wire, the outbox and the database, so they only grow. They follow the three
 //! classes of OPC UA Part 8 (good, uncertain, bad) plus *no data* for a slot whose source says it has none.
 
+use std::borrow::Cow;
 use std::fmt;
 
 /// A Modbus exception code (Modbus Application Protocol V1.1b3, section 7).
@@ -94,6 +95,23 @@ impl Quality {
             (0x85, 0) => Self::BadNotConnected,
             (0xC0, 0) => Self::NoData,
             _ => return None,
+        })
+    }
+
+    /// Short name for APIs and exports: lower case, `_` between words, an exception by its number.
+    #[must_use]
+    pub fn label(self) -> Cow<'static, str> {
+        Cow::Borrowed(match self {
+            Self::Good => "good",
+            Self::UncertainClock => "uncertain_clock",
+            Self::UncertainEstimated => "uncertain_estimated",
+            Self::BadNoAnswer => "bad_no_answer",
+            Self::BadRefused(exception) => return Cow::Owned(format!("bad_refused_{}", exception.0)),
+            Self::BadCorrupt => "bad_corrupt",
+            Self::BadOutOfRange => "bad_out_of_range",
+            Self::BadInvalid => "bad_invalid",
+            Self::BadNotConnected => "bad_not_connected",
+            Self::NoData => "no_data",
         })
     }
 

@@ -1,0 +1,385 @@
+//! What is missing and why: gaps, coverage, conflicts, parked frames.
+
+use std::collections::BTreeMap;
+
+use axum::extract::State;
+use axum::http::HeaderMap;
+use axum::response::Response;
+use gapless_common::id::Commit;
+use gapless_common::quality::Cause;
+use serde::{Deserialize, Serialize};
+use utoipa::{IntoParams, ToSchema};
+
+use super::fleet::{find_device, json_value, path};
+use super::params::{self, Params, TimeRange};
+use super::reply::{self, Page};
+use super::{ApiState, Problem};
+use crate::store::model::{
+    ConflictRow, GapFilter, GapRow, GapState, ParkReason, ParkedRow, SeriesNo, SeriesRow, SlotState, StripRun,
+};
+
+/// Why slots have no reading.
+#[derive(Debug, Clone, Serialize, ToSchema)]
+pub(super) struct Reason {
+    /// A word of the closed list of causes.
+    #[schema(example = "no_answer")]
+    cause: &'static str,
+    /// The same for people, with its detail.
+    detail: String,
+}
+
+impl From<Cause> for Reason {
+    fn from(cause: Cause) -> Self {
+        Self { cause: cause.slug(), detail: cause.to_string() }
+    }
+}
+
+/// A run of slots proven to be missing.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct Gap {
+    /// Its number.
+    id: i64,
+    /// Its site.
+    site: String,
+    /// Its device.
+    device: String,
+    /// Its first slot (RFC 3339).
+    from: String,
+    /// One interval after its last slot.
+    to: String,
+    /// Number of slots.
+    slots: u64,
+    /// Why.
+    #[serde(flatten)]
+    reason: Reason,
+    /// `open` or `filled`.
+    state: &'static str,
+    /// When it was proven.
+    opened_at: String,
+    /// When its readings came after all.
+    closed_at: Option<String>,
+    /// The commit that changed it last.
+    changed: u64,
+}
+
+const fn gap_state_word(state: GapState) -> &'static str {
+    match state {
+        GapState::Open => "open",
+        GapState::Filled => "filled",
+    }
+}
+
+impl From<GapRow> for Gap {
+    fn from(row: GapRow) -> Self {
+        Self {
+            id: row.id,
+            site: row.site.to_string(),
+            device: row.device.to_string(),
+            from: row.from.to_string(),
+            to: row.to.to_string(),
+            slots: row.slots,
+            reason: row.cause.into(),
+            state: gap_state_word(row.state),
+            opened_at: row.opened_at.to_string(),
+            closed_at: row.closed_at.map(|t| t.to_string()),
+            changed: row.changed.0,
+        }
+    }
+}
+
+/// Which gaps.
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(super) struct GapsQuery {
+    /// Only of this site.
+    site: Option<String>,
+    /// Only of this device.
+    device: Option<String>,
+    /// `open` or `filled`; both without it.
+    state: Option<String>,
+    /// Only those that end after this instant (RFC 3339).
+    from: Option<String>,
+    /// Only those that begin before this instant (RFC 3339).
+    to: Option<String>,
+    /// Only those changed after this commit.
+    changed_after: Option<u64>,
+    /// At most so many.
+    limit: Option<usize>,
+    /// `next` of the page before.
+    cursor: Option<String>,
+}
+
+impl GapsQuery {
+    fn filter(&self) -> Result<GapFilter, Problem> {
+        let state = match self.state.as_deref() {
+            None => None,
+            Some("open") => Some(GapState::Open),
+            Some("filled") => Some(GapState::Filled),
+            Some(other) => return Err(Problem::parameter("state", format!("open or filled, got `{other}`"))),
+        };
+        let (from, to) = params::open_range(self.from.as_deref(), self.to.as_deref())?;
+        Ok(GapFilter {
+            site: params::site(self.site.as_deref())?,
+            device: params::device(self.device.as_deref())?,
+            state,
+            from,
+            to,
+            changed_after: self.changed_after.map(Commit),
+            after: params::cursor(self.cursor.as_deref())?,
+            limit: params::limit(self.limit)?,
+        })
+    }
+}
+
+/// Gaps: slots proven to be missing, with their cause and state.
+#[utoipa::path(get, path = "/api/v1/gaps", tag = "gaps", params(GapsQuery), responses((status = 200, body = Page<Gap>)))]
+pub(super) async fn gaps(
+    State(state): State<ApiState>,
+    headers: HeaderMap,
+    Params(query): Params<GapsQuery>,
+) -> Result<Response, Problem> {
+    let filter = query.filter()?;
+    let limit = filter.limit;
+    let rows = state.ask(move |store| store.gaps(&filter)).await?;
+    reply::json(&headers, &Page::of(rows.into_iter().map(Gap::from).collect(), limit, |gap| gap.id))
+}
+
+/// A run of slots in one state.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct CoverageRun {
+    /// Its first slot (RFC 3339).
+    from: String,
+    /// One interval after its last slot.
+    to: String,
+    /// Number of slots.
+    slots: u64,
+    /// `received`, `missed` (the agent said why), `lost` (proven to be missing), `late` (may still be on its
+    /// way) or `unknown` (the agent has not been heard from).
+    state: &'static str,
+    /// Why, for `missed`, `lost` and `unknown`.
+    #[serde(flatten)]
+    reason: Option<Reason>,
+}
+
+/// The word of a slot's state, and its cause.
+pub(crate) const fn slot_state(state: SlotState) -> (&'static str, Option<Cause>) {
+    match state {
+        SlotState::Received => ("received", None),
+        SlotState::Missed(cause) => ("missed", Some(cause)),
+        SlotState::Lost(cause) => ("lost", Some(cause)),
+        SlotState::Late => ("late", None),
+        SlotState::Unknown => ("unknown", Some(Cause::Unreachable)),
+    }
+}
+
+impl From<&StripRun> for CoverageRun {
+    fn from(run: &StripRun) -> Self {
+        let (state, cause) = slot_state(run.state);
+        Self {
+            from: run.from.to_string(),
+            to: run.to.to_string(),
+            slots: run.slots,
+            state,
+            reason: cause.map(Reason::from),
+        }
+    }
+}
+
+/// Coverage of one device.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct Coverage {
+    /// Begin of the range (RFC 3339).
+    from: String,
+    /// End of the range.
+    to: String,
+    /// Number of slots due, by state.
+    slots: BTreeMap<&'static str, u64>,
+    /// Received ÷ due; absent where nothing was due.
+    ratio: Option<f64>,
+    /// Runs of slots in order of time.
+    runs: Vec<CoverageRun>,
+}
+
+/// Which device, when.
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(super) struct CoverageQuery {
+    /// The site.
+    site: String,
+    /// The device.
+    device: String,
+    /// From this instant on (RFC 3339); a day before `to` without it.
+    from: Option<String>,
+    /// Before this instant (RFC 3339); now without it.
+    to: Option<String>,
+}
+
+/// What is known of every slot of a device in a range of time.
+#[utoipa::path(get, path = "/api/v1/coverage", tag = "gaps", params(CoverageQuery),
+    responses((status = 200, body = Coverage), (status = 404, body = super::problem::ProblemBody)))]
+#[expect(clippy::cast_precision_loss, reason = "a ratio of counts, for people")]
+pub(super) async fn coverage(
+    State(state): State<ApiState>,
+    headers: HeaderMap,
+    Params(query): Params<CoverageQuery>,
+) -> Result<Response, Problem> {
+    let now = (state.now)();
+    let TimeRange { from, to } = params::time_range(query.from.as_deref(), query.to.as_deref(), now)?;
+    let device = find_device(&state, &query.site, &query.device).await?;
+    let runs = state.ask(move |store| store.strip(device.no, from, to, now)).await?;
+    let mut slots: BTreeMap<&'static str, u64> = BTreeMap::new();
+    for run in &runs {
+        *slots.entry(slot_state(run.state).0).or_default() += run.slots;
+    }
+    let (due, received) = (slots.values().sum::<u64>(), slots.get("received").copied().unwrap_or(0));
+    let body = Coverage {
+        from: from.to_string(),
+        to: to.to_string(),
+        ratio: (due > 0).then(|| received as f64 / due as f64),
+        slots,
+        runs: runs.iter().map(CoverageRun::from).collect(),
+    };
+    reply::json(&headers, &body)
+}
+
+/// Which page.
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(super) struct PageQuery {
+    /// At most so many.
+    limit: Option<usize>,
+    /// `next` of the page before.
+    cursor: Option<String>,
+}
+
+/// A value that contradicts a stored one.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct Conflict {
+    /// Its number.
+    id: i64,
+    /// `site/device/channel`.
+    series: String,
+    /// Its revision.
+    revision: u32,
+    /// The instant (RFC 3339).
+    at: String,
+    /// The value that came second.
+    #[schema(value_type = Option<f64>)]
+    value: serde_json::Value,
+    /// Its quality.
+    quality: String,
+    /// The value that came first and stays.
+    #[schema(value_type = Option<f64>)]
+    stored_value: serde_json::Value,
+    /// Its quality.
+    stored_quality: Option<String>,
+    /// Who sent the second.
+    agent: String,
+    /// In which epoch (hexadecimal).
+    epoch: String,
+    /// As which record of it.
+    seq: u64,
+    /// When it came (RFC 3339).
+    received_at: String,
+}
+
+impl Conflict {
+    fn new(row: &ConflictRow, series: &BTreeMap<SeriesNo, SeriesRow>) -> Self {
+        let named = series.get(&row.series);
+        Self {
+            id: row.id,
+            series: named.map(path).unwrap_or_default(),
+            revision: named.map_or(0, |s| s.revision),
+            at: row.at.to_string(),
+            value: json_value(row.value.as_ref()),
+            quality: row.quality.label().into_owned(),
+            stored_value: json_value(row.stored.as_ref().and_then(|r| r.value.as_ref())),
+            stored_quality: row.stored.as_ref().map(|r| r.quality.label().into_owned()),
+            agent: row.agent.to_string(),
+            epoch: row.epoch.to_string(),
+            seq: row.seq.0,
+            received_at: row.received_at.to_string(),
+        }
+    }
+}
+
+/// Values that contradict stored ones: both are kept, both are shown.
+#[utoipa::path(get, path = "/api/v1/conflicts", tag = "gaps", params(PageQuery), responses((status = 200, body = Page<Conflict>)))]
+pub(super) async fn conflicts(
+    State(state): State<ApiState>,
+    headers: HeaderMap,
+    Params(query): Params<PageQuery>,
+) -> Result<Response, Problem> {
+    let (limit, after) = (params::limit(query.limit)?, params::cursor(query.cursor.as_deref())?);
+    let question = move |store: &dyn crate::store::ReadStore| {
+        let series: BTreeMap<_, _> = store.series(None, None)?.into_iter().map(|row| (row.no, row)).collect();
+        Ok(store
+            .conflicts(after, limit)?
+            .into_iter()
+            .map(|row| Conflict::new(&row, &series))
+            .collect::<Vec<_>>())
+    };
+    let rows = state.ask(question).await?;
+    reply::json(&headers, &Page::of(rows, limit, |row| row.id))
+}
+
+/// A frame that is kept, but could not be used.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct Parked {
+    /// Its number.
+    id: i64,
+    /// Whose.
+    site: String,
+    /// Whose.
+    agent: String,
+    /// Its epoch (hexadecimal).
+    epoch: String,
+    /// Its first record.
+    first_seq: u64,
+    /// Number of records.
+    count: u64,
+    /// `unknown_catalog`, `unknown_version` or `nonsense`.
+    reason: &'static str,
+    /// The reason for people.
+    detail: String,
+    /// Its size.
+    bytes: u64,
+    /// When it came (RFC 3339).
+    received_at: String,
+}
+
+impl From<ParkedRow> for Parked {
+    fn from(row: ParkedRow) -> Self {
+        Self {
+            id: row.id,
+            site: row.site.to_string(),
+            agent: row.agent.to_string(),
+            epoch: row.epoch.to_string(),
+            first_seq: row.first.0,
+            count: row.count,
+            reason: match row.reason {
+                ParkReason::UnknownCatalog => "unknown_catalog",
+                ParkReason::UnknownVersion => "unknown_version",
+                ParkReason::Nonsense => "nonsense",
+            },
+            detail: row.detail,
+            bytes: row.bytes,
+            received_at: row.received_at.to_string(),
+        }
+    }
+}
+
+/// Frames that are intact but could not be used (yet): kept, acknowledged, shown.
+#[utoipa::path(get, path = "/api/v1/parked", tag = "gaps", params(PageQuery), responses((status = 200, body = Page<Parked>)))]
+pub(super) async fn parked(
+    State(state): State<ApiState>,
+    headers: HeaderMap,
+    Params(query): Params<PageQuery>,
+) -> Result<Response, Problem> {
+    let (limit, after) = (params::limit(query.limit)?, params::cursor(query.cursor.as_deref())?);
+    let rows = state.ask(move |store| store.parked(after, limit)).await?;
+    reply::json(&headers, &Page::of(rows.into_iter().map(Parked::from).collect(), limit, |row| row.id))
+}

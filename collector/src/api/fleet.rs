@@ -1,0 +1,451 @@
+//! What there is and how fresh it is: sites, agents, devices, series, and the latest reading of each.
+
+use std::collections::BTreeMap;
+
+use axum::extract::{Path, State};
+use axum::http::HeaderMap;
+use axum::response::Response;
+use gapless_common::catalog::{Aggregation, PeriodLabel};
+use gapless_common::id::{DeviceId, SiteId};
+use gapless_common::reading::Value;
+use gapless_common::time::Timestamp;
+use serde::{Deserialize, Serialize};
+use utoipa::{IntoParams, ToSchema};
+
+use super::params::{self, Params, SeriesSelector};
+use super::reply::{self, Page};
+use super::{ApiState, Problem};
+use crate::store::model::{AgentRow, DeviceRow, Link, SeriesRow, SiteRow, StoredReading};
+
+/// How old a device's data is, beside how old it may be.
+#[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
+pub struct Freshness {
+    /// The verdict.
+    pub state: FreshnessState,
+    /// Time of the latest reading (RFC 3339).
+    pub last_reading_at: Option<String>,
+    /// Staleness ÷ allowed staleness: 1 or more is stale.
+    pub score: Option<f64>,
+}
+
+/// The verdict of a [`Freshness`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum FreshnessState {
+    /// Within its allowed staleness.
+    Fresh,
+    /// Older than allowed.
+    Stale,
+    /// Nothing has come yet.
+    Never,
+    /// No catalog names the device any more.
+    Retired,
+}
+
+/// What delivery may take beside interval and flush before data counts as stale, in ms.
+const DELIVERY_MS: i64 = 10_000;
+
+impl Freshness {
+    /// The freshness of a device at `now`. Allowed are two intervals, the agent's flush interval and
+    /// [`DELIVERY_MS`] for the way.
+    #[must_use]
+    #[expect(clippy::cast_precision_loss, reason = "a ratio of durations, for people")]
+    pub fn of(device: &DeviceRow, now: Timestamp) -> Self {
+        let last_reading_at = device.last_reading_at.map(|t| t.to_string());
+        let (Some(grid), Some(last)) = (device.grid, device.last_reading_at) else {
+            let state = if device.grid.is_none() { FreshnessState::Retired } else { FreshnessState::Never };
+            return Self { state, last_reading_at, score: None };
+        };
+        let allowed = 2 * grid.interval.as_ms() + i64::from(device.flush_ms) + DELIVERY_MS;
+        let score = now.since_ms(last).max(0) as f64 / allowed as f64;
+        let state = if score < 1.0 { FreshnessState::Fresh } else { FreshnessState::Stale };
+        Self { state, last_reading_at, score: Some((score * 1_000.0).round() / 1_000.0) }
+    }
+}
+
+/// One site.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct Site {
+    /// Its name.
+    site: String,
+    /// Number of agents.
+    agents: u64,
+    /// Number of devices.
+    devices: u64,
+    /// Gaps that are open.
+    open_gaps: u64,
+    /// When any of its agents was heard from last.
+    last_heard_at: Option<String>,
+}
+
+impl From<SiteRow> for Site {
+    fn from(row: SiteRow) -> Self {
+        Self {
+            site: row.site.to_string(),
+            agents: row.agents,
+            devices: row.devices,
+            open_gaps: row.open_gaps,
+            last_heard_at: row.last_heard_at.map(|t| t.to_string()),
+        }
+    }
+}
+
+/// One agent.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct Agent {
+    /// Its site.
+    site: String,
+    /// Its name there.
+    agent: String,
+    /// `connected`, `stopped` (said goodbye) or `gone`.
+    link: &'static str,
+    /// Version of the program.
+    version: Option<String>,
+    /// When anything of it came last.
+    last_heard_at: Option<String>,
+    /// Milliseconds between its frames, 0 where each poll is sent at once.
+    flush_ms: u32,
+    /// Whether what it polls is durable on the gateway.
+    durable: Option<bool>,
+    /// Whether its clock is set.
+    clock_set: Option<bool>,
+    /// When two live agents were seen under this name; a person must look.
+    cloned_at: Option<String>,
+    /// Records known to exist that have not arrived.
+    missing_records: u64,
+    /// Frames taken.
+    frames: u64,
+    /// Readings stored.
+    readings: u64,
+    /// Readings that were there already.
+    duplicates: u64,
+    /// Readings that contradicted a stored one.
+    conflicts: u64,
+    /// Frames with a wrong checksum.
+    damaged_frames: u64,
+    /// Frames refused because too much is parked.
+    refused_frames: u64,
+}
+
+/// The word for how an agent's connection stands.
+pub(crate) const fn link_word(link: Link) -> &'static str {
+    match link {
+        Link::Connected => "connected",
+        Link::Stopped => "stopped",
+        Link::Gone => "gone",
+    }
+}
+
+impl From<AgentRow> for Agent {
+    fn from(row: AgentRow) -> Self {
+        Self {
+            site: row.site.to_string(),
+            agent: row.agent.to_string(),
+            link: link_word(row.link),
+            version: row.version,
+            last_heard_at: row.last_heard_at.map(|t| t.to_string()),
+            flush_ms: row.flush_ms,
+            durable: row.durable,
+            clock_set: row.clock_set,
+            cloned_at: row.cloned_at.map(|t| t.to_string()),
+            missing_records: row.missing_records,
+            frames: row.counters.frames,
+            readings: row.counters.readings,
+            duplicates: row.counters.duplicates,
+            conflicts: row.counters.conflicts,
+            damaged_frames: row.counters.damaged,
+            refused_frames: row.counters.refused,
+        }
+    }
+}
+
+/// One device.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct Device {
+    /// Its site.
+    site: String,
+    /// Its name there.
+    device: String,
+    /// The agent that carries it.
+    agent: Option<String>,
+    /// Milliseconds between its slots.
+    interval_ms: Option<i64>,
+    /// Milliseconds that its slots are shifted by.
+    phase_ms: Option<u32>,
+    /// Make, model, serial number and the like.
+    attributes: BTreeMap<String, String>,
+    /// How old its data is.
+    freshness: Freshness,
+    /// Everything due up to this instant is accounted for.
+    proven_until: Option<String>,
+    /// Gaps that are open.
+    open_gaps: u64,
+}
+
+impl Device {
+    fn new(row: DeviceRow, now: Timestamp) -> Self {
+        Self {
+            freshness: Freshness::of(&row, now),
+            site: row.site.to_string(),
+            device: row.device.to_string(),
+            agent: row.agent.map(|a| a.to_string()),
+            interval_ms: row.grid.map(|g| g.interval.as_ms()),
+            phase_ms: row.grid.map(|g| g.phase_ms),
+            attributes: row.attributes,
+            proven_until: row.proven_until.map(|t| t.to_string()),
+            open_gaps: row.open_gaps,
+        }
+    }
+}
+
+/// One revision of a series.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct Series {
+    /// `site/device/channel`.
+    series: String,
+    /// 1 for the first; a changed unit or quantity opens the next.
+    revision: u32,
+    /// Unit symbol.
+    unit: String,
+    /// What is measured.
+    quantity: String,
+    /// How the number comes about.
+    aggregation: &'static str,
+    /// Which end of a period the timestamp names: `start` or `end`.
+    label: &'static str,
+    /// Height, orientation and the like.
+    attributes: BTreeMap<String, String>,
+}
+
+/// The word for an aggregation.
+const fn aggregation_word(aggregation: Aggregation) -> &'static str {
+    match aggregation {
+        Aggregation::Instant => "instant",
+        Aggregation::Mean => "mean",
+        Aggregation::Minimum => "minimum",
+        Aggregation::Maximum => "maximum",
+        Aggregation::StandardDeviation => "standard_deviation",
+        Aggregation::Counter => "counter",
+        Aggregation::Sum => "sum",
+        Aggregation::CircularMean => "circular_mean",
+    }
+}
+
+/// The path of a series.
+pub(crate) fn path(row: &SeriesRow) -> String {
+    format!("{}/{}/{}", row.site, row.device, row.channel)
+}
+
+impl From<SeriesRow> for Series {
+    fn from(row: SeriesRow) -> Self {
+        Self {
+            series: path(&row),
+            revision: row.revision,
+            unit: row.unit,
+            quantity: row.quantity,
+            aggregation: aggregation_word(row.aggregation),
+            label: match row.label {
+                PeriodLabel::Start => "start",
+                PeriodLabel::End => "end",
+            },
+            attributes: row.attributes,
+        }
+    }
+}
+
+/// A stored value in JSON: a number, a text, or null where the quality has none.
+pub(super) fn json_value(value: Option<&Value>) -> serde_json::Value {
+    match value {
+        Some(Value::Number(number)) => (*number).into(),
+        Some(Value::Text(text)) => text.as_ref().into(),
+        None => serde_json::Value::Null,
+    }
+}
+
+/// The latest reading of a series.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct Latest {
+    /// `site/device/channel`.
+    series: String,
+    /// Its revision.
+    revision: u32,
+    /// Unit symbol.
+    unit: String,
+    /// Acquisition time (RFC 3339).
+    at: String,
+    /// A number, a text, or null where the quality has none.
+    #[schema(value_type = Option<f64>)]
+    value: serde_json::Value,
+    /// How far it can be trusted.
+    quality: String,
+    /// How old the device's data is.
+    freshness: Freshness,
+}
+
+/// Which sites and devices.
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(super) struct Where {
+    /// Only of this site.
+    site: Option<String>,
+    /// Only of this device.
+    device: Option<String>,
+}
+
+impl Where {
+    fn parse(&self) -> Result<(Option<SiteId>, Option<DeviceId>), Problem> {
+        Ok((params::site(self.site.as_deref())?, params::device(self.device.as_deref())?))
+    }
+}
+
+/// Every site.
+#[utoipa::path(get, path = "/api/v1/sites", tag = "fleet", responses((status = 200, body = Page<Site>)))]
+pub(super) async fn sites(State(state): State<ApiState>, headers: HeaderMap) -> Result<Response, Problem> {
+    let rows = state.ask(|store| store.sites()).await?;
+    reply::json(&headers, &Page::whole(rows.into_iter().map(Site::from).collect()))
+}
+
+/// Every agent, with what came of its frames.
+#[utoipa::path(get, path = "/api/v1/agents", tag = "fleet", params(Where), responses((status = 200, body = Page<Agent>)))]
+pub(super) async fn agents(
+    State(state): State<ApiState>,
+    headers: HeaderMap,
+    Params(filter): Params<Where>,
+) -> Result<Response, Problem> {
+    let (site, _) = filter.parse()?;
+    let rows = state.ask(move |store| store.agents(site.as_ref())).await?;
+    reply::json(&headers, &Page::whole(rows.into_iter().map(Agent::from).collect()))
+}
+
+/// Every device, with its freshness.
+#[utoipa::path(get, path = "/api/v1/devices", tag = "fleet", params(Where), responses((status = 200, body = Page<Device>)))]
+pub(super) async fn devices(
+    State(state): State<ApiState>,
+    headers: HeaderMap,
+    Params(filter): Params<Where>,
+) -> Result<Response, Problem> {
+    let (site, device) = filter.parse()?;
+    let rows = state.ask(move |store| store.devices(site.as_ref())).await?;
+    let now = (state.now)();
+    let wanted = rows.into_iter().filter(|row| device.as_ref().is_none_or(|d| *d == row.device));
+    reply::json(&headers, &Page::whole(wanted.map(|row| Device::new(row, now)).collect()))
+}
+
+/// One device.
+#[utoipa::path(get, path = "/api/v1/devices/{site}/{device}", tag = "fleet",
+    params(("site" = String, Path, description = "Site"), ("device" = String, Path, description = "Device")),
+    responses((status = 200, body = Device), (status = 404, body = super::problem::ProblemBody)))]
+pub(super) async fn device(
+    State(state): State<ApiState>,
+    headers: HeaderMap,
+    Path((site, device)): Path<(String, String)>,
+) -> Result<Response, Problem> {
+    let row = find_device(&state, &site, &device).await?;
+    reply::json(&headers, &Device::new(row, (state.now)()))
+}
+
+/// The device of that name, or the problem that there is none.
+pub(crate) async fn find_device(state: &ApiState, site: &str, device: &str) -> Result<DeviceRow, Problem> {
+    let name = format!("{site}/{device}");
+    let (Ok(site), Ok(device)) = (SiteId::new(site), DeviceId::new(device)) else {
+        return Err(Problem::not_found("device", name));
+    };
+    let rows = state.ask(move |store| store.devices(Some(&site))).await?;
+    rows.into_iter().find(|row| row.device == device).ok_or_else(|| Problem::not_found("device", name))
+}
+
+/// Every series, all revisions.
+#[utoipa::path(get, path = "/api/v1/series", tag = "fleet", params(Where), responses((status = 200, body = Page<Series>)))]
+pub(super) async fn series(
+    State(state): State<ApiState>,
+    headers: HeaderMap,
+    Params(filter): Params<Where>,
+) -> Result<Response, Problem> {
+    let (site, device) = filter.parse()?;
+    let rows = state.ask(move |store| store.series(site.as_ref(), device.as_ref())).await?;
+    reply::json(&headers, &Page::whole(rows.into_iter().map(Series::from).collect()))
+}
+
+/// Which series.
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(super) struct LatestQuery {
+    /// `site/device/channel`, each a name or `*`, several with `,` between them; all series without it.
+    series: Option<String>,
+}
+
+/// The latest reading of each series (its newest revision).
+#[utoipa::path(get, path = "/api/v1/latest", tag = "readings", params(LatestQuery), responses((status = 200, body = Page<Latest>)))]
+pub(super) async fn latest(
+    State(state): State<ApiState>,
+    headers: HeaderMap,
+    Params(query): Params<LatestQuery>,
+) -> Result<Response, Problem> {
+    let selector = query.series.as_deref().map(SeriesSelector::parse).transpose()?;
+    let rows = state
+        .ask(move |store| latest_rows(store, |row| selector.as_ref().is_none_or(|s| s.matches(row))))
+        .await?;
+    let now = (state.now)();
+    let items = rows.into_iter().map(|(series, reading, device)| Latest {
+        series: path(&series),
+        revision: series.revision,
+        unit: series.unit,
+        at: reading.at.to_string(),
+        value: json_value(reading.value.as_ref()),
+        quality: reading.quality.label().into_owned(),
+        freshness: Freshness::of(&device, now),
+    });
+    reply::json(&headers, &Page::whole(items.collect()))
+}
+
+/// The newest revision of each wanted series with its latest reading and its device.
+pub(crate) fn latest_rows(
+    store: &dyn crate::store::ReadStore,
+    wanted: impl Fn(&SeriesRow) -> bool,
+) -> Result<Vec<(SeriesRow, StoredReading, DeviceRow)>, crate::store::ReadError> {
+    let devices: BTreeMap<_, _> = store.devices(None)?.into_iter().map(|row| (row.no, row)).collect();
+    let mut newest: BTreeMap<_, SeriesRow> = BTreeMap::new();
+    for row in store.series(None, None)?.into_iter().filter(wanted) {
+        newest.insert((row.device_no, row.channel.clone()), row);
+    }
+    let numbers: Vec<_> = newest.values().map(|row| row.no).collect();
+    let readings: BTreeMap<_, _> = store.latest(&numbers)?.into_iter().map(|r| (r.series, r)).collect();
+    let join =
+        |row: SeriesRow| Some((readings.get(&row.no)?.clone(), devices.get(&row.device_no)?.clone(), row));
+    Ok(newest.into_values().filter_map(join).map(|(reading, device, row)| (row, reading, device)).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use gapless_common::time::{Interval, SlotGrid};
+
+    use super::*;
+    use crate::store::model::DeviceNo;
+
+    #[test]
+    fn freshness_allows_for_interval_and_flush() {
+        let mut row = DeviceRow {
+            no: DeviceNo(1),
+            site: SiteId::new("s").unwrap(),
+            device: DeviceId::new("d").unwrap(),
+            agent: None,
+            grid: Some(SlotGrid::every(Interval::from_ms(10_000).unwrap())),
+            attributes: BTreeMap::new(),
+            last_reading_at: Some(Timestamp(0)),
+            proven_until: None,
+            open_gaps: 0,
+            flush_ms: 0,
+        };
+        let state = |row: &DeviceRow, now| Freshness::of(row, Timestamp(now)).state;
+        assert_eq!(state(&row, 29_000), FreshnessState::Fresh);
+        assert_eq!(state(&row, 30_000), FreshnessState::Stale);
+        row.flush_ms = 900_000;
+        assert_eq!(state(&row, 900_000), FreshnessState::Fresh);
+        row.last_reading_at = None;
+        assert_eq!(state(&row, 0), FreshnessState::Never);
+        row.grid = None;
+        assert_eq!(state(&row, 0), FreshnessState::Retired);
+    }
+}

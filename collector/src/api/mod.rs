@@ -1,0 +1,152 @@
+//! The HTTP API v1: sites, agents, devices, series, readings, changes, latest, gaps, coverage, health, metrics,
+//! and its own description. Asks [`ReadStore`]; decides nothing and writes nothing.
+
+mod auth;
+mod coverage;
+mod fleet;
+mod openapi;
+mod operations;
+mod params;
+mod problem;
+mod readings;
+mod reply;
+mod resample;
+mod table;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use axum::Router;
+use axum::middleware::from_fn_with_state;
+use axum::routing::get;
+use gapless_common::id::Commit;
+use gapless_common::time::Timestamp;
+use tokio::sync::watch;
+
+use crate::store::{ReadError, ReadStore};
+use crate::web;
+
+pub(crate) use auth::{TOKEN_COOKIE, hash_token, is_known};
+pub(crate) use coverage::slot_state;
+pub use fleet::{Freshness, FreshnessState};
+pub(crate) use fleet::{latest_rows, link_word};
+pub use problem::Problem;
+
+/// What the writer tells the API beside the database: whether it can commit.
+#[derive(Debug)]
+pub struct Health {
+    writing: AtomicBool,
+    receiving: AtomicBool,
+}
+
+impl Default for Health {
+    /// Until something fails, commits work; until a broker is there, nothing is received.
+    fn default() -> Self {
+        Self { writing: AtomicBool::new(true), receiving: AtomicBool::new(false) }
+    }
+}
+
+impl Health {
+    /// Says whether the last commit worked.
+    pub fn set_writing(&self, works: bool) {
+        self.writing.store(works, Ordering::Relaxed);
+    }
+
+    /// Says whether the broker is connected.
+    pub fn set_receiving(&self, works: bool) {
+        self.receiving.store(works, Ordering::Relaxed);
+    }
+
+    /// Whether the last commit worked.
+    #[must_use]
+    pub fn writing(&self) -> bool {
+        self.writing.load(Ordering::Relaxed)
+    }
+
+    /// Whether the broker is connected.
+    #[must_use]
+    pub fn receiving(&self) -> bool {
+        self.receiving.load(Ordering::Relaxed)
+    }
+}
+
+/// What every handler works with.
+#[derive(Clone)]
+pub struct ApiState {
+    /// Answers the questions.
+    pub store: Arc<dyn ReadStore>,
+    /// The last commit; moves when there is news.
+    pub commits: watch::Receiver<Commit>,
+    /// Whether commits work.
+    pub health: Arc<Health>,
+    /// The wall clock.
+    pub now: fn() -> Timestamp,
+}
+
+impl std::fmt::Debug for ApiState {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("ApiState").field("commit", &*self.commits.borrow()).finish_non_exhaustive()
+    }
+}
+
+impl ApiState {
+    /// Asks the store on a thread that may block.
+    pub(crate) async fn ask<T: Send + 'static>(
+        &self,
+        question: impl FnOnce(&dyn ReadStore) -> Result<T, ReadError> + Send + 'static,
+    ) -> Result<T, Problem> {
+        let store = Arc::clone(&self.store);
+        match tokio::task::spawn_blocking(move || question(store.as_ref())).await {
+            Ok(answer) => answer.map_err(|e| Problem::Store(e.into())),
+            Err(panicked) => Err(Problem::Store(panicked.into())),
+        }
+    }
+}
+
+/// Every route, the page included.
+pub fn router(state: ApiState) -> Router {
+    let guarded = Router::new()
+        .route("/api/v1/sites", get(fleet::sites))
+        .route("/api/v1/agents", get(fleet::agents))
+        .route("/api/v1/devices", get(fleet::devices))
+        .route("/api/v1/devices/{site}/{device}", get(fleet::device))
+        .route("/api/v1/series", get(fleet::series))
+        .route("/api/v1/latest", get(fleet::latest))
+        .route("/api/v1/readings", get(readings::readings))
+        .route("/api/v1/changes", get(readings::changes))
+        .route("/api/v1/gaps", get(coverage::gaps))
+        .route("/api/v1/coverage", get(coverage::coverage))
+        .route("/api/v1/conflicts", get(coverage::conflicts))
+        .route("/api/v1/parked", get(coverage::parked))
+        .route("/metrics", get(operations::metrics))
+        .layer(from_fn_with_state(state.clone(), auth::require_token));
+    Router::new()
+        .route("/health", get(operations::health))
+        .route("/ready", get(operations::ready))
+        .route("/openapi.json", get(openapi::document))
+        .merge(guarded)
+        .merge(web::router())
+        .fallback(operations::not_found)
+        .with_state(state)
+}
+
+/// Serves the API on `listen` until `shutdown` resolves; answers under way are finished.
+///
+/// # Errors
+/// When the address cannot be bound.
+pub async fn serve(
+    state: ApiState,
+    listener: tokio::net::TcpListener,
+    shutdown: impl Future<Output = ()> + Send + 'static,
+) -> std::io::Result<()> {
+    axum::serve(listener, router(state)).with_graceful_shutdown(shutdown).await
+}
+
+/// Binds the API's address.
+///
+/// # Errors
+/// When it is in use or not of this machine.
+pub async fn bind(listen: SocketAddr) -> std::io::Result<tokio::net::TcpListener> {
+    tokio::net::TcpListener::bind(listen).await
+}

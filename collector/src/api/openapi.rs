@@ -1,0 +1,50 @@
+//! The API's own description (OpenAPI 3.1), gathered from the handlers.
+
+use axum::Json;
+use utoipa::OpenApi;
+use utoipa::openapi::security::{Http, HttpAuthScheme, SecurityScheme};
+
+use super::{coverage, fleet, operations, readings};
+
+#[derive(OpenApi)]
+#[openapi(
+    info(
+        title = "Gapless collector",
+        description = "Times are RFC 3339, ranges are half open, problems follow RFC 9457. Every answer about data is one \
+                       committed state of the database; `changes` gives what is new since a commit."
+    ),
+    paths(
+        fleet::sites,
+        fleet::agents,
+        fleet::devices,
+        fleet::device,
+        fleet::series,
+        fleet::latest,
+        readings::readings,
+        readings::changes,
+        coverage::gaps,
+        coverage::coverage,
+        coverage::conflicts,
+        coverage::parked,
+        operations::health,
+        operations::ready,
+        operations::metrics
+    ),
+    security(("token" = [])),
+    modifiers(&Token)
+)]
+struct Description;
+
+struct Token;
+
+impl utoipa::Modify for Token {
+    fn modify(&self, document: &mut utoipa::openapi::OpenApi) {
+        let components = document.components.get_or_insert_default();
+        components.add_security_scheme("token", SecurityScheme::Http(Http::new(HttpAuthScheme::Bearer)));
+    }
+}
+
+/// The description as JSON.
+pub(super) async fn document() -> Json<utoipa::openapi::OpenApi> {
+    Json(Description::openapi())
+}

@@ -1,0 +1,153 @@
+//! Query parameters: RFC 3339 instants in half-open ranges, series selectors, limits, cursors. Every error
+//! names the parameter and says what would be right.
+
+use axum::extract::{FromRequestParts, Query};
+use axum::http::request::Parts;
+use gapless_common::id::{DeviceId, NameError, SiteId};
+use gapless_common::time::Timestamp;
+use serde::de::DeserializeOwned;
+
+use super::Problem;
+use crate::store::model::SeriesRow;
+
+/// Most rows of one page of a list.
+pub(super) const PAGE_ROWS_MAX: usize = 10_000;
+
+/// Rows of a page where the caller names no limit.
+pub(super) const PAGE_ROWS: usize = 1_000;
+
+/// The range that is answered where the caller names none.
+const RANGE_MS_DEFAULT: i64 = 24 * 3_600_000;
+
+/// A query string, with unknown and malformed parameters as problems.
+pub(super) struct Params<T>(pub(super) T);
+
+impl<T: DeserializeOwned, S: Send + Sync> FromRequestParts<S> for Params<T> {
+    type Rejection = Problem;
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
+        match Query::<T>::from_request_parts(parts, state).await {
+            Ok(Query(params)) => Ok(Self(params)),
+            Err(rejection) => Err(Problem::parameter("query", rejection.body_text())),
+        }
+    }
+}
+
+/// A half-open range of time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct TimeRange {
+    pub(super) from: Timestamp,
+    pub(super) to: Timestamp,
+}
+
+fn instant(name: &'static str, text: Option<&str>) -> Result<Option<Timestamp>, Problem> {
+    // A `+` of an offset arrives as a space where the client did not escape it.
+    let parse =
+        |text: &str| text.replace(' ', "+").parse::<Timestamp>().map_err(|e| Problem::parameter(name, e));
+    text.map(parse).transpose()
+}
+
+/// `from` (inclusive) and `to` (exclusive): the last day up to `now` where they are missing.
+pub(super) fn time_range(from: Option<&str>, to: Option<&str>, now: Timestamp) -> Result<TimeRange, Problem> {
+    let to = instant("to", to)?.unwrap_or(now);
+    let from = instant("from", from)?.unwrap_or(to.plus_ms(-RANGE_MS_DEFAULT));
+    if from > to {
+        return Err(Problem::parameter("from", format!("{from} is after `to`, {to}")));
+    }
+    Ok(TimeRange { from, to })
+}
+
+/// Both ends, where they are given.
+pub(super) fn open_range(
+    from: Option<&str>,
+    to: Option<&str>,
+) -> Result<(Option<Timestamp>, Option<Timestamp>), Problem> {
+    Ok((instant("from", from)?, instant("to", to)?))
+}
+
+/// A page size within its bounds.
+pub(super) fn limit(asked: Option<usize>) -> Result<usize, Problem> {
+    match asked {
+        None => Ok(PAGE_ROWS),
+        Some(n) if (1..=PAGE_ROWS_MAX).contains(&n) => Ok(n),
+        Some(n) => Err(Problem::parameter("limit", format!("1 to {PAGE_ROWS_MAX}, got {n}"))),
+    }
+}
+
+/// A cursor of a list: the id that the page before ended with.
+pub(super) fn cursor(text: Option<&str>) -> Result<Option<i64>, Problem> {
+    let parse = |text: &str| {
+        text.parse().map_err(|_| Problem::parameter("cursor", "take `next` of the page before, unchanged"))
+    };
+    text.map(parse).transpose()
+}
+
+/// A site's name, where one is given.
+pub(super) fn site(text: Option<&str>) -> Result<Option<SiteId>, Problem> {
+    text.map(SiteId::new).transpose().map_err(|e: NameError| Problem::parameter("site", e))
+}
+
+/// A device's name, where one is given.
+pub(super) fn device(text: Option<&str>) -> Result<Option<DeviceId>, Problem> {
+    text.map(DeviceId::new).transpose().map_err(|e: NameError| Problem::parameter("device", e))
+}
+
+/// Which series: `site/device/channel`, each part a name or `*`, several with `,` between them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct SeriesSelector(Vec<[String; 3]>);
+
+impl SeriesSelector {
+    /// Reads the parameter `series`.
+    pub(super) fn parse(text: &str) -> Result<Self, Problem> {
+        let shape = |one: &str| {
+            let why =
+                format!("`site/device/channel`, each a name or `*`, with `,` between several; got `{one}`");
+            Problem::parameter("series", why)
+        };
+        let one = |text: &str| {
+            let parts: Vec<&str> = text.trim().split('/').collect();
+            match parts.as_slice() {
+                &[site, device, channel] if !parts.contains(&"") => {
+                    Ok([site, device, channel].map(str::to_owned))
+                }
+                _ => Err(shape(text)),
+            }
+        };
+        text.split(',').map(one).collect::<Result<_, _>>().map(Self)
+    }
+
+    /// Whether a series is meant.
+    pub(super) fn matches(&self, row: &SeriesRow) -> bool {
+        let names = [row.site.as_str(), row.device.as_str(), row.channel.as_str()];
+        self.0.iter().any(|parts| parts.iter().zip(names).all(|(part, name)| part == "*" || part == name))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ranges_are_half_open_and_default_to_a_day() {
+        let now = Timestamp(1_767_225_600_000);
+        let day = time_range(None, None, now).unwrap();
+        assert_eq!((day.to, day.to.since_ms(day.from)), (now, RANGE_MS_DEFAULT));
+        let rows = [
+            (Some("2026-01-01T00:00:00Z"), Some("2026-01-02T00:00:00+01:00"), true),
+            (Some("2026-01-01T00:00:00 01:00"), None, true),
+            (Some("2026-01-02T00:00:00Z"), Some("2026-01-01T00:00:00Z"), false),
+            (Some("yesterday"), None, false),
+        ];
+        for (from, to, good) in rows {
+            assert_eq!(time_range(from, to, now).is_ok(), good, "{from:?} {to:?}");
+        }
+    }
+
+    #[test]
+    fn selectors_have_three_parts() {
+        for (text, good) in
+            [("a/b/c", true), ("a/*/c,d/e/*", true), ("a/b", false), ("a//c", false), ("", false)]
+        {
+            assert_eq!(SeriesSelector::parse(text).is_ok(), good, "{text}");
+        }
+    }
+}

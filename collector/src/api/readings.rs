@@ -1,0 +1,342 @@
+//! Readings, raw or resampled, and what changed since a commit: streamed in bounded memory.
+//!
+//! A blocking thread scans one committed state of the database and fills a channel of [`CHUNKS_QUEUED`] chunks;
+//! when the database fails or the client stalls for [`CLIENT_STALL`], the stream is cut without its last
+//! chunk, which every HTTP client reports.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use axum::body::{Body, Bytes};
+use axum::extract::State;
+use axum::http::{HeaderMap, HeaderValue, header};
+use axum::response::{IntoResponse as _, Response};
+use gapless_common::catalog::Aggregation;
+use gapless_common::id::Commit;
+use gapless_common::reading::Value;
+use gapless_common::text;
+use gapless_common::time::{Interval, SlotGrid, Timestamp};
+use serde::Deserialize;
+use tokio::runtime::Handle;
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use utoipa::IntoParams;
+
+use super::params::{self, Params, SeriesSelector, TimeRange};
+use super::reply;
+use super::resample::Resampler;
+use super::table::{Format, Row, Shape, TableWriter};
+use super::{ApiState, Problem};
+use crate::store::model::{ChangeRow, Flow, Scan, SeriesNo, SeriesRow, StoredReading};
+use crate::store::{ReadError, ReadStore};
+
+/// Chunks that wait for the client: with [`CHUNK_BYTES`] the memory of one answer.
+const CHUNKS_QUEUED: usize = 4;
+
+/// A chunk is sent once it has this size.
+const CHUNK_BYTES: usize = 32 * 1024;
+
+/// A client that takes nothing for so long is given up: its scan holds a state of the database.
+const CLIENT_STALL: Duration = Duration::from_secs(60);
+
+/// Which readings, and how.
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(super) struct ReadingsQuery {
+    /// `site/device/channel`, each a name or `*`, several with `,` between them.
+    series: String,
+    /// From this instant on (RFC 3339); a day before `to` without it.
+    from: Option<String>,
+    /// Before this instant (RFC 3339); now without it.
+    to: Option<String>,
+    /// `json` (default), `csv` or `ndjson`.
+    format: Option<String>,
+    /// Length of the periods to resample to, such as `10m` or `1h`; raw readings without it.
+    resample: Option<String>,
+    /// At most so many raw rows; all without it (the answer is streamed).
+    limit: Option<u64>,
+    /// `next` of the answer before, to go on after its limit.
+    cursor: Option<String>,
+}
+
+fn format(text: Option<&str>) -> Result<Format, Problem> {
+    match text {
+        None | Some("json") => Ok(Format::Json),
+        Some("csv") => Ok(Format::Csv),
+        Some("ndjson") => Ok(Format::Ndjson),
+        Some(other) => Err(Problem::parameter("format", format!("json, csv or ndjson, got `{other}`"))),
+    }
+}
+
+fn resample(text: Option<&str>) -> Result<Option<Interval>, Problem> {
+    let parse = |text: &str| {
+        let ms = text::parse_duration_ms(text).map_err(|e| Problem::parameter("resample", e))?;
+        Interval::from_ms(ms).map_err(|e| Problem::parameter("resample", e))
+    };
+    text.map(parse).transpose()
+}
+
+/// A place within a scan: series and time of the last row sent.
+fn position(text: Option<&str>) -> Result<Option<(SeriesNo, Timestamp)>, Problem> {
+    let bad = || Problem::parameter("cursor", "take `next` of the answer before, unchanged");
+    let parse = |text: &str| {
+        let (series, at) = text.split_once('_').ok_or_else(bad)?;
+        Ok((SeriesNo(series.parse().map_err(|_| bad())?), Timestamp(at.parse().map_err(|_| bad())?)))
+    };
+    text.map(parse).transpose()
+}
+
+/// A series that was asked for, with the schedule of its device.
+#[derive(Debug)]
+struct Wanted {
+    row: SeriesRow,
+    due: Option<SlotGrid>,
+}
+
+fn wanted(store: &dyn ReadStore, selector: &SeriesSelector) -> Result<BTreeMap<SeriesNo, Wanted>, ReadError> {
+    let grids: BTreeMap<_, _> = store.devices(None)?.into_iter().map(|d| (d.no, d.grid)).collect();
+    let rows = store.series(None, None)?.into_iter().filter(|row| selector.matches(row));
+    Ok(rows.map(|row| (row.no, Wanted { due: grids.get(&row.device_no).copied().flatten(), row })).collect())
+}
+
+#[derive(Debug)]
+struct Plan {
+    scan: Scan,
+    series: BTreeMap<SeriesNo, Wanted>,
+    every: Option<Interval>,
+    format: Format,
+    limit: Option<u64>,
+}
+
+/// Readings of some series in a range of time, raw or resampled; JSON, CSV or NDJSON. Every series revision
+/// is answered apart: no period mixes units.
+#[utoipa::path(get, path = "/api/v1/readings", tag = "readings", params(ReadingsQuery),
+    responses((status = 200, description = "The readings, in the order (series, time). JSON and NDJSON end in \
+        `complete: true`; a broken answer of any format is cut without its last HTTP chunk."),
+        (status = 304, description = "Nothing changed since the given ETag"),
+        (status = 400, body = super::problem::ProblemBody), (status = 404, body = super::problem::ProblemBody)))]
+pub(super) async fn readings(
+    State(state): State<ApiState>,
+    headers: HeaderMap,
+    Params(query): Params<ReadingsQuery>,
+) -> Result<Response, Problem> {
+    let selector = SeriesSelector::parse(&query.series)?;
+    let TimeRange { from, to } =
+        params::time_range(query.from.as_deref(), query.to.as_deref(), (state.now)())?;
+    let (format, every) = (format(query.format.as_deref())?, resample(query.resample.as_deref())?);
+    let after = position(query.cursor.as_deref())?;
+    let (head, series) = state.ask(move |store| Ok((store.head()?, wanted(store, &selector)?))).await?;
+    if series.is_empty() {
+        return Err(Problem::not_found("series", query.series));
+    }
+    let tag = format!("W/\"{}-{}\"", head.incarnation, head.commit);
+    let fixed = query.from.is_some() && query.to.is_some();
+    if fixed && reply::has_already(&headers, &tag) {
+        return Ok(reply::not_modified(&tag));
+    }
+    let scan = Scan { series: series.keys().copied().collect(), from, to, after };
+    let plan = Plan { scan, series, every, format, limit: query.limit };
+    let mut response = stream(&state, format.media_type(), move |store, out| plan.run(store, out));
+    if fixed {
+        reply::set_tag(&mut response, &tag);
+    }
+    Ok(response)
+}
+
+impl Plan {
+    fn run(&self, store: &dyn ReadStore, out: &mut ChunkSender) -> Result<(), ReadError> {
+        match self.every {
+            None => self.raw(store, out),
+            Some(every) => self.periods(store, out, every),
+        }
+    }
+
+    fn raw(&self, store: &dyn ReadStore, out: &mut ChunkSender) -> Result<(), ReadError> {
+        let mut table = TableWriter::new(self.format, Shape::Raw);
+        let (mut left, mut last, mut next) = (self.limit.unwrap_or(u64::MAX), None, None);
+        table.begin(&mut out.buffer);
+        store.readings(&self.scan, &mut |reading| {
+            if left == 0 {
+                next = last.map(|(series, at): (SeriesNo, Timestamp)| format!("{}_{}", series.0, at.0));
+                return Flow::Stop;
+            }
+            left -= 1;
+            last = Some((reading.series, reading.at));
+            if let Some(series) = self.series.get(&reading.series) {
+                table.row(&mut out.buffer, &series.row, &Row::Raw(&reading));
+            }
+            out.flow()
+        })?;
+        table.end(&mut out.buffer, next.as_deref());
+        Ok(())
+    }
+
+    fn periods(
+        &self,
+        store: &dyn ReadStore,
+        out: &mut ChunkSender,
+        every: Interval,
+    ) -> Result<(), ReadError> {
+        let mut table = TableWriter::new(self.format, Shape::Periods);
+        let mut current: Option<(&Wanted, Resampler)> = None;
+        table.begin(&mut out.buffer);
+        store.readings(&self.scan, &mut |reading| {
+            if current.as_ref().is_none_or(|(series, _)| series.row.no != reading.series) {
+                finish(&mut current, &mut table, out);
+                current = self.series.get(&reading.series).map(|series| (series, series.resampler(every)));
+            }
+            if let (Some((series, resampler)), Some(Value::Number(value))) = (&mut current, &reading.value)
+                && let Some(period) = resampler.push(reading.at, *value)
+            {
+                table.row(&mut out.buffer, &series.row, &Row::Period(&period));
+            }
+            out.flow()
+        })?;
+        finish(&mut current, &mut table, out);
+        table.end(&mut out.buffer, None);
+        Ok(())
+    }
+}
+
+fn finish(current: &mut Option<(&Wanted, Resampler)>, table: &mut TableWriter, out: &mut ChunkSender) {
+    if let Some((series, mut resampler)) = current.take()
+        && let Some(period) = resampler.finish()
+    {
+        table.row(&mut out.buffer, &series.row, &Row::Period(&period));
+    }
+}
+
+impl Wanted {
+    const fn resampler(&self, every: Interval) -> Resampler {
+        let aggregation: Aggregation = self.row.aggregation;
+        Resampler::new(every, self.due, aggregation)
+    }
+}
+
+/// Gathers text into chunks and hands them to the client.
+struct ChunkSender {
+    buffer: String,
+    chunks: mpsc::Sender<Result<Bytes, StreamCut>>,
+    runtime: Handle,
+}
+
+/// Why a stream ended before its end.
+#[derive(Debug, thiserror::Error)]
+enum StreamCut {
+    #[error("the database failed while the answer was under way")]
+    Store(#[source] ReadError),
+}
+
+impl ChunkSender {
+    /// Sends the buffer once it is full; stops the scan where the client has gone or stalls.
+    fn flow(&mut self) -> Flow {
+        if self.buffer.len() < CHUNK_BYTES || self.send() { Flow::More } else { Flow::Stop }
+    }
+
+    fn send(&mut self) -> bool {
+        let chunk = Bytes::from(std::mem::take(&mut self.buffer));
+        let sending = self.chunks.send_timeout(Ok(chunk), CLIENT_STALL);
+        self.runtime.block_on(sending).is_ok()
+    }
+
+    fn end(mut self, outcome: Result<(), ReadError>) {
+        match outcome {
+            Ok(()) => {
+                let _ = self.send();
+            }
+            Err(source) => {
+                tracing::error!("a stream of readings was cut: {source}");
+                let _ = self.runtime.block_on(self.chunks.send(Err(StreamCut::Store(source))));
+            }
+        }
+    }
+}
+
+fn stream(
+    state: &ApiState,
+    media_type: &'static str,
+    fill: impl FnOnce(&dyn ReadStore, &mut ChunkSender) -> Result<(), ReadError> + Send + 'static,
+) -> Response {
+    let (chunks, queue) = mpsc::channel(CHUNKS_QUEUED);
+    let store = std::sync::Arc::clone(&state.store);
+    let runtime = Handle::current();
+    tokio::task::spawn_blocking(move || {
+        let mut sender = ChunkSender { buffer: String::with_capacity(CHUNK_BYTES * 2), chunks, runtime };
+        let outcome = fill(store.as_ref(), &mut sender);
+        sender.end(outcome);
+    });
+    let mut response = Body::from_stream(ReceiverStream::new(queue)).into_response();
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(media_type));
+    response
+}
+
+/// Since which commit.
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(super) struct ChangesQuery {
+    /// Commits after this one; 0 for all there are.
+    changed_after: u64,
+    /// At most so many changes (one is what a commit wrote of one device); whole commits only.
+    limit: Option<usize>,
+}
+
+/// Everything that was new, late, filled or corrected after a commit, as NDJSON: readings as they are now, each
+/// with its commit, then `{complete, count, next, head}`; ask again with `changed_after = next`.
+#[utoipa::path(get, path = "/api/v1/changes", tag = "readings", params(ChangesQuery),
+    responses((status = 200, content_type = "application/x-ndjson", description = "Readings, then the mark")))]
+pub(super) async fn changes(
+    State(state): State<ApiState>,
+    Params(query): Params<ChangesQuery>,
+) -> Result<Response, Problem> {
+    let (after, limit) = (Commit(query.changed_after), params::limit(query.limit)?);
+    let (head, rows) =
+        state.ask(move |store| Ok((store.head()?, whole_commits(store, after, limit)?))).await?;
+    let next =
+        if rows.len() < limit { head.commit.max(after) } else { rows.last().map_or(after, |row| row.commit) };
+    let fill = move |store: &dyn ReadStore, out: &mut ChunkSender| {
+        let series: BTreeMap<_, _> = store.series(None, None)?.into_iter().map(|row| (row.no, row)).collect();
+        let mut count = 0_u64;
+        for change in &rows {
+            store.changed_readings(change, &mut |reading| {
+                if let Some(row) = series.get(&reading.series) {
+                    count += 1;
+                    change_line(&mut out.buffer, row, &reading);
+                }
+                out.flow()
+            })?;
+        }
+        let mark =
+            serde_json::json!({"complete": true, "count": count, "next": next.0, "head": head.commit.0});
+        out.buffer.push_str(&format!("{mark}\n"));
+        Ok(())
+    };
+    Ok(stream(&state, Format::Ndjson.media_type(), fill))
+}
+
+/// At most `limit` changes, but never a part of a commit: a commit larger than `limit` is given whole.
+fn whole_commits(store: &dyn ReadStore, after: Commit, limit: usize) -> Result<Vec<ChangeRow>, ReadError> {
+    let mut ask = limit;
+    loop {
+        let mut rows = store.changes(after, ask.saturating_add(1))?;
+        if rows.len() <= ask {
+            return Ok(rows);
+        }
+        let cut = rows[ask].commit;
+        rows.retain(|row| row.commit < cut);
+        if !rows.is_empty() {
+            return Ok(rows);
+        }
+        ask = ask.saturating_mul(2);
+    }
+}
+
+fn change_line(out: &mut String, series: &SeriesRow, reading: &StoredReading) {
+    let line = serde_json::json!({
+        "series": super::fleet::path(series), "revision": series.revision, "unit": series.unit,
+        "at": reading.at.to_string(), "value": super::fleet::json_value(reading.value.as_ref()),
+        "quality": reading.quality.label(), "commit": reading.commit.0,
+    });
+    out.push_str(&format!("{line}\n"));
+}

@@ -1,0 +1,163 @@
+//! Readings as text: CSV (RFC 4180), NDJSON and JSON, written row by row so that memory stays bounded.
+//!
+//! Every format tells a complete answer from a broken one: the HTTP stream is cut without its last chunk, and
+//! JSON and NDJSON besides end in a `complete` mark that a broken one lacks.
+
+use std::fmt::Write as _;
+
+use gapless_common::reading::Value;
+use gapless_common::time::Timestamp;
+use serde_json::json;
+
+use super::fleet::{json_value, path};
+use super::resample::Period;
+use crate::store::model::{SeriesRow, StoredReading};
+
+/// How readings are written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Format {
+    Json,
+    Csv,
+    Ndjson,
+}
+
+impl Format {
+    /// Its media type.
+    pub(super) const fn media_type(self) -> &'static str {
+        match self {
+            Self::Json => "application/json",
+            Self::Csv => "text/csv; charset=utf-8; header=present",
+            Self::Ndjson => "application/x-ndjson",
+        }
+    }
+}
+
+/// What rows are made of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Shape {
+    Raw,
+    Periods,
+}
+
+/// One row.
+#[derive(Debug)]
+pub(super) enum Row<'a> {
+    Raw(&'a StoredReading),
+    Period(&'a Period),
+}
+
+/// Writes rows into a buffer that the caller empties: [`begin`](Self::begin), [`row`](Self::row) for each in
+/// the order (series, time), [`end`](Self::end).
+#[derive(Debug)]
+pub(super) struct TableWriter {
+    format: Format,
+    shape: Shape,
+    rows: u64,
+}
+
+impl TableWriter {
+    pub(super) const fn new(format: Format, shape: Shape) -> Self {
+        Self { format, shape, rows: 0 }
+    }
+
+    /// The head.
+    pub(super) fn begin(&self, out: &mut String) {
+        match (self.format, self.shape) {
+            (Format::Csv, Shape::Raw) => out.push_str("series,revision,unit,at,value,quality\r\n"),
+            (Format::Csv, Shape::Periods) => {
+                out.push_str("series,revision,unit,from,mean,minimum,maximum,rise,count,coverage\r\n");
+            }
+            (Format::Json, _) => out.push_str("{\"items\":["),
+            (Format::Ndjson, _) => {}
+        }
+    }
+
+    /// One row of `series`.
+    pub(super) fn row(&mut self, out: &mut String, series: &SeriesRow, row: &Row<'_>) {
+        if self.format == Format::Csv {
+            csv_row(out, series, row);
+        } else {
+            if self.format == Format::Json && self.rows > 0 {
+                out.push(',');
+            }
+            let _ = write!(out, "{}", json_row(series, row));
+            if self.format == Format::Ndjson {
+                out.push('\n');
+            }
+        }
+        self.rows += 1;
+    }
+
+    /// The tail; `next` is the cursor where a limit ended the answer.
+    pub(super) fn end(&self, out: &mut String, next: Option<&str>) {
+        match self.format {
+            Format::Csv => {}
+            Format::Json => {
+                let _ = write!(out, "],\"complete\":true,\"count\":{},\"next\":{}}}", self.rows, json!(next));
+            }
+            Format::Ndjson => {
+                let _ = writeln!(out, "{}", json!({"complete": true, "count": self.rows, "next": next}));
+            }
+        }
+    }
+}
+
+fn json_row(series: &SeriesRow, row: &Row<'_>) -> serde_json::Value {
+    let (path, revision, unit) = (path(series), series.revision, &series.unit);
+    match row {
+        Row::Raw(reading) => json!({
+            "series": path, "revision": revision, "unit": unit, "at": reading.at.to_string(),
+            "value": json_value(reading.value.as_ref()), "quality": reading.quality.label(),
+        }),
+        Row::Period(period) => json!({
+            "series": path, "revision": revision, "unit": unit, "from": period.from.to_string(),
+            "mean": period.mean, "minimum": period.minimum, "maximum": period.maximum, "rise": period.rise,
+            "count": period.count, "coverage": period.coverage,
+        }),
+    }
+}
+
+/// Quotes a field only where RFC 4180 (section 2, rule 6) asks for it.
+fn csv_text(out: &mut String, text: &str) {
+    if text.contains(['"', ',', '\r', '\n']) {
+        let _ = write!(out, "\"{}\"", text.replace('"', "\"\""));
+    } else {
+        out.push_str(text);
+    }
+}
+
+fn csv_number(out: &mut String, number: Option<f64>) {
+    if let Some(number) = number {
+        let _ = write!(out, "{number}");
+    }
+}
+
+fn csv_head(out: &mut String, series: &SeriesRow, at: Timestamp) {
+    let _ = write!(out, "{}/{}/{},{},", series.site, series.device, series.channel, series.revision);
+    csv_text(out, &series.unit);
+    let _ = write!(out, ",{at},");
+}
+
+fn csv_row(out: &mut String, series: &SeriesRow, row: &Row<'_>) {
+    match row {
+        Row::Raw(reading) => {
+            csv_head(out, series, reading.at);
+            match &reading.value {
+                Some(Value::Number(number)) => csv_number(out, Some(*number)),
+                Some(Value::Text(text)) => csv_text(out, text),
+                None => {}
+            }
+            let _ = write!(out, ",{}", reading.quality.label());
+        }
+        Row::Period(period) => {
+            csv_head(out, series, period.from);
+            for number in [period.mean, period.minimum, period.maximum, period.rise] {
+                csv_number(out, number);
+                out.push(',');
+            }
+            let _ = write!(out, "{},", period.count);
+            csv_number(out, period.coverage);
+        }
+    }
+    out.push_str("\r\n");
+}

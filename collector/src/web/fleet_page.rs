@@ -1,0 +1,190 @@
+//! The fleet as HTML: sites, devices with freshness and latest values, and the strip of the last day.
+
+use std::collections::BTreeMap;
+
+use gapless_common::reading::Value;
+use gapless_common::time::Timestamp;
+use maud::{Markup, html};
+
+use crate::api::{ApiState, Freshness, FreshnessState, Problem, latest_rows, link_word, slot_state};
+use crate::store::model::{AgentRow, DeviceNo, DeviceRow, SeriesRow, SiteRow, StoredReading, StripRun};
+use crate::store::{ReadError, ReadStore};
+
+/// The strip shows a day.
+const STRIP_MS: i64 = 24 * 3_600_000;
+
+/// Channels shown of a device; the API has the rest.
+const VALUES_SHOWN_MAX: usize = 24;
+
+struct View {
+    now: Timestamp,
+    sites: Vec<SiteRow>,
+    agents: Vec<AgentRow>,
+    devices: Vec<DeviceRow>,
+    latest: BTreeMap<DeviceNo, Vec<(SeriesRow, StoredReading)>>,
+    strips: BTreeMap<DeviceNo, Vec<StripRun>>,
+}
+
+fn look(store: &dyn ReadStore, now: Timestamp) -> Result<View, ReadError> {
+    let devices = store.devices(None)?;
+    let mut latest: BTreeMap<_, Vec<_>> = BTreeMap::new();
+    for (series, reading, device) in latest_rows(store, |_| true)? {
+        latest.entry(device.no).or_default().push((series, reading));
+    }
+    let from = now.plus_ms(-STRIP_MS);
+    let strips = devices.iter().map(|d| Ok((d.no, store.strip(d.no, from, now, now)?)));
+    let strips = strips.collect::<Result<_, ReadError>>()?;
+    Ok(View { now, sites: store.sites()?, agents: store.agents(None)?, devices, latest, strips })
+}
+
+/// Renders the moving part of the page from one look at the database.
+pub(super) async fn render(state: &ApiState) -> Result<Markup, Problem> {
+    let now = (state.now)();
+    let view = state.ask(move |store| look(store, now)).await?;
+    if view.sites.is_empty() {
+        return Ok(html! {
+            p.note { "No agent has reported yet. Start one: " code { "gapless-agent run CONFIG" } }
+        });
+    }
+    Ok(html! { @for site in &view.sites { (render_site(&view, site)) } })
+}
+
+fn render_site(view: &View, site: &SiteRow) -> Markup {
+    let devices = view.devices.iter().filter(|d| d.site == site.site);
+    html! {
+        section.site {
+            h2 { (site.site) }
+            p.agents {
+                @for agent in view.agents.iter().filter(|a| a.site == site.site) { (render_agent(agent, view.now)) }
+                @if site.open_gaps > 0 { span.badge.bad { (site.open_gaps) " open gaps" } }
+            }
+            div.devices { @for device in devices { (render_device(view, device)) } }
+        }
+    }
+}
+
+fn render_agent(agent: &AgentRow, now: Timestamp) -> Markup {
+    let heard = agent
+        .last_heard_at
+        .map_or_else(|| "never heard from".to_owned(), |t| format!("heard {}", ago(t, now)));
+    let word = link_word(agent.link);
+    html! {
+        span.badge.(word) { "agent " (agent.agent) ": " (word) }
+        " " span.note { (heard) }
+        @if agent.durable == Some(false) { " " span.badge.bad { "not durable: its disk fails" } }
+        @if agent.clock_set == Some(false) { " " span.badge.warn { "clock not set" } }
+        @if agent.cloned_at.is_some() { " " span.badge.bad { "cloned agent: two gateways use this name" } }
+        " "
+    }
+}
+
+fn render_device(view: &View, device: &DeviceRow) -> Markup {
+    let freshness = Freshness::of(device, view.now);
+    let (class, word) = match freshness.state {
+        FreshnessState::Fresh => ("fresh", "fresh"),
+        FreshnessState::Stale => ("stale", "stale"),
+        FreshnessState::Never => ("never", "nothing yet"),
+        FreshnessState::Retired => ("retired", "retired"),
+    };
+    let values = view.latest.get(&device.no).map_or(&[][..], Vec::as_slice);
+    html! {
+        article.device data-device=(format!("{}/{}", device.site, device.device)) {
+            h3 { span.dot.(class) aria-hidden="true" {} (device.device) " " small.(class) { (word) } }
+            p.note {
+                @if let Some(model) = device.attributes.get("model") { (model) " · " }
+                @if let Some(grid) = device.grid { "every " (grid.interval) " · " }
+                (device.last_reading_at.map_or_else(|| "no reading".to_owned(), |t| ago(t, view.now)))
+                @if device.open_gaps > 0 { " · " span.badge.bad { (device.open_gaps) " gaps" } }
+            }
+            (render_strip(view.strips.get(&device.no).map_or(&[][..], Vec::as_slice), view.now))
+            table {
+                @for (series, reading) in values.iter().take(VALUES_SHOWN_MAX) { (render_value(series, reading)) }
+            }
+            @if values.len() > VALUES_SHOWN_MAX { p.note { "and " (values.len() - VALUES_SHOWN_MAX) " more" } }
+        }
+    }
+}
+
+fn render_value(series: &SeriesRow, reading: &StoredReading) -> Markup {
+    html! {
+        tr {
+            th scope="row" { (series.channel) }
+            @match &reading.value {
+                Some(value) => td { (show(value)) },
+                None => td.bad title=(reading.quality) { (reading.quality.label()) },
+            }
+            td.unit { (series.unit) }
+        }
+    }
+}
+
+/// An instant's place on the strip in 1/100 of a percent of the day.
+fn place(t: Timestamp, now: Timestamp) -> i64 {
+    (t.since_ms(now.plus_ms(-STRIP_MS)).clamp(0, STRIP_MS) * 10_000) / STRIP_MS
+}
+
+/// The narrowest run that can still be seen and pointed at, in the strip's units.
+const RUN_WIDTH_MIN: i64 = 8;
+
+fn render_strip(runs: &[StripRun], now: Timestamp) -> Markup {
+    html! {
+        svg.strip viewBox="0 0 10000 100" preserveAspectRatio="none" role="img" aria-label="coverage of the last day" {
+            @for run in runs {
+                @let (word, cause) = slot_state(run.state);
+                @let (from, to) = (place(run.from, now), place(run.to, now));
+                rect.(word) x=(from) y="0" width=((to - from).max(RUN_WIDTH_MIN)) height="100" {
+                    title {
+                        (run.from) " to " (run.to) ": " (run.slots) " " (word)
+                        @if let Some(cause) = cause { ", " (cause) }
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// How long ago, in the largest unit that fits.
+fn ago(t: Timestamp, now: Timestamp) -> String {
+    let seconds = now.since_ms(t).max(0) / 1_000;
+    match seconds {
+        0..=119 => format!("{seconds} s ago"),
+        120..=7_199 => format!("{} min ago", seconds / 60),
+        7_200..=172_799 => format!("{} h ago", seconds / 3_600),
+        _ => format!("{} days ago", seconds / 86_400),
+    }
+}
+
+/// A value for people: seven significant digits, what a binary32 of a device holds.
+fn show(value: &Value) -> String {
+    match value {
+        Value::Text(text) => text.to_string(),
+        Value::Number(number) => {
+            let short: f64 = format!("{number:.6e}").parse().unwrap_or(*number);
+            short.to_string()
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn values_are_shown_for_people() {
+        let rows =
+            [(230.100_006_103_515_62, "230.1"), (0.0, "0"), (-1.5, "-1.5"), (12_345_678.0, "12345680")];
+        for (number, text) in rows {
+            assert_eq!(show(&Value::Number(number)), text);
+        }
+        assert_eq!(show(&Value::Text("SN 12".into())), "SN 12");
+    }
+
+    #[test]
+    fn ages_are_shown_in_the_largest_unit() {
+        for (ms, text) in
+            [(0, "0 s ago"), (119_000, "119 s ago"), (120_000, "2 min ago"), (7_200_000, "2 h ago")]
+        {
+            assert_eq!(ago(Timestamp(0), Timestamp(ms)), text);
+        }
+    }
+}

@@ -1,0 +1,107 @@
+//! The page at `/`: the fleet with its freshness, per device the latest values and a strip of the last day,
+//! moving live by server-sent events; besides the login and a page to browse the API.
+//!
+//! Rendered on the server from the same [`ReadStore`](crate::store::ReadStore) as the API; the script only
+//! swaps in what the server rendered.
+
+mod events;
+mod fleet_page;
+mod login;
+
+use axum::Router;
+use axum::extract::{Request, State};
+use axum::http::{HeaderMap, HeaderValue, header};
+use axum::middleware::{self, Next};
+use axum::response::{Html, IntoResponse, Redirect, Response};
+use axum::routing::{MethodRouter, get};
+use maud::{DOCTYPE, Markup, html};
+
+use crate::api::{ApiState, Problem, is_known};
+
+/// Only what this server serves may run or load.
+const CONTENT_SECURITY_POLICY: &str =
+    "default-src 'self'; img-src data:; frame-ancestors 'none'; form-action 'self'; base-uri 'none'";
+
+fn asset(media_type: &'static str, text: &'static str) -> MethodRouter<ApiState> {
+    get(move || std::future::ready(([(header::CONTENT_TYPE, media_type)], text)))
+}
+
+/// The page's routes; each checks the token itself, because a browser is sent to the login.
+pub(crate) fn router() -> Router<ApiState> {
+    Router::new()
+        .route("/", get(page))
+        .route("/fragment", get(fragment))
+        .route("/events", get(events::events))
+        .route("/login", get(login::form).post(login::submit))
+        .route("/logout", get(login::logout))
+        .route("/docs", get(docs))
+        .route("/assets/page.css", asset("text/css", include_str!("page.css")))
+        .route("/assets/page.js", asset("text/javascript", include_str!("page.js")))
+        .route("/assets/login.js", asset("text/javascript", include_str!("login.js")))
+        .route("/assets/docs.js", asset("text/javascript", include_str!("docs.js")))
+        .layer(middleware::from_fn(guard_headers))
+}
+
+async fn guard_headers(request: Request, next: Next) -> Response {
+    let mut response = next.run(request).await;
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_SECURITY_POLICY, HeaderValue::from_static(CONTENT_SECURITY_POLICY));
+    headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    headers.insert(header::REFERRER_POLICY, HeaderValue::from_static("no-referrer"));
+    response
+}
+
+/// The frame of every page.
+fn document(title: &str, script: &str, body: &Markup) -> Html<String> {
+    let page = html! {
+        (DOCTYPE)
+        html lang="en" {
+            head {
+                meta charset="utf-8";
+                meta name="viewport" content="width=device-width, initial-scale=1";
+                title { (title) }
+                link rel="icon" href="data:,";
+                link rel="stylesheet" href="/assets/page.css";
+                script src=(script) defer {}
+            }
+            body { (body) }
+        }
+    };
+    Html(page.into_string())
+}
+
+async fn page(State(state): State<ApiState>, headers: HeaderMap) -> Result<Response, Problem> {
+    if !is_known(&state, &headers).await? {
+        return Ok(Redirect::to("/login").into_response());
+    }
+    let body = html! {
+        header {
+            h1 { "Gapless" }
+            nav { a href="/docs" { "API" } " · " a href="/logout" { "Log out" } }
+        }
+        noscript { p.note { "Without JavaScript this page stands still: reload it." } }
+        main id="fleet" { (fleet_page::render(&state).await?) }
+        footer { p id="live" role="status" { "connecting …" } }
+    };
+    Ok(document("Gapless: fleet", "/assets/page.js", &body).into_response())
+}
+
+/// The moving part of the page.
+async fn fragment(State(state): State<ApiState>, headers: HeaderMap) -> Result<Response, Problem> {
+    if !is_known(&state, &headers).await? {
+        return Err(Problem::Unauthorized);
+    }
+    Ok(Html(fleet_page::render(&state).await?.into_string()).into_response())
+}
+
+/// A page to browse the API's description.
+async fn docs() -> Html<String> {
+    let body = html! {
+        header {
+            h1 { "Gapless API" }
+            nav { a href="/" { "Fleet" } " · " a href="/openapi.json" { "openapi.json" } }
+        }
+        main id="docs" { p { "Loading the description …" } }
+    };
+    document("Gapless: API", "/assets/docs.js", &body)
+}
