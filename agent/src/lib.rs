@@ -1,5 +1,6 @@
 //! Polls the devices of a site, keeps every reading in a durable outbox and delivers it.
 
+pub mod bus;
 pub mod clock;
 pub mod config;
 pub mod event;

@@ -1,5 +1,5 @@
-//! System calls that no safe wrapper offers: `adjtimex`, and the serial port's RS-485, low-latency and exclusive
-//! modes. The only module of the agent with `unsafe`; each use names why it is sound. Decides nothing.
+//! System calls that no safe wrapper offers: `adjtimex`, and the serial port's RS-485 and low-latency modes.
+//! The only module of the agent with `unsafe`; each use names why it is sound. Decides nothing.
 #![expect(unsafe_code, reason = "rustix offers neither adjtimex nor the serial ioctls")]
 
 use std::io;
@@ -15,15 +15,6 @@ pub fn clock_is_synchronised() -> bool {
         (libc::adjtimex(&raw mut timex), timex.status)
     };
     state >= 0 && state != libc::TIME_ERROR && status & libc::STA_UNSYNC == 0
-}
-
-/// Refuses further opens of the port by others than root (`TIOCEXCL`).
-///
-/// # Errors
-/// What the driver says.
-pub fn set_exclusive(port: BorrowedFd<'_>) -> io::Result<()> {
-    // SAFETY: the request takes no argument; the descriptor is open for the length of the borrow.
-    check(unsafe { libc::ioctl(port.as_raw_fd(), libc::TIOCEXCL) })
 }
 
 /// Lets the driver switch the transmitter on while sending (`TIOCSRS485`, Documentation/driver-api/serial/

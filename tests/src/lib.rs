@@ -2,6 +2,8 @@
 //!
 //! Holds no test itself. Everything that is started here ends when its guard is dropped, by its own id.
 
+pub mod api;
 pub mod broker;
+pub mod browser;
 pub mod process;
 pub mod wait;

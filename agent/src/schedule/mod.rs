@@ -198,12 +198,6 @@ impl Schedule {
         }
     }
 
-    /// We closed it ourselves, after a time-out or a mismatch: it is rebuilt at once.
-    pub fn link_closed(&mut self, now: Now) {
-        self.observe(now);
-        self.link = Link::Absent { at: boot(now) };
-    }
-
     /// An answer of the poll in hand is about to be passed on.
     pub fn answered(&mut self) {
         self.attempts = 0;

@@ -11,7 +11,9 @@ use gapless_common::quality::{Cause, Quality};
 use gapless_common::reading::Value;
 use gapless_common::time::{SlotGrid, Timestamp};
 
-pub use crate::ledger::DeviceNo;
+/// Number of a device row.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct DeviceNo(pub i64);
 
 /// Number of a series row: one revision of one channel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]

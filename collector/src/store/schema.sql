@@ -256,8 +256,7 @@ CREATE TABLE parked (
 );
 
 -- kind: 1 live (a: until), 2 resend (a: epoch, b: first, c: last), 3 send catalog (a: hash), 4 poll now (device).
--- 5 read history (device, a: from, b: to).
--- outcome: NULL while open, 1 done, 2 expired, 3 failed (detail), 4 no data.
+-- outcome: NULL while open, 1 done, 2 expired, 3 failed (detail).
 CREATE TABLE commands (
     id INTEGER PRIMARY KEY AUTOINCREMENT,
     agent INTEGER NOT NULL REFERENCES agents (id),

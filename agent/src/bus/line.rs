@@ -1,0 +1,145 @@
+//! What a serial port and a TCP connection have in common: a request goes out, its answer comes back or does not.
+//! Knows nothing of devices, plans or schedules.
+
+use std::io;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use super::serial::SerialLine;
+use super::tcp::TcpLine;
+use crate::config::Link;
+use crate::modbus::pdu::Request;
+use crate::modbus::{Answer, Corrupt, UnitId};
+
+/// One request and what its device needs.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Ask<'a> {
+    pub(super) unit: UnitId,
+    pub(super) request: &'a Request,
+    /// From the end of the request to the begin of the answer.
+    pub(super) timeout: Duration,
+    /// From the end of the answer to the next request, beside the silent interval.
+    pub(super) turnaround: Duration,
+}
+
+/// Why a request got no answer.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum ExchangeError {
+    /// Nothing came in time, or not all of it.
+    #[error("no answer")]
+    TimedOut,
+    /// What came is no answer to this request.
+    #[error("corrupt answer")]
+    Corrupt(#[source] Corrupt),
+    /// The port or connection is gone.
+    #[error("connection lost")]
+    Lost(#[from] io::Error),
+}
+
+/// Why a port or connection could not be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// Another program, or another bus, has the port.
+    #[error("{} is in use by another program", .0.display())]
+    InUse(PathBuf),
+    /// The port is not there, or not allowed.
+    #[error("cannot open {}", port.display())]
+    Open {
+        /// Device file.
+        port: PathBuf,
+        /// What the system says.
+        #[source]
+        source: io::Error,
+    },
+    /// The port does not take its settings.
+    #[error("cannot set {what} on {}", port.display())]
+    Configure {
+        /// Device file.
+        port: PathBuf,
+        /// Which setting.
+        what: &'static str,
+        /// What the driver says.
+        #[source]
+        source: io::Error,
+    },
+    /// The name of the endpoint leads to no address.
+    #[error("cannot find the address of {host}")]
+    Resolve {
+        /// Name in the configuration.
+        host: String,
+        /// What the resolver says.
+        #[source]
+        source: io::Error,
+    },
+    /// The endpoint does not take the connection.
+    #[error("cannot connect to {endpoint}")]
+    Connect {
+        /// Host and port.
+        endpoint: String,
+        /// What the system says.
+        #[source]
+        source: io::Error,
+    },
+}
+
+/// The line of a bus, open or not.
+#[derive(Debug)]
+pub(super) enum Line {
+    Serial(SerialLine),
+    Tcp(TcpLine),
+}
+
+impl Line {
+    pub(super) fn new(link: &Link) -> Self {
+        match link {
+            Link::Serial(serial) => Self::Serial(SerialLine::new(serial.clone())),
+            Link::Tcp(tcp) => Self::Tcp(TcpLine::new(tcp.clone())),
+        }
+    }
+
+    pub(super) fn open(&mut self) -> Result<(), OpenError> {
+        match self {
+            Self::Serial(line) => line.open(),
+            Self::Tcp(line) => line.open(),
+        }
+    }
+
+    pub(super) fn close(&mut self) {
+        match self {
+            Self::Serial(line) => line.close(),
+            Self::Tcp(line) => line.close(),
+        }
+    }
+
+    /// Sends a request and waits for its answer, which is complete at the instant this returns.
+    pub(super) fn exchange(&mut self, ask: &Ask<'_>) -> Result<Answer, ExchangeError> {
+        match self {
+            Self::Serial(line) => line.exchange(ask),
+            Self::Tcp(line) => line.exchange(ask),
+        }
+    }
+
+    /// Bytes discarded since it was last asked.
+    pub(super) fn take_discarded(&mut self) -> u64 {
+        match self {
+            Self::Serial(line) => line.take_discarded(),
+            Self::Tcp(line) => line.take_discarded(),
+        }
+    }
+
+    /// What an answered exchange needs at least, silent intervals included; zero where no wire paces it.
+    pub(super) fn wire_time(&self, request: &Request) -> Duration {
+        match self {
+            Self::Serial(line) => line.wire_time(request),
+            Self::Tcp(_) => Duration::ZERO,
+        }
+    }
+
+    /// What a request without answer costs at most.
+    pub(super) fn silence_time(&self, request: &Request, timeout: Duration) -> Duration {
+        match self {
+            Self::Serial(line) => line.silence_time(request, timeout),
+            Self::Tcp(_) => timeout,
+        }
+    }
+}

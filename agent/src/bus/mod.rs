@@ -1,0 +1,107 @@
+//! The buses: one plain thread per serial port or TCP endpoint, which owns it. The thread is a shell around
+//! [`crate::schedule`]; it decides nothing of when and whom to poll, and stores nothing.
+//!
+//! Events go into the loop's bounded queue. Where that is full the thread waits, and the slots that pass
+//! meanwhile are misses like any other.
+
+mod host;
+mod line;
+mod poller;
+mod serial;
+mod tcp;
+#[cfg(test)]
+mod tests;
+mod wait;
+
+use std::num::NonZeroU64;
+use std::sync::mpsc::{SyncSender, sync_channel};
+use std::thread::JoinHandle;
+
+use gapless_common::id::DeviceIndex;
+use gapless_common::reading::Sample;
+use gapless_common::time::Timestamp;
+
+use crate::clock::Clock;
+use crate::config::{Bus, Device};
+use crate::event::BusEvent;
+use host::{Ends, Once, Worker};
+use line::Line;
+pub use line::OpenError;
+pub use poller::PollError;
+use poller::Poller;
+
+/// Commands waiting for a bus thread; more are refused (`try_send`).
+pub const COMMANDS_MAX: usize = 16;
+/// Stack of a bus thread. Only what it touches takes memory.
+const STACK_BYTES: usize = 256 << 10;
+
+/// What a bus thread is told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum BusCommand {
+    /// Poll a device as soon as the bus is free.
+    PollNow(DeviceIndex),
+    /// Finish the poll in hand, account for the slots up to now, and end.
+    Stop,
+}
+
+/// A running bus thread.
+#[derive(Debug)]
+pub struct BusHandle {
+    /// Its commands. Dropping every sender stops it as well.
+    pub commands: SyncSender<BusCommand>,
+    /// Ends after [`BusCommand::Stop`], or when nobody receives its events any more.
+    pub join: JoinHandle<()>,
+}
+
+/// Starts the thread of a bus. Slots from `since` on are its to account for: the end of the downtime that the
+/// agent has recorded.
+///
+/// # Errors
+/// [`SpawnError`] where a device cannot be polled at all, or the system has no thread left.
+pub fn spawn<E: From<BusEvent> + Send + 'static>(
+    bus: Bus,
+    clock: Clock,
+    since: Timestamp,
+    events: SyncSender<E>,
+) -> Result<BusHandle, SpawnError> {
+    let pollers = bus.devices.iter().map(Poller::new).collect::<Result<Vec<_>, _>>()?;
+    let (commands, inbox) = sync_channel(COMMANDS_MAX);
+    let sink = Box::new(move |event: BusEvent| events.send(event.into()).is_ok());
+    let name = format!("bus {}", bus.id);
+    let join = std::thread::Builder::new().name(name).stack_size(STACK_BYTES).spawn(move || {
+        fine_timers();
+        Worker::new(bus, pollers, clock, since, Ends { inbox, sink }).run();
+    })?;
+    Ok(BusHandle { commands, join })
+}
+
+/// Why a bus has no thread.
+#[derive(Debug, thiserror::Error)]
+pub enum SpawnError {
+    /// A device's channels cannot be asked for.
+    #[error(transparent)]
+    Device(#[from] PollError),
+    /// The system has none left.
+    #[error("no thread for a bus")]
+    Thread(#[from] std::io::Error),
+}
+
+/// Sleeps end 50 µs late by default, half a character at 115,200 baud.
+fn fine_timers() {
+    if let Err(error) = rustix::thread::set_current_timer_slack(NonZeroU64::new(1)) {
+        tracing::debug!(%error, "no fine timers");
+    }
+}
+
+/// Polls one device once, now, outside of any schedule: for a person who wants to see its values.
+///
+/// # Errors
+/// [`PollError`] where the line cannot be opened or the device gives nothing at all.
+pub fn read_once(bus: &Bus, device: &Device) -> Result<Vec<Sample>, PollError> {
+    let mut line = Line::new(&bus.link);
+    line.open()?;
+    let mut poller = Poller::new(device)?;
+    let mut once = Once::new(line);
+    poller.poll(&mut once)?;
+    Ok(once.into_samples())
+}

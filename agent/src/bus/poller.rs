@@ -1,0 +1,284 @@
+//! One poll of a device: its requests in turn, each with its retries. Opens no line and keeps no time; what a
+//! device refuses and what its answers mean is [`crate::modbus::poll`]'s business.
+
+use std::time::Duration;
+
+use gapless_common::id::DeviceId;
+use gapless_common::profile::ChannelSpec;
+use gapless_common::quality::{Cause, ExceptionCode, Quality};
+use gapless_common::reading::Sample;
+
+use super::line::{Ask, ExchangeError, Line, OpenError};
+use crate::clock::mono;
+use crate::config::Device;
+use crate::modbus::pdu::{Refusal, Request, ResponseData};
+use crate::modbus::plan::{Limits, PlanError};
+use crate::modbus::poll::{Consequence, DevicePoll};
+use crate::modbus::sunspec::{Walk, WalkError};
+use crate::modbus::{Answer, UnitId};
+
+/// Time that an answered request is taken to need beside that of its characters, until polls have been measured.
+const ANSWER_DELAY: Duration = Duration::from_millis(20);
+
+/// Where a poll gets its answers, and where its samples go.
+pub(super) trait Host {
+    /// Sends a request and waits for its answer.
+    fn exchange(&mut self, ask: &Ask<'_>) -> Result<Answer, ExchangeError>;
+    /// Whether there is time for one more request after one that failed.
+    fn may_retry(&mut self, ask: &Ask<'_>) -> bool;
+    /// A request is about to be sent again.
+    fn retries(&mut self);
+    /// Samples of an answer that is complete now; never empty.
+    fn answered(&mut self, samples: Vec<Sample>);
+}
+
+/// Why a device could not be read.
+#[derive(Debug, thiserror::Error)]
+pub enum PollError {
+    /// The port or connection could not be opened.
+    #[error(transparent)]
+    Open(#[from] OpenError),
+    /// There is no way to ask for its channels.
+    #[error("device {device} cannot be read")]
+    Plan {
+        /// Which.
+        device: DeviceId,
+        /// Why not.
+        #[source]
+        source: PlanError,
+    },
+    /// It answers, but has no SunSpec models where they were looked for.
+    #[error("device {device} has no SunSpec models")]
+    NotSunSpec {
+        /// Which.
+        device: DeviceId,
+        /// Why not.
+        #[source]
+        source: WalkError,
+    },
+    /// It gave nothing at all.
+    #[error("device {device}: {cause}")]
+    Missed {
+        /// Which.
+        device: DeviceId,
+        /// Why.
+        cause: Cause,
+    },
+}
+
+/// The polls of one device.
+#[derive(Debug)]
+pub(super) struct Poller {
+    device: DeviceId,
+    unit: UnitId,
+    timeout: Duration,
+    turnaround: Duration,
+    retries: u8,
+    poll: DevicePoll,
+    /// Channels and limits of a SunSpec device whose models have not been found yet.
+    unlocated: Option<Unlocated>,
+}
+
+#[derive(Debug)]
+struct Unlocated {
+    bases: Vec<u16>,
+    channels: Vec<ChannelSpec>,
+    limits: Limits,
+}
+
+/// What a poll has seen so far.
+#[derive(Debug, Default)]
+struct Tally {
+    answered: bool,
+    refused: Option<Refusal>,
+    corrupt: bool,
+    lost: bool,
+}
+
+impl Tally {
+    /// Why nothing was answered: what says most about the device.
+    fn cause(&self) -> Cause {
+        match (self.lost, self.refused, self.corrupt) {
+            (true, ..) => Cause::NotConnected,
+            (_, Some(Refusal(code)), _) => Cause::Refused(code),
+            (.., true) => Cause::Corrupt,
+            _ => Cause::NoAnswer,
+        }
+    }
+
+    fn unasked(&self) -> Quality {
+        match self.cause() {
+            Cause::NotConnected => Quality::BadNotConnected,
+            Cause::Refused(code) => Quality::BadRefused(code),
+            _ => Quality::BadNoAnswer,
+        }
+    }
+}
+
+impl Poller {
+    pub(super) fn new(device: &Device) -> Result<Self, PollError> {
+        let limits =
+            Limits { max_registers: device.max_registers, max_hole: device.max_hole, ..Limits::default() };
+        let poll = DevicePoll::new(device.channels.clone(), limits)
+            .map_err(|source| PollError::Plan { device: device.id.clone(), source })?;
+        let unlocated = device.sunspec.as_ref().map(|sunspec| Unlocated {
+            bases: sunspec.bases.clone(),
+            channels: device.channels.clone(),
+            limits,
+        });
+        Ok(Self {
+            device: device.id.clone(),
+            unit: UnitId(device.unit),
+            timeout: Duration::from_millis(device.timeout_ms.into()),
+            turnaround: Duration::from_millis(device.turnaround_ms.into()),
+            retries: device.retries,
+            poll,
+            unlocated,
+        })
+    }
+
+    /// How long an answered poll takes at least.
+    pub(super) fn poll_time(&self, line: &Line) -> Duration {
+        let requests = self.poll.requests();
+        requests.map(|read| line.wire_time(read.request()) + ANSWER_DELAY + self.turnaround).sum()
+    }
+
+    /// How long a request without answer takes at most.
+    pub(super) fn probe_time(&self, line: &Line) -> Duration {
+        let requests = self.poll.requests();
+        let longest = requests.map(|read| line.silence_time(read.request(), self.timeout)).max();
+        longest.unwrap_or(self.timeout)
+    }
+
+    /// One poll. A probe ends with its first request that is not answered.
+    ///
+    /// # Errors
+    /// The cause, where no request was answered.
+    pub(super) fn poll(&mut self, host: &mut dyn Host) -> Result<(), PollError> {
+        self.find_models(host)?;
+        let mut tally = Tally::default();
+        self.poll.begin(since_start());
+        while let Some(read) = self.poll.current() {
+            let request = read.request().clone();
+            let result = self.ask(&request, host);
+            if !self.take(&request, result, &mut tally, host) {
+                break;
+            }
+        }
+        let rest = self.poll.end(tally.unasked());
+        if !tally.answered {
+            return Err(self.missed(tally.cause()));
+        }
+        deliver(rest, host);
+        Ok(())
+    }
+
+    fn missed(&self, cause: Cause) -> PollError {
+        PollError::Missed { device: self.device.clone(), cause }
+    }
+
+    /// At first contact with a SunSpec device: finds its models, and plans anew with their addresses.
+    fn find_models(&mut self, host: &mut dyn Host) -> Result<(), PollError> {
+        let Some(unlocated) = &self.unlocated else { return Ok(()) };
+        let mut walk = Walk::new(&unlocated.bases);
+        while let Some(request) = walk.current().cloned() {
+            match self.ask(&request, host) {
+                Ok(Ok(data)) => walk.answered(&data),
+                Ok(Err(Refusal(code))) if is_passing(code) => return Err(self.missed(Cause::Refused(code))),
+                Ok(Err(_)) => walk.refused(),
+                Err(failure) => return Err(self.missed(cause_of(&failure))),
+            }
+        }
+        let chain =
+            walk.finish().map_err(|source| PollError::NotSunSpec { device: self.device.clone(), source })?;
+        let channels = unlocated.channels.iter().map(|spec| chain.locate(spec)).collect();
+        self.poll = DevicePoll::new(channels, unlocated.limits)
+            .map_err(|source| PollError::Plan { device: self.device.clone(), source })?;
+        self.unlocated = None;
+        Ok(())
+    }
+
+    /// Notes how a request ended; says whether to go on with the next one.
+    fn take(
+        &mut self,
+        request: &Request,
+        result: Result<Answer, ExchangeError>,
+        tally: &mut Tally,
+        host: &mut dyn Host,
+    ) -> bool {
+        match result {
+            Ok(Ok(data)) => {
+                tally.answered = true;
+                self.take_data(&data, host);
+                true
+            }
+            Ok(Err(refusal)) => {
+                tally.refused = Some(refusal);
+                let split = self.poll.refused(refusal.0, since_start());
+                !matches!(split, Consequence::Split(_)) || host.may_retry(&self.request(request))
+            }
+            Err(ExchangeError::Corrupt(_)) => {
+                tally.corrupt = true;
+                self.poll.failed(Quality::BadCorrupt);
+                true
+            }
+            // A device that has answered in this poll is alive: what it passes over in silence costs its time-out.
+            Err(ExchangeError::TimedOut) => {
+                self.poll.failed(Quality::BadNoAnswer);
+                tally.answered || host.may_retry(&self.request(request))
+            }
+            Err(ExchangeError::Lost(_)) => {
+                tally.lost = true;
+                false
+            }
+        }
+    }
+
+    fn take_data(&mut self, data: &ResponseData, host: &mut dyn Host) {
+        let samples = self.poll.answered(data);
+        deliver(samples, host);
+    }
+
+    fn request<'a>(&self, request: &'a Request) -> Ask<'a> {
+        Ask { unit: self.unit, request, timeout: self.timeout, turnaround: self.turnaround }
+    }
+
+    /// Sends a request, again while it fails and there is time.
+    fn ask(&self, request: &Request, host: &mut dyn Host) -> Result<Answer, ExchangeError> {
+        let ask = self.request(request);
+        let mut left = self.retries;
+        loop {
+            let result = host.exchange(&ask);
+            let failed = matches!(result, Err(ExchangeError::TimedOut | ExchangeError::Corrupt(_)));
+            if !failed || left == 0 || !host.may_retry(&ask) {
+                return result;
+            }
+            left -= 1;
+            host.retries();
+        }
+    }
+}
+
+/// A device that says so is alive and asks for patience (V1.1b3, section 7, codes 05 and 06); a gateway that says
+/// so (0A and 0B) has not reached it.
+fn is_passing(code: ExceptionCode) -> bool {
+    matches!(code, ExceptionCode(0x05 | 0x06 | 0x0A | 0x0B))
+}
+
+fn cause_of(failure: &ExchangeError) -> Cause {
+    match failure {
+        ExchangeError::TimedOut => Cause::NoAnswer,
+        ExchangeError::Corrupt(_) => Cause::Corrupt,
+        ExchangeError::Lost(_) => Cause::NotConnected,
+    }
+}
+
+fn deliver(samples: Vec<Sample>, host: &mut dyn Host) {
+    if !samples.is_empty() {
+        host.answered(samples);
+    }
+}
+
+fn since_start() -> Duration {
+    Duration::from_nanos(mono().0)
+}

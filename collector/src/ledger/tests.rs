@@ -1,1 +1,0 @@
-//! Rows and random histories for the ledger.
