@@ -3,7 +3,10 @@
 //! Holds no test itself. Everything that is started here ends when its guard is dropped, by its own id.
 
 pub mod api;
+pub mod audit;
 pub mod broker;
 pub mod browser;
 pub mod process;
+pub mod settle;
+pub mod site;
 pub mod wait;

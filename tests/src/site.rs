@@ -1,0 +1,315 @@
+//! A whole site on this machine: simulated devices on a TCP endpoint and a paced line, the agent, a broker and
+//! the collector as real processes, and the audit that holds the API's word against what the devices measured.
+
+use std::fmt::Write as _;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use gapless_common::id::DeviceId;
+use gapless_common::profile::ByteOrder;
+use gapless_common::time::{Interval, SlotGrid};
+use gapless_simulators::modbus::{DeviceKind, LineConfig, PtyLine, TcpConfig, TcpServer, Units};
+use tempfile::TempDir;
+
+use crate::api::Api;
+use crate::broker::Broker;
+use crate::process::{Process, free_port, own_binary};
+use crate::wait;
+
+/// The only site of a test.
+pub const SITE: &str = "site";
+
+/// How long a process of ours may take to end after SIGTERM.
+pub const STOP_WITHIN: Duration = Duration::from_secs(6);
+
+/// A simulated device as the agent is told of it.
+#[derive(Debug, Clone)]
+pub struct DeviceSpec {
+    /// Its name.
+    pub name: String,
+    /// Its unit identifier.
+    pub unit: u8,
+    /// Number of float32 channels; the evaluation time stands behind them.
+    pub channels: u16,
+    /// How often it is due.
+    pub interval: Interval,
+    /// On the line; otherwise behind the TCP endpoint.
+    pub serial: bool,
+}
+
+/// What a site is like.
+#[derive(Debug, Clone)]
+pub struct SiteSpec {
+    /// Its devices.
+    pub devices: Vec<DeviceSpec>,
+    /// Milliseconds between frames; 0 sends each poll at once.
+    pub flush: String,
+    /// Bytes of disk for the outbox.
+    pub budget: String,
+    /// Whether the collector runs its own broker instead of Mosquitto.
+    pub embedded_broker: bool,
+}
+
+impl Default for SiteSpec {
+    /// Two devices of 20 channels behind TCP every second, two of 8 on a line every two seconds.
+    fn default() -> Self {
+        let device = |name: &str, unit, channels, ms, serial| DeviceSpec {
+            name: name.to_owned(),
+            unit,
+            channels,
+            interval: Interval::from_ms(ms).expect("within bounds"),
+            serial,
+        };
+        let devices = vec![
+            device("tcp-1", 1, 20, 1_000, false),
+            device("tcp-2", 2, 20, 1_000, false),
+            device("line-1", 1, 8, 2_000, true),
+            device("line-2", 2, 8, 2_000, true),
+        ];
+        Self { devices, flush: "0s".to_owned(), budget: "16MiB".to_owned(), embedded_broker: false }
+    }
+}
+
+/// The running site.
+#[derive(Debug)]
+pub struct Site {
+    /// What it is like.
+    pub spec: SiteSpec,
+    /// Everything it writes.
+    pub folder: TempDir,
+    /// Devices behind TCP.
+    pub tcp: TcpServer,
+    /// Devices on the line.
+    pub line: PtyLine,
+    /// Mosquitto, unless the collector runs its own broker.
+    pub broker: Option<Broker>,
+    mqtt_port: u16,
+    http_port: u16,
+    agent: Option<Process>,
+    collector: Option<Process>,
+}
+
+fn kinds(spec: &SiteSpec, serial: bool) -> Vec<(u8, DeviceKind)> {
+    let of_bus = spec.devices.iter().filter(|d| d.serial == serial);
+    of_bus.map(|d| (d.unit, DeviceKind::Generic { channels: d.channels, order: ByteOrder::Abcd })).collect()
+}
+
+impl Site {
+    /// Starts devices and broker; agent and collector are started by [`start_agent`](Self::start_agent) and
+    /// [`start_collector`](Self::start_collector).
+    ///
+    /// # Panics
+    /// When the simulators or Mosquitto do not start.
+    #[must_use]
+    pub fn new(spec: SiteSpec) -> Self {
+        let folder = tempfile::tempdir().expect("a folder for the test");
+        let tcp = TcpServer::start(TcpConfig { units: kinds(&spec, false), ..TcpConfig::default() });
+        let line = LineConfig { baud: 19_200, units: kinds(&spec, true), ..LineConfig::default() };
+        let broker = (!spec.embedded_broker).then(|| Broker::start(folder.path()));
+        let mqtt_port = broker.as_ref().map_or_else(free_port, Broker::port);
+        let site = Self {
+            tcp: tcp.expect("the simulated endpoint starts"),
+            line: PtyLine::start(line).expect("the simulated line starts"),
+            folder,
+            broker,
+            mqtt_port,
+            http_port: free_port(),
+            agent: None,
+            collector: None,
+            spec,
+        };
+        site.write_configs();
+        site
+    }
+
+    /// A file of the site's folder.
+    #[must_use]
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    fn write_configs(&self) {
+        std::fs::write(self.path("agent.toml"), self.agent_config()).expect("the folder can be written");
+        std::fs::write(self.path("collector.toml"), self.collector_config())
+            .expect("the folder can be written");
+    }
+
+    fn agent_config(&self) -> String {
+        let mut text = format!(
+            "site = \"{SITE}\"\nagent = \"gateway\"\n\n[uplink]\nbroker = \"mqtt://127.0.0.1:{}\"\nflush = \"{}\"\n\n\
+             [outbox]\npath = \"{}\"\nbudget = \"{}\"\n\n[clock]\ntrust = \"always\"\n",
+            self.mqtt_port,
+            self.spec.flush,
+            self.path("outbox").display(),
+            self.spec.budget,
+        );
+        let buses = [
+            ("line", true, format!("serial = {{ port = \"{}\", baud = 19200 }}", self.line.path().display())),
+            ("net", false, format!("tcp = {{ address = \"{}\" }}", self.tcp.address())),
+        ];
+        for (id, serial, link) in buses {
+            if self.spec.devices.iter().any(|d| d.serial == serial) {
+                let _ = write!(text, "\n[[bus]]\nid = \"{id}\"\n{link}\ntimeout = \"300ms\"\nretries = 1\n");
+            }
+            for device in self.spec.devices.iter().filter(|d| d.serial == serial) {
+                write_device(&mut text, device);
+            }
+        }
+        text
+    }
+
+    fn collector_config(&self) -> String {
+        let mqtt = if self.spec.embedded_broker {
+            format!("embedded = \"127.0.0.1:{}\"", self.mqtt_port)
+        } else {
+            format!("broker = \"mqtt://127.0.0.1:{}\"", self.mqtt_port)
+        };
+        format!(
+            "data = \"{}\"\n\n[mqtt]\n{mqtt}\n\n[http]\nlisten = \"127.0.0.1:{}\"\n",
+            self.path("collector").display(),
+            self.http_port
+        )
+    }
+
+    /// Starts the agent, with what a line of the log says of the log level.
+    ///
+    /// # Panics
+    /// When it cannot be started.
+    pub fn start_agent(&mut self) {
+        let mut command = Command::new(own_binary("gapless-agent"));
+        command.arg("run").arg(self.path("agent.toml"));
+        self.agent = Some(Process::start("agent", &mut command, &self.path("agent.log")));
+    }
+
+    /// Starts the collector and waits until it answers.
+    ///
+    /// # Panics
+    /// When it does not answer within 20 s.
+    pub fn start_collector(&mut self) {
+        let mut command = Command::new(own_binary("gapless-collector"));
+        command.arg("run").arg("--config").arg(self.path("collector.toml"));
+        self.collector = Some(Process::start("collector", &mut command, &self.path("collector.log")));
+        wait::until("the collector to answer", Duration::from_secs(20), || self.api_now().map(|_| ()));
+    }
+
+    fn api_now(&self) -> Result<Api, String> {
+        let token = std::fs::read_to_string(self.path("collector/admin-token")).map_err(|e| e.to_string())?;
+        let api = Api::new(&self.base_url(), token.trim());
+        api.get("/api/v1/sites").map(|_| api)
+    }
+
+    /// Where the collector serves page and API.
+    #[must_use]
+    pub fn base_url(&self) -> String {
+        format!("http://127.0.0.1:{}", self.http_port)
+    }
+
+    /// A client of the running collector.
+    ///
+    /// # Panics
+    /// When it does not answer.
+    #[must_use]
+    pub fn api(&self) -> Api {
+        self.api_now().expect("the collector runs and answers")
+    }
+
+    /// The running agent.
+    ///
+    /// # Panics
+    /// When it is not running.
+    pub fn agent(&mut self) -> &mut Process {
+        self.agent.as_mut().expect("the agent was started")
+    }
+
+    /// The running collector.
+    ///
+    /// # Panics
+    /// When it is not running.
+    pub fn collector(&mut self) -> &mut Process {
+        self.collector.as_mut().expect("the collector was started")
+    }
+
+    /// SIGKILL to the agent.
+    pub fn kill_agent(&mut self) {
+        if let Some(agent) = self.agent.take() {
+            agent.kill();
+        }
+    }
+
+    /// SIGKILL to the collector.
+    pub fn kill_collector(&mut self) {
+        if let Some(collector) = self.collector.take() {
+            collector.kill();
+        }
+    }
+
+    /// SIGTERM to the agent; it must end well in time.
+    ///
+    /// # Panics
+    /// When it does not.
+    pub fn stop_agent(&mut self) {
+        if let Some(agent) = self.agent.take() {
+            let status = agent.stop(STOP_WITHIN);
+            assert!(status.success(), "the agent ended with {status}");
+        }
+    }
+
+    /// SIGTERM to the collector; it must end well in time.
+    ///
+    /// # Panics
+    /// When it does not.
+    pub fn stop_collector(&mut self) {
+        if let Some(collector) = self.collector.take() {
+            let status = collector.stop(STOP_WITHIN);
+            assert!(status.success(), "the collector ended with {status}");
+        }
+    }
+
+    /// The units behind a device.
+    #[must_use]
+    pub fn units(&self, device: &DeviceSpec) -> &Units {
+        if device.serial { self.line.units() } else { self.tcp.units() }
+    }
+}
+
+fn write_device(text: &mut String, device: &DeviceSpec) {
+    let _ = write!(
+        text,
+        "\n[[bus.device]]\nid = \"{}\"\nunit = {}\ninterval = \"{}\"\n",
+        device.name, device.unit, device.interval
+    );
+    let floats = (0..device.channels).map(|n| (format!("ch{n:02}"), 2 * n, "f32"));
+    let clock = std::iter::once(("eval_time_ms".to_owned(), 2 * device.channels, "u64"));
+    for (id, address, kind) in floats.chain(clock) {
+        let _ = write!(
+            text,
+            "[[bus.device.channel]]\nid = \"{id}\"\ntable = \"holding\"\naddress = {address}\ntype = \"{kind}\"\n"
+        );
+    }
+}
+
+impl DeviceSpec {
+    /// When it is due.
+    #[must_use]
+    pub const fn grid(&self) -> SlotGrid {
+        SlotGrid::every(self.interval)
+    }
+
+    /// Its name, checked.
+    ///
+    /// # Panics
+    /// When a test chose an impossible one.
+    #[must_use]
+    pub fn id(&self) -> DeviceId {
+        DeviceId::new(&self.name).expect("a valid name")
+    }
+}
+
+/// Reads a file of a test's folder, for a failure's message.
+#[must_use]
+pub fn tail(path: &Path, lines: usize) -> String {
+    let text = std::fs::read_to_string(path).unwrap_or_default();
+    let all: Vec<&str> = text.lines().collect();
+    all[all.len().saturating_sub(lines)..].join("\n")
+}
