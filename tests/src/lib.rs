@@ -9,4 +9,5 @@ pub mod browser;
 pub mod process;
 pub mod settle;
 pub mod site;
+pub mod usage;
 pub mod wait;

@@ -34,8 +34,17 @@ pub struct DeviceSpec {
     pub channels: u16,
     /// How often it is due.
     pub interval: Interval,
-    /// On the line; otherwise behind the TCP endpoint.
-    pub serial: bool,
+    /// Where it hangs.
+    pub place: Place,
+}
+
+/// Where a device hangs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Place {
+    /// On the paced line.
+    Line,
+    /// Behind the TCP endpoint with this number.
+    Tcp(usize),
 }
 
 /// What a site is like.
@@ -54,18 +63,18 @@ pub struct SiteSpec {
 impl Default for SiteSpec {
     /// Two devices of 20 channels behind TCP every second, two of 8 on a line every two seconds.
     fn default() -> Self {
-        let device = |name: &str, unit, channels, ms, serial| DeviceSpec {
+        let device = |name: &str, unit, channels, ms, place| DeviceSpec {
             name: name.to_owned(),
             unit,
             channels,
             interval: Interval::from_ms(ms).expect("within bounds"),
-            serial,
+            place,
         };
         let devices = vec![
-            device("tcp-1", 1, 20, 1_000, false),
-            device("tcp-2", 2, 20, 1_000, false),
-            device("line-1", 1, 8, 2_000, true),
-            device("line-2", 2, 8, 2_000, true),
+            device("tcp-1", 1, 20, 1_000, Place::Tcp(0)),
+            device("tcp-2", 2, 20, 1_000, Place::Tcp(0)),
+            device("line-1", 1, 8, 2_000, Place::Line),
+            device("line-2", 2, 8, 2_000, Place::Line),
         ];
         Self { devices, flush: "0s".to_owned(), budget: "16MiB".to_owned(), embedded_broker: false }
     }
@@ -78,9 +87,9 @@ pub struct Site {
     pub spec: SiteSpec,
     /// Everything it writes.
     pub folder: TempDir,
-    /// Devices behind TCP.
-    pub tcp: TcpServer,
-    /// Devices on the line.
+    /// The TCP endpoints, by number.
+    pub tcp: Vec<TcpServer>,
+    /// The line.
     pub line: PtyLine,
     /// Mosquitto, unless the collector runs its own broker.
     pub broker: Option<Broker>,
@@ -90,8 +99,8 @@ pub struct Site {
     collector: Option<Process>,
 }
 
-fn kinds(spec: &SiteSpec, serial: bool) -> Vec<(u8, DeviceKind)> {
-    let of_bus = spec.devices.iter().filter(|d| d.serial == serial);
+fn kinds(spec: &SiteSpec, place: Place) -> Vec<(u8, DeviceKind)> {
+    let of_bus = spec.devices.iter().filter(|d| d.place == place);
     of_bus.map(|d| (d.unit, DeviceKind::Generic { channels: d.channels, order: ByteOrder::Abcd })).collect()
 }
 
@@ -104,12 +113,16 @@ impl Site {
     #[must_use]
     pub fn new(spec: SiteSpec) -> Self {
         let folder = tempfile::tempdir().expect("a folder for the test");
-        let tcp = TcpServer::start(TcpConfig { units: kinds(&spec, false), ..TcpConfig::default() });
-        let line = LineConfig { baud: 19_200, units: kinds(&spec, true), ..LineConfig::default() };
+        let endpoints =
+            (0..).map(Place::Tcp).take_while(|place| spec.devices.iter().any(|d| d.place == *place));
+        let start =
+            |place| TcpServer::start(TcpConfig { units: kinds(&spec, place), ..TcpConfig::default() });
+        let tcp: Result<Vec<_>, _> = endpoints.map(start).collect();
+        let line = LineConfig { baud: 19_200, units: kinds(&spec, Place::Line), ..LineConfig::default() };
         let broker = (!spec.embedded_broker).then(|| Broker::start(folder.path()));
         let mqtt_port = broker.as_ref().map_or_else(free_port, Broker::port);
         let site = Self {
-            tcp: tcp.expect("the simulated endpoint starts"),
+            tcp: tcp.expect("the simulated endpoints start"),
             line: PtyLine::start(line).expect("the simulated line starts"),
             folder,
             broker,
@@ -144,17 +157,18 @@ impl Site {
             self.path("outbox").display(),
             self.spec.budget,
         );
-        let buses = [
-            ("line", true, format!("serial = {{ port = \"{}\", baud = 19200 }}", self.line.path().display())),
-            ("net", false, format!("tcp = {{ address = \"{}\" }}", self.tcp.address())),
-        ];
-        for (id, serial, link) in buses {
-            if self.spec.devices.iter().any(|d| d.serial == serial) {
-                let _ = write!(text, "\n[[bus]]\nid = \"{id}\"\n{link}\ntimeout = \"300ms\"\nretries = 1\n");
+        let line = format!("serial = {{ port = \"{}\", baud = 19200 }}", self.line.path().display());
+        let tcp = |(n, server): (usize, &TcpServer)| {
+            (Place::Tcp(n), format!("tcp = {{ address = \"{}\" }}", server.address()))
+        };
+        let buses = std::iter::once((Place::Line, line)).chain(self.tcp.iter().enumerate().map(tcp));
+        for (n, (place, link)) in buses.enumerate() {
+            let devices: Vec<_> = self.spec.devices.iter().filter(|d| d.place == place).collect();
+            if !devices.is_empty() {
+                let _ =
+                    write!(text, "\n[[bus]]\nid = \"bus-{n}\"\n{link}\ntimeout = \"300ms\"\nretries = 1\n");
             }
-            for device in self.spec.devices.iter().filter(|d| d.serial == serial) {
-                write_device(&mut text, device);
-            }
+            devices.into_iter().for_each(|device| write_device(&mut text, device));
         }
         text
     }
@@ -269,7 +283,10 @@ impl Site {
     /// The units behind a device.
     #[must_use]
     pub fn units(&self, device: &DeviceSpec) -> &Units {
-        if device.serial { self.line.units() } else { self.tcp.units() }
+        match device.place {
+            Place::Line => self.line.units(),
+            Place::Tcp(n) => self.tcp[n].units(),
+        }
     }
 }
 

@@ -7,7 +7,7 @@ use gapless_common::time::Interval;
 use gapless_simulators::modbus::{Fault, FaultKind};
 use gapless_tests::api::Api;
 use gapless_tests::browser::Browser;
-use gapless_tests::site::{DeviceSpec, SITE, Site, SiteSpec};
+use gapless_tests::site::{DeviceSpec, Place, SITE, Site, SiteSpec};
 use gapless_tests::{audit, settle, wait};
 
 const SOON: Duration = Duration::from_secs(30);
@@ -84,7 +84,7 @@ fn an_economy_flush_shows_no_false_gap() {
         let devices = api.items("/api/v1/devices")?;
         if devices.len() == site.spec.devices.len() { Ok(()) } else { Err(devices.len().to_string()) }
     });
-    let polled = |site: &Site| site.tcp.units().log().answers().len();
+    let polled = |site: &Site| site.tcp[0].units().log().answers().len();
     let before = polled(&site);
     wait::until_true("a while of polling", SOON, || polled(&site) > before + 30);
     assert_eq!(no_open_gap(&api), Vec::<serde_json::Value>::new());
@@ -178,7 +178,7 @@ fn talkative() -> SiteSpec {
         unit,
         channels: 60,
         interval: Interval::from_ms(40).unwrap(),
-        serial: false,
+        place: Place::Tcp(0),
     };
     SiteSpec { devices: (1..=6).map(device).collect(), budget: "1MiB".to_owned(), ..SiteSpec::default() }
 }
@@ -201,7 +201,7 @@ fn a_full_outbox_stays_within_its_budget_and_names_what_it_dropped() {
     let api = site.api();
     wait_for_readings(&site, &api, 5);
     site.broker.as_mut().unwrap().kill();
-    let polled = |site: &Site| site.tcp.units().log().answers().len();
+    let polled = |site: &Site| site.tcp[0].units().log().answers().len();
     let before = polled(&site);
     let mut most = 0;
     wait::until_true("more polls than the budget holds", Duration::from_secs(150), || {
