@@ -1,6 +1,8 @@
 //! What the agent costs: 10 TCP devices × 20 float32 (and their evaluation time) at 1 s for a minute, live and
 //! with a 15 s flush. CPU, memory, requests per cycle, bytes published and written per reading.
 
+#![expect(clippy::print_stdout, reason = "a bench prints its figures")]
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};

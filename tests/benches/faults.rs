@@ -2,6 +2,8 @@
 //! after 15 s and started 5 s later while the broker is still away; the link frozen for 30 s and then reset.
 //! Lost, doubled, and seconds unpolled beyond the restart itself.
 
+#![expect(clippy::print_stdout, reason = "a bench prints its figures")]
+
 use std::time::{Duration, Instant};
 
 use gapless_common::time::Interval;

@@ -1,6 +1,6 @@
 //! Waiting until the collector has proof of everything up to now.
 
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use gapless_common::time::Timestamp;
 
@@ -15,7 +15,7 @@ use crate::wait;
 #[must_use]
 #[expect(clippy::disallowed_types, reason = "the one place of the tests that reads the wall clock")]
 pub fn now() -> Timestamp {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970");
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).expect("after 1970");
     Timestamp(i64::try_from(since.as_millis()).expect("before the year 292 million"))
 }
 

@@ -101,7 +101,7 @@ pub struct Site {
 
 fn kinds(spec: &SiteSpec, place: Place) -> Vec<(u8, DeviceKind)> {
     let of_bus = spec.devices.iter().filter(|d| d.place == place);
-    of_bus.map(|d| (d.unit, DeviceKind::Generic { channels: d.channels, order: ByteOrder::Abcd })).collect()
+    of_bus.map(|d| (d.unit, DeviceKind::Generic { channels: d.channels, order: ByteOrder::ABCD })).collect()
 }
 
 impl Site {
@@ -116,14 +116,14 @@ impl Site {
         let endpoints =
             (0..).map(Place::Tcp).take_while(|place| spec.devices.iter().any(|d| d.place == *place));
         let start =
-            |place| TcpServer::start(TcpConfig { units: kinds(&spec, place), ..TcpConfig::default() });
+            |place| TcpServer::start(&TcpConfig { units: kinds(&spec, place), ..TcpConfig::default() });
         let tcp: Result<Vec<_>, _> = endpoints.map(start).collect();
         let line = LineConfig { baud: 19_200, units: kinds(&spec, Place::Line), ..LineConfig::default() };
         let broker = (!spec.embedded_broker).then(|| Broker::start(folder.path()));
         let mqtt_port = broker.as_ref().map_or_else(free_port, Broker::port);
         let site = Self {
             tcp: tcp.expect("the simulated endpoints start"),
-            line: PtyLine::start(line).expect("the simulated line starts"),
+            line: PtyLine::start(&line).expect("the simulated line starts"),
             folder,
             broker,
             mqtt_port,
