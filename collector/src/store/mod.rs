@@ -1,10 +1,22 @@
 //! Where everything is kept: the questions that API and page ask ([`ReadStore`]) and the SQLite database that
 //! answers them. Decides nothing: that is `ledger`.
 
+pub(crate) mod batch;
+pub(crate) mod cell;
+pub(crate) mod commands;
 pub mod model;
+pub(crate) mod parked;
+mod read;
+pub(crate) mod registry;
+pub(crate) mod runs;
+pub mod sqlite;
+pub(crate) mod state;
+mod strip;
 
 use gapless_common::id::{Commit, DeviceId, SiteId};
 use gapless_common::time::Timestamp;
+
+pub use read::Reader;
 
 use model::{
     AgentRow, ChangeRow, ConflictRow, DeviceNo, DeviceRow, Flow, GapFilter, GapRow, Head, ParkedRow, Scan,

@@ -11,9 +11,7 @@ use gapless_common::quality::{Cause, Quality};
 use gapless_common::reading::Value;
 use gapless_common::time::{SlotGrid, Timestamp};
 
-/// Number of a device row.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct DeviceNo(pub i64);
+pub use crate::ledger::DeviceNo;
 
 /// Number of a series row: one revision of one channel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]

@@ -256,7 +256,8 @@ CREATE TABLE parked (
 );
 
 -- kind: 1 live (a: until), 2 resend (a: epoch, b: first, c: last), 3 send catalog (a: hash), 4 poll now (device).
--- outcome: NULL while open, 1 done, 2 expired, 3 failed (detail).
+-- 5 read history (device, a: from, b: to).
+-- outcome: NULL while open, 1 done, 2 expired, 3 failed (detail), 4 no data.
 CREATE TABLE commands (
     id INTEGER PRIMARY KEY AUTOINCREMENT,
     agent INTEGER NOT NULL REFERENCES agents (id),

@@ -1,0 +1,429 @@
+//! What each message means: runs it through decoder, ledger and batch, within the transaction that the writer
+//! has opened. Commits nothing, sends nothing.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use gapless_common::catalog::Catalog;
+use gapless_common::id::{CatalogHash, Epoch};
+use gapless_common::message::{AgentState, CommandBody, DataFrame, Outcome, Reply};
+use gapless_common::reading::{Acquired, CatalogRecord, Readings, Record};
+use gapless_common::time::Timestamp;
+use gapless_common::topic::{AgentPath, Up};
+use gapless_common::wire::{self, DataHeader, DecodeError, Message};
+use rusqlite::params;
+
+use super::Inbound;
+use crate::ledger::{AgentNo, Finding, Ledger, Mark, Stamp};
+use crate::store::batch::{Batch, Row, certain, uncertain};
+use crate::store::cell::Cell;
+use crate::store::model::ParkReason;
+use crate::store::registry::{Bound, Registry};
+use crate::store::runs::SlotTable;
+use crate::store::{commands, parked, state};
+
+/// How long the collector waits for a catalog it asked for.
+const CATALOG_COMMAND_LIFE_MS: i64 = 7 * 86_400_000;
+
+/// What is kept in memory between transactions; thrown away and loaded again after a failed one.
+#[derive(Debug)]
+pub(super) struct Memory {
+    pub(super) ledger: Ledger,
+    pub(super) registry: Registry,
+}
+
+/// Whom to answer after the commit.
+#[derive(Debug, Default)]
+pub(super) struct Answers {
+    /// The epochs that each agent's frames were of.
+    pub(super) acks: BTreeMap<AgentNo, BTreeSet<Epoch>>,
+    /// Who was born: their commands are sent again.
+    pub(super) births: BTreeSet<AgentNo>,
+    /// New commands.
+    pub(super) commands: Vec<(AgentNo, u64)>,
+}
+
+/// One transaction at work.
+pub(super) struct Apply<'a, 'c> {
+    pub(super) memory: &'a mut Memory,
+    pub(super) batch: Batch<'c>,
+    pub(super) answers: Answers,
+    /// Bytes that may be parked per agent.
+    pub(super) park_bytes_max: i64,
+    touched: BTreeSet<AgentNo>,
+}
+
+type Done = rusqlite::Result<()>;
+
+impl<'a, 'c> Apply<'a, 'c> {
+    pub(super) fn new(memory: &'a mut Memory, batch: Batch<'c>, park_bytes_max: i64) -> Self {
+        Self { memory, batch, answers: Answers::default(), park_bytes_max, touched: BTreeSet::new() }
+    }
+
+    /// Takes one message.
+    pub(super) fn message(&mut self, inbound: &Inbound) -> Done {
+        let Some((path, kind)) = AgentPath::parse_up(&inbound.topic) else {
+            tracing::debug!(topic = inbound.topic, "a topic that no agent publishes");
+            return Ok(());
+        };
+        let no = self.memory.registry.agent(self.batch.connection, &path)?;
+        self.touched.insert(no);
+        match kind {
+            Up::Data => self.data(no, &path, &inbound.payload),
+            _ => self.other(no, &path, &inbound.payload),
+        }
+    }
+
+    fn data(&mut self, no: AgentNo, path: &AgentPath, bytes: &[u8]) -> Done {
+        let header = match wire::peek(bytes) {
+            Ok(header) => header.data,
+            Err(error) => return self.damaged(no, &error),
+        };
+        let Some(header) = header else { return self.damaged(no, &DecodeError::NotOurs) };
+        if header.agent != path.tag() {
+            tracing::warn!(agent = %path, "a frame of another agent under this agent's topic: refused");
+            self.batch.tally(no).refused += 1;
+            return Ok(());
+        }
+        self.batch.tally(no).frames += 1;
+        self.answers.acks.entry(no).or_default().insert(header.epoch);
+        let (first, last) = (header.first.0, header.first.0 + header.count - 1);
+        if self.memory.ledger.agent(no).is_some_and(|a| a.is_committed(header.epoch, first, last)) {
+            self.batch.tally(no).duplicates += i64::try_from(header.count).unwrap_or(i64::MAX);
+            return Ok(());
+        }
+        match wire::decode(bytes) {
+            Ok(Message::Data(frame)) => self.frame(no, &header, &frame, Some(bytes)).map(drop),
+            Ok(_) => self.damaged(no, &DecodeError::NotOurs),
+            Err(error) if error.is_intact() => {
+                let reason = match error {
+                    DecodeError::Malformed(_) => ParkReason::Nonsense,
+                    _ => ParkReason::UnknownVersion,
+                };
+                self.park(no, &header, reason, &error.to_string(), bytes)
+            }
+            Err(error) => self.damaged(no, &error),
+        }
+    }
+
+    fn damaged(&mut self, no: AgentNo, error: &DecodeError) -> Done {
+        tracing::warn!(agent = ?self.memory.registry.path(no), %error, "a damaged message: not acknowledged");
+        self.batch.tally(no).damaged += 1;
+        Ok(())
+    }
+
+    /// Keeps a frame that cannot be used, as far as the bound allows; beyond it nothing is acknowledged.
+    fn park(
+        &mut self,
+        no: AgentNo,
+        header: &DataHeader,
+        reason: ParkReason,
+        detail: &str,
+        bytes: &[u8],
+    ) -> Done {
+        let row = parked::New { agent: no, header, reason, detail, bytes, at: self.batch.now };
+        if !parked::keep(self.batch.connection, &row, self.park_bytes_max)? {
+            tracing::error!(agent = ?self.memory.registry.path(no), "too much is parked: frame refused");
+            self.batch.tally(no).refused += 1;
+            return Ok(());
+        }
+        tracing::warn!(agent = ?self.memory.registry.path(no), first = header.first.0, detail, "frame parked");
+        let last = header.first.0 + header.count - 1;
+        self.memory.ledger.park(no, header.epoch, header.first.0, last);
+        Ok(())
+    }
+
+    /// Takes a frame's records. Returns whether all of them could be used; `bytes` are parked if not.
+    fn frame(
+        &mut self,
+        no: AgentNo,
+        header: &DataHeader,
+        frame: &DataFrame,
+        bytes: Option<&[u8]>,
+    ) -> rusqlite::Result<bool> {
+        for record in &frame.records {
+            if let Record::Catalog(catalog) = record {
+                self.catalog_record(no, catalog)?;
+            }
+        }
+        let bound = self.memory.registry.bound(no, frame.catalog);
+        let usable = frame.records.iter().all(|r| fits(r, bound.as_deref().map(Vec::as_slice)));
+        for (seq, record) in (frame.first.0..).zip(&frame.records) {
+            if self.memory.ledger.agent(no).is_some_and(|a| a.is_committed(frame.epoch, seq, seq)) {
+                self.batch.tally(no).duplicates += 1;
+                continue;
+            }
+            let devices = bound.as_deref().map_or(&[][..], Vec::as_slice);
+            self.record(no, (frame, seq), record, if usable { devices } else { &[] })?;
+        }
+        let last = header.first.0 + header.count - 1;
+        if usable {
+            self.memory.ledger.account(no, frame.epoch, frame.first.0, last);
+        } else if let Some(bytes) = bytes {
+            let known = bound.is_some();
+            let (reason, detail) = if known {
+                (ParkReason::Nonsense, "a device or channel that its catalog does not have")
+            } else {
+                (ParkReason::UnknownCatalog, "its catalog has not come yet")
+            };
+            self.park(no, header, reason, detail, bytes)?;
+            if !known {
+                self.ask_catalog(no, frame.catalog)?;
+            }
+        }
+        Ok(usable)
+    }
+
+    fn record(
+        &mut self,
+        no: AgentNo,
+        (frame, seq): (&DataFrame, u64),
+        record: &Record,
+        bound: &[Bound],
+    ) -> Done {
+        let (epoch, ledger) = (frame.epoch, &mut self.memory.ledger);
+        match record {
+            Record::Start(start) => ledger.start(no, epoch, start),
+            Record::Catalog(c) => {
+                ledger.mark(no, epoch, seq, Mark::Catalog { hash: c.hash, since: c.since });
+            }
+            Record::Downtime(d) => {
+                ledger.mark(no, epoch, seq, Mark::Downtime { from: d.from, to: d.to, cause: d.cause });
+            }
+            Record::Loss(loss) => ledger.loss(no, loss),
+            Record::ClockCorrection(correction) => {
+                if ledger.correction(no, correction) {
+                    for (due, slot) in self.batch.correct(no, correction)? {
+                        self.memory.ledger.received(&due, slot);
+                    }
+                }
+            }
+            Record::Misses(m) => {
+                if let Some(device) = bound.get(usize::from(m.device.0)) {
+                    ledger.missed(&device.due, m.first, m.count, m.cause);
+                }
+            }
+            Record::Complete(complete) => {
+                let known = |d: gapless_common::id::DeviceIndex| bound.get(usize::from(d.0));
+                let through =
+                    complete.through.iter().filter_map(|&(d, slot)| Some((known(d)?.due.grid, slot)));
+                let mark = Mark::Complete { hash: frame.catalog, through: through.collect() };
+                if !bound.is_empty() {
+                    ledger.mark(no, epoch, seq, mark);
+                }
+            }
+            Record::Readings(readings) => {
+                if let Some(device) = bound.get(usize::from(readings.device.0)) {
+                    self.readings(no, (epoch, seq), readings, device)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn readings(
+        &mut self,
+        no: AgentNo,
+        (epoch, seq): (Epoch, u64),
+        readings: &Readings,
+        device: &Bound,
+    ) -> Done {
+        let ledger = &mut self.memory.ledger;
+        let (at, boot_clock) = match readings.acquired {
+            Acquired::InSlot(slot) | Acquired::Recorded(slot) => {
+                ledger.received(&device.due, slot);
+                (readings.at, None)
+            }
+            Acquired::SinceBoot(ms) => match ledger.agent(no).and_then(|a| a.true_time(epoch, seq, ms)) {
+                Some(at) => {
+                    ledger.received(&device.due, device.due.times.slot_at(at));
+                    (at, None)
+                }
+                None => (readings.at, Some(ms)),
+            },
+        };
+        let corrected = matches!(readings.acquired, Acquired::SinceBoot(_)) && boot_clock.is_none();
+        for sample in &readings.samples {
+            let Some(&series) = device.series.get(usize::from(sample.channel.0)) else { continue };
+            let quality = match boot_clock {
+                Some(_) => uncertain(sample.quality),
+                None if corrected => certain(sample.quality),
+                None => sample.quality,
+            };
+            let row = Row {
+                series,
+                ts: at.0,
+                value: Cell::of(sample.value.as_ref()),
+                quality,
+                device: device.due.device.0,
+                agent: no,
+                epoch,
+                seq,
+            };
+            match boot_clock {
+                Some(ms) => self.batch.push_uncertain(row, &device.due, ms)?,
+                None => self.batch.push(row),
+            }
+        }
+        Ok(())
+    }
+
+    fn catalog_record(&mut self, no: AgentNo, record: &CatalogRecord) -> Done {
+        self.catalog(no, record.hash, &record.bytes)
+    }
+
+    /// A catalog came: whatever waits for it is replayed.
+    fn catalog(&mut self, no: AgentNo, hash: CatalogHash, bytes: &[u8]) -> Done {
+        let catalog: Catalog = match wire::decode_catalog(bytes) {
+            Ok((found, catalog)) if found == hash => catalog,
+            Ok((found, _)) => {
+                tracing::error!(%hash, %found, "a catalog under another one's hash: ignored");
+                return Ok(());
+            }
+            Err(error) => {
+                tracing::error!(%hash, %error, "a catalog that cannot be read: ignored");
+                return Ok(());
+            }
+        };
+        let known = self.memory.registry.bound(no, hash).is_some();
+        let bound =
+            self.memory.registry.bind(self.batch.connection, no, (hash, bytes, &catalog), self.batch.now)?;
+        let due = bound.iter().map(|b| b.due);
+        state::give_schedule(&mut self.memory.ledger, no, hash, due);
+        if known { Ok(()) } else { self.replay(no, hash) }
+    }
+
+    fn replay(&mut self, no: AgentNo, hash: CatalogHash) -> Done {
+        for (id, bytes) in parked::waiting(self.batch.connection, no, hash)? {
+            let (Ok(header), Ok(Message::Data(frame))) = (wire::peek(&bytes), wire::decode(&bytes)) else {
+                continue;
+            };
+            if let Some(header) = header.data
+                && self.frame(no, &header, &frame, None)?
+            {
+                parked::forget(self.batch.connection, id)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn ask_catalog(&mut self, no: AgentNo, hash: CatalogHash) -> Done {
+        let expires = self.batch.now.plus_ms(CATALOG_COMMAND_LIFE_MS);
+        let body = CommandBody::SendCatalog(hash);
+        if let Some(id) = commands::ensure(self.batch.connection, no, &body, self.batch.now, expires)? {
+            self.answers.commands.push((no, id));
+        }
+        Ok(())
+    }
+
+    fn other(&mut self, no: AgentNo, path: &AgentPath, bytes: &[u8]) -> Done {
+        match wire::decode(bytes) {
+            Ok(Message::State(state)) => self.state(no, path, &state),
+            Ok(Message::Catalog { hash, bytes }) => self.catalog(no, hash, &bytes),
+            Ok(Message::Reply(reply)) => self.reply(no, &reply),
+            Ok(_) => self.damaged(no, &DecodeError::NotOurs),
+            Err(error) => self.damaged(no, &error),
+        }
+    }
+
+    fn state(&mut self, no: AgentNo, path: &AgentPath, state: &AgentState) -> Done {
+        let connection = self.batch.connection;
+        self.batch.tally(no);
+        match state {
+            AgentState::Birth { path: named, .. } if named != path => {
+                tracing::warn!(topic = %path, birth = %named, "a birth under another agent's topic: refused");
+                self.batch.tally(no).refused += 1;
+                Ok(())
+            }
+            AgentState::Birth { connection: id, epoch, held, .. } => {
+                let fresh = commands::birth(connection, no, state, self.batch.now)?;
+                let finding = self.memory.ledger.birth(no, held, *epoch, fresh);
+                if let Some(Finding::ClonedAgent { returned, other }) = finding {
+                    tracing::error!(agent = %path, %returned, %other, connection = %id,
+                        "cloned agent: two outboxes write under this name");
+                    let sql = "UPDATE agents SET cloned_at = ?2 WHERE id = ?1";
+                    connection.prepare_cached(sql)?.execute(params![no.0, self.batch.now.0])?;
+                }
+                self.answers.births.insert(no);
+                self.answers.acks.entry(no).or_default();
+                Ok(())
+            }
+            AgentState::Gone { connection: id, clean } => {
+                // The will of a connection that another one has replaced says nothing.
+                let sql = "UPDATE agents SET connected = ?3 WHERE id = ?1 AND connection = ?2";
+                let link = if *clean { 2 } else { 0 };
+                connection.prepare_cached(sql)?.execute(params![no.0, id.0, link])?;
+                Ok(())
+            }
+        }
+    }
+
+    fn reply(&mut self, no: AgentNo, reply: &Reply) -> Done {
+        let (outcome, detail) = match &reply.outcome {
+            Outcome::Done => (1, None),
+            Outcome::Expired => (2, None),
+            Outcome::Failed(why) => (3, Some(why.as_ref())),
+            Outcome::NoData => (4, None),
+        };
+        let sql = "UPDATE commands SET outcome = ?3, detail = ?4, answered_at = ?5
+            WHERE id = ?2 AND agent = ?1 AND outcome IS NULL";
+        self.batch.connection.prepare_cached(sql)?.execute(params![
+            no.0,
+            reply.id.cast_signed(),
+            outcome,
+            detail,
+            self.batch.now.0
+        ])?;
+        Ok(())
+    }
+
+    /// Lets the ledger settle and writes everything down; the writer commits then.
+    pub(super) fn finish(mut self) -> rusqlite::Result<Answers> {
+        self.batch.flush()?;
+        let (connection, commit) = (self.batch.connection, self.batch.commit);
+        let stamp = Stamp { at: self.batch.now, commit };
+        for &no in &self.touched {
+            self.memory.ledger.settle(no, &mut SlotTable { connection, commit }, stamp)?;
+        }
+        let changes = self.memory.ledger.take_changes();
+        state::save(connection, &self.memory.ledger, &changes)?;
+        self.batch.finish()?;
+        Ok(self.answers)
+    }
+}
+
+/// Whether a record can be used with these devices.
+fn fits(record: &Record, bound: Option<&[Bound]>) -> bool {
+    let device = |index: gapless_common::id::DeviceIndex| bound.and_then(|b| b.get(usize::from(index.0)));
+    match record {
+        Record::Readings(r) => device(r.device)
+            .is_some_and(|d| r.samples.iter().all(|s| usize::from(s.channel.0) < d.series.len())),
+        Record::Misses(m) => device(m.device).is_some(),
+        Record::Complete(c) => bound.is_some() && c.through.iter().all(|(d, _)| device(*d).is_some()),
+        _ => true,
+    }
+}
+
+/// Loads what the database says.
+pub(super) fn load(connection: &rusqlite::Connection) -> rusqlite::Result<Memory> {
+    let mut memory = Memory { ledger: state::load(connection)?, registry: Registry::default() };
+    let sql =
+        "SELECT s.name, a.name, c.hash, c.bytes, c.first_seen FROM agents a JOIN sites s ON s.id = a.site
+        LEFT JOIN catalogs c ON c.agent = a.id ORDER BY a.id, c.first_seen";
+    let mut statement = connection.prepare(sql)?;
+    let mut rows = statement.query([])?;
+    while let Some(r) = rows.next()? {
+        let name = (r.get::<_, String>(0)?.parse(), r.get::<_, String>(1)?.parse());
+        let (Ok(site), Ok(agent)) = name else { continue };
+        let no = memory.registry.agent(connection, &AgentPath { site, agent })?;
+        let (Some(hash), Some(bytes)) = (r.get::<_, Option<i64>>(2)?, r.get::<_, Option<Vec<u8>>>(3)?) else {
+            continue;
+        };
+        let hash = CatalogHash(hash.cast_unsigned());
+        if let Ok((_, catalog)) = wire::decode_catalog(&bytes) {
+            let seen = Timestamp(r.get(4)?);
+            let bound = memory.registry.bind(connection, no, (hash, &bytes, &catalog), seen)?;
+            state::give_schedule(&mut memory.ledger, no, hash, bound.iter().map(|b| b.due));
+        }
+    }
+    Ok(memory)
+}

@@ -1,0 +1,41 @@
+//! From messages to rows: the writer thread, the MQTT shell, the embedded broker. What is between them, and
+//! the bounds of the queues, is here.
+
+mod apply;
+
+pub mod writer;
+
+use gapless_common::time::Timestamp;
+
+/// Messages that wait for the writer at most; 64 KiB each at most, so 16 MiB. Beyond it the shell holds back.
+pub const INBOUND_MAX: usize = 256;
+
+/// Answers that wait for the shell at most. The writer waits beyond it; the shell never waits for the writer.
+pub const OUTBOUND_MAX: usize = 1024;
+
+/// One message from an agent.
+#[derive(Debug, Clone)]
+pub struct Inbound {
+    /// Its topic.
+    pub topic: String,
+    /// Its bytes.
+    pub payload: Vec<u8>,
+    /// When it came.
+    pub at: Timestamp,
+    /// What the shell wants back once the message is committed, or is not worth keeping.
+    pub token: u64,
+}
+
+/// From the writer to the shell.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Outbound {
+    /// Send this.
+    Publish {
+        /// Where to.
+        topic: String,
+        /// What.
+        payload: Vec<u8>,
+    },
+    /// What these tokens stand for is committed: the broker may forget it.
+    Release(Vec<u64>),
+}

@@ -1,0 +1,166 @@
+//! What the ledger holds of one agent: its epochs, what of each is accounted for, and what waits for what.
+//! Plain state with its small operations; the rules are in `chain` and `settle`.
+
+use std::collections::{BTreeMap, HashMap};
+
+use gapless_common::id::{CatalogHash, Epoch, Seq};
+use gapless_common::message::{EpochAck, HeldEpoch};
+use gapless_common::quality::Cause;
+use gapless_common::ranges::RangeSet;
+use gapless_common::reading::{ClockCorrection, EpochStart, Loss};
+
+use super::{Downtime, Mark, Schedule, ranges_above};
+
+/// A place in the whole history of an agent: the place of the epoch in the chain, then the seq.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
+pub struct Position {
+    /// Place of the epoch in the chain, from 0.
+    pub place: usize,
+    /// Seq within it.
+    pub seq: u64,
+}
+
+/// What one epoch has delivered.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct EpochState {
+    /// Its first record.
+    pub start: Option<EpochStart>,
+    /// First seq it never issued, once that is known.
+    pub end: Option<u64>,
+    /// Nothing more of it will ever come.
+    pub closed: bool,
+    /// Its place in the chain of epochs.
+    pub place: Option<usize>,
+    /// Why what is before it in the chain is not what was before it in truth; `None` where it is.
+    pub link: Option<Cause>,
+    /// Seqs whose records are stored.
+    pub committed: RangeSet,
+    /// Seqs that are kept but not usable yet.
+    pub parked: RangeSet,
+    /// Seqs that will not come, with the reason.
+    pub lost: Vec<(u64, u64, Cause)>,
+    /// All of the three.
+    pub accounted: RangeSet,
+    /// Records that wait, by seq.
+    pub marks: BTreeMap<u64, Mark>,
+}
+
+impl EpochState {
+    /// All seq up to it are accounted for.
+    #[must_use]
+    pub fn watermark(&self) -> u64 {
+        self.accounted.watermark(1)
+    }
+
+    /// Nothing is missing and nothing more will come.
+    #[must_use]
+    pub fn finished(&self) -> bool {
+        self.closed || self.end.is_some_and(|end| self.watermark().saturating_add(1) >= end)
+    }
+
+    /// Gives up `first..=last` as far as it has not come.
+    pub(super) fn lose(&mut self, first: u64, last: u64, cause: Cause) {
+        let missing: Vec<_> = self.accounted.holes(first, last).collect();
+        for (f, l) in missing {
+            self.lost.push((f, l, cause));
+        }
+        self.accounted.insert(first, last);
+    }
+
+    /// Gives up all that has not come.
+    pub(super) fn give_up(&mut self, cause: Cause) {
+        let known = self.end.map_or(0, |end| end.saturating_sub(1));
+        let last = self.accounted.last().unwrap_or(0).max(known);
+        if last > 0 {
+            self.lose(1, last, cause);
+        }
+        self.closed = true;
+    }
+
+    /// Why something of `after..=through` is not usable; `None` where all of it is stored.
+    pub(super) fn hidden(&self, after: u64, through: u64) -> Option<Cause> {
+        let lost = self.lost.iter().find(|&&(f, l, _)| l > after && f <= through).map(|&(_, _, cause)| cause);
+        let parked = || self.parked.iter().any(|(f, l)| l > after && f <= through).then_some(Cause::Parked);
+        lost.or_else(parked)
+    }
+
+    /// Seqs known to exist that are not accounted for.
+    #[must_use]
+    pub fn missing(&self) -> u64 {
+        let last = self.accounted.last().unwrap_or(0).max(self.end.map_or(0, |end| end.saturating_sub(1)));
+        if last == 0 { 0 } else { self.accounted.holes(1, last).map(|(f, l)| l - f + 1).sum() }
+    }
+
+    pub(super) fn ack(&self, epoch: Epoch) -> EpochAck {
+        let watermark = self.watermark();
+        EpochAck {
+            epoch,
+            watermark: Seq(watermark),
+            above: ranges_above(&self.accounted, watermark),
+            parked: ranges_above(&self.parked, 0),
+        }
+    }
+}
+
+/// What the outbox held when the agent was born last.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Held {
+    /// Oldest first; the last one is being written.
+    pub epochs: Vec<HeldEpoch>,
+    /// All of it has come: what is missing besides will never come.
+    pub drained: bool,
+}
+
+/// One agent.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Agent {
+    /// Every epoch ever heard of.
+    pub epochs: HashMap<Epoch, EpochState>,
+    /// The epochs in the order they were written.
+    pub chain: Vec<Epoch>,
+    /// Everything up to here has taken effect.
+    pub settled: Position,
+    /// The catalog in force there.
+    pub in_force: Option<CatalogHash>,
+    /// What the catalogs mean.
+    pub schedules: HashMap<CatalogHash, Schedule>,
+    /// Downtimes that took effect and that a device may still need, in order of position.
+    pub downtimes: Vec<(Position, Downtime)>,
+    /// What the outbox gave up.
+    pub losses: Vec<Loss>,
+    /// What the boot clocks meant.
+    pub corrections: Vec<ClockCorrection>,
+    /// What the outbox held at the last birth.
+    pub held: Held,
+}
+
+impl Agent {
+    /// Whether the record is stored already.
+    #[must_use]
+    pub fn is_committed(&self, epoch: Epoch, first: u64, last: u64) -> bool {
+        self.epochs.get(&epoch).is_some_and(|e| e.committed.covers(first, last))
+    }
+
+    /// The catalog's schedule.
+    #[must_use]
+    pub fn schedule(&self, hash: CatalogHash) -> Option<&Schedule> {
+        self.schedules.get(&hash)
+    }
+
+    /// Whether what stands there has taken effect.
+    pub(super) fn is_settled(&self, epoch: Epoch, seq: u64) -> bool {
+        let place = self.epochs.get(&epoch).and_then(|e| e.place);
+        place.is_some_and(|place| Position { place, seq } <= self.settled)
+    }
+
+    /// Seqs known to exist, over all epochs, that have not come.
+    #[must_use]
+    pub fn missing(&self) -> u64 {
+        let written = self.held.epochs.last();
+        let tail = written.map_or(0, |h| {
+            let last = self.epochs.get(&h.epoch).and_then(|e| e.accounted.last()).unwrap_or(0);
+            h.next.0.saturating_sub(1).saturating_sub(last)
+        });
+        tail + self.epochs.values().map(EpochState::missing).sum::<u64>()
+    }
+}

@@ -1,0 +1,91 @@
+//! Why a proven slot is absent, in the order of ARCHITECTURE.md: a miss that names it (painted before), a loss
+//! whose time holds it, a downtime that holds it, the end of an epoch before it could write down its last misses,
+//! records that are lost or parked without a time; otherwise unexplained. Paints nothing.
+
+use gapless_common::quality::Cause;
+
+use super::agent::Position;
+use super::paint::{Known, Run};
+use super::{Agent, Span};
+
+/// What a proof is judged by.
+pub(super) struct Account<'a> {
+    pub(super) agent: &'a Agent,
+    pub(super) span: &'a Span,
+    /// The declaration.
+    pub(super) at: Position,
+}
+
+type Range = (i64, i64);
+
+/// The slots of `from..=through` that no run holds, each with what is known of it now.
+pub(super) fn explain(account: &Account<'_>, runs: &[Run], (from, through): Range) -> Vec<(Range, Known)> {
+    let mut absent = vec![(from, through)];
+    for run in runs {
+        absent = cut(absent, (run.first, run.last)).1;
+    }
+    let mut known = Vec::new();
+    take_losses(account, &mut absent, &mut known);
+    take_downtimes(account, &mut absent, &mut known);
+    let rest = match hidden(account) {
+        Some(cause) => Known::Lost(cause),
+        None => Known::Unexplained(Cause::Unexplained),
+    };
+    known.extend(absent.into_iter().map(|range| (range, rest)));
+    known
+}
+
+fn take_losses(account: &Account<'_>, absent: &mut Vec<Range>, known: &mut Vec<(Range, Known)>) {
+    let times = account.span.times;
+    for loss in &account.agent.losses {
+        // A reading is written after its slot's instant: the slot before the first lost record may be its.
+        let (held, rest) =
+            cut(std::mem::take(absent), (times.slot_at(loss.from).0, times.slot_at(loss.to).0));
+        known.extend(held.into_iter().map(|range| (range, Known::Lost(loss.cause))));
+        *absent = rest;
+    }
+}
+
+fn take_downtimes(account: &Account<'_>, absent: &mut Vec<Range>, known: &mut Vec<(Range, Known)>) {
+    let times = account.span.times;
+    let since = account.agent.downtimes.iter().filter(|(at, _)| *at > account.span.proven_at);
+    for (_, downtime) in since {
+        let inside = (times.first_from(downtime.from).0, times.first_from(downtime.to).0 - 1);
+        let (held, rest) = cut(std::mem::take(absent), inside);
+        known.extend(held.into_iter().map(|range| (range, Known::Down(downtime.cause))));
+        let (held, rest) = cut(rest, (i64::MIN, inside.1));
+        known.extend(held.into_iter().map(|range| (range, Known::Ended(downtime.cause))));
+        *absent = rest;
+    }
+}
+
+/// The cause of whatever is not usable between the last proof of the device and this one.
+fn hidden(account: &Account<'_>) -> Option<Cause> {
+    let (from, to) = (account.span.proven_at, account.at);
+    (from.place..=to.place).find_map(|place| {
+        let state = account.agent.epochs.get(account.agent.chain.get(place)?)?;
+        let after = if place == from.place { from.seq } else { 0 };
+        let through = if place == to.place { to.seq } else { u64::MAX };
+        state.hidden(after, through)
+    })
+}
+
+/// What of `ranges` lies inside `by`, and what outside.
+fn cut(ranges: Vec<Range>, by: Range) -> (Vec<Range>, Vec<Range>) {
+    let (mut inside, mut outside) = (Vec::new(), Vec::new());
+    for (first, last) in ranges {
+        let held = (first.max(by.0), last.min(by.1));
+        if held.0 > held.1 {
+            outside.push((first, last));
+            continue;
+        }
+        inside.push(held);
+        if first < held.0 {
+            outside.push((first, held.0 - 1));
+        }
+        if last > held.1 {
+            outside.push((held.1 + 1, last));
+        }
+    }
+    (inside, outside)
+}

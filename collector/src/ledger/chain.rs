@@ -1,0 +1,256 @@
+//! The chain of an agent's epochs: which came after which, which are finished, and what will never come.
+//! Knows nothing of slots.
+
+use gapless_common::id::Epoch;
+use gapless_common::message::HeldEpoch;
+use gapless_common::quality::Cause;
+use gapless_common::reading::{EpochStart, Loss};
+
+use super::agent::Held;
+use super::{Agent, AgentNo, Downtime, Finding, Ledger, Mark};
+
+impl Ledger {
+    /// The first record of an epoch came.
+    pub fn start(&mut self, no: AgentNo, epoch: Epoch, start: &EpochStart) {
+        let state = self.epoch_mut(no, epoch);
+        if state.start.is_some() {
+            return;
+        }
+        state.start = Some(start.clone());
+        if let Some((previous, end)) = start.previous {
+            let known = self.agent(no).is_some_and(|a| a.epochs.contains_key(&previous));
+            if known {
+                self.epoch_mut(no, previous).end = Some(end.0);
+            }
+        }
+    }
+
+    /// A record came that takes effect once everything before it is accounted for. Declarations that stand in
+    /// one unbroken stretch take effect together, so only the last of them is kept.
+    pub fn mark(&mut self, no: AgentNo, epoch: Epoch, seq: u64, mark: Mark) {
+        if self.agent_mut(no).is_settled(epoch, seq) {
+            // It was parked and is usable now: its turn has passed, but a downtime's word still counts.
+            if let Mark::Downtime { from, to, cause } = mark {
+                self.overdue.push((no, Downtime { from, to, cause }));
+            }
+            return;
+        }
+        self.changes.marks.insert((no, epoch, seq), Some(mark.clone()));
+        self.epoch_mut(no, epoch).marks.insert(seq, mark);
+    }
+
+    /// `first..=last` are stored, together with all that was said of them.
+    pub fn account(&mut self, no: AgentNo, epoch: Epoch, first: u64, last: u64) {
+        let state = self.epoch_mut(no, epoch);
+        state.committed.insert(first, last);
+        state.accounted.insert(first, last);
+        state.parked.remove(first, last);
+        self.merge_declarations(no, epoch, first);
+    }
+
+    /// `first..=last` are kept, but of no use yet.
+    pub fn park(&mut self, no: AgentNo, epoch: Epoch, first: u64, last: u64) {
+        let state = self.epoch_mut(no, epoch);
+        let fresh: Vec<_> = state.committed.holes(first, last).collect();
+        for (f, l) in fresh {
+            state.parked.insert(f, l);
+        }
+        state.accounted.insert(first, last);
+    }
+
+    /// The outbox gave records up.
+    pub fn loss(&mut self, no: AgentNo, loss: &Loss) {
+        let agent = self.agent_mut(no);
+        if agent.losses.contains(loss) {
+            return;
+        }
+        agent.losses.push(*loss);
+        self.changes.losses.push((no, *loss));
+        let state = self.epoch_mut(no, loss.epoch);
+        state.lost.retain(|&(f, l, _)| !(f >= loss.first.0 && l <= loss.last.0));
+        state.lost.push((loss.first.0, loss.last.0, loss.cause));
+        state.accounted.insert(loss.first.0, loss.last.0);
+    }
+
+    /// The agent said what it holds. `writing` is the epoch being written.
+    pub fn birth(&mut self, no: AgentNo, held: &[HeldEpoch], writing: Epoch, fresh: bool) -> Option<Finding> {
+        let agent = self.agent_mut(no);
+        let before = agent.held.epochs.last().map(|h| h.epoch);
+        agent.held = Held { epochs: held.to_vec(), drained: false };
+        let known = agent.epochs.contains_key(&writing);
+        self.changes.agents.insert(no);
+        for h in held {
+            let state = self.epoch_mut(no, h.epoch);
+            if h.epoch != writing {
+                state.end = state.end.or(Some(h.next.0));
+            }
+        }
+        // An epoch is drawn at each opening: one that was superseded can never be written again.
+        match before {
+            Some(other) if fresh && other != writing && known && !held.iter().any(|h| h.epoch == other) => {
+                Some(Finding::ClonedAgent { returned: writing, other })
+            }
+            _ => None,
+        }
+    }
+
+    fn merge_declarations(&mut self, no: AgentNo, epoch: Epoch, seq: u64) {
+        let marks = &mut self.changes.marks;
+        let Some(state) = self.agents.get_mut(&no).and_then(|a| a.epochs.get_mut(&epoch)) else { return };
+        let Some((first, last)) = state.accounted.iter().find(|&(f, l)| f <= seq && l >= seq) else { return };
+        let found: Vec<u64> = state.marks.range(first..=last).map(|(&at, _)| at).collect();
+        for pair in found.windows(2) {
+            let &[a, b] = pair else { continue };
+            let (Some(Mark::Complete { hash, through }), Some(Mark::Complete { hash: later, .. })) =
+                (state.marks.get(&a), state.marks.get(&b))
+            else {
+                continue;
+            };
+            if hash != later {
+                continue;
+            }
+            let through = through.clone();
+            state.marks.remove(&a);
+            marks.insert((no, epoch, a), None);
+            if let Some(Mark::Complete { through: sum, .. }) = state.marks.get_mut(&b) {
+                for (grid, slot) in through {
+                    let known = sum.entry(grid).or_insert(slot);
+                    *known = (*known).max(slot);
+                }
+            }
+            let merged = state.marks.get(&b).cloned();
+            marks.insert((no, epoch, b), merged);
+        }
+    }
+
+    /// Puts every epoch whose predecessor is known into the chain. Returns whether any was.
+    pub(super) fn link(&mut self, no: AgentNo) -> bool {
+        let mut any = false;
+        while let Some((epoch, link)) = self.agent(no).and_then(next_link) {
+            any = true;
+            self.append(no, epoch, link);
+        }
+        any
+    }
+
+    fn append(&mut self, no: AgentNo, epoch: Epoch, link: Link) {
+        let previous = self.agent(no).and_then(|a| a.epochs.get(&epoch)?.start.as_ref()?.previous);
+        let agent = self.agent_mut(no);
+        let keep = match link {
+            // What was written after the predecessor, or all there was, is of an outbox that is no more.
+            Link::Broken(Cause::StoreReplaced) => {
+                let at = previous.and_then(|(p, _)| agent.chain.iter().position(|e| *e == p));
+                at.map_or(0, |at| at + 1)
+            }
+            Link::Follows | Link::Broken(_) => agent.chain.len(),
+        };
+        let cut: Vec<Epoch> = agent.chain[keep..].to_vec();
+        let place = agent.chain.len();
+        agent.chain.push(epoch);
+        if let Link::Broken(cause) = link {
+            for old in cut {
+                let state = self.epoch_mut(no, old);
+                if !state.finished() {
+                    state.give_up(cause);
+                }
+            }
+        }
+        if let Some((p, end)) = previous
+            && self.agent(no).is_some_and(|a| a.epochs.contains_key(&p))
+        {
+            self.epoch_mut(no, p).end = Some(end.0);
+        }
+        let state = self.epoch_mut(no, epoch);
+        state.place = Some(place);
+        state.link = match link {
+            Link::Follows => None,
+            Link::Broken(cause) => (place > 0).then_some(cause),
+        };
+        self.changes.agents.insert(no);
+    }
+
+    /// Once all that the agent held at its birth has come, what is missing besides will never come: it was
+    /// acknowledged to another life of this database, or given up without a word. Returns whether that is new.
+    pub(super) fn drain(&mut self, no: AgentNo) -> bool {
+        let agent = self.agent_mut(no);
+        if agent.held.drained || agent.held.epochs.is_empty() || !all_here(agent) {
+            return false;
+        }
+        agent.held.drained = true;
+        self.changes.agents.insert(no);
+        let held = self.agent_mut(no).held.epochs.clone();
+        let agent = self.agent_mut(no);
+        let writing = held.last().and_then(|h| agent.epochs.get(&h.epoch)?.place);
+        // An epoch after the one that was being written then belongs to a birth that is still to come.
+        let known = agent.epochs.iter().filter(|(_, e)| e.place <= writing);
+        let known: Vec<Epoch> = known.map(|(&epoch, _)| epoch).collect();
+        for epoch in known {
+            let place = held.iter().find(|h| h.epoch == epoch).copied();
+            let state = self.agent_mut(no).epochs.entry(epoch).or_default();
+            if state.finished() {
+                continue;
+            }
+            match place {
+                Some(h) if h.first.0 > 1 => state.lose(1, h.first.0 - 1, Cause::BudgetFull),
+                Some(_) => continue,
+                None => state.give_up(Cause::BudgetFull),
+            }
+            self.changes.epochs.insert((no, epoch));
+        }
+        true
+    }
+}
+
+enum Link {
+    Follows,
+    Broken(Cause),
+}
+
+fn all_here(agent: &Agent) -> bool {
+    agent.held.epochs.iter().all(|h| {
+        h.next <= h.first
+            || agent.epochs.get(&h.epoch).is_some_and(|e| e.accounted.covers(h.first.0, h.next.0 - 1))
+    })
+}
+
+/// The next epoch that can be put into the chain: those that follow its end come first.
+fn next_link(agent: &Agent) -> Option<(Epoch, Link)> {
+    let waiting = || agent.epochs.iter().filter(|(_, e)| e.place.is_none());
+    let tip = agent.chain.last().copied();
+    let follows = waiting().find(|(_, e)| {
+        e.start.as_ref().is_some_and(|s| match s.previous {
+            Some((previous, _)) => tip == Some(previous),
+            None => tip.is_none(),
+        })
+    });
+    if let Some((&epoch, _)) = follows {
+        return Some((epoch, Link::Follows));
+    }
+    let mut broken: Vec<_> =
+        waiting().filter_map(|(&epoch, e)| Some((epoch, break_of(agent, epoch, e)?))).collect();
+    // Among several, the order in which the agent holds them is the order in which they were written.
+    broken.sort_by_key(|(epoch, _)| (agent.held.epochs.iter().position(|h| h.epoch == *epoch), *epoch));
+    broken.into_iter().next().map(|(epoch, cause)| (epoch, Link::Broken(cause)))
+}
+
+/// Why an epoch does not follow the end of the chain, where that is certain; `None` to wait.
+fn break_of(agent: &Agent, epoch: Epoch, state: &super::EpochState) -> Option<Cause> {
+    match &state.start {
+        Some(start) => match start.previous {
+            None => Some(Cause::StoreReplaced),
+            Some((previous, _)) => match agent.epochs.get(&previous) {
+                Some(p) if p.place.is_some() => Some(Cause::StoreReplaced),
+                Some(_) => None,
+                None => agent.held.drained.then_some(Cause::BudgetFull),
+            },
+        },
+        // Its first record is lost or not usable: its place is known from the order of what is held.
+        None if state.accounted.contains(1) => {
+            let at = agent.held.epochs.iter().position(|h| h.epoch == epoch);
+            let before = at.and_then(|at| at.checked_sub(1)).and_then(|at| agent.held.epochs.get(at));
+            let placed = |h: &HeldEpoch| agent.epochs.get(&h.epoch).is_some_and(|e| e.place.is_some());
+            before.is_none_or(placed).then(|| state.hidden(0, 1).unwrap_or(Cause::Unexplained))
+        }
+        None => None,
+    }
+}

@@ -1,0 +1,390 @@
+//! Proof: what waited takes effect in the order it was written, as far as everything before it is accounted
+//! for; declarations of completeness then open gaps. Knows nothing of how records arrive.
+
+use gapless_common::id::{CatalogHash, Epoch};
+use gapless_common::quality::Cause;
+use gapless_common::time::{Slot, Timestamp};
+
+use super::agent::Position;
+use super::causes::{Account, explain};
+use super::paint::{Known, fill_gap, open_gap, paint, recause_gap};
+use super::{AgentNo, Downtime, Due, GridNo, Ledger, Mark, Slots, Span, Stamp};
+
+impl Ledger {
+    /// A reading of this slot is stored.
+    pub fn received(&mut self, due: &Due, slot: Slot) {
+        self.times.insert(due.grid, due.times);
+        self.received.entry(due.grid).or_default().push(slot.0);
+    }
+
+    /// The agent said that these slots have no reading.
+    pub fn missed(&mut self, due: &Due, first: Slot, count: u32, cause: Cause) {
+        self.times.insert(due.grid, due.times);
+        let last = first.0.saturating_add(i64::from(count)).saturating_sub(1);
+        self.missed.push((due.grid, first.0, last, cause));
+    }
+
+    /// Lets take effect what the records told so far prove, for this agent. To be called before the
+    /// transaction commits.
+    ///
+    /// # Errors
+    /// The storage of runs and gaps failed; the ledger must be loaded again.
+    pub fn settle<S: Slots>(&mut self, no: AgentNo, slots: &mut S, stamp: Stamp) -> Result<(), S::Error> {
+        self.paint_received(slots, stamp)?;
+        self.paint_missed(slots)?;
+        self.recause_losses(no, slots)?;
+        loop {
+            self.link(no);
+            self.advance(no, slots, stamp)?;
+            if !self.drain(no) {
+                return Ok(());
+            }
+        }
+    }
+
+    fn paint_received<S: Slots>(&mut self, slots: &mut S, stamp: Stamp) -> Result<(), S::Error> {
+        for (grid, mut numbers) in std::mem::take(&mut self.received) {
+            numbers.sort_unstable();
+            numbers.dedup();
+            let neighbours = numbers.chunk_by(|a, b| a.checked_add(1) == Some(*b));
+            for run in neighbours {
+                let (Some(&first), Some(&last)) = (run.first(), run.last()) else { continue };
+                let painted = paint(slots, grid, (first, last), Known::Received, |_| true)?;
+                if painted && self.may_have_gaps(grid, first) {
+                    fill_gap(slots, (grid, self.times[&grid]), (first, last), stamp)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn paint_missed<S: Slots>(&mut self, slots: &mut S) -> Result<(), S::Error> {
+        for (grid, first, last, cause) in std::mem::take(&mut self.missed) {
+            let known = Known::Missed(cause);
+            if paint(slots, grid, (first, last), known, |_| true)? && self.may_have_gaps(grid, first) {
+                self.recause(slots, grid, (first, last), known)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether slots from `first` on may lie in proven time.
+    fn may_have_gaps(&self, grid: GridNo, first: i64) -> bool {
+        self.proven.get(&grid).is_none_or(|&(_, proven)| first <= proven)
+    }
+
+    /// The open gaps of a range take the cause of what was painted there.
+    fn recause<S: Slots>(
+        &self,
+        slots: &mut S,
+        grid: GridNo,
+        (first, last): (i64, i64),
+        known: Known,
+    ) -> Result<(), S::Error> {
+        let (Some(cause), Some(&times)) = (known.cause(), self.times.get(&grid)) else { return Ok(()) };
+        for run in slots.runs(grid, first, last)?.into_iter().filter(|r| r.known == known) {
+            let range = (run.first.max(first), run.last.min(last));
+            if range.0 <= range.1 {
+                recause_gap(slots, (grid, times), range, cause)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// A loss that is told after its slots were proven absent is a better word than a downtime.
+    fn recause_losses<S: Slots>(&mut self, no: AgentNo, slots: &mut S) -> Result<(), S::Error> {
+        for (agent, downtime) in std::mem::take(&mut self.overdue) {
+            let time = (downtime.from, downtime.to.plus_ms(-1));
+            self.better_word(agent, slots, time, Known::Down(downtime.cause))?;
+        }
+        let fresh: Vec<_> = self.changes.losses.iter().filter(|(a, _)| *a == no).map(|(_, l)| *l).collect();
+        for loss in fresh {
+            self.better_word(no, slots, (loss.from, loss.to), Known::Lost(loss.cause))?;
+        }
+        Ok(())
+    }
+
+    fn better_word<S: Slots>(
+        &mut self,
+        no: AgentNo,
+        slots: &mut S,
+        (from, to): (Timestamp, Timestamp),
+        known: Known,
+    ) -> Result<(), S::Error> {
+        let spans: Vec<Span> = self.spans_of(no).collect();
+        for span in spans {
+            let range = (span.times.slot_at(from).0, span.times.slot_at(to).0);
+            self.times.insert(span.grid, span.times);
+            // Only what is proven absent has a word that can be bettered.
+            if range.0 <= range.1 && paint(slots, span.grid, range, known, |there| there.is_some())? {
+                self.recause(slots, span.grid, range, known)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Walks the chain as far as it is accounted for.
+    fn advance<S: Slots>(&mut self, no: AgentNo, slots: &mut S, stamp: Stamp) -> Result<(), S::Error> {
+        while let Some((epoch, through, go_on)) = self.reach(no) {
+            while let Some((seq, mark)) = self.take_mark(no, epoch, through) {
+                let place = self.agent_mut(no).settled.place;
+                self.apply(no, Position { place, seq }, &mark, slots, stamp)?;
+            }
+            let agent = self.agent_mut(no);
+            let before = agent.settled;
+            agent.settled.seq = agent.settled.seq.max(through);
+            if go_on {
+                agent.settled = Position { place: agent.settled.place + 1, seq: 0 };
+            }
+            if agent.settled != before {
+                self.changes.agents.insert(no);
+            }
+            if !go_on {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// The epoch that is being settled, up to which seq, and whether the one after it may follow.
+    fn reach(&self, no: AgentNo) -> Option<(Epoch, u64, bool)> {
+        let agent = self.agents.get(&no)?;
+        let epoch = *agent.chain.get(agent.settled.place)?;
+        let state = agent.epochs.get(&epoch)?;
+        let finished = state.finished() && agent.chain.len() > agent.settled.place + 1;
+        let through =
+            if state.closed { u64::from(u32::MAX).max(state.watermark()) } else { state.watermark() };
+        Some((epoch, through, finished))
+    }
+
+    fn take_mark(&mut self, no: AgentNo, epoch: Epoch, through: u64) -> Option<(u64, Mark)> {
+        let state = self.agents.get_mut(&no)?.epochs.get_mut(&epoch)?;
+        let entry = state.marks.first_entry().filter(|e| *e.key() <= through)?;
+        let taken = entry.remove_entry();
+        self.changes.marks.insert((no, epoch, taken.0), None);
+        Some(taken)
+    }
+
+    fn apply<S: Slots>(
+        &mut self,
+        no: AgentNo,
+        at: Position,
+        mark: &Mark,
+        slots: &mut S,
+        stamp: Stamp,
+    ) -> Result<(), S::Error> {
+        match *mark {
+            Mark::Downtime { from, to, cause } => {
+                self.break_chain(no, at, from);
+                self.push_downtime(no, at, Downtime { from, to, cause });
+                Ok(())
+            }
+            Mark::Catalog { hash, since } => {
+                if let Some(since) = since {
+                    self.break_chain(no, at, since);
+                }
+                self.bring_into_force(no, at, (hash, since), slots, stamp)
+            }
+            Mark::Complete { hash, ref through } => {
+                if self.agent_mut(no).in_force != Some(hash) {
+                    self.bring_into_force(no, at, (hash, None), slots, stamp)?;
+                }
+                for (&grid, &slot) in through {
+                    self.prove(no, at, grid, slot, slots, stamp)?;
+                }
+                self.forget_downtimes(no);
+                Ok(())
+            }
+        }
+    }
+
+    /// Where the chain is broken before this epoch, all that is unproven before `until` has the break's cause.
+    fn break_chain(&mut self, no: AgentNo, at: Position, until: Timestamp) {
+        let agent = self.agent_mut(no);
+        let state = agent.chain.get(at.place).and_then(|e| agent.epochs.get(e));
+        let link = state.and_then(|e| e.link);
+        // A replaced outbox may remember a time from which another one had gone on.
+        let started = state.and_then(|e| e.start.as_ref()).filter(|s| s.clock_set).map(|s| s.at);
+        let until = match (link, started) {
+            (Some(Cause::StoreReplaced), Some(started)) => until.max(started),
+            _ => until,
+        };
+        let told = agent.downtimes.iter().any(|(p, _)| p.place == at.place);
+        if let Some(cause) = link
+            && !told
+        {
+            self.push_downtime(
+                no,
+                Position { place: at.place, seq: 0 },
+                Downtime { from: until, to: until, cause },
+            );
+        }
+    }
+
+    fn push_downtime(&mut self, no: AgentNo, at: Position, downtime: Downtime) {
+        self.changes.downtimes.push((no, at, downtime));
+        self.agent_mut(no).downtimes.push((at, downtime));
+    }
+
+    /// A downtime that every device has a proof after is of no more use.
+    fn forget_downtimes(&mut self, no: AgentNo) {
+        if self.agents.get(&no).is_none_or(|a| a.downtimes.is_empty()) {
+            return;
+        }
+        let least = self.spans_of(no).map(|s| s.proven_at).min();
+        let agent = self.agent_mut(no);
+        let settled_place = agent.settled.place;
+        agent.downtimes.retain(|(at, _)| at.place >= settled_place || least.is_none_or(|least| *at > least));
+    }
+
+    fn bring_into_force<S: Slots>(
+        &mut self,
+        no: AgentNo,
+        at: Position,
+        (hash, since): (CatalogHash, Option<Timestamp>),
+        slots: &mut S,
+        stamp: Stamp,
+    ) -> Result<(), S::Error> {
+        let Some(schedule) = self.agent_mut(no).schedule(hash).cloned() else { return Ok(()) };
+        self.agent_mut(no).in_force = Some(hash);
+        self.changes.agents.insert(no);
+        let kept = |span: &Span| {
+            schedule.iter().any(|d| d.device == span.device && d.grid == span.grid && !d.paused)
+        };
+        let ended: Vec<Span> = self.spans_of(no).filter(|s| !kept(s)).collect();
+        for span in ended {
+            self.end_span(at, span, since, slots, stamp)?;
+        }
+        for due in schedule.iter().filter(|d| !d.paused) {
+            self.owe(no, at, due, since, slots, stamp)?;
+        }
+        Ok(())
+    }
+
+    /// From now on the agent owes the slots of this device.
+    fn owe<S: Slots>(
+        &mut self,
+        no: AgentNo,
+        at: Position,
+        due: &Due,
+        since: Option<Timestamp>,
+        slots: &mut S,
+        stamp: Stamp,
+    ) -> Result<(), S::Error> {
+        if let Some(span) = self.open.get(&due.device).copied() {
+            let later = matches!((span.first, since), (Some(f), Some(t)) if span.times.at(f) > t);
+            if span.agent == no || later {
+                return Ok(());
+            }
+            // Another gateway has taken the device over.
+            let before = span.proven_at;
+            self.end_span(before, span, since, slots, stamp)?;
+        }
+        self.last_span += 1;
+        let span = Span {
+            id: self.last_span,
+            agent: no,
+            device: due.device,
+            grid: due.grid,
+            times: due.times,
+            first: since.map(|t| due.times.first_from(t)),
+            last: None,
+            proven: None,
+            proven_at: at,
+        };
+        self.proven.insert(due.grid, (due.device, i64::MIN));
+        self.owed.entry(no).or_default().insert(due.device);
+        self.put_span(span);
+        Ok(())
+    }
+
+    fn spans_of(&self, no: AgentNo) -> impl Iterator<Item = Span> {
+        self.owed.get(&no).into_iter().flatten().filter_map(|d| self.open.get(d)).copied()
+    }
+
+    fn put_span(&mut self, span: Span) {
+        self.times.insert(span.grid, span.times);
+        self.open.insert(span.device, span);
+        self.changes.spans.insert(span.id, span);
+    }
+
+    /// The device is no longer due from `since` on: what was due before and is absent is proven now.
+    fn end_span<S: Slots>(
+        &mut self,
+        at: Position,
+        span: Span,
+        since: Option<Timestamp>,
+        slots: &mut S,
+        stamp: Stamp,
+    ) -> Result<(), S::Error> {
+        if let Some(last) = since.map(|t| span.times.first_from(t).plus(-1)) {
+            self.prove(span.agent, at, span.grid, last, slots, stamp)?;
+        }
+        let mut ended = self.open.remove(&span.device).unwrap_or(span);
+        ended.last = ended.proven.or(ended.first.map(|f| f.plus(-1))).or(Some(Slot(i64::MIN)));
+        self.proven.remove(&span.grid);
+        if let Some(devices) = self.owed.get_mut(&span.agent) {
+            devices.remove(&span.device);
+        }
+        self.changes.spans.insert(ended.id, ended);
+        Ok(())
+    }
+
+    /// Everything that the agent owes of this grid up to `through` is accounted for: what is absent is a gap.
+    fn prove<S: Slots>(
+        &mut self,
+        no: AgentNo,
+        at: Position,
+        grid: GridNo,
+        through: Slot,
+        slots: &mut S,
+        stamp: Stamp,
+    ) -> Result<(), S::Error> {
+        let device = self.proven.get(&grid).map(|(device, _)| *device);
+        let Some(mut span) = device.and_then(|d| self.open.get(&d)).filter(|s| s.agent == no).copied() else {
+            return Ok(());
+        };
+        if span.first.is_none() {
+            let known = slots.first_known(grid, i64::MIN)?;
+            span.first = Some(known.map_or(through.plus(1), Slot));
+        }
+        let from = span.proven.map(|p| p.plus(1)).or(span.first).unwrap_or(through);
+        if from <= through {
+            self.open_gaps(no, at, &span, (from.0, through.0), slots, stamp)?;
+            span.proven = Some(through);
+        }
+        span.proven_at = span.proven_at.max(at);
+        self.proven.insert(grid, (span.device, span.proven.map_or(i64::MIN, |s| s.0)));
+        self.put_span(span);
+        Ok(())
+    }
+
+    fn open_gaps<S: Slots>(
+        &mut self,
+        no: AgentNo,
+        at: Position,
+        span: &Span,
+        (from, through): (i64, i64),
+        slots: &mut S,
+        stamp: Stamp,
+    ) -> Result<(), S::Error> {
+        let runs = slots.runs(span.grid, from, through)?;
+        if runs.iter().any(|r| r.known == Known::Received && r.first <= from && r.last >= through) {
+            return Ok(());
+        }
+        let agent = self.agents.entry(no).or_default();
+        let account = Account { agent, span, at };
+        for (range, known) in explain(&account, &runs, (from, through)) {
+            paint(slots, span.grid, range, known, |there| there.is_none())?;
+        }
+        for run in slots.runs(span.grid, from, through)? {
+            let range = (run.first.max(from), run.last.min(through));
+            if let Some(cause) = run.known.cause()
+                && range.0 <= range.1
+            {
+                open_gap(slots, (span.grid, span.times), range, cause, stamp)?;
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,1 @@
+//! Rows and random histories for the ledger.

@@ -1,0 +1,270 @@
+//! One transaction's readings: gathered from all frames, put in the order of the table, written once, compared
+//! with what is there. Decides nothing about slots.
+
+use std::collections::{BTreeMap, HashMap};
+
+use gapless_common::id::Epoch;
+use gapless_common::quality::Quality;
+use gapless_common::reading::ClockCorrection;
+use gapless_common::time::{Slot, Timestamp};
+use rusqlite::{Connection, params};
+
+use super::cell::Cell;
+use crate::ledger::{AgentNo, Due, GridNo};
+use crate::store::state;
+
+/// Ranges of one device's changes that are nearer than this are told as one.
+const CHANGE_JOIN_MS: i64 = 3_600_000;
+
+/// A reading on its way to its row.
+#[derive(Debug, Clone)]
+pub(crate) struct Row {
+    pub(crate) series: i64,
+    pub(crate) ts: i64,
+    pub(crate) value: Cell,
+    pub(crate) quality: Quality,
+    pub(crate) device: i64,
+    pub(crate) agent: AgentNo,
+    pub(crate) epoch: Epoch,
+    pub(crate) seq: u64,
+}
+
+/// What became of an agent's readings.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Tally {
+    pub(crate) frames: i64,
+    pub(crate) readings: i64,
+    pub(crate) duplicates: i64,
+    pub(crate) conflicts: i64,
+    pub(crate) damaged: i64,
+    pub(crate) refused: i64,
+}
+
+/// See the module's text: push rows, [`flush`](Self::flush) before anything reads them, [`finish`](Self::finish)
+/// before the commit.
+pub(crate) struct Batch<'c> {
+    pub(crate) connection: &'c Connection,
+    pub(crate) commit: u64,
+    pub(crate) now: Timestamp,
+    pub(crate) tallies: BTreeMap<AgentNo, Tally>,
+    rows: Vec<Row>,
+    changed: HashMap<i64, Vec<i64>>,
+}
+
+impl<'c> Batch<'c> {
+    pub(crate) fn new(connection: &'c Connection, commit: u64, now: Timestamp) -> Self {
+        Self { connection, commit, now, tallies: BTreeMap::new(), rows: Vec::new(), changed: HashMap::new() }
+    }
+
+    pub(crate) fn tally(&mut self, no: AgentNo) -> &mut Tally {
+        self.tallies.entry(no).or_default()
+    }
+
+    pub(crate) fn push(&mut self, row: Row) {
+        self.rows.push(row);
+    }
+
+    /// Writes what was gathered.
+    pub(crate) fn flush(&mut self) -> rusqlite::Result<()> {
+        let mut rows = std::mem::take(&mut self.rows);
+        // Stable: of two values for one instant the one that came first stays.
+        rows.sort_by_key(|row| (row.series, row.ts));
+        let sql = "INSERT OR IGNORE INTO readings VALUES (?1, ?2, ?3, ?4, ?5)";
+        let mut insert = self.connection.prepare_cached(sql)?;
+        let commit = self.commit.cast_signed();
+        for row in &rows {
+            let quality = i64::from(row.quality.code());
+            let new = insert.execute(params![row.series, row.ts, row.value, quality, commit])?;
+            if new == 1 {
+                self.tallies.entry(row.agent).or_default().readings += 1;
+                self.changed.entry(row.device).or_default().push(row.ts);
+            } else {
+                self.meet(row)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// There is a reading of that instant already.
+    fn meet(&mut self, row: &Row) -> rusqlite::Result<()> {
+        let sql = "SELECT value, quality FROM readings WHERE series = ?1 AND ts = ?2";
+        let quality = i64::from(row.quality.code());
+        let same = self.connection.prepare_cached(sql)?.query_row([row.series, row.ts], |r| {
+            Ok(row.value.same(r.get_ref(0)?) && r.get::<_, i64>(1)? == quality)
+        })?;
+        let tally = self.tallies.entry(row.agent).or_default();
+        if same || row.quality == Quality::UncertainClock {
+            // An uncertain instant may well be taken; the reading stands in `uncertain`.
+            tally.duplicates += 1;
+            return Ok(());
+        }
+        tally.conflicts += 1;
+        let sql = "INSERT OR IGNORE INTO conflicts
+            (series, ts, value, quality, agent, epoch, seq, received_at, commit_no)
+            VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)";
+        self.connection.prepare_cached(sql)?.execute(params![
+            row.series,
+            row.ts,
+            row.value,
+            quality,
+            row.agent.0,
+            row.epoch.0.cast_signed(),
+            row.seq.cast_signed(),
+            self.now.0,
+            self.commit.cast_signed()
+        ])?;
+        Ok(())
+    }
+
+    /// Keeps a reading whose time is not known yet, with what a correction needs.
+    pub(crate) fn push_uncertain(&mut self, row: Row, due: &Due, boot_clock_ms: u64) -> rusqlite::Result<()> {
+        let sql = "INSERT OR IGNORE INTO uncertain VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, NULL)";
+        self.connection.prepare_cached(sql)?.execute(params![
+            row.agent.0,
+            row.epoch.0.cast_signed(),
+            row.seq.cast_signed(),
+            row.series,
+            due.grid.0,
+            row.ts,
+            boot_clock_ms.cast_signed(),
+            row.value,
+            i64::from(row.quality.code())
+        ])?;
+        self.push(row);
+        Ok(())
+    }
+
+    /// Gives uncertain readings their true time. Returns the slots that they turn out to be of.
+    pub(crate) fn correct(
+        &mut self,
+        no: AgentNo,
+        correction: &ClockCorrection,
+    ) -> rusqlite::Result<Vec<(Due, Slot)>> {
+        self.flush()?;
+        let sql = "INSERT OR IGNORE INTO corrections VALUES (?1, ?2, ?3, ?4, ?5, ?6)";
+        let (epoch, first, last) = (
+            correction.epoch.0.cast_signed(),
+            correction.first.0.cast_signed(),
+            correction.last.0.min(i64::MAX.cast_unsigned()).cast_signed(),
+        );
+        self.connection.prepare_cached(sql)?.execute(params![
+            no.0,
+            epoch,
+            first,
+            last,
+            correction.boot.0.cast_signed(),
+            correction.boot_began.0
+        ])?;
+        let found = self.uncertain(no, correction, (epoch, first, last))?;
+        let mut slots = Vec::with_capacity(found.len());
+        for (row, wrong, due) in found {
+            self.withdraw(&row, wrong)?;
+            slots.push((due, due.times.slot_at(Timestamp(row.ts))));
+            self.push(row);
+        }
+        let sql = "UPDATE uncertain SET corrected_ts = ?5 + boot_clock_ms
+            WHERE agent = ?1 AND epoch = ?2 AND seq BETWEEN ?3 AND ?4 AND corrected_ts IS NULL";
+        self.connection.prepare_cached(sql)?.execute(params![
+            no.0,
+            epoch,
+            first,
+            last,
+            correction.boot_began.0
+        ])?;
+        Ok(slots)
+    }
+
+    fn uncertain(
+        &self,
+        no: AgentNo,
+        correction: &ClockCorrection,
+        (epoch, first, last): (i64, i64, i64),
+    ) -> rusqlite::Result<Vec<(Row, i64, Due)>> {
+        let sql = "SELECT u.seq, u.series, u.ts, u.boot_clock_ms, u.value, u.quality, u.grid, g.device,
+            g.interval_ms, g.phase_ms FROM uncertain u JOIN grids g ON g.id = u.grid
+            WHERE u.agent = ?1 AND u.epoch = ?2 AND u.seq BETWEEN ?3 AND ?4 AND u.corrected_ts IS NULL";
+        let mut statement = self.connection.prepare_cached(sql)?;
+        let rows = statement.query_map([no.0, epoch, first, last], |r| {
+            let quality = u16::try_from(r.get::<_, i64>(5)?).ok().and_then(Quality::from_code);
+            let row = Row {
+                series: r.get(1)?,
+                ts: correction.boot_began.0.saturating_add(r.get(3)?),
+                value: cell(r.get_ref(4)?),
+                quality: certain(quality.unwrap_or(Quality::UncertainClock)),
+                device: r.get(7)?,
+                agent: no,
+                epoch: correction.epoch,
+                seq: r.get::<_, i64>(0)?.cast_unsigned(),
+            };
+            let due = Due {
+                device: crate::ledger::DeviceNo(r.get(7)?),
+                grid: GridNo(r.get(6)?),
+                times: state::grid(r.get(8)?, r.get(9)?),
+                paused: false,
+            };
+            Ok((row, r.get(2)?, due))
+        })?;
+        rows.collect()
+    }
+
+    /// Takes the row under the wrong time away, where it is this one.
+    fn withdraw(&mut self, row: &Row, wrong: i64) -> rusqlite::Result<()> {
+        let sql = "DELETE FROM readings WHERE series = ?1 AND ts = ?2 AND value IS ?3 AND quality = ?4";
+        let quality = i64::from(uncertain(row.quality).code());
+        let gone =
+            self.connection.prepare_cached(sql)?.execute(params![row.series, wrong, row.value, quality])?;
+        if gone > 0 {
+            self.changed.entry(row.device).or_default().push(wrong);
+        }
+        Ok(())
+    }
+
+    /// Writes the last rows, where they changed what, and the counters.
+    pub(crate) fn finish(&mut self) -> rusqlite::Result<()> {
+        self.flush()?;
+        let commit = self.commit.cast_signed();
+        for (device, mut times) in std::mem::take(&mut self.changed) {
+            times.sort_unstable();
+            for near in times.chunk_by(|a, b| b.saturating_sub(*a) < CHANGE_JOIN_MS) {
+                let (Some(first), Some(last)) = (near.first(), near.last()) else { continue };
+                let sql = "INSERT OR REPLACE INTO changes VALUES (?1, ?2, ?3, ?4)";
+                self.connection.prepare_cached(sql)?.execute([commit, device, *first, *last])?;
+            }
+        }
+        for (no, t) in &self.tallies {
+            let sql = "UPDATE agents SET frames = frames + ?2, readings = readings + ?3,
+                duplicates = duplicates + ?4, conflicts = conflicts + ?5, damaged = damaged + ?6,
+                refused = refused + ?7, last_heard_at = max(coalesce(last_heard_at, ?8), ?8) WHERE id = ?1";
+            let row =
+                [no.0, t.frames, t.readings, t.duplicates, t.conflicts, t.damaged, t.refused, self.now.0];
+            self.connection.prepare_cached(sql)?.execute(row)?;
+        }
+        let sql = "UPDATE meta SET value = ?1 WHERE key = 'commit_no'";
+        self.connection.prepare_cached(sql)?.execute([commit])?;
+        Ok(())
+    }
+}
+
+fn cell(stored: rusqlite::types::ValueRef<'_>) -> Cell {
+    match stored {
+        rusqlite::types::ValueRef::Real(x) => Cell::Real(x),
+        rusqlite::types::ValueRef::Blob(bytes) => Cell::Blob(bytes.into()),
+        _ => Cell::Null,
+    }
+}
+
+/// What a quality becomes when the time of its reading is known.
+pub(crate) const fn certain(quality: Quality) -> Quality {
+    match quality {
+        Quality::UncertainClock => Quality::Good,
+        other => other,
+    }
+}
+
+/// What a quality is as long as the time of its reading is not known.
+pub(crate) const fn uncertain(quality: Quality) -> Quality {
+    match quality {
+        Quality::Good => Quality::UncertainClock,
+        other => other,
+    }
+}

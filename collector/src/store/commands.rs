@@ -1,0 +1,116 @@
+//! Commands and births, as rows. When a command is sent is the writer's business.
+
+use gapless_common::id::{CatalogHash, DeviceId, Epoch, Seq};
+use gapless_common::message::{AgentState, Command, CommandBody};
+use gapless_common::time::Timestamp;
+use rusqlite::{Connection, OptionalExtension, Row, params};
+
+use crate::ledger::AgentNo;
+
+type Columns<'a> = (i64, Option<i64>, Option<i64>, Option<i64>, Option<&'a str>);
+
+fn columns(body: &CommandBody) -> Option<Columns<'_>> {
+    Some(match body {
+        CommandBody::Live { until } => (1, Some(until.0), None, None, None),
+        CommandBody::Resend { epoch, first, last } => {
+            (2, Some(epoch.0.cast_signed()), Some(first.0.cast_signed()), Some(last.0.cast_signed()), None)
+        }
+        CommandBody::SendCatalog(hash) => (3, Some(hash.0.cast_signed()), None, None, None),
+        CommandBody::PollNow(device) => (4, None, None, None, Some(device.as_str())),
+        CommandBody::ReadHistory { device, from, to } => {
+            (5, Some(from.0), Some(to.0), None, Some(device.as_str()))
+        }
+        CommandBody::Unknown => return None,
+    })
+}
+
+fn body(r: &Row<'_>) -> rusqlite::Result<Option<CommandBody>> {
+    let number = |column| r.get::<_, Option<i64>>(column).map(Option::unwrap_or_default);
+    let device = r.get::<_, Option<String>>("device")?.and_then(|d| DeviceId::new(&d).ok());
+    let (a, b, c) = (number("a")?, number("b")?, number("c")?);
+    Ok(match (r.get::<_, i64>("kind")?, device) {
+        (1, _) => Some(CommandBody::Live { until: Timestamp(a) }),
+        (2, _) => Some(CommandBody::Resend {
+            epoch: Epoch(a.cast_unsigned()),
+            first: Seq(b.cast_unsigned()),
+            last: Seq(c.cast_unsigned()),
+        }),
+        (3, _) => Some(CommandBody::SendCatalog(CatalogHash(a.cast_unsigned()))),
+        (4, Some(device)) => Some(CommandBody::PollNow(device)),
+        (5, Some(device)) => Some(CommandBody::ReadHistory { device, from: Timestamp(a), to: Timestamp(b) }),
+        _ => None,
+    })
+}
+
+/// Writes a command down, unless the same one is open. Returns its id where it is new.
+pub(crate) fn ensure(
+    connection: &Connection,
+    agent: AgentNo,
+    body: &CommandBody,
+    now: Timestamp,
+    expires: Timestamp,
+) -> rusqlite::Result<Option<u64>> {
+    let Some((kind, a, b, c, device)) = columns(body) else { return Ok(None) };
+    let sql = "SELECT id FROM commands WHERE agent = ?1 AND kind = ?2 AND a IS ?3 AND b IS ?4 AND c IS ?5
+        AND device IS ?6 AND outcome IS NULL AND expires_at > ?7";
+    let key = params![agent.0, kind, a, b, c, device, now.0];
+    let open: Option<i64> = connection.prepare_cached(sql)?.query_row(key, |r| r.get(0)).optional()?;
+    if open.is_some() {
+        return Ok(None);
+    }
+    let sql = "INSERT INTO commands (agent, kind, a, b, c, device, created_at, expires_at)
+        VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8) RETURNING id";
+    let row = params![agent.0, kind, a, b, c, device, now.0, expires.0];
+    let id: i64 = connection.prepare_cached(sql)?.query_row(row, |r| r.get(0))?;
+    Ok(Some(id.cast_unsigned()))
+}
+
+/// The commands of an agent that are neither answered nor expired.
+pub(crate) fn open(
+    connection: &Connection,
+    agent: AgentNo,
+    now: Timestamp,
+) -> rusqlite::Result<Vec<Command>> {
+    let sql = "SELECT * FROM commands WHERE agent = ?1 AND outcome IS NULL AND expires_at > ?2 ORDER BY id";
+    let mut statement = connection.prepare_cached(sql)?;
+    let mut rows = statement.query([agent.0, now.0])?;
+    let mut commands = Vec::new();
+    while let Some(r) = rows.next()? {
+        if let Some(body) = body(r)? {
+            let id = r.get::<_, i64>("id")?.cast_unsigned();
+            commands.push(Command { id, expires: Timestamp(r.get("expires_at")?), body });
+        }
+    }
+    Ok(commands)
+}
+
+/// Writes a birth down. Returns whether it is of a connection that was not the last one.
+pub(crate) fn birth(
+    connection: &Connection,
+    agent: AgentNo,
+    state: &AgentState,
+    now: Timestamp,
+) -> rusqlite::Result<bool> {
+    let AgentState::Birth {
+        connection: id, agent_version, boot, epoch, durable, clock_set, flush_ms, ..
+    } = state
+    else {
+        return Ok(false);
+    };
+    let sql = "SELECT connection IS NOT ?2 FROM agents WHERE id = ?1";
+    let fresh = connection.prepare_cached(sql)?.query_row(params![agent.0, id.0], |r| r.get(0))?;
+    let sql = "UPDATE agents SET connected = 1, connection = ?2, version = ?3, boot = ?4, epoch = ?5,
+        durable = ?6, clock_set = ?7, flush_ms = ?8, last_birth_at = ?9 WHERE id = ?1";
+    connection.prepare_cached(sql)?.execute(params![
+        agent.0,
+        id.0,
+        agent_version,
+        boot.0.cast_signed(),
+        epoch.0.cast_signed(),
+        durable,
+        clock_set,
+        flush_ms,
+        now.0
+    ])?;
+    Ok(fresh)
+}

@@ -1,0 +1,75 @@
+//! Frames that are kept but cannot be used, as rows; bounded per agent. Does not know why they cannot.
+
+use gapless_common::id::CatalogHash;
+use gapless_common::time::Timestamp;
+use gapless_common::wire::DataHeader;
+use rusqlite::{Connection, params};
+
+use super::model::ParkReason;
+use crate::ledger::AgentNo;
+
+/// A frame to be kept.
+pub(crate) struct New<'a> {
+    pub(crate) agent: AgentNo,
+    pub(crate) header: &'a DataHeader,
+    pub(crate) reason: ParkReason,
+    pub(crate) detail: &'a str,
+    pub(crate) bytes: &'a [u8],
+    pub(crate) at: Timestamp,
+}
+
+fn code(reason: ParkReason) -> i64 {
+    match reason {
+        ParkReason::UnknownCatalog => 1,
+        ParkReason::UnknownVersion => 2,
+        ParkReason::Nonsense => 3,
+    }
+}
+
+/// The reason of a stored code.
+pub(crate) fn reason(code: i64) -> Option<ParkReason> {
+    [ParkReason::UnknownCatalog, ParkReason::UnknownVersion, ParkReason::Nonsense]
+        .into_iter()
+        .find(|r| self::code(*r) == code)
+}
+
+/// Keeps the frame, where the agent's bound allows it. A frame that is kept already takes no more room.
+pub(crate) fn keep(connection: &Connection, new: &New<'_>, bytes_max: i64) -> rusqlite::Result<bool> {
+    let sql = "SELECT coalesce(sum(length(bytes)), 0) FROM parked WHERE agent = ?1";
+    let held: i64 = connection.prepare_cached(sql)?.query_row([new.agent.0], |r| r.get(0))?;
+    if held.saturating_add(i64::try_from(new.bytes.len()).unwrap_or(i64::MAX)) > bytes_max {
+        return Ok(false);
+    }
+    let sql = "INSERT OR IGNORE INTO parked
+        (agent, epoch, first_seq, count, catalog, reason, detail, bytes, received_at)
+        VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)";
+    connection.prepare_cached(sql)?.execute(params![
+        new.agent.0,
+        new.header.epoch.0.cast_signed(),
+        new.header.first.0.cast_signed(),
+        new.header.count.cast_signed(),
+        new.header.catalog.0.cast_signed(),
+        code(new.reason),
+        new.detail,
+        new.bytes,
+        new.at.0
+    ])?;
+    Ok(true)
+}
+
+/// The frames that wait for this catalog.
+pub(crate) fn waiting(
+    connection: &Connection,
+    agent: AgentNo,
+    catalog: CatalogHash,
+) -> rusqlite::Result<Vec<(i64, Vec<u8>)>> {
+    let sql = "SELECT id, bytes FROM parked WHERE agent = ?1 AND catalog = ?2 AND reason = 1 ORDER BY id";
+    let mut statement = connection.prepare_cached(sql)?;
+    let rows = statement.query_map([agent.0, catalog.0.cast_signed()], |r| Ok((r.get(0)?, r.get(1)?)))?;
+    rows.collect()
+}
+
+/// A frame was used after all.
+pub(crate) fn forget(connection: &Connection, id: i64) -> rusqlite::Result<()> {
+    connection.prepare_cached("DELETE FROM parked WHERE id = ?1")?.execute([id]).map(drop)
+}

@@ -1,0 +1,166 @@
+//! Numbers of sites, agents, devices, grids and series, and what an agent's catalog means in them. Kept in
+//! memory beside the writer; the rows are the truth, and after a failed transaction it is made anew.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use gapless_common::catalog::{Aggregation, Catalog, Channel, Device, PeriodLabel};
+use gapless_common::id::CatalogHash;
+use gapless_common::time::{SlotGrid, Timestamp};
+use gapless_common::topic::AgentPath;
+use rusqlite::{Connection, OptionalExtension, params};
+
+use crate::ledger::{AgentNo, DeviceNo, Due, GridNo};
+
+/// One device of a bound catalog.
+#[derive(Debug, Clone)]
+pub(crate) struct Bound {
+    pub(crate) due: Due,
+    /// By channel index.
+    pub(crate) series: Vec<i64>,
+}
+
+/// See the module's text.
+#[derive(Debug, Default)]
+pub(crate) struct Registry {
+    agents: HashMap<AgentPath, AgentNo>,
+    paths: HashMap<AgentNo, AgentPath>,
+    sites: HashMap<AgentNo, i64>,
+    catalogs: HashMap<(AgentNo, CatalogHash), Arc<Vec<Bound>>>,
+}
+
+impl Registry {
+    pub(crate) fn path(&self, no: AgentNo) -> Option<&AgentPath> {
+        self.paths.get(&no)
+    }
+
+    pub(crate) fn bound(&self, no: AgentNo, hash: CatalogHash) -> Option<Arc<Vec<Bound>>> {
+        self.catalogs.get(&(no, hash)).cloned()
+    }
+
+    /// The agent's number; makes site and agent where they are new.
+    pub(crate) fn agent(&mut self, connection: &Connection, path: &AgentPath) -> rusqlite::Result<AgentNo> {
+        if let Some(no) = self.agents.get(path) {
+            return Ok(*no);
+        }
+        connection
+            .prepare_cached("INSERT OR IGNORE INTO sites (name) VALUES (?1)")?
+            .execute([path.site.as_str()])?;
+        let site: i64 = connection
+            .prepare_cached("SELECT id FROM sites WHERE name = ?1")?
+            .query_row([path.site.as_str()], |r| r.get(0))?;
+        connection
+            .prepare_cached("INSERT OR IGNORE INTO agents (site, name) VALUES (?1, ?2)")?
+            .execute(params![site, path.agent.as_str()])?;
+        let no = connection
+            .prepare_cached("SELECT id FROM agents WHERE site = ?1 AND name = ?2")?
+            .query_row(params![site, path.agent.as_str()], |r| r.get(0).map(AgentNo))?;
+        self.agents.insert(path.clone(), no);
+        self.paths.insert(no, path.clone());
+        self.sites.insert(no, site);
+        Ok(no)
+    }
+
+    /// Stores a catalog and gives its devices and series their numbers.
+    pub(crate) fn bind(
+        &mut self,
+        connection: &Connection,
+        no: AgentNo,
+        (hash, bytes, catalog): (CatalogHash, &[u8], &Catalog),
+        now: Timestamp,
+    ) -> rusqlite::Result<Arc<Vec<Bound>>> {
+        let sql = "INSERT INTO catalogs VALUES (?1, ?2, ?3, ?4) ON CONFLICT DO UPDATE SET bytes = ?3";
+        connection.prepare_cached(sql)?.execute(params![no.0, hash.0.cast_signed(), bytes, now.0])?;
+        let site = self.sites.get(&no).copied().unwrap_or_default();
+        let bound: rusqlite::Result<Vec<Bound>> =
+            catalog.devices.iter().map(|device| bind_device(connection, site, no, device)).collect();
+        let bound = Arc::new(bound?);
+        self.catalogs.insert((no, hash), bound.clone());
+        Ok(bound)
+    }
+}
+
+fn bind_device(connection: &Connection, site: i64, no: AgentNo, device: &Device) -> rusqlite::Result<Bound> {
+    let attributes = json(&device.attributes);
+    let sql = "INSERT INTO devices (site, name, agent, attributes) VALUES (?1, ?2, ?3, ?4)
+        ON CONFLICT DO UPDATE SET agent = ?3, attributes = ?4 RETURNING id";
+    let id = connection
+        .prepare_cached(sql)?
+        .query_row(params![site, device.id.as_str(), no.0, attributes], |r| r.get(0))?;
+    let grid = bind_grid(connection, id, device.grid)?;
+    let series: rusqlite::Result<Vec<i64>> =
+        device.channels.iter().map(|channel| bind_series(connection, id, channel)).collect();
+    let due = Due { device: DeviceNo(id), grid, times: device.grid, paused: device.paused };
+    Ok(Bound { due, series: series? })
+}
+
+fn bind_grid(connection: &Connection, device: i64, grid: SlotGrid) -> rusqlite::Result<GridNo> {
+    let key = params![device, grid.interval.as_ms(), grid.phase_ms];
+    let sql = "INSERT OR IGNORE INTO grids (device, interval_ms, phase_ms) VALUES (?1, ?2, ?3)";
+    connection.prepare_cached(sql)?.execute(key)?;
+    let sql = "SELECT id FROM grids WHERE device = ?1 AND interval_ms = ?2 AND phase_ms = ?3";
+    connection.prepare_cached(sql)?.query_row(key, |r| r.get(0).map(GridNo))
+}
+
+/// The revision that is the same in all that matters, or a new one.
+fn bind_series(connection: &Connection, device: i64, channel: &Channel) -> rusqlite::Result<i64> {
+    let (aggregation, label) = (aggregation_code(channel.aggregation), label_code(channel.label));
+    let attributes = json(&channel.attributes);
+    let same = "SELECT id FROM series WHERE device = ?1 AND channel = ?2 AND unit = ?3 AND quantity = ?4
+        AND aggregation = ?5 AND label = ?6";
+    let key = params![device, channel.id.as_str(), channel.unit, channel.quantity, aggregation, label];
+    let found: Option<i64> = connection.prepare_cached(same)?.query_row(key, |r| r.get(0)).optional()?;
+    if let Some(id) = found {
+        let sql = "UPDATE series SET attributes = ?2 WHERE id = ?1";
+        connection.prepare_cached(sql)?.execute(params![id, attributes])?;
+        return Ok(id);
+    }
+    let sql = "INSERT INTO series (device, channel, revision, unit, quantity, aggregation, label, attributes)
+        SELECT ?1, ?2, 1 + (SELECT count(*) FROM series WHERE device = ?1 AND channel = ?2), ?3, ?4, ?5, ?6, ?7
+        RETURNING id";
+    connection.prepare_cached(sql)?.query_row(
+        params![device, channel.id.as_str(), channel.unit, channel.quantity, aggregation, label, attributes],
+        |r| r.get(0),
+    )
+}
+
+fn json(attributes: &std::collections::BTreeMap<String, String>) -> String {
+    serde_json::to_string(attributes).unwrap_or_else(|_| "{}".to_owned())
+}
+
+const AGGREGATIONS: [Aggregation; 8] = [
+    Aggregation::Instant,
+    Aggregation::Mean,
+    Aggregation::Minimum,
+    Aggregation::Maximum,
+    Aggregation::StandardDeviation,
+    Aggregation::Counter,
+    Aggregation::Sum,
+    Aggregation::CircularMean,
+];
+
+fn aggregation_code(aggregation: Aggregation) -> i64 {
+    let at = AGGREGATIONS.iter().position(|a| *a == aggregation).unwrap_or_default();
+    i64::try_from(at).unwrap_or_default()
+}
+
+/// The aggregation of a stored code.
+pub(crate) fn aggregation(code: i64) -> Option<Aggregation> {
+    AGGREGATIONS.get(usize::try_from(code).ok()?).copied()
+}
+
+fn label_code(label: PeriodLabel) -> i64 {
+    match label {
+        PeriodLabel::Start => 0,
+        PeriodLabel::End => 1,
+    }
+}
+
+/// The label of a stored code.
+pub(crate) fn label(code: i64) -> Option<PeriodLabel> {
+    match code {
+        0 => Some(PeriodLabel::Start),
+        1 => Some(PeriodLabel::End),
+        _ => None,
+    }
+}

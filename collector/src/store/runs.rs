@@ -1,0 +1,145 @@
+//! The ledger's runs and gaps, as rows. Decides nothing.
+
+use gapless_common::quality::Cause;
+use gapless_common::time::{Slot, SlotGrid, Timestamp};
+use rusqlite::{Connection, Row, params};
+
+use crate::ledger::{Gap, GridNo, Known, Run, Slots, Stamp};
+
+/// [`Slots`] over a connection with an open transaction.
+pub(crate) struct SlotTable<'c> {
+    pub(crate) connection: &'c Connection,
+    pub(crate) commit: u64,
+}
+
+pub(crate) const GAP_OPEN: i64 = 1;
+pub(crate) const GAP_FILLED: i64 = 2;
+
+fn code(known: Known) -> (i64, i64) {
+    let state = match known {
+        Known::Received => 1,
+        Known::Missed(_) => 2,
+        Known::Lost(_) => 3,
+        Known::Down(_) => 4,
+        Known::Ended(_) => 5,
+        Known::Unexplained(_) => 6,
+    };
+    (state, known.cause().map_or(0, |cause| i64::from(cause.code())))
+}
+
+fn cause(code: i64) -> Cause {
+    u16::try_from(code).ok().and_then(Cause::from_code).unwrap_or(Cause::Unexplained)
+}
+
+/// What a row of `coverage` says.
+pub(crate) fn known(state: i64, code: i64) -> Known {
+    match state {
+        1 => Known::Received,
+        2 => Known::Missed(cause(code)),
+        3 => Known::Lost(cause(code)),
+        4 => Known::Down(cause(code)),
+        5 => Known::Ended(cause(code)),
+        _ => Known::Unexplained(cause(code)),
+    }
+}
+
+fn run(row: &Row<'_>) -> rusqlite::Result<Run> {
+    Ok(Run { first: row.get(0)?, last: row.get(1)?, known: known(row.get(2)?, row.get(3)?) })
+}
+
+fn gap(row: &Row<'_>) -> rusqlite::Result<Gap> {
+    let opened = Stamp { at: Timestamp(row.get(4)?), commit: row.get::<_, i64>(5)?.cast_unsigned() };
+    let closed = row.get::<_, Option<i64>>(6)?.map(|at| Stamp { at: Timestamp(at), commit: 0 });
+    Ok(Gap {
+        id: row.get(0)?,
+        first: row.get(1)?,
+        last: row.get(2)?,
+        cause: cause(row.get(3)?),
+        opened,
+        closed,
+    })
+}
+
+/// The greatest first slot at or below ?2 - 1, so that the run before the range is seen.
+const RUNS: &str = "SELECT first_slot, last_slot, state, cause FROM coverage
+    WHERE grid = ?1 AND first_slot <= ?3 AND last_slot >= ?2 AND first_slot >= coalesce(
+        (SELECT max(first_slot) FROM coverage WHERE grid = ?1 AND first_slot <= ?2), ?2)
+    ORDER BY first_slot";
+const GAPS: &str = "SELECT id, first_slot, last_slot, cause, opened_at, opened_commit, closed_at FROM gaps
+    WHERE grid = ?1 AND first_slot <= ?3 AND last_slot >= ?2 AND first_slot >= coalesce(
+        (SELECT max(first_slot) FROM gaps WHERE grid = ?1 AND first_slot <= ?2), ?2)
+    ORDER BY first_slot";
+
+impl Slots for SlotTable<'_> {
+    type Error = rusqlite::Error;
+
+    fn runs(&mut self, grid: GridNo, first: i64, last: i64) -> rusqlite::Result<Vec<Run>> {
+        let range = params![grid.0, first.saturating_sub(1), last.saturating_add(1)];
+        self.connection.prepare_cached(RUNS)?.query_map(range, run)?.collect()
+    }
+
+    fn replace_runs(&mut self, grid: GridNo, old: &[Run], new: &[Run]) -> rusqlite::Result<()> {
+        for gone in old.iter().filter(|o| !new.iter().any(|n| n.first == o.first)) {
+            let sql = "DELETE FROM coverage WHERE grid = ?1 AND first_slot = ?2";
+            self.connection.prepare_cached(sql)?.execute([grid.0, gone.first])?;
+        }
+        for put in new.iter().filter(|n| !old.contains(n)) {
+            let (state, cause) = code(put.known);
+            let sql = "INSERT OR REPLACE INTO coverage VALUES (?1, ?2, ?3, ?4, ?5)";
+            self.connection.prepare_cached(sql)?.execute([grid.0, put.first, put.last, state, cause])?;
+        }
+        Ok(())
+    }
+
+    fn first_known(&mut self, grid: GridNo, from: i64) -> rusqlite::Result<Option<i64>> {
+        let sql = "SELECT min(first_slot) FROM coverage WHERE grid = ?1 AND first_slot >= ?2 AND first_slot >
+            coalesce((SELECT max(last_slot) FROM spans WHERE grid = ?1), -9223372036854775808)";
+        self.connection.prepare_cached(sql)?.query_row([grid.0, from], |r| r.get(0))
+    }
+
+    fn gaps(&mut self, grid: GridNo, first: i64, last: i64) -> rusqlite::Result<Vec<Gap>> {
+        let range = params![grid.0, first.saturating_sub(1), last.saturating_add(1)];
+        self.connection.prepare_cached(GAPS)?.query_map(range, gap)?.collect()
+    }
+
+    fn replace_gaps(
+        &mut self,
+        grid: GridNo,
+        times: SlotGrid,
+        old: &[Gap],
+        new: &[Gap],
+    ) -> rusqlite::Result<()> {
+        for gone in old.iter().filter(|o| !new.contains(o)) {
+            let sql = "DELETE FROM gaps WHERE id = ?1";
+            self.connection.prepare_cached(sql)?.execute([gone.id])?;
+        }
+        for put in new.iter().filter(|n| !old.contains(n)) {
+            self.put_gap(grid, times, put)?;
+        }
+        Ok(())
+    }
+}
+
+impl SlotTable<'_> {
+    fn put_gap(&self, grid: GridNo, times: SlotGrid, gap: &Gap) -> rusqlite::Result<()> {
+        let sql =
+            "INSERT INTO gaps (id, grid, first_slot, last_slot, from_ts, to_ts, cause, state, opened_at,
+            opened_commit, changed_commit, closed_at)
+            VALUES (nullif(?1, 0), ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12)";
+        self.connection.prepare_cached(sql)?.execute(params![
+            gap.id,
+            grid.0,
+            gap.first,
+            gap.last,
+            times.at(Slot(gap.first)).0,
+            times.at(Slot(gap.last).plus(1)).0,
+            i64::from(gap.cause.code()),
+            if gap.closed.is_some() { GAP_FILLED } else { GAP_OPEN },
+            gap.opened.at.0,
+            gap.opened.commit.cast_signed(),
+            self.commit.cast_signed(),
+            gap.closed.map(|stamp| stamp.at.0),
+        ])?;
+        Ok(())
+    }
+}

@@ -1,0 +1,114 @@
+//! Opening the SQLite file: pragmas, migrations by `user_version`, the incarnation. One connection writes
+//! (`synchronous=FULL`, WAL); any number read. Knows no rows.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use gapless_common::id::{Commit, Incarnation};
+use rusqlite::{Connection, OpenFlags, OptionalExtension};
+
+use super::model::Head;
+
+/// Version of the schema that this program writes.
+const SCHEMA_VERSION: i64 = 1;
+const SCHEMA: &str = include_str!("schema.sql");
+/// How long a connection waits for another one; only a backup or a person's shell can make it wait.
+const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
+/// Prepared statements kept per connection; more than there are in this crate.
+const STATEMENTS_CACHED: usize = 96;
+
+/// Why a database could not be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// The database failed.
+    #[error("cannot open the database {path}")]
+    Database {
+        /// Its file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: rusqlite::Error,
+    },
+    /// A later program wrote it.
+    #[error("the database {path} has schema version {found}; this program knows up to {SCHEMA_VERSION}")]
+    TooNew {
+        /// Its file.
+        path: PathBuf,
+        /// Its version.
+        found: i64,
+    },
+    /// No randomness for a new incarnation.
+    #[error("no random number for the database's incarnation: {0}")]
+    Random(String),
+}
+
+/// Opens the file to write, makes or migrates it, and draws an incarnation where it has none or is a restored
+/// backup.
+///
+/// # Errors
+/// [`OpenError`].
+pub fn open_writer(path: &Path) -> Result<Connection, OpenError> {
+    let database = |source| OpenError::Database { path: path.to_owned(), source };
+    let mut connection = Connection::open(path).map_err(database)?;
+    prepare(&connection).map_err(database)?;
+    let found: i64 = connection.query_row("PRAGMA user_version", [], |r| r.get(0)).map_err(database)?;
+    if found > SCHEMA_VERSION {
+        return Err(OpenError::TooNew { path: path.to_owned(), found });
+    }
+    let fresh = getrandom::u64().map_err(|e| OpenError::Random(e.to_string()))?;
+    migrate(&mut connection, found, fresh).map_err(database)?;
+    Ok(connection)
+}
+
+fn prepare(connection: &Connection) -> rusqlite::Result<()> {
+    connection.busy_timeout(BUSY_TIMEOUT)?;
+    connection.set_prepared_statement_cache_capacity(STATEMENTS_CACHED);
+    connection.pragma_update(None, "page_size", 8192)?;
+    let _: String = connection.query_row("PRAGMA journal_mode = WAL", [], |r| r.get(0))?;
+    connection.pragma_update(None, "synchronous", "FULL")?;
+    connection.pragma_update(None, "wal_autocheckpoint", 4000)?;
+    connection.pragma_update(None, "cache_size", -65_536)
+}
+
+fn migrate(connection: &mut Connection, found: i64, fresh: u64) -> rusqlite::Result<()> {
+    let transaction = connection.transaction()?;
+    if found == 0 {
+        transaction.execute_batch(SCHEMA)?;
+        transaction.execute("INSERT INTO meta VALUES ('commit_no', 0), ('needs_incarnation', 1)", [])?;
+        transaction.pragma_update(None, "user_version", SCHEMA_VERSION)?;
+    }
+    let wanted: Option<i64> = meta(&transaction, "needs_incarnation")?;
+    if wanted.is_some() {
+        let sql = "INSERT INTO meta VALUES ('incarnation', ?1) ON CONFLICT DO UPDATE SET value = ?1";
+        transaction.execute(sql, [fresh.cast_signed()])?;
+        transaction.execute("DELETE FROM meta WHERE key = 'needs_incarnation'", [])?;
+    }
+    transaction.commit()
+}
+
+fn meta(connection: &Connection, key: &str) -> rusqlite::Result<Option<i64>> {
+    let mut statement = connection.prepare_cached("SELECT value FROM meta WHERE key = ?1")?;
+    statement.query_row([key], |r| r.get(0)).optional()
+}
+
+/// Opens the file to read.
+///
+/// # Errors
+/// [`rusqlite::Error`] where it is not there or no database.
+pub fn open_reader(path: &Path) -> rusqlite::Result<Connection> {
+    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let connection = Connection::open_with_flags(path, flags)?;
+    connection.busy_timeout(BUSY_TIMEOUT)?;
+    connection.set_prepared_statement_cache_capacity(STATEMENTS_CACHED);
+    Ok(connection)
+}
+
+/// Incarnation and last commit.
+///
+/// # Errors
+/// The database failed.
+pub fn head(connection: &Connection) -> rusqlite::Result<Head> {
+    let incarnation = meta(connection, "incarnation")?.unwrap_or_default();
+    let commit = meta(connection, "commit_no")?.unwrap_or_default();
+    Ok(Head { incarnation: Incarnation(incarnation.cast_unsigned()), commit: Commit(commit.cast_unsigned()) })
+}
