@@ -1,8 +1,12 @@
 //! The collector: stores each reading once, knows which are missing and why, and serves them.
 
 pub mod api;
+pub mod backup;
 pub mod clock;
+pub mod config;
 pub mod ingest;
 pub mod ledger;
+pub mod run;
 pub mod store;
+pub mod tokens;
 pub mod web;

@@ -2,6 +2,8 @@
 //! the bounds of the queues, is here.
 
 mod apply;
+pub mod broker;
+pub mod mqtt;
 
 pub mod writer;
 

@@ -1,0 +1,145 @@
+//! The running collector: starts broker, writer, MQTT shell and API, and ends them in that order backwards.
+//! Decides nothing.
+
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::Arc;
+
+use tokio::sync::{mpsc, watch};
+
+use crate::api::{self, ApiState, Health};
+use crate::config::{BrokerChoice, Config, ConfigError};
+use crate::ingest::{INBOUND_MAX, OUTBOUND_MAX, broker, mqtt, writer};
+use crate::store::{Reader, sqlite};
+use crate::{clock, tokens};
+
+/// Why the collector does not run.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// The configuration.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// The data directory.
+    #[error("cannot make the data directory {path}")]
+    DataDir {
+        /// The directory.
+        path: std::path::PathBuf,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The database.
+    #[error(transparent)]
+    Open(#[from] sqlite::OpenError),
+    /// The first token.
+    #[error(transparent)]
+    Token(#[from] tokens::TokenError),
+    /// The embedded broker.
+    #[error(transparent)]
+    Broker(#[from] broker::BrokerError),
+    /// The writer.
+    #[error(transparent)]
+    Writer(#[from] writer::StartError),
+    /// The MQTT shell.
+    #[error(transparent)]
+    Mqtt(#[from] mqtt::SetupError),
+    /// The password's file.
+    #[error("cannot read the password file {path}")]
+    Password {
+        /// The file.
+        path: std::path::PathBuf,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The API.
+    #[error("cannot serve the API on {listen}")]
+    Api {
+        /// Its address.
+        listen: SocketAddr,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+}
+
+/// Where the running collector is reached.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Addresses {
+    /// API and page.
+    pub http: SocketAddr,
+    /// The embedded broker, where it runs.
+    pub mqtt: Option<SocketAddr>,
+}
+
+/// Runs until `shutdown` becomes `true`; `ready` is called once with the addresses. Port 0 picks free ports.
+///
+/// # Errors
+/// [`RunError`], at the start only.
+pub async fn run(
+    config: &Config,
+    shutdown: watch::Receiver<bool>,
+    ready: impl FnOnce(Addresses),
+) -> Result<(), RunError> {
+    let data_dir = |source| RunError::DataDir { path: config.data_dir.clone(), source };
+    std::fs::create_dir_all(&config.data_dir).map_err(data_dir)?;
+    let database = config.database();
+    first_token(&database, &config.token_file())?;
+    let health = Arc::new(Health::default());
+    let (inbound, to_writer) = mpsc::channel(INBOUND_MAX);
+    let (from_writer, outbound) = mpsc::channel(OUTBOUND_MAX);
+    let (watch, thread) = writer::start(&database, to_writer, from_writer, Arc::clone(&health))?;
+    let (options, embedded) = broker_options(config, watch.head.incarnation)?;
+    let listen = config.http.listen;
+    let failed = |source| RunError::Api { listen, source };
+    let listener = api::bind(listen).await.map_err(failed)?;
+    ready(Addresses { http: listener.local_addr().map_err(failed)?, mqtt: embedded });
+    let store = Arc::new(Reader::new(&database));
+    let state = ApiState { store, commits: watch.commits, health: Arc::clone(&health), now: clock::now };
+    let served = tokio::spawn(api::serve(state, listener, ended(shutdown.clone())));
+    let shell = mqtt::run(options, mqtt::Ends { inbound, outbound, health, shutdown }).await;
+    served.abort();
+    // The shell has dropped its end: the writer commits what it was given and ends.
+    let joined = tokio::task::spawn_blocking(move || thread.join()).await;
+    if !matches!(joined, Ok(Ok(()))) {
+        tracing::error!("the writer ended badly");
+    }
+    Ok(shell?)
+}
+
+async fn ended(mut shutdown: watch::Receiver<bool>) {
+    // Where the sender is gone the process is ending too.
+    let _ = shutdown.wait_for(|end| *end).await;
+}
+
+fn first_token(database: &Path, file: &Path) -> Result<(), RunError> {
+    let connection = sqlite::open_writer(database)?;
+    if tokens::ensure_admin(&connection, file)? {
+        tracing::info!(file = %file.display(), "the admin token of the API is in this file, and nowhere else");
+    }
+    Ok(())
+}
+
+fn broker_options(
+    config: &Config,
+    incarnation: gapless_common::id::Incarnation,
+) -> Result<(mqtt::Options, Option<SocketAddr>), RunError> {
+    let (host, port, tls, embedded) = match config.broker()? {
+        BrokerChoice::Embedded(listen) => {
+            let address = broker::start(listen)?;
+            (address.ip().to_string(), address.port(), false, Some(address))
+        }
+        BrokerChoice::External { host, port, tls } => (host, port, tls, None),
+    };
+    let password = match &config.mqtt.password_file {
+        Some(path) => {
+            let read = std::fs::read_to_string(path);
+            let text = read.map_err(|source| RunError::Password { path: path.clone(), source })?;
+            text.lines().next().unwrap_or_default().to_owned()
+        }
+        None => String::new(),
+    };
+    let credentials = config.mqtt.user.clone().map(|user| (user, password));
+    let tls = tls.then(|| config.ca_file());
+    Ok((mqtt::Options { name: config.name.clone(), host, port, credentials, tls, incarnation }, embedded))
+}
