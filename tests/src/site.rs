@@ -180,7 +180,7 @@ impl Site {
             format!("broker = \"mqtt://127.0.0.1:{}\"", self.mqtt_port)
         };
         format!(
-            "data = \"{}\"\n\n[mqtt]\n{mqtt}\n\n[http]\nlisten = \"127.0.0.1:{}\"\n",
+            "data_dir = \"{}\"\n\n[mqtt]\n{mqtt}\n\n[http]\nlisten = \"127.0.0.1:{}\"\n",
             self.path("collector").display(),
             self.http_port
         )

@@ -119,7 +119,7 @@ fn a_restored_backup_gets_back_from_the_archive_what_it_lacks() {
     let owed = settle::until_proven(&site, SOON);
 
     site.stop_collector();
-    let database = site.path("collector/gapless.sqlite");
+    let database = site.path("collector/gapless.db");
     for suffix in ["-wal", "-shm"] {
         let _ = std::fs::remove_file(format!("{}{suffix}", database.display()));
     }
