@@ -6,6 +6,8 @@ mod bus;
 mod device;
 mod endpoint;
 mod parse;
+#[cfg(test)]
+mod tests;
 
 use std::collections::BTreeMap;
 use std::fmt;

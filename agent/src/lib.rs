@@ -1,6 +1,7 @@
 //! Polls the devices of a site, keeps every reading in a durable outbox and delivers it.
 
 pub mod bus;
+pub mod check;
 pub mod clock;
 pub mod config;
 pub mod event;

@@ -1,0 +1,203 @@
+//! Configurations as people write them, right and wrong.
+
+use gapless_common::document::Problem;
+use gapless_common::profile::{ByteOrder, Location, ProfileSet, RegisterTable};
+
+use super::*;
+
+const MINIMAL: &str = r#"
+site = "s"
+agent = "a"
+uplink = { broker = "mqtt://localhost" }
+outbox = { path = "/tmp/o" }
+[[bus]]
+id = "b"
+tcp = { address = "localhost:1502" }
+[[bus.device]]
+id = "d"
+unit = 1
+interval = "1s"
+channel = [{ id = "c", address = 0, type = "u16" }]
+"#;
+
+fn parse(toml: &str) -> Result<Config, ConfigError> {
+    Config::parse("gapless.toml", toml, &ProfileSet::embedded().unwrap())
+}
+
+/// The problems of `MINIMAL` with one text in the place of another.
+fn problems(from: &str, to: &str) -> String {
+    assert!(MINIMAL.contains(from), "{from} is not in the example");
+    match parse(&MINIMAL.replacen(from, to, 1)) {
+        Ok(_) => String::new(),
+        Err(ConfigError(problems)) => {
+            let line = |Problem { line, column, message }: &Problem| format!("{line}:{column} {message}");
+            problems.list.iter().map(line).collect::<Vec<_>>().join("\n")
+        }
+    }
+}
+
+#[test]
+fn the_example_is_valid() {
+    let config = parse(include_str!("example.toml")).unwrap_or_else(|e| panic!("{e}"));
+    let ids: Vec<(&str, u16)> =
+        config.devices().map(|(_, device)| (device.id.as_str(), device.index.0)).collect();
+    assert_eq!(ids, [("main-meter", 0), ("heat-pump", 1), ("mast-logger", 2)]);
+    let catalog = config.catalog();
+    assert_eq!(catalog.devices[0].attributes["serial_number"], "22104711");
+    assert_eq!(catalog.devices[0].attributes["make"], "Eastron");
+    let logger = &config.buses[1].devices[0];
+    let channels: Vec<&str> = logger.channels.iter().map(|channel| channel.id.as_str()).collect();
+    assert_eq!(channels, ["float_01", "float_02", "battery_voltage"]);
+    assert_eq!(logger.channels[0].unit.as_ref(), "m/s");
+    assert_eq!(logger.channels[2].order, ByteOrder::CDAB);
+    assert_eq!(logger.channels[2].location, Location::Absolute(60));
+}
+
+#[test]
+fn what_is_not_written_has_its_default() {
+    let config = parse(MINIMAL).unwrap_or_else(|e| panic!("{e}"));
+    assert_eq!(config.uplink.broker, Broker { host: "localhost".to_owned(), port: 1883, tls: false });
+    assert_eq!((config.uplink.flush_ms, config.uplink.window, config.uplink.keep_alive_s), (0, 16, 60));
+    assert_eq!((config.outbox.budget_bytes, config.outbox.durability_ms), (64 << 20, 1_000));
+    assert_eq!(config.clock, ClockTrust::Synchronised);
+    let device = &config.buses[0].devices[0];
+    assert_eq!((device.timeout_ms, device.retries, device.turnaround_ms), (500, 1, 0));
+    assert_eq!((device.max_hole, device.max_registers), (0, 125));
+    assert_eq!(device.channels[0].table, RegisterTable::HoldingRegister);
+    assert_eq!(device.sunspec, None);
+}
+
+#[test]
+fn every_problem_names_its_place_and_what_is_right() {
+    let rows: [(&str, &str, &str); 27] = [
+        ("site = \"s\"", "site = \"a b\"", "2:8 `site`: ` ` cannot stand in a name"),
+        ("agent = \"a\"", "", "1:1 `agent` is missing: for example agent = \"gateway-1\""),
+        ("mqtt://localhost", "tcp://u:topsecret@localhost", "4:23 `broker` begins with mqtt://"),
+        (
+            "\"mqtt://localhost\"",
+            "\"mqtt://h\", flush = \"15 min\"",
+            "4:43 `flush`: `15 min` is not a duration",
+        ),
+        ("\"mqtt://localhost\"", "\"mqtt://h\", window = 33", "4:44 `window` must be 8 to 32, got 33"),
+        ("\"mqtt://localhost\"", "\"mqtt://h\", ca_file = \"x\"", "4:45 certificates need TLS"),
+        ("\"mqtt://localhost\"", "\"mqtt://h\", password = \"x\"", "4:10 a password needs a `username`"),
+        ("\"/tmp/o\"", "\"o\", budget = \"1kB\"", "5:32 `budget` must be 1MiB or more"),
+        ("\"/tmp/o\"", "\"o\", polcy = \"x\"", "5:23 unknown key `polcy`: did you mean `policy`?"),
+        ("tcp = { address = \"localhost:1502\" }", "", "6:1 a bus needs its line: serial = {"),
+        ("\"localhost:1502\"", "\"localhost:x\"", "8:19 `address` must be host or host:port"),
+        (
+            "tcp = { address = \"localhost:1502\" }",
+            "serial = { port = \"/dev/x\", baud = 9601 }",
+            "8:35 `baud` must be one of 300, 600",
+        ),
+        (
+            "tcp = { address = \"localhost:1502\" }",
+            "serial = { port = \"/dev/x\", baud = 9600, data_bits = 7 }",
+            "8:53 `data_bits` must be 8",
+        ),
+        ("unit = 1", "unit = 256", "11:8 `unit` must be 0 to 255, got 256"),
+        ("interval = \"1s\"", "interval = \"9ms\"", "12:12 an interval is 10 ms to 49 days, got 9 ms"),
+        ("interval = \"1s\"", "", "9:1 `interval` is missing"),
+        (
+            "interval = \"1s\"",
+            "interval = \"1s\"\nphase = \"1s\"",
+            "13:9 `phase` must be below the interval of 1s",
+        ),
+        (
+            "interval = \"1s\"",
+            "interval = \"1s\"\nprofile = \"eastron\"",
+            "13:11 there is no profile `eastron`: known are abb-b23",
+        ),
+        (
+            "interval = \"1s\"",
+            "interval = \"1s\"\nprofile = \"abb-b23\"\nchannels = [\"power\"]",
+            "14:13 profile `abb-b23` has no channel `power`",
+        ),
+        ("channel = [{ id = \"c\", address = 0, type = \"u16\" }]", "", "9:1 this device has no channels"),
+        (
+            "\"u16\"",
+            "\"u32\", table = \"coil\"",
+            "13:34 channel `c`: a coil holds one bit, and u32 at 0 (0x0000) does not fit",
+        ),
+        (
+            "address = 0, type = \"u16\"",
+            "address = 0xFFFF, type = \"f32\"",
+            
+                "13:34 channel `c`: f32 covers 2 registers and does not fit at holding register 65535 (0xFFFF): 65535 is the last, so it can begin at 65534 at most",
+            
+        ),
+        (
+            "\"u16\"",
+            "\"u16\", not_available = 0x10000",
+            "13:66 channel `c`: `not_available` of u16 is a raw pattern of 16 bits",
+        ),
+        ("\"u16\"", "\"u16\", valid = [5, 1]", "13:58 channel `c`: `valid` is [least, greatest]"),
+        ("\"u16\"", "\"u16\", scale = 0", "13:58 channel `c`: a scale must be finite and not 0"),
+        (
+            "\"u16\" }]",
+            "\"u16\" }, { id = \"c\", address = 1, type = \"u16\" }]",
+            "13:59 channel `c` is there twice",
+        ),
+        (
+            "unit = 1",
+            "unit = 1\nsunspec_base = 40000",
+            "12:16 `sunspec_base` is for devices with SunSpec channels",
+        ),
+    ];
+    let wrong: Vec<String> = rows
+        .iter()
+        .map(|(from, to, expected)| (problems(from, to), to, expected))
+        .filter(|(got, _, expected)| !got.starts_with(*expected) || got.lines().count() != 1)
+        .map(|(got, to, expected)| format!("{to}
+  got      {got}
+  expected {expected}"))
+        .collect();
+    assert!(wrong.is_empty(), "{}", wrong.join("
+"));
+}
+
+#[test]
+fn what_is_there_twice_points_to_the_first() {
+    let two = r#"
+[[bus]]
+id = "b"
+serial = { port = "/dev/x", baud = 9600 }
+device = [
+  { id = "d", unit = 1, interval = "1s", profile = "eastron-sdm120" },
+  { id = "e", unit = 1, interval = "1s", profile = "eastron-sdm120" },
+]
+[[bus]]
+id = "c"
+serial = { port = "/dev/x", baud = 9600 }
+device = [{ id = "f", unit = 1, interval = "1s", profile = "eastron-sdm120" }]
+"#;
+    let Err(ConfigError(problems)) = parse(&format!("{MINIMAL}{two}")) else { panic!("accepted") };
+    let expected = "\
+gapless.toml:16:6: bus `b` is unique in its site, and line 7 has it already
+gapless.toml:19:10: device `d` is unique in its site, and line 10 has it already
+gapless.toml:20:22: unit `1` is unique on its bus, and line 19 has it already
+gapless.toml:24:10: port `/dev/x` belongs to the bus of line 17 already: one port is one bus, with all devices \
+of the line below it";
+    assert_eq!(problems.to_string(), expected);
+}
+
+#[test]
+fn secrets_are_not_shown() {
+    let toml =
+        MINIMAL.replace("\"mqtt://localhost\"", "\"mqtt://h\", username = \"u\", password = \"topsecret\"");
+    let config = parse(&toml).unwrap_or_else(|e| panic!("{e}"));
+    assert!(!format!("{config:?}").contains("topsecret"));
+    let Some(Password::Inline(secret)) = config.uplink.password else { panic!("no password") };
+    assert_eq!(secret.reveal(), "topsecret");
+}
+
+#[test]
+fn sunspec_devices_know_where_to_look() {
+    let profile = "profile = \"sunspec-inverter-103\"";
+    let toml = MINIMAL.replace("channel = [{ id = \"c\", address = 0, type = \"u16\" }]", profile);
+    let config = parse(&toml).unwrap_or_else(|e| panic!("{e}"));
+    assert_eq!(config.buses[0].devices[0].sunspec, Some(SunSpec { bases: vec![40000, 50000, 0] }));
+    let config = parse(&toml.replace(profile, &format!("{profile}\nsunspec_base = 40069")));
+    let config = config.unwrap_or_else(|e| panic!("{e}"));
+    assert_eq!(config.buses[0].devices[0].sunspec, Some(SunSpec { bases: vec![40069] }));
+}
