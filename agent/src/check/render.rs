@@ -72,13 +72,21 @@ impl fmt::Display for Traffic {
         let Self { readings_per_day: readings, messages_per_day: messages, .. } = self;
         writeln!(f, "  {readings:.0} readings in {messages:.0} messages")?;
         let each = self.uplink_bytes_per_day / readings.max(1.0);
-        writeln!(f, "  uplink {}, {each:.1} bytes a reading with all headers", bytes(self.uplink_bytes_per_day))?;
+        writeln!(
+            f,
+            "  uplink {}, {each:.1} bytes a reading with all headers",
+            bytes(self.uplink_bytes_per_day)
+        )?;
         let outbox = bytes(self.outbox_bytes_per_day);
         write!(f, "  outbox {outbox}: the budget holds an outage of {:.1} days", self.outage_days)
     }
 }
 
-#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "`as` saturates: a rough figure for people")]
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "`as` saturates: a rough figure for people"
+)]
 fn bytes(number: f64) -> String {
     format_bytes(number as u64)
 }

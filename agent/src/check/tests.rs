@@ -125,6 +125,27 @@ fn the_example_reads_well() {
     let config = Config::parse("example.toml", toml, &profiles).unwrap_or_else(|e| panic!("{e}"));
     let text = Report::of(&config).to_string();
     let buses: Vec<&str> = text.lines().take_while(|line| !line.starts_with("a day")).collect();
-    insta::assert_snapshot!(buses.join("\n"), @"");
-    assert!(text.contains("the budget holds an outage of "), "{text}");
+    insta::assert_snapshot!(buses.join("\n"), @r"
+    bus rs485: 9600 8N1 on /dev/serial/by-id/usb-FTDI_FT232R_USB_UART_A50285BI-if00-port0
+      least cycle 383.1 ms, line busy 3.8 % of the time
+      main-meter: unit 1, 42 channels, every 10s, profile eastron-sdm630
+        4 requests, 305.4 ms at least
+          FC04 input register 0..79 (80): 30 channels, reads over 20 in 6 holes, 188.9 ms
+          FC04 input register 200..205 (6): 3 channels, 34.7 ms
+          FC04 input register 224..225 (2): 1 channel, 26.4 ms
+          FC04 input register 342..357 (16): 8 channels, 55.5 ms
+      heat-pump: unit 2, 4 channels, every 10s, profile eastron-sdm120
+        2 requests, 77.7 ms at least
+          FC04 input register 0..13 (14): 3 channels, reads over 8 in 2 holes, 51.4 ms
+          FC04 input register 72..73 (2): 1 channel, 26.4 ms
+
+    bus mast: Modbus TCP to 10.0.0.7:502
+      mast-logger: unit 1, 3 channels, every 1m, profile campbell-cr1000x
+        2 requests
+          FC03 holding register 0..3 (4): 2 channels
+          FC03 holding register 60..61 (2): 1 channel
+    ");
+    let traffic = &text[text.find("a day").unwrap()..];
+    assert!(traffic.contains("401760 readings in 8640 messages"), "{traffic}");
+    assert!(traffic.contains("the budget holds an outage of "), "{traffic}");
 }

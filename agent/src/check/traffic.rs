@@ -110,7 +110,8 @@ fn answer(at: i64, place: usize, device: &Device) -> Readings {
 
 /// A number of a byte that looks like chance and is the same at every run (SplitMix64's mixing).
 fn noise(slot: Slot, salt: u64) -> u8 {
-    let mut x = slot.0.unsigned_abs().wrapping_mul(0x9E37_79B9_7F4A_7C15) ^ salt.wrapping_mul(0xD1B5_4A32_D192_ED03);
+    let mut x =
+        slot.0.unsigned_abs().wrapping_mul(0x9E37_79B9_7F4A_7C15) ^ salt.wrapping_mul(0xD1B5_4A32_D192_ED03);
     x = (x ^ (x >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
     x = (x ^ (x >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
     x.to_le_bytes()[7]

@@ -72,28 +72,28 @@ fn every_problem_names_its_place_and_what_is_right() {
     let rows: [(&str, &str, &str); 27] = [
         ("site = \"s\"", "site = \"a b\"", "2:8 `site`: ` ` cannot stand in a name"),
         ("agent = \"a\"", "", "1:1 `agent` is missing: for example agent = \"gateway-1\""),
-        ("mqtt://localhost", "tcp://u:topsecret@localhost", "4:23 `broker` begins with mqtt://"),
+        ("mqtt://localhost", "tcp://u:topsecret@localhost", "4:21 `broker` begins with mqtt://"),
         (
             "\"mqtt://localhost\"",
             "\"mqtt://h\", flush = \"15 min\"",
-            "4:43 `flush`: `15 min` is not a duration",
+            "4:41 `flush`: `15 min` is not a duration",
         ),
-        ("\"mqtt://localhost\"", "\"mqtt://h\", window = 33", "4:44 `window` must be 8 to 32, got 33"),
-        ("\"mqtt://localhost\"", "\"mqtt://h\", ca_file = \"x\"", "4:45 certificates need TLS"),
+        ("\"mqtt://localhost\"", "\"mqtt://h\", window = 33", "4:42 `window` must be 8 to 32, got 33"),
+        ("\"mqtt://localhost\"", "\"mqtt://h\", ca_file = \"x\"", "4:43 certificates need TLS"),
         ("\"mqtt://localhost\"", "\"mqtt://h\", password = \"x\"", "4:10 a password needs a `username`"),
-        ("\"/tmp/o\"", "\"o\", budget = \"1kB\"", "5:32 `budget` must be 1MiB or more"),
-        ("\"/tmp/o\"", "\"o\", polcy = \"x\"", "5:23 unknown key `polcy`: did you mean `policy`?"),
+        ("\"/tmp/o\"", "\"o\", budget = \"1kB\"", "5:33 `budget` must be 1MiB or more"),
+        ("\"/tmp/o\"", "\"o\", polcy = \"x\"", "5:24 unknown key `polcy`: did you mean `policy`?"),
         ("tcp = { address = \"localhost:1502\" }", "", "6:1 a bus needs its line: serial = {"),
         ("\"localhost:1502\"", "\"localhost:x\"", "8:19 `address` must be host or host:port"),
         (
             "tcp = { address = \"localhost:1502\" }",
             "serial = { port = \"/dev/x\", baud = 9601 }",
-            "8:35 `baud` must be one of 300, 600",
+            "8:36 `baud` must be one of 300, 600",
         ),
         (
             "tcp = { address = \"localhost:1502\" }",
             "serial = { port = \"/dev/x\", baud = 9600, data_bits = 7 }",
-            "8:53 `data_bits` must be 8",
+            "8:54 `data_bits` must be 8",
         ),
         ("unit = 1", "unit = 256", "11:8 `unit` must be 0 to 255, got 256"),
         ("interval = \"1s\"", "interval = \"9ms\"", "12:12 an interval is 10 ms to 49 days, got 9 ms"),
@@ -122,21 +122,19 @@ fn every_problem_names_its_place_and_what_is_right() {
         (
             "address = 0, type = \"u16\"",
             "address = 0xFFFF, type = \"f32\"",
-            
-                "13:34 channel `c`: f32 covers 2 registers and does not fit at holding register 65535 (0xFFFF): 65535 is the last, so it can begin at 65534 at most",
-            
+            "13:34 channel `c`: f32 covers 2 registers and does not fit at holding register 65535 (0xFFFF): 65535 is the last, so it can begin at 65534 at most",
         ),
         (
             "\"u16\"",
             "\"u16\", not_available = 0x10000",
-            "13:66 channel `c`: `not_available` of u16 is a raw pattern of 16 bits",
+            "13:67 channel `c`: `not_available` of u16 is a raw pattern of 16 bits",
         ),
-        ("\"u16\"", "\"u16\", valid = [5, 1]", "13:58 channel `c`: `valid` is [least, greatest]"),
-        ("\"u16\"", "\"u16\", scale = 0", "13:58 channel `c`: a scale must be finite and not 0"),
+        ("\"u16\"", "\"u16\", valid = [5, 1]", "13:59 channel `c`: `valid` is [least, greatest]"),
+        ("\"u16\"", "\"u16\", scale = 0", "13:59 channel `c`: a scale must be finite and not 0"),
         (
             "\"u16\" }]",
             "\"u16\" }, { id = \"c\", address = 1, type = \"u16\" }]",
-            "13:59 channel `c` is there twice",
+            "13:60 channel `c` is there twice",
         ),
         (
             "unit = 1",
@@ -148,12 +146,22 @@ fn every_problem_names_its_place_and_what_is_right() {
         .iter()
         .map(|(from, to, expected)| (problems(from, to), to, expected))
         .filter(|(got, _, expected)| !got.starts_with(*expected) || got.lines().count() != 1)
-        .map(|(got, to, expected)| format!("{to}
+        .map(|(got, to, expected)| {
+            format!(
+                "{to}
   got      {got}
-  expected {expected}"))
+  expected {expected}"
+            )
+        })
         .collect();
-    assert!(wrong.is_empty(), "{}", wrong.join("
-"));
+    assert!(
+        wrong.is_empty(),
+        "{}",
+        wrong.join(
+            "
+"
+        )
+    );
 }
 
 #[test]
