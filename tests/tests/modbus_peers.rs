@@ -7,20 +7,24 @@
 
 use std::future;
 use std::io::{Read as _, Write as _};
-use std::net::{SocketAddr, TcpStream};
+use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use gapless_agent::bus::read_once;
+use gapless_agent::config::Config;
 use gapless_agent::modbus::pdu::{Refusal, Request, ResponseData};
 use gapless_agent::modbus::plan::Limits;
 use gapless_agent::modbus::poll::DevicePoll;
 use gapless_agent::modbus::{Answer, Framing, Progress, UnitId};
 use gapless_common::catalog::{Aggregation, PeriodLabel};
 use gapless_common::id::ChannelId;
-use gapless_common::profile::{ByteOrder, ChannelSpec, Location, RegisterTable, Scale, ValueType};
+use gapless_common::profile::{
+    ByteOrder, ChannelSpec, Location, ProfileSet, RegisterTable, Scale, ValueType,
+};
 use gapless_common::quality::{ExceptionCode, Quality};
 use gapless_common::reading::{Sample, Value};
 use gapless_tests::process::Process;
@@ -133,11 +137,56 @@ impl Peer {
     }
 }
 
-/// Everything our master can say, said to a peer.
+/// Everything our master can say, said to a peer; then the same peer read by a bus of the agent.
 fn check(mut peer: Peer) {
     check_reads(&mut peer);
     check_writes(&mut peer);
     check_polls(&mut peer);
+    if let Wire::Tcp(stream) = &peer.wire {
+        let address = stream.peer_addr().expect("a connected stream");
+        // libmodbus serves one client at a time.
+        stream.shutdown(Shutdown::Both).expect("a connected stream");
+        check_bus(address, peer.framing);
+    }
+}
+
+/// What the checks before have not written over, as a configuration names it.
+fn check_bus(address: SocketAddr, framing: Framing) {
+    let framing = if framing == Framing::Mbap { "mbap" } else { "rtu" };
+    let toml = format!(
+        r#"
+        site = "bench"
+        agent = "gateway"
+        uplink = {{ broker = "mqtt://127.0.0.1" }}
+        outbox = {{ path = "unused" }}
+
+        [[bus]]
+        id = "peer"
+        tcp = {{ address = "{address}", framing = "{framing}" }}
+
+        [[bus.device]]
+        id = "image"
+        unit = 1
+        interval = "1s"
+        timeout = "5s"
+        channel = [
+            {{ id = "tenths", table = "holding", address = 10, type = "u16", scale = 0.1 }},
+            {{ id = "words", table = "input", address = 3, type = "u32", order = "CDAB" }},
+            {{ id = "on", table = "coil", address = 30, type = "bool" }},
+            {{ id = "off", table = "discrete-input", address = 31, type = "bool" }},
+            {{ id = "illegal", table = "input", address = 200, type = "u16" }},
+        ]
+        "#
+    );
+    let profiles = ProfileSet::embedded().expect("the embedded profiles");
+    let config = Config::parse("peer.toml", &toml, &profiles).expect("a configuration");
+    let bus = &config.buses[0];
+    let samples = read_once(bus, &bus.devices[0]).expect("the peer answers");
+    let words = f64::from(input_register(4)) * 65_536.0 + f64::from(input_register(3));
+    let good = |number| (Some(Value::Number(number)), Quality::Good);
+    let refused = (None, Quality::BadRefused(ExceptionCode(2)));
+    let got: Vec<_> = samples.into_iter().map(|sample| (sample.value, sample.quality)).collect();
+    assert_eq!(got, [good(331.7), good(words), good(1.0), good(0.0), refused]);
 }
 
 fn check_reads(peer: &mut Peer) {

@@ -343,6 +343,7 @@ fn group(parts: &[Part], count_max: u32, hole_max: u16) -> Vec<Vec<Part>> {
 mod tests {
     use super::super::value::tests::channel;
     use super::*;
+    use gapless_common::profile::ProfileSet;
     use proptest::prelude::*;
 
     fn limits(max_registers: u16, max_hole: u16) -> Limits {
@@ -438,6 +439,29 @@ mod tests {
             let split = plan.requests()[0].split();
             let spans = split.map(|reads| reads.iter().map(|r| (r.start(), r.count())).collect::<Vec<_>>());
             assert_eq!(spans.as_deref(), expected, "{addresses:?}");
+        }
+    }
+
+    /// SunSpec profiles as at a device whose models follow one another from address 0 on.
+    #[test]
+    fn every_embedded_profile_can_be_read() {
+        let profiles = ProfileSet::embedded().unwrap();
+        for profile in profiles.iter() {
+            let absolute = |location| match location {
+                Location::SunSpec { model, offset } => Location::Absolute(model * 200 + offset),
+                Location::Absolute(_) => location,
+            };
+            let located = |spec: &ChannelSpec| ChannelSpec {
+                location: absolute(spec.location),
+                scale_from: spec.scale_from.map(absolute),
+                ..spec.clone()
+            };
+            let specs: Vec<_> = profile.channels.iter().map(located).collect();
+            let limits = limits(profile.defaults.max_registers, profile.defaults.max_hole);
+            let plan = ReadPlan::new(&specs, limits).unwrap_or_else(|why| panic!("{}: {why}", profile.id));
+            let read: usize = plan.requests().iter().map(|read| read.channels().count()).sum();
+            assert_eq!(read, specs.len(), "{}", profile.id);
+            assert!(plan.requests().len() < specs.len(), "{}: nothing is merged", profile.id);
         }
     }
 

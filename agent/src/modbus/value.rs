@@ -70,6 +70,7 @@ fn pattern(words: &[u16], order: ByteOrder) -> u64 {
 }
 
 fn number(spec: &ChannelSpec, pattern: u64, exponent: i32) -> Result<f64, Quality> {
+    let pattern = own_bits(spec.value_type, pattern);
     if spec.sentinels.contains(&Sentinel::Raw(pattern)) {
         return Err(Quality::BadInvalid);
     }
@@ -97,16 +98,25 @@ fn raw_number(kind: ValueType, pattern: u64) -> Result<f64, Quality> {
     let bytes = pattern.to_be_bytes();
     let [_, _, _, _, a, b, c, d] = bytes;
     match kind {
-        ValueType::Bool => Ok(if pattern == 0 { 0.0 } else { 1.0 }),
-        ValueType::Bits { first_bit, count } => Ok(bit_field(pattern, first_bit, count) as f64),
         ValueType::I16 => Ok(f64::from(i16::from_be_bytes([c, d]))),
         ValueType::I32 => Ok(f64::from(i32::from_be_bytes([a, b, c, d]))),
         ValueType::I64 => Ok(i64::from_be_bytes(bytes) as f64),
-        ValueType::U16 | ValueType::U32 | ValueType::U64 => Ok(pattern as f64),
+        ValueType::Bool | ValueType::Bits { .. } | ValueType::U16 | ValueType::U32 | ValueType::U64 => {
+            Ok(pattern as f64)
+        }
         ValueType::F32 => float(f64::from(f32::from_be_bytes([a, b, c, d]))),
         ValueType::F64 => float(f64::from_be_bytes(bytes)),
         ValueType::Bcd16 | ValueType::Bcd32 | ValueType::Bcd64 => bcd(bytes).map(|n| n as f64),
         ValueType::Text { .. } => Err(Quality::BadCorrupt),
+    }
+}
+
+/// What of its registers belongs to a value: a field is as wide as it says, and so are its sentinels.
+fn own_bits(kind: ValueType, pattern: u64) -> u64 {
+    match kind {
+        ValueType::Bool => u64::from(pattern != 0),
+        ValueType::Bits { first_bit, count } => bit_field(pattern, first_bit, count),
+        _ => pattern,
     }
 }
 
@@ -263,7 +273,10 @@ pub(in crate::modbus) mod tests {
         };
         let not_available = [Sentinel::Raw(0x8000)];
         let temperature = Some((-40.0, 60.0));
-        let rows: [(ChannelSpec, &[u16], Result<f64, Quality>); 12] = [
+        let field = ValueType::Bits { first_bit: 4, count: 2 };
+        let rows: [(ChannelSpec, &[u16], Result<f64, Quality>); 14] = [
+            (with(field, 1.0, 0.0, &[Sentinel::Raw(3)], None), &[0x8035], Err(Quality::BadInvalid)),
+            (with(field, 1.0, 0.0, &[Sentinel::Raw(3)], None), &[0x0003], Ok(0.0)),
             (with(ValueType::U16, 0.1, 0.0, &[], None), &[2305], Ok(230.5)),
             (with(ValueType::U16, 0.1, 0.0, &[], None), &[3], Ok(0.3)),
             (with(ValueType::U16, -0.1, 0.0, &[], None), &[0], Ok(0.0)),
