@@ -1,12 +1,20 @@
 //! Polls the devices of a site, keeps every reading in a durable outbox and delivers it.
 
+pub mod account;
 pub mod bus;
 pub mod check;
 pub mod clock;
 pub mod config;
+pub mod depot;
 pub mod event;
+pub mod explain;
+pub mod frames;
 pub mod modbus;
 pub mod outbox;
+pub mod run;
 pub mod schedule;
+pub mod service;
+pub mod status;
 pub mod sys;
+pub mod text;
 pub mod uplink;

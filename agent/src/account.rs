@@ -1,0 +1,125 @@
+//! What the agent owes the collector beside readings, pure: the completeness account, the records that open an
+//! epoch, and the correction of readings taken before the wall clock was set. Knows no outbox and no clock.
+
+use std::collections::BTreeMap;
+
+use gapless_common::id::{BootId, DeviceIndex, Epoch, Seq};
+use gapless_common::quality::Cause;
+use gapless_common::reading::{ClockCorrection, Completeness, Downtime};
+use gapless_common::time::{Slot, Timestamp};
+
+/// Per device the last slot accounted for, and whether the collector has been told.
+#[derive(Debug, Default)]
+pub struct Account {
+    through: BTreeMap<DeviceIndex, Slot>,
+    told: bool,
+}
+
+impl Account {
+    /// A bus has accounted for every slot of `device` up to `slot`, in events before this one.
+    pub fn through(&mut self, device: DeviceIndex, slot: Slot) {
+        if self.through.insert(device, slot) != Some(slot) {
+            self.told = false;
+        }
+    }
+
+    /// The declaration, where there is news.
+    pub fn declare(&mut self) -> Option<Completeness> {
+        if self.told || self.through.is_empty() {
+            return None;
+        }
+        self.told = true;
+        Some(Completeness { through: self.through.iter().map(|(&device, &slot)| (device, slot)).collect() })
+    }
+}
+
+/// How the agent's last run ended, as the outbox found it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LastRun {
+    /// Time of its last durable record, or of its goodbye.
+    pub ended_at: Timestamp,
+    /// Whether it said goodbye.
+    pub clean: bool,
+    /// The start of the machine it ran in.
+    pub boot: Option<BootId>,
+}
+
+impl LastRun {
+    /// Why nothing was polled since.
+    #[must_use]
+    pub fn cause(&self, boot: BootId) -> Cause {
+        if self.clean {
+            Cause::Stopped
+        } else if self.boot == Some(boot) {
+            Cause::Crashed
+        } else {
+            Cause::PowerOff
+        }
+    }
+
+    /// The downtime that ended at `start`, once that instant is known.
+    #[must_use]
+    pub fn downtime(&self, boot: BootId, start: Timestamp) -> Option<Downtime> {
+        let downtime = Downtime { from: self.ended_at, to: start, cause: self.cause(boot) };
+        (downtime.from < downtime.to).then_some(downtime)
+    }
+}
+
+/// The correction of `epoch`, whose records up to before `next` may be by the boot clock.
+#[must_use]
+pub fn correction(
+    boot: BootId,
+    (epoch, next): (Epoch, Seq),
+    wall: Timestamp,
+    boot_ms: u64,
+) -> Option<ClockCorrection> {
+    let last = next.0.checked_sub(1).filter(|last| *last > 0)?;
+    let since_boot = i64::try_from(boot_ms).unwrap_or(i64::MAX);
+    let boot_began = wall.plus_ms(-since_boot);
+    Some(ClockCorrection { boot, epoch, first: Seq(1), last: Seq(last), boot_began })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn completeness_is_declared_when_there_is_news() {
+        let mut account = Account::default();
+        assert_eq!(account.declare(), None);
+        account.through(DeviceIndex(1), Slot(5));
+        account.through(DeviceIndex(0), Slot(7));
+        let both = vec![(DeviceIndex(0), Slot(7)), (DeviceIndex(1), Slot(5))];
+        assert_eq!(account.declare(), Some(Completeness { through: both }));
+        account.through(DeviceIndex(1), Slot(5));
+        assert_eq!(account.declare(), None);
+        account.through(DeviceIndex(1), Slot(4));
+        assert!(account.declare().is_some(), "a clock that was set back takes slots back");
+    }
+
+    #[test]
+    fn the_cause_of_a_downtime() {
+        let rows = [
+            (true, Some(BootId(1)), Cause::Stopped),
+            (true, Some(BootId(2)), Cause::Stopped),
+            (false, Some(BootId(1)), Cause::Crashed),
+            (false, Some(BootId(2)), Cause::PowerOff),
+            (false, None, Cause::PowerOff),
+        ];
+        for (clean, boot, cause) in rows {
+            let run = LastRun { ended_at: Timestamp(100), clean, boot };
+            assert_eq!(run.cause(BootId(1)), cause, "{run:?}");
+        }
+        let run = LastRun { ended_at: Timestamp(100), clean: true, boot: None };
+        assert_eq!(run.downtime(BootId(1), Timestamp(100)), None);
+        assert_eq!(run.downtime(BootId(1), Timestamp(90)), None, "the clock was set back");
+        assert_eq!(run.downtime(BootId(1), Timestamp(101)).map(|d| d.to), Some(Timestamp(101)));
+    }
+
+    #[test]
+    fn a_correction_names_when_the_machine_began() {
+        let made = correction(BootId(3), (Epoch(9), Seq(11)), Timestamp(1_000_000), 4_000).unwrap();
+        assert_eq!((made.first, made.last, made.boot_began), (Seq(1), Seq(10), Timestamp(996_000)));
+        assert_eq!(correction(BootId(3), (Epoch(9), Seq(1)), Timestamp(1_000_000), 4_000), None);
+    }
+}

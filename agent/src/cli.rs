@@ -1,0 +1,200 @@
+//! The commands of `gapless-agent`. Says things to people; what it says is made elsewhere.
+
+use std::io::{IsTerminal as _, Write as _};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, Result, bail};
+use clap::{Parser, Subcommand};
+use gapless_agent::config::{Bus, Config, Device};
+use gapless_agent::outbox::Summary;
+use gapless_agent::run::{run, socket_path};
+use gapless_agent::service::{AskError, Question, ask};
+use gapless_agent::status::{Status, ValueStatus};
+use gapless_agent::{bus, explain, text};
+use gapless_common::id::DeviceId;
+use gapless_common::profile::{Profile, ProfileSet};
+
+/// Polls the devices of a site, keeps every reading in a durable outbox and delivers it.
+#[derive(Debug, Parser)]
+#[command(name = "gapless-agent", version, about)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Polls and delivers until it is told to stop (SIGTERM, Ctrl-C).
+    Run {
+        /// The configuration file.
+        config: PathBuf,
+    },
+    /// Checks a configuration, and explains what will be polled.
+    Check {
+        /// The configuration file.
+        config: PathBuf,
+    },
+    /// Reads one device now, and shows its values.
+    Read {
+        /// The configuration file.
+        config: PathBuf,
+        /// The device's name in it.
+        device: String,
+    },
+    /// Asks the running agent how it is doing.
+    Status {
+        /// The configuration file.
+        config: PathBuf,
+        /// As the JSON document it answers with.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Shows what the outbox holds; the agent may be running.
+    Outbox {
+        /// The configuration file.
+        config: PathBuf,
+    },
+    /// Lists the device profiles, or shows one.
+    Profiles {
+        /// The profile to show.
+        id: Option<String>,
+    },
+}
+
+/// Runs the command that the command line names.
+///
+/// # Errors
+/// Whatever went wrong, with its context, for people.
+pub(crate) fn main() -> Result<()> {
+    let arguments = Arguments::parse();
+    match arguments.command {
+        Command::Run { config } => {
+            start_log();
+            let config = load(&config)?;
+            tracing::info!(site = %config.site, agent = %config.agent, version = env!("CARGO_PKG_VERSION"), "starting");
+            Ok(run(&config)?)
+        }
+        Command::Check { config } => check(&config),
+        Command::Read { config, device } => read(&load(&config)?, &device),
+        Command::Status { config, json } => status(&load(&config)?, json),
+        Command::Outbox { config } => outbox(&load(&config)?),
+        Command::Profiles { id } => profiles(id.as_deref()),
+    }
+}
+
+/// Says what went wrong, with its causes.
+pub(crate) fn fail(error: &anyhow::Error) {
+    // Nobody is left to tell where even this fails.
+    let _ = writeln!(std::io::stderr(), "gapless-agent: {error:#}");
+}
+
+/// Writes to standard output; a reader that has gone (`| head`) is no error.
+fn say(text: &str) -> Result<()> {
+    match std::io::stdout().write_all(text.as_bytes()) {
+        Err(e) if e.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
+        other => Ok(other?),
+    }
+}
+
+fn start_log() {
+    let level = match std::env::var("GAPLESS_LOG").as_deref() {
+        Ok("debug") => tracing::Level::DEBUG,
+        Ok("warn") => tracing::Level::WARN,
+        Ok("error") => tracing::Level::ERROR,
+        _ => tracing::Level::INFO,
+    };
+    tracing_subscriber::fmt()
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
+        .with_max_level(level)
+        .with_target(false)
+        .init();
+}
+
+fn load(path: &Path) -> Result<Config> {
+    let toml = std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
+    let profiles = ProfileSet::embedded()?;
+    Ok(Config::parse(&path.display().to_string(), &toml, &profiles)?)
+}
+
+fn check(path: &Path) -> Result<()> {
+    let (explanation, fits) = explain::explain(&load(path)?);
+    say(&explanation)?;
+    if !fits {
+        bail!("the configuration asks for more than a line can carry");
+    }
+    Ok(())
+}
+
+fn read(config: &Config, device: &str) -> Result<()> {
+    let id: DeviceId = device.parse()?;
+    let Some((bus, device)) = config.devices().find(|(_, d)| d.id == id) else {
+        let known: Vec<String> = config.devices().map(|(_, d)| d.id.to_string()).collect();
+        bail!("no device `{id}` in this configuration; it has {}", known.join(", "));
+    };
+    // A running agent owns the port: it is asked, so that two masters never talk on one line.
+    match ask(&socket_path(config), &Question::Poll(device.id.to_string())) {
+        Ok(document) => read_through_agent(&document, device),
+        Err(AskError::NotRunning { .. }) => read_directly(bus, device),
+        Err(e) => Err(e).context("an agent has the port, and it did not answer: stop it, or try again"),
+    }
+}
+
+fn read_directly(bus: &Bus, device: &Device) -> Result<()> {
+    let samples = bus::read_once(bus, device)
+        .with_context(|| format!("device {} (unit {}) on {}", device.id, device.unit, bus.link))?;
+    let values = device.channels.iter().enumerate().filter_map(|(index, channel)| {
+        let sample = samples.iter().find(|s| usize::from(s.channel.0) == index)?;
+        Some(ValueStatus {
+            channel: channel.id.to_string(),
+            value: sample.value.as_ref().map(gapless_agent::status::value_text),
+            unit: channel.unit.to_string(),
+            quality: sample.quality.to_string(),
+        })
+    });
+    say(&text::values(&values.collect::<Vec<_>>()))
+}
+
+fn read_through_agent(document: &[u8], device: &Device) -> Result<()> {
+    let status: Status = serde_json::from_slice(document).context("the running agent's answer")?;
+    let Some(now) = status.devices.iter().find(|d| d.id == device.id.as_str()) else {
+        bail!("the running agent does not poll {}: it was started with another configuration", device.id);
+    };
+    if let Some(error) = &now.last_error {
+        bail!("{}: {error} (asked through the running agent)", device.id);
+    }
+    say(&format!("read by the running agent, {}\n", now.last_reading.as_deref().unwrap_or("never")))?;
+    say(&text::values(&now.values))
+}
+
+fn status(config: &Config, json: bool) -> Result<()> {
+    let document = ask(&socket_path(config), &Question::Status)?;
+    if json {
+        return say(&format!("{}\n", String::from_utf8_lossy(&document)));
+    }
+    let status: Status = serde_json::from_slice(&document).context("the running agent's answer")?;
+    say(&text::status(&status))
+}
+
+fn outbox(config: &Config) -> Result<()> {
+    let path = &config.outbox.path;
+    let summary = Summary::read(path)
+        .with_context(|| format!("no outbox at {}: has the agent run yet?", path.display()))?;
+    say(&text::outbox(path, &summary))
+}
+
+fn profiles(id: Option<&str>) -> Result<()> {
+    let set = ProfileSet::embedded()?;
+    let Some(id) = id else {
+        let lines: Vec<String> = set.iter().map(profile_line).collect();
+        return say(&lines.concat());
+    };
+    let Some((_, toml)) = gapless_common::profile::all().iter().find(|(known, _)| *known == id) else {
+        bail!("no profile `{id}`: `gapless-agent profiles` lists them");
+    };
+    say(toml)
+}
+
+fn profile_line(profile: &Profile) -> String {
+    format!("{:<32} {} {}\n", profile.id, profile.make, profile.model)
+}

@@ -1,0 +1,562 @@
+//! The agent's use of its outbox: gathers records, appends them in groups, and goes on in memory while the disk
+//! has failed.
+//!
+//! Contract: [`Depot::gather`] records, then [`Depot::commit`]; only what a commit returned may be sent. After an
+//! error of the disk a bounded outbox in memory takes over, with an epoch of its own whose start record says that
+//! it is not durable; [`Depot::retry`] goes back to the disk and takes along what is still owed. Decides nothing
+//! about time: it is told when.
+
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+
+use gapless_common::id::{BootId, CatalogHash, Epoch, Seq};
+use gapless_common::message::HeldEpoch;
+use gapless_common::quality::Cause;
+use gapless_common::reading::{CatalogRecord, Downtime, EpochStart, Loss, Record};
+use gapless_common::time::Timestamp;
+use gapless_common::wire::{RecordKind, decode_record, encode_record, record_kind};
+
+use crate::account::LastRun;
+use crate::clock::Now;
+use crate::outbox::{
+    self, AppendError, Found, Journal, NewRecord, OpenError, Opening, Options, Outbox, OwedRange, ReadError,
+    ReadLimits, Stats, StoredRecord,
+};
+
+/// Budget of the outbox in memory, in bytes: some minutes of a busy site, and little beside 256 MB.
+const MEMORY_BUDGET_BYTES: u64 = 2 << 20;
+
+/// First and longest wait before the disk is tried again, in ms.
+const RETRY_MS: (u64, u64) = (5_000, 300_000);
+
+/// How much is read at a time to be taken along to the disk.
+const MIGRATE_LIMITS: ReadLimits = ReadLimits { bytes: 64 << 10, records: 1_024 };
+
+/// What stays the same for as long as the agent runs.
+#[derive(Debug, Clone)]
+pub struct Identity {
+    /// Directory of the outbox.
+    pub directory: PathBuf,
+    /// How it is kept.
+    pub options: Options,
+    /// This start of the machine.
+    pub boot: BootId,
+    /// The catalog in force.
+    pub catalog: CatalogHash,
+    /// Its canonical bytes.
+    pub catalog_bytes: Box<[u8]>,
+}
+
+/// Why the agent cannot keep anything.
+#[derive(Debug, thiserror::Error)]
+pub enum DepotError {
+    /// Neither disk nor memory take an outbox.
+    #[error("no outbox can be opened")]
+    Open(#[from] OpenError),
+    /// The operating system gives no random numbers.
+    #[error("no random number for an epoch: {0}")]
+    Random(getrandom::Error),
+    /// Not even the outbox in memory takes a record.
+    #[error("the outbox in memory takes no record")]
+    Memory(#[source] AppendError),
+}
+
+/// What a commit made of the batch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Committed {
+    /// Weight of the records, for the fill of a frame.
+    pub weight: u64,
+    /// The epochs held are others than before.
+    pub held_changed: bool,
+}
+
+/// The agent's outbox; see the module.
+pub struct Depot {
+    identity: Identity,
+    /// Takes records: on the disk, or in memory while the disk has failed.
+    store: Box<dyn Outbox>,
+    /// The disk's, dead for appending, as long as memory takes its place.
+    dead: Option<Box<dyn Outbox>>,
+    /// Why the disk is not used, and when to try it again.
+    failure: Option<Failure>,
+    batch: Batch,
+    /// The epochs of this boot that may have readings by the boot clock.
+    unset_epochs: Vec<Epoch>,
+    dropped_before: u64,
+}
+
+/// The disk cannot be used.
+#[derive(Debug, Clone)]
+pub struct Failure {
+    /// The error with its sources.
+    pub why: String,
+    retry_at_ms: u64,
+    wait_ms: u64,
+}
+
+#[derive(Default)]
+struct Batch {
+    bytes: Vec<u8>,
+    records: Vec<Entry>,
+    weight: u64,
+}
+
+struct Entry {
+    kind: u8,
+    at: Timestamp,
+    end: usize,
+}
+
+impl Batch {
+    fn push(&mut self, record: &Record, at: Timestamp) {
+        self.bytes.extend_from_slice(&encode_record(record));
+        self.records.push(Entry { kind: record_kind(record) as u8, at, end: self.bytes.len() });
+        self.weight += match record {
+            Record::Readings(readings) => u64::try_from(readings.samples.len()).unwrap_or(u64::MAX),
+            _ => 1,
+        };
+    }
+
+    fn borrow(&self, catalog: CatalogHash) -> Vec<NewRecord<'_>> {
+        let mut from = 0;
+        let entries = self.records.iter().map(|entry| {
+            let bytes = &self.bytes[from..entry.end];
+            from = entry.end;
+            NewRecord { kind: entry.kind, at: entry.at, catalog, bytes }
+        });
+        entries.collect()
+    }
+
+    fn clear(&mut self) {
+        self.bytes.clear();
+        self.records.clear();
+        self.weight = 0;
+    }
+}
+
+impl Depot {
+    /// Opens the outbox and writes what opens an epoch; on a failed disk in memory. Tells how the last
+    /// run ended where its downtime cannot be dated yet, because the wall clock is not set.
+    ///
+    /// # Errors
+    /// [`DepotError::Open`] where another agent has it, or nothing can be opened.
+    pub fn open(identity: Identity, now: Now) -> Result<(Self, Option<LastRun>), DepotError> {
+        let opening = Opening { epoch: draw_epoch()?, boot: identity.boot };
+        let (store, found, failure) = match outbox::open(&identity.directory, &identity.options, opening) {
+            Ok(opened) => (opened.outbox, opened.found, None),
+            Err(e) if is_in_use(&e) => return Err(e.into()),
+            Err(e) => {
+                let failure = Failure::new(&e, now);
+                let store = open_in_memory(&identity)?;
+                (store, Found::default(), Some(failure))
+            }
+        };
+        let last_run = found.last_durable_at.map(|ended_at| LastRun {
+            ended_at,
+            clean: found.clean_stop,
+            boot: found.boot,
+        });
+        let mut depot = Self {
+            identity,
+            store,
+            dead: None,
+            failure,
+            batch: Batch::default(),
+            unset_epochs: Vec::new(),
+            dropped_before: 0,
+        };
+        depot.find_unset_epochs();
+        let downtime =
+            last_run.filter(|_| now.wall_set).and_then(|r| r.downtime(depot.identity.boot, now.wall));
+        depot.gather_start(found.previous, downtime, now);
+        depot.keep_catalogs();
+        Ok((depot, last_run.filter(|_| !now.wall_set)))
+    }
+
+    /// Puts a record into the batch.
+    pub fn gather(&mut self, record: &Record, at: Timestamp) {
+        self.batch.push(record, at);
+    }
+
+    /// Whether nothing waits for a commit.
+    #[must_use]
+    pub fn is_idle(&self) -> bool {
+        self.batch.records.is_empty()
+    }
+
+    /// Makes the batch durable, and with it what the outbox has lost since; in memory where the disk fails.
+    ///
+    /// # Errors
+    /// [`DepotError`] where not even memory is left.
+    pub fn commit(&mut self, now: Now) -> Result<Committed, DepotError> {
+        let mut committed = Committed { weight: self.batch.weight, held_changed: false };
+        self.append(now, &mut committed)?;
+        let losses = self.store.pending_losses();
+        if !losses.is_empty() {
+            for loss in &losses {
+                self.batch.push(&Record::Loss(*loss), now.wall);
+            }
+            self.append(now, &mut committed)?;
+            if let Err(e) = self.store.losses_recorded(&losses) {
+                self.fall_back(&e, now, &mut committed)?;
+            }
+        }
+        let dropped = self.store.stats().dropped_records;
+        committed.held_changed |= dropped != self.dropped_before;
+        self.dropped_before = dropped;
+        Ok(committed)
+    }
+
+    fn append(&mut self, now: Now, committed: &mut Committed) -> Result<(), DepotError> {
+        if self.is_idle() {
+            return Ok(());
+        }
+        match self.store.append(&self.batch.borrow(self.identity.catalog)) {
+            Ok(_) | Err(AppendError::Refused { .. }) => self.batch.clear(),
+            Err(AppendError::TooLarge { .. }) => self.append_singly(),
+            Err(e) if self.failure.is_some() => return Err(DepotError::Memory(e)),
+            Err(e) => self.fall_back(&e, now, committed)?,
+        }
+        Ok(())
+    }
+
+    /// One record is longer than a segment: it alone is given up, and said so.
+    fn append_singly(&mut self) {
+        for record in self.batch.borrow(self.identity.catalog) {
+            if let Err(e) = self.store.append(&[record]) {
+                tracing::error!(kind = record.kind, bytes = record.bytes.len(), "a record is given up: {e}");
+            }
+        }
+        self.batch.clear();
+    }
+
+    /// The disk has failed: goes on in memory, the batch first.
+    fn fall_back(
+        &mut self,
+        error: &dyn std::error::Error,
+        now: Now,
+        committed: &mut Committed,
+    ) -> Result<(), DepotError> {
+        let failure = Failure::new(error, now);
+        tracing::error!("the disk has failed, readings are kept in memory only: {}", failure.why);
+        let previous = Some((self.store.epoch(), self.store.next_seq()));
+        let memory = open_in_memory(&self.identity)?;
+        self.dead = Some(std::mem::replace(&mut self.store, memory));
+        self.failure = Some(failure);
+        let waiting = std::mem::take(&mut self.batch);
+        self.gather_start(previous, None, now);
+        for result in [std::mem::take(&mut self.batch), waiting] {
+            let appended = self.store.append(&result.borrow(self.identity.catalog));
+            match appended {
+                Ok(_) | Err(AppendError::Refused { .. } | AppendError::TooLarge { .. }) => {}
+                Err(e) => return Err(DepotError::Memory(e)),
+            }
+        }
+        committed.held_changed = true;
+        Ok(())
+    }
+
+    /// When to call [`retry`](Self::retry).
+    #[must_use]
+    pub fn retry_at_ms(&self) -> Option<u64> {
+        self.failure.as_ref().map(|failure| failure.retry_at_ms)
+    }
+
+    /// Tries the disk again; `true` where readings are durable from now on.
+    ///
+    /// # Errors
+    /// [`DepotError::Random`].
+    pub fn retry(&mut self, now: Now) -> Result<bool, DepotError> {
+        let Some(failure) = self.failure.clone() else { return Ok(true) };
+        self.dead = None;
+        let opening = Opening { epoch: draw_epoch()?, boot: self.identity.boot };
+        let back = outbox::open(&self.identity.directory, &self.identity.options, opening)
+            .map_err(|e| chain(&e))
+            .and_then(|opened| self.take_along(opened.outbox, now).map_err(|e| chain(&e)));
+        match back {
+            Ok(()) => {
+                tracing::warn!("the disk takes records again, readings are durable");
+                self.failure = None;
+                Ok(true)
+            }
+            Err(why) => {
+                self.failure = Some(failure.again(why, now));
+                Ok(false)
+            }
+        }
+    }
+
+    /// Opens an epoch on the disk, and writes there what the one in memory still owes. Its own seqs are given up:
+    /// a loss says so, and that the readings are present is what the collector sees.
+    fn take_along(&mut self, mut disk: Box<dyn Outbox>, now: Now) -> Result<(), AppendError> {
+        let waiting = std::mem::take(&mut self.batch);
+        let memory_end = (self.store.epoch(), self.store.next_seq());
+        let owed = self.store.owed();
+        let result = (|| {
+            self.gather_start(Some(memory_end), None, now);
+            let start = std::mem::take(&mut self.batch);
+            disk.catalogs().put(self.identity.catalog, &self.identity.catalog_bytes).ok();
+            disk.append(&start.borrow(self.identity.catalog))?;
+            for range in &owed {
+                copy(self.store.as_mut(), disk.as_mut(), *range)?;
+            }
+            for range in &owed {
+                self.batch.push(&Record::Loss(not_kept(*range, now)), now.wall);
+            }
+            let losses = std::mem::take(&mut self.batch);
+            if !losses.records.is_empty() {
+                disk.append(&losses.borrow(self.identity.catalog))?;
+            }
+            Ok(())
+        })();
+        self.batch = waiting;
+        if result.is_ok() {
+            self.store = disk;
+        }
+        result
+    }
+
+    fn gather_start(&mut self, previous: Option<(Epoch, Seq)>, downtime: Option<Downtime>, now: Now) {
+        let start = EpochStart {
+            previous,
+            boot: self.identity.boot,
+            boot_clock_ms: now.boot_ms,
+            at: now.wall,
+            clock_set: now.wall_set,
+            durable: self.failure.is_none(),
+            agent_version: env!("CARGO_PKG_VERSION").into(),
+        };
+        if !now.wall_set && !self.unset_epochs.contains(&self.store.epoch()) {
+            self.unset_epochs.push(self.store.epoch());
+        }
+        self.batch.push(&Record::Start(start), now.wall);
+        if let Some(downtime) = downtime {
+            self.batch.push(&Record::Downtime(downtime), now.wall);
+        }
+        let catalog = CatalogRecord {
+            hash: self.identity.catalog,
+            since: now.wall_set.then_some(now.wall),
+            bytes: self.identity.catalog_bytes.clone(),
+        };
+        self.batch.push(&Record::Catalog(catalog), now.wall);
+    }
+
+    /// Catalogs that a held record needs stay; the one in force is put there before its first record.
+    fn keep_catalogs(&mut self) {
+        let mut needed: BTreeSet<CatalogHash> = self.store.catalogs_held();
+        needed.insert(self.identity.catalog);
+        let mut catalogs = self.store.catalogs();
+        let kept = catalogs
+            .put(self.identity.catalog, &self.identity.catalog_bytes)
+            .and_then(|()| catalogs.retain(&needed));
+        if let Err(e) = kept {
+            tracing::error!("catalogs of the outbox: {}", chain(&e));
+        }
+    }
+
+    /// Epochs of earlier runs within this boot that began before the wall clock was set. Their start records say so,
+    /// as long as they are held.
+    fn find_unset_epochs(&mut self) {
+        let mut first = Vec::new();
+        for held in self.store.held() {
+            first.clear();
+            let limits = ReadLimits { bytes: 1, records: 1 };
+            let read = self.store.read(held.epoch, Seq(1), limits, &mut first);
+            let Some(stored) = first.first().filter(|_| read.is_ok() && held.first <= Seq(1)) else {
+                continue;
+            };
+            if stored.kind != RecordKind::Start as u8 {
+                continue;
+            }
+            if let Ok(Record::Start(start)) = decode_record(&stored.bytes)
+                && start.boot == self.identity.boot
+                && !start.clock_set
+            {
+                self.unset_epochs.push(held.epoch);
+            }
+        }
+    }
+
+    /// Epochs with their ends that may have readings by the boot clock; they are forgotten.
+    pub fn take_unset_epochs(&mut self) -> Vec<(Epoch, Seq)> {
+        let held = self.held();
+        let unset = std::mem::take(&mut self.unset_epochs);
+        unset
+            .into_iter()
+            .filter_map(|epoch| held.iter().find(|h| h.epoch == epoch).map(|h| (epoch, h.next)))
+            .collect()
+    }
+
+    /// The epoch being written has a reading by the boot clock.
+    pub fn mark_unset(&mut self) {
+        let epoch = self.store.epoch();
+        if !self.unset_epochs.contains(&epoch) {
+            self.unset_epochs.push(epoch);
+        }
+    }
+
+    /// Reads records, wherever they are; see [`Outbox::read`].
+    ///
+    /// # Errors
+    /// [`ReadError`].
+    pub fn read(
+        &mut self,
+        epoch: Epoch,
+        from: Seq,
+        limits: ReadLimits,
+        out: &mut Vec<StoredRecord>,
+    ) -> Result<(), ReadError> {
+        self.owner(epoch).read(epoch, from, limits, out)
+    }
+
+    /// The collector has these.
+    pub fn acknowledge(&mut self, epoch: Epoch, first: Seq, last: Seq) {
+        self.owner(epoch).acknowledge(epoch, Seq(0), &[(first, last)]);
+    }
+
+    /// Another database speaks: nothing of `epoch` is known to be acknowledged.
+    pub fn unacknowledge(&mut self, epoch: Epoch) {
+        self.owner(epoch).unacknowledge(epoch, Seq(0));
+    }
+
+    fn owner(&mut self, epoch: Epoch) -> &mut dyn Outbox {
+        match &mut self.dead {
+            Some(dead) if self.store.epoch() != epoch => dead.as_mut(),
+            _ => self.store.as_mut(),
+        }
+    }
+
+    /// Everything held, oldest epoch first, the one being written last.
+    #[must_use]
+    pub fn held(&self) -> Vec<HeldEpoch> {
+        let mut held = self.dead.as_ref().map(|dead| dead.held()).unwrap_or_default();
+        held.extend(self.store.held());
+        held
+    }
+
+    /// What nobody has acknowledged.
+    #[must_use]
+    pub fn owed(&self) -> Vec<OwedRange> {
+        let mut owed = self.dead.as_ref().map(|dead| dead.owed()).unwrap_or_default();
+        owed.extend(self.store.owed());
+        owed
+    }
+
+    /// The canonical bytes of a catalog, where it is kept.
+    pub fn catalog(&mut self, hash: CatalogHash) -> Option<Box<[u8]>> {
+        if hash == self.identity.catalog {
+            return Some(self.identity.catalog_bytes.clone());
+        }
+        let store = self.dead.as_mut().unwrap_or(&mut self.store);
+        store.catalogs().get(hash).ok().flatten().map(Vec::into_boxed_slice)
+    }
+
+    /// The catalog in force.
+    #[must_use]
+    pub const fn catalog_in_force(&self) -> CatalogHash {
+        self.identity.catalog
+    }
+
+    /// The epoch being written, and the next seq of it.
+    #[must_use]
+    pub fn position(&self) -> (Epoch, Seq) {
+        (self.store.epoch(), self.store.next_seq())
+    }
+
+    /// Why records are not durable, where they are not.
+    #[must_use]
+    pub const fn failure(&self) -> Option<&Failure> {
+        self.failure.as_ref()
+    }
+
+    /// Figures of the outbox in use.
+    #[must_use]
+    pub fn stats(&self) -> Stats {
+        self.store.stats()
+    }
+
+    /// Says goodbye, durably.
+    ///
+    /// # Errors
+    /// [`AppendError`].
+    pub fn close(&mut self, at: Timestamp) -> Result<(), AppendError> {
+        self.store.close(at)
+    }
+}
+
+impl Failure {
+    fn new(error: &dyn std::error::Error, now: Now) -> Self {
+        Self { why: chain(error), retry_at_ms: now.boot_ms + RETRY_MS.0, wait_ms: RETRY_MS.0 }
+    }
+
+    fn again(self, why: String, now: Now) -> Self {
+        let wait_ms = (self.wait_ms * 2).min(RETRY_MS.1);
+        Self { why, retry_at_ms: now.boot_ms + wait_ms, wait_ms }
+    }
+}
+
+/// Writes what `from` owes within `range` to `to`, but for what belongs to the epoch itself.
+fn copy(from: &mut dyn Outbox, to: &mut dyn Outbox, range: OwedRange) -> Result<(), AppendError> {
+    let mut records = Vec::new();
+    let mut next = range.first;
+    while next <= range.last {
+        records.clear();
+        // Memory does not fail; where it does, the loss that follows says what was not copied.
+        if from.read(range.epoch, next, MIGRATE_LIMITS, &mut records).is_err() {
+            break;
+        }
+        let Some(last) = records.last().map(|record| record.seq) else { break };
+        let batch: Vec<NewRecord<'_>> = records
+            .iter()
+            .filter(|r| r.seq <= range.last)
+            .filter(|r| r.kind != RecordKind::Start as u8 && r.kind != RecordKind::Catalog as u8)
+            .map(|r| NewRecord { kind: r.kind, at: r.at, catalog: r.catalog, bytes: &r.bytes })
+            .collect();
+        if !batch.is_empty() {
+            to.append(&batch)?;
+        }
+        next = last.next();
+    }
+    Ok(())
+}
+
+fn not_kept(range: OwedRange, now: Now) -> Loss {
+    // No time range: what it owed was written again under the epoch on the disk.
+    Loss {
+        epoch: range.epoch,
+        first: range.first,
+        last: range.last,
+        from: now.wall,
+        to: now.wall,
+        cause: Cause::DiskFailed,
+    }
+}
+
+fn draw_epoch() -> Result<Epoch, DepotError> {
+    getrandom::u64().map(Epoch).map_err(DepotError::Random)
+}
+
+fn open_in_memory(identity: &Identity) -> Result<Box<dyn Outbox>, DepotError> {
+    let options = Options { budget_bytes: MEMORY_BUDGET_BYTES, ..identity.options };
+    let opening = Opening { epoch: draw_epoch()?, boot: identity.boot };
+    let disk = Box::new(outbox::memory_disk::MemoryDisk::new());
+    let (journal, _) = Journal::open(disk, &options, opening)?;
+    Ok(Box::new(journal))
+}
+
+fn is_in_use(error: &OpenError) -> bool {
+    matches!(error, OpenError::Directory(outbox::DirectoryError::Locked(_)))
+}
+
+/// An error with its sources, for people.
+#[must_use]
+pub fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(source) = next {
+        text.push_str(": ");
+        text.push_str(&source.to_string());
+        next = source.source();
+    }
+    text
+}

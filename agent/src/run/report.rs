@@ -1,0 +1,95 @@
+//! The loop's answers to people: the status document, and polls out of turn that somebody waits for.
+
+use gapless_common::id::{DeviceId, DeviceIndex};
+
+use super::{Agent, Reply};
+use crate::clock::Now;
+use crate::status::{ClockStatus, OutboxStatus, Status, UplinkStatus};
+
+/// How long a poll out of turn is waited for, in ms; then the document goes out as it is.
+const POLL_WAIT_MS: u64 = 15_000;
+
+/// Somebody waits for a device.
+#[derive(Debug)]
+pub(super) struct Asked {
+    device: DeviceIndex,
+    answers_before: u64,
+    until_ms: u64,
+    reply: Reply,
+}
+
+impl Agent<'_> {
+    pub(super) fn answer(&self, reply: Reply, now: Now) {
+        let document = serde_json::to_vec(&self.status(now)).unwrap_or_default();
+        // Who asked may have gone.
+        let _ = reply.send(document);
+    }
+
+    pub(super) fn begin_poll(&mut self, device: &str, reply: Reply, now: Now) {
+        let polled = DeviceId::new(device).map_err(|_| "").and_then(|device| self.poll_now(&device));
+        match polled {
+            Ok(device) => self.asked.push(Asked {
+                device,
+                answers_before: self.board.answers(device),
+                until_ms: now.boot_ms + POLL_WAIT_MS,
+                reply,
+            }),
+            Err(_) => self.answer(reply, now),
+        }
+    }
+
+    /// Answers those whose device has answered.
+    pub(super) fn answer_polled(&mut self, now: Now) {
+        let board = &self.board;
+        let done = self.asked.extract_if(.., |a| board.answers(a.device) > a.answers_before);
+        let done: Vec<Asked> = done.collect();
+        done.into_iter().for_each(|asked| self.answer(asked.reply, now));
+    }
+
+    /// Answers those who have waited long enough.
+    pub(super) fn answer_late(&mut self, now: Now) {
+        let done: Vec<Asked> = self.asked.extract_if(.., |a| a.until_ms <= now.boot_ms).collect();
+        done.into_iter().for_each(|asked| self.answer(asked.reply, now));
+    }
+
+    fn status(&self, now: Now) -> Status {
+        let core = self.core.status();
+        Status {
+            agent: self.path.to_string(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            uptime_s: now.boot_ms.saturating_sub(self.started.boot_ms) / 1_000,
+            clock: ClockStatus { now: now.wall.to_string(), set: now.wall_set },
+            outbox: self.outbox_status(),
+            uplink: UplinkStatus {
+                broker: self.config.uplink.broker.to_string(),
+                state: core.link.name().to_owned(),
+                last_error: self.counters.last_error.clone(),
+                in_flight: core.in_flight,
+                last_ack_s: core.last_ack_ms.map(|at| now.boot_ms.saturating_sub(at) / 1_000),
+                frames_sent: self.counters.frames,
+                bytes_sent: self.counters.bytes,
+                garbage: self.counters.garbage,
+            },
+            buses: self.board.buses(),
+            devices: self.board.devices(),
+        }
+    }
+
+    fn outbox_status(&self) -> OutboxStatus {
+        let stats = self.depot.stats();
+        OutboxStatus {
+            durable: self.depot.failure().is_none(),
+            failure: self.depot.failure().map(|failure| failure.why.clone()),
+            disk_bytes: stats.disk_bytes,
+            budget_bytes: stats.budget_bytes,
+            held_records: stats.held_records,
+            owed_records: stats.owed_records,
+            oldest_owed: stats.oldest_owed_at.map(|at| at.to_string()),
+            dropped_records: stats.dropped_records,
+            quarantined_records: stats.quarantined_records,
+            appended_records: stats.appended_records,
+            syncs: stats.syncs,
+            written_bytes: stats.written_bytes,
+        }
+    }
+}

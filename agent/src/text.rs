@@ -1,0 +1,172 @@
+//! Tables for people: what `gapless-agent status`, `read` and `outbox` print. Pure: figures in, text out.
+
+use std::fmt::Write as _;
+use std::path::Path;
+
+use gapless_common::text::format_bytes;
+
+use crate::outbox::Summary;
+use crate::status::{DeviceStatus, Status, ValueStatus};
+
+/// Values of one device, a line each.
+#[must_use]
+pub fn values(values: &[ValueStatus]) -> String {
+    let rows: Vec<[String; 4]> = values
+        .iter()
+        .map(|v| {
+            [
+                v.channel.clone(),
+                v.value.clone().unwrap_or_else(|| "-".into()),
+                v.unit.clone(),
+                v.quality.clone(),
+            ]
+        })
+        .collect();
+    table(["channel", "value", "unit", "quality"], &rows)
+}
+
+/// The whole status.
+#[must_use]
+pub fn status(status: &Status) -> String {
+    let mut out = String::new();
+    let clock = if status.clock.set { "set" } else { "NOT SET: readings wait for the true time" };
+    line(&mut out, "agent", &format!("{} {}, up {} s", status.agent, status.version, status.uptime_s));
+    line(&mut out, "clock", &format!("{} ({clock})", status.clock.now));
+    line(&mut out, "outbox", &outbox_line(status));
+    line(&mut out, "uplink", &uplink_line(status));
+    for bus in &status.buses {
+        let state = match (bus.open, &bus.error) {
+            (Some(true), _) => "open".to_owned(),
+            (_, Some(why)) => format!("NOT OPEN: {why}"),
+            _ => "not yet opened".to_owned(),
+        };
+        let figures =
+            format!("{} requests, {} timed out, {} corrupt", bus.requests, bus.timed_out, bus.corrupt);
+        line(&mut out, "bus", &format!("{} ({}): {state}; {figures}", bus.id, bus.link));
+    }
+    out.push('\n');
+    let rows: Vec<[String; 5]> = status.devices.iter().map(device_row).collect();
+    out + &table(["device", "state", "last reading", "answers", "misses"], &rows)
+}
+
+fn outbox_line(status: &Status) -> String {
+    let outbox = &status.outbox;
+    let durable = match &outbox.failure {
+        None => String::new(),
+        Some(why) => format!("; NOT DURABLE, in memory only: {why}"),
+    };
+    let dropped = if outbox.dropped_records == 0 {
+        String::new()
+    } else {
+        format!("; {} records DROPPED, the budget is full", outbox.dropped_records)
+    };
+    format!(
+        "{} of {}, {} records to deliver{dropped}{durable}",
+        format_bytes(outbox.disk_bytes),
+        format_bytes(outbox.budget_bytes),
+        outbox.owed_records
+    )
+}
+
+fn uplink_line(status: &Status) -> String {
+    let uplink = &status.uplink;
+    let acked = match uplink.last_ack_s {
+        Some(seconds) => format!("last acknowledgement {seconds} s ago"),
+        None => "nothing acknowledged yet".to_owned(),
+    };
+    let error = match &uplink.last_error {
+        Some(why) => format!("; {why}"),
+        None => String::new(),
+    };
+    format!("{}: {}, {} frames on their way, {acked}{error}", uplink.broker, uplink.state, uplink.in_flight)
+}
+
+fn device_row(device: &DeviceStatus) -> [String; 5] {
+    let misses: Vec<String> = device.misses.iter().map(|(cause, count)| format!("{cause} {count}")).collect();
+    let misses = if misses.is_empty() { "-".to_owned() } else { misses.join(", ") };
+    [
+        device.id.clone(),
+        device.state.clone(),
+        device.last_reading.clone().unwrap_or_else(|| "never".into()),
+        device.answers.to_string(),
+        misses,
+    ]
+}
+
+/// What an outbox holds.
+#[must_use]
+pub fn outbox(path: &Path, summary: &Summary) -> String {
+    let mut out = String::new();
+    let bytes: u64 = summary.files.iter().map(|(_, len)| len).sum();
+    let owed: u64 = summary.owed.iter().map(|r| r.last.0.saturating_sub(r.first.0) + 1).sum();
+    line(&mut out, "outbox", &path.display().to_string());
+    let files = format!("{} in {} files", format_bytes(bytes), summary.files.len());
+    line(&mut out, "disk", &format!("{files}, {} segments with records", summary.segments.len()));
+    line(&mut out, "owed", &format!("{owed} records that the collector has not acknowledged"));
+    if let Some(at) = summary.found.last_durable_at {
+        let how = if summary.found.clean_stop { "goodbye" } else { "last record" };
+        line(&mut out, how, &at.to_string());
+    }
+    for loss in &summary.losses {
+        line(
+            &mut out,
+            "loss",
+            &format!("epoch {} seq {} to {}: {}", loss.epoch, loss.first, loss.last, loss.cause),
+        );
+    }
+    out.push('\n');
+    let rows: Vec<[String; 4]> = summary
+        .epochs
+        .iter()
+        .map(|e| {
+            let owed = summary.owed.iter().filter(|r| r.epoch == e.epoch);
+            let owed: u64 = owed.map(|r| r.last.0.saturating_sub(r.first.0) + 1).sum();
+            [e.epoch.to_string(), e.first.to_string(), e.next.to_string(), owed.to_string()]
+        })
+        .collect();
+    out + &table(["epoch", "first seq", "next seq", "owed"], &rows)
+}
+
+fn line(out: &mut String, name: &str, text: &str) {
+    // Writing to a String does not fail.
+    let _ = writeln!(out, "{name:<8} {text}");
+}
+
+/// Columns as wide as their widest cell.
+#[must_use]
+pub fn table<const N: usize>(head: [&str; N], rows: &[[String; N]]) -> String {
+    let mut widths = head.map(|text| text.chars().count());
+    for row in rows {
+        for (width, cell) in widths.iter_mut().zip(row) {
+            *width = (*width).max(cell.chars().count());
+        }
+    }
+    let mut out = String::new();
+    let head = head.map(str::to_owned);
+    for row in std::iter::once(&head).chain(rows) {
+        let cells = row.iter().zip(widths).map(|(cell, width)| format!("{cell:<width$}"));
+        let text = cells.collect::<Vec<_>>().join("  ");
+        let _ = writeln!(out, "{}", text.trim_end());
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn columns_are_as_wide_as_their_widest_cell() {
+        let row = |channel: &str, value: Option<&str>| ValueStatus {
+            channel: channel.into(),
+            value: value.map(str::to_owned),
+            unit: "V".into(),
+            quality: "good".into(),
+        };
+        let text = values(&[row("voltage_l1", Some("230.1")), row("u", None)]);
+        let expected = "channel     value  unit  quality\n\
+                        voltage_l1  230.1  V     good\n\
+                        u           -      V     good\n";
+        assert_eq!(text, expected);
+    }
+}
