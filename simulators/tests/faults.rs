@@ -1,4 +1,5 @@
 //! Every fault, seen from the master's side, on both framings; exceptions; memory; truth of what was answered.
+#![expect(clippy::unwrap_used, reason = "helpers of the tests below: a failure is a failed test")]
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::TcpStream;

@@ -1,4 +1,5 @@
 //! The paced line on a real pty: bytes are not early, gaps are measured, unplugging is seen.
+#![expect(clippy::unwrap_used, reason = "helpers of the tests below: a failure is a failed test")]
 
 use std::fs::{File, OpenOptions};
 use std::io::{Read, Write};

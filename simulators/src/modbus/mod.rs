@@ -17,6 +17,8 @@
 //!   pause of t3.5 ends a request that is not complete.
 
 pub mod adu;
+pub mod bench;
+pub mod command;
 pub mod crc;
 pub mod device;
 pub mod encode;
