@@ -1,6 +1,8 @@
 //! Whatever can be said comes back as it was said; whatever is damaged is refused; nothing makes a decoder panic.
 //! The bytes themselves are pinned in `wire_v1_pinned.rs`.
 
+#![expect(clippy::unwrap_used, clippy::panic, reason = "helpers of tests fail like tests")]
+
 use std::collections::BTreeMap;
 
 use gapless_common::catalog::{Aggregation, Catalog, Channel, Device, PeriodLabel};
