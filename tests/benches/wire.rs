@@ -88,7 +88,8 @@ fn mast(polls: usize) -> Data {
     let mut columns: Vec<(&str, i32, Walk)> = Vec::new();
     let speeds = ["80m_n", "80m_s", "60m_n", "60m_s", "40m_n", "40m_s"];
     columns.extend(speeds.map(|name| (name, 2, Walk::new(8.0, 0.8, 0.905, 0.005))));
-    columns.extend(["dir_78m", "dir_58m", "dir_38m"].map(|name| (name, 2, Walk::new(210.0, 6.0, 0.905, 0.02))));
+    columns
+        .extend(["dir_78m", "dir_58m", "dir_38m"].map(|name| (name, 2, Walk::new(210.0, 6.0, 0.905, 0.02))));
     columns.extend(["vertical_80m", "vertical_40m"].map(|name| (name, 2, Walk::new(0.1, 0.4, 0.8, 0.0))));
     let temperatures = ["temp_78m", "temp_40m", "temp_2m", "temp_logger"];
     columns.extend(temperatures.map(|name| (name, 3, Walk::new(11.2, 0.012, 0.7, 0.001))));
@@ -100,8 +101,14 @@ fn mast(polls: usize) -> Data {
     columns.push(("rain", 2, Walk::new(0.0, 0.0, 0.0, 0.0)));
     let mut noise = Noise(1);
     let names = columns.iter().map(|(name, ..)| (*name).to_owned()).collect();
-    let poll = |_| columns.iter_mut().map(|(_, digits, walk)| rounded(walk.next(&mut noise), *digits)).collect();
-    Data { what: "met mast, 24 channels, 1 s", interval_ms: 1_000, names, polls: (0..polls).map(poll).collect() }
+    let poll =
+        |_| columns.iter_mut().map(|(_, digits, walk)| rounded(walk.next(&mut noise), *digits)).collect();
+    Data {
+        what: "met mast, 24 channels, 1 s",
+        interval_ms: 1_000,
+        names,
+        polls: (0..polls).map(poll).collect(),
+    }
 }
 
 /// The resolution of each register of the meter; `None` for a float register with all its noise.
@@ -169,8 +176,10 @@ fn real_mast() -> Result<Data, String> {
     let text = std::fs::read_to_string(path).map_err(|e| format!("{path}: {e}"))?;
     let mut lines = text.lines().skip(1);
     let header: Vec<&str> = lines.next().unwrap_or_default().split(',').collect();
-    let number = |line: &str| -> Vec<Option<f64>> { line.split(',').map(|cell| cell.parse().ok()).collect() };
-    let rows: Vec<Vec<Option<f64>>> = lines.skip(2).map(number).collect();
+    let number =
+        |line: &str| -> Vec<Option<f64>> { line.trim().split(',').map(|cell| cell.parse().ok()).collect() };
+    let rows = lines.skip(2).filter(|line| !line.trim().is_empty());
+    let rows: Vec<Vec<Option<f64>>> = rows.map(number).collect();
     let numeric = |column: &usize| rows.iter().all(|row| row.get(*column).copied().flatten().is_some());
     let columns: Vec<usize> = (4..header.len()).filter(numeric).collect();
     let poll = |row: &Vec<Option<f64>>| columns.iter().filter_map(|column| row[*column]).collect();
@@ -198,7 +207,8 @@ impl Data {
         };
         let channels = self.names.iter().map(channel).collect();
         let id = DeviceId::new("device-1").expect("a name");
-        let device = Device { id, grid: self.grid(), paused: false, channels, attributes: Default::default() };
+        let device =
+            Device { id, grid: self.grid(), paused: false, channels, attributes: Default::default() };
         Catalog { devices: vec![device] }
     }
 
@@ -209,7 +219,8 @@ impl Data {
         let mut slots = first..;
         let mut record = |values: &Vec<f64>| {
             let slot = Slot(slots.next().expect("slots go on"));
-            let late = (noise.uniform() * 30.0).to_string().split('.').next().and_then(|ms| ms.parse::<i64>().ok());
+            let late =
+                (noise.uniform() * 30.0).to_string().split('.').next().and_then(|ms| ms.parse::<i64>().ok());
             let sample = |(channel, value): (u16, &f64)| Sample {
                 channel: ChannelIndex(channel),
                 value: Some(Value::Number(*value)),
@@ -236,11 +247,12 @@ impl Data {
     }
 
     fn influx(&self, poll: usize) -> String {
-        let fields = self.names.iter().zip(&self.polls[poll]).fold(String::new(), |mut text, (name, value)| {
-            let comma = if text.is_empty() { "" } else { "," };
-            write!(text, "{comma}{name}={value}").expect("a String grows");
-            text
-        });
+        let fields =
+            self.names.iter().zip(&self.polls[poll]).fold(String::new(), |mut text, (name, value)| {
+                let comma = if text.is_empty() { "" } else { "," };
+                write!(text, "{comma}{name}={value}").expect("a String grows");
+                text
+            });
         format!("device-1,site=farm {fields} {}\n", self.at(poll) * 1_000_000)
     }
 
@@ -378,8 +390,12 @@ fn report(data: &Data, span: &str, polls: usize) {
 
 fn table(data: &Data, spans: &[(&str, usize)]) {
     println!("\n{} (bytes per reading, all included; ns per reading)\n", data.what);
-    println!("| span      | readings | frames | Gapless |   JSON | Influx | Sparkplug | encode ns | decode ns |");
-    println!("|-----------|---------:|-------:|--------:|-------:|-------:|----------:|----------:|----------:|");
+    println!(
+        "| span      | readings | frames | Gapless |   JSON | Influx | Sparkplug | encode ns | decode ns |"
+    );
+    println!(
+        "|-----------|---------:|-------:|--------:|-------:|-------:|----------:|----------:|----------:|"
+    );
     for (span, polls) in spans {
         report(data, span, *polls);
     }
