@@ -6,6 +6,7 @@
 //! makes some up).
 
 mod bus;
+mod locate;
 mod render;
 mod traffic;
 

@@ -13,6 +13,10 @@ fn config(rest: &str) -> Config {
 
 /// `units` devices of 20 floats in 40 registers on one line.
 fn line(serial: &str, units: usize, interval: &str) -> Config {
+    config(&line_toml(serial, units, interval))
+}
+
+fn line_toml(serial: &str, units: usize, interval: &str) -> String {
     let channel = |n: usize| format!("{{ id = \"c{n}\", address = {}, type = \"f32\" }}", 2 * n);
     let channels: Vec<String> = (0..20).map(channel).collect();
     let channels = channels.join(", ");
@@ -22,7 +26,7 @@ fn line(serial: &str, units: usize, interval: &str) -> Config {
         )
     };
     let devices: String = (1..=units).map(device).collect();
-    config(&format!("[[bus]]\nid = \"b\"\nserial = {{ port = \"/dev/x\", {serial} }}\n{devices}"))
+    format!("[[bus]]\nid = \"b\"\nserial = {{ port = \"/dev/x\", {serial} }}\n{devices}")
 }
 
 #[test]
@@ -64,6 +68,17 @@ fn what_cannot_fit_is_an_error() {
         }
         assert_eq!(report.is_sound(), expected.is_empty());
     }
+}
+
+#[test]
+fn problems_have_places() {
+    for (units, interval, place) in [(1, "100ms", "f:7:12: device `d1`"), (10, "1s", "f:1:1: bus `b`")] {
+        let toml = line_toml("baud = 9600", units, interval);
+        let report = Report::of(&config(&toml));
+        let problems = report.located("f", &toml).unwrap().to_string();
+        assert!(problems.starts_with(place), "{problems}");
+    }
+    assert_eq!(Report::of(&line("baud = 9600", 1, "1s")).located("f", ""), None);
 }
 
 #[test]

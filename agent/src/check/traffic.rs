@@ -21,8 +21,8 @@ const DAY_MS: f64 = 86_400_000.0;
 /// MQTT's fixed header, topic length and packet id (MQTT 3.1.1, section 3.3), TCP and IP headers without options.
 const MESSAGE_OVERHEAD_BYTES: usize = 3 + 2 + 2 + 40;
 
-/// What a store adds to a record: CRC, length, kind, seq and time.
-const RECORD_OVERHEAD_BYTES: usize = 32;
+/// What the journal writes before each record (its frame header).
+const RECORD_OVERHEAD_BYTES: usize = 48;
 
 /// How often the agent declares how far its account is complete.
 const COMPLETE_EVERY_MS: i64 = 10_000;

@@ -286,3 +286,69 @@ fn not_implemented(location: Location, value_type: ValueType, aggregation: Aggre
         _ => Vec::new(),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::document::Document;
+
+    fn read(fields: &str) -> Result<ChannelSpec, String> {
+        let toml = format!("c = {{ id = \"c\", {fields} }}");
+        let document = Document::parse(&toml);
+        let root = document.root();
+        let channel = root.table("c").and_then(|table| read_channel(&table, &Defaults::default()));
+        document.finish("f", channel).map_err(|problems| problems.to_string())
+    }
+
+    #[test]
+    fn sentinels_are_patterns_of_the_type_s_width() {
+        let raw = |pattern| vec![Sentinel::Raw(pattern)];
+        let rows = [
+            ("address = 0, type = \"i16\", not_available = -32768", raw(0x8000)),
+            ("address = 0, type = \"i32\", not_available = [-1]", raw(0xFFFF_FFFF)),
+            ("address = 0, type = \"u64\", not_available = 0xFFFFFFFFFFFFFFFF", raw(u64::MAX)),
+            ("address = 0, type = \"f32\", not_available = \"nan\"", vec![Sentinel::Nan]),
+            ("address = 0, type = \"u16\"", vec![]),
+            ("model = 103, address = 14, type = \"i16\", scale_from = 15", raw(0x8000)),
+            ("model = 103, address = 24, type = \"u32\", aggregation = \"counter\"", raw(0)),
+            ("model = 103, address = 24, type = \"u32\", not_available = []", vec![]),
+        ];
+        for (fields, expected) in rows {
+            assert_eq!(read(fields).map(|channel| channel.sentinels), Ok(expected), "{fields}");
+        }
+        for bad in ["type = \"i16\", not_available = -32769", "type = \"u16\", not_available = \"nan\""] {
+            assert!(read(&format!("address = 0, {bad}")).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn types_and_places_must_fit() {
+        let rows = [
+            ("address = 65532, type = \"u64\"", Ok(4)),
+            ("address = 65533, type = \"u64\"", Err("u64 covers 4 registers and does not fit at")),
+            ("address = 0, type = \"text\", registers = 125", Ok(125)),
+            ("address = 0, type = \"text\", registers = 126", Err("`registers` must be 1 to 125, got 126")),
+            ("address = 0, type = \"text\"", Err("`registers` is missing")),
+            ("address = 0, type = \"bits\", first_bit = 12, bit_count = 4", Ok(1)),
+            (
+                "address = 0, type = \"bits\", first_bit = 12, bit_count = 5",
+                Err("has room for 4 bits, not 5"),
+            ),
+            ("address = 0, type = \"bool\", table = \"coil\"", Ok(1)),
+            ("address = \"00017\", type = \"f32\"", Err("a coil holds one bit")),
+            (
+                "model = 1, address = 2, type = \"u16\", table = \"coil\"",
+                Err("stands in registers, not in a coil"),
+            ),
+            ("address = 0, type = \"text\", registers = 2, scale = 2", Err("a text has no scale")),
+            ("address = 0, type = \"u16\", adress = 1", Err("unknown key `adress`: did you mean `address`?")),
+        ];
+        for (fields, expected) in rows {
+            match (read(fields), expected) {
+                (Ok(channel), Ok(registers)) => assert_eq!(channel.registers(), registers, "{fields}"),
+                (Err(got), Err(expected)) => assert!(got.contains(expected), "{fields}: {got}"),
+                (got, _) => panic!("{fields}: {got:?}"),
+            }
+        }
+    }
+}
