@@ -13,7 +13,7 @@ pub(super) fn endpoint(text: &str, default_port: u16) -> Option<Endpoint> {
     let (host, port) = match text.strip_prefix('[') {
         Some(rest) => {
             let (host, after) = rest.split_once(']')?;
-            let _: std::net::Ipv6Addr = host.parse().ok()?;
+            let _: core::net::Ipv6Addr = host.parse().ok()?;
             let port = if after.is_empty() { None } else { Some(after.strip_prefix(':')?) };
             (host, port)
         }
