@@ -9,8 +9,6 @@ mod line;
 mod poller;
 mod serial;
 mod tcp;
-#[cfg(test)]
-mod tests;
 mod wait;
 
 use std::num::NonZeroU64;
@@ -105,3 +103,6 @@ pub fn read_once(bus: &Bus, device: &Device) -> Result<Vec<Sample>, PollError> {
     poller.poll(&mut once)?;
     Ok(once.into_samples())
 }
+
+#[cfg(test)]
+mod tests;

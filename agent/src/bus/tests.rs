@@ -25,7 +25,7 @@ use crate::event::LinkState;
 use crate::modbus::rtu::crc16;
 
 const DEADLINE: Duration = Duration::from_secs(20);
-const TIMEOUT_MS: u32 = 120;
+const TIMEOUT_MS: u32 = 300;
 
 /// What a responder does with a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -293,7 +293,7 @@ fn one_device_is_read_now() {
         ("another unit", &[Do::WrongUnit], Err(Cause::Corrupt)),
         (
             "late for the first, then well",
-            &[Do::Late(140), Do::Answer],
+            &[Do::Late(450), Do::Answer],
             Ok(vec![Err(Quality::BadNoAnswer), Ok(300.0)]),
         ),
         ("cut short", &[Do::Truncated], Err(Cause::NoAnswer)),
@@ -409,7 +409,7 @@ fn check_account(events: &[BusEvent]) {
     for event in events {
         match event {
             BusEvent::Answered { acquired: Acquired::InSlot(slot), .. } => {
-                *slots.entry(slot.0).or_default() += 1
+                *slots.entry(slot.0).or_default() += 1;
             }
             BusEvent::Missed(run) => {
                 (0..i64::from(run.count)).for_each(|n| *slots.entry(run.first.0 + n).or_default() += 1);

@@ -29,8 +29,6 @@
 
 mod entry;
 mod fit;
-#[cfg(test)]
-mod tests;
 
 use std::collections::VecDeque;
 
@@ -340,3 +338,6 @@ fn wait(until: i64, now: Now) -> Step {
     let until = until.clamp(boot(now).saturating_add(1), boot(now).saturating_add(WAIT_MS_MAX));
     Step::Wait { until_boot_ms: u64::try_from(until).unwrap_or(now.boot_ms) }
 }
+
+#[cfg(test)]
+mod tests;
