@@ -8,6 +8,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use gapless_common::id::Commit;
+use gapless_common::time::Timestamp;
 use gapless_common::topic::Down;
 use gapless_common::wire::{self, Message};
 use rusqlite::Connection;
@@ -125,7 +126,8 @@ impl Writer {
                 Ok(answers) => {
                     self.health.set_writing(true);
                     self.commits.send_replace(self.head.commit);
-                    return self.answer(&answers);
+                    let now = group.iter().map(|m| m.at).max().unwrap_or_else(clock::now);
+                    return self.answer(&answers, now);
                 }
                 Err(error) => {
                     tracing::error!(%error, retry_in = ?pause, "a transaction failed: nothing is acknowledged");
@@ -169,13 +171,12 @@ impl Writer {
         Ok(answers)
     }
 
-    fn answer(&mut self, answers: &Answers) {
+    fn answer(&mut self, answers: &Answers, now: Timestamp) {
         for (&no, epochs) in &answers.acks {
             let also: Vec<_> = epochs.iter().copied().collect();
             let ack = self.memory.ledger.ack(no, &also, self.head.incarnation, self.head.commit);
             self.publish(no, Down::Ack, &Message::Ack(ack));
         }
-        let now = clock::now();
         let asked = answers.commands.iter().map(|(no, id)| (*no, Some(*id)));
         let asked: Vec<_> = asked.chain(answers.births.iter().map(|no| (*no, None))).collect();
         for (no, id) in asked {

@@ -48,8 +48,7 @@ fn take_losses(account: &Account<'_>, absent: &mut Vec<Range>, known: &mut Vec<(
 
 fn take_downtimes(account: &Account<'_>, absent: &mut Vec<Range>, known: &mut Vec<(Range, Known)>) {
     let times = account.span.times;
-    let since = account.agent.downtimes.iter().filter(|(at, _)| *at > account.span.proven_at);
-    for (_, downtime) in since {
+    for (_, downtime) in &account.agent.downtimes {
         let inside = (times.first_from(downtime.from).0, times.first_from(downtime.to).0 - 1);
         let (held, rest) = cut(std::mem::take(absent), inside);
         known.extend(held.into_iter().map(|range| (range, Known::Down(downtime.cause))));

@@ -352,8 +352,8 @@ impl Ledger {
         if from <= through {
             self.open_gaps(no, at, &span, (from.0, through.0), slots, stamp)?;
             span.proven = Some(through);
+            span.proven_at = span.proven_at.max(at);
         }
-        span.proven_at = span.proven_at.max(at);
         self.proven.insert(grid, (span.device, span.proven.map_or(i64::MIN, |s| s.0)));
         self.put_span(span);
         Ok(())

@@ -1,1 +1,351 @@
-//! Rows and random histories for the ledger.
+//! Histories of a simulated agent (crashes, downtime, misses, losses), delivered in any order and any number of
+//! times: the gaps at the end are the true ones with the true causes, and none is called that is received later.
+
+use std::collections::BTreeMap;
+use std::convert::Infallible;
+use std::sync::Arc;
+
+use gapless_common::id::{BootId, CatalogHash, Epoch, Seq};
+use gapless_common::message::HeldEpoch;
+use gapless_common::quality::Cause;
+use gapless_common::reading::{EpochStart, Loss};
+use gapless_common::time::{Interval, Slot, SlotGrid, Timestamp};
+use proptest::prelude::*;
+
+use super::*;
+
+const AGENT: AgentNo = AgentNo(1);
+const GRID: GridNo = GridNo(1);
+const HASH: CatalogHash = CatalogHash(7);
+
+fn times() -> SlotGrid {
+    SlotGrid::every(Interval::from_ms(1_000).unwrap())
+}
+
+fn due() -> Due {
+    Due { device: DeviceNo(1), grid: GRID, times: times(), paused: false }
+}
+
+/// Runs and gaps in memory.
+#[derive(Debug, Default)]
+struct Memory {
+    runs: BTreeMap<i64, Run>,
+    gaps: BTreeMap<i64, Gap>,
+    last_id: i64,
+}
+
+fn touching<T: Copy>(all: &BTreeMap<i64, T>, first: i64, last: i64, end: impl Fn(&T) -> i64) -> Vec<T> {
+    all.iter().filter(|(f, t)| **f <= last + 1 && end(t) >= first - 1).map(|(_, t)| *t).collect()
+}
+
+impl Slots for Memory {
+    type Error = Infallible;
+    fn runs(&mut self, _: GridNo, first: i64, last: i64) -> Result<Vec<Run>, Infallible> {
+        Ok(touching(&self.runs, first, last, |r| r.last))
+    }
+    fn replace_runs(&mut self, _: GridNo, old: &[Run], new: &[Run]) -> Result<(), Infallible> {
+        self.runs.retain(|first, _| !old.iter().any(|r| r.first == *first));
+        self.runs.extend(new.iter().map(|r| (r.first, *r)));
+        Ok(())
+    }
+    fn first_known(&mut self, _: GridNo, from: i64) -> Result<Option<i64>, Infallible> {
+        Ok(self.runs.range(from..).next().map(|(f, _)| *f))
+    }
+    fn gaps(&mut self, _: GridNo, first: i64, last: i64) -> Result<Vec<Gap>, Infallible> {
+        Ok(touching(&self.gaps, first, last, |g| g.last))
+    }
+    fn replace_gaps(&mut self, _: GridNo, _: SlotGrid, old: &[Gap], new: &[Gap]) -> Result<(), Infallible> {
+        self.gaps.retain(|first, _| !old.iter().any(|g| g.first == *first));
+        for gap in new {
+            self.last_id += 1;
+            let id = if gap.id == 0 { self.last_id } else { gap.id };
+            self.gaps.insert(gap.first, Gap { id, ..*gap });
+        }
+        Ok(())
+    }
+}
+
+impl Memory {
+    /// Slot → cause of all open gaps.
+    fn open(&self) -> BTreeMap<i64, Cause> {
+        let open = self.gaps.values().filter(|g| g.closed.is_none());
+        open.flat_map(|g| (g.first..=g.last).map(|slot| (slot, g.cause))).collect()
+    }
+}
+
+/// A record, as the simulated agent wrote it.
+#[derive(Debug, Clone)]
+enum Wrote {
+    Start(EpochStart),
+    Mark(Mark),
+    Reading(i64),
+    Miss(i64),
+    Loss(Loss),
+}
+
+/// One life of the agent.
+#[derive(Debug, Clone)]
+struct Life {
+    /// Per slot: 0 to 6 answered, 7 to 8 missed, 9 nobody knows (a defect of the agent).
+    slots: Vec<u8>,
+    /// Slots without agent after it.
+    down: i64,
+    /// The first so many readings of this life are dropped by the budget.
+    dropped: usize,
+}
+
+#[derive(Debug, Default)]
+struct History {
+    records: Vec<(Epoch, u64, Wrote)>,
+    /// Slot → cause; `Unexplained` where it depends on what else was lost.
+    truth: BTreeMap<i64, Cause>,
+    held: Vec<HeldEpoch>,
+}
+
+fn at(slot: i64) -> Timestamp {
+    times().at(Slot(slot))
+}
+
+/// Writes the records of one life and returns the slot at which it ends.
+fn write_life(history: &mut History, epoch: Epoch, life: &Life, (ended, mut now): (Option<i64>, i64)) -> i64 {
+    let previous = history.held.last().map(|h| (h.epoch, h.next));
+    let (boot, at_start, version) = (BootId(1), at(now), "".into());
+    let mut wrote = vec![Wrote::Start(EpochStart {
+        previous,
+        boot,
+        boot_clock_ms: 0,
+        at: at_start,
+        clock_set: true,
+        durable: true,
+        agent_version: version,
+    })];
+    if let Some(from) = ended {
+        wrote.push(Wrote::Mark(Mark::Downtime { from: at(from), to: at(now), cause: Cause::Crashed }));
+        history.truth.extend((from..now).map(|slot| (slot, Cause::Crashed)));
+    }
+    wrote.push(Wrote::Mark(Mark::Catalog { hash: HASH, since: Some(at(now)) }));
+    let mut readings = Vec::new();
+    for &kind in &life.slots {
+        let cause = if kind >= 9 { Cause::Unexplained } else { Cause::NoAnswer };
+        match kind {
+            0..=6 => {
+                readings.push((wrote.len(), now));
+                wrote.push(Wrote::Reading(now));
+            }
+            7..=8 => wrote.push(Wrote::Miss(now)),
+            _ => {}
+        }
+        if kind > 6 {
+            history.truth.insert(now, cause);
+        }
+        if now % 3 == 0 {
+            wrote.push(complete(now));
+        }
+        now += 1;
+    }
+    wrote.push(complete(now - 1));
+    let mut dropped = 0..0;
+    if let (Some(&(f, from)), Some(&(l, to))) =
+        (readings.first(), readings.iter().take(life.dropped).next_back())
+    {
+        dropped = f..l + 1;
+        let seq = |index: usize| Seq(u64::try_from(index).unwrap() + 1);
+        let (first, last, cause) = (seq(f), seq(l), Cause::BudgetFull);
+        wrote.push(Wrote::Loss(Loss { epoch, first, last, from: at(from), to: at(to), cause }));
+        history.truth.extend((from..=to).map(|slot| (slot, cause)));
+    }
+    let next = Seq(u64::try_from(wrote.len()).unwrap() + 1);
+    let numbered = (1..).zip(wrote).enumerate().filter(|(index, _)| !dropped.contains(index));
+    history.records.extend(numbered.map(|(_, (seq, wrote))| (epoch, seq, wrote)));
+    history.held.push(HeldEpoch { epoch, first: Seq(1), next });
+    now
+}
+
+fn complete(slot: i64) -> Wrote {
+    Wrote::Mark(Mark::Complete { hash: HASH, through: BTreeMap::from([(GRID, Slot(slot))]) })
+}
+
+fn live(lives: &[Life]) -> History {
+    let mut history = History::default();
+    let (mut now, mut ended) = (1_000, None);
+    for (epoch, life) in (100..).map(Epoch).zip(lives) {
+        let end = write_life(&mut history, epoch, life, (ended, now));
+        (ended, now) = (Some(end), end + life.down);
+    }
+    history
+}
+
+/// Neighbouring records in frames of at most `size`.
+fn frames(history: &History, size: usize) -> Vec<Vec<(Epoch, u64, Wrote)>> {
+    let unbroken = history.records.chunk_by(|a, b| a.0 == b.0 && a.1 + 1 == b.1);
+    unbroken.flat_map(|run| run.chunks(size)).map(<[_]>::to_vec).collect()
+}
+
+fn deliver(ledger: &mut Ledger, slots: &mut Memory, frame: &[(Epoch, u64, Wrote)]) {
+    for (epoch, seq, wrote) in frame {
+        match wrote {
+            Wrote::Start(start) => ledger.start(AGENT, *epoch, start),
+            Wrote::Mark(mark) => ledger.mark(AGENT, *epoch, *seq, mark.clone()),
+            Wrote::Reading(slot) => ledger.received(&due(), Slot(*slot)),
+            Wrote::Miss(slot) => ledger.missed(&due(), Slot(*slot), 1, Cause::NoAnswer),
+            Wrote::Loss(loss) => ledger.loss(AGENT, loss),
+        }
+    }
+    if let (Some((epoch, first, _)), Some((_, last, _))) = (frame.first(), frame.last()) {
+        ledger.account(AGENT, *epoch, *first, *last);
+    }
+    settle(ledger, slots);
+}
+
+fn settle(ledger: &mut Ledger, slots: &mut Memory) {
+    let stamp = Stamp { at: Timestamp(0), commit: 1 };
+    let Ok(()) = ledger.settle(AGENT, slots, stamp);
+    ledger.take_changes();
+}
+
+fn fresh() -> Ledger {
+    let mut ledger = Ledger::default();
+    ledger.agent_mut(AGENT).schedules.insert(HASH, Arc::new(vec![due()]));
+    ledger
+}
+
+/// Delivers `order` (indices of frames) and then every frame, and judges what is called a gap at every step.
+fn check(lives: &[Life], size: usize, order: &[usize], newest_first: bool) -> Result<(), TestCaseError> {
+    let history = live(lives);
+    let mut frames = frames(&history, size);
+    if newest_first {
+        frames.reverse();
+    }
+    let (mut ledger, mut slots) = (fresh(), Memory::default());
+    let writing = history.held.last().unwrap().epoch;
+    prop_assert_eq!(ledger.birth(AGENT, &history.held, writing, true), None);
+    let every = 0..frames.len();
+    for index in order.iter().map(|i| i % frames.len()).chain(every) {
+        deliver(&mut ledger, &mut slots, &frames[index]);
+        for (slot, cause) in slots.open() {
+            prop_assert!(history.truth.contains_key(&slot), "slot {} called a gap: {:?}", slot, cause);
+        }
+    }
+    let open = slots.open();
+    prop_assert_eq!(open.keys().collect::<Vec<_>>(), history.truth.keys().collect::<Vec<_>>());
+    for (slot, cause) in &history.truth {
+        let known = open[slot];
+        // A slot that no record names takes the cause of what ended or was lost beside it.
+        let may_be_other =
+            *cause == Cause::Unexplained && [Cause::Crashed, Cause::BudgetFull].contains(&known);
+        prop_assert!(known == *cause || may_be_other, "slot {}: {:?}, not {:?}", slot, known, cause);
+    }
+    prop_assert!(slots.gaps.values().all(|gap| gap.closed.is_none()), "a gap had been opened falsely");
+    for held in &history.held {
+        let ack = ledger.ack(AGENT, &[], Incarnation(1), Commit(1));
+        let state = ack.epochs.iter().find(|e| e.epoch == held.epoch).unwrap();
+        prop_assert_eq!(state.watermark, Seq(held.next.0 - 1));
+        prop_assert!(ledger.agent(AGENT).unwrap().epochs[&held.epoch].marks.is_empty());
+    }
+    Ok(())
+}
+
+prop_compose! {
+    fn any_life()(
+        slots in prop::collection::vec(0u8..10, 1..20),
+        down in 0i64..5,
+        dropped in prop_oneof![3 => Just(0usize), 1 => 1usize..6],
+    ) -> Life {
+        Life { slots, down, dropped }
+    }
+}
+
+proptest! {
+    /// The heart of the product.
+    #[test]
+    fn any_delivery_ends_in_the_true_gaps(
+        lives in prop::collection::vec(any_life(), 1..5),
+        size in 1usize..8,
+        order in prop::collection::vec(any::<usize>(), 0..60),
+        newest_first in any::<bool>(),
+    ) {
+        check(&lives, size, &order, newest_first)?;
+    }
+}
+
+/// A ledger with one life of 10 answered slots delivered, but for those in `without`.
+fn one_life(without: &[i64]) -> (Ledger, Memory, History) {
+    let history = live(&[Life { slots: vec![0; 10], down: 0, dropped: 0 }]);
+    let (mut ledger, mut slots) = (fresh(), Memory::default());
+    let absent = |wrote: &Wrote| matches!(wrote, Wrote::Reading(slot) if without.contains(slot));
+    for record in history.records.iter().filter(|(_, _, wrote)| !absent(wrote)) {
+        deliver(&mut ledger, &mut slots, std::slice::from_ref(record));
+    }
+    (ledger, slots, history)
+}
+
+#[test]
+fn nothing_is_a_gap_while_a_record_before_its_proof_is_missing() {
+    let (ledger, slots, _) = one_life(&[1_004]);
+    assert!(slots.open().is_empty());
+    assert_eq!(ledger.agent(AGENT).unwrap().missing(), 1);
+}
+
+#[test]
+fn a_parked_frame_is_a_gap_named_parked_until_it_is_replayed() {
+    let (mut ledger, mut slots, history) = one_life(&[1_004]);
+    let hidden = history.records.iter().find(|(_, _, w)| matches!(w, Wrote::Reading(1_004))).unwrap();
+    ledger.park(AGENT, hidden.0, hidden.1, hidden.1);
+    settle(&mut ledger, &mut slots);
+    assert_eq!(slots.open(), BTreeMap::from([(1_004, Cause::Parked)]));
+    deliver(&mut ledger, &mut slots, std::slice::from_ref(hidden));
+    assert!(slots.open().is_empty());
+    assert_eq!(slots.gaps.values().filter(|g| g.closed.is_some()).count(), 1);
+}
+
+#[test]
+fn a_replaced_outbox_closes_the_old_one() {
+    let (mut ledger, mut slots, _) = one_life(&[1_004]);
+    let second = live(&[Life { slots: vec![0; 40], down: 0, dropped: 0 }]);
+    let late = |(_, seq, wrote): &(Epoch, u64, Wrote)| (Epoch(500), *seq, wrote.clone());
+    for mut record in second.records.iter().map(late) {
+        if let Wrote::Start(start) = &mut record.2 {
+            start.at = at(1_020);
+        }
+        if let Wrote::Mark(Mark::Catalog { since, .. }) = &mut record.2 {
+            *since = Some(at(1_020));
+        }
+        if matches!(record.2, Wrote::Reading(slot) if slot < 1_020) {
+            record.2 = Wrote::Miss(1_025);
+        }
+        deliver(&mut ledger, &mut slots, &[record]);
+    }
+    let open = slots.open();
+    assert_eq!(open.get(&1_004), Some(&Cause::StoreReplaced));
+    assert_eq!(open.get(&1_015), Some(&Cause::StoreReplaced));
+    assert_eq!(open.get(&1_030), None);
+}
+
+#[test]
+fn what_an_archive_no_longer_holds_is_given_up_once_the_rest_is_here() {
+    let history = live(&[
+        Life { slots: vec![0; 20], down: 3, dropped: 0 },
+        Life { slots: vec![0; 20], down: 0, dropped: 0 },
+    ]);
+    let (mut ledger, mut slots) = (fresh(), Memory::default());
+    let second = history.held[1];
+    ledger.birth(AGENT, &[second], second.epoch, true);
+    let held: Vec<_> = history.records.iter().filter(|(epoch, ..)| *epoch == second.epoch).cloned().collect();
+    for record in &held[..held.len() - 1] {
+        deliver(&mut ledger, &mut slots, std::slice::from_ref(record));
+        assert_eq!(ledger.agent(AGENT).unwrap().chain, []);
+    }
+    deliver(&mut ledger, &mut slots, &held[held.len() - 1..]);
+    assert_eq!(ledger.agent(AGENT).unwrap().chain, [second.epoch]);
+    assert!(slots.open().is_empty(), "what was before the database is not owed to it");
+}
+
+#[test]
+fn an_epoch_that_returns_after_it_was_superseded_is_a_clone() {
+    let held = |epoch| [HeldEpoch { epoch: Epoch(epoch), first: Seq(1), next: Seq(2) }];
+    let mut ledger = fresh();
+    assert_eq!(ledger.birth(AGENT, &held(1), Epoch(1), true), None);
+    assert_eq!(ledger.birth(AGENT, &held(2), Epoch(2), true), None);
+    let found = ledger.birth(AGENT, &held(1), Epoch(1), true);
+    assert_eq!(found, Some(Finding::ClonedAgent { returned: Epoch(1), other: Epoch(2) }));
+}
