@@ -2,7 +2,8 @@
 //! can still say what it lost.
 //!
 //! ```text
-//! losses    page A, 8 KiB | page B, 8 KiB     (written in turn: a torn page leaves the other)
+//! losses    page A, 8 KiB | page B, 8 KiB     (the same in both, written one after the other: a torn or
+//!                                           damaged page leaves the other one)
 //! page      magic 4 | entries 4 | generation 8 | entry … | zeros | crc 4 (CRC-32C of all before it)
 //! entry     epoch 8 | first 8 | last 8 | from 8 | to 8 | cause 2
 //! ```
@@ -95,9 +96,12 @@ impl LossBook {
 
     fn write(&mut self, disk: &mut dyn Disk) -> io::Result<()> {
         self.generation += 1;
-        let page = self.generation % 2 * to_u64(PAGE_BYTES);
-        disk.write_at(FILE, page, &encode(&self.pending, self.generation))?;
-        disk.sync(FILE)
+        let bytes = encode(&self.pending, self.generation);
+        for page in 0..2 {
+            disk.write_at(FILE, page * to_u64(PAGE_BYTES), &bytes)?;
+            disk.sync(FILE)?;
+        }
+        Ok(())
     }
 }
 

@@ -92,7 +92,7 @@ impl MemoryDisk {
     pub fn restart(&self, cut: PowerCut, seed: u64) {
         let machine = &mut *self.lock();
         let mut random = Random(seed | 1);
-        if cut == PowerCut::KeepNothing || (cut != PowerCut::KeepAll && random.next() % 2 == 0) {
+        if cut == PowerCut::KeepNothing || (cut != PowerCut::KeepAll && random.next().is_multiple_of(2)) {
             machine.names = machine.durable_names.clone();
         }
         machine.durable_names = machine.names.clone();

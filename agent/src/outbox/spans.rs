@@ -66,14 +66,19 @@ pub(super) struct Entry {
 
 /// The runs of one segment, in the order they lie there.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub(super) struct Spans(pub(super) Vec<Span>);
+pub(super) struct Spans(pub(super) Vec<Span>, IsBroken);
+
+/// Whether damage lies behind the last record, so that reading on from it would run into that.
+type IsBroken = bool;
 
 impl Spans {
     /// Adds the record that follows all others.
     pub(super) fn push(&mut self, entry: &Entry) {
+        let is_broken = std::mem::take(&mut self.1);
         match self.0.last_mut() {
             Some(span)
-                if span.epoch == entry.epoch
+                if !is_broken
+                    && span.epoch == entry.epoch
                     && span.catalog == entry.catalog
                     && span.last + 1 == entry.seq =>
             {
@@ -94,6 +99,11 @@ impl Spans {
                 marks: vec![(entry.seq, entry.offset)],
             }),
         }
+    }
+
+    /// The next record begins a run of its own, even where no record is missing before it.
+    pub(super) const fn break_run(&mut self) {
+        self.1 = true;
     }
 
     /// The first run of `epoch` that reaches `from` or beyond.

@@ -229,10 +229,14 @@ pub(super) fn scan(segment: &[u8], number: u64) -> Vec<(usize, Item)> {
 }
 
 fn next_header(segment: &[u8], from: usize, number: u64) -> Option<(usize, FrameHeader)> {
-    let last = segment.len().checked_sub(FRAME_HEADER_BYTES)?;
-    (from..=last)
-        .filter(|&at| segment[at] == FRAME_MAGIC[0])
-        .find_map(|at| FrameHeader::decode(&segment[at..], number).map(|header| (at, header)))
+    let mut at = from;
+    loop {
+        at += segment.get(at..)?.iter().position(|&byte| byte == FRAME_MAGIC[0])?;
+        if let Some(header) = FrameHeader::decode(&segment[at..], number) {
+            return Some((at, header));
+        }
+        at += 1;
+    }
 }
 
 /// The number of a segment both of whose headers are damaged: the one of `candidates` that its first frames

@@ -77,7 +77,7 @@ impl Journal {
         let (mut seq, mut offset) = span.mark(from);
         if let Some(hint) = self.hint
             && (hint.number, hint.epoch) == (number, epoch)
-            && (seq..=from).contains(&hint.seq)
+            && (seq + 1..=from).contains(&hint.seq)
         {
             (seq, offset) = (hint.seq, hint.offset);
         }
@@ -160,6 +160,9 @@ impl Journal {
         self.disk.read_at(&name, 0, &mut bytes)?;
         let mut spans = Spans::default();
         for (offset, item) in scan(&bytes, number) {
+            if !matches!(item, Item::Frame(_)) {
+                spans.break_run();
+            }
             match item {
                 Item::Frame(h) if h.is_record() => spans.push(&Entry {
                     epoch: h.epoch,
@@ -174,7 +177,7 @@ impl Journal {
             }
         }
         let mut missing = self.segments[index].spans.missing_in(&spans);
-        if missing.is_empty() {
+        if self.segments[index].spans == spans {
             return Err(ReadError(io::Error::new(
                 io::ErrorKind::InvalidData,
                 format!("{name} reads differently each time"),

@@ -151,7 +151,7 @@ impl Recovery {
         let mut bytes = vec![0; to_usize(life.len)];
         read(disk, &life.name, &mut bytes)?;
         let mut items = scan(&bytes, life.number);
-        let mut end = items.last().map_or(DATA_AT, |item| end_of(item));
+        let mut end = items.last().map_or(DATA_AT, end_of);
         if is_last {
             let kept = whole_items(&items);
             if let Some(&(cut, _)) = items.get(kept) {
@@ -234,8 +234,11 @@ impl Recovery {
         let (header, is_intact) = match item {
             Item::Frame(header) => (header, true),
             Item::Damaged(header) => (header, false),
-            Item::Unknown(_) => return,
+            Item::Unknown(_) => return spans.break_run(),
         };
+        if !is_intact {
+            spans.break_run();
+        }
         self.batch = header.batch;
         self.is_clean = false;
         if !header.is_record() {
