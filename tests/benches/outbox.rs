@@ -82,7 +82,9 @@ impl Store for Sqlite {
     fn drain(&mut self) -> Result<()> {
         while self
             .0
-            .prepare_cached("DELETE FROM records WHERE seq IN (SELECT seq FROM records ORDER BY seq LIMIT 80)")?
+            .prepare_cached(
+                "DELETE FROM records WHERE seq IN (SELECT seq FROM records ORDER BY seq LIMIT 80)",
+            )?
             .execute([])?
             > 0
         {}
@@ -219,13 +221,18 @@ fn main() -> Result<()> {
     let parent = std::env::var_os("OUTBOX_BENCH_DIR").map_or_else(std::env::temp_dir, PathBuf::from);
     let scale = (number("OUTBOX_BENCH_BATCHES", 5_000), number("OUTBOX_BENCH_OUTAGE", 20_000));
     let ours = |store, budget| -> Open {
-        Box::new(move |directory: &Path| Ok(Box::new(Ours::open(directory, store, budget)?) as Box<dyn Store>))
+        Box::new(
+            move |directory: &Path| Ok(Box::new(Ours::open(directory, store, budget)?) as Box<dyn Store>),
+        )
     };
     let stores: Vec<(&str, Open)> = vec![
         ("journal, 256 MiB budget", ours(StoreKind::Journal, 256 << 20)),
         ("journal, 4 MiB budget (recycles)", ours(StoreKind::Journal, 4 << 20)),
         ("sled, rolled", ours(StoreKind::Sled, 256 << 20)),
-        ("SQLite WAL, synchronous=FULL", Box::new(|d: &Path| Ok(Box::new(Sqlite::open(d)?) as Box<dyn Store>))),
+        (
+            "SQLite WAL, synchronous=FULL",
+            Box::new(|d: &Path| Ok(Box::new(Sqlite::open(d)?) as Box<dyn Store>)),
+        ),
     ];
     println!(
         "{} batches of {BATCH_BYTES} bytes, each durable before the next; outage of {} batches; in {}",
@@ -251,8 +258,12 @@ fn main() -> Result<()> {
             Err(e) => println!("{name:34} {e:#}"),
         }
     }
-    println!("A drained journal keeps its archive: the space is the budget's, and given to the next records.");
-    println!("Product's load: batches of 10 records, {PRODUCT_BATCH_BYTES} bytes, {PRODUCT_READINGS} readings");
+    println!(
+        "A drained journal keeps its archive: the space is the budget's, and given to the next records."
+    );
+    println!(
+        "Product's load: batches of 10 records, {PRODUCT_BATCH_BYTES} bytes, {PRODUCT_READINGS} readings"
+    );
     let (device, process) = measure_product(&parent, scale.0)?;
     println!("  written to the device: {device:.1} bytes a reading; made dirty by the process: {process:.1}");
     Ok(())

@@ -34,6 +34,8 @@ mod losses;
 pub mod memory_disk;
 mod options;
 mod quarantine;
+#[cfg(feature = "sled")]
+mod sled_store;
 mod spans;
 
 use std::collections::BTreeSet;
@@ -321,10 +323,11 @@ pub fn open(directory: &Path, options: &Options, opening: Opening) -> Result<Ope
             Ok(Opened { outbox: Box::new(journal), found })
         }
         #[cfg(feature = "sled")]
-        StoreKind::Sled => Err(OpenError::Io {
-            action: "open a sled store".to_owned(),
-            source: io::ErrorKind::Unsupported.into(),
-        }),
+        StoreKind::Sled => {
+            let disk = Box::new(sled_store::SledDisk::open(directory)?);
+            let (journal, found) = Journal::open(disk, &sled_store::options_within(options), opening)?;
+            Ok(Opened { outbox: Box::new(journal), found })
+        }
     }
 }
 

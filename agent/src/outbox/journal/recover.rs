@@ -261,7 +261,13 @@ impl Recovery {
     }
 
     fn take_internal(&mut self, header: &FrameHeader, payload: &[u8]) {
-        self.know(header.epoch, header.seq.0.saturating_add(1));
+        let next = header.seq.0.saturating_add(1);
+        self.know(header.epoch, next);
+        if header.kind != KIND_OPENED {
+            // It says how far its epoch had come.
+            self.expect(header.epoch, next, self.last_at.unwrap_or(header.at));
+            self.expected = Some((header.epoch, next));
+        }
         match header.kind {
             KIND_CURSOR => self.acks.restore(payload),
             KIND_CLEAN => {
