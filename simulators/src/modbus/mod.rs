@@ -39,6 +39,6 @@ pub use device::{Device, DeviceKind};
 pub use fault::{Fault, FaultKind, Faults};
 pub use line::{LineStats, Timing};
 pub use log::{Answer, AnswerLog};
-pub use pty::{LineConfig, PtyLine};
+pub use pty::{LineConfig, PtyLine, StartError};
 pub use tcp::{Framing, TcpConfig, TcpServer};
 pub use units::Units;
