@@ -9,9 +9,9 @@ use gapless_common::quality::{Cause, ExceptionCode, Quality};
 use gapless_common::reading::Sample;
 use gapless_common::time::Timestamp;
 
-use super::BusCommand;
 use super::line::{Ask, ExchangeError, Line};
 use super::poller::{Host, PollError, Poller};
+use super::{BusCommand, COMMANDS_MAX};
 use crate::clock::{Clock, mono};
 use crate::config::Bus;
 use crate::event::{BusEvent, BusTotals, METRICS_EVERY_MS};
@@ -40,6 +40,7 @@ pub(super) struct Worker {
     totals: BusTotals,
     told: (BusTotals, u64),
     stopping: bool,
+    /// Commands that came during a poll; at most [`COMMANDS_MAX`].
     asked: VecDeque<BusCommand>,
 }
 
@@ -174,7 +175,7 @@ impl Worker {
             }
             Ok(Err(_)) => totals.refused += 1,
             Err(ExchangeError::TimedOut) => totals.timed_out += 1,
-            Err(ExchangeError::Corrupt(_)) => totals.corrupt += 1,
+            Err(ExchangeError::Corrupt(_) | ExchangeError::Truncated) => totals.corrupt += 1,
             Err(ExchangeError::Lost(_)) => {}
         }
     }
@@ -199,13 +200,20 @@ impl Host for Scheduled<'_> {
     }
 
     fn may_retry(&mut self, ask: &Ask<'_>) -> bool {
+        let worker = &*self.worker;
+        let cost = millis(worker.line.silence_time(ask.request, ask.timeout));
+        worker.schedule.may_retry(cost, worker.clock.now()) && !self.is_stopping()
+    }
+
+    fn is_stopping(&mut self) -> bool {
         let worker = &mut *self.worker;
-        if let Ok(command) = worker.inbox.try_recv() {
+        while worker.asked.len() < COMMANDS_MAX
+            && let Ok(command) = worker.inbox.try_recv()
+        {
             worker.stopping |= command == BusCommand::Stop;
             worker.asked.push_back(command);
         }
-        let cost = millis(worker.line.silence_time(ask.request, ask.timeout));
-        !worker.stopping && worker.schedule.may_retry(cost, worker.clock.now())
+        worker.stopping
     }
 
     fn retries(&mut self) {
@@ -256,6 +264,10 @@ impl Host for Once {
 
     fn may_retry(&mut self, _: &Ask<'_>) -> bool {
         true
+    }
+
+    fn is_stopping(&mut self) -> bool {
+        false
     }
 
     fn retries(&mut self) {}

@@ -25,9 +25,12 @@ pub(super) struct Ask<'a> {
 /// Why a request got no answer.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum ExchangeError {
-    /// Nothing came in time, or not all of it.
+    /// Nothing came in time.
     #[error("no answer")]
     TimedOut,
+    /// An answer began, and did not end.
+    #[error("answer cut short")]
+    Truncated,
     /// What came is no answer to this request.
     #[error("corrupt answer")]
     Corrupt(#[source] Corrupt),

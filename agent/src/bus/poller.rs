@@ -26,6 +26,8 @@ pub(super) trait Host {
     fn exchange(&mut self, ask: &Ask<'_>) -> Result<Answer, ExchangeError>;
     /// Whether there is time for one more request after one that failed.
     fn may_retry(&mut self, ask: &Ask<'_>) -> bool;
+    /// Whether the agent is about to stop, so that a poll that goes badly is better given up.
+    fn is_stopping(&mut self) -> bool;
     /// A request is about to be sent again.
     fn retries(&mut self);
     /// Samples of an answer that is complete now; never empty.
@@ -217,7 +219,7 @@ impl Poller {
                 let split = self.poll.refused(refusal.0, since_start());
                 !matches!(split, Consequence::Split(_)) || host.may_retry(&self.request(request))
             }
-            Err(ExchangeError::Corrupt(_)) => {
+            Err(ExchangeError::Corrupt(_) | ExchangeError::Truncated) => {
                 tally.corrupt = true;
                 self.poll.failed(Quality::BadCorrupt);
                 true
@@ -225,7 +227,7 @@ impl Poller {
             // A device that has answered in this poll is alive: what it passes over in silence costs its time-out.
             Err(ExchangeError::TimedOut) => {
                 self.poll.failed(Quality::BadNoAnswer);
-                tally.answered || host.may_retry(&self.request(request))
+                tally.answered && !host.is_stopping() || host.may_retry(&self.request(request))
             }
             Err(ExchangeError::Lost(_)) => {
                 tally.lost = true;
@@ -249,8 +251,8 @@ impl Poller {
         let mut left = self.retries;
         loop {
             let result = host.exchange(&ask);
-            let failed = matches!(result, Err(ExchangeError::TimedOut | ExchangeError::Corrupt(_)));
-            if !failed || left == 0 || !host.may_retry(&ask) {
+            let final_word = matches!(result, Ok(_) | Err(ExchangeError::Lost(_)));
+            if final_word || left == 0 || !host.may_retry(&ask) {
                 return result;
             }
             left -= 1;
@@ -268,7 +270,7 @@ fn is_passing(code: ExceptionCode) -> bool {
 fn cause_of(failure: &ExchangeError) -> Cause {
     match failure {
         ExchangeError::TimedOut => Cause::NoAnswer,
-        ExchangeError::Corrupt(_) => Cause::Corrupt,
+        ExchangeError::Corrupt(_) | ExchangeError::Truncated => Cause::Corrupt,
         ExchangeError::Lost(_) => Cause::NotConnected,
     }
 }

@@ -136,10 +136,10 @@ impl SerialLine {
     ) -> Result<Answer, ExchangeError> {
         let mut receiver = RtuReceiver::new(ask.unit, ask.request);
         let mut buffer = [0; 256];
-        let mut until = begin_until;
+        let (mut until, mut silence) = (begin_until, ExchangeError::TimedOut);
         loop {
             match wait::readable(port, until)? {
-                Ready::TimedOut => return Err(ExchangeError::TimedOut),
+                Ready::TimedOut => return Err(silence),
                 Ready::HungUp => return Err(hung_up().into()),
                 Ready::Yes => {}
             }
@@ -149,7 +149,7 @@ impl SerialLine {
                 Progress::Corrupt(why) => return Err(ExchangeError::Corrupt(why)),
                 Progress::NeedMore(rest) => {
                     let rest = self.timing.wire_time(rest);
-                    until = after(mono(), rest + CHUNK_DELAY_MAX);
+                    (until, silence) = (after(mono(), rest + CHUNK_DELAY_MAX), ExchangeError::Truncated);
                     doze(rest);
                 }
             }

@@ -91,16 +91,16 @@ fn receive(
     receiver: &mut Receiver<'_>,
     until: Mono,
 ) -> Result<Answer, ExchangeError> {
-    let mut buffer = [0; 512];
+    let (mut buffer, mut silence) = ([0; 512], ExchangeError::TimedOut);
     loop {
         if wait::readable(stream.as_fd(), until)? == Ready::TimedOut {
-            return Err(ExchangeError::TimedOut);
+            return Err(silence);
         }
         let count = read(stream, &mut buffer)?;
         match receiver.push(&buffer[..count]) {
             Progress::Frame(answer) => return Ok(answer),
             Progress::Corrupt(why) => return Err(ExchangeError::Corrupt(why)),
-            Progress::NeedMore(_) => {}
+            Progress::NeedMore(_) => silence = ExchangeError::Truncated,
         }
     }
 }

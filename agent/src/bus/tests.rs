@@ -296,7 +296,7 @@ fn one_device_is_read_now() {
             &[Do::Late(450), Do::Answer],
             Ok(vec![Err(Quality::BadNoAnswer), Ok(300.0)]),
         ),
-        ("cut short", &[Do::Truncated], Err(Cause::NoAnswer)),
+        ("cut short", &[Do::Truncated], Err(Cause::Corrupt)),
         ("hangs up", &[Do::HangUp], Err(Cause::NotConnected)),
     ];
     for (what, actions, expected) in rows {

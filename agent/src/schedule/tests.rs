@@ -422,6 +422,20 @@ fn check_through(world: &World, index: usize) {
     }
 }
 
+/// What is passed on of a device is in the order of its slots: a run comes before the answer that ends it.
+fn check_order(world: &World, index: usize) {
+    let slots = world.events.iter().filter_map(|event| match event {
+        BusEvent::Answered { device, acquired: Acquired::InSlot(slot), .. }
+            if usize::from(device.0) == index =>
+        {
+            Some(*slot)
+        }
+        BusEvent::Missed(run) if usize::from(run.device.0) == index => Some(run.first),
+        _ => None,
+    });
+    assert!(slots.is_sorted(), "device {index}");
+}
+
 fn units() -> impl Strategy<Value = Vec<Unit>> {
     let one = (
         prop::sample::select(vec![100_u64, 250, 1_000, 5_000, 60_000]),
@@ -465,6 +479,7 @@ proptest! {
             prop_assert!(account.values().all(|(read, missed)| read + missed == 1), "device {}", index);
             prop_assert!(account.keys().copied().eq(0..=last), "device {}: not 0..={}", index, last);
             check_through(&world, index);
+            check_order(&world, index);
         }
     }
 
