@@ -1,6 +1,8 @@
 //! The writer over a real database: frames in memory in, rows and acknowledgements out; killed and opened again
 //! at every point.
 
+#![expect(clippy::unwrap_used, reason = "a test panics where something is not as it should be")]
+
 use std::path::Path;
 use std::sync::Arc;
 use std::thread::JoinHandle;

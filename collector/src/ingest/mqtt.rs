@@ -288,7 +288,7 @@ impl Session {
     fn answer(&mut self, answer: Outbound) {
         match answer {
             Outbound::Publish { topic, payload } => {
-                self.answers.push_back(Answer::Publish { topic, payload })
+                self.answers.push_back(Answer::Publish { topic, payload });
             }
             Outbound::Release(tokens) => {
                 let known = tokens.iter().filter_map(|token| self.unreleased.remove(token));

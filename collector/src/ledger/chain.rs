@@ -128,12 +128,12 @@ impl Ledger {
         let mut any = false;
         while let Some((epoch, link)) = self.agent(no).and_then(next_link) {
             any = true;
-            self.append(no, epoch, link);
+            self.append(no, epoch, &link);
         }
         any
     }
 
-    fn append(&mut self, no: AgentNo, epoch: Epoch, link: Link) {
+    fn append(&mut self, no: AgentNo, epoch: Epoch, link: &Link) {
         let previous = self.agent(no).and_then(|a| a.epochs.get(&epoch)?.start.as_ref()?.previous);
         let agent = self.agent_mut(no);
         let keep = match link {
@@ -147,7 +147,7 @@ impl Ledger {
         let cut: Vec<Epoch> = agent.chain[keep..].to_vec();
         let place = agent.chain.len();
         agent.chain.push(epoch);
-        if let Link::Broken(cause) = link {
+        if let Link::Broken(cause) = *link {
             for old in cut {
                 let state = self.epoch_mut(no, old);
                 if !state.finished() {
@@ -164,7 +164,7 @@ impl Ledger {
         state.place = Some(place);
         state.link = match link {
             Link::Follows => None,
-            Link::Broken(cause) => (place > 0).then_some(cause),
+            Link::Broken(cause) => (place > 0).then_some(*cause),
         };
         self.changes.agents.insert(no);
     }

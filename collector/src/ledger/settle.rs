@@ -190,7 +190,7 @@ impl Ledger {
                     self.bring_into_force(no, at, (hash, None), slots, stamp)?;
                 }
                 for (&grid, &slot) in through {
-                    self.prove(no, at, grid, slot, slots, stamp)?;
+                    self.prove(no, at, (grid, slot), slots, stamp)?;
                 }
                 self.forget_downtimes(no);
                 Ok(())
@@ -256,7 +256,7 @@ impl Ledger {
             self.end_span(at, span, since, slots, stamp)?;
         }
         for due in schedule.iter().filter(|d| !d.paused) {
-            self.owe(no, at, due, since, slots, stamp)?;
+            self.owe(no, at, (due, since), slots, stamp)?;
         }
         Ok(())
     }
@@ -266,8 +266,7 @@ impl Ledger {
         &mut self,
         no: AgentNo,
         at: Position,
-        due: &Due,
-        since: Option<Timestamp>,
+        (due, since): (&Due, Option<Timestamp>),
         slots: &mut S,
         stamp: Stamp,
     ) -> Result<(), S::Error> {
@@ -318,7 +317,7 @@ impl Ledger {
         stamp: Stamp,
     ) -> Result<(), S::Error> {
         if let Some(last) = since.map(|t| span.times.first_from(t).plus(-1)) {
-            self.prove(span.agent, at, span.grid, last, slots, stamp)?;
+            self.prove(span.agent, at, (span.grid, last), slots, stamp)?;
         }
         let mut ended = self.open.remove(&span.device).unwrap_or(span);
         ended.last = ended.proven.or(ended.first.map(|f| f.plus(-1))).or(Some(Slot(i64::MIN)));
@@ -335,8 +334,7 @@ impl Ledger {
         &mut self,
         no: AgentNo,
         at: Position,
-        grid: GridNo,
-        through: Slot,
+        (grid, through): (GridNo, Slot),
         slots: &mut S,
         stamp: Stamp,
     ) -> Result<(), S::Error> {
@@ -350,7 +348,7 @@ impl Ledger {
         }
         let from = span.proven.map(|p| p.plus(1)).or(span.first).unwrap_or(through);
         if from <= through {
-            self.open_gaps(no, at, &span, (from.0, through.0), slots, stamp)?;
+            self.open_gaps(at, &span, (from.0, through.0), slots, stamp)?;
             span.proven = Some(through);
             span.proven_at = span.proven_at.max(at);
         }
@@ -361,7 +359,6 @@ impl Ledger {
 
     fn open_gaps<S: Slots>(
         &mut self,
-        no: AgentNo,
         at: Position,
         span: &Span,
         (from, through): (i64, i64),
@@ -372,7 +369,7 @@ impl Ledger {
         if runs.iter().any(|r| r.known == Known::Received && r.first <= from && r.last >= through) {
             return Ok(());
         }
-        let agent = self.agents.entry(no).or_default();
+        let agent = self.agents.entry(span.agent).or_default();
         let account = Account { agent, span, at };
         for (range, known) in explain(&account, &runs, (from, through)) {
             paint(slots, span.grid, range, known, |there| there.is_none())?;
