@@ -5,12 +5,13 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, bail};
 use clap::{Parser, Subcommand};
+use gapless_agent::check::Report;
 use gapless_agent::config::{Bus, Config, Device};
 use gapless_agent::outbox::Summary;
 use gapless_agent::run::{run, socket_path};
 use gapless_agent::service::{AskError, Question, ask};
 use gapless_agent::status::{Status, ValueStatus};
-use gapless_agent::{bus, explain, text};
+use gapless_agent::{bus, text};
 use gapless_common::id::DeviceId;
 use gapless_common::profile::{Profile, ProfileSet};
 
@@ -118,10 +119,10 @@ fn load(path: &Path) -> Result<Config> {
 }
 
 fn check(path: &Path) -> Result<()> {
-    let (explanation, fits) = explain::explain(&load(path)?);
-    say(&explanation)?;
-    if !fits {
-        bail!("the configuration asks for more than a line can carry");
+    let report = Report::of(&load(path)?);
+    say(&report.to_string())?;
+    if !report.is_sound() {
+        bail!("{} cannot work as it is", path.display());
     }
     Ok(())
 }

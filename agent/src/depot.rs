@@ -6,22 +6,25 @@
 //! it is not durable; [`Depot::retry`] goes back to the disk and takes along what is still owed. Decides nothing
 //! about time: it is told when.
 
+mod batch;
+mod migrate;
+
 use std::collections::BTreeSet;
-use std::path::PathBuf;
 
 use gapless_common::id::{BootId, CatalogHash, Epoch, Seq};
 use gapless_common::message::HeldEpoch;
-use gapless_common::quality::Cause;
-use gapless_common::reading::{CatalogRecord, Downtime, EpochStart, Loss, Record};
+use gapless_common::reading::{CatalogRecord, Downtime, EpochStart, Record};
 use gapless_common::time::Timestamp;
-use gapless_common::wire::{RecordKind, decode_record, encode_record, record_kind};
+use gapless_common::wire::{RecordKind, decode_record};
 
 use crate::account::LastRun;
 use crate::clock::Now;
 use crate::outbox::{
-    self, AppendError, Found, Journal, NewRecord, OpenError, Opening, Options, Outbox, OwedRange, ReadError,
+    self, AppendError, Found, Journal, OpenError, Opened, Opening, Options, Outbox, OwedRange, ReadError,
     ReadLimits, Stats, StoredRecord,
 };
+use batch::Batch;
+use migrate::{copy, not_kept};
 
 /// Budget of the outbox in memory, in bytes: some minutes of a busy site, and little beside 256 MB.
 const MEMORY_BUDGET_BYTES: u64 = 2 << 20;
@@ -29,16 +32,9 @@ const MEMORY_BUDGET_BYTES: u64 = 2 << 20;
 /// First and longest wait before the disk is tried again, in ms.
 const RETRY_MS: (u64, u64) = (5_000, 300_000);
 
-/// How much is read at a time to be taken along to the disk.
-const MIGRATE_LIMITS: ReadLimits = ReadLimits { bytes: 64 << 10, records: 1_024 };
-
 /// What stays the same for as long as the agent runs.
 #[derive(Debug, Clone)]
 pub struct Identity {
-    /// Directory of the outbox.
-    pub directory: PathBuf,
-    /// How it is kept.
-    pub options: Options,
     /// This start of the machine.
     pub boot: BootId,
     /// The catalog in force.
@@ -46,6 +42,9 @@ pub struct Identity {
     /// Its canonical bytes.
     pub catalog_bytes: Box<[u8]>,
 }
+
+/// Opens the outbox on the disk, at the start and whenever it is tried again.
+pub type Opener = Box<dyn Fn(Opening) -> Result<Opened, OpenError> + Send>;
 
 /// Why the agent cannot keep anything.
 #[derive(Debug, thiserror::Error)]
@@ -73,10 +72,13 @@ pub struct Committed {
 /// The agent's outbox; see the module.
 pub struct Depot {
     identity: Identity,
+    opener: Opener,
     /// Takes records: on the disk, or in memory while the disk has failed.
     store: Box<dyn Outbox>,
     /// The disk's, dead for appending, as long as memory takes its place.
     dead: Option<Box<dyn Outbox>>,
+    /// What the disk held when it could last be read, while it cannot be.
+    absent: Vec<HeldEpoch>,
     /// Why the disk is not used, and when to try it again.
     failure: Option<Failure>,
     batch: Batch,
@@ -94,55 +96,15 @@ pub struct Failure {
     wait_ms: u64,
 }
 
-#[derive(Default)]
-struct Batch {
-    bytes: Vec<u8>,
-    records: Vec<Entry>,
-    weight: u64,
-}
-
-struct Entry {
-    kind: u8,
-    at: Timestamp,
-    end: usize,
-}
-
-impl Batch {
-    fn push(&mut self, record: &Record, at: Timestamp) {
-        self.bytes.extend_from_slice(&encode_record(record));
-        self.records.push(Entry { kind: record_kind(record) as u8, at, end: self.bytes.len() });
-        self.weight += match record {
-            Record::Readings(readings) => u64::try_from(readings.samples.len()).unwrap_or(u64::MAX),
-            _ => 1,
-        };
-    }
-
-    fn borrow(&self, catalog: CatalogHash) -> Vec<NewRecord<'_>> {
-        let mut from = 0;
-        let entries = self.records.iter().map(|entry| {
-            let bytes = &self.bytes[from..entry.end];
-            from = entry.end;
-            NewRecord { kind: entry.kind, at: entry.at, catalog, bytes }
-        });
-        entries.collect()
-    }
-
-    fn clear(&mut self) {
-        self.bytes.clear();
-        self.records.clear();
-        self.weight = 0;
-    }
-}
-
 impl Depot {
     /// Opens the outbox and writes what opens an epoch; on a failed disk in memory. Tells how the last
     /// run ended where its downtime cannot be dated yet, because the wall clock is not set.
     ///
     /// # Errors
     /// [`DepotError::Open`] where another agent has it, or nothing can be opened.
-    pub fn open(identity: Identity, now: Now) -> Result<(Self, Option<LastRun>), DepotError> {
+    pub fn open(identity: Identity, opener: Opener, now: Now) -> Result<(Self, Option<LastRun>), DepotError> {
         let opening = Opening { epoch: draw_epoch()?, boot: identity.boot };
-        let (store, found, failure) = match outbox::open(&identity.directory, &identity.options, opening) {
+        let (store, found, failure) = match opener(opening) {
             Ok(opened) => (opened.outbox, opened.found, None),
             Err(e) if is_in_use(&e) => return Err(e.into()),
             Err(e) => {
@@ -158,8 +120,10 @@ impl Depot {
         });
         let mut depot = Self {
             identity,
+            opener,
             store,
             dead: None,
+            absent: Vec::new(),
             failure,
             batch: Batch::default(),
             unset_epochs: Vec::new(),
@@ -168,7 +132,8 @@ impl Depot {
         depot.find_unset_epochs();
         let downtime =
             last_run.filter(|_| now.wall_set).and_then(|r| r.downtime(depot.identity.boot, now.wall));
-        depot.gather_start(found.previous, downtime, now);
+        let (epoch, durable) = (depot.store.epoch(), depot.failure.is_none());
+        depot.gather_start((epoch, durable), found.previous, downtime, now);
         depot.keep_catalogs();
         Ok((depot, last_run.filter(|_| !now.wall_set)))
     }
@@ -244,7 +209,7 @@ impl Depot {
         self.dead = Some(std::mem::replace(&mut self.store, memory));
         self.failure = Some(failure);
         let waiting = std::mem::take(&mut self.batch);
-        self.gather_start(previous, None, now);
+        self.gather_start((self.store.epoch(), false), previous, None, now);
         for result in [std::mem::take(&mut self.batch), waiting] {
             let appended = self.store.append(&result.borrow(self.identity.catalog));
             match appended {
@@ -268,21 +233,28 @@ impl Depot {
     /// [`DepotError::Random`].
     pub fn retry(&mut self, now: Now) -> Result<bool, DepotError> {
         let Some(failure) = self.failure.clone() else { return Ok(true) };
-        self.dead = None;
+        self.stop_reading();
         let opening = Opening { epoch: draw_epoch()?, boot: self.identity.boot };
-        let back = outbox::open(&self.identity.directory, &self.identity.options, opening)
+        let back = (self.opener)(opening)
             .map_err(|e| chain(&e))
             .and_then(|opened| self.take_along(opened.outbox, now).map_err(|e| chain(&e)));
         match back {
             Ok(()) => {
                 tracing::warn!("the disk takes records again, readings are durable");
-                self.failure = None;
+                (self.failure, self.absent) = (None, Vec::new());
                 Ok(true)
             }
             Err(why) => {
                 self.failure = Some(failure.again(why, now));
                 Ok(false)
             }
+        }
+    }
+
+    /// Lets go of a disk that has failed: what it holds can be read again once it is opened again.
+    pub fn stop_reading(&mut self) {
+        if let Some(dead) = self.dead.take() {
+            self.absent = dead.held();
         }
     }
 
@@ -293,7 +265,7 @@ impl Depot {
         let memory_end = (self.store.epoch(), self.store.next_seq());
         let owed = self.store.owed();
         let result = (|| {
-            self.gather_start(Some(memory_end), None, now);
+            self.gather_start((disk.epoch(), true), Some(memory_end), None, now);
             let start = std::mem::take(&mut self.batch);
             disk.catalogs().put(self.identity.catalog, &self.identity.catalog_bytes).ok();
             disk.append(&start.borrow(self.identity.catalog))?;
@@ -316,18 +288,25 @@ impl Depot {
         result
     }
 
-    fn gather_start(&mut self, previous: Option<(Epoch, Seq)>, downtime: Option<Downtime>, now: Now) {
+    /// What opens `epoch`, which is durable or not.
+    fn gather_start(
+        &mut self,
+        (epoch, durable): (Epoch, bool),
+        previous: Option<(Epoch, Seq)>,
+        downtime: Option<Downtime>,
+        now: Now,
+    ) {
         let start = EpochStart {
             previous,
             boot: self.identity.boot,
             boot_clock_ms: now.boot_ms,
             at: now.wall,
             clock_set: now.wall_set,
-            durable: self.failure.is_none(),
+            durable,
             agent_version: env!("CARGO_PKG_VERSION").into(),
         };
-        if !now.wall_set && !self.unset_epochs.contains(&self.store.epoch()) {
-            self.unset_epochs.push(self.store.epoch());
+        if !now.wall_set {
+            self.mark(epoch);
         }
         self.batch.push(&Record::Start(start), now.wall);
         if let Some(downtime) = downtime {
@@ -389,7 +368,10 @@ impl Depot {
 
     /// The epoch being written has a reading by the boot clock.
     pub fn mark_unset(&mut self) {
-        let epoch = self.store.epoch();
+        self.mark(self.store.epoch());
+    }
+
+    fn mark(&mut self, epoch: Epoch) {
         if !self.unset_epochs.contains(&epoch) {
             self.unset_epochs.push(epoch);
         }
@@ -429,6 +411,14 @@ impl Depot {
     /// Everything held, oldest epoch first, the one being written last.
     #[must_use]
     pub fn held(&self) -> Vec<HeldEpoch> {
+        let mut held = self.absent.clone();
+        held.extend(self.readable());
+        held
+    }
+
+    /// Of what is held, that which can be read now.
+    #[must_use]
+    pub fn readable(&self) -> Vec<HeldEpoch> {
         let mut held = self.dead.as_ref().map(|dead| dead.held()).unwrap_or_default();
         held.extend(self.store.held());
         held
@@ -495,49 +485,12 @@ impl Failure {
     }
 }
 
-/// Writes what `from` owes within `range` to `to`, but for what belongs to the epoch itself.
-fn copy(from: &mut dyn Outbox, to: &mut dyn Outbox, range: OwedRange) -> Result<(), AppendError> {
-    let mut records = Vec::new();
-    let mut next = range.first;
-    while next <= range.last {
-        records.clear();
-        // Memory does not fail; where it does, the loss that follows says what was not copied.
-        if from.read(range.epoch, next, MIGRATE_LIMITS, &mut records).is_err() {
-            break;
-        }
-        let Some(last) = records.last().map(|record| record.seq) else { break };
-        let batch: Vec<NewRecord<'_>> = records
-            .iter()
-            .filter(|r| r.seq <= range.last)
-            .filter(|r| r.kind != RecordKind::Start as u8 && r.kind != RecordKind::Catalog as u8)
-            .map(|r| NewRecord { kind: r.kind, at: r.at, catalog: r.catalog, bytes: &r.bytes })
-            .collect();
-        if !batch.is_empty() {
-            to.append(&batch)?;
-        }
-        next = last.next();
-    }
-    Ok(())
-}
-
-fn not_kept(range: OwedRange, now: Now) -> Loss {
-    // No time range: what it owed was written again under the epoch on the disk.
-    Loss {
-        epoch: range.epoch,
-        first: range.first,
-        last: range.last,
-        from: now.wall,
-        to: now.wall,
-        cause: Cause::DiskFailed,
-    }
-}
-
 fn draw_epoch() -> Result<Epoch, DepotError> {
     getrandom::u64().map(Epoch).map_err(DepotError::Random)
 }
 
 fn open_in_memory(identity: &Identity) -> Result<Box<dyn Outbox>, DepotError> {
-    let options = Options { budget_bytes: MEMORY_BUDGET_BYTES, ..identity.options };
+    let options = Options { budget_bytes: MEMORY_BUDGET_BYTES, ..Options::default() };
     let opening = Opening { epoch: draw_epoch()?, boot: identity.boot };
     let disk = Box::new(outbox::memory_disk::MemoryDisk::new());
     let (journal, _) = Journal::open(disk, &options, opening)?;
@@ -560,3 +513,6 @@ pub fn chain(error: &dyn std::error::Error) -> String {
     }
     text
 }
+
+#[cfg(test)]
+mod tests;

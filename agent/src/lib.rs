@@ -7,7 +7,6 @@ pub mod clock;
 pub mod config;
 pub mod depot;
 pub mod event;
-pub mod explain;
 pub mod frames;
 pub mod modbus;
 pub mod outbox;

@@ -19,7 +19,7 @@ use crate::account::{Account, LastRun, correction};
 use crate::bus::{self, BusCommand, BusHandle};
 use crate::clock::{Clock, Now, boot_id};
 use crate::config::{self, Config};
-use crate::depot::{Depot, DepotError, Identity, chain};
+use crate::depot::{Depot, DepotError, Identity, Opener, chain};
 use crate::event::BusEvent;
 use crate::frames::Packer;
 use crate::outbox;
@@ -167,7 +167,8 @@ impl<'a> Agent<'a> {
         let (started, boot) = (clock.now(), boot_id());
         let path = AgentPath { site: config.site.clone(), agent: config.agent.clone() };
         let failed = |source| RunError::Outbox { path: config.outbox.path.clone(), source };
-        let (depot, last_run) = Depot::open(identity(config, boot), started).map_err(failed)?;
+        let (depot, last_run) =
+            Depot::open(identity(config, boot), opener(config), started).map_err(failed)?;
         let mqtt_events = sender.clone();
         let report = move |event| {
             let _ = mqtt_events.send(Event::Mqtt(event));
@@ -211,7 +212,7 @@ impl<'a> Agent<'a> {
 
     /// Tells the core what the outbox holds and what of it is acknowledged.
     fn recall(&mut self) {
-        let (now_ms, held, owed) = (self.clock.now().boot_ms, self.depot.held(), self.depot.owed());
+        let (now_ms, held, owed) = (self.clock.now().boot_ms, self.depot.readable(), self.depot.owed());
         self.core.handle(core::Event::Held(held.clone()), now_ms);
         for epoch in held {
             let mut next = epoch.first;
@@ -318,7 +319,7 @@ impl<'a> Agent<'a> {
         let committed =
             committed.map_err(|source| RunError::Outbox { path: self.config.outbox.path.clone(), source })?;
         if committed.held_changed {
-            self.core.handle(core::Event::Held(self.depot.held()), now.boot_ms);
+            self.core.handle(core::Event::Held(self.depot.readable()), now.boot_ms);
             self.core.handle(core::Event::StateChanged, now.boot_ms);
         }
         let (epoch, next) = self.depot.position();
@@ -361,8 +362,8 @@ impl<'a> Agent<'a> {
         let back = self.depot.retry(now);
         let back =
             back.map_err(|source| RunError::Outbox { path: self.config.outbox.path.clone(), source })?;
+        self.recall();
         if back {
-            self.recall();
             self.core.handle(core::Event::StateChanged, now.boot_ms);
         }
         Ok(())
@@ -442,26 +443,26 @@ impl<'a> Agent<'a> {
 
 fn identity(config: &Config, boot: BootId) -> Identity {
     let (catalog, catalog_bytes) = encode_catalog(&config.catalog());
-    Identity {
-        directory: config.outbox.path.clone(),
-        options: outbox::Options {
-            budget_bytes: config.outbox.budget_bytes,
-            policy: match config.outbox.policy {
-                config::DropPolicy::DropOldest => outbox::DropPolicy::OldestFirst,
-                config::DropPolicy::DropNewest => outbox::DropPolicy::NewestFirst,
-            },
-            store: match config.outbox.store {
-                config::Store::Journal => outbox::StoreKind::Journal,
-                #[cfg(feature = "sled")]
-                config::Store::Sled => outbox::StoreKind::Sled,
-                #[cfg(not(feature = "sled"))]
-                config::Store::Sled => outbox::StoreKind::Journal,
-            },
+    Identity { boot, catalog, catalog_bytes }
+}
+
+fn opener(config: &Config) -> Opener {
+    let options = outbox::Options {
+        budget_bytes: config.outbox.budget_bytes,
+        policy: match config.outbox.policy {
+            config::DropPolicy::DropOldest => outbox::DropPolicy::OldestFirst,
+            config::DropPolicy::DropNewest => outbox::DropPolicy::NewestFirst,
         },
-        boot,
-        catalog,
-        catalog_bytes,
-    }
+        store: match config.outbox.store {
+            config::Store::Journal => outbox::StoreKind::Journal,
+            #[cfg(feature = "sled")]
+            config::Store::Sled => outbox::StoreKind::Sled,
+            #[cfg(not(feature = "sled"))]
+            config::Store::Sled => outbox::StoreKind::Journal,
+        },
+    };
+    let directory = config.outbox.path.clone();
+    Box::new(move |opening| outbox::open(&directory, &options, opening))
 }
 
 fn settings(config: &Config) -> Result<core::Settings, RunError> {

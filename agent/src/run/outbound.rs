@@ -174,6 +174,10 @@ impl Agent<'_> {
             }
             Err(e) => {
                 tracing::error!("{}", crate::depot::chain(&e));
+                if self.depot.failure().is_some() {
+                    self.depot.stop_reading();
+                    self.recall();
+                }
                 Event::NotNow
             }
         };

@@ -1,0 +1,156 @@
+//! The depot on a disk that fails: readings go on in memory, and are taken along when the disk is back.
+
+use gapless_common::id::ChannelIndex;
+use gapless_common::id::DeviceIndex;
+use gapless_common::quality::Quality;
+use gapless_common::reading::{Acquired, Readings, Sample, Value};
+use gapless_common::time::Slot;
+
+use gapless_common::quality::Cause;
+use gapless_common::reading::Loss;
+use gapless_common::wire::record_kind;
+
+use super::*;
+use crate::outbox::memory_disk::{MemoryDisk, PowerCut};
+
+const CATALOG: CatalogHash = CatalogHash(7);
+
+fn now(boot_ms: u64) -> Now {
+    Now { boot_ms, wall: Timestamp(1_000_000 + i64::try_from(boot_ms).unwrap()), wall_set: true }
+}
+
+fn opener(disk: &MemoryDisk) -> Opener {
+    let disk = disk.clone();
+    Box::new(move |opening| {
+        let options = Options { budget_bytes: 1 << 20, ..Options::default() };
+        let (journal, found) = Journal::open(Box::new(disk.clone()), &options, opening)?;
+        Ok(Opened { outbox: Box::new(journal), found })
+    })
+}
+
+fn open(disk: &MemoryDisk) -> Depot {
+    let identity = Identity { boot: BootId(1), catalog: CATALOG, catalog_bytes: Box::new([1, 2, 3]) };
+    let (depot, last_run) = Depot::open(identity, opener(disk), now(0)).unwrap();
+    assert_eq!(last_run, None, "the clock is set, so the downtime is dated at once");
+    depot
+}
+
+fn readings(slot: i64) -> Record {
+    Record::Readings(Readings {
+        device: DeviceIndex(0),
+        acquired: Acquired::InSlot(Slot(slot)),
+        at: Timestamp(slot * 1_000),
+        samples: vec![Sample {
+            channel: ChannelIndex(0),
+            value: Some(Value::Number(1.5)),
+            quality: Quality::Good,
+        }],
+    })
+}
+
+/// Everything that can be read, in order.
+fn all(depot: &mut Depot) -> Vec<(Epoch, Record)> {
+    let mut records = Vec::new();
+    for held in depot.readable() {
+        let mut next = held.first;
+        while next < held.next {
+            let mut some = Vec::new();
+            let limits = ReadLimits { bytes: 1 << 16, records: 100 };
+            depot.read(held.epoch, next, limits, &mut some).unwrap();
+            let Some(last) = some.last().map(|record| record.seq) else { break };
+            records.extend(some.into_iter().map(|r| (r.epoch, decode_record(&r.bytes).unwrap())));
+            next = last.next();
+        }
+    }
+    records
+}
+
+fn slots(records: &[(Epoch, Record)]) -> Vec<i64> {
+    let slot = |record: &Record| match record {
+        Record::Readings(Readings { acquired: Acquired::InSlot(slot), .. }) => Some(slot.0),
+        _ => None,
+    };
+    records.iter().filter_map(|(_, record)| slot(record)).collect()
+}
+
+/// Epoch, the end of the one before, durable.
+type StartSeen = (Epoch, Option<(Epoch, Seq)>, bool);
+
+fn starts(records: &[(Epoch, Record)]) -> Vec<StartSeen> {
+    let start = |(epoch, record): &(Epoch, Record)| match record {
+        Record::Start(start) => Some((*epoch, start.previous, start.durable)),
+        _ => None,
+    };
+    records.iter().filter_map(start).collect()
+}
+
+#[test]
+fn an_epoch_opens_with_start_downtime_and_catalog() {
+    let disk = MemoryDisk::new();
+    let mut depot = open(&disk);
+    depot.commit(now(1)).unwrap();
+    depot.close(Timestamp(900_000)).unwrap();
+    drop(depot);
+    let mut depot = open(&disk);
+    depot.commit(now(1)).unwrap();
+    let kinds: Vec<RecordKind> = all(&mut depot).iter().map(|(_, record)| record_kind(record)).collect();
+    let (start, catalog) = (RecordKind::Start, RecordKind::Catalog);
+    assert_eq!(kinds, [start, catalog, start, RecordKind::Downtime, catalog]);
+}
+
+#[test]
+fn a_failed_disk_costs_no_reading() {
+    let disk = MemoryDisk::new();
+    let mut depot = open(&disk);
+    depot.gather(&readings(1), Timestamp(1));
+    assert!(!depot.commit(now(10)).unwrap().held_changed);
+    let (disk_epoch, disk_end) = depot.position();
+
+    disk.die_at(disk.operations());
+    depot.gather(&readings(2), Timestamp(2));
+    assert!(depot.commit(now(20)).unwrap().held_changed);
+    assert!(depot.failure().is_some());
+    let (memory_epoch, _) = depot.position();
+    assert_ne!(memory_epoch, disk_epoch);
+    depot.gather(&readings(3), Timestamp(3));
+    depot.commit(now(30)).unwrap();
+    assert_eq!(depot.held().len(), 2, "the failed disk's epoch is still the agent's");
+
+    assert!(!depot.retry(now(6_000)).unwrap(), "the disk is still dead");
+    assert!(depot.retry_at_ms().unwrap() > 6_000 + 5_000, "the wait grows");
+    assert_eq!((depot.held().len(), depot.readable().len()), (2, 1));
+    let memory = all(&mut depot);
+    assert_eq!(slots(&memory), [2, 3]);
+    assert_eq!(starts(&memory), [(memory_epoch, Some((disk_epoch, disk_end)), false)]);
+    // The start and the catalog of the epoch in memory have arrived.
+    depot.acknowledge(memory_epoch, Seq(1), Seq(2));
+
+    disk.restart(PowerCut::KeepNothing, 1);
+    depot.gather(&readings(4), Timestamp(4));
+    assert!(depot.retry(now(20_000)).unwrap());
+    depot.commit(now(20_001)).unwrap();
+    assert!(depot.failure().is_none());
+    let records = all(&mut depot);
+    assert_eq!(slots(&records), [1, 2, 3, 4]);
+    let last = starts(&records).pop().unwrap();
+    assert_eq!((last.1.map(|(epoch, _)| epoch), last.2), (Some(memory_epoch), true));
+    let losses: Vec<Loss> =
+        records.iter().filter_map(|(_, r)| if let Record::Loss(l) = r { Some(*l) } else { None }).collect();
+    let lost: Vec<_> = losses.iter().map(|l| (l.epoch, l.first, l.last, l.cause)).collect();
+    assert_eq!(lost, [(memory_epoch, Seq(3), Seq(4), Cause::DiskFailed)]);
+    assert_eq!(depot.held().len(), 2, "nothing is held in memory any more");
+}
+
+#[test]
+fn an_agent_starts_without_a_disk() {
+    let disk = MemoryDisk::new();
+    disk.die_at(0);
+    let mut depot = open(&disk);
+    depot.gather(&readings(1), Timestamp(1));
+    depot.commit(now(10)).unwrap();
+    assert!(depot.failure().is_some());
+    disk.restart(PowerCut::KeepNothing, 1);
+    assert!(depot.retry(now(6_000)).unwrap());
+    depot.commit(now(6_001)).unwrap();
+    assert_eq!(slots(&all(&mut depot)), [1]);
+}
