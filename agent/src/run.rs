@@ -42,10 +42,13 @@ const COMPLETE_MS: u64 = 10_000;
 const TURN_MS: u64 = 5_000;
 
 /// Time for all buses to finish the poll in hand after SIGTERM.
-const STOP_BUSES: Duration = Duration::from_millis(2_500);
+const STOP_BUSES: Duration = Duration::from_millis(2_000);
 
-/// Time for the goodbye to leave, after the buses have stopped.
-const STOP_UPLINK: Duration = Duration::from_millis(2_200);
+/// Time for what was polled last to be acknowledged, where a collector is there.
+const STOP_DELIVERY: Duration = Duration::from_millis(1_000);
+
+/// Time for the goodbye to leave.
+const STOP_UPLINK: Duration = Duration::from_millis(1_500);
 
 /// Everything that can happen to an agent.
 #[derive(Debug)]
@@ -398,6 +401,10 @@ impl<'a> Agent<'a> {
         self.commit(now)?;
         self.core.handle(core::Event::Flushed, now.boot_ms);
         self.act()?;
+        self.drain(events, STOP_DELIVERY, |agent| {
+            let core = agent.core.status();
+            core.link != core::LinkState::Delivering || core.unacknowledged == 0
+        })?;
         if let Err(e) = self.depot.close(self.clock.now().wall) {
             tracing::error!("the outbox is not closed: {}", chain(&e));
         }

@@ -302,12 +302,14 @@ fn every_record_arrives_though_broker_and_agent_are_killed() {
 
     let status = agent.stop(Duration::from_secs(6));
     assert!(status.success(), "{status}");
-    wait::until_true("all that was issued", DEADLINE, || collector.look(Received::has_no_hole));
+    let clean = |s: &AgentState| matches!(s, AgentState::Gone { clean: true, .. });
+    wait::until("the goodbye, after all that was issued", DEADLINE, || {
+        collector.look(|r| if r.states.iter().any(clean) { Ok(()) } else { Err(r.states.clone()) })
+    });
     collector.look(|received| {
+        assert!(received.has_no_hole(), "every position of every epoch is there");
         check_account(received, first);
         assert_eq!(received.records.len(), 2, "one epoch for each run");
-        let clean = |s: &AgentState| matches!(s, AgentState::Gone { clean: true, .. });
-        assert!(received.states.iter().any(clean), "a goodbye came: {:?}", received.states);
         assert!(
             received.duplicates < 200,
             "{} duplicates in {} frames",
@@ -328,6 +330,9 @@ fn with_a_flush_interval_few_frames_carry_all() {
     let (frames, slots) = collector.look(|r| (r.frames, r.slots().0.len()));
     assert!(frames <= 8, "{frames} frames for {slots} slots");
     assert!(agent.stop(Duration::from_secs(6)).success());
+    wait::until_true("the declaration of completeness", DEADLINE, || {
+        collector.look(|r| r.slots().2.is_some())
+    });
     collector.look(|received| {
         let first = *received.slots().0.first().unwrap();
         check_account(received, first);
@@ -345,7 +350,7 @@ fn the_running_agent_answers_status_and_read() {
     let (ok, text) = ask(&["read", "meter"]);
     assert!(ok && text.contains("1002"), "{text}");
     let (ok, text) = ask(&["check"]);
-    assert!(ok && text.contains("function 03: 3 registers from 0"), "{text}");
+    assert!(ok && text.contains("FC03 holding register 0..2 (3): 3 channels"), "{text}");
 
     let agent = start_agent(folder.path(), &config);
     wait::until("the status to show the device", DEADLINE, || {
