@@ -14,8 +14,9 @@ use rustix::fs::{Advice, FallocateFlags, FlockOperation};
 
 /// Files kept open at a time; the journal works on three (active segment, losses, the one being read).
 const OPEN_FILES_MAX: usize = 16;
-/// Zeros are written in pieces of this size.
-const ZEROS_BYTES: usize = 64 << 10;
+/// Zeros are written in pieces of this size: a longer write makes the page cache keep larger folios, and the kernel
+/// counts a whole folio as written (`write_bytes` of `/proc/PID/io`) whenever an append touches it.
+const ZEROS_BYTES: usize = 4 << 10;
 /// Name of the file that one process at a time holds locked.
 const LOCK_FILE: &str = "lock";
 

@@ -150,6 +150,10 @@ impl Recovery {
         }
         let mut bytes = vec![0; to_usize(life.len)];
         read(disk, &life.name, &mut bytes)?;
+        if is_last && self.repairs {
+            // Reading ahead made large folios; see `disk` on what they do to small appends.
+            disk.forget_cache(&life.name);
+        }
         let mut items = scan(&bytes, life.number);
         let mut end = items.last().map_or(DATA_AT, end_of);
         if is_last {
