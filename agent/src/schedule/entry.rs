@@ -244,7 +244,11 @@ impl Entry {
 
     /// The wall clock has jumped.
     pub(super) fn clock_stepped(&mut self, now: Now, out: &mut Out) {
-        self.pass_over(Cause::ClockNotSet, now, out);
+        self.jump(Cause::ClockStepped, now, out);
+    }
+
+    fn jump(&mut self, cause: Cause, now: Now, out: &mut Out) {
+        self.pass_over(cause, now, out);
         let again = self.task.grid.first_from(now.wall);
         if self.cursor.is_some_and(|cursor| cursor > again) {
             self.flush(out);
@@ -258,7 +262,7 @@ impl Entry {
         if self.cursor.is_none() {
             self.cursor = Some(self.task.grid.first_from(now.wall));
         }
-        self.clock_stepped(now, out);
+        self.jump(Cause::ClockNotSet, now, out);
     }
 
     /// The wall clock is no longer set: the next poll comes at its interval.

@@ -20,10 +20,11 @@
 //!
 //! # Clocks
 //! Slots lie on the wall clock, waiting is done on the boot clock, and each call compares the two:
-//! - the clock steps forward: the slots skipped are one run of misses ([`Cause::ClockNotSet`]), the slot that is
+//! - the clock steps forward: the slots skipped are one run of misses ([`Cause::ClockStepped`]), the slot that is
 //!   current then is polled;
 //! - it steps back: slots that come again are polled again, and both readings are kept;
-//! - it is not set: polls go on at the interval of the boot clock, without slots and without misses.
+//! - it is not set: polls go on at the interval of the boot clock, without slots and without misses; once it is set
+//!   again, the slots between are misses ([`Cause::ClockNotSet`]).
 //!
 //! A difference below [`STEP_MS_MIN`] is drift, and only moves what is next.
 
@@ -182,9 +183,9 @@ impl Schedule {
         self.absent(now, why);
     }
 
-    /// It was closed by its other end, or the port is gone. Slots wait, and become misses when they end.
+    /// It was closed by its other end, or the port is gone. Slots wait, and become misses when they end; those that
+    /// ended while the poll in hand found out were not served for the same reason.
     pub fn link_lost(&mut self, now: Now, why: &str) {
-        self.observe(now);
         if let Link::Open { answered } = self.link {
             if answered {
                 self.attempts = 0;
@@ -194,6 +195,7 @@ impl Schedule {
                 self.absent(now, why);
             }
         }
+        self.observe(now);
     }
 
     /// An answer of the poll in hand is about to be passed on.
@@ -216,12 +218,12 @@ impl Schedule {
             && fit::all_in_time(&self.entries, index, i64::from(cost_ms), now)
     }
 
-    /// The poll in hand has ended.
+    /// The poll in hand has ended. Why the slots that ended during it were not served is said by what is called
+    /// next: [`Schedule::link_lost`], or [`Schedule::next`].
     pub fn finished(&mut self, outcome: Outcome, now: Now) {
         if let Some(entry) = self.entries.iter_mut().find(|entry| entry.is_polled()) {
             entry.finish(outcome, now, &mut self.out);
         }
-        self.observe(now);
     }
 
     /// Polls `device` as soon as the bus is free, whether or not it is due, paused or set aside.

@@ -33,15 +33,20 @@ struct World {
     boot_ms: u64,
     offset: i64,
     wall_set: bool,
-    /// (boot time, change of the wall clock), ascending; a step of `i64::MAX` sets an unset clock.
+    /// (boot time, change of the wall clock), ascending, or [`SETS`] and [`UNSETS`].
     steps: Vec<(u64, i64)>,
     /// Boot times between which the link is gone.
     unplugged: std::ops::Range<u64>,
+    /// How long a poll takes to find out that the link is gone.
+    notice_ms: u64,
     polls: Vec<(u64, usize, Acquired)>,
     events: Vec<BusEvent>,
 }
 
+/// The wall clock is set.
 const SETS: i64 = i64::MAX;
+/// The wall clock is no longer set.
+const UNSETS: i64 = i64::MIN;
 
 impl World {
     fn new(units: Vec<Unit>, wall_set: bool) -> Self {
@@ -59,7 +64,8 @@ impl World {
         let now = Now { boot_ms: 0, wall: Timestamp(EPOCH_MS), wall_set };
         let schedule = Schedule::new(BusId::new("b").unwrap(), &tasks, now.wall, now);
         let (steps, unplugged, polls, events) = (vec![], 0..0, vec![], vec![]);
-        Self { units, schedule, boot_ms: 0, offset: EPOCH_MS, wall_set, steps, unplugged, polls, events }
+        let (boot_ms, offset, notice_ms) = (0, EPOCH_MS, 0);
+        Self { units, schedule, boot_ms, offset, wall_set, steps, unplugged, notice_ms, polls, events }
     }
 
     fn now(&self) -> Now {
@@ -72,6 +78,7 @@ impl World {
         while self.steps.first().is_some_and(|(at, _)| *at <= self.boot_ms) {
             match self.steps.remove(0) {
                 (_, SETS) => self.wall_set = true,
+                (_, UNSETS) => self.wall_set = false,
                 (_, by) => self.offset += by,
             }
         }
@@ -104,6 +111,7 @@ impl World {
         let index = usize::from(poll.device.0);
         let unit = self.units[index].clone();
         if self.unplugged.contains(&self.boot_ms) {
+            self.pass(self.notice_ms);
             self.schedule.finished(Outcome::Missed(Cause::NotConnected), self.now());
             self.schedule.link_lost(self.now(), "unplugged");
             return;
@@ -186,18 +194,20 @@ struct Row {
     steps: Vec<(u64, i64)>,
     wall_set: bool,
     unplugged: std::ops::Range<u64>,
+    notice_ms: u64,
     end_ms: u64,
     read: Vec<i64>,
     runs: Vec<(i64, u32, &'static str)>,
 }
 
 fn row(what: &'static str, units: Vec<Unit>, end_ms: u64) -> Row {
-    Row { what, units, steps: vec![], wall_set: true, unplugged: 0..0, end_ms, read: vec![], runs: vec![] }
+    let (steps, read, runs) = (vec![], vec![], vec![]);
+    Row { what, units, steps, wall_set: true, unplugged: 0..0, notice_ms: 0, end_ms, read, runs }
 }
 
 fn check(row: Row) {
     let mut world = World::new(row.units, row.wall_set);
-    (world.steps, world.unplugged) = (row.steps, row.unplugged);
+    (world.steps, world.unplugged, world.notice_ms) = (row.steps, row.unplugged, row.notice_ms);
     world.run_until(row.end_ms);
     world.stop();
     assert_eq!(world.read_slots(0), row.read, "{}: slots read", row.what);
@@ -225,6 +235,13 @@ fn slots_are_read_or_missed_with_the_right_cause() {
         unplugged: 1_500..5_100,
         ..row("unplugged and back", vec![unit(1_000, 50)], 6_900)
     });
+    check(Row {
+        read: vec![0, 1, 5, 6],
+        runs: vec![(2, 3, "not_connected")],
+        unplugged: 1_500..5_100,
+        notice_ms: 3_000,
+        ..row("slots that end while a poll waits for its connection", vec![unit(1_000, 50)], 6_900)
+    });
     let dead = Unit { dead: 1_500..11_500, ..unit(1_000, 50) };
     check(Row {
         read: vec![0, 1, 18, 19],
@@ -245,7 +262,7 @@ fn clock_steps_neither_flood_nor_starve() {
     check(Row {
         steps: vec![(6_500, 3_600_000)],
         read: vec![0, 1, 721, 722],
-        runs: vec![(2, 719, "clock_not_set")],
+        runs: vec![(2, 719, "clock_stepped")],
         ..row("an hour forward", vec![unit(5_000, 50)], 11_900)
     });
     check(Row {
@@ -263,6 +280,12 @@ fn clock_steps_neither_flood_nor_starve() {
         steps: vec![(2_500, 60_000), (3_200, SETS)],
         read: vec![64, 65],
         ..row("not set, then set", vec![unit(1_000, 50)], 5_900)
+    });
+    check(Row {
+        steps: vec![(2_500, UNSETS), (4_200, SETS)],
+        read: vec![0, 1, 2, 5],
+        runs: vec![(3, 2, "clock_not_set")],
+        ..row("set, no longer, and again", vec![unit(1_000, 50)], 5_900)
     });
 }
 
