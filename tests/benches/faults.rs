@@ -7,9 +7,8 @@
 use std::time::{Duration, Instant};
 
 use gapless_common::time::Interval;
-use gapless_tests::audit::Account;
 use gapless_tests::site::{DeviceSpec, Place, Site, SiteSpec};
-use gapless_tests::{audit, settle, wait};
+use gapless_tests::{audit, wait};
 use rustix::process::Signal;
 
 const DEVICES: usize = 10;
@@ -62,11 +61,8 @@ fn run(name: &str, restarts: u64, fault: fn(&mut Site)) {
     std::thread::sleep(CALM);
     fault(&mut site);
     std::thread::sleep(CALM);
-    let until = settle::until_proven(&site, Duration::from_secs(120));
-    let api = site.api();
     // The audit panics where a reading is lost without a gap, doubled, or not bit for bit what was measured.
-    let accounts: Vec<Account> =
-        site.spec.devices.iter().map(|d| audit::device(&site, &api, d, until)).collect();
+    let accounts = audit::stop_and_audit(&mut site, Duration::from_secs(120));
     let compared: u64 = accounts.iter().map(|a| a.compared).sum();
     let unpolled = accounts.iter().map(|a| a.missing.values().sum::<u64>()).max().unwrap_or(0);
     let missing: Vec<_> = accounts.iter().map(|a| &a.missing).filter(|m| !m.is_empty()).take(1).collect();

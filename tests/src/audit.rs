@@ -1,16 +1,21 @@
 //! The audit: holds every reading, slot and gap that the API tells of against what the devices measured.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
+use std::time::Duration;
 
 use gapless_common::reading::Value;
 use gapless_common::time::Timestamp;
+use serde_json::Value as Json;
 
 use crate::api::{Api, ApiReading, instant_ms};
+use crate::settle;
 use crate::site::{DeviceSpec, SITE, Site};
 
 /// What an audit found of one device; it panics where the promise is broken.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Account {
+    /// The device.
+    pub device: String,
     /// Slots with a reading.
     pub received: u64,
     /// Slots in gaps, by cause.
@@ -19,40 +24,65 @@ pub struct Account {
     pub compared: u64,
 }
 
-/// The answer may be complete so much later than its registers were evaluated: the line's time and a busy machine.
-const ANSWER_MS_MAX: i64 = 1_500;
+impl Account {
+    /// Whether no slot is missing for a cause that is not among `expected`.
+    #[must_use]
+    pub fn misses_only(&self, expected: &[&str]) -> bool {
+        self.missing.keys().all(|cause| expected.contains(&cause.as_str()))
+    }
 
-/// Checks one device: every stored value is the truth of its evaluation time, every slot between its first and
-/// `until` is stored once or within exactly one gap, and no slot is both.
+    /// Slots missing for `cause`.
+    #[must_use]
+    pub fn missing_for(&self, cause: &str) -> u64 {
+        self.missing.get(cause).copied().unwrap_or(0)
+    }
+}
+
+/// The answer may be complete so much later than its registers were evaluated: the line's time and a busy machine.
+const ANSWER_MS_MAX: i64 = 2_500;
+
+/// Stops the agent with SIGTERM, waits until the collector has proof of everything it polled, and audits every
+/// device.
 ///
 /// # Panics
-/// With what is wrong.
+/// With what is wrong: the proof does not come `within`, or a device's account does not hold.
 #[must_use]
-pub fn device(site: &Site, api: &Api, spec: &DeviceSpec, until: Timestamp) -> Account {
+pub fn stop_and_audit(site: &mut Site, within: Duration) -> Vec<Account> {
+    let stopped = settle::now();
+    site.stop_agent();
+    settle::until_proven(site, stopped, within);
+    let api = site.api();
+    site.spec.devices.iter().map(|spec| device(site, &api, spec)).collect()
+}
+
+/// Checks one device whose agent has stopped: every stored value is the truth of its evaluation time; there are as
+/// many stored answers as slots received; every slot up to the proof is received or within exactly one gap.
+fn device(site: &Site, api: &Api, spec: &DeviceSpec) -> Account {
     let readings = api.readings(&format!("{SITE}/{}/*", spec.name)).expect("the API answers");
-    let answers = by_instant(&readings, until);
+    let answers = by_instant(&readings);
     let compared = answers.values().map(|answer| compare(site, spec, answer)).sum();
-    let slots = slots_received(spec, &answers);
-    let first = *slots.first().unwrap_or_else(|| fail(&format!("nothing stored of {}", spec.name)));
-    let last = spec.grid().slot_at(until.plus_ms(-1)).0;
-    let missing = gaps(api, spec, &slots, last);
-    let named: u64 = missing.values().sum();
-    let due = u64::try_from(last - first + 1).expect("time runs forward");
-    let received = u64::try_from(slots.len()).expect("fits");
+    let (received, absent) = slots(api, spec);
     assert_eq!(
-        received + named,
-        due,
-        "{}: {received} slots stored and {named} in gaps of {due} due: {missing:?}",
+        u64::try_from(answers.len()),
+        Ok(received),
+        "{}: stored answers and slots received",
         spec.name
     );
-    Account { received, missing, compared }
+    let missing = gaps(api, spec);
+    assert_eq!(
+        missing.values().sum::<u64>(),
+        absent,
+        "{}: slots in gaps {missing:?} and slots absent",
+        spec.name
+    );
+    Account { device: spec.name.clone(), received, missing, compared }
 }
 
 type Answer<'a> = BTreeMap<&'a str, &'a ApiReading>;
 
-fn by_instant(readings: &[ApiReading], until: Timestamp) -> BTreeMap<i64, Answer<'_>> {
+fn by_instant(readings: &[ApiReading]) -> BTreeMap<i64, Answer<'_>> {
     let mut answers: BTreeMap<i64, Answer<'_>> = BTreeMap::new();
-    for reading in readings.iter().filter(|r| r.at_ms < until.0) {
+    for reading in readings {
         let channel = reading.series.rsplit('/').next().unwrap_or_default();
         let twice = answers.entry(reading.at_ms).or_default().insert(channel, reading);
         assert_eq!(twice, None, "a reading is told twice");
@@ -63,9 +93,7 @@ fn by_instant(readings: &[ApiReading], until: Timestamp) -> BTreeMap<i64, Answer
 /// Compares one answer with the truth of its evaluation time, bit for bit; gives the number of readings.
 fn compare(site: &Site, spec: &DeviceSpec, answer: &Answer<'_>) -> u64 {
     let clock = answer.get("eval_time_ms").and_then(|r| r.value.as_f64());
-    let clock = clock.unwrap_or_else(|| {
-        fail(&format!("{}: an answer without its evaluation time: {answer:?}", spec.name))
-    });
+    let clock = clock.unwrap_or_else(|| fail(&format!("{}: no evaluation time: {answer:?}", spec.name)));
     #[expect(clippy::cast_possible_truncation, reason = "milliseconds since 1970 are far below 2^53")]
     let evaluated = clock as i64;
     let device = site.units(spec).device(spec.unit).expect("the simulator has the unit");
@@ -87,28 +115,50 @@ fn compare(site: &Site, spec: &DeviceSpec, answer: &Answer<'_>) -> u64 {
     u64::try_from(answer.len()).expect("fits")
 }
 
-fn slots_received(spec: &DeviceSpec, answers: &BTreeMap<i64, Answer<'_>>) -> BTreeSet<i64> {
-    let mut slots = BTreeSet::new();
-    for at in answers.keys() {
-        let slot = spec.grid().slot_at(Timestamp(*at)).0;
-        assert!(slots.insert(slot), "{}: slot {slot} is stored twice", spec.name);
-    }
-    slots
+fn instant(row: &Json, key: &str) -> Timestamp {
+    Timestamp(instant_ms(&row[key]).unwrap_or_else(|e| fail(&format!("{key} of {row}: {e}"))))
 }
 
-/// The gaps of a device by cause, none of which may name a slot that is stored, or one that another names.
-fn gaps(api: &Api, spec: &DeviceSpec, stored: &BTreeSet<i64>, last: i64) -> BTreeMap<String, u64> {
-    let path = format!("/api/v1/gaps?site={SITE}&device={}&state=open&limit=10000", spec.name);
-    let (mut missing, mut named) = (BTreeMap::new(), BTreeSet::new());
-    let first_stored = stored.first().copied().unwrap_or(0);
-    for gap in api.items(&path).expect("the API answers") {
-        let edge = |key| Timestamp(instant_ms(&gap[key]).expect("an instant"));
-        let slots = spec.grid().first_from(edge("from")).0..spec.grid().first_from(edge("to")).0;
-        for slot in slots.filter(|slot| (first_stored..=last).contains(slot)) {
-            assert!(!stored.contains(&slot), "{}: slot {slot} is stored and in a gap: {gap}", spec.name);
-            assert!(named.insert(slot), "{}: slot {slot} is in two gaps: {gap}", spec.name);
-            *missing.entry(gap["cause"].as_str().unwrap_or_default().to_owned()).or_default() += 1;
+/// Slots received, and slots that are missed or lost. Up to the proof the runs follow one another without a hole,
+/// and none of them is late or unknown.
+fn slots(api: &Api, spec: &DeviceSpec) -> (u64, u64) {
+    let (now, known) = (settle::now(), api.get(&format!("/api/v1/devices/{SITE}/{}", spec.name)));
+    let proven = instant(&known.expect("the API answers"), "proven_until");
+    let path = format!(
+        "/api/v1/coverage?site={SITE}&device={}&from={}&to={now}",
+        spec.name,
+        now.plus_ms(-3_600_000)
+    );
+    let coverage = api.get(&path).expect("the API answers");
+    let (mut received, mut absent, mut end) = (0, 0, None);
+    for run in coverage["runs"].as_array().unwrap_or(&Vec::new()) {
+        if instant(run, "from") > proven {
+            break;
         }
+        assert!(end.is_none_or(|end| end == instant(run, "from")), "{}: a hole before {run}", spec.name);
+        end = Some(instant(run, "to"));
+        let slots = run["slots"].as_u64().unwrap_or(0);
+        match run["state"].as_str() {
+            Some("received") => received += slots,
+            Some("missed" | "lost") => absent += slots,
+            _ => fail(&format!("{}: proven until {proven}, but {run}", spec.name)),
+        }
+    }
+    (received, absent)
+}
+
+/// The slots in gaps, by cause; no slot is in two.
+fn gaps(api: &Api, spec: &DeviceSpec) -> BTreeMap<String, u64> {
+    let path = format!("/api/v1/gaps?site={SITE}&device={}&state=open&limit=10000", spec.name);
+    let mut rows = api.items(&path).expect("the API answers");
+    rows.sort_by_key(|row| instant(row, "from"));
+    let mut missing = BTreeMap::new();
+    let mut end = Timestamp(i64::MIN);
+    for gap in rows {
+        assert!(instant(&gap, "from") >= end, "{}: two gaps name the same slots: {gap}", spec.name);
+        end = instant(&gap, "to");
+        let cause = gap["cause"].as_str().unwrap_or_default().to_owned();
+        *missing.entry(cause).or_default() += gap["slots"].as_u64().unwrap_or(0);
     }
     missing
 }

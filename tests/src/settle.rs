@@ -1,4 +1,4 @@
-//! Waiting until the collector has proof of everything up to now.
+//! Waiting until the collector has proof of everything up to an instant.
 
 use std::time::Duration;
 
@@ -19,21 +19,18 @@ pub fn now() -> Timestamp {
     Timestamp(i64::try_from(since.as_millis()).expect("before the year 292 million"))
 }
 
-/// Waits until every device of the site is proven up to the instant of the call, which it gives back.
+/// Waits until every device of the site is proven up to the last slot before `until`.
 ///
 /// # Panics
 /// When that takes longer than `within`.
-#[must_use]
-pub fn until_proven(site: &Site, within: Duration) -> Timestamp {
-    let (until, api) = (now(), site.api());
+pub fn until_proven(site: &Site, until: Timestamp, within: Duration) {
+    let api = site.api();
     for spec in &site.spec.devices {
-        // `proven_until` names the last slot that is proven, which may lie an interval before now.
-        let wanted = until.plus_ms(-spec.interval.as_ms());
+        let wanted = spec.grid().at(spec.grid().slot_at(until).plus(-1));
         wait::until(&format!("{} to be proven until {wanted}", spec.name), within, || {
             let device = api.get(&format!("/api/v1/devices/{SITE}/{}", spec.name))?;
             let proven = instant_ms(&device["proven_until"]).map_err(|_| device.to_string())?;
             if proven >= wanted.0 { Ok(()) } else { Err(device.to_string()) }
         });
     }
-    until.plus_ms(-site.spec.devices.iter().map(|d| d.interval.as_ms()).max().unwrap_or(0))
 }

@@ -6,7 +6,6 @@
 use std::time::{Duration, Instant};
 
 use gapless_tests::audit;
-use gapless_tests::settle;
 use gapless_tests::site::{Site, SiteSpec};
 
 #[derive(Debug, Clone, Copy)]
@@ -68,17 +67,15 @@ fn every_slot_is_stored_once_or_is_a_gap_with_its_cause() {
     }
     std::thread::sleep((began + length).saturating_duration_since(Instant::now()));
 
-    let (api, until) = (site.api(), settle::until_proven(&site, Duration::from_secs(90)));
-    let accounts: Vec<_> =
-        site.spec.devices.iter().map(|spec| audit::device(&site, &api, spec, until)).collect();
-    for (spec, account) in site.spec.devices.iter().zip(&accounts) {
-        println!("{}: {account:?}", spec.name);
+    for account in audit::stop_and_audit(&mut site, Duration::from_secs(90)) {
+        println!("{account:?}");
         // Only the agent's own absence may cost slots; a machine too busy to poll says so itself.
-        let strange: Vec<_> =
-            account.missing.keys().filter(|c| !["crashed", "overrun"].contains(&c.as_str())).collect();
-        assert!(strange.is_empty(), "{}: causes that nothing here explains: {account:?}", spec.name);
-        let crashed = account.missing.get("crashed").copied().unwrap_or(0);
-        assert!(crashed >= 2, "{}: three kills must have cost slots: {account:?}", spec.name);
-        assert!(account.received > 3 * crashed, "{}: {account:?}", spec.name);
+        assert!(
+            account.misses_only(&["crashed", "overrun"]),
+            "causes that nothing here explains: {account:?}"
+        );
+        let crashed = account.missing_for("crashed");
+        assert!(crashed >= 2, "three kills must have cost slots: {account:?}");
+        assert!(account.received > 3 * crashed, "{account:?}");
     }
 }
