@@ -85,8 +85,6 @@ impl Default for SiteSpec {
 pub struct Site {
     /// What it is like.
     pub spec: SiteSpec,
-    /// Everything it writes.
-    pub folder: TempDir,
     /// The TCP endpoints, by number.
     pub tcp: Vec<TcpServer>,
     /// The line.
@@ -97,6 +95,8 @@ pub struct Site {
     http_port: u16,
     agent: Option<Process>,
     collector: Option<Process>,
+    /// Everything it writes. Last, so that the logs are there while the processes are dropped.
+    pub folder: TempDir,
 }
 
 fn kinds(spec: &SiteSpec, place: Place) -> Vec<(u8, DeviceKind)> {
