@@ -28,7 +28,7 @@ fn wait_for_readings(site: &Site, api: &Api, count: usize) {
 
 /// Waits until no device is stale: the link is back and live readings overtake the backlog.
 fn wait_for_fresh(site: &Site, api: &Api) {
-    wait::until("every device to be fresh", SOON, || {
+    wait::until("every device to be fresh", Duration::from_secs(90), || {
         let devices = api.items("/api/v1/devices")?;
         let fresh = devices.iter().filter(|d| d["freshness"]["state"] == "fresh").count();
         if fresh == site.spec.devices.len() { Ok(()) } else { Err(format!("{fresh} fresh")) }

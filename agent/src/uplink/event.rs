@@ -35,7 +35,7 @@ impl Default for Settings {
             full_frame_weight: 10_000,
             newest_first: false,
             ack_timeout_ms: 30_000,
-            reconnect_ms: (1_000, 60_000),
+            reconnect_ms: (1_000, 30_000),
             probe_ms: (5_000, 1_800_000),
             seed: 0,
         }
