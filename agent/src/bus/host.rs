@@ -1,10 +1,11 @@
 //! The thread of a bus: does what the schedule says, passes on what it yields. And its stand-in for a single poll.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::error::Error;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, TryRecvError};
 use std::time::Duration;
 
+use gapless_common::id::DeviceIndex;
 use gapless_common::quality::{Cause, ExceptionCode, Quality};
 use gapless_common::reading::Sample;
 use gapless_common::time::Timestamp;
@@ -42,6 +43,8 @@ pub(super) struct Worker {
     stopping: bool,
     /// Commands that came during a poll; at most [`COMMANDS_MAX`].
     asked: VecDeque<BusCommand>,
+    /// When each device answered last, by the wall clock.
+    answered_at: BTreeMap<DeviceIndex, Timestamp>,
 }
 
 impl Worker {
@@ -65,7 +68,20 @@ impl Worker {
             .collect();
         let schedule = Schedule::new(bus.id.clone(), &tasks, since, clock.now());
         let (totals, told, asked) = (BusTotals::default(), (BusTotals::default(), 0), VecDeque::new());
-        Self { bus, clock, inbox, sink, schedule, line, pollers, totals, told, stopping: false, asked }
+        Self {
+            bus,
+            clock,
+            inbox,
+            sink,
+            schedule,
+            line,
+            pollers,
+            totals,
+            told,
+            stopping: false,
+            asked,
+            answered_at: BTreeMap::new(),
+        }
     }
 
     /// Until it is told to stop, or nobody receives its events.
@@ -125,6 +141,7 @@ impl Worker {
         let Some(index) = self.bus.devices.iter().position(|device| device.index == poll.device) else {
             return;
         };
+        self.await_next_ms(poll.device);
         let mut poller = self.pollers.remove(index);
         let mut host = Scheduled { worker: self, poll, lost: None };
         let result = poller.poll(&mut host);
@@ -139,6 +156,14 @@ impl Worker {
             self.schedule.link_lost(self.clock.now(), &why);
         }
         self.pass_on();
+    }
+
+    /// Waits for the next millisecond where the device's last answer stands in this one: an instant tells two
+    /// readings of a series apart, and a device that is polled late may be due again at once.
+    fn await_next_ms(&self, device: DeviceIndex) {
+        if self.answered_at.get(&device) == Some(&self.clock.now().wall) {
+            std::thread::sleep(Duration::from_millis(1));
+        }
     }
 
     /// Passes on what the schedule yields; waits where the queue is full.
@@ -225,6 +250,7 @@ impl Host for Scheduled<'_> {
             mark_uncertain(&mut samples);
         }
         let now = self.worker.clock.now();
+        self.worker.answered_at.insert(self.poll.device, now.wall);
         self.worker.schedule.answered();
         self.worker.pass_on();
         let (device, acquired) = (self.poll.device, self.poll.acquired(now));
