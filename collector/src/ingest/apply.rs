@@ -7,29 +7,22 @@ use gapless_common::catalog::Catalog;
 use gapless_common::id::{CatalogHash, Epoch};
 use gapless_common::message::{AgentState, CommandBody, DataFrame, Outcome, Reply};
 use gapless_common::reading::{Acquired, CatalogRecord, Readings, Record};
-use gapless_common::time::Timestamp;
 use gapless_common::topic::{AgentPath, Up};
 use gapless_common::wire::{self, DataHeader, DecodeError, Message};
 use rusqlite::params;
 
 use super::Inbound;
-use crate::ledger::{AgentNo, Finding, Ledger, Mark, Stamp};
+use super::memory::Memory;
+use crate::ledger::{AgentNo, Finding, Mark, Stamp};
 use crate::store::batch::{Batch, Row, certain, uncertain};
 use crate::store::cell::Cell;
 use crate::store::model::ParkReason;
-use crate::store::registry::{Bound, Registry};
+use crate::store::registry::Bound;
 use crate::store::runs::SlotTable;
-use crate::store::{commands, parked, state};
+use crate::store::{commands, parked, registry, state};
 
 /// How long the collector waits for a catalog it asked for.
 const CATALOG_COMMAND_LIFE_MS: i64 = 7 * 86_400_000;
-
-/// What is kept in memory between transactions; thrown away and loaded again after a failed one.
-#[derive(Debug)]
-pub(super) struct Memory {
-    pub(super) ledger: Ledger,
-    pub(super) registry: Registry,
-}
 
 /// Whom to answer after the commit.
 #[derive(Debug, Default)]
@@ -306,6 +299,42 @@ impl<'a, 'c> Apply<'a, 'c> {
         Ok(())
     }
 
+    /// The devices that this agent polls now are what its catalog in force says of them.
+    fn describe(&mut self, no: AgentNo) -> Done {
+        let Some(hash) = self.memory.ledger.agent(no).and_then(|a| a.in_force) else { return Ok(()) };
+        let Some(bytes) = registry::catalog_bytes(self.batch.connection, no, hash)? else { return Ok(()) };
+        let (Some(bound), Ok((_, catalog))) =
+            (self.memory.registry.bound(no, hash), wire::decode_catalog(&bytes))
+        else {
+            return Ok(());
+        };
+        for (bound, device) in bound.iter().zip(&catalog.devices) {
+            let owner = self.memory.ledger.owner(bound.due.device);
+            if owner.is_none_or(|owner| owner == no) {
+                registry::describe(self.batch.connection, no, bound, device)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Tries a frame again that was parked as nonsense or of an unknown version: this program may know better.
+    /// Returns whether it was used.
+    pub(super) fn try_again(&mut self, no: AgentNo, id: i64, bytes: &[u8]) -> rusqlite::Result<bool> {
+        let (Ok(header), Ok(Message::Data(frame))) = (wire::peek(bytes), wire::decode(bytes)) else {
+            return Ok(false);
+        };
+        let Some(header) = header.data else { return Ok(false) };
+        self.touched.insert(no);
+        let used = self.frame(no, &header, &frame, None)?;
+        if used {
+            parked::forget(self.batch.connection, id)?;
+        } else if self.memory.registry.bound(no, frame.catalog).is_none() {
+            parked::wait_for_catalog(self.batch.connection, id)?;
+            self.ask_catalog(no, frame.catalog)?;
+        }
+        Ok(used)
+    }
+
     fn ask_catalog(&mut self, no: AgentNo, hash: CatalogHash) -> Done {
         let expires = self.batch.now.plus_ms(CATALOG_COMMAND_LIFE_MS);
         let body = CommandBody::SendCatalog(hash);
@@ -385,6 +414,9 @@ impl<'a, 'c> Apply<'a, 'c> {
             self.memory.ledger.settle(no, &mut SlotTable { connection, commit }, stamp)?;
         }
         let changes = self.memory.ledger.take_changes();
+        for &no in &changes.in_force {
+            self.describe(no)?;
+        }
         state::save(connection, &self.memory.ledger, &changes)?;
         self.batch.finish()?;
         Ok(self.answers)
@@ -401,29 +433,4 @@ fn fits(record: &Record, bound: Option<&[Bound]>) -> bool {
         Record::Complete(c) => bound.is_some() && c.through.iter().all(|(d, _)| device(*d).is_some()),
         _ => true,
     }
-}
-
-/// Loads what the database says.
-pub(super) fn load(connection: &rusqlite::Connection) -> rusqlite::Result<Memory> {
-    let mut memory = Memory { ledger: state::load(connection)?, registry: Registry::default() };
-    let sql =
-        "SELECT s.name, a.name, c.hash, c.bytes, c.first_seen FROM agents a JOIN sites s ON s.id = a.site
-        LEFT JOIN catalogs c ON c.agent = a.id ORDER BY a.id, c.first_seen";
-    let mut statement = connection.prepare(sql)?;
-    let mut rows = statement.query([])?;
-    while let Some(r) = rows.next()? {
-        let name = (r.get::<_, String>(0)?.parse(), r.get::<_, String>(1)?.parse());
-        let (Ok(site), Ok(agent)) = name else { continue };
-        let no = memory.registry.agent(connection, &AgentPath { site, agent })?;
-        let (Some(hash), Some(bytes)) = (r.get::<_, Option<i64>>(2)?, r.get::<_, Option<Vec<u8>>>(3)?) else {
-            continue;
-        };
-        let hash = CatalogHash(hash.cast_unsigned());
-        if let Ok((_, catalog)) = wire::decode_catalog(&bytes) {
-            let seen = Timestamp(r.get(4)?);
-            let bound = memory.registry.bind(connection, no, (hash, &bytes, &catalog), seen)?;
-            state::give_schedule(&mut memory.ledger, no, hash, bound.iter().map(|b| b.due));
-        }
-    }
-    Ok(memory)
 }

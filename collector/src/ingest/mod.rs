@@ -3,8 +3,8 @@
 
 mod apply;
 pub mod broker;
+mod memory;
 pub mod mqtt;
-
 pub mod writer;
 
 use gapless_common::time::Timestamp;

@@ -1,6 +1,7 @@
 //! The writer: one thread that owns the one read-write connection and the ledger. Takes what waits, applies it
 //! in one transaction, commits, and only then answers. A transaction that fails is tried again with a growing
 //! pause, with the ledger loaded anew; nothing of it is acknowledged, and the bounded queue holds the rest back.
+//! What a failed transaction left in memory is never used: it would take frames for stored that are not.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -14,14 +15,15 @@ use gapless_common::wire::{self, Message};
 use rusqlite::Connection;
 use tokio::sync::{mpsc, watch};
 
-use super::apply::{Answers, Apply, Memory, load};
+use super::apply::{Answers, Apply};
+use super::memory::{Memory, load};
 use super::{Inbound, Outbound};
 use crate::api::Health;
 use crate::clock;
 use crate::ledger::AgentNo;
 use crate::store::batch::Batch;
 use crate::store::model::Head;
-use crate::store::{commands, sqlite};
+use crate::store::{commands, parked, sqlite};
 
 /// Messages per transaction at most.
 const GROUP_MESSAGES_MAX: usize = 256;
@@ -35,6 +37,9 @@ const RETRY_FIRST: Duration = Duration::from_millis(100);
 const RETRY_MAX: Duration = Duration::from_secs(30);
 /// Bytes of parked frames per agent at most.
 pub const PARK_BYTES_MAX: i64 = 16 << 20;
+
+/// Parked frames that are tried again in one transaction at the start.
+const PARKED_GROUP: usize = 64;
 
 /// What the rest of the program holds of the writer.
 #[derive(Debug, Clone)]
@@ -76,32 +81,45 @@ pub fn start(
     outbound: mpsc::Sender<Outbound>,
     health: Arc<Health>,
 ) -> Result<(Watch, JoinHandle<()>), StartError> {
+    start_bounded(path, inbound, outbound, health, PARK_BYTES_MAX)
+}
+
+/// [`start`] with another bound on the parked bytes of an agent than [`PARK_BYTES_MAX`].
+///
+/// # Errors
+/// [`StartError`].
+pub fn start_bounded(
+    path: &Path,
+    inbound: mpsc::Receiver<Inbound>,
+    outbound: mpsc::Sender<Outbound>,
+    health: Arc<Health>,
+    park_bytes_max: i64,
+) -> Result<(Watch, JoinHandle<()>), StartError> {
     let connection = sqlite::open_writer(path)?;
     let failed = |source| StartError::Load { path: path.to_owned(), source };
-    let memory = reload(&connection).map_err(failed)?;
+    let memory = Some(load(&connection).map_err(failed)?);
     let head = sqlite::head(&connection).map_err(failed)?;
     let (commits, seen) = watch::channel(head.commit);
-    let watch = Watch { head, commits: seen };
-    let mut writer = Writer { connection, memory, head, outbound, commits, health };
+    let mut writer = Writer { connection, memory, head, outbound, commits, health, park_bytes_max };
+    if let Err(error) = writer.try_parked_again() {
+        tracing::error!(%error, "parked frames could not be tried again: they stay parked");
+        writer.forget_failed().map_err(failed)?;
+    }
+    let watch = Watch { head: writer.head, commits: seen };
     let run = move || writer.run(inbound);
     let thread = std::thread::Builder::new().name("writer".into()).spawn(run).map_err(StartError::Thread)?;
     Ok((watch, thread))
 }
 
-fn reload(connection: &Connection) -> rusqlite::Result<Memory> {
-    connection.execute_batch("BEGIN IMMEDIATE")?;
-    let memory = load(connection);
-    connection.execute_batch(if memory.is_ok() { "COMMIT" } else { "ROLLBACK" })?;
-    memory
-}
-
 struct Writer {
     connection: Connection,
-    memory: Memory,
+    /// `None` after a failed transaction.
+    memory: Option<Memory>,
     head: Head,
     outbound: mpsc::Sender<Outbound>,
     commits: watch::Sender<Commit>,
     health: Arc<Health>,
+    park_bytes_max: i64,
 }
 
 impl Writer {
@@ -143,38 +161,78 @@ impl Writer {
     }
 
     fn attempt(&mut self, group: &[Inbound]) -> rusqlite::Result<Answers> {
-        match self.transaction(group) {
-            Ok(done) => Ok(done),
-            Err(error) => {
-                if !self.connection.is_autocommit() {
-                    self.connection.execute_batch("ROLLBACK")?;
-                }
-                self.memory = reload(&self.connection)?;
-                self.head = sqlite::head(&self.connection)?;
-                Err(error)
-            }
+        let now = group.iter().map(|m| m.at).max().unwrap_or_else(clock::now);
+        let each = |apply: &mut Apply<'_, '_>| group.iter().try_for_each(|message| apply.message(message));
+        let done = self.transaction(now, each);
+        if done.is_err() {
+            self.forget_failed()?;
         }
+        done
     }
 
-    fn transaction(&mut self, group: &[Inbound]) -> rusqlite::Result<Answers> {
+    /// After a failed transaction: nothing that it left is used.
+    fn forget_failed(&mut self) -> rusqlite::Result<()> {
+        self.memory = None;
+        if !self.connection.is_autocommit() {
+            self.connection.execute_batch("ROLLBACK")?;
+        }
+        Ok(())
+    }
+
+    /// Runs `each` within one transaction and commits it. After an error call [`Self::forget_failed`].
+    fn transaction(
+        &mut self,
+        now: Timestamp,
+        each: impl FnOnce(&mut Apply<'_, '_>) -> rusqlite::Result<()>,
+    ) -> rusqlite::Result<Answers> {
+        if !self.connection.is_autocommit() {
+            self.connection.execute_batch("ROLLBACK")?;
+        }
+        let mut memory = match self.memory.take() {
+            Some(memory) => memory,
+            None => {
+                // A commit that reported an error may have reached the disk all the same.
+                self.head = sqlite::head(&self.connection)?;
+                load(&self.connection)?
+            }
+        };
         self.connection.execute_batch("BEGIN IMMEDIATE")?;
         let commit = Commit(self.head.commit.0 + 1);
-        let now = group.iter().map(|m| m.at).max().unwrap_or_else(clock::now);
         let batch = Batch::new(&self.connection, commit.0, now);
-        let mut apply = Apply::new(&mut self.memory, batch, PARK_BYTES_MAX);
-        for message in group {
-            apply.message(message)?;
-        }
+        let mut apply = Apply::new(&mut memory, batch, self.park_bytes_max);
+        each(&mut apply)?;
         let answers = apply.finish()?;
         self.connection.execute_batch("COMMIT")?;
         self.head.commit = commit;
+        self.memory = Some(memory);
         Ok(answers)
     }
 
-    fn answer(&mut self, answers: &Answers, now: Timestamp) {
+    /// Frames that an earlier program could not read may be plain to this one.
+    fn try_parked_again(&mut self) -> rusqlite::Result<()> {
+        let candidates = parked::unreadable(&self.connection)?;
+        for group in candidates.chunks(PARKED_GROUP) {
+            let mut used = 0;
+            self.transaction(clock::now(), |apply| {
+                for &(id, no) in group {
+                    let bytes = parked::bytes(apply.batch.connection, id)?;
+                    used += usize::from(apply.try_again(no, id, &bytes)?);
+                }
+                Ok(())
+            })?;
+            if used > 0 {
+                tracing::info!(used, "parked frames were usable after all");
+            }
+        }
+        self.commits.send_replace(self.head.commit);
+        Ok(())
+    }
+
+    fn answer(&self, answers: &Answers, now: Timestamp) {
+        let Some(memory) = &self.memory else { return };
         for (&no, epochs) in &answers.acks {
             let also: Vec<_> = epochs.iter().copied().collect();
-            let ack = self.memory.ledger.ack(no, &also, self.head.incarnation, self.head.commit);
+            let ack = memory.ledger.ack(no, &also, self.head.incarnation, self.head.commit);
             self.publish(no, Down::Ack, &Message::Ack(ack));
         }
         let asked = answers.commands.iter().map(|(no, id)| (*no, Some(*id)));
@@ -193,7 +251,7 @@ impl Writer {
     }
 
     fn publish(&self, no: AgentNo, kind: Down, message: &Message) {
-        let Some(path) = self.memory.registry.path(no) else { return };
+        let Some(path) = self.memory.as_ref().and_then(|m| m.registry.path(no)) else { return };
         match wire::encode(message) {
             Ok(payload) => self.send(Outbound::Publish { topic: path.down(kind), payload }),
             Err(error) => tracing::error!(agent = %path, %error, "an answer could not be written"),

@@ -29,6 +29,9 @@ pub struct EpochState {
     pub end: Option<u64>,
     /// Nothing more of it will ever come.
     pub closed: bool,
+    /// The agent's last birth did not name it, though it was known by then: nothing more of it will come. Not
+    /// written down: the agent is born again when a collector starts.
+    pub unheld: bool,
     /// Its place in the chain of epochs.
     pub place: Option<usize>,
     /// Why what is before it in the chain is not what was before it in truth; `None` where it is.

@@ -7,7 +7,7 @@ use gapless_common::quality::Cause;
 use gapless_common::reading::{EpochStart, Loss};
 
 use super::agent::Held;
-use super::{Agent, AgentNo, Downtime, Finding, Ledger, Mark};
+use super::{Agent, AgentNo, Downtime, EpochState, Finding, Ledger, Mark};
 
 impl Ledger {
     /// The first record of an epoch came.
@@ -79,6 +79,9 @@ impl Ledger {
         agent.held = Held { epochs: held.to_vec(), drained: false };
         let known = agent.epochs.contains_key(&writing);
         self.changes.agents.insert(no);
+        for (epoch, state) in &mut self.agent_mut(no).epochs {
+            state.unheld = *epoch != writing && !held.iter().any(|h| h.epoch == *epoch);
+        }
         for h in held {
             let state = self.epoch_mut(no, h.epoch);
             if h.epoch != writing {
@@ -181,8 +184,10 @@ impl Ledger {
         let held = self.agent_mut(no).held.epochs.clone();
         let agent = self.agent_mut(no);
         let writing = held.last().and_then(|h| agent.epochs.get(&h.epoch)?.place);
-        // An epoch after the one that was being written then belongs to a birth that is still to come.
-        let known = agent.epochs.iter().filter(|(_, e)| e.place <= writing);
+        // An epoch after the one that was being written then belongs to a birth that is still to come, and so may
+        // one without a place that was first heard of since.
+        let of_birth = |e: &EpochState| e.unheld || (e.place.is_some() && e.place <= writing);
+        let known = agent.epochs.iter().filter(|(e, s)| of_birth(s) || held.iter().any(|h| h.epoch == **e));
         let known: Vec<Epoch> = known.map(|(&epoch, _)| epoch).collect();
         for epoch in known {
             let place = held.iter().find(|h| h.epoch == epoch).copied();
@@ -241,7 +246,11 @@ fn break_of(agent: &Agent, epoch: Epoch, state: &super::EpochState) -> Option<Ca
             Some((previous, _)) => match agent.epochs.get(&previous) {
                 Some(p) if p.place.is_some() => Some(Cause::StoreReplaced),
                 Some(_) => None,
-                None => agent.held.drained.then_some(Cause::BudgetFull),
+                // Only where that birth spoke of this epoch; another one may come after its predecessor's frames.
+                None => {
+                    let spoken_of = state.unheld || agent.held.epochs.iter().any(|h| h.epoch == epoch);
+                    (agent.held.drained && spoken_of).then_some(Cause::BudgetFull)
+                }
             },
         },
         // Its first record is lost or not usable: its place is known from the order of what is held.

@@ -20,6 +20,9 @@ pub mod freshness;
 mod paint;
 mod settle;
 #[cfg(test)]
+mod span_tests;
+mod spans;
+#[cfg(test)]
 mod tests;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -147,7 +150,8 @@ pub struct Span {
     pub times: SlotGrid,
     /// First slot due; `None` until the clock says.
     pub first: Option<Slot>,
-    /// Last slot due; `None` while it goes on.
+    /// Last slot due; `None` while it goes on. Where it lies after `proven`, the device has moved to another
+    /// agent and this one has not accounted for all yet.
     pub last: Option<Slot>,
     /// Everything up to here is proven.
     pub proven: Option<Slot>,
@@ -168,6 +172,8 @@ pub struct Changes {
     pub marks: BTreeMap<(AgentNo, Epoch, u64), Option<Mark>>,
     /// Downtimes that took effect.
     pub downtimes: Vec<(AgentNo, Position, Downtime)>,
+    /// Agents whose catalog in force is another one now.
+    pub in_force: BTreeSet<AgentNo>,
     /// Losses that are new.
     pub losses: Vec<(AgentNo, gapless_common::reading::Loss)>,
 }
@@ -210,8 +216,12 @@ pub struct Ledger {
     agents: HashMap<AgentNo, Agent>,
     /// The open span of each device: at most one, whichever agent.
     open: HashMap<DeviceNo, Span>,
-    /// Up to where each grid with an open span is proven.
-    proven: HashMap<GridNo, (DeviceNo, i64)>,
+    /// Spans of devices that another agent has by now, by the agent that still owes them.
+    leaving: HashMap<AgentNo, Vec<Span>>,
+    /// Up to where each grid was ever proven: gaps lie there and before.
+    proven: HashMap<GridNo, i64>,
+    /// Whose each grid is.
+    devices: HashMap<GridNo, DeviceNo>,
     /// The devices with an open span, by agent.
     owed: HashMap<AgentNo, BTreeSet<DeviceNo>>,
     /// Downtimes whose turn has passed.
@@ -225,17 +235,17 @@ pub struct Ledger {
 }
 
 impl Ledger {
-    /// A ledger as it was written down: its agents, and the spans that are open. `last_span` is the greatest
-    /// span id ever used.
+    /// A ledger as it was written down: its agents, the spans that are open or owed still, and up to where each
+    /// grid was ever proven. `last_span` is the greatest span id ever used.
     #[must_use]
-    pub fn load(agents: HashMap<AgentNo, Agent>, spans: Vec<Span>, last_span: i64) -> Self {
-        let mut ledger = Self { agents, last_span, ..Self::default() };
-        for span in spans {
-            ledger.proven.insert(span.grid, (span.device, span.proven.map_or(i64::MIN, |slot| slot.0)));
-            ledger.owed.entry(span.agent).or_default().insert(span.device);
-            ledger.times.insert(span.grid, span.times);
-            ledger.open.insert(span.device, span);
-        }
+    pub fn load(
+        agents: HashMap<AgentNo, Agent>,
+        spans: Vec<Span>,
+        proven: HashMap<GridNo, i64>,
+        last_span: i64,
+    ) -> Self {
+        let mut ledger = Self { agents, last_span, proven, ..Self::default() };
+        spans.into_iter().for_each(|span| ledger.load_span(span));
         ledger
     }
 

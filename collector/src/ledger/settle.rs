@@ -1,13 +1,13 @@
-//! Proof: what waited takes effect in the order it was written, as far as everything before it is accounted
-//! for; declarations of completeness then open gaps. Knows nothing of how records arrive.
+//! Order: what is received or missed is painted at once; what waited takes effect in the order it was written, as
+//! far as everything before it is accounted for. Knows nothing of how records arrive; what they mean for the slots
+//! that an agent owes is in `spans`.
 
-use gapless_common::id::{CatalogHash, Epoch};
+use gapless_common::id::Epoch;
 use gapless_common::quality::Cause;
 use gapless_common::time::{Slot, Timestamp};
 
 use super::agent::Position;
-use super::causes::{Account, explain};
-use super::paint::{Known, fill_gap, open_gap, paint, recause_gap};
+use super::paint::{Known, fill_gap, paint, recause_gap};
 use super::{AgentNo, Downtime, Due, GridNo, Ledger, Mark, Slots, Span, Stamp};
 
 impl Ledger {
@@ -70,7 +70,7 @@ impl Ledger {
 
     /// Whether slots from `first` on may lie in proven time.
     fn may_have_gaps(&self, grid: GridNo, first: i64) -> bool {
-        self.proven.get(&grid).is_none_or(|&(_, proven)| first <= proven)
+        self.proven.get(&grid).is_none_or(|&proven| first <= proven)
     }
 
     /// The open gaps of a range take the cause of what was painted there.
@@ -113,7 +113,9 @@ impl Ledger {
     ) -> Result<(), S::Error> {
         let spans: Vec<Span> = self.spans_of(no).collect();
         for span in spans {
-            let range = (span.times.slot_at(from).0, span.times.slot_at(to).0);
+            // Not what another agent owes of the same grid.
+            let first = span.first.map_or(i64::MIN, |s| s.0).max(span.times.slot_at(from).0);
+            let range = (first, span.last.map_or(i64::MAX, |s| s.0).min(span.times.slot_at(to).0));
             self.times.insert(span.grid, span.times);
             // Only what is proven absent has a word that can be bettered.
             if range.0 <= range.1 && paint(slots, span.grid, range, known, |there| there.is_some())? {
@@ -235,153 +237,5 @@ impl Ledger {
         let agent = self.agent_mut(no);
         let settled_place = agent.settled.place;
         agent.downtimes.retain(|(at, _)| at.place >= settled_place || least.is_none_or(|least| *at > least));
-    }
-
-    fn bring_into_force<S: Slots>(
-        &mut self,
-        no: AgentNo,
-        at: Position,
-        (hash, since): (CatalogHash, Option<Timestamp>),
-        slots: &mut S,
-        stamp: Stamp,
-    ) -> Result<(), S::Error> {
-        let Some(schedule) = self.agent_mut(no).schedule(hash).cloned() else { return Ok(()) };
-        self.agent_mut(no).in_force = Some(hash);
-        self.changes.agents.insert(no);
-        let kept = |span: &Span| {
-            schedule.iter().any(|d| d.device == span.device && d.grid == span.grid && !d.paused)
-        };
-        let ended: Vec<Span> = self.spans_of(no).filter(|s| !kept(s)).collect();
-        for span in ended {
-            self.end_span(at, span, since, slots, stamp)?;
-        }
-        for due in schedule.iter().filter(|d| !d.paused) {
-            self.owe(no, at, (due, since), slots, stamp)?;
-        }
-        Ok(())
-    }
-
-    /// From now on the agent owes the slots of this device.
-    fn owe<S: Slots>(
-        &mut self,
-        no: AgentNo,
-        at: Position,
-        (due, since): (&Due, Option<Timestamp>),
-        slots: &mut S,
-        stamp: Stamp,
-    ) -> Result<(), S::Error> {
-        if let Some(span) = self.open.get(&due.device).copied() {
-            let later = matches!((span.first, since), (Some(f), Some(t)) if span.times.at(f) > t);
-            if span.agent == no || later {
-                return Ok(());
-            }
-            // Another gateway has taken the device over.
-            let before = span.proven_at;
-            self.end_span(before, span, since, slots, stamp)?;
-        }
-        self.last_span += 1;
-        let span = Span {
-            id: self.last_span,
-            agent: no,
-            device: due.device,
-            grid: due.grid,
-            times: due.times,
-            first: since.map(|t| due.times.first_from(t)),
-            last: None,
-            proven: None,
-            proven_at: at,
-        };
-        self.proven.insert(due.grid, (due.device, i64::MIN));
-        self.owed.entry(no).or_default().insert(due.device);
-        self.put_span(span);
-        Ok(())
-    }
-
-    fn spans_of(&self, no: AgentNo) -> impl Iterator<Item = Span> {
-        self.owed.get(&no).into_iter().flatten().filter_map(|d| self.open.get(d)).copied()
-    }
-
-    fn put_span(&mut self, span: Span) {
-        self.times.insert(span.grid, span.times);
-        self.open.insert(span.device, span);
-        self.changes.spans.insert(span.id, span);
-    }
-
-    /// The device is no longer due from `since` on: what was due before and is absent is proven now.
-    fn end_span<S: Slots>(
-        &mut self,
-        at: Position,
-        span: Span,
-        since: Option<Timestamp>,
-        slots: &mut S,
-        stamp: Stamp,
-    ) -> Result<(), S::Error> {
-        if let Some(last) = since.map(|t| span.times.first_from(t).plus(-1)) {
-            self.prove(span.agent, at, (span.grid, last), slots, stamp)?;
-        }
-        let mut ended = self.open.remove(&span.device).unwrap_or(span);
-        ended.last = ended.proven.or(ended.first.map(|f| f.plus(-1))).or(Some(Slot(i64::MIN)));
-        self.proven.remove(&span.grid);
-        if let Some(devices) = self.owed.get_mut(&span.agent) {
-            devices.remove(&span.device);
-        }
-        self.changes.spans.insert(ended.id, ended);
-        Ok(())
-    }
-
-    /// Everything that the agent owes of this grid up to `through` is accounted for: what is absent is a gap.
-    fn prove<S: Slots>(
-        &mut self,
-        no: AgentNo,
-        at: Position,
-        (grid, through): (GridNo, Slot),
-        slots: &mut S,
-        stamp: Stamp,
-    ) -> Result<(), S::Error> {
-        let device = self.proven.get(&grid).map(|(device, _)| *device);
-        let Some(mut span) = device.and_then(|d| self.open.get(&d)).filter(|s| s.agent == no).copied() else {
-            return Ok(());
-        };
-        if span.first.is_none() {
-            let known = slots.first_known(grid, i64::MIN)?;
-            span.first = Some(known.map_or(through.plus(1), Slot));
-        }
-        let from = span.proven.map(|p| p.plus(1)).or(span.first).unwrap_or(through);
-        if from <= through {
-            self.open_gaps(at, &span, (from.0, through.0), slots, stamp)?;
-            span.proven = Some(through);
-            span.proven_at = span.proven_at.max(at);
-        }
-        self.proven.insert(grid, (span.device, span.proven.map_or(i64::MIN, |s| s.0)));
-        self.put_span(span);
-        Ok(())
-    }
-
-    fn open_gaps<S: Slots>(
-        &mut self,
-        at: Position,
-        span: &Span,
-        (from, through): (i64, i64),
-        slots: &mut S,
-        stamp: Stamp,
-    ) -> Result<(), S::Error> {
-        let runs = slots.runs(span.grid, from, through)?;
-        if runs.iter().any(|r| r.known == Known::Received && r.first <= from && r.last >= through) {
-            return Ok(());
-        }
-        let agent = self.agents.entry(span.agent).or_default();
-        let account = Account { agent, span, at };
-        for (range, known) in explain(&account, &runs, (from, through)) {
-            paint(slots, span.grid, range, known, |there| there.is_none())?;
-        }
-        for run in slots.runs(span.grid, from, through)? {
-            let range = (run.first.max(from), run.last.min(through));
-            if let Some(cause) = run.known.cause()
-                && range.0 <= range.1
-            {
-                open_gap(slots, (span.grid, span.times), range, cause, stamp)?;
-            }
-        }
-        Ok(())
     }
 }

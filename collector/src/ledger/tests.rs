@@ -14,23 +14,23 @@ use proptest::prelude::*;
 
 use super::*;
 
-const AGENT: AgentNo = AgentNo(1);
-const GRID: GridNo = GridNo(1);
-const HASH: CatalogHash = CatalogHash(7);
+pub(super) const AGENT: AgentNo = AgentNo(1);
+pub(super) const GRID: GridNo = GridNo(1);
+pub(super) const HASH: CatalogHash = CatalogHash(7);
 
-fn times() -> SlotGrid {
+pub(super) fn times() -> SlotGrid {
     SlotGrid::every(Interval::from_ms(1_000).unwrap())
 }
 
-fn due() -> Due {
+pub(super) fn due() -> Due {
     Due { device: DeviceNo(1), grid: GRID, times: times(), paused: false }
 }
 
 /// Runs and gaps in memory.
 #[derive(Debug, Default)]
-struct Memory {
-    runs: BTreeMap<i64, Run>,
-    gaps: BTreeMap<i64, Gap>,
+pub(super) struct Memory {
+    pub(super) runs: BTreeMap<i64, Run>,
+    pub(super) gaps: BTreeMap<i64, Gap>,
     last_id: i64,
 }
 
@@ -67,7 +67,7 @@ impl Slots for Memory {
 
 impl Memory {
     /// Slot → cause of all open gaps.
-    fn open(&self) -> BTreeMap<i64, Cause> {
+    pub(super) fn open(&self) -> BTreeMap<i64, Cause> {
         let open = self.gaps.values().filter(|g| g.closed.is_none());
         open.flat_map(|g| (g.first..=g.last).map(|slot| (slot, g.cause))).collect()
     }
@@ -75,7 +75,7 @@ impl Memory {
 
 /// A record, as the simulated agent wrote it.
 #[derive(Debug, Clone)]
-enum Wrote {
+pub(super) enum Wrote {
     Start(EpochStart),
     Mark(Mark),
     Reading(i64),
@@ -85,24 +85,24 @@ enum Wrote {
 
 /// One life of the agent.
 #[derive(Debug, Clone)]
-struct Life {
+pub(super) struct Life {
     /// Per slot: 0 to 6 answered, 7 to 8 missed, 9 nobody knows (a defect of the agent).
-    slots: Vec<u8>,
+    pub(super) slots: Vec<u8>,
     /// Slots without agent after it.
-    down: i64,
+    pub(super) down: i64,
     /// The first so many readings of this life are dropped by the budget.
-    dropped: usize,
+    pub(super) dropped: usize,
 }
 
 #[derive(Debug, Default)]
-struct History {
-    records: Vec<(Epoch, u64, Wrote)>,
+pub(super) struct History {
+    pub(super) records: Vec<(Epoch, u64, Wrote)>,
     /// Slot → cause; `Unexplained` where it depends on what else was lost.
-    truth: BTreeMap<i64, Cause>,
-    held: Vec<HeldEpoch>,
+    pub(super) truth: BTreeMap<i64, Cause>,
+    pub(super) held: Vec<HeldEpoch>,
 }
 
-fn at(slot: i64) -> Timestamp {
+pub(super) fn at(slot: i64) -> Timestamp {
     times().at(Slot(slot))
 }
 
@@ -165,7 +165,7 @@ fn complete(slot: i64) -> Wrote {
     Wrote::Mark(Mark::Complete { hash: HASH, through: BTreeMap::from([(GRID, Slot(slot))]) })
 }
 
-fn live(lives: &[Life]) -> History {
+pub(super) fn live(lives: &[Life]) -> History {
     let mut history = History::default();
     let (mut now, mut ended) = (1_000, None);
     for (epoch, life) in (100..).map(Epoch).zip(lives) {
@@ -176,12 +176,12 @@ fn live(lives: &[Life]) -> History {
 }
 
 /// Neighbouring records in frames of at most `size`.
-fn frames(history: &History, size: usize) -> Vec<Vec<(Epoch, u64, Wrote)>> {
+pub(super) fn frames(history: &History, size: usize) -> Vec<Vec<(Epoch, u64, Wrote)>> {
     let unbroken = history.records.chunk_by(|a, b| a.0 == b.0 && a.1 + 1 == b.1);
     unbroken.flat_map(|run| run.chunks(size)).map(<[_]>::to_vec).collect()
 }
 
-fn deliver(ledger: &mut Ledger, slots: &mut Memory, frame: &[(Epoch, u64, Wrote)]) {
+pub(super) fn deliver(ledger: &mut Ledger, slots: &mut Memory, frame: &[(Epoch, u64, Wrote)]) {
     for (epoch, seq, wrote) in frame {
         match wrote {
             Wrote::Start(start) => ledger.start(AGENT, *epoch, start),
@@ -197,13 +197,13 @@ fn deliver(ledger: &mut Ledger, slots: &mut Memory, frame: &[(Epoch, u64, Wrote)
     settle(ledger, slots);
 }
 
-fn settle(ledger: &mut Ledger, slots: &mut Memory) {
+pub(super) fn settle(ledger: &mut Ledger, slots: &mut Memory) {
     let stamp = Stamp { at: Timestamp(0), commit: 1 };
     let Ok(()) = ledger.settle(AGENT, slots, stamp);
     ledger.take_changes();
 }
 
-fn fresh() -> Ledger {
+pub(super) fn fresh() -> Ledger {
     let mut ledger = Ledger::default();
     ledger.agent_mut(AGENT).schedules.insert(HASH, Arc::new(vec![due()]));
     ledger
@@ -246,7 +246,7 @@ fn check(lives: &[Life], size: usize, order: &[usize], newest_first: bool) -> Re
 }
 
 prop_compose! {
-    fn any_life()(
+    pub(super) fn any_life()(
         slots in prop::collection::vec(0u8..10, 1..20),
         down in 0i64..5,
         dropped in prop_oneof![3 => Just(0usize), 1 => 1usize..6],

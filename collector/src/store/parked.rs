@@ -35,12 +35,22 @@ pub(crate) fn reason(code: i64) -> Option<ParkReason> {
 
 /// Keeps the frame, where the agent's bound allows it. A frame that is kept already takes no more room.
 pub(crate) fn keep(connection: &Connection, new: &New<'_>, bytes_max: i64) -> rusqlite::Result<bool> {
+    let sql = "SELECT EXISTS (SELECT 1 FROM parked WHERE agent = ?1 AND epoch = ?2 AND first_seq = ?3 AND count = ?4)";
+    let key = [
+        new.agent.0,
+        new.header.epoch.0.cast_signed(),
+        new.header.first.0.cast_signed(),
+        new.header.count.cast_signed(),
+    ];
+    if connection.prepare_cached(sql)?.query_row(key, |r| r.get(0))? {
+        return Ok(true);
+    }
     let sql = "SELECT coalesce(sum(length(bytes)), 0) FROM parked WHERE agent = ?1";
     let held: i64 = connection.prepare_cached(sql)?.query_row([new.agent.0], |r| r.get(0))?;
     if held.saturating_add(i64::try_from(new.bytes.len()).unwrap_or(i64::MAX)) > bytes_max {
         return Ok(false);
     }
-    let sql = "INSERT OR IGNORE INTO parked
+    let sql = "INSERT INTO parked
         (agent, epoch, first_seq, count, catalog, reason, detail, bytes, received_at)
         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)";
     connection.prepare_cached(sql)?.execute(params![
@@ -67,6 +77,24 @@ pub(crate) fn waiting(
     let mut statement = connection.prepare_cached(sql)?;
     let rows = statement.query_map([agent.0, catalog.0.cast_signed()], |r| Ok((r.get(0)?, r.get(1)?)))?;
     rows.collect()
+}
+
+/// The frames that could not be read, with their agents.
+pub(crate) fn unreadable(connection: &Connection) -> rusqlite::Result<Vec<(i64, AgentNo)>> {
+    let mut statement =
+        connection.prepare_cached("SELECT id, agent FROM parked WHERE reason > 1 ORDER BY id")?;
+    statement.query_map([], |r| Ok((r.get(0)?, AgentNo(r.get(1)?))))?.collect()
+}
+
+/// One frame's bytes.
+pub(crate) fn bytes(connection: &Connection, id: i64) -> rusqlite::Result<Vec<u8>> {
+    connection.prepare_cached("SELECT bytes FROM parked WHERE id = ?1")?.query_row([id], |r| r.get(0))
+}
+
+/// A frame can be read now, but not used before its catalog comes.
+pub(crate) fn wait_for_catalog(connection: &Connection, id: i64) -> rusqlite::Result<()> {
+    let sql = "UPDATE parked SET reason = ?2, detail = 'its catalog has not come yet' WHERE id = ?1";
+    connection.prepare_cached(sql)?.execute([id, code(ParkReason::UnknownCatalog)]).map(drop)
 }
 
 /// A frame was used after all.

@@ -55,10 +55,31 @@ impl Registry {
         let no = connection
             .prepare_cached("SELECT id FROM agents WHERE site = ?1 AND name = ?2")?
             .query_row(params![site, path.agent.as_str()], |r| r.get(0).map(AgentNo))?;
-        self.agents.insert(path.clone(), no);
-        self.paths.insert(no, path.clone());
-        self.sites.insert(no, site);
+        self.know(no, site, path.clone());
         Ok(no)
+    }
+
+    /// The agent of that row.
+    pub(crate) fn know(&mut self, no: AgentNo, site: i64, path: AgentPath) {
+        self.agents.insert(path.clone(), no);
+        self.paths.insert(no, path);
+        self.sites.insert(no, site);
+    }
+
+    /// Finds the numbers that [`bind`](Self::bind) gave; writes nothing.
+    pub(crate) fn recall(
+        &mut self,
+        connection: &Connection,
+        no: AgentNo,
+        hash: CatalogHash,
+        catalog: &Catalog,
+    ) -> rusqlite::Result<Arc<Vec<Bound>>> {
+        let site = self.sites.get(&no).copied().unwrap_or_default();
+        let bound: rusqlite::Result<Vec<Bound>> =
+            catalog.devices.iter().map(|device| recall_device(connection, site, device)).collect();
+        let bound = Arc::new(bound?);
+        self.catalogs.insert((no, hash), bound.clone());
+        Ok(bound)
     }
 
     /// Stores a catalog and gives its devices and series their numbers.
@@ -81,12 +102,10 @@ impl Registry {
 }
 
 fn bind_device(connection: &Connection, site: i64, no: AgentNo, device: &Device) -> rusqlite::Result<Bound> {
-    let attributes = json(&device.attributes);
-    let sql = "INSERT INTO devices (site, name, agent, attributes) VALUES (?1, ?2, ?3, ?4)
-        ON CONFLICT DO UPDATE SET agent = ?3, attributes = ?4 RETURNING id";
-    let id = connection
-        .prepare_cached(sql)?
-        .query_row(params![site, device.id.as_str(), no.0, attributes], |r| r.get(0))?;
+    let sql = "INSERT OR IGNORE INTO devices (site, name, agent, attributes) VALUES (?1, ?2, ?3, ?4)";
+    let row = params![site, device.id.as_str(), no.0, json(&device.attributes)];
+    connection.prepare_cached(sql)?.execute(row)?;
+    let id = find_device(connection, site, device)?;
     let grid = bind_grid(connection, id, device.grid)?;
     let series: rusqlite::Result<Vec<i64>> =
         device.channels.iter().map(|channel| bind_series(connection, id, channel)).collect();
@@ -94,27 +113,70 @@ fn bind_device(connection: &Connection, site: i64, no: AgentNo, device: &Device)
     Ok(Bound { due, series: series? })
 }
 
+fn find_device(connection: &Connection, site: i64, device: &Device) -> rusqlite::Result<i64> {
+    let sql = "SELECT id FROM devices WHERE site = ?1 AND name = ?2";
+    connection.prepare_cached(sql)?.query_row(params![site, device.id.as_str()], |r| r.get(0))
+}
+
+fn recall_device(connection: &Connection, site: i64, device: &Device) -> rusqlite::Result<Bound> {
+    let id = find_device(connection, site, device)?;
+    let grid = find_grid(connection, id, device.grid)?;
+    let series = device.channels.iter().map(|channel| {
+        let found = find_series(connection, id, channel)?;
+        found.ok_or(rusqlite::Error::QueryReturnedNoRows)
+    });
+    let due = Due { device: DeviceNo(id), grid, times: device.grid, paused: device.paused };
+    Ok(Bound { due, series: series.collect::<rusqlite::Result<_>>()? })
+}
+
+/// The catalog as it came.
+pub(crate) fn catalog_bytes(
+    connection: &Connection,
+    no: AgentNo,
+    hash: CatalogHash,
+) -> rusqlite::Result<Option<Vec<u8>>> {
+    let sql = "SELECT bytes FROM catalogs WHERE agent = ?1 AND hash = ?2";
+    connection.prepare_cached(sql)?.query_row([no.0, hash.0.cast_signed()], |r| r.get(0)).optional()
+}
+
+/// The device is carried by this agent, and is what its catalog says. A catalog describes when it comes into
+/// force: an older one that arrives late, or is loaded at a start, says nothing about today.
+pub(crate) fn describe(
+    connection: &Connection,
+    no: AgentNo,
+    bound: &Bound,
+    device: &Device,
+) -> rusqlite::Result<()> {
+    let sql = "UPDATE devices SET agent = ?2, attributes = ?3 WHERE id = ?1";
+    let row = params![bound.due.device.0, no.0, json(&device.attributes)];
+    connection.prepare_cached(sql)?.execute(row)?;
+    for (series, channel) in bound.series.iter().zip(&device.channels) {
+        let sql = "UPDATE series SET attributes = ?2 WHERE id = ?1";
+        connection.prepare_cached(sql)?.execute(params![series, json(&channel.attributes)])?;
+    }
+    Ok(())
+}
+
 fn bind_grid(connection: &Connection, device: i64, grid: SlotGrid) -> rusqlite::Result<GridNo> {
     let key = params![device, grid.interval.as_ms(), grid.phase_ms];
     let sql = "INSERT OR IGNORE INTO grids (device, interval_ms, phase_ms) VALUES (?1, ?2, ?3)";
     connection.prepare_cached(sql)?.execute(key)?;
+    find_grid(connection, device, grid)
+}
+
+fn find_grid(connection: &Connection, device: i64, grid: SlotGrid) -> rusqlite::Result<GridNo> {
+    let key = params![device, grid.interval.as_ms(), grid.phase_ms];
     let sql = "SELECT id FROM grids WHERE device = ?1 AND interval_ms = ?2 AND phase_ms = ?3";
     connection.prepare_cached(sql)?.query_row(key, |r| r.get(0).map(GridNo))
 }
 
 /// The revision that is the same in all that matters, or a new one.
 fn bind_series(connection: &Connection, device: i64, channel: &Channel) -> rusqlite::Result<i64> {
-    let (aggregation, label) = (aggregation_code(channel.aggregation), label_code(channel.label));
-    let attributes = json(&channel.attributes);
-    let same = "SELECT id FROM series WHERE device = ?1 AND channel = ?2 AND unit = ?3 AND quantity = ?4
-        AND aggregation = ?5 AND label = ?6";
-    let key = params![device, channel.id.as_str(), channel.unit, channel.quantity, aggregation, label];
-    let found: Option<i64> = connection.prepare_cached(same)?.query_row(key, |r| r.get(0)).optional()?;
-    if let Some(id) = found {
-        let sql = "UPDATE series SET attributes = ?2 WHERE id = ?1";
-        connection.prepare_cached(sql)?.execute(params![id, attributes])?;
+    if let Some(id) = find_series(connection, device, channel)? {
         return Ok(id);
     }
+    let (aggregation, label) = (aggregation_code(channel.aggregation), label_code(channel.label));
+    let attributes = json(&channel.attributes);
     let sql = "INSERT INTO series (device, channel, revision, unit, quantity, aggregation, label, attributes)
         SELECT ?1, ?2, 1 + (SELECT count(*) FROM series WHERE device = ?1 AND channel = ?2), ?3, ?4, ?5, ?6, ?7
         RETURNING id";
@@ -122,6 +184,14 @@ fn bind_series(connection: &Connection, device: i64, channel: &Channel) -> rusql
         params![device, channel.id.as_str(), channel.unit, channel.quantity, aggregation, label, attributes],
         |r| r.get(0),
     )
+}
+
+fn find_series(connection: &Connection, device: i64, channel: &Channel) -> rusqlite::Result<Option<i64>> {
+    let (aggregation, label) = (aggregation_code(channel.aggregation), label_code(channel.label));
+    let same = "SELECT id FROM series WHERE device = ?1 AND channel = ?2 AND unit = ?3 AND quantity = ?4
+        AND aggregation = ?5 AND label = ?6";
+    let key = params![device, channel.id.as_str(), channel.unit, channel.quantity, aggregation, label];
+    connection.prepare_cached(same)?.query_row(key, |r| r.get(0)).optional()
 }
 
 fn json(attributes: &std::collections::BTreeMap<String, String>) -> String {

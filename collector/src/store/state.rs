@@ -45,7 +45,13 @@ pub(crate) fn load(connection: &Connection) -> rusqlite::Result<Ledger> {
     load_marks(connection, &mut agents)?;
     load_history(connection, &mut agents)?;
     let last_span = connection.query_row("SELECT coalesce(max(id), 0) FROM spans", [], |r| r.get(0))?;
-    Ok(Ledger::load(agents, load_spans(connection)?, last_span))
+    Ok(Ledger::load(agents, load_spans(connection)?, load_proven(connection)?, last_span))
+}
+
+fn load_proven(connection: &Connection) -> rusqlite::Result<HashMap<GridNo, i64>> {
+    let sql = "SELECT grid, max(proven_slot) FROM spans WHERE proven_slot IS NOT NULL GROUP BY grid";
+    let mut statement = connection.prepare(sql)?;
+    statement.query_map([], |r| Ok((GridNo(r.get(0)?), r.get(1)?)))?.collect()
 }
 
 type Agents = HashMap<AgentNo, Agent>;
@@ -94,6 +100,7 @@ fn epoch_state(r: &Row<'_>) -> rusqlite::Result<EpochState> {
         start: r.get::<_, bool>("started")?.then_some(start),
         end: r.get::<_, Option<i64>>("end_seq")?.map(i64::cast_unsigned),
         closed: r.get("closed")?,
+        unheld: false,
         place: r.get::<_, Option<i64>>("place")?.map(place),
         link: (link != 0).then(|| cause(link)),
         committed,
@@ -186,7 +193,8 @@ fn load_history(connection: &Connection, agents: &mut Agents) -> rusqlite::Resul
 
 fn load_spans(connection: &Connection) -> rusqlite::Result<Vec<Span>> {
     let sql = "SELECT s.*, g.device, g.interval_ms, g.phase_ms FROM spans s JOIN grids g ON g.id = s.grid
-        WHERE s.last_slot IS NULL";
+        WHERE s.last_slot IS NULL OR (coalesce(s.first_slot, s.last_slot) <= s.last_slot
+            AND s.last_slot > -9223372036854775808 AND coalesce(s.proven_slot < s.last_slot, 1))";
     let mut statement = connection.prepare(sql)?;
     let rows = statement.query_map([], |r| {
         let seq = r.get::<_, i64>("proven_seq")?.cast_unsigned();
@@ -197,7 +205,7 @@ fn load_spans(connection: &Connection) -> rusqlite::Result<Vec<Span>> {
             grid: GridNo(r.get("grid")?),
             times: grid(r.get("interval_ms")?, r.get("phase_ms")?),
             first: r.get::<_, Option<i64>>("first_slot")?.map(Slot),
-            last: None,
+            last: r.get::<_, Option<i64>>("last_slot")?.map(Slot),
             proven: r.get::<_, Option<i64>>("proven_slot")?.map(Slot),
             proven_at: Position { place: place(r.get("proven_place")?), seq },
         })

@@ -1,0 +1,49 @@
+//! What the writer keeps in memory between transactions, and how it comes from the database. Writes nothing: it must
+//! load on a full disk too.
+
+use gapless_common::id::CatalogHash;
+use gapless_common::topic::AgentPath;
+use gapless_common::wire;
+use rusqlite::Connection;
+
+use crate::ledger::{AgentNo, Ledger};
+use crate::store::registry::Registry;
+use crate::store::state;
+
+/// True of the last commit; after a failed transaction it is thrown away and loaded again.
+#[derive(Debug)]
+pub(super) struct Memory {
+    pub(super) ledger: Ledger,
+    pub(super) registry: Registry,
+}
+
+/// Loads what the database says, in one read transaction.
+pub(super) fn load(connection: &Connection) -> rusqlite::Result<Memory> {
+    connection.execute_batch("BEGIN")?;
+    let memory = load_all(connection);
+    connection.execute_batch("ROLLBACK")?;
+    memory
+}
+
+fn load_all(connection: &Connection) -> rusqlite::Result<Memory> {
+    let mut memory = Memory { ledger: state::load(connection)?, registry: Registry::default() };
+    let sql = "SELECT a.id, s.id, s.name, a.name, c.hash, c.bytes FROM agents a JOIN sites s ON s.id = a.site
+        LEFT JOIN catalogs c ON c.agent = a.id ORDER BY a.id";
+    let mut statement = connection.prepare(sql)?;
+    let mut rows = statement.query([])?;
+    while let Some(r) = rows.next()? {
+        let name = (r.get::<_, String>(2)?.parse(), r.get::<_, String>(3)?.parse());
+        let (Ok(site), Ok(agent)) = name else { continue };
+        let no = AgentNo(r.get(0)?);
+        memory.registry.know(no, r.get(1)?, AgentPath { site, agent });
+        let (Some(hash), Some(bytes)) = (r.get::<_, Option<i64>>(4)?, r.get::<_, Option<Vec<u8>>>(5)?) else {
+            continue;
+        };
+        let hash = CatalogHash(hash.cast_unsigned());
+        if let Ok((_, catalog)) = wire::decode_catalog(&bytes) {
+            let bound = memory.registry.recall(connection, no, hash, &catalog)?;
+            state::give_schedule(&mut memory.ledger, no, hash, bound.iter().map(|b| b.due));
+        }
+    }
+    Ok(memory)
+}
