@@ -77,6 +77,10 @@ fn resample(text: Option<&str>) -> Result<Option<Interval>, Problem> {
     text.map(parse).transpose()
 }
 
+fn row_limit(asked: Option<u64>) -> Result<Option<u64>, Problem> {
+    if asked == Some(0) { Err(Problem::parameter("limit", "at least 1")) } else { Ok(asked) }
+}
+
 /// A place within a scan: series and time of the last row sent.
 fn position(text: Option<&str>) -> Result<Option<(SeriesNo, Timestamp)>, Problem> {
     let bad = || Problem::parameter("cursor", "take `next` of the answer before, unchanged");
@@ -125,7 +129,16 @@ pub(super) async fn readings(
     let TimeRange { from, to } =
         params::time_range(query.from.as_deref(), query.to.as_deref(), (state.now)())?;
     let (format, every) = (format(query.format.as_deref())?, resample(query.resample.as_deref())?);
-    let after = position(query.cursor.as_deref())?;
+    let (after, limit) = (position(query.cursor.as_deref())?, row_limit(query.limit)?);
+    if every.is_some() {
+        // Periods are made from all of a range's readings.
+        let whole = |name| Err(Problem::parameter(name, "goes with raw readings, not with `resample`"));
+        match (limit, after) {
+            (Some(_), _) => return whole("limit"),
+            (_, Some(_)) => return whole("cursor"),
+            _ => {}
+        }
+    }
     let (head, series) = state.ask(move |store| Ok((store.head()?, wanted(store, &selector)?))).await?;
     if series.is_empty() {
         return Err(Problem::not_found("series", query.series));
@@ -136,7 +149,7 @@ pub(super) async fn readings(
         return Ok(reply::not_modified(&tag));
     }
     let scan = Scan { series: series.keys().copied().collect(), from, to, after };
-    let plan = Plan { scan, series, every, format, limit: query.limit };
+    let plan = Plan { scan, series, every, format, limit };
     let mut response = stream(&state, format.media_type(), move |store, out| plan.run(store, out));
     if fixed {
         reply::set_tag(&mut response, &tag);
@@ -291,10 +304,9 @@ pub(super) async fn changes(
     Params(query): Params<ChangesQuery>,
 ) -> Result<Response, Problem> {
     let (after, limit) = (Commit(query.changed_after), params::limit(query.limit)?);
-    let (head, rows) =
+    let (head, (rows, more)) =
         state.ask(move |store| Ok((store.head()?, whole_commits(store, after, limit)?))).await?;
-    let next =
-        if rows.len() < limit { head.commit.max(after) } else { rows.last().map_or(after, |row| row.commit) };
+    let next = if more { rows.last().map_or(after, |row| row.commit) } else { head.commit.max(after) };
     let fill = move |store: &dyn ReadStore, out: &mut ChunkSender| {
         let series: BTreeMap<_, _> = store.series(None, None)?.into_iter().map(|row| (row.no, row)).collect();
         let mut count = 0_u64;
@@ -315,18 +327,23 @@ pub(super) async fn changes(
     Ok(stream(&state, Format::Ndjson.media_type(), fill))
 }
 
-/// At most `limit` changes, but never a part of a commit: a commit larger than `limit` is given whole.
-fn whole_commits(store: &dyn ReadStore, after: Commit, limit: usize) -> Result<Vec<ChangeRow>, ReadError> {
+/// At most `limit` changes, but never a part of a commit: a commit larger than `limit` is given whole. Also
+/// whether there are more.
+fn whole_commits(
+    store: &dyn ReadStore,
+    after: Commit,
+    limit: usize,
+) -> Result<(Vec<ChangeRow>, bool), ReadError> {
     let mut ask = limit;
     loop {
         let mut rows = store.changes(after, ask.saturating_add(1))?;
         if rows.len() <= ask {
-            return Ok(rows);
+            return Ok((rows, false));
         }
         let cut = rows[ask].commit;
         rows.retain(|row| row.commit < cut);
         if !rows.is_empty() {
-            return Ok(rows);
+            return Ok((rows, true));
         }
         ask = ask.saturating_mul(2);
     }

@@ -170,7 +170,7 @@ impl Fleet {
                 ledger.mark(no, epoch, seq, Mark::Downtime { from, to, cause });
             }
             Catalog(hash, since) => {
-                ledger.mark(no, epoch, seq, Mark::Catalog { hash, since: since.map(second) })
+                ledger.mark(no, epoch, seq, Mark::Catalog { hash, since: since.map(second) });
             }
             Received(slot) => ledger.received(&due(), Slot(slot)),
             Complete(hash, slot) => {
@@ -249,7 +249,8 @@ fn another_interval_ends_one_grid_and_begins_the_other() {
 fn a_device_that_moves_is_owed_by_whom_it_was_due() {
     let (a, b) = (AGENT, OTHER);
     let taken = (b, Catalog(HASH, Some(106)));
-    let rows: [(&str, Vec<(AgentNo, Said)>, &[i64]); 7] = [
+    type Row<'a> = (&'a str, Vec<(AgentNo, Said)>, &'a [i64]);
+    let rows: [Row<'_>; 7] = [
         ("the new agent proves nothing of the old one's", vec![taken, (b, Complete(HASH, 107))], &[106, 107]),
         (
             "the old agent delivers late, then declares",

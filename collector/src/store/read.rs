@@ -162,6 +162,9 @@ fn agent_row(row: &Row<'_>, connection: &Connection) -> Read<AgentRow> {
 const DEVICES: &str =
     "SELECT d.id, d.name, d.attributes, s.name AS site_name, a.name AS agent_name, a.flush_ms,
     g.interval_ms, g.phase_ms, p.proven_slot,
+    (SELECT min(coalesce(q.proven_slot + 1, q.first_slot) * qg.interval_ms + qg.phase_ms)
+        FROM spans q JOIN grids qg ON qg.id = q.grid WHERE qg.device = d.id AND q.first_slot <= q.last_slot
+        AND coalesce(q.proven_slot, q.first_slot - 1) < q.last_slot) AS owed_from,
     (SELECT max(ts) FROM (SELECT (SELECT max(ts) FROM readings r WHERE r.series = x.id) AS ts
         FROM series x WHERE x.device = d.id)) AS last_ts,
     (SELECT count(*) FROM gaps o JOIN grids og ON og.id = o.grid WHERE og.device = d.id AND o.state = 1)
@@ -188,7 +191,14 @@ fn device_row(row: &Row<'_>) -> Read<DeviceRow> {
         grid,
         attributes: attributes(row)?,
         last_reading_at: time(row, "last_ts")?,
-        proven_until: grid.zip(proven).map(|(grid, slot)| grid.at(slot.plus(1))),
+        // What the device's agent before this one still owes is not accounted for.
+        proven_until: match (
+            grid.zip(proven).map(|(grid, slot)| grid.at(slot.plus(1))),
+            time(row, "owed_from")?,
+        ) {
+            (Some(until), Some(owed)) => Some(until.min(owed)),
+            (until, _) => until,
+        },
         open_gaps: count(row, "open_gaps")?,
         flush_ms: u32::try_from(count(row, "flush_ms")?).unwrap_or_default(),
     })
@@ -241,11 +251,9 @@ fn gap_row(row: &Row<'_>) -> Read<GapRow> {
 
 /// The conditions of a filter, each with its value; the order of the clauses is the order of the values.
 fn gap_query(filter: &GapFilter) -> (String, Vec<Sql>) {
-    let state = filter.state.map(|s| if s == GapState::Open { GAP_OPEN } else { GAP_FILLED });
-    let conditions: [(&str, Option<Sql>); 7] = [
+    let conditions: [(&str, Option<Sql>); 6] = [
         ("s.name = ?", filter.site.as_ref().map(|s| Sql::Text(s.to_string()))),
         ("d.name = ?", filter.device.as_ref().map(|d| Sql::Text(d.to_string()))),
-        ("p.state = ?", state.map(Sql::Integer)),
         ("p.to_ts > ?", filter.from.map(|t| Sql::Integer(t.0))),
         ("p.from_ts < ?", filter.to.map(|t| Sql::Integer(t.0))),
         ("p.changed_commit > ?", filter.changed_after.map(|c| Sql::Integer(c.0.cast_signed()))),
@@ -255,6 +263,11 @@ fn gap_query(filter: &GapFilter) -> (String, Vec<Sql>) {
         JOIN grids g ON g.id = p.grid JOIN devices d ON d.id = g.device JOIN sites s ON s.id = d.site
         WHERE 1"
         .to_owned();
+    if let Some(state) = filter.state {
+        // Not a parameter: the index of open gaps is used only where the text says so.
+        let state = if state == GapState::Open { GAP_OPEN } else { GAP_FILLED };
+        sql.push_str(&format!(" AND p.state = {state}"));
+    }
     let mut values = Vec::new();
     for (condition, value) in conditions {
         if let Some(value) = value {

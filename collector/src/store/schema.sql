@@ -172,6 +172,8 @@ CREATE TABLE gaps (
     closed_at INTEGER
 );
 CREATE UNIQUE INDEX gaps_of_grid ON gaps (grid, first_slot);
+-- What is counted per site and device, and asked for most.
+CREATE INDEX gaps_open ON gaps (grid) WHERE state = 1;
 CREATE INDEX gaps_changed ON gaps (changed_commit);
 
 -- A row per revision: a changed unit, quantity, aggregation or label opens a new one.

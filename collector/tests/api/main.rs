@@ -1,0 +1,240 @@
+//! The API's contract, endpoint by endpoint, as a user's program meets it over HTTP.
+
+#![expect(clippy::unwrap_used, reason = "a test panics where something is not as it should be")]
+
+mod readings;
+mod streams;
+mod support;
+
+use std::collections::BTreeSet;
+use std::io::{BufRead as _, BufReader};
+
+use gapless_common::reading::Value;
+use serde_json::Value as Json;
+use support::{Filled, SCRIPT, STATE, U, complete, get, number, open, reading};
+
+/// What may be asked without a token.
+const OPEN: [&str; 3] = ["/health", "/ready", "/openapi.json"];
+
+fn described(api: &Filled) -> BTreeSet<String> {
+    let document = api.served.json("/openapi.json");
+    document["paths"].as_object().unwrap().keys().cloned().collect()
+}
+
+/// A path of the description with all that it needs.
+fn filled_in(path: &str) -> String {
+    let path = path.replace("{site}", "farm").replace("{device}", "a");
+    let needed = match path.as_str() {
+        "/api/v1/readings" => "?series=farm/a/*&from=2026-01-01T00:00:00Z&to=2026-01-02T00:00:00Z",
+        "/api/v1/changes" => "?changed_after=0",
+        "/api/v1/coverage" => "?site=farm&device=a",
+        _ => "",
+    };
+    format!("{path}{needed}")
+}
+
+#[test]
+fn the_description_names_every_route_and_no_other() {
+    let api = Filled::new();
+    let source = include_str!("../../src/api/mod.rs");
+    let routes = source.split(".route(\"").skip(1).filter_map(|rest| rest.split('"').next());
+    let routes: BTreeSet<String> = routes.filter(|r| *r != "/openapi.json").map(str::to_owned).collect();
+    assert_eq!(described(&api), routes);
+}
+
+#[test]
+fn every_endpoint_answers_who_has_a_token() {
+    let mut api = Filled::new();
+    api.send(vec![number(0, 0, U, 1.5), complete(2)]);
+    api.served.health.set_receiving(true);
+    for path in described(&api).iter().map(String::as_str).chain(["/openapi.json"]) {
+        let url = filled_in(path);
+        let answer = api.served.get(&url);
+        assert_eq!((answer.status, answer.broken), (200, false), "{url}: {}", answer.body);
+        let media_type = answer.header("content-type").to_owned();
+        if media_type == "application/json" {
+            serde_json::from_str::<Json>(&answer.body).unwrap();
+        }
+        for (headers, why) in
+            [(&[][..], "none"), (&[("authorization", "Bearer gapless_wrong")], "a wrong one")]
+        {
+            let answer = get(&format!("{}{url}", api.served.base), headers);
+            if OPEN.contains(&path) {
+                assert_eq!(answer.status, 200, "{url}");
+                continue;
+            }
+            assert_eq!(answer.status, 401, "{url} with {why}: {}", answer.body);
+            assert_eq!(answer.header("content-type"), "application/problem+json", "{url}");
+            assert_eq!(answer.header("www-authenticate"), "Bearer", "{url}");
+            let problem: Json = serde_json::from_str(&answer.body).unwrap();
+            assert_eq!(
+                (&problem["type"], &problem["status"]),
+                (&"/problems/unauthorized".into(), &401.into())
+            );
+        }
+    }
+}
+
+#[test]
+fn a_parameter_that_cannot_be_is_named() {
+    let api = Filled::new();
+    let readings = "/api/v1/readings?series=farm/a/u";
+    let rows = [
+        (format!("{readings}&from=yesterday"), "from"),
+        (format!("{readings}&to=2026-13-01T00:00:00Z"), "to"),
+        (format!("{readings}&from=2026-01-02T00:00:00Z&to=2026-01-01T00:00:00Z"), "from"),
+        (format!("{readings}&format=xml"), "format"),
+        (format!("{readings}&resample=often"), "resample"),
+        (format!("{readings}&resample=0s"), "resample"),
+        (format!("{readings}&cursor=x"), "cursor"),
+        (format!("{readings}&limit=0"), "limit"),
+        (format!("{readings}&limit=-1"), "limit"),
+        (format!("{readings}&resample=1m&limit=5"), "limit"),
+        (format!("{readings}&resample=1m&cursor=1_2"), "cursor"),
+        (format!("{readings}&unit=V"), "unit"),
+        ("/api/v1/readings".to_owned(), "series"),
+        ("/api/v1/readings?series=farm".to_owned(), "series"),
+        ("/api/v1/latest?series=farm//u".to_owned(), "series"),
+        ("/api/v1/changes".to_owned(), "changed_after"),
+        ("/api/v1/changes?changed_after=x".to_owned(), "changed_after"),
+        ("/api/v1/changes?changed_after=0&limit=0".to_owned(), "limit"),
+        ("/api/v1/gaps?state=closed".to_owned(), "state"),
+        ("/api/v1/gaps?limit=10001".to_owned(), "limit"),
+        ("/api/v1/gaps?cursor=x".to_owned(), "cursor"),
+        ("/api/v1/gaps?site=a%2Fb".to_owned(), "site"),
+        ("/api/v1/coverage?site=farm".to_owned(), "device"),
+        ("/api/v1/devices?device=%20".to_owned(), "device"),
+        ("/api/v1/agents?name=gw".to_owned(), "name"),
+        ("/api/v1/conflicts?limit=x".to_owned(), "limit"),
+        ("/api/v1/parked?cursor=x".to_owned(), "cursor"),
+    ];
+    for (url, name) in rows {
+        let answer = api.served.get(&url);
+        assert_eq!(answer.status, 400, "{url}: {}", answer.body);
+        assert_eq!(answer.header("content-type"), "application/problem+json", "{url}");
+        let problem: Json = serde_json::from_str(&answer.body).unwrap();
+        let kind = (problem["type"].as_str().unwrap(), problem["status"].as_u64().unwrap());
+        assert_eq!(kind, ("/problems/bad-parameter", 400), "{url}");
+        assert!(problem["title"].is_string(), "{url}");
+        assert!(problem["detail"].as_str().unwrap().contains(name), "{url}: {problem}");
+    }
+}
+
+#[test]
+fn what_does_not_exist_is_a_problem_with_its_name() {
+    let api = Filled::new();
+    for (url, name) in [
+        ("/api/v1/devices/farm/c", "farm/c"),
+        ("/api/v1/readings?series=farm/c/*", "farm/c/*"),
+        ("/api/v1/coverage?site=farm&device=c", "farm/c"),
+        ("/api/v2/sites", "/api/v2/sites"),
+    ] {
+        let answer = api.served.get(url);
+        assert_eq!(
+            (answer.status, answer.header("content-type")),
+            (404, "application/problem+json"),
+            "{url}"
+        );
+        assert!(answer.body.contains(name), "{url}: {}", answer.body);
+    }
+}
+
+#[test]
+fn the_fleet_is_told_as_it_is() {
+    let mut api = Filled::new();
+    api.send(vec![number(0, 0, U, 1.5), number(0, 2, U, 2.5), complete(3)]);
+    let site = &api.served.items("/api/v1/sites")[0];
+    assert_eq!((&site["site"], &site["devices"], &site["open_gaps"]), (&"farm".into(), &2.into(), &2.into()));
+    let device = api.served.json("/api/v1/devices/farm/a");
+    assert_eq!(device["proven_until"], "2026-01-01T00:01:00Z");
+    assert_eq!((&device["interval_ms"], &device["open_gaps"]), (&15_000.into(), &2.into()));
+    assert_eq!((&device["freshness"]["state"], &device["agent"]), (&"stale".into(), &"gw".into()));
+    let gaps = api.served.items("/api/v1/gaps?state=open&device=a");
+    let told = |gap: &Json| ["from", "to", "cause"].map(|key| gap[key].as_str().unwrap().to_owned());
+    let expected = [
+        ["2026-01-01T00:00:15Z", "2026-01-01T00:00:30Z", "unexplained"],
+        ["2026-01-01T00:00:45Z", "2026-01-01T00:01:00Z", "unexplained"],
+    ];
+    assert_eq!(gaps.iter().map(told).collect::<Vec<_>>(), expected);
+    let url = "/api/v1/coverage?site=farm&device=a&from=2026-01-01T00:00:00Z&to=2026-01-01T00:01:00Z";
+    let coverage = api.served.json(url);
+    assert_eq!(coverage["slots"], serde_json::json!({"received": 2, "lost": 2}));
+    assert_eq!(coverage["ratio"], 0.5);
+    api.send(vec![number(0, 1, U, 9.0)]);
+    assert_eq!(api.served.items("/api/v1/gaps?state=open&device=a").len(), 1);
+    let filled = &api.served.items("/api/v1/gaps?state=filled")[0];
+    assert_eq!(filled["from"], "2026-01-01T00:00:15Z");
+    assert_eq!(api.served.items("/api/v1/gaps?changed_after=2").len(), 1);
+    let mut paged = Vec::new();
+    let mut url = "/api/v1/gaps?limit=1".to_owned();
+    loop {
+        let page = api.served.json(&url);
+        paged.extend(page["items"].as_array().unwrap().iter().map(|gap| gap["id"].as_i64().unwrap()));
+        let Some(next) = page["next"].as_str() else { break };
+        url = format!("/api/v1/gaps?limit=1&cursor={next}");
+    }
+    let whole = api.served.items("/api/v1/gaps");
+    assert_eq!(paged, whole.iter().map(|gap| gap["id"].as_i64().unwrap()).collect::<Vec<_>>());
+}
+
+#[test]
+fn metrics_are_open_metrics() {
+    let mut api = Filled::new();
+    api.send(vec![number(0, 0, U, 1.5), complete(2)]);
+    let answer = api.served.get("/metrics");
+    assert!(answer.header("content-type").starts_with("application/openmetrics-text"));
+    assert!(answer.body.ends_with("# EOF\n"), "{}", answer.body);
+    for line in answer.body.lines().filter(|line| !line.starts_with('#')) {
+        let (name, value) = line.rsplit_once(' ').unwrap();
+        value.parse::<f64>().unwrap();
+        let bare = name.split('{').next().unwrap();
+        assert!(bare.chars().all(|c| c.is_ascii_alphanumeric() || c == '_'), "{line}");
+        assert!(answer.body.contains(&format!("# TYPE {bare} gauge")), "{line}");
+    }
+    for line in [
+        "gapless_open_gaps 1",
+        "gapless_commit 2",
+        "gapless_agent_readings{site=\"farm\",agent=\"gw\"} 1",
+        "gapless_agent_frames{site=\"farm\",agent=\"gw\"} 2",
+    ] {
+        assert!(answer.body.lines().any(|l| l == line), "{line} is not in\n{}", answer.body);
+    }
+}
+
+#[test]
+fn viewers_are_told_of_each_commit() {
+    let mut api = Filled::new();
+    let headers = [("authorization", api.served.authorization())];
+    let headers = headers.each_ref().map(|(name, value)| (*name, value.as_str()));
+    let answer = open(&format!("{}/events", api.served.base), &headers);
+    assert_eq!(answer.status().as_u16(), 200);
+    let mut lines = BufReader::new(answer.into_body().into_reader()).lines();
+    let mut next =
+        || lines.by_ref().map(Result::unwrap).find_map(|l| l.strip_prefix("data: ").map(str::to_owned));
+    assert_eq!(next().as_deref(), Some("1"));
+    api.send(vec![number(0, 0, U, 1.5)]);
+    assert_eq!(next().as_deref(), Some("2"));
+    assert_eq!(get(&format!("{}/events", api.served.base), &[]).status, 401);
+}
+
+#[test]
+fn the_page_shows_texts_and_runs_none() {
+    let mut api = Filled::new();
+    api.send(vec![reading(0, 0, &[(STATE, Some(Value::Text(SCRIPT.into())))])]);
+    let page = api.served.get("/");
+    let fragment = api.served.get("/fragment");
+    for answer in [page, fragment] {
+        assert_eq!(answer.status, 200);
+        assert!(!answer.body.contains(SCRIPT), "{}", answer.body);
+        // As value, as unit and as the device's model.
+        assert_eq!(
+            answer.body.matches("&lt;script&gt;alert(1)&lt;/script&gt;").count(),
+            4,
+            "{}",
+            answer.body
+        );
+        assert!(answer.header("content-security-policy").contains("default-src 'self'"));
+    }
+    let login = get(&format!("{}/", api.served.base), &[]);
+    assert_eq!((login.status, login.header("location")), (303, "/login"));
+}

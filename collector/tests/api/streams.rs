@@ -1,0 +1,190 @@
+//! Long answers: broken ones are known as such, nobody's absence keeps a scan, and memory stays bounded.
+
+use std::io::Read as _;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use gapless_collector::api::Health;
+use gapless_collector::store::model::{
+    AgentRow, ChangeRow, ConflictRow, DeviceNo, DeviceRow, Flow, GapFilter, GapRow, Head, ParkedRow, Scan,
+    SeriesNo, SeriesRow, SiteRow, Stats, StoredReading, StripRun,
+};
+use gapless_collector::store::{ReadError, ReadStore, Reader};
+use gapless_common::id::{Commit, DeviceId, SiteId};
+use gapless_common::quality::Quality;
+use gapless_common::reading::Value;
+use gapless_common::time::Timestamp;
+use tokio::sync::watch;
+
+use crate::support::{Filled, Served, T0, U, number, open};
+
+/// A real database whose scans give `rows` readings, and then fail or end.
+struct Long {
+    real: Reader,
+    rows: u64,
+    fails: bool,
+    scans: AtomicU64,
+}
+
+impl Long {
+    fn scan(&self, each: &mut dyn FnMut(StoredReading) -> Flow) -> Result<(), ReadError> {
+        self.scans.fetch_add(1, Ordering::SeqCst);
+        let outcome = self.rows(each);
+        self.scans.fetch_sub(1, Ordering::SeqCst);
+        outcome
+    }
+
+    fn rows(&self, each: &mut dyn FnMut(StoredReading) -> Flow) -> Result<(), ReadError> {
+        for n in 0..self.rows {
+            let at = Timestamp(T0.0 + i64::try_from(n).unwrap());
+            let value = Some(Value::Number(0.5));
+            let row =
+                StoredReading { series: SeriesNo(1), at, value, quality: Quality::Good, commit: Commit(2) };
+            if each(row) == Flow::Stop {
+                return Ok(());
+            }
+        }
+        let gone = || ReadError::Unknown { what: "page", value: "the disk is gone".to_owned() };
+        if self.fails { Err(gone()) } else { Ok(()) }
+    }
+}
+
+type Read<T> = Result<T, ReadError>;
+
+impl ReadStore for Long {
+    fn readings(&self, _: &Scan, each: &mut dyn FnMut(StoredReading) -> Flow) -> Read<()> {
+        self.scan(each)
+    }
+    fn changed_readings(&self, _: &ChangeRow, each: &mut dyn FnMut(StoredReading) -> Flow) -> Read<()> {
+        self.scan(each)
+    }
+    fn head(&self) -> Read<Head> {
+        self.real.head()
+    }
+    fn sites(&self) -> Read<Vec<SiteRow>> {
+        self.real.sites()
+    }
+    fn agents(&self, site: Option<&SiteId>) -> Read<Vec<AgentRow>> {
+        self.real.agents(site)
+    }
+    fn devices(&self, site: Option<&SiteId>) -> Read<Vec<DeviceRow>> {
+        self.real.devices(site)
+    }
+    fn series(&self, site: Option<&SiteId>, device: Option<&DeviceId>) -> Read<Vec<SeriesRow>> {
+        self.real.series(site, device)
+    }
+    fn latest(&self, series: &[SeriesNo]) -> Read<Vec<StoredReading>> {
+        self.real.latest(series)
+    }
+    fn changes(&self, after: Commit, limit: usize) -> Read<Vec<ChangeRow>> {
+        self.real.changes(after, limit)
+    }
+    fn gaps(&self, filter: &GapFilter) -> Read<Vec<GapRow>> {
+        self.real.gaps(filter)
+    }
+    fn strip(&self, device: DeviceNo, from: Timestamp, to: Timestamp, now: Timestamp) -> Read<Vec<StripRun>> {
+        self.real.strip(device, from, to, now)
+    }
+    fn conflicts(&self, after: Option<i64>, limit: usize) -> Read<Vec<ConflictRow>> {
+        self.real.conflicts(after, limit)
+    }
+    fn parked(&self, after: Option<i64>, limit: usize) -> Read<Vec<ParkedRow>> {
+        self.real.parked(after, limit)
+    }
+    fn stats(&self) -> Read<Stats> {
+        self.real.stats()
+    }
+    fn token_known(&self, sha256: &[u8; 32]) -> Read<bool> {
+        self.real.token_known(sha256)
+    }
+}
+
+/// A served store whose scans give `rows` readings and then fail, or end.
+fn long(rows: u64, fails: bool) -> (Served, Arc<Long>, Filled) {
+    let mut filled = Filled::new();
+    filled.send(vec![number(0, 0, U, 1.0)]);
+    let file = filled.served.folder().join("db");
+    let store = Arc::new(Long { real: Reader::new(&file), rows, fails, scans: AtomicU64::new(0) });
+    let (_, commits) = watch::channel(Commit(2));
+    let folder = tempfile::tempdir().unwrap();
+    // The token is asked of the real database.
+    std::os::unix::fs::symlink(&file, folder.path().join("db")).unwrap();
+    let served = Served::start(folder, store.clone(), commits, Arc::new(Health::default()));
+    (served, store, filled)
+}
+
+const RAW: &str = "/api/v1/readings?series=farm/a/u&from=2026-01-01T00:00:00Z&to=2027-01-01T00:00:00Z";
+
+#[test]
+fn a_broken_answer_is_known_as_broken() {
+    // At once, before the first chunk is full, and far behind it.
+    for rows in [0, 10, 20_000] {
+        let (served, _store, _filled) = long(rows, true);
+        let urls = ["", "&format=ndjson", "&format=csv", "&resample=1m", "&resample=1s&format=csv"];
+        let urls = urls.map(|format| format!("{RAW}{format}"));
+        for url in urls.into_iter().chain(["/api/v1/changes?changed_after=0".to_owned()]) {
+            let answer = served.get(&url);
+            assert!(answer.broken, "{url} after {rows} rows: {} bytes", answer.body.len());
+            assert!(!answer.body.contains("complete"), "{url}");
+        }
+        let (served, _store, _filled) = long(rows, false);
+        let whole = served.get(RAW);
+        assert_eq!((whole.broken, whole.body.contains("\"complete\":true")), (false, true));
+    }
+}
+
+/// Looks until it is so; a test's deadline, not a measurement.
+fn wait_until(what: &str, so: impl Fn() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while !so() {
+        assert!(Instant::now() < deadline, "waited for {what}");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+#[test]
+fn who_goes_away_keeps_no_scan() {
+    let (served, store, _filled) = long(u64::MAX, false);
+    let authorization = served.authorization();
+    let answer = open(&format!("{}{RAW}", served.base), &[("authorization", &authorization)]);
+    let mut reader = answer.into_body().into_reader();
+    let mut some = [0; 1_000];
+    reader.read_exact(&mut some).unwrap();
+    assert_eq!(store.scans.load(Ordering::SeqCst), 1);
+    drop(reader);
+    wait_until("the scan to end", || store.scans.load(Ordering::SeqCst) == 0);
+}
+
+/// The most memory this process ever had, in KiB (`VmHWM` of /proc/self/status).
+fn peak_kib() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let line = status.lines().find_map(|l| l.strip_prefix("VmHWM:")).unwrap();
+    line.trim().trim_end_matches(" kB").parse().unwrap()
+}
+
+#[test]
+fn a_million_readings_need_no_memory() {
+    const ROWS: u64 = 1_000_000;
+    /// An answer of some 50 MB must fit many times into what it may take.
+    const GROWTH_KIB_MAX: u64 = 16 << 10;
+    let (served, _store, _filled) = long(ROWS, false);
+    let authorization = served.authorization();
+    let url = format!("{}{RAW}&format=csv", served.base);
+    let before = peak_kib();
+    let answer = open(&url, &[("authorization", &authorization)]);
+    let mut reader = answer.into_body().into_reader();
+    let (mut lines, mut bytes, mut buffer) = (0_u64, 0_u64, vec![0; 64 << 10]);
+    loop {
+        let n = reader.read(&mut buffer).unwrap();
+        if n == 0 {
+            break;
+        }
+        bytes += u64::try_from(n).unwrap();
+        lines += u64::try_from(buffer[..n].iter().filter(|b| **b == b'\n').count()).unwrap();
+    }
+    assert_eq!(lines, ROWS + 1);
+    assert!(bytes > 40_000_000, "{bytes}");
+    let growth = peak_kib() - before;
+    assert!(growth < GROWTH_KIB_MAX, "{growth} KiB more for {bytes} bytes");
+}
