@@ -75,7 +75,7 @@ pub struct MbapReceiver<'a> {
     unit: UnitId,
     request: &'a Request,
     buffer: Vec<u8>,
-    skipped: u32,
+    skipped_bytes: u64,
 }
 
 impl<'a> MbapReceiver<'a> {
@@ -83,7 +83,7 @@ impl<'a> MbapReceiver<'a> {
     #[must_use]
     pub fn new(transaction: u16, unit: UnitId, request: &'a Request) -> Self {
         let buffer = Vec::with_capacity(HEADER_LEN + request.response_len_expected());
-        Self { transaction, unit, request, buffer, skipped: 0 }
+        Self { transaction, unit, request, buffer, skipped_bytes: 0 }
     }
 
     /// Takes what has arrived. Whole frames of other transactions are skipped and counted.
@@ -103,17 +103,17 @@ impl<'a> MbapReceiver<'a> {
             if header.transaction == self.transaction {
                 break self.judge(&header, &rest[HEADER_LEN..header.frame_len()]);
             }
-            self.skipped = self.skipped.saturating_add(1);
             begin += header.frame_len();
         };
         self.buffer.drain(..begin);
+        self.skipped_bytes = self.skipped_bytes.saturating_add(u64::try_from(begin).unwrap_or(u64::MAX));
         progress
     }
 
-    /// Answers of other transactions that were passed over.
+    /// Bytes of the answers of other transactions that were passed over.
     #[must_use]
-    pub const fn skipped(&self) -> u32 {
-        self.skipped
+    pub const fn skipped_bytes(&self) -> u64 {
+        self.skipped_bytes
     }
 
     fn judge(&self, header: &Header, pdu: &[u8]) -> Progress {
@@ -162,13 +162,13 @@ mod tests {
         let late = framed(TRANSACTION - 1, 0xFF, &[0x03, 2, 0x55, 0x55]);
         let data = Progress::Frame(Ok(ResponseData::Registers(vec![0x1234])));
         let other_unit = Corrupt::Unit { asked: UNIT, got: UnitId(1) };
-        let rows: [(Vec<u8>, Progress, u32); 11] = [
+        let rows: [(Vec<u8>, Progress, u64); 11] = [
             (vec![], Progress::NeedMore(7), 0),
             (good[..7].to_vec(), Progress::NeedMore(4), 0),
             (good.clone(), data.clone(), 0),
-            (late.clone(), Progress::NeedMore(7), 1),
-            ([&late[..], &late[..], &good[..]].concat(), data, 2),
-            ([&late[..], &good[..8]].concat(), Progress::NeedMore(3), 1),
+            (late.clone(), Progress::NeedMore(7), 11),
+            ([&late[..], &late[..], &good[..]].concat(), data, 22),
+            ([&late[..], &good[..8]].concat(), Progress::NeedMore(3), 11),
             (framed(TRANSACTION, 0xFF, &[0x83, 4]), Progress::Frame(Err(Refusal(ExceptionCode(4)))), 0),
             (framed(TRANSACTION, 1, &[0x83, 4]), Progress::Corrupt(other_unit), 0),
             (
@@ -182,7 +182,7 @@ mod tests {
         for (bytes, progress, skipped) in rows {
             let mut receiver = MbapReceiver::new(TRANSACTION, UNIT, &request);
             assert_eq!(receiver.push(&bytes), progress, "{bytes:02X?}");
-            assert_eq!(receiver.skipped(), skipped, "{bytes:02X?}");
+            assert_eq!(receiver.skipped_bytes(), skipped, "{bytes:02X?}");
         }
     }
 
@@ -215,7 +215,7 @@ mod tests {
         fn answers_in_single_bytes(
             request in any_request(),
             data in prop::collection::vec(any::<u8>(), 1..250),
-            strays in 0u32..3,
+            strays in 0usize..3,
         ) {
             let mut receiver = MbapReceiver::new(TRANSACTION, UNIT, &request);
             let answer = answer_to(&request, &data);
@@ -230,7 +230,8 @@ mod tests {
                 prop_assert!(matches!(receiver.push(&[*byte]), Progress::NeedMore(_)));
             }
             prop_assert!(matches!(receiver.push(&[*last]), Progress::Frame(Ok(_))));
-            prop_assert_eq!(receiver.skipped(), strays);
+            let passed_over = strays * (HEADER_LEN + answer.len());
+            prop_assert_eq!(usize::try_from(receiver.skipped_bytes()), Ok(passed_over));
         }
     }
 }

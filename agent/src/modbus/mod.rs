@@ -4,6 +4,7 @@
 //! feeds it what arrives until it says anything else than [`Progress::NeedMore`]. Nothing here opens a port,
 //! reads a clock or sleeps; when to give up waiting is the shell's decision.
 
+mod guard;
 pub mod mbap;
 pub mod pdu;
 pub mod plan;
@@ -116,6 +117,15 @@ impl Receiver<'_> {
         match self {
             Self::Rtu(receiver) => receiver.push(bytes),
             Self::Mbap(receiver) => receiver.push(bytes),
+        }
+    }
+
+    /// Bytes of whole frames that were passed over because they answer another request.
+    #[must_use]
+    pub const fn skipped_bytes(&self) -> u64 {
+        match self {
+            Self::Rtu(_) => 0,
+            Self::Mbap(receiver) => receiver.skipped_bytes(),
         }
     }
 }

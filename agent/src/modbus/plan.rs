@@ -10,6 +10,7 @@ use gapless_common::id::{ChannelId, ChannelIndex};
 use gapless_common::profile::{ChannelSpec, Location, RegisterTable, ValueType};
 
 use super::pdu::{READ_BITS_MAX, READ_REGISTERS_MAX, Request};
+use super::sunspec::{HEADER_LEN, Model};
 
 /// What one request to a device may hold.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -89,6 +90,8 @@ pub enum Purpose {
     Value(ChannelIndex),
     /// The power of ten that channels of this table name by `scale_from`.
     Exponent,
+    /// Id and length of a SunSpec model.
+    Header,
 }
 
 /// Addresses of one value within a table.
@@ -166,7 +169,7 @@ impl PlannedRead {
     pub fn channels(&self) -> impl Iterator<Item = (ChannelIndex, u16)> + '_ {
         self.parts.iter().filter_map(|part| match part.purpose {
             Purpose::Value(channel) => Some((channel, part.start - self.start)),
-            Purpose::Exponent => None,
+            Purpose::Exponent | Purpose::Header => None,
         })
     }
 
@@ -234,6 +237,7 @@ impl fmt::Display for PlannedRead {
 pub struct ReadPlan {
     requests: Vec<PlannedRead>,
     unlocated: Vec<ChannelIndex>,
+    limits: Limits,
 }
 
 impl ReadPlan {
@@ -243,21 +247,34 @@ impl ReadPlan {
     /// # Errors
     /// [`PlanError`] where a limit or a channel is impossible.
     pub fn new(specs: &[ChannelSpec], limits: Limits) -> Result<Self, PlanError> {
+        Self::with_headers(specs, &[], limits)
+    }
+
+    /// Plans the fewest requests that fetch these SunSpec models' ids and lengths as well.
+    ///
+    /// # Errors
+    /// As [`ReadPlan::new`].
+    pub fn with_headers(specs: &[ChannelSpec], models: &[Model], limits: Limits) -> Result<Self, PlanError> {
         check_limits(&limits)?;
         if specs.len() > usize::from(u16::MAX) {
             return Err(PlanError::Channels(specs.len()));
         }
-        let (mut located, mut unlocated) = (Vec::new(), Vec::new());
+        let headers = models.iter().map(|model| (RegisterTable::HoldingRegister, header_of(model)));
+        let (mut located, mut unlocated): (Vec<_>, _) = (headers.collect(), Vec::new());
         for (channel, spec) in (0..).map(ChannelIndex).zip(specs) {
             match parts_of(channel, spec, &limits)? {
                 Some(parts) => located.extend(parts.map(|part| (spec.table, part))),
                 None => unlocated.push(channel),
             }
         }
-        located.sort_unstable();
-        located.dedup();
-        let requests = located.chunk_by(|a, b| a.0 == b.0).flat_map(|table| requests_of(table, &limits));
-        Ok(Self { requests: requests.collect(), unlocated })
+        Ok(Self { requests: fewest(located, &limits), unlocated, limits })
+    }
+
+    /// The fewest requests for all that these fetch, under the limits of the plan.
+    #[must_use]
+    pub fn merged<'a>(&self, reads: impl Iterator<Item = &'a PlannedRead>) -> Vec<PlannedRead> {
+        let parts = reads.flat_map(|read| read.parts.iter().map(|part| (read.table, *part)));
+        fewest(parts.collect(), &self.limits)
     }
 
     /// The requests, in ascending order of table and address.
@@ -308,6 +325,16 @@ fn parts_of(
     };
     let value = Part { start, count, purpose: Purpose::Value(channel) };
     Ok(Some([value].into_iter().chain(exponent)))
+}
+
+fn header_of(model: &Model) -> Part {
+    Part { start: model.address, count: HEADER_LEN, purpose: Purpose::Header }
+}
+
+fn fewest(mut parts: Vec<(RegisterTable, Part)>, limits: &Limits) -> Vec<PlannedRead> {
+    parts.sort_unstable();
+    parts.dedup();
+    parts.chunk_by(|a, b| a.0 == b.0).flat_map(|table| requests_of(table, limits)).collect()
 }
 
 fn requests_of(parts: &[(RegisterTable, Part)], limits: &Limits) -> Vec<PlannedRead> {

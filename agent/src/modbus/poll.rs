@@ -8,7 +8,11 @@
 //! A merged request that the device refuses for its addresses is split, within the same poll, until the refused
 //! channels stand alone; the split is remembered. What is refused alone is no longer asked, but reported as
 //! refused, and probed again with back-off: a device may refuse everything while it starts. When a probe is
-//! answered, the next poll begins with the merged plan again. It neither retries (the bus does) nor reads a
+//! answered, the next poll begins with the merged plan again; so does what was split without anything refused alone,
+//! once an hour.
+//!
+//! A value within a SunSpec model counts only once the model's header was read in the same poll (`guard`);
+//! [`DevicePoll::has_moved`] tells that the device must be walked along anew. It neither retries (the bus does) nor reads a
 //! clock: `now` is the time since any fixed instant.
 
 use std::collections::BTreeMap;
@@ -19,13 +23,15 @@ use gapless_common::profile::{ChannelSpec, Location, RegisterTable};
 use gapless_common::quality::{ExceptionCode, Quality};
 use gapless_common::reading::{Sample, Value};
 
+use super::guard::Guard;
 use super::pdu::ResponseData;
 use super::plan::{Limits, Part, PlanError, PlannedRead, Purpose, ReadPlan};
+use super::sunspec::Model;
 use super::value::{self, Raw};
 
 /// Pause before what was refused alone is asked again; doubles with each further refusal.
 pub const PROBE_WAIT_MIN: Duration = Duration::from_secs(60);
-/// Longest such pause.
+/// Longest such pause, and the time after which what was split is merged again.
 pub const PROBE_WAIT_MAX: Duration = Duration::from_secs(3_600);
 
 const ILLEGAL_DATA_ADDRESS: ExceptionCode = ExceptionCode(2);
@@ -52,10 +58,13 @@ pub struct DevicePoll {
     set_aside: Vec<SetAside>,
     /// A probe was answered: what the device refused it may grant now.
     healed: bool,
+    /// When requests that were split are merged again.
+    merge_at: Option<Duration>,
+    guard: Guard,
     next: usize,
     outcomes: Vec<Outcome>,
     exponents: BTreeMap<(RegisterTable, u16), Result<u16, Quality>>,
-    /// Values whose power of ten is in another request of the same poll.
+    /// Values whose power of ten, or whose model's header, is in another request of the same poll.
     waiting: Vec<(ChannelIndex, Box<[u16]>)>,
 }
 
@@ -90,12 +99,22 @@ impl DevicePoll {
     /// # Errors
     /// As [`ReadPlan::new`].
     pub fn new(specs: Vec<ChannelSpec>, limits: Limits) -> Result<Self, PlanError> {
-        let plan = ReadPlan::new(&specs, limits)?;
+        Self::within(specs, &[], limits)
+    }
+
+    /// Plans the polls of a SunSpec device whose channels were located in these models.
+    ///
+    /// # Errors
+    /// As [`ReadPlan::new`].
+    pub fn within(specs: Vec<ChannelSpec>, models: &[Model], limits: Limits) -> Result<Self, PlanError> {
+        let plan = ReadPlan::with_headers(&specs, models, limits)?;
         Ok(Self {
             active: active(&plan),
             plan,
             set_aside: Vec::new(),
             healed: false,
+            merge_at: None,
+            guard: Guard::new(models),
             next: usize::MAX,
             outcomes: vec![Outcome::Delivered; specs.len()],
             exponents: BTreeMap::new(),
@@ -118,11 +137,13 @@ impl DevicePoll {
     /// Begins a poll.
     pub fn begin(&mut self, now: Duration) {
         if std::mem::take(&mut self.healed) {
-            self.active = active(&self.plan);
+            (self.active, self.merge_at) = (active(&self.plan), None);
             self.set_aside.clear();
         }
+        self.merge_due(now);
         self.probe_due(now);
         self.next = 0;
+        self.guard.begin();
         self.exponents.clear();
         self.waiting.clear();
         self.outcomes.fill(Outcome::Open);
@@ -133,6 +154,33 @@ impl DevicePoll {
             self.settle(&aside.read, Quality::BadRefused(aside.exception));
             self.set_aside.push(aside);
         }
+    }
+
+    /// Merges again what was split long enough ago: a device may have refused a hole while it started. What is set
+    /// aside stays so.
+    fn merge_due(&mut self, now: Duration) {
+        if self.merge_at.is_none_or(|at| now < at) {
+            return;
+        }
+        self.merge_at = None;
+        let (probes, asked): (Vec<Active>, Vec<Active>) =
+            std::mem::take(&mut self.active).into_iter().partition(|active| active.waited.is_some());
+        let merged = self.plan.merged(asked.iter().map(|active| &active.read));
+        self.active = merged.into_iter().map(|read| Active { read, waited: None }).chain(probes).collect();
+    }
+
+    /// Lets the next poll begin with another request: the device may pass over this one alone in silence.
+    pub fn rotate(&mut self) {
+        if !self.active.is_empty() {
+            self.active.rotate_left(1);
+        }
+    }
+
+    /// Whether this poll has found another model, or none, where one of those it was planned for had been. None of
+    /// its values within that model counts.
+    #[must_use]
+    pub fn has_moved(&self) -> bool {
+        self.guard.has_moved()
     }
 
     /// Takes up again what has been set aside long enough; at least one request, so that each poll asks
@@ -180,6 +228,7 @@ impl DevicePoll {
                 let count = smaller.len();
                 let smaller = smaller.into_iter().map(|read| Active { read, waited: None });
                 self.active.splice(self.next..=self.next, smaller);
+                self.merge_at.get_or_insert(now + PROBE_WAIT_MAX);
                 Consequence::Split(count)
             }
             None => Consequence::SetAside(self.put_aside(exception, now)),
@@ -190,6 +239,9 @@ impl DevicePoll {
         let Active { read, waited } = self.active.remove(self.next);
         let waited = waited.map_or(PROBE_WAIT_MIN, |waited| (waited * 2).min(PROBE_WAIT_MAX));
         self.settle(&read, Quality::BadRefused(exception));
+        for header in read.parts().iter().filter(|part| part.purpose == Purpose::Header) {
+            self.guard.refused(header.start);
+        }
         self.set_aside.push(SetAside { read, exception, waited, probe_at: now + waited });
         waited
     }
@@ -206,6 +258,11 @@ impl DevicePoll {
     /// that were not asked (the poll was given up) with the quality `unasked`.
     pub fn end(&mut self, unasked: Quality) -> Vec<Sample> {
         self.next = usize::MAX;
+        for (channel, _) in std::mem::take(&mut self.waiting) {
+            if let Some(Err(quality)) = self.standing(self.spec(channel)) {
+                self.outcomes[usize::from(channel.0)] = Outcome::Bad(quality);
+            }
+        }
         let (outcomes, mut samples) = (&mut self.outcomes, Vec::new());
         for (channel, outcome) in (0..).map(ChannelIndex).zip(outcomes) {
             let quality = match std::mem::replace(outcome, Outcome::Delivered) {
@@ -226,6 +283,7 @@ impl DevicePoll {
                     self.note_exponent(read.table(), part, Err(quality));
                     self.give_up_waiting(read.table(), part, quality);
                 }
+                Purpose::Header => self.guard.note(part.start, Err(quality)),
             }
         }
     }
@@ -261,8 +319,14 @@ impl DevicePoll {
 
     fn take_words(&mut self, read: &PlannedRead, words: &[u16]) -> Vec<Sample> {
         let word_at = |part: &Part| words.get(read.place(part)).ok_or(Quality::BadCorrupt);
-        for part in read.parts().iter().filter(|part| part.purpose == Purpose::Exponent) {
-            self.note_exponent(read.table(), part, word_at(part).map(|words| words[0]));
+        for part in read.parts() {
+            match part.purpose {
+                Purpose::Value(_) => {}
+                Purpose::Exponent => {
+                    self.note_exponent(read.table(), part, word_at(part).map(|words| words[0]));
+                }
+                Purpose::Header => self.guard.note(part.start, word_at(part)),
+            }
         }
         let mut samples = Vec::with_capacity(read.parts().len());
         for (channel, words) in std::mem::take(&mut self.waiting) {
@@ -279,22 +343,37 @@ impl DevicePoll {
         samples
     }
 
-    /// Decodes a value, or keeps its registers until its power of ten is known.
+    /// Decodes a value, or keeps its registers until its power of ten and its model are known.
     fn take_value(&mut self, channel: ChannelIndex, words: &[u16]) -> Option<Sample> {
         let spec = self.spec(channel);
-        let exponent = match spec.scale_from {
-            None => Ok(0),
-            Some(Location::SunSpec { .. }) => Err(Quality::NoData),
-            Some(Location::Absolute(address)) => match self.exponents.get(&(spec.table, address)) {
-                Some(word) => word.and_then(|word| value::exponent(spec.order, word)),
-                None => {
-                    self.waiting.push((channel, words.into()));
-                    return None;
-                }
-            },
+        let (Some(standing), Some(exponent)) = (self.standing(spec), self.exponent(spec)) else {
+            self.waiting.push((channel, words.into()));
+            return None;
         };
-        let value = exponent.and_then(|exponent| value::decode(spec, Raw::Words(words), exponent));
+        let value =
+            standing.and(exponent).and_then(|exponent| value::decode(spec, Raw::Words(words), exponent));
         Some(self.deliver(channel, value))
+    }
+
+    /// Whether the channel's model stands where it was found; `None` where this poll has not seen that yet.
+    fn standing(&self, spec: &ChannelSpec) -> Option<Result<(), Quality>> {
+        match spec.location {
+            Location::Absolute(address) => self.guard.verdict(spec.table, address),
+            Location::SunSpec { .. } => Some(Err(Quality::NoData)),
+        }
+    }
+
+    /// The channel's power of ten; `None` where this poll has not seen it yet.
+    fn exponent(&self, spec: &ChannelSpec) -> Option<Result<i32, Quality>> {
+        match spec.scale_from {
+            None => Some(Ok(0)),
+            Some(Location::SunSpec { .. }) => Some(Err(Quality::NoData)),
+            Some(Location::Absolute(address)) => {
+                let word = self.exponents.get(&(spec.table, address))?;
+                let standing = self.guard.verdict(spec.table, address)?;
+                Some(standing.and(*word).and_then(|word| value::exponent(spec.order, word)))
+            }
+        }
     }
 
     fn spec(&self, channel: ChannelIndex) -> &ChannelSpec {
@@ -401,6 +480,95 @@ mod tests {
         let (samples, _) = poll(&mut device, &[], SOON);
         assert_eq!(samples.iter().filter(|s| s.quality == Quality::Good).count(), 1);
         check(&mut device, &[], SOON, &addresses, 1);
+    }
+
+    #[test]
+    fn what_was_split_is_merged_again_after_an_hour() {
+        let addresses = [0, 1, 3];
+        let mut device = device(u16s(&addresses), 125, 1);
+        let hour = PROBE_WAIT_MAX;
+        // Register 2, which nobody needs, is refused; an hour later it is tried again, once.
+        check(&mut device, &[2], SOON, &addresses, 3);
+        check(&mut device, &[], hour, &addresses, 2);
+        check(&mut device, &[2], SOON + hour, &addresses, 3);
+        check(&mut device, &[2], 2 * hour, &addresses, 2);
+        check(&mut device, &[], SOON + 2 * hour, &addresses, 1);
+        // With one register refused alone, the others are merged around it: its own probe is due as well.
+        check(&mut device, &[1, 2], SOON + 2 * hour, &addresses, 5);
+        check(&mut device, &[1, 2], SOON + 2 * hour, &addresses, 2);
+        check(&mut device, &[1, 2], SOON + 3 * hour, &addresses, 3);
+    }
+
+    #[test]
+    fn another_request_comes_first_after_a_poll_in_vain() {
+        let mut device = device(u16s(&[0, 9, 20]), 125, 0);
+        let mut first = Vec::new();
+        for _ in 0..4 {
+            device.begin(SOON);
+            first.extend(device.current().map(PlannedRead::start));
+            device.end(Quality::BadNoAnswer);
+            device.rotate();
+        }
+        assert_eq!(first, [0, 9, 20, 0]);
+    }
+
+    /// A device of two models, 103 at 70 with 4 registers and 64001 at 80 with 2, whose registers hold `words` where
+    /// given and their own addresses elsewhere; and the qualities of the values at 72, 75 and 82.
+    fn qualities_with(words: &[(u16, u16)], backwards: bool, lost: Option<u16>) -> (Vec<Quality>, bool) {
+        let models =
+            [Model { id: 103, address: 70, length: 4 }, Model { id: 64_001, address: 80, length: 2 }];
+        let limits = Limits { max_registers: 4, ..Limits::default() };
+        let mut device = DevicePoll::within(u16s(&[72, 75, 82]), &models, limits).unwrap();
+        if backwards {
+            device.rotate();
+        }
+        device.begin(SOON);
+        let word = |address| words.iter().find(|(a, _)| *a == address).map_or(address, |(_, word)| *word);
+        let mut samples = Vec::new();
+        while let Some(read) = device.current() {
+            let addresses = read.start()..read.start() + read.count();
+            if lost == Some(read.start()) {
+                device.failed(Quality::BadCorrupt);
+            } else {
+                samples.extend(device.answered(&ResponseData::Registers(addresses.map(word).collect())));
+            }
+        }
+        samples.extend(device.end(Quality::BadNoAnswer));
+        samples.sort_by_key(|sample| sample.channel);
+        (samples.iter().map(|sample| sample.quality).collect(), device.has_moved())
+    }
+
+    #[test]
+    fn values_count_only_where_their_model_still_stands() {
+        use Quality::{BadCorrupt, Good};
+        let here = [(70, 103), (71, 4), (80, 64_001), (81, 2)];
+        let but = |word: (u16, u16)| -> Vec<_> {
+            here.into_iter().filter(|(address, _)| *address != word.0).chain([word]).collect()
+        };
+        let rows = [
+            (here.to_vec(), None, vec![Good, Good, Good], false),
+            (but((70, 102)), None, vec![BadCorrupt, BadCorrupt, Good], true),
+            (but((71, 5)), None, vec![BadCorrupt, BadCorrupt, Good], true),
+            (but((80, 0xFFFF)), None, vec![Good, Good, BadCorrupt], true),
+            (here.to_vec(), Some(70), vec![BadCorrupt, BadCorrupt, Good], false),
+            (here.to_vec(), Some(80), vec![Good, Good, BadCorrupt], false),
+        ];
+        for (words, lost, qualities, moved) in rows {
+            for backwards in [false, true] {
+                let seen = qualities_with(&words, backwards, lost);
+                assert_eq!(seen, (qualities.clone(), moved), "{words:?}, {lost:?} lost");
+            }
+        }
+    }
+
+    #[test]
+    fn a_header_that_is_refused_alone_has_gone() {
+        let models = [Model { id: 70, address: 70, length: 71 }];
+        let mut device = DevicePoll::within(u16s(&[72]), &models, Limits::default()).unwrap();
+        poll(&mut device, &[73], SOON);
+        assert!(!device.has_moved());
+        poll(&mut device, &[70], SOON);
+        assert!(device.has_moved());
     }
 
     #[test]

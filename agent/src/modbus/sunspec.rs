@@ -12,8 +12,8 @@ use super::pdu::{Request, ResponseData};
 /// `SunS` in two registers.
 const MARKER: [u16; 2] = [0x5375, 0x6E53];
 const MARKER_LEN: u16 = 2;
-/// Id and length of a model.
-const HEADER_LEN: u16 = 2;
+/// Registers before a model's data: its id and its length.
+pub(super) const HEADER_LEN: u16 = 2;
 /// Id of the model that ends the chain.
 const END_MODEL: u16 = 0xFFFF;
 /// More models than any device has; a chain that goes on is noise.
@@ -209,15 +209,31 @@ impl Chain {
         &self.models
     }
 
+    /// The models in which channels of these are placed, each once.
+    #[must_use]
+    pub fn used_by(&self, specs: &[ChannelSpec]) -> Vec<Model> {
+        let places = specs.iter().flat_map(|spec| [Some(spec.location), spec.scale_from]).flatten();
+        let mut used: Vec<Model> = places.filter_map(|place| self.model(place).copied()).collect();
+        used.sort_unstable_by_key(|model| model.address);
+        used.dedup();
+        used
+    }
+
+    /// The first model of the id that a place names.
+    fn model(&self, place: Location) -> Option<&Model> {
+        let Location::SunSpec { model: id, .. } = place else { return None };
+        self.models.iter().find(|model| model.id == id)
+    }
+
     /// The address of `registers` registers at a place; `None` where the first model of that id does not hold
     /// them, or there is none.
     #[must_use]
     pub fn address(&self, location: Location, registers: u16) -> Option<u16> {
-        let (id, offset) = match location {
+        let offset = match location {
             Location::Absolute(address) => return Some(address),
-            Location::SunSpec { model, offset } => (model, offset),
+            Location::SunSpec { offset, .. } => offset,
         };
-        let model = self.models.iter().find(|model| model.id == id)?;
+        let model = self.model(location)?;
         let end = offset.checked_add(registers)?;
         (end <= model.length.saturating_add(HEADER_LEN)).then(|| model.address.checked_add(offset)).flatten()
     }
