@@ -33,15 +33,23 @@ pub fn set_rs485(port: BorrowedFd<'_>) -> io::Result<()> {
 /// adapter otherwise waits up to 16 ms).
 ///
 /// # Errors
-/// What the driver says; `ENOTTY` or `EINVAL` where it has no such mode.
+/// What the driver says; `ENOTTY` or `EINVAL` where it has no such mode, `Unsupported` where it passes over the wish
+/// in silence.
 pub fn set_low_latency(port: BorrowedFd<'_>) -> io::Result<()> {
+    let mut serial = serial_struct(port)?;
+    serial.flags |= ASYNC_LOW_LATENCY;
+    // SAFETY: `SerialStruct` has the layout of `struct serial_struct` of <linux/serial.h>; the driver only reads it.
+    check(unsafe { libc::ioctl(port.as_raw_fd(), libc::TIOCSSERIAL, &raw const serial) })?;
+    let taken = serial_struct(port)?.flags & ASYNC_LOW_LATENCY != 0;
+    if taken { Ok(()) } else { Err(io::ErrorKind::Unsupported.into()) }
+}
+
+fn serial_struct(port: BorrowedFd<'_>) -> io::Result<SerialStruct> {
     let mut serial = SerialStruct::default();
     // SAFETY: `SerialStruct` has the layout of `struct serial_struct` of <linux/serial.h>; the driver fills it
     // during the call.
     check(unsafe { libc::ioctl(port.as_raw_fd(), libc::TIOCGSERIAL, &raw mut serial) })?;
-    serial.flags |= ASYNC_LOW_LATENCY;
-    // SAFETY: as above; the driver only reads it.
-    check(unsafe { libc::ioctl(port.as_raw_fd(), libc::TIOCSSERIAL, &raw const serial) })
+    Ok(serial)
 }
 
 fn check(result: libc::c_int) -> io::Result<()> {

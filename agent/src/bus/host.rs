@@ -38,6 +38,8 @@ pub(super) struct Worker {
     line: Line,
     /// In the order of the bus's devices.
     pollers: Vec<Poller>,
+    /// In the same order.
+    complaints: Vec<Complaint>,
     totals: BusTotals,
     told: (BusTotals, u64),
     stopping: bool,
@@ -69,6 +71,7 @@ impl Worker {
         let schedule = Schedule::new(bus.id.clone(), &tasks, since, clock.now());
         let (totals, told, asked) = (BusTotals::default(), (BusTotals::default(), 0), VecDeque::new());
         Self {
+            complaints: bus.devices.iter().map(|_| Complaint::default()).collect(),
             bus,
             clock,
             inbox,
@@ -146,8 +149,8 @@ impl Worker {
         let mut host = Scheduled { worker: self, poll, lost: None };
         let result = poller.poll(&mut host);
         let lost = host.lost;
-        if let Err(error @ (PollError::NotSunSpec { .. } | PollError::Plan { .. })) = &result {
-            tracing::warn!(error = chain(error), "nothing can be read");
+        if let Some(complaint) = self.complaints[index].heard(&result) {
+            tracing::warn!(error = complaint, "nothing can be read");
         }
         self.pollers.insert(index, poller);
         self.schedule.finished(outcome(&result), self.clock.now());
@@ -206,6 +209,26 @@ impl Worker {
     }
 }
 
+/// What a person must put right at a device, so that it is said once and not with every poll.
+#[derive(Debug, Default)]
+pub(super) struct Complaint(Option<String>);
+
+impl Complaint {
+    /// The complaint, where it is a new one. A poll that was not answered says nothing of the old one.
+    pub(super) fn heard(&mut self, result: &Result<(), PollError>) -> Option<&str> {
+        let now = match result {
+            Ok(()) => None,
+            Err(PollError::Missed { .. } | PollError::Open(_)) => return None,
+            Err(
+                error @ (PollError::NotSunSpec { .. } | PollError::NoModel { .. } | PollError::Plan { .. }),
+            ) => Some(chain(error)),
+        };
+        let news = now != self.0;
+        self.0 = now;
+        self.0.as_deref().filter(|_| news)
+    }
+}
+
 /// A poll in hand, as the poller sees it.
 struct Scheduled<'a> {
     worker: &'a mut Worker,
@@ -228,6 +251,10 @@ impl Host for Scheduled<'_> {
         let worker = &*self.worker;
         let cost = millis(worker.line.silence_time(ask.request, ask.timeout));
         worker.schedule.may_retry(cost, worker.clock.now()) && !self.is_stopping()
+    }
+
+    fn is_probe(&self) -> bool {
+        self.poll.probe
     }
 
     fn is_stopping(&mut self) -> bool {
@@ -292,6 +319,10 @@ impl Host for Once {
         true
     }
 
+    fn is_probe(&self) -> bool {
+        false
+    }
+
     fn is_stopping(&mut self) -> bool {
         false
     }
@@ -308,7 +339,7 @@ fn outcome(result: &Result<(), PollError>) -> Outcome {
         Ok(()) => Outcome::Answered,
         Err(PollError::Missed { cause, .. }) => Outcome::Missed(*cause),
         // It answered, and refused or lacked what the channels need.
-        Err(PollError::NotSunSpec { .. } | PollError::Plan { .. }) => {
+        Err(PollError::NotSunSpec { .. } | PollError::NoModel { .. } | PollError::Plan { .. }) => {
             Outcome::Missed(Cause::Refused(ExceptionCode(0x02)))
         }
         Err(PollError::Open(_)) => Outcome::Missed(Cause::NotConnected),

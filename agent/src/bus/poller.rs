@@ -14,7 +14,7 @@ use crate::config::Device;
 use crate::modbus::pdu::{Refusal, Request, ResponseData};
 use crate::modbus::plan::{Limits, PlanError};
 use crate::modbus::poll::{Consequence, DevicePoll};
-use crate::modbus::sunspec::{Walk, WalkError};
+use crate::modbus::sunspec::{Chain, Walk, WalkError};
 use crate::modbus::{Answer, UnitId};
 
 /// Time that an answered request is taken to need beside that of its characters, until polls have been measured.
@@ -26,6 +26,8 @@ pub(super) trait Host {
     fn exchange(&mut self, ask: &Ask<'_>) -> Result<Answer, ExchangeError>;
     /// Whether there is time for one more request after one that failed.
     fn may_retry(&mut self, ask: &Ask<'_>) -> bool;
+    /// Whether the poll is a probe: over with its first request that brings nothing.
+    fn is_probe(&self) -> bool;
     /// Whether the agent is about to stop, so that a poll that goes badly is better given up.
     fn is_stopping(&mut self) -> bool;
     /// A request is about to be sent again.
@@ -58,6 +60,14 @@ pub enum PollError {
         #[source]
         source: WalkError,
     },
+    /// It has SunSpec models, and none of those that its channels are in.
+    #[error("device {device} has none of its channels: its SunSpec models are {models:?}")]
+    NoModel {
+        /// Which.
+        device: DeviceId,
+        /// Ids of the models it has.
+        models: Vec<u16>,
+    },
     /// It gave nothing at all.
     #[error("device {device}: {cause}")]
     Missed {
@@ -77,15 +87,17 @@ pub(super) struct Poller {
     turnaround: Duration,
     retries: u8,
     poll: DevicePoll,
-    /// Channels and limits of a SunSpec device whose models have not been found yet.
-    unlocated: Option<Unlocated>,
+    /// Of a device whose channels stand in SunSpec models.
+    models: Option<Models>,
 }
 
 #[derive(Debug)]
-struct Unlocated {
+struct Models {
     bases: Vec<u16>,
     channels: Vec<ChannelSpec>,
     limits: Limits,
+    /// Whether `poll` is planned with the addresses that the models have now, as far as known.
+    located: bool,
 }
 
 /// What a poll has seen so far.
@@ -123,10 +135,11 @@ impl Poller {
             Limits { max_registers: device.max_registers, max_hole: device.max_hole, ..Limits::default() };
         let poll = DevicePoll::new(device.channels.clone(), limits)
             .map_err(|source| PollError::Plan { device: device.id.clone(), source })?;
-        let unlocated = device.sunspec.as_ref().map(|sunspec| Unlocated {
+        let models = device.sunspec.as_ref().map(|sunspec| Models {
             bases: sunspec.bases.clone(),
             channels: device.channels.clone(),
             limits,
+            located: false,
         });
         Ok(Self {
             device: device.id.clone(),
@@ -135,7 +148,7 @@ impl Poller {
             turnaround: Duration::from_millis(device.turnaround_ms.into()),
             retries: device.retries,
             poll,
-            unlocated,
+            models,
         })
     }
 
@@ -158,31 +171,78 @@ impl Poller {
     /// The cause, where no request was answered.
     pub(super) fn poll(&mut self, host: &mut dyn Host) -> Result<(), PollError> {
         self.find_models(host)?;
+        let mut tally = self.ask_all(host);
+        if self.poll.has_moved() && !tally.answered {
+            self.lose_models();
+            self.find_models(host)?;
+            tally = self.ask_all(host);
+        }
+        self.conclude(&tally, host)
+    }
+
+    /// All requests of a poll, in turn, as far as it makes sense to go on.
+    fn ask_all(&mut self, host: &mut dyn Host) -> Tally {
         let mut tally = Tally::default();
         self.poll.begin(since_start());
         while let Some(read) = self.poll.current() {
             let request = read.request().clone();
             let result = self.ask(&request, host);
-            if !self.take(&request, result, &mut tally, host) {
+            let goes_on = self.take(&request, result, &mut tally, host);
+            if !goes_on || self.poll.has_moved() || (host.is_probe() && !tally.answered) {
                 break;
             }
         }
+        tally
+    }
+
+    fn conclude(&mut self, tally: &Tally, host: &mut dyn Host) -> Result<(), PollError> {
         let rest = self.poll.end(tally.unasked());
+        // What comes back after a long silence may be another device.
+        if self.poll.has_moved() || (host.is_probe() && tally.answered) {
+            self.lose_models();
+        }
         if !tally.answered {
+            if !tally.lost {
+                self.poll.rotate();
+            }
             return Err(self.missed(tally.cause()));
         }
         deliver(rest, host);
         Ok(())
     }
 
+    /// The device is walked along again before its next request.
+    fn lose_models(&mut self) {
+        if let Some(models) = &mut self.models {
+            models.located = false;
+        }
+    }
+
     fn missed(&self, cause: Cause) -> PollError {
         PollError::Missed { device: self.device.clone(), cause }
     }
 
-    /// At first contact with a SunSpec device: finds its models, and plans anew with their addresses.
+    /// At first contact with a SunSpec device, and whenever its models may have moved: finds them, and plans anew
+    /// with their addresses.
     fn find_models(&mut self, host: &mut dyn Host) -> Result<(), PollError> {
-        let Some(unlocated) = &self.unlocated else { return Ok(()) };
-        let mut walk = Walk::new(&unlocated.bases);
+        let Some(models) = self.models.as_ref().filter(|models| !models.located) else { return Ok(()) };
+        let chain = self.walk(&models.bases, host)?;
+        let channels: Vec<ChannelSpec> = models.channels.iter().map(|spec| chain.locate(spec)).collect();
+        let poll = DevicePoll::within(channels, &chain.used_by(&models.channels), models.limits)
+            .map_err(|source| PollError::Plan { device: self.device.clone(), source })?;
+        if poll.plan().unlocated().len() == models.channels.len() {
+            let models = chain.models().iter().map(|model| model.id).collect();
+            return Err(PollError::NoModel { device: self.device.clone(), models });
+        }
+        self.poll = poll;
+        if let Some(models) = &mut self.models {
+            models.located = true;
+        }
+        Ok(())
+    }
+
+    fn walk(&self, bases: &[u16], host: &mut dyn Host) -> Result<Chain, PollError> {
+        let mut walk = Walk::new(bases);
         while let Some(request) = walk.current().cloned() {
             match self.ask(&request, host) {
                 Ok(Ok(data)) => walk.answered(&data),
@@ -191,13 +251,7 @@ impl Poller {
                 Err(failure) => return Err(self.missed(cause_of(&failure))),
             }
         }
-        let chain =
-            walk.finish().map_err(|source| PollError::NotSunSpec { device: self.device.clone(), source })?;
-        let channels = unlocated.channels.iter().map(|spec| chain.locate(spec)).collect();
-        self.poll = DevicePoll::new(channels, unlocated.limits)
-            .map_err(|source| PollError::Plan { device: self.device.clone(), source })?;
-        self.unlocated = None;
-        Ok(())
+        walk.finish().map_err(|source| PollError::NotSunSpec { device: self.device.clone(), source })
     }
 
     /// Notes how a request ended; says whether to go on with the next one.
@@ -210,8 +264,7 @@ impl Poller {
     ) -> bool {
         match result {
             Ok(Ok(data)) => {
-                tally.answered = true;
-                self.take_data(&data, host);
+                self.take_data(&data, tally, host);
                 true
             }
             Ok(Err(refusal)) => {
@@ -236,8 +289,15 @@ impl Poller {
         }
     }
 
-    fn take_data(&mut self, data: &ResponseData, host: &mut dyn Host) {
+    /// Where the answer shows that the models have moved before anything was delivered, nothing is: the poll can
+    /// then begin anew.
+    fn take_data(&mut self, data: &ResponseData, tally: &mut Tally, host: &mut dyn Host) {
         let samples = self.poll.answered(data);
+        if self.poll.has_moved() && !tally.answered {
+            tally.corrupt = true;
+            return;
+        }
+        tally.answered = true;
         deliver(samples, host);
     }
 

@@ -25,7 +25,8 @@ use crate::sys;
 /// Longest pause within an answer beyond the time of its characters: adapters hand over in chunks, an FTDI
 /// without low-latency mode every 16 ms, one behind a busy hub later.
 const CHUNK_DELAY_MAX: Duration = Duration::from_millis(50);
-/// Least time that the line is listened to after a time-out or a corrupt answer.
+/// Least time that the line is listened to after a time-out or a corrupt answer; and longer than an adapter keeps
+/// characters for itself, if it is not known to hand them over at once.
 const SETTLE_MIN: Duration = Duration::from_millis(20);
 /// Share of the device's time-out that the line is listened to after it: what answers late mostly answers soon after.
 const SETTLE_SHARE: u32 = 4;
@@ -49,9 +50,12 @@ pub(super) struct SerialLine {
     settings: Serial,
     timing: LineTiming,
     port: Option<OwnedFd>,
+    /// Whether characters are handed over as they come; before the port is open, whether they are asked to be.
+    pub(super) prompt: bool,
     /// The instant from which on the next request may begin.
     free_at: Mono,
-    unanswered: Option<Unanswered>,
+    /// At most one of each unit.
+    unanswered: Vec<Unanswered>,
     discarded: u64,
 }
 
@@ -59,14 +63,16 @@ impl SerialLine {
     pub(super) fn new(settings: Serial) -> Self {
         let bits = u8::try_from(settings.character_bits()).unwrap_or(u8::MAX);
         let timing = LineTiming::new(settings.baud, bits);
-        Self { settings, timing, port: None, free_at: Mono::default(), unanswered: None, discarded: 0 }
+        let (prompt, free_at) = (settings.low_latency, Mono::default());
+        Self { settings, timing, port: None, prompt, free_at, unanswered: Vec::new(), discarded: 0 }
     }
 
     pub(super) fn open(&mut self) -> Result<(), OpenError> {
         self.port = None;
         let port = open_port(&self.settings)?;
+        self.prompt = is_prompt(port.as_fd(), &self.settings);
         self.free_at = after(mono(), self.timing.t3_5());
-        self.unanswered = None;
+        self.unanswered.clear();
         self.port = Some(port);
         Ok(())
     }
@@ -84,7 +90,13 @@ impl SerialLine {
     }
 
     pub(super) fn silence_time(&self, request: &Request, timeout: Duration) -> Duration {
-        self.timing.wire_time(request_len(request)) + timeout + settle(timeout) + self.timing.t3_5()
+        self.timing.wire_time(request_len(request)) + timeout + settle(timeout) + self.silence()
+    }
+
+    /// How long nothing must come before the line counts as silent: an adapter that collects characters shows a
+    /// pause of up to 16 ms where there is none.
+    fn silence(&self) -> Duration {
+        self.timing.t3_5() + if self.prompt { Duration::ZERO } else { SETTLE_MIN }
     }
 
     pub(super) fn exchange(&mut self, ask: &Ask<'_>) -> Result<Answer, ExchangeError> {
@@ -156,7 +168,7 @@ impl SerialLine {
         }
     }
 
-    /// The late-answer rule: listens until the line has been silent for t3.5, and for a while in any case.
+    /// The late-answer rule: listens until the line is silent, and for a while in any case.
     fn settle(&mut self, port: BorrowedFd<'_>, ask: &Ask<'_>, failure: &ExchangeError) -> io::Result<()> {
         let now = mono();
         let least = match failure {
@@ -166,7 +178,8 @@ impl SerialLine {
         let late = self.discard_until(port, after(now, least))?;
         if matches!(failure, ExchangeError::TimedOut) && late == 0 {
             let (request, until) = (ask.request.clone(), after(now, ask.timeout));
-            self.unanswered = Some(Unanswered { unit: ask.unit, request, until });
+            self.unanswered.retain(|old| old.unit != ask.unit);
+            self.unanswered.push(Unanswered { unit: ask.unit, request, until });
         }
         Ok(())
     }
@@ -175,20 +188,22 @@ impl SerialLine {
     /// such a request waits for a further time-out, or until the late answer has come. A retry does not wait, but
     /// there may then be two answers to come.
     fn await_confusable(&mut self, port: BorrowedFd<'_>, ask: &Ask<'_>) -> io::Result<()> {
-        let Some(old) = self.unanswered.as_mut().filter(|old| old.unit == ask.unit) else { return Ok(()) };
-        if old.request == *ask.request {
-            old.until = after(mono(), ask.timeout);
+        let now = mono();
+        self.unanswered.retain(|old| old.until > now);
+        let Some(index) = self.unanswered.iter().position(|old| old.unit == ask.unit) else { return Ok(()) };
+        if self.unanswered[index].request == *ask.request {
+            self.unanswered[index].until = after(now, ask.timeout);
             return Ok(());
         }
-        let (until, wait) = (old.until, confusable(&old.request, ask.request));
-        self.unanswered = None;
-        while wait && mono() < until && self.discard_until(port, after(mono(), SETTLE_MIN))? == 0 {}
+        let old = self.unanswered.swap_remove(index);
+        let wait = confusable(&old.request, ask.request);
+        while wait && mono() < old.until && self.discard_until(port, after(mono(), SETTLE_MIN))? == 0 {}
         Ok(())
     }
 
-    /// Discards what arrives until `least` has come and the line has been silent for t3.5; says how much it was.
+    /// Discards what arrives until `least` has come and the line is silent; says how much it was.
     fn discard_until(&mut self, port: BorrowedFd<'_>, least: Mono) -> io::Result<u64> {
-        let (begin, silence) = (mono(), self.timing.t3_5());
+        let (begin, silence) = (mono(), self.silence());
         let last = after(least, BABBLE_MAX);
         let (mut until, mut total) = (least.max(after(begin, silence)), 0);
         while mono() < last {
@@ -290,13 +305,25 @@ fn open_port(settings: &Serial) -> Result<OwnedFd, OpenError> {
             source,
         })?;
     }
-    if settings.low_latency
-        && let Err(error) = sys::set_low_latency(port.as_fd())
-    {
-        tracing::debug!(port = %path.display(), %error, "no low-latency mode");
-    }
     rustix::termios::tcflush(&port, QueueSelector::IOFlush).map_err(configure("empty buffers"))?;
     Ok(port)
+}
+
+/// Whether the port hands over characters as they come: it took the low-latency mode, or it is a pty.
+fn is_prompt(port: BorrowedFd<'_>, settings: &Serial) -> bool {
+    if is_pty(port) {
+        return true;
+    }
+    let asked = settings.low_latency.then(|| sys::set_low_latency(port));
+    if let Some(Err(error)) = &asked {
+        tracing::debug!(port = %settings.port.display(), %error, "no low-latency mode");
+    }
+    matches!(asked, Some(Ok(())))
+}
+
+/// Unix98 pty slaves have the majors 136 to 143 (Documentation/admin-guide/devices.txt of the kernel).
+fn is_pty(port: BorrowedFd<'_>) -> bool {
+    rustix::fs::fstat(port).is_ok_and(|stat| (136..=143).contains(&rustix::fs::major(stat.st_rdev)))
 }
 
 /// Raw bytes, 8 data bits, no flow control, modem lines ignored.

@@ -53,14 +53,14 @@ impl TcpLine {
         std::mem::take(&mut self.discarded)
     }
 
-    /// A connection that was closed after a failure is rebuilt here, so that a poll can go on.
+    /// A connection that was closed after a failure is rebuilt here, so that a poll can go on; so is one that its
+    /// server has closed because it was idle.
     pub(super) fn exchange(&mut self, ask: &Ask<'_>) -> Result<Answer, ExchangeError> {
-        let mut stream = match self.stream.take() {
+        sleep_until(self.free_at);
+        let mut stream = match self.usable() {
             Some(stream) => stream,
             None => connect(&self.endpoint).map_err(io::Error::other)?,
         };
-        sleep_until(self.free_at);
-        self.discard(&mut stream)?;
         let answer = self.exchange_on(&mut stream, ask)?;
         self.stream = Some(stream);
         self.free_at = mono().plus_ns(nanos(ask.turnaround));
@@ -73,7 +73,21 @@ impl TcpLine {
         stream.write_all(&frame)?;
         let mut receiver = self.framing.receiver(self.transaction, ask.unit, ask.request);
         let until = mono().plus_ns(nanos(ask.timeout));
-        receive(stream, &mut receiver, until)
+        let result = receive(stream, &mut receiver, until);
+        self.discarded += receiver.skipped_bytes();
+        result
+    }
+
+    /// The connection that is kept, unless it has none or its other end has closed it.
+    fn usable(&mut self) -> Option<TcpStream> {
+        let mut stream = self.stream.take()?;
+        match self.discard(&mut stream) {
+            Ok(()) => Some(stream),
+            Err(error) => {
+                tracing::debug!(host = self.endpoint.host, %error, "connection closed while idle");
+                None
+            }
+        }
     }
 
     /// Discards what came without being asked for; finds out whether the other end has closed meanwhile.

@@ -1,192 +1,30 @@
 //! The shells over a real pty and a real socket, with a responder whose behaviour the test scripts.
 
+mod lines;
+mod polls;
+mod responder;
+mod sunspec;
+
 use std::collections::BTreeMap;
-use std::fs::File;
-use std::io::{Read, Write};
-use std::net::{TcpListener, TcpStream};
-use std::os::fd::OwnedFd;
-use std::path::{Path, PathBuf};
+use std::net::TcpListener;
+use std::path::Path;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
-use std::sync::{Arc, Mutex};
-use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use gapless_common::catalog::{Aggregation, PeriodLabel};
-use gapless_common::id::{BusId, ChannelId, DeviceId};
+use gapless_common::id::{ChannelId, DeviceId};
 use gapless_common::profile::{ByteOrder, ChannelSpec, Location, RegisterTable, Scale, ValueType};
 use gapless_common::quality::{Cause, ExceptionCode, Quality};
 use gapless_common::reading::{Acquired, Value};
 use gapless_common::time::{Interval, SlotGrid};
-use rustix::event::{PollFd, PollFlags};
 
 use super::*;
-use crate::config::{ClockTrust, Link, Parity, Serial, Tcp, TcpFraming};
+use crate::config::{ClockTrust, TcpFraming};
 use crate::event::LinkState;
-use crate::modbus::rtu::crc16;
+use responder::{Do, End, Port, Script, serial_bus, tcp_bus};
 
 const DEADLINE: Duration = Duration::from_secs(20);
 const TIMEOUT_MS: u32 = 300;
-
-/// What a responder does with a request.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Do {
-    /// Answers with registers that hold their own addresses.
-    Answer,
-    Silence,
-    /// Answers so many milliseconds late.
-    Late(u64),
-    Exception(u8),
-    BadCrc,
-    WrongUnit,
-    Truncated,
-    HangUp,
-}
-
-/// One scripted action per request, the last one for ever; and the requests seen, as (unit, start, count).
-#[derive(Debug, Clone)]
-struct Script {
-    todo: Arc<Mutex<Vec<Do>>>,
-    seen: Arc<Mutex<Vec<(u8, u16, u16)>>>,
-}
-
-impl Script {
-    fn new(actions: &[Do]) -> Self {
-        let todo: Vec<Do> = actions.iter().rev().copied().collect();
-        Self { todo: Arc::new(Mutex::new(todo)), seen: Arc::default() }
-    }
-
-    fn next(&self, unit: u8, start: u16, count: u16) -> Do {
-        self.seen.lock().unwrap().push((unit, start, count));
-        let mut todo = self.todo.lock().unwrap();
-        if todo.len() > 1 { todo.pop().unwrap() } else { todo[0] }
-    }
-
-    fn seen(&self) -> Vec<(u8, u16, u16)> {
-        self.seen.lock().unwrap().clone()
-    }
-}
-
-fn pdu(function: u8, start: u16, count: u16, action: Do) -> Vec<u8> {
-    if let Do::Exception(code) = action {
-        return vec![function | 0x80, code];
-    }
-    let mut pdu = vec![function, u8::try_from(2 * count).unwrap()];
-    pdu.extend((start..start + count).flat_map(u16::to_be_bytes));
-    pdu
-}
-
-fn rtu_answer(request: &[u8], action: Do) -> Vec<u8> {
-    let word = |at: usize| u16::from_be_bytes([request[at], request[at + 1]]);
-    let mut frame = vec![request[0]];
-    if action == Do::WrongUnit {
-        frame[0] += 1;
-    }
-    frame.extend(pdu(request[1], word(2), word(4), action));
-    frame.extend(crc16(&frame).to_le_bytes());
-    match action {
-        Do::BadCrc => *frame.last_mut().unwrap() ^= 1,
-        Do::Truncated => frame.truncate(4),
-        _ => {}
-    }
-    frame
-}
-
-/// The other end of a serial line, on a pty: `path` leads to it as a by-id link does.
-struct Port {
-    path: PathBuf,
-    thread: Option<JoinHandle<()>>,
-    stop: Arc<Mutex<bool>>,
-}
-
-impl Port {
-    fn new(path: &Path, script: Script) -> Self {
-        let master =
-            rustix::pty::openpt(rustix::pty::OpenptFlags::RDWR | rustix::pty::OpenptFlags::NOCTTY).unwrap();
-        rustix::pty::grantpt(&master).unwrap();
-        rustix::pty::unlockpt(&master).unwrap();
-        let name = rustix::pty::ptsname(&master, Vec::new()).unwrap().into_string().unwrap();
-        // Held open and raw, so that bytes neither echo nor hang up before the agent has opened it.
-        let slave = File::options().read(true).write(true).open(&name).unwrap();
-        let mut termios = rustix::termios::tcgetattr(&slave).unwrap();
-        termios.make_raw();
-        rustix::termios::tcsetattr(&slave, rustix::termios::OptionalActions::Now, &termios).unwrap();
-        let _ = std::fs::remove_file(path);
-        std::os::unix::fs::symlink(&name, path).unwrap();
-        let stop = Arc::new(Mutex::new(false));
-        let stopped = Arc::clone(&stop);
-        let thread = std::thread::spawn(move || serve_serial(master, &slave, &script, &stopped));
-        Self { path: path.to_owned(), thread: Some(thread), stop }
-    }
-}
-
-impl Drop for Port {
-    fn drop(&mut self) {
-        *self.stop.lock().unwrap() = true;
-        self.thread.take().unwrap().join().unwrap();
-        let _ = std::fs::remove_file(&self.path);
-    }
-}
-
-fn serve_serial(master: OwnedFd, _slave: &File, script: &Script, stop: &Mutex<bool>) {
-    let mut port = File::from(master);
-    let mut request = Vec::new();
-    while !*stop.lock().unwrap() {
-        let mut fds = [PollFd::new(&port, PollFlags::IN)];
-        let brief = rustix::event::Timespec { tv_sec: 0, tv_nsec: 10_000_000 };
-        if rustix::event::poll(&mut fds, Some(&brief)).unwrap() == 0 {
-            continue;
-        }
-        let mut buffer = [0; 64];
-        let count = port.read(&mut buffer).unwrap();
-        request.extend(&buffer[..count]);
-        if request.len() < 8 {
-            continue;
-        }
-        let word = |at: usize| u16::from_be_bytes([request[at], request[at + 1]]);
-        let action = script.next(request[0], word(2), word(4));
-        if let Do::Late(ms) = action {
-            std::thread::sleep(Duration::from_millis(ms));
-        }
-        match action {
-            Do::HangUp => return,
-            Do::Silence => {}
-            action => port.write_all(&rtu_answer(&request, action)).unwrap(),
-        }
-        request.clear();
-    }
-}
-
-fn serve_tcp(listener: TcpListener, script: Script) {
-    std::thread::spawn(move || {
-        for stream in listener.incoming() {
-            let script = script.clone();
-            std::thread::spawn(move || serve_mbap(stream.unwrap(), &script));
-        }
-    });
-}
-
-fn serve_mbap(mut stream: TcpStream, script: &Script) {
-    let mut request = [0; 12];
-    while stream.read_exact(&mut request).is_ok() {
-        let word = |at: usize| u16::from_be_bytes([request[at], request[at + 1]]);
-        let action = script.next(request[6], word(8), word(10));
-        let pdu = pdu(request[7], word(8), word(10), action);
-        let mut frame = request[..4].to_vec();
-        frame.extend(u16::try_from(pdu.len() + 1).unwrap().to_be_bytes());
-        frame.push(if action == Do::WrongUnit { request[6] + 1 } else { request[6] });
-        frame.extend(pdu);
-        match action {
-            Do::HangUp => return,
-            Do::Silence => {}
-            Do::Truncated => stream.write_all(&frame[..9]).unwrap(),
-            Do::Late(ms) => {
-                std::thread::sleep(Duration::from_millis(ms));
-                let _ = stream.write_all(&frame);
-            }
-            _ => stream.write_all(&frame).unwrap(),
-        }
-    }
-}
 
 fn channel(id: &str, address: u16) -> ChannelSpec {
     ChannelSpec {
@@ -226,50 +64,6 @@ fn device(index: u16, unit: u8, interval_ms: u64, addresses: &[u16]) -> Device {
     }
 }
 
-fn serial_bus(path: &Path, devices: Vec<Device>) -> Bus {
-    let link = Link::Serial(Serial {
-        port: path.to_owned(),
-        baud: 115_200,
-        parity: Parity::None,
-        stop_bits: 1,
-        rs485: false,
-        low_latency: true,
-    });
-    Bus { id: BusId::new("b").unwrap(), link, devices }
-}
-
-fn tcp_bus(port: u16, devices: Vec<Device>) -> Bus {
-    let link = Link::Tcp(Tcp { host: "127.0.0.1".to_owned(), port, framing: TcpFraming::Mbap });
-    Bus { id: BusId::new("b").unwrap(), link, devices }
-}
-
-/// A line with a scripted device at its end.
-enum End {
-    Serial { port: Port, _dir: tempfile::TempDir },
-    Tcp(u16),
-}
-
-impl End {
-    fn serial(script: &Script) -> Self {
-        let dir = tempfile::tempdir().unwrap();
-        Self::Serial { port: Port::new(&dir.path().join("port"), script.clone()), _dir: dir }
-    }
-
-    fn tcp(script: &Script) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let port = listener.local_addr().unwrap().port();
-        serve_tcp(listener, script.clone());
-        Self::Tcp(port)
-    }
-
-    fn bus(&self, devices: Vec<Device>) -> Bus {
-        match self {
-            Self::Serial { port, .. } => serial_bus(&port.path, devices),
-            Self::Tcp(port) => tcp_bus(*port, devices),
-        }
-    }
-}
-
 fn values(samples: &[Sample]) -> Vec<Result<f64, Quality>> {
     let value = |sample: &Sample| match &sample.value {
         Some(Value::Number(number)) => Ok(*number),
@@ -300,7 +94,7 @@ fn one_device_is_read_now() {
         ("hangs up", &[Do::HangUp], Err(Cause::NotConnected)),
     ];
     for (what, actions, expected) in rows {
-        for open in [End::serial, End::tcp] {
+        for open in [End::serial, End::tcp, End::rtu_over_tcp] {
             let end = open(&Script::new(actions));
             let bus = end.bus(vec![device(0, 7, 1_000, &two)]);
             let read = read_once(&bus, &bus.devices[0]);
@@ -466,26 +260,31 @@ fn a_connection_that_its_server_closes_costs_no_slot() {
 }
 
 #[test]
+fn a_server_that_closes_what_is_idle_is_no_absence() {
+    let script = Script::new(&[Do::AnswerAndClose]);
+    let mut running =
+        Running::start(End::tcp(&script).bus(vec![device(0, 1, 100, &[10])]), ClockTrust::Always);
+    for _ in 0..4 {
+        running.until("an answer", answered);
+    }
+    let events = running.stop();
+    check_account(&events);
+    let told = events.iter().filter(|event| matches!(event, BusEvent::Bus { .. })).count();
+    assert_eq!(told, 1, "{events:?}");
+}
+
+#[test]
 fn a_refused_connection_is_tried_with_back_off() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = listener.local_addr().unwrap().port();
     drop(listener);
-    let mut running = Running::start(tcp_bus(port, vec![device(0, 1, 100, &[10])]), ClockTrust::Always);
+    let mut running =
+        Running::start(tcp_bus(port, TcpFraming::Mbap, vec![device(0, 1, 100, &[10])]), ClockTrust::Always);
     let begin = Instant::now();
     running.until("the first failure", absent);
     running.until("the second failure", absent);
     assert!(begin.elapsed() >= Duration::from_millis(400), "{:?}", begin.elapsed());
     check_account(&running.stop());
-}
-
-#[test]
-fn a_late_answer_never_passes_for_another() {
-    // Two requests of one length to one unit; the first is answered after its time-out and the settling.
-    let script = Script::new(&[Do::Late(u64::from(TIMEOUT_MS) * 3 / 2), Do::Answer]);
-    let end = End::serial(&script);
-    let bus = end.bus(vec![device(0, 7, 1_000, &[10, 300])]);
-    let samples = read_once(&bus, &bus.devices[0]).unwrap();
-    assert_eq!(values(&samples), [Err(Quality::BadNoAnswer), Ok(300.0)]);
 }
 
 #[test]
