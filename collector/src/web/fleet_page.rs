@@ -108,7 +108,7 @@ fn render_device(view: &View, device: &DeviceRow) -> Markup {
 fn render_value(series: &SeriesRow, reading: &StoredReading) -> Markup {
     html! {
         tr {
-            th scope="row" { (series.channel) }
+            th scope="row" { (breakable(series.channel.as_str())) }
             @match &reading.value {
                 Some(value) => td { (show(value)) },
                 None => td.bad title=(reading.quality) { (reading.quality.label()) },
@@ -116,6 +116,11 @@ fn render_value(series: &SeriesRow, reading: &StoredReading) -> Markup {
             td.unit { (series.unit) }
         }
     }
+}
+
+/// A name that may be broken after its underscores, and nowhere else.
+fn breakable(name: &str) -> Markup {
+    html! { @for part in name.split_inclusive('_') { (part) wbr; } }
 }
 
 /// An instant's place on the strip in 1/100 of a percent of the day.
