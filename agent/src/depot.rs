@@ -155,9 +155,11 @@ impl Depot {
     /// [`DepotError`] where not even memory is left.
     pub fn commit(&mut self, now: Now) -> Result<Committed, DepotError> {
         let mut committed = Committed { weight: self.batch.weight, held_changed: false };
-        self.append(now, &mut committed)?;
+        let is_refused = self.append(now, &mut committed)?;
         let losses = self.store.pending_losses();
-        if !losses.is_empty() {
+        // As long as records are refused their losses grow together where they are durable already: a record of each
+        // would soon take the place of what the policy keeps.
+        if !losses.is_empty() && !is_refused {
             for loss in &losses {
                 self.batch.push(&Record::Loss(*loss), now.wall);
             }
@@ -172,17 +174,22 @@ impl Depot {
         Ok(committed)
     }
 
-    fn append(&mut self, now: Now, committed: &mut Committed) -> Result<(), DepotError> {
+    /// Appends the batch; `true` where some of it was refused.
+    fn append(&mut self, now: Now, committed: &mut Committed) -> Result<bool, DepotError> {
         if self.is_idle() {
-            return Ok(());
+            return Ok(false);
         }
         match self.store.append(&self.batch.borrow(self.identity.catalog)) {
-            Ok(_) | Err(AppendError::Refused { .. }) => self.batch.clear(),
+            Ok(_) => self.batch.clear(),
+            Err(AppendError::Refused { .. }) => {
+                self.batch.clear();
+                return Ok(true);
+            }
             Err(AppendError::TooLarge { .. }) => self.append_singly(),
             Err(e) if self.failure.is_some() => return Err(DepotError::Memory(e)),
             Err(e) => self.fall_back(&e, now, committed)?,
         }
-        Ok(())
+        Ok(false)
     }
 
     /// One record is longer than a segment: it alone is given up, and said so.

@@ -3,7 +3,7 @@
 use gapless_common::id::CatalogHash;
 use gapless_common::reading::Record;
 use gapless_common::time::Timestamp;
-use gapless_common::wire::{encode_record, record_kind};
+use gapless_common::wire::{RecordKind, encode_record, record_kind};
 
 use crate::outbox::NewRecord;
 
@@ -37,7 +37,13 @@ impl Batch {
         let entries = self.records.iter().map(|entry| {
             let bytes = &self.bytes[from..entry.end];
             from = entry.end;
-            NewRecord { kind: entry.kind, at: entry.at, catalog, bytes }
+            NewRecord {
+                kind: entry.kind,
+                at: entry.at,
+                catalog,
+                is_essential: is_essential(entry.kind),
+                bytes,
+            }
         });
         entries.collect()
     }
@@ -47,4 +53,15 @@ impl Batch {
         self.records.clear();
         self.weight = 0;
     }
+}
+
+/// Whether records of `kind` are stored even where the outbox refuses new ones: they are few, and the account of
+/// all others rests on them.
+pub(super) const fn is_essential(kind: u8) -> bool {
+    const START: u8 = RecordKind::Start as u8;
+    const DOWNTIME: u8 = RecordKind::Downtime as u8;
+    const CATALOG: u8 = RecordKind::Catalog as u8;
+    const LOSS: u8 = RecordKind::Loss as u8;
+    const CORRECTION: u8 = RecordKind::ClockCorrection as u8;
+    matches!(kind, START | DOWNTIME | CATALOG | LOSS | CORRECTION)
 }

@@ -4,6 +4,7 @@ use gapless_common::quality::Cause;
 use gapless_common::reading::Loss;
 use gapless_common::wire::RecordKind;
 
+use super::batch::is_essential;
 use crate::clock::Now;
 use crate::outbox::{AppendError, NewRecord, Outbox, OwedRange, ReadLimits};
 
@@ -25,7 +26,13 @@ pub(super) fn copy(from: &mut dyn Outbox, to: &mut dyn Outbox, range: OwedRange)
             .iter()
             .filter(|r| r.seq <= range.last)
             .filter(|r| r.kind != RecordKind::Start as u8 && r.kind != RecordKind::Catalog as u8)
-            .map(|r| NewRecord { kind: r.kind, at: r.at, catalog: r.catalog, bytes: &r.bytes })
+            .map(|r| NewRecord {
+                kind: r.kind,
+                at: r.at,
+                catalog: r.catalog,
+                is_essential: is_essential(r.kind),
+                bytes: &r.bytes,
+            })
             .collect();
         if !batch.is_empty() {
             to.append(&batch)?;

@@ -42,7 +42,13 @@ pub(super) fn append(outbox: &mut dyn Outbox, from: u64, count: u64, len: usize)
     let payloads: Vec<_> = (from..from + count).map(|n| payload(n, len)).collect();
     let batch: Vec<_> = (from..)
         .zip(&payloads)
-        .map(|(n, bytes)| NewRecord { kind: 3, at: time(n), catalog: CatalogHash(5), bytes })
+        .map(|(n, bytes)| NewRecord {
+            kind: 3,
+            at: time(n),
+            catalog: CatalogHash(5),
+            is_essential: false,
+            bytes,
+        })
         .collect();
     outbox.append(&batch)
 }
@@ -74,6 +80,8 @@ pub(super) fn check(mut make: impl FnMut() -> Box<dyn Subject>) {
     the_oldest_go_and_leave_a_loss(make().as_mut());
     the_archive_goes_before_what_is_owed(make().as_mut());
     the_newest_are_refused_by_policy(make().as_mut());
+    what_is_essential_is_never_refused(make().as_mut());
+    an_exhausted_reserve_costs_the_oldest(make().as_mut());
     a_goodbye_is_told_from_a_crash(make().as_mut());
     impossible_records_are_refused(make().as_mut());
     catalogs_are_kept(make().as_mut());
@@ -107,7 +115,7 @@ fn records_keep_their_place_for_ever(subject: &mut dyn Subject) {
 fn reading_respects_limits_and_catalogs(subject: &mut dyn Subject) {
     let (mut outbox, _) = subject.open(&options(), opening(1)).unwrap();
     append(outbox.as_mut(), 1, 5, 100).unwrap();
-    let other = NewRecord { kind: 1, at: time(6), catalog: CatalogHash(6), bytes: b"x" };
+    let other = NewRecord { kind: 1, at: time(6), catalog: CatalogHash(6), is_essential: false, bytes: b"x" };
     outbox.append(&[other, other]).unwrap();
     let rows = [
         (1, 1000, 2, 1..=2),
@@ -183,6 +191,11 @@ fn the_oldest_go_and_leave_a_loss(subject: &mut dyn Subject) {
     outbox.losses_recorded(&lost).unwrap();
     assert_eq!(outbox.pending_losses(), []);
     drop(outbox);
+    let (mut outbox, _) = subject.open(&options(), opening(8)).unwrap();
+    assert_eq!(outbox.pending_losses(), lost, "forgotten in a crash, it is told of again");
+    outbox.losses_recorded(&lost).unwrap();
+    append(outbox.as_mut(), 2, 1, 100).unwrap();
+    drop(outbox);
     let (outbox, found) = subject.open(&options(), opening(3)).unwrap();
     assert_eq!(outbox.pending_losses(), []);
     assert_eq!(found.report, super::RecoveryReport::default());
@@ -235,6 +248,82 @@ fn the_newest_are_refused_by_policy(subject: &mut dyn Subject) {
     assert_eq!(found.previous, Some((Epoch(1), Seq(n + 13))));
     assert_eq!(outbox.pending_losses(), lost);
     assert_eq!(found.report.quarantined_records, 0, "refused is not damaged");
+}
+
+/// A record of which `n` is told again by its time and its bytes.
+fn essential(bytes: &[u8], n: u64) -> NewRecord<'_> {
+    NewRecord { kind: 1, at: time(n), catalog: CatalogHash(5), is_essential: true, bytes }
+}
+
+/// Opens under the policy that refuses, and appends until it does; returns the number of the last record stored.
+fn fill_until_refused(outbox: &mut dyn Outbox) -> u64 {
+    let mut n = 0;
+    loop {
+        match append(outbox, n + 1, 10, 500) {
+            Ok(_) => n += 10,
+            Err(AppendError::Refused { first, .. }) => return first.0 - 1,
+            Err(e) => panic!("{e}"),
+        }
+        assert!(n < 10_000, "nothing was ever refused");
+    }
+}
+
+fn what_is_essential_is_never_refused(subject: &mut dyn Subject) {
+    let options = Options { policy: DropPolicy::NewestFirst, ..options() };
+    let (mut outbox, _) = subject.open(&options, opening(1)).unwrap();
+    let stored = fill_until_refused(outbox.as_mut());
+    let lost_before = outbox.pending_losses();
+    // Refused and taken in one batch: a reading, a catalog, two readings, a loss.
+    let (reading, catalog, loss) = (payload(7, 600), payload(8, 2000), payload(9, 40));
+    let ordinary = NewRecord { is_essential: false, ..essential(&reading, 7) };
+    let batch = [ordinary, essential(&catalog, 8), ordinary, ordinary, essential(&loss, 9)];
+    let at = outbox.next_seq();
+    let refused = outbox.append(&batch);
+    let Err(AppendError::Refused { first, last }) = refused else { panic!("{refused:?}") };
+    assert_eq!((first, last), (at, Seq(at.0 + 4)));
+    let mut out = Vec::new();
+    outbox.read(Epoch(1), at, LIMITS, &mut out).unwrap();
+    outbox.read(Epoch(1), Seq(at.0 + 2), LIMITS, &mut out).unwrap();
+    assert_eq!(seqs(&out), [(1, at.0 + 1), (1, at.0 + 4)]);
+    assert_eq!((&*out[0].bytes, &*out[1].bytes), (&catalog[..], &loss[..]));
+    let names_it = |n: u64| outbox.pending_losses().iter().any(|l| l.first.0 <= n && n <= l.last.0);
+    assert_eq!([0, 1, 2, 3, 4].map(|i| names_it(at.0 + i)), [true, false, true, true, false]);
+    assert!(names_it(lost_before[0].first.0));
+    drop(outbox);
+    // Each restart brings a start, a loss record and the catalog.
+    for epoch in 2..6 {
+        let (mut outbox, found) = subject.open(&options, opening(epoch)).unwrap();
+        assert_eq!(found.report.quarantined_records, 0, "refused is not damaged");
+        let losses = outbox.pending_losses();
+        let batch = [essential(&loss, 1), essential(&catalog, 2), essential(&loss, 3)];
+        assert_eq!(outbox.append(&batch).unwrap(), Seq(3));
+        outbox.losses_recorded(&losses).unwrap();
+        assert!(matches!(append(outbox.as_mut(), 1, 2, 500), Err(AppendError::Refused { .. })));
+        assert_eq!(outbox.held()[0].first, Seq(1), "the oldest are kept");
+        assert_eq!(outbox.owed()[0], owed(1, stored));
+        assert!(outbox.stats().disk_bytes <= 1 << 20);
+        outbox.close(time(100)).unwrap();
+    }
+    let (_, found) = subject.open(&options, opening(6)).unwrap();
+    assert_eq!((found.clean_stop, found.report.quarantined_records), (true, 0));
+}
+
+fn an_exhausted_reserve_costs_the_oldest(subject: &mut dyn Subject) {
+    let options = Options { policy: DropPolicy::NewestFirst, ..options() };
+    let (mut outbox, _) = subject.open(&options, opening(1)).unwrap();
+    fill_until_refused(outbox.as_mut());
+    let bytes = payload(1, 2000);
+    let mut appended = 0;
+    while outbox.held()[0].first == Seq(1) {
+        outbox.append(&[essential(&bytes, 1)]).unwrap();
+        appended += 1;
+        assert!(appended < 1000, "nothing was ever given up");
+    }
+    assert!(appended > 2, "there was no reserve");
+    let lost = outbox.pending_losses();
+    assert_eq!((lost[0].first, lost[0].last.next()), (Seq(1), outbox.held()[0].first));
+    assert!(append(outbox.as_mut(), 1, 1, 500).is_ok(), "what was given up makes room");
+    assert!(outbox.stats().disk_bytes <= 1 << 20);
 }
 
 fn a_goodbye_is_told_from_a_crash(subject: &mut dyn Subject) {

@@ -84,13 +84,8 @@ impl LossBook {
 
     /// Takes out what records tell of now; what is only partly told of stays.
     pub(super) fn recorded(&mut self, disk: &mut dyn Disk, losses: &[Loss]) -> io::Result<()> {
-        let told = |p: &Loss| {
-            losses
-                .iter()
-                .any(|l| l.epoch == p.epoch && l.cause == p.cause && l.first <= p.first && l.last >= p.last)
-        };
         let before = self.pending.len();
-        self.pending.retain(|p| !told(p));
+        self.pending.retain(|p| !is_told(p, losses));
         if self.pending.len() == before { Ok(()) } else { self.write(disk) }
     }
 
@@ -103,6 +98,13 @@ impl LossBook {
         }
         Ok(())
     }
+}
+
+/// Whether all of `loss` is in one of those that were `told`.
+pub(super) fn is_told(loss: &Loss, told: &[Loss]) -> bool {
+    told.iter().any(|t| {
+        (t.epoch, t.cause) == (loss.epoch, loss.cause) && t.first <= loss.first && t.last >= loss.last
+    })
 }
 
 /// Joins `loss` with what it touches of the same epoch and cause.

@@ -6,7 +6,8 @@
 //!   prefix of it. A record keeps its (epoch, seq) for ever; no (epoch, seq) is issued twice.
 //! - A disk budget bounds everything it writes. When it is full, acknowledged records go first (until then they are
 //!   kept as an *archive*, to be asked for again); then the policy drops owed ones, after a durable [`Loss`] was
-//!   written to a place allocated beforehand. A full disk costs the oldest records, never the newest.
+//!   written to a place allocated beforehand. A full disk costs the oldest records, never the newest. Where the policy
+//!   refuses what is new, a reserve still takes what is essential.
 //! - A torn tail is cut off. Damage elsewhere costs the records that were hit, which become a loss with cause
 //!   *quarantined*; their bytes go to a bounded side file. Every record carries its own CRC.
 //! - After an error of writing or syncing the handle is dead ([`AppendError::Unusable`]): open the outbox again,
@@ -61,6 +62,9 @@ pub struct NewRecord<'a> {
     pub at: Timestamp,
     /// The catalog in force, which a frame of these records has to name.
     pub catalog: CatalogHash,
+    /// Without it other records cannot be understood or accounted for (a start, a loss, a catalog): it is taken even
+    /// where the policy refuses what is new.
+    pub is_essential: bool,
     /// The record.
     pub bytes: &'a [u8],
 }
@@ -158,8 +162,9 @@ pub enum AppendError {
         /// The most that fits.
         max: usize,
     },
-    /// The budget is full and the policy refuses what is new: the last records of the batch, `first..=last`, were
-    /// not stored, which a pending loss says. What was before them in the batch is durable. The outbox is usable.
+    /// The budget is full and the policy refuses what is new: of `first..=last`, which end the batch, only the
+    /// essential records are stored; pending losses name the others. What was before them in the batch is durable.
+    /// The outbox is usable.
     #[error("the disk budget is full: records {first} to {last} are refused")]
     Refused {
         /// First refused.
@@ -291,7 +296,8 @@ pub trait Outbox: Send {
     /// Losses that no record tells of yet.
     fn pending_losses(&self) -> Vec<Loss>;
 
-    /// Takes out of the pending losses those that records tell of now.
+    /// Takes out of the pending losses those that records tell of now. It becomes durable with the next append; forgetting
+    /// it in a crash costs a second record of the same loss.
     ///
     /// # Errors
     /// [`AppendError::Io`], [`AppendError::Unusable`].

@@ -11,6 +11,8 @@ const SEGMENT_MIN_BYTES: u64 = 64 << 10;
 const SEGMENT_MAX_BYTES: u64 = 1 << 20;
 /// Parts of the budget that make one segment, within the two limits above.
 const SEGMENTS_PER_BUDGET: u64 = 16;
+/// Parts of a segment that are kept for essential records where the policy refuses what is new.
+const RESERVE_SHARE: u64 = 4;
 /// Parts of the budget that the quarantine may take at most.
 const QUARANTINE_SHARE: u64 = 32;
 /// Greatest length of the quarantine.
@@ -22,7 +24,8 @@ pub enum DropPolicy {
     /// The oldest records go.
     #[default]
     OldestFirst,
-    /// New records are refused; their positions are issued and named as lost.
+    /// New records are refused; their positions are issued and named as lost. Essential ones go to a reserve; each time
+    /// that is used up the oldest segment is given up for a new one.
     NewestFirst,
 }
 
@@ -66,6 +69,15 @@ impl Options {
     #[must_use]
     pub fn segment_bytes(&self) -> u64 {
         (self.budget() / SEGMENTS_PER_BUDGET).clamp(SEGMENT_MIN_BYTES, SEGMENT_MAX_BYTES) & !4095
+    }
+
+    /// Bytes at the end of the last segment that only essential records may take.
+    #[must_use]
+    pub fn reserve_bytes(&self) -> u64 {
+        match self.policy {
+            DropPolicy::OldestFirst => 0,
+            DropPolicy::NewestFirst => self.segment_bytes() / RESERVE_SHARE,
+        }
     }
 
     /// Most bytes of the quarantine.

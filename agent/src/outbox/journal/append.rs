@@ -29,14 +29,22 @@ impl Journal {
         self.check_usable()?;
         self.check_lengths(batch)?;
         let mut rest = batch;
+        let mut first_refused = None;
         while !rest.is_empty() {
             let written = self.write_part(rest)?;
             rest = &rest[written..];
-            if !rest.is_empty() && !self.rotate()? {
-                return Err(self.refuse(rest)?);
+            let Some(next) = rest.first() else { break };
+            if self.rotate()? || (next.is_essential && self.rotate_for_essential()?) {
+                continue;
             }
+            let ordinary = rest.iter().position(|record| record.is_essential);
+            let (refused, others) = rest.split_at(ordinary.filter(|&n| n > 0).unwrap_or(rest.len()));
+            first_refused = first_refused.or(Some(Seq(self.next())));
+            self.refuse(refused)?;
+            rest = others;
         }
-        Ok(Seq(self.next() - 1))
+        let last = Seq(self.next() - 1);
+        first_refused.map_or(Ok(last), |first| Err(AppendError::Refused { first, last }))
     }
 
     /// The longest record that fits into a segment.
@@ -56,11 +64,13 @@ impl Journal {
     fn write_part(&mut self, records: &[NewRecord<'_>]) -> Result<usize, AppendError> {
         let Some(active) = self.segments.last() else { return Ok(0) };
         let (begin, room) = (active.end, to_usize(active.len - active.end));
+        let reserve = if self.spares.is_empty() { to_usize(self.options.reserve_bytes()) } else { 0 };
         let mut next = self.next();
         self.begin_write(begin == 0);
         let mut entries = Vec::with_capacity(records.len());
         let mut payload_bytes = 0;
         for record in records {
+            let room = if record.is_essential { room } else { room.saturating_sub(reserve) };
             if self.buffer.len() + FRAME_HEADER_BYTES + record.bytes.len() > room {
                 break;
             }
@@ -169,7 +179,17 @@ impl Journal {
         if let Some(active) = self.segments.last_mut() {
             active.end += to_u64(self.buffer.len());
         }
-        Ok(())
+        self.forget_told_losses()
+    }
+
+    /// The write that was just made durable has the cursor that says what became of the losses told of.
+    fn forget_told_losses(&mut self) -> Result<(), AppendError> {
+        if self.told.is_empty() {
+            return Ok(());
+        }
+        let told = std::mem::take(&mut self.told);
+        let done = self.losses.recorded(self.disk.as_mut(), &told);
+        done.map_err(|e| self.fail("clear the losses that records tell of", e))
     }
 
     /// Takes the spare file as the next segment; `false` where there is none to be had.
@@ -189,8 +209,18 @@ impl Journal {
         Ok(true)
     }
 
+    /// Gives up the oldest segment, whatever the policy, for a record without which the others mean nothing; `false`
+    /// where only the active one is left.
+    fn rotate_for_essential(&mut self) -> Result<bool, AppendError> {
+        if self.segments.len() < 2 {
+            return Ok(false);
+        }
+        self.recycle(0)?;
+        self.rotate()
+    }
+
     /// Issues the positions of what is refused, and names them as lost.
-    fn refuse(&mut self, records: &[NewRecord<'_>]) -> Result<AppendError, AppendError> {
+    fn refuse(&mut self, records: &[NewRecord<'_>]) -> Result<(), AppendError> {
         let first = Seq(self.next());
         let last = Seq(self.next() - 1 + to_u64(records.len()));
         let times = || records.iter().map(|record| record.at);
@@ -204,7 +234,7 @@ impl Journal {
         };
         self.record_losses(&[loss])?;
         self.advance(last.0 + 1);
-        Ok(AppendError::Refused { first, last })
+        Ok(())
     }
 
     /// Makes losses durable.
@@ -218,22 +248,30 @@ impl Journal {
 
     pub(super) fn write_goodbye(&mut self, at: Timestamp) -> Result<(), AppendError> {
         self.check_usable()?;
-        let room = |s: &Segment| s.len - s.end > to_u64(PREAMBLE_BYTES_MAX);
         // Without room, and nothing to make some: the last records' times say when it ended.
-        if !self.segments.last().is_some_and(room) && !self.rotate()? {
-            return Ok(());
+        if !self.try_goodbye(at)? && self.rotate()? {
+            self.try_goodbye(at)?;
         }
-        let is_new = self.segments.last().is_some_and(|s| s.end == 0);
+        Ok(())
+    }
+
+    /// Writes the goodbye where the segment has room for it, as a write of its own, so that it proves the one before.
+    fn try_goodbye(&mut self, at: Timestamp) -> Result<bool, AppendError> {
+        let Some(active) = self.segments.last() else { return Ok(false) };
+        let (is_new, room) = (active.end == 0, active.len - active.end);
         self.begin_write(is_new);
         let place = (self.next() - 1, at, CatalogHash::default());
-        // The goodbye is a write of its own, so that it proves the one before it.
         self.push_frame(INTERNAL, KIND_CLEAN, place, &[]);
+        if to_u64(self.buffer.len()) > room {
+            self.needs_whole_cursor = true;
+            return Ok(false);
+        }
         self.finish_write()?;
         self.is_announced = true;
         if is_new {
             self.make_spare_after_rotation();
         }
-        Ok(())
+        Ok(true)
     }
 }
 

@@ -1,33 +1,31 @@
 //! Opening: finding the segments, cutting off what a crash tore, quarantining what is damaged, naming what is missing.
 //!
-//! The only writes are zeros over a torn tail, the quarantine, and losses; doing all of it twice gives the same.
+//! `files` sorts the files, `tail` says where the newest segment ends, `account` says what the frames mean; here they
+//! are put together, and the journal is made of what they give. The only writes are zeros over a torn tail, the
+//! quarantine, and losses; doing all of it twice gives the same.
 
-use std::collections::BTreeMap;
+mod account;
+mod files;
+mod tail;
+
 use std::io;
 
 use gapless_common::id::{BootId, Epoch, Seq};
 use gapless_common::quality::Cause;
-use gapless_common::ranges::RangeSet;
 use gapless_common::reading::Loss;
 use gapless_common::time::Timestamp;
 
-use super::format::{
-    DATA_AT, FIRST, FrameHeader, Item, KIND_CLEAN, KIND_CURSOR, KIND_OPENED, SegmentHeader, guess_number,
-    scan, u64_at,
-};
-use super::{Counters, Journal, SEGMENT_SUFFIX, Segment, SpareFile};
+use self::files::Life;
+use self::tail::{end_of, torn_frame_bytes, whole_items};
+use super::format::{DATA_AT, Item, scan};
+use super::{Counters, Journal, Segment, SpareFile};
 use crate::outbox::acks::Acks;
 use crate::outbox::catalogs;
 use crate::outbox::disk::Disk;
 use crate::outbox::losses::{self, LossBook};
 use crate::outbox::quarantine::Quarantine;
-use crate::outbox::spans::{Entry, Spans};
+use crate::outbox::spans::Spans;
 use crate::outbox::{AppendError, Found, OpenError, Opening, Options, RecoveryReport, to_u64, to_usize};
-
-/// Longer files are none of ours.
-const FILE_BYTES_MAX: u64 = 16 << 20;
-/// How many numbers are tried for a segment that has lost both headers.
-const GUESSES_MAX: u64 = 4096;
 
 pub(super) fn open(
     mut disk: Box<dyn Disk>,
@@ -59,15 +57,6 @@ fn failed(action: &str, source: io::Error) -> OpenError {
     OpenError::Io { action: action.to_owned(), source }
 }
 
-/// A segment's file and what its header says.
-#[derive(Debug)]
-struct Life {
-    name: String,
-    len: u64,
-    number: u64,
-    header: Option<SegmentHeader>,
-}
-
 /// What is known so far, as the segments are gone through in the order of their numbers.
 #[derive(Debug, Default)]
 pub(super) struct Recovery {
@@ -96,41 +85,6 @@ impl Recovery {
         let (lives, _) = recovery.find(disk, files)?;
         recovery.read_all(disk, lives)?;
         Ok(recovery)
-    }
-
-    /// Sorts the files into lives of segments, in the order of their numbers, and spare ones.
-    fn find(
-        &mut self,
-        disk: &mut dyn Disk,
-        files: &[(String, u64)],
-    ) -> Result<(Vec<Life>, Vec<SpareFile>), OpenError> {
-        let (mut lives, mut spares, mut nameless) = (BTreeMap::new(), Vec::new(), Vec::new());
-        let is_segment = |name: &str, len: u64| {
-            name.ends_with(SEGMENT_SUFFIX) && len > to_u64(DATA_AT) && len <= FILE_BYTES_MAX
-        };
-        for (name, len) in files.iter().filter(|(name, len)| is_segment(name, *len)) {
-            let mut head = [0; DATA_AT];
-            read(disk, name, &mut head)?;
-            let (name, len) = (name.clone(), *len);
-            match SegmentHeader::decode(&head) {
-                Some(header) if !lives.contains_key(&header.number) => {
-                    let number = header.number;
-                    lives.insert(number, Life { name, len, number, header: Some(header) });
-                }
-                None if head.iter().any(|&byte| byte != 0) => nameless.push(SpareFile { name, len }),
-                _ => spares.push(SpareFile { name, len }),
-            }
-        }
-        for file in nameless {
-            match recognise(disk, &file, &lives)? {
-                Some(life) => drop(lives.insert(life.number, life)),
-                None => {
-                    self.report.quarantined_segments += 1;
-                    spares.push(file);
-                }
-            }
-        }
-        Ok((lives.into_values().collect(), spares))
     }
 
     fn read_all(&mut self, disk: &mut dyn Disk, lives: Vec<Life>) -> Result<(), OpenError> {
@@ -174,7 +128,7 @@ impl Recovery {
             }
         }
         if is_last {
-            self.report.torn_bytes += self.torn_frame_bytes(&bytes[end..]);
+            self.report.torn_bytes += torn_frame_bytes(&bytes[end..], self.epochs.last().copied());
         }
         let Life { name, len, number, .. } = life;
         self.segments.push(Segment { name, len, number, end: to_u64(end), spans });
@@ -207,138 +161,6 @@ impl Recovery {
             self.report.quarantined_bytes += to_u64(bytes.len());
         }
         Ok(())
-    }
-
-    /// The bytes of a frame that was torn so that not even its header is whole, as far as they can be told from an
-    /// earlier life of the segment.
-    fn torn_frame_bytes(&self, tail: &[u8]) -> u64 {
-        let torn = FrameHeader::decode_unchecked(tail);
-        let is_next =
-            |h: &FrameHeader| self.epochs.last().is_some_and(|&(e, n)| h.epoch == e && h.seq.0 + 1 >= n);
-        torn.filter(is_next).map_or(0, |h| to_u64(h.total()))
-    }
-
-    fn begin_segment(&mut self, life: &Life) {
-        let follows = self.segments.last().is_some_and(|before| before.number + 1 == life.number);
-        if !follows {
-            // What lay between was recycled, in good order.
-            self.expected = None;
-        }
-        if let Some(header) = life.header {
-            if self.expected.is_some() {
-                self.expect(header.epoch, header.first.0, self.last_at.unwrap_or_default());
-            }
-            self.expected = Some((header.epoch, header.first.0));
-            self.know(header.epoch, header.first.0);
-            self.boot = Some(header.boot);
-        }
-    }
-
-    fn take(&mut self, bytes: &[u8], offset: usize, item: &Item, spans: &mut Spans) {
-        let (header, is_intact) = match item {
-            Item::Frame(header) => (header, true),
-            Item::Damaged(header) => (header, false),
-            Item::Unknown(_) => return spans.break_run(),
-        };
-        if !is_intact {
-            spans.break_run();
-        }
-        self.batch = header.batch;
-        self.is_clean = false;
-        if !header.is_record() {
-            if let Some(payload) = header.payload(bytes) {
-                self.take_internal(header, payload);
-            }
-            return;
-        }
-        let (epoch, seq) = (header.epoch, header.seq.0);
-        self.expect(epoch, seq, header.at);
-        if is_intact {
-            let (catalog, at) = (header.catalog, header.at);
-            spans.push(&Entry { epoch, seq, catalog, at, offset: to_u64(offset) });
-        } else {
-            self.miss(epoch, (seq, seq), (header.at, header.at));
-        }
-        self.expected = Some((epoch, seq.saturating_add(1)));
-        self.know(epoch, seq.saturating_add(1));
-        self.last_at = Some(header.at);
-    }
-
-    fn take_internal(&mut self, header: &FrameHeader, payload: &[u8]) {
-        let next = header.seq.0.saturating_add(1);
-        self.know(header.epoch, next);
-        if header.kind != KIND_OPENED {
-            // It says how far its epoch had come.
-            self.expect(header.epoch, next, self.last_at.unwrap_or(header.at));
-            self.expected = Some((header.epoch, next));
-        }
-        match header.kind {
-            KIND_CURSOR => self.acks.restore(payload),
-            KIND_CLEAN => {
-                self.is_clean = true;
-                self.last_at = Some(header.at);
-            }
-            KIND_OPENED => {
-                self.boot = u64_at(payload, 0).map(BootId);
-                if let (Some(epoch), Some(next)) = (u64_at(payload, 8).map(Epoch), u64_at(payload, 16)) {
-                    let at = self.last_at.unwrap_or_default();
-                    if self.expected.is_some_and(|(e, _)| e == epoch) {
-                        self.expect(epoch, next, at);
-                    }
-                    if self.epochs.iter().any(|&(e, _)| e == epoch) {
-                        self.know(epoch, next);
-                    }
-                }
-                self.expected = Some((header.epoch, 1));
-            }
-            _ => {}
-        }
-    }
-
-    /// Notes what is missing before `seq` of `epoch`.
-    fn expect(&mut self, epoch: Epoch, seq: u64, at: Timestamp) {
-        let Some((expected, next)) = self.expected else { return };
-        let next = if expected == epoch { next } else { 1 };
-        if seq > next {
-            self.miss(epoch, (next, seq - 1), (self.last_at.unwrap_or(at), at));
-        }
-    }
-
-    fn miss(&mut self, epoch: Epoch, (first, last): (u64, u64), (a, b): (Timestamp, Timestamp)) {
-        self.missing.push(Loss {
-            epoch,
-            first: Seq(first),
-            last: Seq(last),
-            from: a.min(b),
-            to: a.max(b),
-            cause: Cause::Quarantined,
-        });
-    }
-
-    /// Notes that `epoch` exists and that `next` is the least seq that it may not have issued.
-    fn know(&mut self, epoch: Epoch, next: u64) {
-        match self.epochs.iter_mut().find(|(known, _)| *known == epoch) {
-            Some((_, known)) => *known = next.max(*known),
-            None => self.epochs.push((epoch, next.max(1))),
-        }
-    }
-
-    /// Turns what is missing, owed and not told of yet into losses.
-    fn finish(&mut self, disk: &mut dyn Disk) -> Result<(), OpenError> {
-        for loss in self.book.pending().to_vec() {
-            self.know(loss.epoch, loss.last.0.saturating_add(1));
-        }
-        let mut losses = Vec::new();
-        for missing in std::mem::take(&mut self.missing) {
-            let told = self.book.pending().iter().filter(|l| l.epoch == missing.epoch);
-            let told: RangeSet = told.map(|l| (l.first.0, l.last.0)).collect();
-            for (first, last) in self.acks.owed(missing.epoch, missing.first.0, missing.last.0) {
-                let untold = told.holes(first, last);
-                losses.extend(untold.map(|(f, l)| Loss { first: Seq(f), last: Seq(l), ..missing }));
-            }
-        }
-        self.report.quarantined_records += losses.iter().map(|l| l.last.0 - l.first.0 + 1).sum::<u64>();
-        self.book.add(disk, &losses).map_err(|e| failed("write a loss", e))
     }
 
     pub(super) fn found(&self) -> Found {
@@ -375,6 +197,7 @@ impl Recovery {
             needs_whole_cursor: true,
             acks: self.acks,
             losses: self.book,
+            told: Vec::new(),
             quarantine: self.quarantine,
             catalog_bytes,
             buffer: Vec::new(),
@@ -423,47 +246,4 @@ impl Journal {
 
 fn read(disk: &mut dyn Disk, name: &str, into: &mut [u8]) -> Result<(), OpenError> {
     disk.read_at(name, 0, into).map_err(|e| failed(&format!("read {name}"), e))
-}
-
-/// Finds the number of a segment that has lost both headers among those that are missing in the order.
-fn recognise(
-    disk: &mut dyn Disk,
-    file: &SpareFile,
-    lives: &BTreeMap<u64, Life>,
-) -> Result<Option<Life>, OpenError> {
-    let last = lives.last_key_value().map_or(0, |(&number, _)| number);
-    let candidates = (last.saturating_sub(GUESSES_MAX)..=last + 1).filter(|n| !lives.contains_key(n));
-    let mut bytes = vec![0; to_usize(file.len)];
-    read(disk, &file.name, &mut bytes)?;
-    let number = guess_number(&bytes, &candidates.collect::<Vec<_>>());
-    Ok(number.map(|number| Life { name: file.name.clone(), len: file.len, number, header: None }))
-}
-
-fn end_of(&(offset, item): &(usize, Item)) -> usize {
-    offset
-        + match item {
-            Item::Frame(header) | Item::Damaged(header) => header.total(),
-            Item::Unknown(len) => len,
-        }
-}
-
-/// How many of the items of the newest segment count: those before the first damage within the last write. What was
-/// written before the last write had been durable, so damage there tears nothing off.
-fn whole_items(items: &[(usize, Item)]) -> usize {
-    let header = |item: &Item| match item {
-        Item::Frame(header) | Item::Damaged(header) => Some(*header),
-        Item::Unknown(_) => None,
-    };
-    let Some(last) = items.last().and_then(|(_, item)| header(item)) else { return items.len() };
-    let is_last_write =
-        |item: &Item| header(item).is_none_or(|h| h.epoch == last.epoch && h.batch == last.batch);
-    let mut begin = items.iter().rposition(|(_, item)| !is_last_write(item)).map_or(0, |i| i + 1);
-    // Unrecognised bytes before a frame that begins the write belong to the write before.
-    if matches!(items[begin].1, Item::Unknown(_))
-        && items.get(begin + 1).and_then(|(_, i)| header(i)).is_some_and(|h| h.flags & FIRST != 0)
-    {
-        begin += 1;
-    }
-    let torn = items[begin..].iter().position(|(_, item)| !matches!(item, Item::Frame(_)));
-    torn.map_or(items.len(), |i| begin + i)
 }

@@ -84,6 +84,8 @@ impl Journal {
         let erased = self.disk.write_at(&segment.name, 0, &[0; DATA_AT]);
         let erased = erased.and_then(|()| self.disk.sync(&segment.name));
         erased.map_err(|e| self.fail("recycle a segment", e))?;
+        // Reading ahead may have made large folios of it; see `disk` on what they do to small appends.
+        self.disk.forget_cache(&segment.name);
         self.counters.syncs += 1;
         if segment.len == self.options.segment_bytes() {
             self.spares.push(SpareFile { name: segment.name, len: segment.len });

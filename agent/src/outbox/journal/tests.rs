@@ -359,7 +359,7 @@ proptest! {
         }
         let (mut outbox, _) = open(&disk, 3);
         numbers(&mut outbox);
-        let record = NewRecord { kind: 1, at: time(1), catalog: CatalogHash(1), bytes: b"on we go" };
+        let record = NewRecord { kind: 1, at: time(1), catalog: CatalogHash(1), is_essential: false, bytes: b"on we go" };
         prop_assert_eq!(outbox.append(&[record]).unwrap(), Seq(1));
         drop(outbox);
         open(&disk, 4);

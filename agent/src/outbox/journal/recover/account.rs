@@ -1,0 +1,140 @@
+//! What the frames of the segments, in their order, say: the epochs and how far each came, what is acknowledged, and
+//! what should be there and is not. Reads no file; only the losses found are written, by the book of losses.
+
+use gapless_common::id::{BootId, Epoch, Seq};
+use gapless_common::quality::Cause;
+use gapless_common::ranges::RangeSet;
+use gapless_common::reading::Loss;
+use gapless_common::time::Timestamp;
+
+use super::super::format::{FrameHeader, Item, KIND_CLEAN, KIND_CURSOR, KIND_OPENED, count_at, u64_at};
+use super::files::Life;
+use super::{Recovery, failed};
+use crate::outbox::disk::Disk;
+use crate::outbox::spans::{Entry, Spans};
+use crate::outbox::{OpenError, to_u64};
+
+impl Recovery {
+    pub(super) fn begin_segment(&mut self, life: &Life) {
+        let follows = self.segments.last().is_some_and(|before| before.number + 1 == life.number);
+        if !follows {
+            // What lay between was recycled, in good order.
+            self.expected = None;
+        }
+        if let Some(header) = life.header {
+            if self.expected.is_some() {
+                self.expect(header.epoch, header.first.0, self.last_at.unwrap_or_default());
+            }
+            self.expected = Some((header.epoch, header.first.0));
+            self.know(header.epoch, header.first.0);
+            self.boot = Some(header.boot);
+        }
+    }
+
+    pub(super) fn take(&mut self, bytes: &[u8], offset: usize, item: &Item, spans: &mut Spans) {
+        let (header, is_intact) = match item {
+            Item::Frame(header) => (header, true),
+            Item::Damaged(header) => (header, false),
+            Item::Unknown(_) => return spans.break_run(),
+        };
+        if !is_intact {
+            spans.break_run();
+        }
+        self.batch = header.batch;
+        self.is_clean = false;
+        if !header.is_record() {
+            if let Some(payload) = header.payload(bytes) {
+                self.take_internal(header, payload);
+            }
+            return;
+        }
+        let (epoch, seq) = (header.epoch, header.seq.0);
+        self.expect(epoch, seq, header.at);
+        if is_intact {
+            let (catalog, at) = (header.catalog, header.at);
+            spans.push(&Entry { epoch, seq, catalog, at, offset: to_u64(offset) });
+        } else {
+            self.miss(epoch, (seq, seq), (header.at, header.at));
+        }
+        self.expected = Some((epoch, seq.saturating_add(1)));
+        self.know(epoch, seq.saturating_add(1));
+        self.last_at = Some(header.at);
+    }
+
+    fn take_internal(&mut self, header: &FrameHeader, payload: &[u8]) {
+        let next = header.seq.0.saturating_add(1);
+        self.know(header.epoch, next);
+        if header.kind != KIND_OPENED {
+            // It says how far its epoch had come.
+            self.expect(header.epoch, next, self.last_at.unwrap_or(header.at));
+            self.expected = Some((header.epoch, next));
+        }
+        match header.kind {
+            KIND_CURSOR => self.acks.restore(payload),
+            KIND_CLEAN => {
+                self.is_clean = true;
+                self.last_at = Some(header.at);
+            }
+            KIND_OPENED => {
+                self.boot = u64_at(payload, 0).map(BootId);
+                if let (Some(epoch), Some(next)) = (u64_at(payload, 8).map(Epoch), count_at(payload, 16)) {
+                    let at = self.last_at.unwrap_or_default();
+                    if self.expected.is_some_and(|(e, _)| e == epoch) {
+                        self.expect(epoch, next, at);
+                    }
+                    if self.epochs.iter().any(|&(e, _)| e == epoch) {
+                        self.know(epoch, next);
+                    }
+                }
+                self.expected = Some((header.epoch, 1));
+            }
+            _ => {}
+        }
+    }
+
+    /// Notes what is missing before `seq` of `epoch`.
+    fn expect(&mut self, epoch: Epoch, seq: u64, at: Timestamp) {
+        let Some((expected, next)) = self.expected else { return };
+        let next = if expected == epoch { next } else { 1 };
+        if seq > next {
+            self.miss(epoch, (next, seq - 1), (self.last_at.unwrap_or(at), at));
+        }
+    }
+
+    fn miss(&mut self, epoch: Epoch, (first, last): (u64, u64), (a, b): (Timestamp, Timestamp)) {
+        self.missing.push(Loss {
+            epoch,
+            first: Seq(first),
+            last: Seq(last),
+            from: a.min(b),
+            to: a.max(b),
+            cause: Cause::Quarantined,
+        });
+    }
+
+    /// Notes that `epoch` exists and that `next` is the least seq that it may not have issued.
+    fn know(&mut self, epoch: Epoch, next: u64) {
+        match self.epochs.iter_mut().find(|(known, _)| *known == epoch) {
+            Some((_, known)) => *known = next.max(*known),
+            None => self.epochs.push((epoch, next.max(1))),
+        }
+    }
+
+    /// Turns what is missing, owed and not told of yet into losses.
+    pub(super) fn finish(&mut self, disk: &mut dyn Disk) -> Result<(), OpenError> {
+        for loss in self.book.pending().to_vec() {
+            self.know(loss.epoch, loss.last.0.saturating_add(1));
+        }
+        let mut losses = Vec::new();
+        for missing in std::mem::take(&mut self.missing) {
+            let told = self.book.pending().iter().filter(|l| l.epoch == missing.epoch);
+            let told: RangeSet = told.map(|l| (l.first.0, l.last.0)).collect();
+            for (first, last) in self.acks.owed(missing.epoch, missing.first.0, missing.last.0) {
+                let untold = told.holes(first, last);
+                losses.extend(untold.map(|(f, l)| Loss { first: Seq(f), last: Seq(l), ..missing }));
+            }
+        }
+        self.report.quarantined_records += losses.iter().map(|l| l.last.0 - l.first.0 + 1).sum::<u64>();
+        self.book.add(disk, &losses).map_err(|e| failed("write a loss", e))
+    }
+}
