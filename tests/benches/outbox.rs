@@ -1,10 +1,13 @@
 //! What durability costs: the outbox's stores and SQLite as their peer, each batch durable before the next.
 //!
 //! `cargo bench -p gapless-tests --bench outbox`. `OUTBOX_BENCH_BATCHES` (default 5000) and
-//! `OUTBOX_BENCH_OUTAGE` (default 20000) set the number of batches, `OUTBOX_BENCH_DIR` the directory; the table of
-//! the design has 20,000 and 200,000. Device bytes are the sectors that `/proc/diskstats` counts for the device of that
-//! directory: other writers count too, so the machine has to be quiet. Power cuts are not simulated here: the
-//! journal's own tests do that at every operation (`outbox::journal::tests`).
+//! `OUTBOX_BENCH_OUTAGE` (default 20000) set the number of batches, `OUTBOX_BENCH_DIR` the directory. Power cuts are
+//! not simulated here: the journal's own tests do that at every operation (`outbox::journal::tests`).
+//!
+//! **What is counted.** *Process*: `write_bytes` of `/proc/self/io`, that is 4 KiB for each page that this process made
+//! dirty in the page cache, once for each sync that wrote it; other processes do not disturb it, and the file
+//! system's own journal is not in it. *Device*: sectors that `/proc/diskstats` counts for the device of the directory:
+//! the file system's journal is in it, and so is every other writer, so it means something on a quiet machine only.
 
 use std::path::{Path, PathBuf};
 use std::time::Instant;
@@ -20,6 +23,8 @@ const BATCH_BYTES: usize = 600;
 /// The product's load: a batch a second, 200 readings, ten devices.
 const PRODUCT_BATCH_BYTES: usize = 900;
 const PRODUCT_READINGS: u64 = 200;
+/// A small budget, so that the store has soon grown to it.
+const PRODUCT_BUDGET_BYTES: u64 = 4 << 20;
 
 /// A store that takes batches.
 trait Store {
@@ -31,16 +36,22 @@ trait Store {
 struct Ours(Box<dyn Outbox>);
 
 impl Ours {
-    fn open(directory: &Path, store: StoreKind, budget_bytes: u64) -> Result<Self> {
+    fn open(directory: &Path, epoch: u64, store: StoreKind, budget_bytes: u64) -> Result<Self> {
         let options = Options { budget_bytes, store, ..Options::default() };
-        let opening = Opening { epoch: Epoch(1), boot: BootId(1) };
+        let opening = Opening { epoch: Epoch(epoch), boot: BootId(1) };
         Ok(Self(outbox::open(directory, &options, opening)?.outbox))
     }
 }
 
 impl Store for Ours {
     fn append(&mut self, batch: &[u8]) -> Result<()> {
-        let record = NewRecord { kind: 1, at: Timestamp(0), catalog: CatalogHash(1), bytes: batch };
+        let record = NewRecord {
+            kind: 1,
+            at: Timestamp(0),
+            catalog: CatalogHash(1),
+            is_essential: false,
+            bytes: batch,
+        };
         self.0.append(&[record])?;
         Ok(())
     }
@@ -138,6 +149,7 @@ fn batch(n: u64, len: usize) -> Vec<u8> {
 }
 
 struct Row {
+    process_per_payload: f64,
     device_per_payload: f64,
     cpu_per_20k: f64,
     appends_per_s: f64,
@@ -153,13 +165,13 @@ fn measure(
     let directory = tempfile::tempdir_in(parent)?;
     let mut store = open(directory.path())?;
     rustix::fs::sync();
-    let (bytes, cpu, began) = (device_bytes(parent)?, cpu_seconds(), Instant::now());
+    let (before, cpu, began) = (Written::now(parent)?, cpu_seconds(), Instant::now());
     for n in 0..batches {
         store.append(&batch(n, BATCH_BYTES))?;
     }
     let (cpu, took) = (cpu_seconds() - cpu, began.elapsed());
     rustix::fs::sync();
-    let bytes = device_bytes(parent)? - bytes;
+    let (process, device) = Written::now(parent)?.since(&before, batches * BATCH_BYTES as u64);
     drop(store);
     drop(directory);
     let directory = tempfile::tempdir_in(parent)?;
@@ -171,7 +183,8 @@ fn measure(
     store.drain()?;
     #[expect(clippy::cast_precision_loss, reason = "figures for people")]
     Ok(Row {
-        device_per_payload: bytes as f64 / (batches * BATCH_BYTES as u64) as f64,
+        process_per_payload: process,
+        device_per_payload: device,
         cpu_per_20k: cpu * 20_000.0 / batches as f64,
         appends_per_s: batches as f64 / took.as_secs_f64(),
         space_full,
@@ -179,36 +192,79 @@ fn measure(
     })
 }
 
-/// Bytes that this process hands to the device: pages made dirty by it.
-fn process_write_bytes() -> Result<u64> {
+/// Bytes of the pages that this process made dirty (proc(5), `/proc/pid/io`).
+fn process_bytes() -> Result<u64> {
     let io = std::fs::read_to_string("/proc/self/io")?;
     let line = io.lines().find_map(|line| line.strip_prefix("write_bytes: "));
     Ok(line.context("/proc/self/io has no write_bytes")?.parse()?)
 }
 
-/// The product's own load, without the pauses: ten records of 90 bytes a batch.
-#[expect(clippy::cast_precision_loss, reason = "figures for people")]
-fn measure_product(parent: &Path, batches: u64) -> Result<(f64, f64)> {
+/// What has been written so far.
+struct Written {
+    process: u64,
+    device: u64,
+}
+
+impl Written {
+    fn now(directory: &Path) -> Result<Self> {
+        Ok(Self { process: process_bytes()?, device: device_bytes(directory)? })
+    }
+
+    /// Bytes written since `before` by the process and to the device, for each of `units`.
+    #[expect(clippy::cast_precision_loss, reason = "figures for people")]
+    fn since(&self, before: &Self, units: u64) -> (f64, f64) {
+        let per_unit = |now: u64, then: u64| (now - then) as f64 / units as f64;
+        (per_unit(self.process, before.process), per_unit(self.device, before.device))
+    }
+}
+
+/// One batch of the product: ten records, acknowledged at once, so that the cursor moves with every append.
+fn append_product(outbox: &mut dyn Outbox, n: u64) -> Result<()> {
+    let epoch = outbox.epoch();
+    let bytes = batch(n, PRODUCT_BATCH_BYTES);
+    let record =
+        |bytes| NewRecord { kind: 1, at: Timestamp(0), catalog: CatalogHash(1), is_essential: false, bytes };
+    let records: Vec<_> = bytes.chunks(PRODUCT_BATCH_BYTES / 10).map(record).collect();
+    let last = outbox.append(&records)?;
+    outbox.acknowledge(epoch, last, &[]);
+    Ok(())
+}
+
+/// The product's own load, without the pauses: while the store grows to its budget, after that, and after a restart.
+fn measure_product(parent: &Path, batches: u64) -> Result<()> {
     let directory = tempfile::tempdir_in(parent)?;
-    let mut ours = Ours::open(directory.path(), StoreKind::Journal, 64 << 20)?;
+    let open = |epoch| Ours::open(directory.path(), epoch, StoreKind::Journal, PRODUCT_BUDGET_BYTES);
+    let has_grown = |outbox: &dyn Outbox| outbox.held()[0].first > Seq(1);
+    let mut ours = open(1)?;
+    measure_phase(parent, "while the store grows", ours.0.as_mut(), &|outbox, _| has_grown(outbox))?;
+    measure_phase(parent, "once it has grown", ours.0.as_mut(), &|_, count| count == batches)?;
+    drop(ours);
+    let mut ours = open(2)?;
+    measure_phase(parent, "after a restart", ours.0.as_mut(), &|_, count| count == batches)
+}
+
+/// Appends batches until `is_done`, and says what that cost.
+fn measure_phase(
+    parent: &Path,
+    name: &str,
+    outbox: &mut dyn Outbox,
+    is_done: &dyn Fn(&dyn Outbox, u64) -> bool,
+) -> Result<()> {
     rustix::fs::sync();
-    let (device, process) = (device_bytes(parent)?, process_write_bytes()?);
-    let written = ours.0.stats().written_bytes;
-    for n in 0..batches {
-        let bytes = batch(n, PRODUCT_BATCH_BYTES);
-        let record = |bytes| NewRecord { kind: 1, at: Timestamp(0), catalog: CatalogHash(1), bytes };
-        let records: Vec<_> = bytes.chunks(PRODUCT_BATCH_BYTES / 10).map(record).collect();
-        let last = ours.0.append(&records)?;
-        ours.0.acknowledge(Epoch(1), last, &[]);
+    let (before, handed, mut count) = (Written::now(parent)?, outbox.stats().written_bytes, 0);
+    while !is_done(outbox, count) {
+        append_product(outbox, count)?;
+        count += 1;
     }
     rustix::fs::sync();
-    let readings = (batches * PRODUCT_READINGS) as f64;
+    let readings = count * PRODUCT_READINGS;
+    let (process, device) = Written::now(parent)?.since(&before, readings);
+    #[expect(clippy::cast_precision_loss, reason = "figures for people")]
+    let handed = (outbox.stats().written_bytes - handed) as f64 / readings as f64;
     println!(
-        "  of it handed to the file system: {:.1} bytes a reading",
-        (ours.0.stats().written_bytes - written) as f64 / readings
+        "  {name}: process {process:.1}, device {device:.1} bytes a reading; {handed:.1} handed to the file system"
     );
-    let process = process_write_bytes()? - process;
-    Ok(((device_bytes(parent)? - device) as f64 / readings, process as f64 / readings))
+    Ok(())
 }
 
 fn number(name: &str, default: u64) -> u64 {
@@ -221,9 +277,9 @@ fn main() -> Result<()> {
     let parent = std::env::var_os("OUTBOX_BENCH_DIR").map_or_else(std::env::temp_dir, PathBuf::from);
     let scale = (number("OUTBOX_BENCH_BATCHES", 5_000), number("OUTBOX_BENCH_OUTAGE", 20_000));
     let ours = |store, budget| -> Open {
-        Box::new(
-            move |directory: &Path| Ok(Box::new(Ours::open(directory, store, budget)?) as Box<dyn Store>),
-        )
+        Box::new(move |directory: &Path| {
+            Ok(Box::new(Ours::open(directory, 1, store, budget)?) as Box<dyn Store>)
+        })
     };
     let stores: Vec<(&str, Open)> = vec![
         ("journal, 256 MiB budget", ours(StoreKind::Journal, 256 << 20)),
@@ -241,14 +297,15 @@ fn main() -> Result<()> {
         parent.display()
     );
     println!(
-        "{:34} {:>14} {:>12} {:>10} {:>12} {:>12}",
-        "store", "device/payload", "CPU s/20k", "appends/s", "MB full", "MB drained"
+        "{:34} {:>15} {:>14} {:>12} {:>10} {:>12} {:>12}",
+        "store", "process/payload", "device/payload", "CPU s/20k", "appends/s", "MB full", "MB drained"
     );
     for (name, open) in stores {
         match measure(&parent, &open, scale) {
             #[expect(clippy::cast_precision_loss, reason = "figures for people")]
             Ok(row) => println!(
-                "{name:34} {:>14.1} {:>12.2} {:>10.0} {:>12.1} {:>12.1}",
+                "{name:34} {:>15.1} {:>14.1} {:>12.2} {:>10.0} {:>12.1} {:>12.1}",
+                row.process_per_payload,
                 row.device_per_payload,
                 row.cpu_per_20k,
                 row.appends_per_s,
@@ -264,7 +321,5 @@ fn main() -> Result<()> {
     println!(
         "Product's load: batches of 10 records, {PRODUCT_BATCH_BYTES} bytes, {PRODUCT_READINGS} readings"
     );
-    let (device, process) = measure_product(&parent, scale.0)?;
-    println!("  written to the device: {device:.1} bytes a reading; made dirty by the process: {process:.1}");
-    Ok(())
+    measure_product(&parent, scale.0)
 }
