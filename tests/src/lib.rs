@@ -6,6 +6,7 @@ pub mod api;
 pub mod audit;
 pub mod broker;
 pub mod browser;
+pub mod hostile;
 pub mod line;
 pub mod process;
 pub mod settle;
