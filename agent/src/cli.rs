@@ -14,6 +14,10 @@ use gapless_agent::status::{Status, ValueStatus};
 use gapless_agent::{bus, text};
 use gapless_common::id::DeviceId;
 use gapless_common::profile::{Profile, ProfileSet};
+use tracing::level_filters::LevelFilter;
+use tracing_subscriber::filter::Targets;
+use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::util::SubscriberInitExt as _;
 
 /// Polls the devices of a site, keeps every reading in a durable outbox and delivers it.
 #[derive(Debug, Parser)]
@@ -99,17 +103,18 @@ fn say(text: &str) -> Result<()> {
 
 fn start_log() {
     let level = match std::env::var("GAPLESS_LOG").as_deref() {
-        Ok("debug") => tracing::Level::DEBUG,
-        Ok("warn") => tracing::Level::WARN,
-        Ok("error") => tracing::Level::ERROR,
-        _ => tracing::Level::INFO,
+        Ok("debug") => LevelFilter::DEBUG,
+        Ok("warn") => LevelFilter::WARN,
+        Ok("error") => LevelFilter::ERROR,
+        _ => LevelFilter::INFO,
     };
-    tracing_subscriber::fmt()
+    // Of the libraries only what goes wrong is wanted.
+    let targets = Targets::new().with_target("gapless", level).with_default(level.min(LevelFilter::WARN));
+    let lines = tracing_subscriber::fmt::layer()
         .with_writer(std::io::stderr)
         .with_ansi(std::io::stderr().is_terminal())
-        .with_max_level(level)
-        .with_target(false)
-        .init();
+        .with_target(false);
+    tracing_subscriber::registry().with(targets).with(lines).init();
 }
 
 fn load(path: &Path) -> Result<Config> {

@@ -1,10 +1,11 @@
 //! `gapless-collector`: the program around the library.
 
 mod cli;
+mod log;
 
 use clap::Parser as _;
 
 fn main() -> anyhow::Result<()> {
-    tracing_subscriber::fmt().with_writer(std::io::stderr).init();
+    log::start();
     cli::Cli::parse().execute()
 }

@@ -30,8 +30,10 @@ const PACKET_BYTES_MAX: usize = FRAME_BYTES_MAX + (8 << 10);
 const REQUESTS_MAX: usize = 512;
 /// Events of the client that wait for the shell.
 const EVENTS_MAX: usize = 64;
-/// Messages that the shell holds for the writer; beyond it the connection is given up, and they come again.
+/// Messages that the shell holds for the writer, and their bytes; beyond it the connection is given up, and they
+/// come again.
 const HELD_MAX: usize = 2_048;
+const HELD_BYTES_MAX: usize = 32 << 20;
 /// Answers that the shell holds for the client; it takes no more from the writer beyond it.
 const ANSWERS_MAX: usize = 2_048;
 /// Publishes on their way to the broker.
@@ -125,6 +127,21 @@ pub async fn run(options: Options, mut ends: Ends) -> Result<(), SetupError> {
     Ok(())
 }
 
+/// An error with its sources, each said once: a refused certificate hides behind the transport's error.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(source) = next {
+        let cause = source.to_string();
+        if !text.contains(&cause) {
+            text.push_str(": ");
+            text.push_str(&cause);
+        }
+        next = source.source();
+    }
+    text
+}
+
 fn said(options: &Options, online: bool) -> Result<Vec<u8>, SetupError> {
     let presence = Presence { incarnation: options.incarnation, online };
     Ok(wire::encode(&Message::Presence(presence))?)
@@ -192,6 +209,7 @@ struct Session {
     presence: (String, Vec<u8>),
     subscribed: bool,
     held: VecDeque<Inbound>,
+    held_bytes: usize,
     unreleased: HashMap<u64, Publish>,
     answers: VecDeque<Answer>,
     events: Option<Events>,
@@ -206,6 +224,7 @@ impl Session {
             presence,
             subscribed: false,
             held: VecDeque::new(),
+            held_bytes: 0,
             unreleased: HashMap::new(),
             answers: VecDeque::new(),
             events: None,
@@ -222,12 +241,13 @@ impl Session {
                             return Ended::Failed(why);
                         }
                     }
-                    Some(Err(error)) => return Ended::Failed(error.to_string()),
+                    Some(Err(error)) => return Ended::Failed(chain(error.as_ref())),
                     None => return Ended::Failed("the client has ended".to_owned()),
                 },
                 permit = ends.inbound.reserve(), if !self.held.is_empty() => match permit {
                     Ok(permit) => {
                         if let Some(message) = self.held.pop_front() {
+                            self.held_bytes -= message.payload.len();
                             permit.send(message);
                         }
                     }
@@ -268,11 +288,12 @@ impl Session {
     }
 
     fn take(&mut self, publish: Publish) -> Result<(), String> {
-        if self.held.len() >= HELD_MAX {
+        if self.held.len() >= HELD_MAX || self.held_bytes >= HELD_BYTES_MAX {
             return Err("more messages than the writer can take: they will come again".to_owned());
         }
         self.next_token += 1;
         let token = self.generation << 40 | self.next_token;
+        self.held_bytes += publish.payload.len();
         self.held.push_back(Inbound {
             topic: publish.topic.clone(),
             payload: publish.payload.to_vec(),

@@ -137,12 +137,17 @@ pub(crate) struct Filled {
     outbound: mpsc::Receiver<Outbound>,
     next: u64,
     sent: u64,
+    watermark: u64,
 }
 
 impl Filled {
     /// A database that holds the opening.
     pub(crate) fn new() -> Self {
-        let folder = tempfile::tempdir().unwrap();
+        Self::within(tempfile::tempdir().unwrap())
+    }
+
+    /// A database in that folder.
+    pub(crate) fn within(folder: TempDir) -> Self {
         let (inbound, to_writer) = mpsc::channel(INBOUND_MAX);
         let (from_writer, outbound) = mpsc::channel(OUTBOUND_MAX);
         let health = Arc::new(Health::default());
@@ -150,13 +155,57 @@ impl Filled {
         let (watch, _) = writer::start(&file, to_writer, from_writer, Arc::clone(&health)).unwrap();
         let store = Arc::new(Reader::new(&file));
         let served = Served::start(folder, store, watch.commits, health);
-        let mut filled = Self { served, inbound, outbound, next: 1, sent: 0 };
+        let mut filled = Self { served, inbound, outbound, next: 1, sent: 0, watermark: 0 };
         filled.send(opening());
         filled
     }
 
     /// One frame with these records; committed when it returns.
     pub(crate) fn send(&mut self, records: Vec<Record>) {
+        let message = self.message(records);
+        self.inbound.blocking_send(message).unwrap();
+        self.settle();
+    }
+
+    /// Hands the writer a frame without waiting; whether its queue took it.
+    pub(crate) fn offer(&mut self, records: Vec<Record>) -> bool {
+        let (next, sent) = (self.next, self.sent);
+        let message = self.message(records);
+        let taken = self.inbound.try_send(message).is_ok();
+        if !taken {
+            (self.next, self.sent) = (next, sent);
+        }
+        taken
+    }
+
+    /// The highest watermark that has been acknowledged until now.
+    pub(crate) fn acknowledged(&mut self) -> u64 {
+        while let Ok(answer) = self.outbound.try_recv() {
+            self.hear(&answer);
+        }
+        self.watermark
+    }
+
+    /// Waits until all that was handed over is committed.
+    pub(crate) fn settle(&mut self) {
+        loop {
+            let answer = self.outbound.blocking_recv().unwrap();
+            self.hear(&answer);
+            if matches!(answer, Outbound::Release(tokens) if tokens.contains(&self.sent)) {
+                return;
+            }
+        }
+    }
+
+    fn hear(&mut self, answer: &Outbound) {
+        if let Outbound::Publish { payload, .. } = answer
+            && let wire::Message::Ack(ack) = wire::decode(payload).unwrap()
+        {
+            self.watermark = ack.epochs[0].watermark.0;
+        }
+    }
+
+    fn message(&mut self, records: Vec<Record>) -> Inbound {
         let catalog = catalog();
         let count = u64::try_from(records.len()).unwrap();
         let frame = DataFrame {
@@ -170,11 +219,7 @@ impl Filled {
         self.next += count;
         self.sent += 1;
         let payload = wire::encode_data(&frame, &catalog).unwrap();
-        let message = Inbound { topic: path().up(Up::Data), payload, at: NOW, token: self.sent };
-        self.inbound.blocking_send(message).unwrap();
-        while !matches!(self.outbound.blocking_recv().unwrap(), Outbound::Release(t) if t.contains(&self.sent))
-        {
-        }
+        Inbound { topic: path().up(Up::Data), payload, at: NOW, token: self.sent }
     }
 }
 
