@@ -9,6 +9,8 @@
 //! system's own journal is not in it. *Device*: sectors that `/proc/diskstats` counts for the device of the directory:
 //! the file system's journal is in it, and so is every other writer, so it means something on a quiet machine only.
 
+#![expect(clippy::print_stdout, reason = "a bench prints its figures")]
+
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
