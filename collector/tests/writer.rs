@@ -7,10 +7,9 @@ use std::path::Path;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 
-use gapless_collector::api::Health;
 use gapless_collector::backup::backup;
 use gapless_collector::ingest::{INBOUND_MAX, Inbound, OUTBOUND_MAX, Outbound, writer};
-use gapless_collector::store::model::{Flow, GapFilter, Scan, SeriesNo, StoredReading};
+use gapless_collector::store::model::{Flow, GapFilter, ParkReason, Scan, SeriesNo, StoredReading};
 use gapless_collector::store::{ReadStore, Reader};
 use gapless_common::catalog::{Aggregation, Catalog, Channel, Device, PeriodLabel};
 use gapless_common::id::{
@@ -123,17 +122,35 @@ struct Running {
 
 impl Running {
     fn start(dir: &Path) -> Self {
+        Self::start_bounded(dir, writer::PARK_BYTES_MAX)
+    }
+
+    fn start_bounded(dir: &Path, park_bytes_max: i64) -> Self {
         let (inbound, to_writer) = mpsc::channel(INBOUND_MAX);
         let (from_writer, outbound) = mpsc::channel(OUTBOUND_MAX);
         let (_, thread) =
-            writer::start(&dir.join("db"), to_writer, from_writer, Arc::new(Health::default())).unwrap();
+            writer::start_bounded(&dir.join("db"), to_writer, from_writer, Arc::default(), park_bytes_max)
+                .unwrap();
         Self { inbound: Some(inbound), outbound, thread: Some(thread), token: 0 }
     }
 
     fn send(&mut self, kind: Up, payload: Vec<u8>) -> Vec<Message> {
+        self.hand(path().up(kind), payload)
+    }
+
+    /// Records of another agent of the site, from `first` on.
+    fn send_as(&mut self, agent: &AgentPath, records: Vec<Record>, first: u64) {
+        let (hash, _, catalog) = catalog("V");
+        let (epoch, connection) = (Epoch(77), ConnectionId(2));
+        let (first, agent_tag) = (Seq(first), agent.tag());
+        let frame = DataFrame { agent: agent_tag, connection, epoch, first, catalog: hash, records };
+        self.hand(agent.up(Up::Data), wire::encode_data(&frame, &catalog).unwrap());
+    }
+
+    fn hand(&mut self, topic: String, payload: Vec<u8>) -> Vec<Message> {
         self.token += 1;
         let at = Timestamp(2_000_000);
-        let message = Inbound { topic: path().up(kind), payload, at, token: self.token };
+        let message = Inbound { topic, payload, at, token: self.token };
         self.inbound.as_ref().unwrap().blocking_send(message).unwrap();
         let mut answers = Vec::new();
         loop {
@@ -344,4 +361,70 @@ fn a_restored_backup_is_another_life_and_asks_again() {
         restored.send(Up::State, gone(id));
         assert_eq!(reader.agents(None).unwrap()[0].link, link);
     }
+}
+
+#[test]
+fn what_could_not_be_read_is_tried_again_at_the_start_and_parking_is_bounded() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("db");
+    let mut running = Running::start(dir.path());
+    running.data(frame(1, opening()));
+    drop(running);
+    // An earlier program could not read what this one can, nor the one without its catalog, nor nonsense.
+    let (other, _, catalog) = catalog("kV");
+    let waiting = framed(4, vec![reading(T0 + 1, 2.0)], other, &catalog);
+    let rows = [
+        (3_i64, frame(3, vec![reading(T0, 1.0)]), 2_i64),
+        (4, waiting.clone(), 3),
+        (6, b"nonsense".to_vec(), 3),
+    ];
+    let connection = rusqlite::Connection::open(&file).unwrap();
+    for (seq, bytes, reason) in rows {
+        let sql =
+            "INSERT INTO parked (agent, epoch, first_seq, count, catalog, reason, detail, bytes, received_at)
+            VALUES (1, ?1, ?2, 1, 0, ?3, '', ?4, 0)";
+        connection.execute(sql, rusqlite::params![EPOCH.0.cast_signed(), seq, reason, bytes]).unwrap();
+    }
+    let mut running = Running::start_bounded(dir.path(), 1);
+    let reader = Reader::new(&file);
+    assert_eq!(all(&reader).len(), 2);
+    let reasons: Vec<_> = reader.parked(None, 10).unwrap().iter().map(|p| (p.first.0, p.reason)).collect();
+    assert_eq!(reasons, [(4, ParkReason::UnknownCatalog), (6, ParkReason::Nonsense)]);
+    // What is parked already takes no more room; what is not finds none, and is not acknowledged.
+    assert_eq!(running.watermark(waiting), 4);
+    let full = framed(5, vec![reading(T0 + 2, 3.0)], other, &catalog);
+    assert_eq!(running.watermark(full), 4);
+    assert_eq!(reader.stats().unwrap().counters.refused, 1);
+}
+
+#[test]
+fn a_collector_that_starts_again_knows_who_carries_a_device_and_who_owes_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut running = Running::start(dir.path());
+    running.data(frame(1, opening()));
+    running.data(frame(3, vec![reading(T0, 1.0)]));
+    let other = AgentPath { agent: AgentId::new("gw-0").unwrap(), ..path() };
+    let mut taken = opening();
+    if let Record::Catalog(record) = &mut taken[1] {
+        record.since = Some(grid().at(Slot(T0 + 3)));
+    }
+    running.send_as(&other, taken, 1);
+    drop(running);
+    let mut running = Running::start(dir.path());
+    let reader = Reader::new(&dir.path().join("db"));
+    let carrier = |reader: &Reader| reader.devices(None).unwrap()[0].agent.clone();
+    assert_eq!(carrier(&reader), Some(other.agent.clone()));
+    running.send_as(&other, vec![complete(T0 + 3)], 3);
+    let slot = |n: i64| grid().at(Slot(n)).0;
+    assert_eq!(gaps(&reader), [(slot(T0 + 3), slot(T0 + 4), Cause::Unexplained, false)]);
+    assert_eq!(
+        reader.devices(None).unwrap()[0].proven_until,
+        Some(Timestamp(slot(T0))),
+        "not before the first says so"
+    );
+    running.data(frame(4, vec![reading(T0 + 1, 1.0), complete(T0 + 5)]));
+    // One gap of neighbouring slots, though two agents owed them.
+    assert_eq!(gaps(&reader), [(slot(T0 + 2), slot(T0 + 4), Cause::Unexplained, false)]);
+    assert_eq!(carrier(&reader), Some(other.agent.clone()));
+    assert_eq!(reader.devices(None).unwrap()[0].proven_until, Some(Timestamp(slot(T0 + 4))));
 }

@@ -4,6 +4,7 @@
 mod auth;
 mod coverage;
 mod fleet;
+mod latest;
 mod openapi;
 mod operations;
 mod params;
@@ -29,8 +30,9 @@ use crate::web;
 
 pub(crate) use auth::{TOKEN_COOKIE, hash_token, is_known};
 pub(crate) use coverage::slot_state;
+pub(crate) use fleet::link_word;
 pub use fleet::{Freshness, FreshnessState};
-pub(crate) use fleet::{latest_rows, link_word};
+pub(crate) use latest::latest_rows;
 pub use problem::Problem;
 
 /// What the writer tells the API beside the database: whether it can commit.
@@ -112,7 +114,7 @@ pub fn router(state: ApiState) -> Router {
         .route("/api/v1/devices", get(fleet::devices))
         .route("/api/v1/devices/{site}/{device}", get(fleet::device))
         .route("/api/v1/series", get(fleet::series))
-        .route("/api/v1/latest", get(fleet::latest))
+        .route("/api/v1/latest", get(latest::latest))
         .route("/api/v1/readings", get(readings::readings))
         .route("/api/v1/changes", get(readings::changes))
         .route("/api/v1/gaps", get(coverage::gaps))

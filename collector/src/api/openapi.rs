@@ -4,7 +4,7 @@ use axum::Json;
 use utoipa::OpenApi;
 use utoipa::openapi::security::{Http, HttpAuthScheme, SecurityScheme};
 
-use super::{coverage, fleet, operations, readings};
+use super::{coverage, fleet, latest, operations, readings};
 
 #[derive(OpenApi)]
 #[openapi(
@@ -19,7 +19,7 @@ use super::{coverage, fleet, operations, readings};
         fleet::devices,
         fleet::device,
         fleet::series,
-        fleet::latest,
+        latest::latest,
         readings::readings,
         readings::changes,
         coverage::gaps,

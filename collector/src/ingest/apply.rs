@@ -3,10 +3,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use gapless_common::catalog::Catalog;
-use gapless_common::id::{CatalogHash, Epoch};
-use gapless_common::message::{AgentState, CommandBody, DataFrame, Outcome, Reply};
-use gapless_common::reading::{Acquired, CatalogRecord, Readings, Record};
+use gapless_common::id::Epoch;
+use gapless_common::message::{AgentState, DataFrame, Outcome, Reply};
+use gapless_common::reading::{Acquired, Readings, Record};
 use gapless_common::topic::{AgentPath, Up};
 use gapless_common::wire::{self, DataHeader, DecodeError, Message};
 use rusqlite::params;
@@ -19,10 +18,7 @@ use crate::store::cell::Cell;
 use crate::store::model::ParkReason;
 use crate::store::registry::Bound;
 use crate::store::runs::SlotTable;
-use crate::store::{commands, parked, registry, state};
-
-/// How long the collector waits for a catalog it asked for.
-const CATALOG_COMMAND_LIFE_MS: i64 = 7 * 86_400_000;
+use crate::store::{commands, parked, state};
 
 /// Whom to answer after the commit.
 #[derive(Debug, Default)]
@@ -42,10 +38,12 @@ pub(super) struct Apply<'a, 'c> {
     pub(super) answers: Answers,
     /// Bytes that may be parked per agent.
     pub(super) park_bytes_max: i64,
-    touched: BTreeSet<AgentNo>,
+    /// Whose ledger must settle.
+    pub(super) touched: BTreeSet<AgentNo>,
 }
 
-type Done = rusqlite::Result<()>;
+/// What a step gives.
+pub(super) type Done = rusqlite::Result<()>;
 
 impl<'a, 'c> Apply<'a, 'c> {
     pub(super) fn new(memory: &'a mut Memory, batch: Batch<'c>, park_bytes_max: i64) -> Self {
@@ -126,7 +124,7 @@ impl<'a, 'c> Apply<'a, 'c> {
     }
 
     /// Takes a frame's records. Returns whether all of them could be used; `bytes` are parked if not.
-    fn frame(
+    pub(super) fn frame(
         &mut self,
         no: AgentNo,
         header: &DataHeader,
@@ -256,90 +254,6 @@ impl<'a, 'c> Apply<'a, 'c> {
                 Some(ms) => self.batch.push_uncertain(row, &device.due, ms)?,
                 None => self.batch.push(row),
             }
-        }
-        Ok(())
-    }
-
-    fn catalog_record(&mut self, no: AgentNo, record: &CatalogRecord) -> Done {
-        self.catalog(no, record.hash, &record.bytes)
-    }
-
-    /// A catalog came: whatever waits for it is replayed.
-    fn catalog(&mut self, no: AgentNo, hash: CatalogHash, bytes: &[u8]) -> Done {
-        let catalog: Catalog = match wire::decode_catalog(bytes) {
-            Ok((found, catalog)) if found == hash => catalog,
-            Ok((found, _)) => {
-                tracing::error!(%hash, %found, "a catalog under another one's hash: ignored");
-                return Ok(());
-            }
-            Err(error) => {
-                tracing::error!(%hash, %error, "a catalog that cannot be read: ignored");
-                return Ok(());
-            }
-        };
-        let known = self.memory.registry.bound(no, hash).is_some();
-        let bound =
-            self.memory.registry.bind(self.batch.connection, no, (hash, bytes, &catalog), self.batch.now)?;
-        let due = bound.iter().map(|b| b.due);
-        state::give_schedule(&mut self.memory.ledger, no, hash, due);
-        if known { Ok(()) } else { self.replay(no, hash) }
-    }
-
-    fn replay(&mut self, no: AgentNo, hash: CatalogHash) -> Done {
-        for (id, bytes) in parked::waiting(self.batch.connection, no, hash)? {
-            let (Ok(header), Ok(Message::Data(frame))) = (wire::peek(&bytes), wire::decode(&bytes)) else {
-                continue;
-            };
-            if let Some(header) = header.data
-                && self.frame(no, &header, &frame, None)?
-            {
-                parked::forget(self.batch.connection, id)?;
-            }
-        }
-        Ok(())
-    }
-
-    /// The devices that this agent polls now are what its catalog in force says of them.
-    fn describe(&mut self, no: AgentNo) -> Done {
-        let Some(hash) = self.memory.ledger.agent(no).and_then(|a| a.in_force) else { return Ok(()) };
-        let Some(bytes) = registry::catalog_bytes(self.batch.connection, no, hash)? else { return Ok(()) };
-        let (Some(bound), Ok((_, catalog))) =
-            (self.memory.registry.bound(no, hash), wire::decode_catalog(&bytes))
-        else {
-            return Ok(());
-        };
-        for (bound, device) in bound.iter().zip(&catalog.devices) {
-            let owner = self.memory.ledger.owner(bound.due.device);
-            if owner.is_none_or(|owner| owner == no) {
-                registry::describe(self.batch.connection, no, bound, device)?;
-            }
-        }
-        Ok(())
-    }
-
-    /// Tries a frame again that was parked as nonsense or of an unknown version: this program may know better.
-    /// Returns whether it was used.
-    pub(super) fn try_again(&mut self, no: AgentNo, id: i64, bytes: &[u8]) -> rusqlite::Result<bool> {
-        let (Ok(header), Ok(Message::Data(frame))) = (wire::peek(bytes), wire::decode(bytes)) else {
-            return Ok(false);
-        };
-        let Some(header) = header.data else { return Ok(false) };
-        self.touched.insert(no);
-        let used = self.frame(no, &header, &frame, None)?;
-        if used {
-            parked::forget(self.batch.connection, id)?;
-        } else if self.memory.registry.bound(no, frame.catalog).is_none() {
-            parked::wait_for_catalog(self.batch.connection, id)?;
-            self.ask_catalog(no, frame.catalog)?;
-        }
-        Ok(used)
-    }
-
-    fn ask_catalog(&mut self, no: AgentNo, hash: CatalogHash) -> Done {
-        let expires = self.batch.now.plus_ms(CATALOG_COMMAND_LIFE_MS);
-        let body = CommandBody::SendCatalog(hash);
-        if let Some(id) = commands::ensure(self.batch.connection, no, &body, self.batch.now, expires)? {
-            self.answers.commands.push((no, id));
         }
         Ok(())
     }

@@ -3,6 +3,7 @@
 
 mod apply;
 pub mod broker;
+mod catalogs;
 mod memory;
 pub mod mqtt;
 pub mod writer;

@@ -8,6 +8,7 @@ pub mod model;
 pub(crate) mod parked;
 mod read;
 pub(crate) mod registry;
+mod rows;
 pub(crate) mod runs;
 pub mod sqlite;
 pub(crate) mod state;

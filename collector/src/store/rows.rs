@@ -1,0 +1,265 @@
+//! A row of each question's answer, from the columns of its statement. Opens and asks nothing.
+
+use std::collections::BTreeMap;
+
+use gapless_common::id::{AgentId, CatalogHash, ChannelId, Commit, DeviceId, Epoch, Seq, SiteId};
+use gapless_common::time::Timestamp;
+use rusqlite::types::Value as Sql;
+use rusqlite::{Connection, OptionalExtension, Row};
+
+use super::model::{
+    AgentRow, ConflictRow, Counters, DeviceNo, DeviceRow, GapFilter, GapRow, GapState, Link, ParkedRow,
+    SeriesNo, SeriesRow, SiteRow, StoredReading,
+};
+use super::runs::{GAP_FILLED, GAP_OPEN};
+use super::{ReadError, cell, parked, registry, state};
+
+type Read<T> = Result<T, ReadError>;
+
+macro_rules! name {
+    ($row:expr, $column:expr, $type:ident) => {{
+        let text: String = $row.get($column)?;
+        $type::new(&text).map_err(|_| ReadError::Unknown { what: stringify!($type), value: text })?
+    }};
+}
+
+pub(super) fn count(row: &Row<'_>, column: &str) -> Read<u64> {
+    Ok(u64::try_from(row.get::<_, Option<i64>>(column)?.unwrap_or_default()).unwrap_or_default())
+}
+
+pub(super) fn time(row: &Row<'_>, column: &str) -> Read<Option<Timestamp>> {
+    Ok(row.get::<_, Option<i64>>(column)?.map(Timestamp))
+}
+
+pub(super) fn bits(row: &Row<'_>, column: &str) -> Read<Option<u64>> {
+    Ok(row.get::<_, Option<i64>>(column)?.map(i64::cast_unsigned))
+}
+
+pub(super) fn attributes(row: &Row<'_>) -> Read<BTreeMap<String, String>> {
+    let text: String = row.get("attributes")?;
+    serde_json::from_str(&text).map_err(|_| ReadError::Unknown { what: "set of attributes", value: text })
+}
+
+pub(super) fn limit(n: usize) -> i64 {
+    i64::try_from(n).unwrap_or(i64::MAX)
+}
+
+pub(super) fn counters(row: &Row<'_>) -> Read<Counters> {
+    Ok(Counters {
+        frames: count(row, "frames")?,
+        readings: count(row, "readings")?,
+        duplicates: count(row, "duplicates")?,
+        conflicts: count(row, "conflicts")?,
+        damaged: count(row, "damaged")?,
+        refused: count(row, "refused")?,
+    })
+}
+
+pub(super) fn site_row(row: &Row<'_>) -> Read<SiteRow> {
+    Ok(SiteRow {
+        site: name!(row, "name", SiteId),
+        agents: count(row, "agents")?,
+        devices: count(row, "devices")?,
+        open_gaps: count(row, "open_gaps")?,
+        last_heard_at: time(row, "last_heard_at")?,
+    })
+}
+
+pub(super) fn missing_records(row: &Row<'_>, connection: &Connection) -> Read<u64> {
+    let sql = "SELECT committed, parked, lost, end_seq FROM epochs WHERE agent = ?1 AND closed = 0";
+    let mut missing = 0;
+    let mut statement = connection.prepare_cached(sql)?;
+    let mut epochs = statement.query([row.get::<_, i64>("id")?])?;
+    while let Some(e) = epochs.next()? {
+        let mut set = cell::set_of(&e.get::<_, Vec<u8>>(0)?);
+        let parked = cell::set_of(&e.get::<_, Vec<u8>>(1)?);
+        parked.iter().for_each(|(f, l)| set.insert(f, l));
+        cell::lost_of(&e.get::<_, Vec<u8>>(2)?).iter().for_each(|&(f, l, _)| set.insert(f, l));
+        let end = e.get::<_, Option<i64>>(3)?.map_or(0, i64::cast_unsigned).saturating_sub(1);
+        let last = set.last().unwrap_or_default().max(end);
+        if last > 0 {
+            missing += set.holes(1, last).map(|(f, l)| l - f + 1).sum::<u64>();
+        }
+    }
+    Ok(missing)
+}
+
+pub(super) fn agent_row(row: &Row<'_>, connection: &Connection) -> Read<AgentRow> {
+    Ok(AgentRow {
+        site: name!(row, "site_name", SiteId),
+        agent: name!(row, "name", AgentId),
+        link: match row.get::<_, i64>("connected")? {
+            1 => Link::Connected,
+            2 => Link::Stopped,
+            _ => Link::Gone,
+        },
+        version: row.get("version")?,
+        last_heard_at: time(row, "last_heard_at")?,
+        flush_ms: u32::try_from(count(row, "flush_ms")?).unwrap_or_default(),
+        durable: row.get("durable")?,
+        clock_set: row.get("clock_set")?,
+        epoch: bits(row, "epoch")?.map(Epoch),
+        catalog: bits(row, "catalog")?.map(CatalogHash),
+        cloned_at: time(row, "cloned_at")?,
+        missing_records: missing_records(row, connection)?,
+        counters: counters(row)?,
+    })
+}
+
+pub(super) const DEVICES: &str =
+    "SELECT d.id, d.name, d.attributes, s.name AS site_name, a.name AS agent_name, a.flush_ms,
+    g.interval_ms, g.phase_ms, p.proven_slot,
+    (SELECT min(coalesce(q.proven_slot + 1, q.first_slot) * qg.interval_ms + qg.phase_ms)
+        FROM spans q JOIN grids qg ON qg.id = q.grid WHERE qg.device = d.id AND q.first_slot <= q.last_slot
+        AND coalesce(q.proven_slot, q.first_slot - 1) < q.last_slot) AS owed_from,
+    (SELECT max(ts) FROM (SELECT (SELECT max(ts) FROM readings r WHERE r.series = x.id) AS ts
+        FROM series x WHERE x.device = d.id)) AS last_ts,
+    (SELECT count(*) FROM gaps o JOIN grids og ON og.id = o.grid WHERE og.device = d.id AND o.state = 1)
+        AS open_gaps
+    FROM devices d JOIN sites s ON s.id = d.site LEFT JOIN agents a ON a.id = d.agent
+    LEFT JOIN spans p ON p.id = (SELECT max(q.id) FROM spans q JOIN grids qg ON qg.id = q.grid
+        WHERE qg.device = d.id AND q.last_slot IS NULL)
+    LEFT JOIN grids g ON g.id = p.grid
+    WHERE ?1 IS NULL OR s.name = ?1 ORDER BY s.name, d.name";
+
+pub(super) fn device_row(row: &Row<'_>) -> Read<DeviceRow> {
+    let interval: Option<i64> = row.get("interval_ms")?;
+    let grid = match interval {
+        Some(interval) => Some(state::grid(interval, row.get("phase_ms")?)),
+        None => None,
+    };
+    let proven = row.get::<_, Option<i64>>("proven_slot")?.map(gapless_common::time::Slot);
+    let agent: Option<String> = row.get("agent_name")?;
+    Ok(DeviceRow {
+        no: DeviceNo(row.get("id")?),
+        site: name!(row, "site_name", SiteId),
+        device: name!(row, "name", DeviceId),
+        agent: agent.and_then(|name| AgentId::new(&name).ok()),
+        grid,
+        attributes: attributes(row)?,
+        last_reading_at: time(row, "last_ts")?,
+        // What the device's agent before this one still owes is not accounted for.
+        proven_until: match (
+            grid.zip(proven).map(|(grid, slot)| grid.at(slot.plus(1))),
+            time(row, "owed_from")?,
+        ) {
+            (Some(until), Some(owed)) => Some(until.min(owed)),
+            (until, _) => until,
+        },
+        open_gaps: count(row, "open_gaps")?,
+        flush_ms: u32::try_from(count(row, "flush_ms")?).unwrap_or_default(),
+    })
+}
+
+pub(super) fn series_row(row: &Row<'_>) -> Read<SeriesRow> {
+    let (aggregation, label): (i64, i64) = (row.get("aggregation")?, row.get("label")?);
+    let unknown = |what, code: i64| ReadError::Unknown { what, value: code.to_string() };
+    Ok(SeriesRow {
+        no: SeriesNo(row.get("id")?),
+        site: name!(row, "site_name", SiteId),
+        device: name!(row, "device_name", DeviceId),
+        device_no: DeviceNo(row.get("device")?),
+        channel: name!(row, "channel", ChannelId),
+        revision: u32::try_from(count(row, "revision")?).unwrap_or(u32::MAX),
+        unit: row.get("unit")?,
+        quantity: row.get("quantity")?,
+        aggregation: registry::aggregation(aggregation).ok_or_else(|| unknown("aggregation", aggregation))?,
+        label: registry::label(label).ok_or_else(|| unknown("label", label))?,
+        attributes: attributes(row)?,
+    })
+}
+
+pub(super) fn reading(row: &Row<'_>) -> Read<StoredReading> {
+    Ok(StoredReading {
+        series: SeriesNo(row.get(0)?),
+        at: Timestamp(row.get(1)?),
+        value: cell::value(row.get_ref(2)?)?,
+        quality: cell::quality(row.get(3)?)?,
+        commit: Commit(row.get::<_, i64>(4)?.cast_unsigned()),
+    })
+}
+
+pub(super) fn gap_row(row: &Row<'_>) -> Read<GapRow> {
+    let (first, last): (i64, i64) = (row.get("first_slot")?, row.get("last_slot")?);
+    Ok(GapRow {
+        id: row.get("id")?,
+        site: name!(row, "site_name", SiteId),
+        device: name!(row, "device_name", DeviceId),
+        from: Timestamp(row.get("from_ts")?),
+        to: Timestamp(row.get("to_ts")?),
+        slots: u64::try_from(last.saturating_sub(first)).unwrap_or_default() + 1,
+        cause: cell::cause(row.get("cause")?)?,
+        state: if row.get::<_, i64>("state")? == GAP_FILLED { GapState::Filled } else { GapState::Open },
+        opened_at: Timestamp(row.get("opened_at")?),
+        closed_at: time(row, "closed_at")?,
+        changed: Commit(count(row, "changed_commit")?),
+    })
+}
+
+/// The conditions of a filter, each with its value; the order of the clauses is the order of the values.
+pub(super) fn gap_query(filter: &GapFilter) -> (String, Vec<Sql>) {
+    let conditions: [(&str, Option<Sql>); 6] = [
+        ("s.name = ?", filter.site.as_ref().map(|s| Sql::Text(s.to_string()))),
+        ("d.name = ?", filter.device.as_ref().map(|d| Sql::Text(d.to_string()))),
+        ("p.to_ts > ?", filter.from.map(|t| Sql::Integer(t.0))),
+        ("p.from_ts < ?", filter.to.map(|t| Sql::Integer(t.0))),
+        ("p.changed_commit > ?", filter.changed_after.map(|c| Sql::Integer(c.0.cast_signed()))),
+        ("p.id > ?", filter.after.map(Sql::Integer)),
+    ];
+    let mut sql = "SELECT p.*, s.name AS site_name, d.name AS device_name FROM gaps p
+        JOIN grids g ON g.id = p.grid JOIN devices d ON d.id = g.device JOIN sites s ON s.id = d.site
+        WHERE 1"
+        .to_owned();
+    if let Some(state) = filter.state {
+        // Not a parameter: the index of open gaps is used only where the text says so.
+        let state = if state == GapState::Open { GAP_OPEN } else { GAP_FILLED };
+        sql.push_str(&format!(" AND p.state = {state}"));
+    }
+    let mut values = Vec::new();
+    for (condition, value) in conditions {
+        if let Some(value) = value {
+            sql.push_str(" AND ");
+            sql.push_str(condition);
+            values.push(value);
+        }
+    }
+    sql.push_str(" ORDER BY p.id LIMIT ?");
+    values.push(Sql::Integer(limit(filter.limit)));
+    (sql, values)
+}
+
+pub(super) fn conflict_row(row: &Row<'_>, connection: &Connection) -> Read<ConflictRow> {
+    let (series, at): (i64, i64) = (row.get("series")?, row.get("ts")?);
+    let sql = "SELECT * FROM readings WHERE series = ?1 AND ts = ?2";
+    let mut statement = connection.prepare_cached(sql)?;
+    let stored = statement.query_row([series, at], |r| Ok(reading(r))).optional()?.transpose()?;
+    Ok(ConflictRow {
+        id: row.get("id")?,
+        series: SeriesNo(series),
+        at: Timestamp(at),
+        value: cell::value(row.get_ref("value")?)?,
+        quality: cell::quality(row.get("quality")?)?,
+        stored,
+        agent: name!(row, "agent_name", AgentId),
+        epoch: Epoch(bits(row, "epoch")?.unwrap_or_default()),
+        seq: Seq(bits(row, "seq")?.unwrap_or_default()),
+        received_at: Timestamp(row.get("received_at")?),
+    })
+}
+
+pub(super) fn parked_row(row: &Row<'_>) -> Read<ParkedRow> {
+    let reason: i64 = row.get("reason")?;
+    Ok(ParkedRow {
+        id: row.get("id")?,
+        site: name!(row, "site_name", SiteId),
+        agent: name!(row, "agent_name", AgentId),
+        epoch: Epoch(bits(row, "epoch")?.unwrap_or_default()),
+        first: Seq(bits(row, "first_seq")?.unwrap_or_default()),
+        count: count(row, "count")?,
+        reason: parked::reason(reason)
+            .ok_or_else(|| ReadError::Unknown { what: "reason", value: reason.to_string() })?,
+        detail: row.get("detail")?,
+        bytes: count(row, "size")?,
+        received_at: Timestamp(row.get("received_at")?),
+    })
+}
