@@ -55,6 +55,12 @@ impl EpochState {
         self.accounted.watermark(1)
     }
 
+    /// The agent kept it in memory while its disk had failed; it stands beside the chain.
+    #[must_use]
+    pub fn is_in_memory(&self) -> bool {
+        self.start.as_ref().is_some_and(|start| !start.durable)
+    }
+
     /// Nothing is missing and nothing more will come.
     #[must_use]
     pub fn finished(&self) -> bool {

@@ -1,5 +1,8 @@
 //! The chain of an agent's epochs: which came after which, which are finished, and what will never come.
 //! Knows nothing of slots.
+//!
+//! An epoch that the agent kept in memory while its disk had failed stands beside the chain: nothing follows it, it
+//! replaces nothing, and what it still owes is copied to the next epoch on disk, whose declarations cover its slots.
 
 use gapless_common::id::Epoch;
 use gapless_common::message::HeldEpoch;
@@ -220,7 +223,7 @@ fn all_here(agent: &Agent) -> bool {
 
 /// The next epoch that can be put into the chain: those that follow its end come first.
 fn next_link(agent: &Agent) -> Option<(Epoch, Link)> {
-    let waiting = || agent.epochs.iter().filter(|(_, e)| e.place.is_none());
+    let waiting = || agent.epochs.iter().filter(|(_, e)| e.place.is_none() && !e.is_in_memory());
     let tip = agent.chain.last().copied();
     let follows = waiting().find(|(_, e)| {
         e.start.as_ref().is_some_and(|s| match s.previous {
@@ -256,7 +259,8 @@ fn break_of(agent: &Agent, epoch: Epoch, state: &super::EpochState) -> Option<Ca
         // Its first record is lost or not usable: its place is known from the order of what is held.
         None if state.accounted.contains(1) => {
             let at = agent.held.epochs.iter().position(|h| h.epoch == epoch);
-            let before = at.and_then(|at| at.checked_sub(1)).and_then(|at| agent.held.epochs.get(at));
+            let in_memory = |h: &&HeldEpoch| agent.epochs.get(&h.epoch).is_some_and(EpochState::is_in_memory);
+            let before = at.and_then(|at| agent.held.epochs[..at].iter().rev().find(|h| !in_memory(h)));
             let placed = |h: &HeldEpoch| agent.epochs.get(&h.epoch).is_some_and(|e| e.place.is_some());
             before.is_none_or(placed).then(|| state.hidden(0, 1).unwrap_or(Cause::Unexplained))
         }

@@ -322,6 +322,40 @@ fn a_replaced_outbox_closes_the_old_one() {
 }
 
 #[test]
+fn an_epoch_kept_in_memory_replaces_nothing_and_nothing_waits_for_it() {
+    let history = live(&[
+        Life { slots: vec![0; 10], down: 0, dropped: 0 },
+        Life { slots: vec![0; 10], down: 0, dropped: 0 },
+    ]);
+    let (mut ledger, mut slots) = (fresh(), Memory::default());
+    let [first, second] = [&history.held[0], &history.held[1]];
+    let of = |epoch| history.records.iter().filter(move |(e, ..)| *e == epoch);
+    let missing = |wrote: &Wrote| matches!(wrote, Wrote::Reading(1_004));
+    for record in of(first.epoch).filter(|(_, _, wrote)| !missing(wrote)) {
+        deliver(&mut ledger, &mut slots, std::slice::from_ref(record));
+    }
+    let Some((_, _, Wrote::Start(start))) = history.records.first() else {
+        panic!("a life begins with its start")
+    };
+    let memory = EpochStart { previous: None, durable: false, ..start.clone() };
+    deliver(
+        &mut ledger,
+        &mut slots,
+        &[(Epoch(700), 1, Wrote::Start(memory)), (Epoch(700), 3, Wrote::Reading(1_011))],
+    );
+    let owed = |ledger: &Ledger| ledger.agent(AGENT).unwrap().epochs[&first.epoch].watermark();
+    let late = of(first.epoch).find(|(_, _, wrote)| missing(wrote)).unwrap();
+    assert!(owed(&ledger) < late.1, "what the disk still owes is not written off");
+    for record in of(second.epoch) {
+        deliver(&mut ledger, &mut slots, std::slice::from_ref(record));
+    }
+    assert!(slots.open().is_empty(), "nothing is proven while a record on disk is owed");
+    deliver(&mut ledger, &mut slots, std::slice::from_ref(late));
+    assert_eq!(ledger.agent(AGENT).unwrap().chain, [first.epoch, second.epoch]);
+    assert!(slots.open().is_empty(), "all of it came");
+}
+
+#[test]
 fn what_an_archive_no_longer_holds_is_given_up_once_the_rest_is_here() {
     let history = live(&[
         Life { slots: vec![0; 20], down: 3, dropped: 0 },

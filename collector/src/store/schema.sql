@@ -51,6 +51,7 @@ CREATE TABLE epochs (
     boot_clock_ms INTEGER,
     started_at INTEGER,
     clock_set INTEGER,
+    durable INTEGER,
     end_seq INTEGER,
     closed INTEGER NOT NULL DEFAULT 0,
     committed BLOB NOT NULL,

@@ -92,7 +92,7 @@ fn epoch_state(r: &Row<'_>) -> rusqlite::Result<EpochState> {
         boot_clock_ms: r.get::<_, Option<i64>>("boot_clock_ms")?.unwrap_or_default().cast_unsigned(),
         at: Timestamp(r.get::<_, Option<i64>>("started_at")?.unwrap_or_default()),
         clock_set: r.get::<_, Option<bool>>("clock_set")?.unwrap_or_default(),
-        durable: true,
+        durable: r.get::<_, Option<bool>>("durable")?.unwrap_or(true),
         agent_version: "".into(),
     };
     let link: i64 = r.get("link")?;
@@ -274,7 +274,7 @@ fn save_epoch(connection: &Connection, no: AgentNo, epoch: Epoch, e: &EpochState
     let start = e.start.as_ref();
     let previous = start.and_then(|s| s.previous);
     let sql = "INSERT OR REPLACE INTO epochs VALUES
-        (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16)";
+        (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17)";
     connection.prepare_cached(sql)?.execute(params![
         no.0,
         epoch.0.cast_signed(),
@@ -287,6 +287,7 @@ fn save_epoch(connection: &Connection, no: AgentNo, epoch: Epoch, e: &EpochState
         start.map(|s| s.boot_clock_ms.cast_signed()),
         start.map(|s| s.at.0),
         start.map(|s| s.clock_set),
+        start.map(|s| s.durable),
         e.end.map(u64::cast_signed),
         e.closed,
         set_blob(&e.committed),
