@@ -8,6 +8,7 @@ mod account;
 mod files;
 mod tail;
 
+use std::collections::BTreeSet;
 use std::io;
 
 use gapless_common::id::{BootId, Epoch, Seq};
@@ -66,6 +67,8 @@ pub(super) struct Recovery {
     repairs: bool,
     pub(super) segments: Vec<Segment>,
     pub(super) epochs: Vec<(Epoch, u64)>,
+    /// Epochs that another one names as the one before it.
+    succeeded: BTreeSet<Epoch>,
     pub(super) acks: Acks,
     pub(super) boot: Option<BootId>,
     is_clean: bool,
@@ -92,6 +95,7 @@ impl Recovery {
         for (i, life) in lives.into_iter().enumerate() {
             self.read_segment(disk, life, i + 1 == count)?;
         }
+        self.know_from_book();
         Ok(())
     }
 
@@ -163,9 +167,14 @@ impl Recovery {
         Ok(())
     }
 
+    /// The newest epoch, and the first seq that it never issued.
+    fn previous(&self) -> Option<(Epoch, Seq)> {
+        self.epochs.last().map(|&(epoch, next)| (epoch, Seq(next)))
+    }
+
     pub(super) fn found(&self) -> Found {
         Found {
-            previous: self.epochs.last().map(|&(epoch, next)| (epoch, Seq(next))),
+            previous: self.previous(),
             last_durable_at: self.last_at,
             clean_stop: self.is_clean,
             boot: self.boot,
@@ -180,7 +189,7 @@ impl Recovery {
         spares: Vec<SpareFile>,
         catalog_bytes: u64,
     ) -> Journal {
-        let previous = self.epochs.last().map(|&(epoch, next)| (epoch, Seq(next)));
+        let previous = self.previous();
         let mut epochs = self.epochs;
         epochs.push((opening.epoch, 1));
         Journal {

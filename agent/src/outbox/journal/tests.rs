@@ -11,6 +11,8 @@ use super::super::memory_disk::{MemoryDisk, PowerCut};
 use super::super::{AppendError, Found, NewRecord, OpenError, Opening, Options, Outbox, RealDisk};
 use super::{Journal, Summary};
 
+mod epochs;
+
 struct InMemory(MemoryDisk);
 
 impl Subject for InMemory {

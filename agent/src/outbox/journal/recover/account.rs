@@ -78,6 +78,7 @@ impl Recovery {
             KIND_OPENED => {
                 self.boot = u64_at(payload, 0).map(BootId);
                 if let (Some(epoch), Some(next)) = (u64_at(payload, 8).map(Epoch), count_at(payload, 16)) {
+                    self.succeeded.insert(epoch);
                     let at = self.last_at.unwrap_or_default();
                     if self.expected.is_some_and(|(e, _)| e == epoch) {
                         self.expect(epoch, next, at);
@@ -120,11 +121,38 @@ impl Recovery {
         }
     }
 
+    /// Adds what the book of losses knows of epochs. One that no segment knows is older than all of them: its last
+    /// segment was recycled. Only one whose every record was refused is newer.
+    pub(super) fn know_from_book(&mut self) {
+        let mut only_in_book: Vec<Loss> = Vec::new();
+        for loss in self.book.pending().to_vec() {
+            if self.epochs.iter().any(|&(known, _)| known == loss.epoch) {
+                self.know(loss.epoch, loss.last.0.saturating_add(1));
+            } else {
+                only_in_book.push(loss);
+            }
+        }
+        only_in_book.sort_by_key(|loss| loss.from);
+        let (refused, recycled): (Vec<Loss>, Vec<Loss>) =
+            only_in_book.iter().partition(|loss| self.was_refused(loss, &only_in_book));
+        let in_segments = std::mem::take(&mut self.epochs);
+        recycled.iter().for_each(|loss| self.know(loss.epoch, loss.last.0.saturating_add(1)));
+        self.epochs.extend(in_segments);
+        refused.iter().for_each(|loss| self.know(loss.epoch, loss.last.0.saturating_add(1)));
+    }
+
+    /// Whether the epoch of `loss` came after all that the segments hold and wrote nothing: it lost its first record
+    /// to the budget, not before the last one held, and no other epoch names it as the one before.
+    fn was_refused(&self, loss: &Loss, only_in_book: &[Loss]) -> bool {
+        let first = only_in_book.iter().filter(|l| l.epoch == loss.epoch).min_by_key(|l| l.first);
+        !self.succeeded.contains(&loss.epoch)
+            && first.is_some_and(|l| {
+                l.first == Seq(1) && l.cause == Cause::BudgetFull && Some(l.from) >= self.last_at
+            })
+    }
+
     /// Turns what is missing, owed and not told of yet into losses.
     pub(super) fn finish(&mut self, disk: &mut dyn Disk) -> Result<(), OpenError> {
-        for loss in self.book.pending().to_vec() {
-            self.know(loss.epoch, loss.last.0.saturating_add(1));
-        }
         let mut losses = Vec::new();
         for missing in std::mem::take(&mut self.missing) {
             let told = self.book.pending().iter().filter(|l| l.epoch == missing.epoch);

@@ -1,0 +1,53 @@
+//! Which epoch an opening names as the one before, where the book of losses knows more epochs than the segments.
+
+use gapless_common::id::{Epoch, Seq};
+use gapless_common::quality::Cause;
+
+use super::super::Journal;
+use super::open;
+use crate::outbox::conformance::{append, opening, options};
+use crate::outbox::memory_disk::{MemoryDisk, PowerCut};
+use crate::outbox::{AppendError, DropPolicy, Options, Outbox};
+
+#[test]
+fn an_epoch_that_only_its_loss_is_left_of_is_not_the_one_before() {
+    let disk = MemoryDisk::new();
+    append(&mut open(&disk, 9).0, 1, 3, 900).unwrap();
+    append(&mut open(&disk, 5).0, 1, 3, 900).unwrap();
+    let (mut outbox, _) = open(&disk, 7);
+    let mut next = 1;
+    while outbox.held().iter().any(|held| held.epoch == Epoch(9) || held.epoch == Epoch(5)) {
+        append(&mut outbox, next, 50, 900).unwrap();
+        next += 50;
+    }
+    let lost = outbox.pending_losses();
+    assert!(lost.iter().any(|l| l.epoch == Epoch(9) && l.cause == Cause::BudgetFull), "{lost:?}");
+    drop(outbox);
+    disk.restart(PowerCut::KeepAll, 1);
+    let (outbox, found) = open(&disk, 8);
+    assert_eq!(found.previous, Some((Epoch(7), Seq(next))));
+    assert_eq!(outbox.pending_losses(), lost);
+}
+
+#[test]
+fn an_epoch_that_was_wholly_refused_is_the_one_before() {
+    let disk = MemoryDisk::new();
+    let options = Options { policy: DropPolicy::NewestFirst, ..options() };
+    let fill = |epoch: u64| {
+        let (mut outbox, found) = Journal::open(Box::new(disk.clone()), &options, opening(epoch)).unwrap();
+        let mut next = 1;
+        let full = loop {
+            match append(&mut outbox, 10_000 * epoch + next, 1, 900) {
+                Ok(last) => next = last.0 + 1,
+                Err(e) => break e,
+            }
+        };
+        assert!(matches!(full, AppendError::Refused { .. }), "{full}");
+        (found.previous, next)
+    };
+    let (_, refused) = fill(1);
+    // Each names the one before it, though nothing of it but its loss was ever written.
+    assert_eq!(fill(2), (Some((Epoch(1), Seq(refused + 1))), 1));
+    assert_eq!(fill(3), (Some((Epoch(2), Seq(2))), 1));
+    assert_eq!(fill(4).0, Some((Epoch(3), Seq(2))));
+}
