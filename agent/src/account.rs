@@ -57,11 +57,11 @@ impl LastRun {
         }
     }
 
-    /// The downtime that ended at `start`, once that instant is known.
+    /// The downtime that ended at `start`, once that instant is known. Where the clock of the last run was ahead of it,
+    /// nobody knows the begin: the millisecond before `start` carries the cause.
     #[must_use]
-    pub fn downtime(&self, boot: BootId, start: Timestamp) -> Option<Downtime> {
-        let downtime = Downtime { from: self.ended_at, to: start, cause: self.cause(boot) };
-        (downtime.from < downtime.to).then_some(downtime)
+    pub fn downtime(&self, boot: BootId, start: Timestamp) -> Downtime {
+        Downtime { from: self.ended_at.min(start.plus_ms(-1)), to: start, cause: self.cause(boot) }
     }
 }
 
@@ -111,9 +111,11 @@ mod tests {
             assert_eq!(run.cause(BootId(1)), cause, "{run:?}");
         }
         let run = LastRun { ended_at: Timestamp(100), clean: true, boot: None };
-        assert_eq!(run.downtime(BootId(1), Timestamp(100)), None);
-        assert_eq!(run.downtime(BootId(1), Timestamp(90)), None, "the clock was set back");
-        assert_eq!(run.downtime(BootId(1), Timestamp(101)).map(|d| d.to), Some(Timestamp(101)));
+        // The last two: the clock of that run was ahead.
+        for (start, from) in [(150, 100), (101, 100), (100, 99), (90, 89)] {
+            let made = run.downtime(BootId(1), Timestamp(start));
+            assert_eq!((made.from, made.to), (Timestamp(from), Timestamp(start)));
+        }
     }
 
     #[test]

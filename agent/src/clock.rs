@@ -23,6 +23,19 @@ pub struct Now {
     pub wall_set: bool,
 }
 
+impl Now {
+    /// The instant of an `earlier` look: as it was read where the wall clock was set then, otherwise by the wall clock
+    /// of this look and the boot clock between the two.
+    #[must_use]
+    pub fn instant_of(&self, earlier: Self) -> Timestamp {
+        if earlier.wall_set {
+            return earlier.wall;
+        }
+        let between = self.boot_ms.saturating_sub(earlier.boot_ms);
+        self.wall.plus_ms(-i64::try_from(between).unwrap_or(i64::MAX))
+    }
+}
+
 /// CLOCK_MONOTONIC in nanoseconds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
 pub struct Mono(pub u64);

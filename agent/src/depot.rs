@@ -5,9 +5,13 @@
 //! error of the disk a bounded outbox in memory takes over, with an epoch of its own whose start record says that
 //! it is not durable; [`Depot::retry`] goes back to the disk and takes along what is still owed. Decides nothing
 //! about time: it is told when.
+//!
+//! Epochs on the disk form a chain: each names the one before it. An epoch in memory stands beside that chain: it
+//! names none, and none names it. An epoch of which no record became durable never was.
 
 mod batch;
 mod migrate;
+mod unset;
 
 use std::collections::BTreeSet;
 
@@ -15,7 +19,6 @@ use gapless_common::id::{BootId, CatalogHash, Epoch, Seq};
 use gapless_common::message::HeldEpoch;
 use gapless_common::reading::{CatalogRecord, Downtime, EpochStart, Record};
 use gapless_common::time::Timestamp;
-use gapless_common::wire::{RecordKind, decode_record};
 
 use crate::account::LastRun;
 use crate::clock::Now;
@@ -23,8 +26,9 @@ use crate::outbox::{
     self, AppendError, Found, Journal, OpenError, Opened, Opening, Options, Outbox, OwedRange, ReadError,
     ReadLimits, Stats, StoredRecord,
 };
-use batch::Batch;
+use batch::{Batch, Stuck, append_all};
 use migrate::{copy, not_kept};
+use unset::UnsetEpochs;
 
 /// Budget of the outbox in memory, in bytes: some minutes of a busy site, and little beside 256 MB.
 const MEMORY_BUDGET_BYTES: u64 = 2 << 20;
@@ -82,9 +86,13 @@ pub struct Depot {
     /// Why the disk is not used, and when to try it again.
     failure: Option<Failure>,
     batch: Batch,
-    /// The epochs of this boot that may have readings by the boot clock.
-    unset_epochs: Vec<Epoch>,
+    unset: UnsetEpochs,
     dropped_before: u64,
+    started: Now,
+    /// The disk was open at some time of this run, so that what it held before is known.
+    is_found: bool,
+    /// How the last run ended, until its downtime is written.
+    last_run: Option<LastRun>,
 }
 
 /// The disk cannot be used.
@@ -97,27 +105,21 @@ pub struct Failure {
 }
 
 impl Depot {
-    /// Opens the outbox and writes what opens an epoch; on a failed disk in memory. Tells how the last
-    /// run ended where its downtime cannot be dated yet, because the wall clock is not set.
+    /// Opens the outbox and writes what opens an epoch; on a failed disk in memory. The agent's slots begin at `now`.
     ///
     /// # Errors
     /// [`DepotError::Open`] where another agent has it, or nothing can be opened.
-    pub fn open(identity: Identity, opener: Opener, now: Now) -> Result<(Self, Option<LastRun>), DepotError> {
+    pub fn open(identity: Identity, opener: Opener, now: Now) -> Result<Self, DepotError> {
         let opening = Opening { epoch: draw_epoch()?, boot: identity.boot };
         let (store, found, failure) = match opener(opening) {
-            Ok(opened) => (opened.outbox, opened.found, None),
+            Ok(opened) => (opened.outbox, Some(opened.found), None),
             Err(e) if is_in_use(&e) => return Err(e.into()),
             Err(e) => {
                 let failure = Failure::new(&e, now);
-                let store = open_in_memory(&identity)?;
-                (store, Found::default(), Some(failure))
+                tracing::error!("the disk has failed, readings are kept in memory only: {}", failure.why);
+                (open_in_memory(&identity)?, None, Some(failure))
             }
         };
-        let last_run = found.last_durable_at.map(|ended_at| LastRun {
-            ended_at,
-            clean: found.clean_stop,
-            boot: found.boot,
-        });
         let mut depot = Self {
             identity,
             opener,
@@ -126,16 +128,38 @@ impl Depot {
             absent: Vec::new(),
             failure,
             batch: Batch::default(),
-            unset_epochs: Vec::new(),
+            unset: UnsetEpochs::default(),
             dropped_before: 0,
+            started: now,
+            is_found: false,
+            last_run: None,
         };
-        depot.find_unset_epochs();
-        let downtime =
-            last_run.filter(|_| now.wall_set).and_then(|r| r.downtime(depot.identity.boot, now.wall));
-        let (epoch, durable) = (depot.store.epoch(), depot.failure.is_none());
-        depot.gather_start((epoch, durable), found.previous, downtime, now);
+        let previous = found.as_ref().and_then(|found| previous(found, depot.store.as_ref()));
+        let epoch = (depot.store.epoch(), found.is_some());
+        if let Some(found) = found {
+            depot.unset.find(depot.store.as_mut(), depot.identity.boot);
+            depot.note_last_run(&found);
+        }
+        depot.gather_start(epoch, previous, now);
         depot.keep_catalogs();
-        Ok((depot, last_run.filter(|_| !now.wall_set)))
+        Ok(depot)
+    }
+
+    /// Keeps how the last run ended, from the first opening that succeeds.
+    fn note_last_run(&mut self, found: &Found) {
+        if !std::mem::replace(&mut self.is_found, true) {
+            self.last_run = found.last_durable_at.map(|ended_at| LastRun {
+                ended_at,
+                clean: found.clean_stop,
+                boot: found.boot,
+            });
+        }
+    }
+
+    /// The downtime before this run, once, as soon as it can be dated.
+    pub fn take_downtime(&mut self, now: Now) -> Option<Downtime> {
+        let run = if now.wall_set { self.last_run.take() } else { None }?;
+        Some(run.downtime(self.identity.boot, now.instant_of(self.started)))
     }
 
     /// Puts a record into the batch.
@@ -179,27 +203,17 @@ impl Depot {
         if self.is_idle() {
             return Ok(false);
         }
-        match self.store.append(&self.batch.borrow(self.identity.catalog)) {
-            Ok(_) => self.batch.clear(),
-            Err(AppendError::Refused { .. }) => {
+        match append_all(self.store.as_mut(), &self.batch.borrow(self.identity.catalog)) {
+            Ok(is_refused) => {
                 self.batch.clear();
-                return Ok(true);
+                Ok(is_refused)
             }
-            Err(AppendError::TooLarge { .. }) => self.append_singly(),
-            Err(e) if self.failure.is_some() => return Err(DepotError::Memory(e)),
-            Err(e) => self.fall_back(&e, now, committed)?,
-        }
-        Ok(false)
-    }
-
-    /// One record is longer than a segment: it alone is given up, and said so.
-    fn append_singly(&mut self) {
-        for record in self.batch.borrow(self.identity.catalog) {
-            if let Err(e) = self.store.append(&[record]) {
-                tracing::error!(kind = record.kind, bytes = record.bytes.len(), "a record is given up: {e}");
+            Err(stuck) if self.failure.is_some() => Err(DepotError::Memory(stuck.error)),
+            Err(stuck) => {
+                self.batch.move_on(stuck.done);
+                self.fall_back(&stuck.error, now, committed).map(|()| false)
             }
         }
-        self.batch.clear();
     }
 
     /// The disk has failed: goes on in memory, the batch first.
@@ -211,18 +225,15 @@ impl Depot {
     ) -> Result<(), DepotError> {
         let failure = Failure::new(error, now);
         tracing::error!("the disk has failed, readings are kept in memory only: {}", failure.why);
-        let previous = Some((self.store.epoch(), self.store.next_seq()));
         let memory = open_in_memory(&self.identity)?;
+        self.unset.follow(self.store.epoch(), memory.epoch());
         self.dead = Some(std::mem::replace(&mut self.store, memory));
         self.failure = Some(failure);
         let waiting = std::mem::take(&mut self.batch);
-        self.gather_start((self.store.epoch(), false), previous, None, now);
-        for result in [std::mem::take(&mut self.batch), waiting] {
-            let appended = self.store.append(&result.borrow(self.identity.catalog));
-            match appended {
-                Ok(_) | Err(AppendError::Refused { .. } | AppendError::TooLarge { .. }) => {}
-                Err(e) => return Err(DepotError::Memory(e)),
-            }
+        self.gather_start((self.store.epoch(), false), None, now);
+        for batch in [std::mem::take(&mut self.batch), waiting] {
+            append_all(self.store.as_mut(), &batch.borrow(self.identity.catalog))
+                .map_err(|stuck| DepotError::Memory(stuck.error))?;
         }
         committed.held_changed = true;
         Ok(())
@@ -244,7 +255,7 @@ impl Depot {
         let opening = Opening { epoch: draw_epoch()?, boot: self.identity.boot };
         let back = (self.opener)(opening)
             .map_err(|e| chain(&e))
-            .and_then(|opened| self.take_along(opened.outbox, now).map_err(|e| chain(&e)));
+            .and_then(|opened| self.take_along(opened, now).map_err(|stuck| chain(&stuck.error)));
         match back {
             Ok(()) => {
                 tracing::warn!("the disk takes records again, readings are durable");
@@ -261,48 +272,55 @@ impl Depot {
     /// Lets go of a disk that has failed: what it holds can be read again once it is opened again.
     pub fn stop_reading(&mut self) {
         if let Some(dead) = self.dead.take() {
-            self.absent = dead.held();
+            self.absent = held_durably(dead.as_ref());
         }
     }
 
     /// Opens an epoch on the disk, and writes there what the one in memory still owes. Its own seqs are given up:
     /// a loss says so, and that the readings are present is what the collector sees.
-    fn take_along(&mut self, mut disk: Box<dyn Outbox>, now: Now) -> Result<(), AppendError> {
-        let waiting = std::mem::take(&mut self.batch);
-        let memory_end = (self.store.epoch(), self.store.next_seq());
-        let owed = self.store.owed();
-        let result = (|| {
-            self.gather_start((disk.epoch(), true), Some(memory_end), None, now);
-            let start = std::mem::take(&mut self.batch);
-            disk.catalogs().put(self.identity.catalog, &self.identity.catalog_bytes).ok();
-            disk.append(&start.borrow(self.identity.catalog))?;
-            for range in &owed {
-                copy(self.store.as_mut(), disk.as_mut(), *range)?;
-            }
-            for range in &owed {
-                self.batch.push(&Record::Loss(not_kept(*range, now)), now.wall);
-            }
-            let losses = std::mem::take(&mut self.batch);
-            if !losses.records.is_empty() {
-                disk.append(&losses.borrow(self.identity.catalog))?;
-            }
-            Ok(())
-        })();
-        self.batch = waiting;
-        if result.is_ok() {
-            self.store = disk;
+    fn take_along(&mut self, Opened { outbox: mut disk, found }: Opened, now: Now) -> Result<(), Stuck> {
+        if !self.is_found {
+            self.unset.find(disk.as_mut(), self.identity.boot);
         }
-        result
+        self.note_last_run(&found);
+        let last_run = self.last_run;
+        let waiting = std::mem::take(&mut self.batch);
+        let previous = previous(&found, disk.as_ref());
+        self.gather_start((disk.epoch(), true), previous, now);
+        self.unset.follow(self.store.epoch(), disk.epoch());
+        let start = std::mem::replace(&mut self.batch, waiting);
+        match self.write_along(disk.as_mut(), &start, now) {
+            Ok(()) => {
+                self.store = disk;
+                self.keep_catalogs();
+                Ok(())
+            }
+            Err(stuck) => {
+                // What was gathered of it may not be durable: once more next time.
+                self.last_run = last_run;
+                Err(stuck)
+            }
+        }
+    }
+
+    fn write_along(&mut self, disk: &mut dyn Outbox, start: &Batch, now: Now) -> Result<(), Stuck> {
+        let (catalog, owed) = (self.identity.catalog, self.store.owed());
+        // Reported where it fails once more, when the catalogs are tidied.
+        let _ = disk.catalogs().put(catalog, &self.identity.catalog_bytes);
+        append_all(disk, &start.borrow(catalog))?;
+        for range in &owed {
+            copy(self.store.as_mut(), disk, *range)?;
+        }
+        let mut losses = Batch::default();
+        let given_up = owed.into_iter().map(|range| not_kept(range, now));
+        for loss in given_up.chain(self.store.pending_losses()) {
+            losses.push(&Record::Loss(loss), now.wall);
+        }
+        append_all(disk, &losses.borrow(catalog)).map(drop)
     }
 
     /// What opens `epoch`, which is durable or not.
-    fn gather_start(
-        &mut self,
-        (epoch, durable): (Epoch, bool),
-        previous: Option<(Epoch, Seq)>,
-        downtime: Option<Downtime>,
-        now: Now,
-    ) {
+    fn gather_start(&mut self, (epoch, durable): (Epoch, bool), previous: Option<(Epoch, Seq)>, now: Now) {
         let start = EpochStart {
             previous,
             boot: self.identity.boot,
@@ -313,10 +331,10 @@ impl Depot {
             agent_version: env!("CARGO_PKG_VERSION").into(),
         };
         if !now.wall_set {
-            self.mark(epoch);
+            self.unset.mark(epoch);
         }
         self.batch.push(&Record::Start(start), now.wall);
-        if let Some(downtime) = downtime {
+        if let Some(downtime) = self.take_downtime(now) {
             self.batch.push(&Record::Downtime(downtime), now.wall);
         }
         let catalog = CatalogRecord {
@@ -340,48 +358,23 @@ impl Depot {
         }
     }
 
-    /// Epochs of earlier runs within this boot that began before the wall clock was set. Their start records say so,
-    /// as long as they are held.
-    fn find_unset_epochs(&mut self) {
-        let mut first = Vec::new();
-        for held in self.store.held() {
-            first.clear();
-            let limits = ReadLimits { bytes: 1, records: 1 };
-            let read = self.store.read(held.epoch, Seq(1), limits, &mut first);
-            let Some(stored) = first.first().filter(|_| read.is_ok() && held.first <= Seq(1)) else {
-                continue;
-            };
-            if stored.kind != RecordKind::Start as u8 {
-                continue;
-            }
-            if let Ok(Record::Start(start)) = decode_record(&stored.bytes)
-                && start.boot == self.identity.boot
-                && !start.clock_set
-            {
-                self.unset_epochs.push(held.epoch);
-            }
-        }
-    }
-
-    /// Epochs with their ends that may have readings by the boot clock; they are forgotten.
+    /// Epochs with their ends that may have readings by the boot clock, and of which the collector was not told yet.
+    /// They count as told from here on.
     pub fn take_unset_epochs(&mut self) -> Vec<(Epoch, Seq)> {
         let held = self.held();
-        let unset = std::mem::take(&mut self.unset_epochs);
-        unset
-            .into_iter()
-            .filter_map(|epoch| held.iter().find(|h| h.epoch == epoch).map(|h| (epoch, h.next)))
-            .collect()
+        let unset = self.unset.take().into_iter();
+        unset.filter_map(|epoch| held.iter().find(|h| h.epoch == epoch).map(|h| (epoch, h.next))).collect()
+    }
+
+    /// Whether [`take_unset_epochs`](Self::take_unset_epochs) has any.
+    #[must_use]
+    pub fn has_unset_epochs(&self) -> bool {
+        !self.unset.is_empty()
     }
 
     /// The epoch being written has a reading by the boot clock.
     pub fn mark_unset(&mut self) {
-        self.mark(self.store.epoch());
-    }
-
-    fn mark(&mut self, epoch: Epoch) {
-        if !self.unset_epochs.contains(&epoch) {
-            self.unset_epochs.push(epoch);
-        }
+        self.unset.mark(self.store.epoch());
     }
 
     /// Reads records, wherever they are; see [`Outbox::read`].
@@ -426,7 +419,7 @@ impl Depot {
     /// Of what is held, that which can be read now.
     #[must_use]
     pub fn readable(&self) -> Vec<HeldEpoch> {
-        let mut held = self.dead.as_ref().map(|dead| dead.held()).unwrap_or_default();
+        let mut held = self.dead.as_ref().map(|dead| held_durably(dead.as_ref())).unwrap_or_default();
         held.extend(self.store.held());
         held
     }
@@ -490,6 +483,21 @@ impl Failure {
         let wait_ms = (self.wait_ms * 2).min(RETRY_MS.1);
         Self { why, retry_at_ms: now.boot_ms + wait_ms, wait_ms }
     }
+}
+
+/// What a disk that has failed holds; an epoch without a durable record never was.
+fn held_durably(dead: &dyn Outbox) -> Vec<HeldEpoch> {
+    dead.held().into_iter().filter(|held| held.next > Seq(1)).collect()
+}
+
+/// The epoch on the disk that a new one there follows, and its end.
+fn previous(found: &Found, disk: &dyn Outbox) -> Option<(Epoch, Seq)> {
+    let last = found.previous?;
+    if last.1 > Seq(1) {
+        return Some(last);
+    }
+    let held = held_durably(disk).into_iter().filter(|held| held.epoch != disk.epoch());
+    held.last().map(|held| (held.epoch, held.next))
 }
 
 fn draw_epoch() -> Result<Epoch, DepotError> {

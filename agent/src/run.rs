@@ -15,7 +15,7 @@ use gapless_common::reading::{Acquired, Readings, Record};
 use gapless_common::topic::AgentPath;
 use gapless_common::wire::encode_catalog;
 
-use crate::account::{Account, LastRun, correction};
+use crate::account::{Account, correction};
 use crate::bus::{self, BusCommand, BusHandle};
 use crate::clock::{Clock, Now, boot_id};
 use crate::config::{self, Config};
@@ -149,10 +149,8 @@ struct Agent<'a> {
     /// When the batch is to be durable.
     commit_at_ms: Option<u64>,
     complete_at_ms: u64,
-    /// How the last run ended, until its downtime can be dated.
-    last_run: Option<LastRun>,
-    /// The wall clock was set after readings were taken by the boot clock.
-    is_corrected: bool,
+    /// The wall clock was seen to be set.
+    is_dated: bool,
     is_stopping: bool,
     /// The last commit was good: what the watchdog asks.
     is_healthy: bool,
@@ -174,8 +172,7 @@ impl<'a> Agent<'a> {
         let (started, boot) = (clock.now(), boot_id());
         let path = AgentPath { site: config.site.clone(), agent: config.agent.clone() };
         let failed = |source| RunError::Outbox { path: config.outbox.path.clone(), source };
-        let (depot, last_run) =
-            Depot::open(identity(config, boot), opener(config), started).map_err(failed)?;
+        let depot = Depot::open(identity(config, boot), opener(config), started).map_err(failed)?;
         let mqtt_events = sender.clone();
         let report = move |event| {
             let _ = mqtt_events.send(Event::Mqtt(event));
@@ -203,9 +200,7 @@ impl<'a> Agent<'a> {
             counters: Counters::default(),
             commit_at_ms: Some(started.boot_ms),
             complete_at_ms: 0,
-            last_run,
-            // Earlier runs of this boot may have left readings to correct.
-            is_corrected: false,
+            is_dated: false,
             watchdog_at_ms: 0,
             is_stopping: false,
             is_healthy: true,
@@ -311,7 +306,6 @@ impl<'a> Agent<'a> {
             BusEvent::Answered { device, acquired, at, samples } => {
                 if matches!(acquired, Acquired::SinceBoot(_)) {
                     self.depot.mark_unset();
-                    self.is_corrected = false;
                 }
                 let readings = Readings { device, acquired, at, samples };
                 self.gather(&Record::Readings(readings), at, now);
@@ -356,14 +350,13 @@ impl<'a> Agent<'a> {
 
     /// Once the wall clock is set: dates the downtime, and corrects what was read by the boot clock.
     fn check_wall_clock(&mut self, now: Now) -> Result<(), RunError> {
-        if !now.wall_set || self.is_corrected {
+        if !now.wall_set || (self.is_dated && !self.depot.has_unset_epochs()) {
             return Ok(());
         }
-        self.is_corrected = true;
+        self.is_dated = true;
+        // The readings to correct have their seqs then.
         self.commit(now)?;
-        let since_start = now.boot_ms.saturating_sub(self.started.boot_ms);
-        let began = now.wall.plus_ms(-i64::try_from(since_start).unwrap_or(i64::MAX));
-        if let Some(downtime) = self.last_run.take().and_then(|run| run.downtime(self.boot, began)) {
+        if let Some(downtime) = self.depot.take_downtime(now) {
             self.gather(&Record::Downtime(downtime), now.wall, now);
         }
         for epoch in self.depot.take_unset_epochs() {
@@ -379,9 +372,16 @@ impl<'a> Agent<'a> {
         let back = self.depot.retry(now);
         let back =
             back.map_err(|source| RunError::Outbox { path: self.config.outbox.path.clone(), source })?;
+        if back {
+            // Another handle holds the same epochs now. What it does not know to be acknowledged is sent, and
+            // acknowledged, again.
+            self.core.handle(core::Event::Held(Vec::new()), now.boot_ms);
+        }
         self.recall();
         if back {
             self.core.handle(core::Event::StateChanged, now.boot_ms);
+            // What was taken along may have to be corrected under its new epoch.
+            self.check_wall_clock(now)?;
         }
         Ok(())
     }

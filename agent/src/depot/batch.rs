@@ -1,11 +1,12 @@
-//! Records gathered for one append. Encodes them, and knows no outbox.
+//! Records gathered for one append, and the append that gives up as little as it can. Opens no outbox.
 
 use gapless_common::id::CatalogHash;
-use gapless_common::reading::Record;
+use gapless_common::quality::Cause;
+use gapless_common::reading::{Acquired, Misses, Record};
 use gapless_common::time::Timestamp;
-use gapless_common::wire::{RecordKind, encode_record, record_kind};
+use gapless_common::wire::{RecordKind, decode_record, encode_record, record_kind};
 
-use crate::outbox::NewRecord;
+use crate::outbox::{AppendError, NewRecord, Outbox};
 
 /// Encoded records, in one buffer that is kept.
 #[derive(Default)]
@@ -48,6 +49,20 @@ impl Batch {
         entries.collect()
     }
 
+    /// Takes out the first `count` records, and of the others those that open an epoch: they belong to that one alone.
+    pub(super) fn move_on(&mut self, count: usize) {
+        let mut old = std::mem::take(self);
+        let mut from = 0;
+        for (place, entry) in old.records.drain(..).enumerate() {
+            if place >= count && !opens_epoch(entry.kind) {
+                self.bytes.extend_from_slice(&old.bytes[from..entry.end]);
+                self.records.push(Entry { end: self.bytes.len(), ..entry });
+            }
+            from = entry.end;
+        }
+        self.weight = old.weight;
+    }
+
     pub(super) fn clear(&mut self) {
         self.bytes.clear();
         self.records.clear();
@@ -64,4 +79,59 @@ pub(super) const fn is_essential(kind: u8) -> bool {
     const LOSS: u8 = RecordKind::Loss as u8;
     const CORRECTION: u8 = RecordKind::ClockCorrection as u8;
     matches!(kind, START | DOWNTIME | CATALOG | LOSS | CORRECTION)
+}
+
+/// Whether records of `kind` belong to the epoch that they stand in, and are never copied to another one.
+pub(super) const fn opens_epoch(kind: u8) -> bool {
+    const START: u8 = RecordKind::Start as u8;
+    const CATALOG: u8 = RecordKind::Catalog as u8;
+    matches!(kind, START | CATALOG)
+}
+
+/// An append that the outbox did not survive.
+#[derive(Debug)]
+pub(super) struct Stuck {
+    pub(super) error: AppendError,
+    /// So many records, from the first one on, are durable.
+    pub(super) done: usize,
+}
+
+/// Appends `records`; `true` where some were refused, which the outbox names itself. Of a record longer than a
+/// segment a miss remains, and a line in the log.
+pub(super) fn append_all(to: &mut dyn Outbox, records: &[NewRecord<'_>]) -> Result<bool, Stuck> {
+    match to.append(records) {
+        Ok(_) => Ok(false),
+        Err(AppendError::Refused { .. }) => Ok(true),
+        Err(AppendError::TooLarge { .. }) => append_singly(to, records),
+        Err(error) => Err(Stuck { error, done: 0 }),
+    }
+}
+
+fn append_singly(to: &mut dyn Outbox, records: &[NewRecord<'_>]) -> Result<bool, Stuck> {
+    let mut is_refused = false;
+    for (done, record) in records.iter().enumerate() {
+        let appended = match to.append(std::slice::from_ref(record)) {
+            Err(e @ AppendError::TooLarge { .. }) => {
+                tracing::error!(kind = record.kind, "a record is given up: {e}");
+                append_stand_in(to, record)
+            }
+            other => other.map(drop),
+        };
+        match appended {
+            Err(error) if !error.is_usable() => return Err(Stuck { error, done }),
+            Err(_) => is_refused = true,
+            Ok(()) => {}
+        }
+    }
+    Ok(is_refused)
+}
+
+/// What says that the slot of a record was read, and could not be kept.
+fn append_stand_in(to: &mut dyn Outbox, record: &NewRecord<'_>) -> Result<(), AppendError> {
+    let Ok(Record::Readings(readings)) = decode_record(record.bytes) else { return Ok(()) };
+    let (Acquired::InSlot(first) | Acquired::Recorded(first)) = readings.acquired else { return Ok(()) };
+    let miss = Misses { device: readings.device, first, count: 1, cause: Cause::DiskFailed };
+    let kind = RecordKind::Misses as u8;
+    let bytes = encode_record(&Record::Misses(miss));
+    to.append(&[NewRecord { kind, bytes: &bytes, ..*record }]).map(drop)
 }

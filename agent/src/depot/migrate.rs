@@ -2,17 +2,17 @@
 
 use gapless_common::quality::Cause;
 use gapless_common::reading::Loss;
-use gapless_common::wire::RecordKind;
 
-use super::batch::is_essential;
+use super::batch::{Stuck, append_all, is_essential, opens_epoch};
 use crate::clock::Now;
-use crate::outbox::{AppendError, NewRecord, Outbox, OwedRange, ReadLimits};
+use crate::outbox::{NewRecord, Outbox, OwedRange, ReadLimits};
 
 /// How much is read at a time to be taken along to the disk.
 const MIGRATE_LIMITS: ReadLimits = ReadLimits { bytes: 64 << 10, records: 1_024 };
 
-/// Writes what `from` owes within `range` to `to`, but for what belongs to the epoch itself.
-pub(super) fn copy(from: &mut dyn Outbox, to: &mut dyn Outbox, range: OwedRange) -> Result<(), AppendError> {
+/// Writes what `from` owes within `range` to `to`, but for what belongs to the epoch itself. What `to` refuses is in its
+/// own losses.
+pub(super) fn copy(from: &mut dyn Outbox, to: &mut dyn Outbox, range: OwedRange) -> Result<(), Stuck> {
     let mut records = Vec::new();
     let mut next = range.first;
     while next <= range.last {
@@ -25,7 +25,7 @@ pub(super) fn copy(from: &mut dyn Outbox, to: &mut dyn Outbox, range: OwedRange)
         let batch: Vec<NewRecord<'_>> = records
             .iter()
             .filter(|r| r.seq <= range.last)
-            .filter(|r| r.kind != RecordKind::Start as u8 && r.kind != RecordKind::Catalog as u8)
+            .filter(|r| !opens_epoch(r.kind))
             .map(|r| NewRecord {
                 kind: r.kind,
                 at: r.at,
@@ -35,7 +35,7 @@ pub(super) fn copy(from: &mut dyn Outbox, to: &mut dyn Outbox, range: OwedRange)
             })
             .collect();
         if !batch.is_empty() {
-            to.append(&batch)?;
+            append_all(to, &batch)?;
         }
         next = last.next();
     }

@@ -7,8 +7,8 @@ use gapless_common::reading::{Acquired, Readings, Sample, Value};
 use gapless_common::time::Slot;
 
 use gapless_common::quality::Cause;
-use gapless_common::reading::Loss;
-use gapless_common::wire::record_kind;
+use gapless_common::reading::{Loss, Misses};
+use gapless_common::wire::{RecordKind, decode_record, record_kind};
 
 use super::*;
 use crate::outbox::memory_disk::{MemoryDisk, PowerCut};
@@ -19,19 +19,22 @@ fn now(boot_ms: u64) -> Now {
     Now { boot_ms, wall: Timestamp(1_000_000 + i64::try_from(boot_ms).unwrap()), wall_set: true }
 }
 
-fn opener(disk: &MemoryDisk) -> Opener {
+fn opener(disk: &MemoryDisk, options: Options) -> Opener {
     let disk = disk.clone();
     Box::new(move |opening| {
-        let options = Options { budget_bytes: 1 << 20, ..Options::default() };
         let (journal, found) = Journal::open(Box::new(disk.clone()), &options, opening)?;
         Ok(Opened { outbox: Box::new(journal), found })
     })
 }
 
 fn open(disk: &MemoryDisk) -> Depot {
+    open_with(disk, Options { budget_bytes: 1 << 20, ..Options::default() })
+}
+
+fn open_with(disk: &MemoryDisk, options: Options) -> Depot {
     let identity = Identity { boot: BootId(1), catalog: CATALOG, catalog_bytes: Box::new([1, 2, 3]) };
-    let (depot, last_run) = Depot::open(identity, opener(disk), now(0)).unwrap();
-    assert_eq!(last_run, None, "the clock is set, so the downtime is dated at once");
+    let mut depot = Depot::open(identity, opener(disk, options), now(0)).unwrap();
+    assert_eq!(depot.take_downtime(now(0)), None, "the clock is set, so the downtime is dated at once");
     depot
 }
 
@@ -104,7 +107,7 @@ fn a_failed_disk_costs_no_reading() {
     let mut depot = open(&disk);
     depot.gather(&readings(1), Timestamp(1));
     assert!(!depot.commit(now(10)).unwrap().held_changed);
-    let (disk_epoch, disk_end) = depot.position();
+    let (disk_epoch, _) = depot.position();
 
     disk.die_at(disk.operations());
     depot.gather(&readings(2), Timestamp(2));
@@ -121,7 +124,7 @@ fn a_failed_disk_costs_no_reading() {
     assert_eq!((depot.held().len(), depot.readable().len()), (2, 1));
     let memory = all(&mut depot);
     assert_eq!(slots(&memory), [2, 3]);
-    assert_eq!(starts(&memory), [(memory_epoch, Some((disk_epoch, disk_end)), false)]);
+    assert_eq!(starts(&memory), [(memory_epoch, None, false)]);
     // The start and the catalog of the epoch in memory have arrived.
     depot.acknowledge(memory_epoch, Seq(1), Seq(2));
 
@@ -133,7 +136,7 @@ fn a_failed_disk_costs_no_reading() {
     let records = all(&mut depot);
     assert_eq!(slots(&records), [1, 2, 3, 4]);
     let last = starts(&records).pop().unwrap();
-    assert_eq!((last.1.map(|(epoch, _)| epoch), last.2), (Some(memory_epoch), true));
+    assert_eq!((last.1.map(|(epoch, _)| epoch), last.2), (Some(disk_epoch), true), "memory is in no chain");
     let losses: Vec<Loss> =
         records.iter().filter_map(|(_, r)| if let Record::Loss(l) = r { Some(*l) } else { None }).collect();
     let lost: Vec<_> = losses.iter().map(|l| (l.epoch, l.first, l.last, l.cause)).collect();
@@ -144,13 +147,139 @@ fn a_failed_disk_costs_no_reading() {
 #[test]
 fn an_agent_starts_without_a_disk() {
     let disk = MemoryDisk::new();
-    disk.die_at(0);
+    let mut depot = open(&disk);
+    depot.commit(now(1)).unwrap();
+    let before = depot.position();
+    depot.close(Timestamp(900_000)).unwrap();
+    drop(depot);
+
+    disk.die_at(disk.operations());
     let mut depot = open(&disk);
     depot.gather(&readings(1), Timestamp(1));
     depot.commit(now(10)).unwrap();
     assert!(depot.failure().is_some());
+    assert_eq!(starts(&all(&mut depot)), [(depot.position().0, None, false)]);
+
     disk.restart(PowerCut::KeepNothing, 1);
     assert!(depot.retry(now(6_000)).unwrap());
     depot.commit(now(6_001)).unwrap();
-    assert_eq!(slots(&all(&mut depot)), [1]);
+    let records = all(&mut depot);
+    assert_eq!(slots(&records), [1]);
+    assert_eq!(starts(&records).pop(), Some((depot.position().0, Some(before), true)));
+    let downtimes: Vec<Downtime> = records
+        .iter()
+        .filter_map(|(_, r)| if let Record::Downtime(d) = r { Some(*d) } else { None })
+        .collect();
+    let stopped = Downtime { from: Timestamp(900_000), to: now(0).wall, cause: Cause::Stopped };
+    assert_eq!(downtimes, [stopped], "up to the start, not to the return of the disk");
+}
+
+#[test]
+fn an_epoch_without_a_durable_record_never_was() {
+    let disk = MemoryDisk::new();
+    let mut depot = open(&disk);
+    depot.commit(now(1)).unwrap();
+    let before = depot.position();
+    drop(depot);
+
+    let mut depot = open(&disk);
+    disk.die_at(disk.operations());
+    depot.gather(&readings(1), Timestamp(1));
+    assert!(depot.commit(now(10)).unwrap().held_changed);
+    let memory = depot.position().0;
+    let held: Vec<Epoch> = depot.held().iter().map(|held| held.epoch).collect();
+    assert_eq!(held, [before.0, memory]);
+    depot.stop_reading();
+    assert_eq!(starts(&all(&mut depot)), [(memory, None, false)], "no start of an epoch that never was");
+
+    disk.restart(PowerCut::KeepNothing, 1);
+    assert!(depot.retry(now(6_000)).unwrap());
+    let records = all(&mut depot);
+    assert_eq!(slots(&records), [1]);
+    assert_eq!(starts(&records).pop(), Some((depot.position().0, Some(before), true)));
+}
+
+#[test]
+fn readings_by_the_boot_clock_are_corrected_wherever_they_are_copied() {
+    let disk = MemoryDisk::new();
+    let mut depot = open(&disk);
+    let marked = |depot: &mut Depot| {
+        let marked: Vec<Epoch> = depot.take_unset_epochs().iter().map(|(epoch, _)| *epoch).collect();
+        (marked.contains(&depot.position().0), depot.has_unset_epochs())
+    };
+    depot.commit(now(1)).unwrap();
+    assert_eq!(marked(&mut depot), (false, false));
+    depot.mark_unset();
+    assert_eq!(marked(&mut depot), (true, false), "told once");
+    disk.die_at(disk.operations());
+    depot.gather(&readings(1), Timestamp(1));
+    depot.commit(now(10)).unwrap();
+    assert_eq!(marked(&mut depot), (true, false), "in memory");
+    disk.restart(PowerCut::KeepNothing, 1);
+    assert!(depot.retry(now(6_000)).unwrap());
+    assert_eq!(marked(&mut depot), (true, false), "on the disk again");
+}
+
+#[test]
+fn a_record_that_no_segment_holds_leaves_a_miss() {
+    for dies in [false, true] {
+        let disk = MemoryDisk::new();
+        let mut depot = open(&disk);
+        depot.commit(now(1)).unwrap();
+        if dies {
+            disk.die_at(disk.operations());
+            depot.gather(&readings(1), Timestamp(1));
+            depot.commit(now(2)).unwrap();
+        } else {
+            depot.gather(&readings(1), Timestamp(1));
+        }
+        let Record::Readings(mut huge) = readings(2) else { unreachable!() };
+        huge.samples[0].value = Some(Value::Text("x".repeat(1 << 20).into()));
+        depot.gather(&Record::Readings(huge), Timestamp(2));
+        depot.gather(&readings(3), Timestamp(3));
+        depot.commit(now(10)).unwrap();
+        depot.stop_reading();
+        let records = all(&mut depot);
+        assert_eq!(slots(&records), [1, 3], "{dies}");
+        let misses: Vec<Misses> = records
+            .iter()
+            .filter_map(|(_, r)| if let Record::Misses(m) = r { Some(*m) } else { None })
+            .collect();
+        let miss = Misses { device: DeviceIndex(0), first: Slot(2), count: 1, cause: Cause::DiskFailed };
+        assert_eq!(misses, [miss], "{dies}");
+    }
+}
+
+#[test]
+fn a_full_outbox_that_refuses_takes_the_agent_back() {
+    let disk = MemoryDisk::new();
+    let options = Options {
+        budget_bytes: outbox::BUDGET_MIN_BYTES,
+        policy: outbox::DropPolicy::NewestFirst,
+        ..Options::default()
+    };
+    let mut depot = open_with(&disk, options);
+    let mut slot = 0;
+    while depot.stats().dropped_records == 0 {
+        slot += 1;
+        assert!(slot < 100_000, "it is never full");
+        for _ in 0..100 {
+            depot.gather(&readings(slot), Timestamp(slot));
+        }
+        depot.commit(now(1)).unwrap();
+    }
+    disk.die_at(disk.operations());
+    let complete = Record::Complete(gapless_common::reading::Completeness::default());
+    depot.gather(&complete, Timestamp(1));
+    depot.gather(
+        &Record::Loss(not_kept(OwedRange { epoch: Epoch(1), first: Seq(1), last: Seq(1) }, now(1))),
+        Timestamp(1),
+    );
+    depot.commit(now(2)).unwrap();
+    assert!(depot.failure().is_some());
+    depot.gather(&readings(-1), Timestamp(1));
+    depot.commit(now(3)).unwrap();
+    disk.restart(PowerCut::KeepNothing, 1);
+    assert!(depot.retry(now(6_000)).unwrap(), "{:?}", depot.failure());
+    assert!(depot.stats().dropped_records > 0, "what was refused is named by the outbox");
 }
