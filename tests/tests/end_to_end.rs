@@ -175,7 +175,7 @@ fn talkative() -> SiteSpec {
         name: format!("fast-{n}"),
         unit: 1,
         channels: 60,
-        interval: Interval::from_ms(30).unwrap(),
+        interval: Interval::from_ms(30).expect("within bounds"),
         place: Place::Tcp(n),
     };
     SiteSpec { devices: (0..6).map(device).collect(), budget: "1MiB".to_owned(), ..SiteSpec::default() }
