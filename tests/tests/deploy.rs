@@ -22,7 +22,10 @@ fn start(folder: &Path, port: u16) -> Process {
         let mut command = Command::new("mosquitto_passwd");
         let create: &[&str] = if n == 0 { &["-c"] } else { &[] };
         let status = command.args(create).arg("-b").arg(&passwords).args([*user, "secret"]).status();
-        assert!(status.is_ok_and(|s| s.success()), "mosquitto_passwd (package mosquitto) makes the password file");
+        assert!(
+            status.is_ok_and(|s| s.success()),
+            "mosquitto_passwd (package mosquitto) makes the password file"
+        );
     }
     std::fs::write(folder.join("gapless.acl"), acl).expect("the folder can be written");
     let lines =

@@ -1,5 +1,7 @@
 //! The simulators against a master that nobody here wrote: mbpoll (libmodbus), over TCP and on the paced pty.
 
+#![expect(clippy::panic, reason = "a test fails by it")]
+
 use std::process::{Command, Output};
 
 use gapless_simulators::modbus::{Answer, DeviceKind, LineConfig, PtyLine, TcpConfig, TcpServer, Units};
