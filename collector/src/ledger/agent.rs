@@ -8,6 +8,7 @@ use gapless_common::message::{EpochAck, HeldEpoch};
 use gapless_common::quality::Cause;
 use gapless_common::ranges::RangeSet;
 use gapless_common::reading::{ClockCorrection, EpochStart, Loss};
+use gapless_common::time::Timestamp;
 
 use super::{Downtime, Mark, Schedule, ranges_above};
 
@@ -32,6 +33,8 @@ pub struct EpochState {
     /// The agent's last birth did not name it, though it was known by then: nothing more of it will come. Not
     /// written down: the agent is born again when a collector starts.
     pub unheld: bool,
+    /// Something of it came since the agent's last birth. Not written down, as `unheld`.
+    pub heard: bool,
     /// Its place in the chain of epochs.
     pub place: Option<usize>,
     /// Why what is before it in the chain is not what was before it in truth; `None` where it is.
@@ -84,6 +87,30 @@ impl EpochState {
             self.lose(1, last, cause);
         }
         self.closed = true;
+    }
+
+    /// The agent holds `first..=last` after all: what was given up of it without the agent's own word (`told`) is
+    /// owed again.
+    pub(super) fn reopen(&mut self, first: u64, last: u64, told: &[Loss]) {
+        self.closed = false;
+        let by_us = |f, l, cause| {
+            [Cause::StoreReplaced, Cause::BudgetFull].contains(&cause)
+                && !told.iter().any(|t| t.first.0 == f && t.last.0 == l)
+        };
+        for (f, l, cause) in std::mem::take(&mut self.lost) {
+            if !by_us(f, l, cause) || l < first || f > last {
+                self.lost.push((f, l, cause));
+                continue;
+            }
+            if f < first {
+                self.lost.push((f, first - 1, cause));
+            }
+            if l > last {
+                self.lost.push((last + 1, l, cause));
+            }
+        }
+        let lost = self.lost.iter().map(|&(f, l, _)| (f, l));
+        self.accounted = self.committed.iter().chain(self.parked.iter()).chain(lost).collect();
     }
 
     /// Why something of `after..=through` is not usable; `None` where all of it is stored.
@@ -154,6 +181,25 @@ impl Agent {
     #[must_use]
     pub fn schedule(&self, hash: CatalogHash) -> Option<&Schedule> {
         self.schedules.get(&hash)
+    }
+
+    /// Whether the agent was born and has the epoch still, as its birth said or as its frames show.
+    pub(super) fn is_alive(&self, epoch: Epoch) -> bool {
+        self.held.epochs.iter().any(|h| h.epoch == epoch) || self.epochs.get(&epoch).is_some_and(|e| e.heard)
+    }
+
+    /// The time of the records that a loss speaks of. One of them may bear a time from before the clock was set:
+    /// none is older than its epoch.
+    pub(super) fn time_of(&self, loss: &Loss) -> (Timestamp, Timestamp) {
+        let start = self.epochs.get(&loss.epoch).and_then(|e| e.start.as_ref());
+        let began = start.and_then(|s| {
+            if s.clock_set {
+                return Some(s.at);
+            }
+            let known = self.corrections.iter().find(|c| c.boot == s.boot)?;
+            Some(known.boot_began.plus_ms(i64::try_from(s.boot_clock_ms).ok()?))
+        });
+        (began.map_or(loss.from, |began| loss.from.max(began)), loss.to)
     }
 
     /// Whether what stands there has taken effect.

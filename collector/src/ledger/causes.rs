@@ -1,5 +1,5 @@
-//! Why a proven slot is absent, in the order of ARCHITECTURE.md: a miss that names it (painted before), a loss
-//! whose time holds it, a downtime that holds it, the end of an epoch before it could write down its last misses,
+//! Why a proven slot is absent, in the order of ARCHITECTURE.md: a miss that names it (painted before), a
+//! downtime that holds it (nothing is written in one, so no loss lies in it), a loss whose time holds it, the end of an epoch before it could write down its last misses,
 //! records that are lost or parked without a time; otherwise unexplained. Paints nothing.
 
 use gapless_common::quality::Cause;
@@ -25,8 +25,9 @@ pub(super) fn explain(account: &Account<'_>, runs: &[Run], (from, through): Rang
         absent = cut(absent, (run.first, run.last)).1;
     }
     let mut known = Vec::new();
-    take_losses(account, &mut absent, &mut known);
     take_downtimes(account, &mut absent, &mut known);
+    take_losses(account, &mut absent, &mut known);
+    take_ends(account, &mut absent, &mut known);
     let rest = match hidden(account) {
         Some(cause) => Known::Lost(cause),
         None => Known::Unexplained(Cause::Unexplained),
@@ -39,8 +40,8 @@ fn take_losses(account: &Account<'_>, absent: &mut Vec<Range>, known: &mut Vec<(
     let times = account.span.times;
     for loss in &account.agent.losses {
         // A reading is written after its slot's instant: the slot before the first lost record may be its.
-        let (held, rest) =
-            cut(std::mem::take(absent), (times.slot_at(loss.from).0, times.slot_at(loss.to).0));
+        let (from, to) = account.agent.time_of(loss);
+        let (held, rest) = cut(std::mem::take(absent), (times.slot_at(from).0, times.slot_at(to).0));
         known.extend(held.into_iter().map(|range| (range, Known::Lost(loss.cause))));
         *absent = rest;
     }
@@ -52,7 +53,16 @@ fn take_downtimes(account: &Account<'_>, absent: &mut Vec<Range>, known: &mut Ve
         let inside = (times.first_from(downtime.from).0, times.first_from(downtime.to).0 - 1);
         let (held, rest) = cut(std::mem::take(absent), inside);
         known.extend(held.into_iter().map(|range| (range, Known::Down(downtime.cause))));
-        let (held, rest) = cut(rest, (i64::MIN, inside.1));
+        *absent = rest;
+    }
+}
+
+/// What is before a downtime and in no record: the agent ended before it could write its last misses down.
+fn take_ends(account: &Account<'_>, absent: &mut Vec<Range>, known: &mut Vec<(Range, Known)>) {
+    let times = account.span.times;
+    for (_, downtime) in &account.agent.downtimes {
+        let before = (i64::MIN, times.first_from(downtime.to).0 - 1);
+        let (held, rest) = cut(std::mem::take(absent), before);
         known.extend(held.into_iter().map(|range| (range, Known::Ended(downtime.cause))));
         *absent = rest;
     }

@@ -9,8 +9,8 @@ use gapless_common::message::HeldEpoch;
 use gapless_common::quality::Cause;
 use gapless_common::reading::{EpochStart, Loss};
 
-use super::agent::Held;
-use super::{Agent, AgentNo, Downtime, EpochState, Finding, Ledger, Mark};
+use super::agent::{Held, Position};
+use super::{Agent, AgentNo, Downtime, EpochState, Finding, Ledger, Mark, Span};
 
 impl Ledger {
     /// The first record of an epoch came.
@@ -44,6 +44,7 @@ impl Ledger {
 
     /// `first..=last` are stored, together with all that was said of them.
     pub fn account(&mut self, no: AgentNo, epoch: Epoch, first: u64, last: u64) {
+        self.hear(no, epoch);
         let state = self.epoch_mut(no, epoch);
         state.committed.insert(first, last);
         state.accounted.insert(first, last);
@@ -53,12 +54,19 @@ impl Ledger {
 
     /// `first..=last` are kept, but of no use yet.
     pub fn park(&mut self, no: AgentNo, epoch: Epoch, first: u64, last: u64) {
+        self.hear(no, epoch);
         let state = self.epoch_mut(no, epoch);
         let fresh: Vec<_> = state.committed.holes(first, last).collect();
         for (f, l) in fresh {
             state.parked.insert(f, l);
         }
         state.accounted.insert(first, last);
+    }
+
+    /// A frame of this epoch came. Before any birth that means nothing: it may be of an outbox that is no more.
+    fn hear(&mut self, no: AgentNo, epoch: Epoch) {
+        let born = !self.agent_mut(no).held.epochs.is_empty();
+        self.epoch_mut(no, epoch).heard = born;
     }
 
     /// The outbox gave records up.
@@ -84,8 +92,11 @@ impl Ledger {
         self.changes.agents.insert(no);
         for (epoch, state) in &mut self.agent_mut(no).epochs {
             state.unheld = *epoch != writing && !held.iter().any(|h| h.epoch == *epoch);
+            state.heard = false;
         }
         for h in held {
+            let end = if h.epoch == writing { u64::MAX } else { h.next.0.saturating_sub(1) };
+            self.reopen(no, h.epoch, h.first.0, end);
             let state = self.epoch_mut(no, h.epoch);
             if h.epoch != writing {
                 state.end = state.end.or(Some(h.next.0));
@@ -97,6 +108,26 @@ impl Ledger {
                 Some(Finding::ClonedAgent { returned: writing, other })
             }
             _ => None,
+        }
+    }
+
+    /// An epoch that was closed is alive: what was given up of it is owed again, and what it declares takes effect
+    /// again. What stands after it in the chain waits for it.
+    fn reopen(&mut self, no: AgentNo, epoch: Epoch, first: u64, last: u64) {
+        let agent = self.agent_mut(no);
+        let told: Vec<Loss> = agent.losses.iter().filter(|l| l.epoch == epoch).copied().collect();
+        let Some(state) = agent.epochs.get_mut(&epoch).filter(|e| e.closed) else { return };
+        state.reopen(first, last, &told);
+        let (place, seq) = (state.place, state.watermark());
+        let Some(at) = place.map(|place| Position { place, seq }).filter(|at| *at < agent.settled) else {
+            self.changes.epochs.insert((no, epoch));
+            return;
+        };
+        agent.settled = at;
+        self.changes.epochs.insert((no, epoch));
+        let later: Vec<_> = self.spans_of(no).filter(|s| s.proven_at > at).collect();
+        for span in later {
+            self.put_span(Span { proven_at: at, ..span });
         }
     }
 
@@ -150,7 +181,8 @@ impl Ledger {
             }
             Link::Follows | Link::Broken(_) => agent.chain.len(),
         };
-        let cut: Vec<Epoch> = agent.chain[keep..].to_vec();
+        // What the agent has still it will deliver: another gateway of its name may have begun anew beside it.
+        let cut: Vec<Epoch> = agent.chain[keep..].iter().copied().filter(|e| !agent.is_alive(*e)).collect();
         let place = agent.chain.len();
         agent.chain.push(epoch);
         if let Link::Broken(cause) = *link {
@@ -195,7 +227,8 @@ impl Ledger {
         for epoch in known {
             let place = held.iter().find(|h| h.epoch == epoch).copied();
             let state = self.agent_mut(no).epochs.entry(epoch).or_default();
-            if state.finished() {
+            // One that is not held and was heard from all the same is another gateway's.
+            if state.finished() || (state.unheld && state.heard) {
                 continue;
             }
             match place {
@@ -259,6 +292,9 @@ fn break_of(agent: &Agent, epoch: Epoch, state: &super::EpochState) -> Option<Ca
         // Its first record is lost or not usable: its place is known from the order of what is held.
         None if state.accounted.contains(1) => {
             let at = agent.held.epochs.iter().position(|h| h.epoch == epoch);
+            if at.is_none() && !may_go_first(agent, epoch) {
+                return None;
+            }
             let in_memory = |h: &&HeldEpoch| agent.epochs.get(&h.epoch).is_some_and(EpochState::is_in_memory);
             let before = at.and_then(|at| agent.held.epochs[..at].iter().rev().find(|h| !in_memory(h)));
             let placed = |h: &HeldEpoch| agent.epochs.get(&h.epoch).is_some_and(|e| e.place.is_some());
@@ -266,4 +302,16 @@ fn break_of(agent: &Agent, epoch: Epoch, state: &super::EpochState) -> Option<Ca
         }
         None => None,
     }
+}
+
+/// Whether an epoch that is not held, and whose first record is not known, may take its place now: those that are
+/// held come first, but for what itself waits for this one.
+fn may_go_first(agent: &Agent, epoch: Epoch) -> bool {
+    let placed =
+        |h: &HeldEpoch| agent.epochs.get(&h.epoch).is_some_and(|e| e.place.is_some() || e.is_in_memory());
+    let waits_for_it = |e: &EpochState| {
+        let previous = e.start.as_ref().and_then(|s| s.previous);
+        e.place.is_none() && previous.is_some_and(|(previous, _)| previous == epoch)
+    };
+    agent.held.epochs.iter().all(placed) || agent.epochs.values().any(waits_for_it)
 }

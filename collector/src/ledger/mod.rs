@@ -15,6 +15,8 @@
 mod agent;
 mod causes;
 mod chain;
+#[cfg(test)]
+mod clone_tests;
 mod correction;
 pub mod freshness;
 mod paint;

@@ -91,7 +91,8 @@ impl Ledger {
         Ok(())
     }
 
-    /// A loss that is told after its slots were proven absent is a better word than a downtime.
+    /// A loss that is told after its slots were proven absent is a better word than that nothing holds them. The
+    /// slots of an epoch without a place are not proven yet.
     fn recause_losses<S: Slots>(&mut self, no: AgentNo, slots: &mut S) -> Result<(), S::Error> {
         for (agent, downtime) in std::mem::take(&mut self.overdue) {
             let time = (downtime.from, downtime.to.plus_ms(-1));
@@ -99,7 +100,12 @@ impl Ledger {
         }
         let fresh: Vec<_> = self.changes.losses.iter().filter(|(a, _)| *a == no).map(|(_, l)| *l).collect();
         for loss in fresh {
-            self.better_word(no, slots, (loss.from, loss.to), Known::Lost(loss.cause))?;
+            let agent = self.agent_mut(no);
+            if agent.epochs.get(&loss.epoch).is_none_or(|e| e.place.is_none() && !e.is_in_memory()) {
+                continue;
+            }
+            let time = agent.time_of(&loss);
+            self.better_word(no, slots, time, Known::Lost(loss.cause))?;
         }
         Ok(())
     }
@@ -117,8 +123,9 @@ impl Ledger {
             let first = span.first.map_or(i64::MIN, |s| s.0).max(span.times.slot_at(from).0);
             let range = (first, span.last.map_or(i64::MAX, |s| s.0).min(span.times.slot_at(to).0));
             self.times.insert(span.grid, span.times);
-            // Only what is proven absent has a word that can be bettered.
-            if range.0 <= range.1 && paint(slots, span.grid, range, known, |there| there.is_some())? {
+            // Only what is proven absent has a word that can be bettered, and no loss lies in a downtime.
+            let weak = |there: Option<Known>| there.is_some_and(|k| !matches!(k, Known::Down(_)));
+            if range.0 <= range.1 && paint(slots, span.grid, range, known, weak)? {
                 self.recause(slots, span.grid, range, known)?;
             }
         }

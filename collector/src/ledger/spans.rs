@@ -120,7 +120,7 @@ impl Ledger {
         left.chain(open).copied()
     }
 
-    fn put_span(&mut self, span: Span) {
+    pub(super) fn put_span(&mut self, span: Span) {
         self.times.insert(span.grid, span.times);
         self.changes.spans.insert(span.id, span);
         let Some(last) = span.last else {

@@ -101,6 +101,7 @@ fn epoch_state(r: &Row<'_>) -> rusqlite::Result<EpochState> {
         end: r.get::<_, Option<i64>>("end_seq")?.map(i64::cast_unsigned),
         closed: r.get("closed")?,
         unheld: false,
+        heard: false,
         place: r.get::<_, Option<i64>>("place")?.map(place),
         link: (link != 0).then(|| cause(link)),
         committed,

@@ -1,0 +1,123 @@
+//! Two gateways under one name, and losses whose time cannot be trusted: nothing that is alive is given up, what
+//! was given up too early is owed again, and no loss renames what it does not hold.
+
+use std::collections::BTreeMap;
+
+use gapless_common::id::{BootId, Epoch, Seq};
+use gapless_common::message::HeldEpoch;
+use gapless_common::quality::Cause;
+use gapless_common::reading::EpochStart;
+use gapless_common::time::Timestamp;
+
+use super::tests::{AGENT, History, Life, Memory, Wrote, at, deliver, frames, fresh, live, settle};
+use super::*;
+
+const RETURNED: Epoch = Epoch(500);
+
+fn answered(count: usize) -> Life {
+    Life { slots: vec![0; count], down: 0, dropped: 0 }
+}
+
+/// All records but those of the slots `without`, one by one.
+fn deliver_but(ledger: &mut Ledger, slots: &mut Memory, history: &History, without: &[i64]) {
+    let absent = |wrote: &Wrote| matches!(wrote, Wrote::Reading(slot) if without.contains(slot));
+    for record in history.records.iter().filter(|(_, _, wrote)| !absent(wrote)) {
+        deliver(ledger, slots, std::slice::from_ref(record));
+    }
+}
+
+/// The first record of the old gateway's next life: it knows nothing of the gateway that replaced it.
+fn returned(previous: HeldEpoch) -> (Epoch, u64, Wrote) {
+    let start = EpochStart {
+        previous: Some((previous.epoch, previous.next)),
+        boot: BootId(9),
+        boot_clock_ms: 0,
+        at: at(1_100),
+        clock_set: true,
+        durable: true,
+        agent_version: "".into(),
+    };
+    (RETURNED, 1, Wrote::Start(start))
+}
+
+/// A gateway, another one in its place with one reading on its way, and the first one again in the workshop.
+fn replaced() -> (Ledger, Memory, History) {
+    let history = live(&[answered(10), answered(10)]);
+    let (mut ledger, mut slots) = (fresh(), Memory::default());
+    ledger.birth(AGENT, &history.held, history.held[1].epoch, true);
+    deliver_but(&mut ledger, &mut slots, &history, &[1_014]);
+    deliver(&mut ledger, &mut slots, &[returned(history.held[0])]);
+    (ledger, slots, history)
+}
+
+fn lost(ledger: &Ledger, epoch: Epoch) -> usize {
+    ledger.agent(AGENT).unwrap().epochs[&epoch].lost.len()
+}
+
+#[test]
+fn what_the_last_birth_names_is_not_given_up_for_a_gateway_that_returns() {
+    let (mut ledger, mut slots, history) = replaced();
+    assert_eq!(lost(&ledger, history.held[1].epoch), 0);
+    deliver_but(&mut ledger, &mut slots, &history, &[]);
+    assert_eq!(slots.open(), BTreeMap::new());
+}
+
+#[test]
+fn what_was_given_up_is_owed_again_once_its_gateway_is_born() {
+    let (mut ledger, mut slots, history) = replaced();
+    let (old, new) = (history.held[0], history.held[1]);
+    let workshop = HeldEpoch { epoch: RETURNED, first: Seq(1), next: Seq(2) };
+    ledger.birth(AGENT, &[old, workshop], RETURNED, true);
+    settle(&mut ledger, &mut slots);
+    assert_eq!(lost(&ledger, new.epoch), 1, "all that this gateway holds has come");
+    ledger.birth(AGENT, &[old, new], new.epoch, true);
+    settle(&mut ledger, &mut slots);
+    assert_eq!(lost(&ledger, new.epoch), 0);
+    assert_eq!(ledger.agent(AGENT).unwrap().missing(), 1);
+    deliver_but(&mut ledger, &mut slots, &history, &[]);
+    assert_eq!(slots.open(), BTreeMap::new());
+    // Proof goes on: what the gateway says from now on takes effect.
+    let through = BTreeMap::from([(super::tests::GRID, Slot(1_030))]);
+    let complete = Mark::Complete { hash: super::tests::HASH, through };
+    deliver(&mut ledger, &mut slots, &[(new.epoch, new.next.0, Wrote::Mark(complete))]);
+    assert_eq!(slots.open().len(), 11);
+}
+
+#[test]
+fn an_epoch_without_a_first_record_waits_for_those_that_are_held() {
+    let history = live(&[answered(5)]);
+    let (mut ledger, mut slots) = (fresh(), Memory::default());
+    ledger.birth(AGENT, &history.held, history.held[0].epoch, true);
+    ledger.park(AGENT, RETURNED, 1, 3);
+    settle(&mut ledger, &mut slots);
+    assert_eq!(ledger.agent(AGENT).unwrap().chain, []);
+    deliver_but(&mut ledger, &mut slots, &history, &[]);
+    assert_eq!(ledger.agent(AGENT).unwrap().chain, [history.held[0].epoch, RETURNED]);
+}
+
+#[test]
+fn a_loss_of_records_from_before_the_clock_was_set_renames_nothing_else() {
+    let first = Life { slots: vec![0, 9, 0, 0, 0, 0], down: 4, dropped: 0 };
+    let second = Life { slots: vec![0; 10], down: 0, dropped: 3 };
+    let mut history = live(&[first, second]);
+    for (_, _, wrote) in &mut history.records {
+        if let Wrote::Loss(loss) = wrote {
+            loss.from = Timestamp(0);
+        }
+    }
+    for newest_first in [false, true] {
+        let mut frames = frames(&history, 3);
+        if newest_first {
+            frames.reverse();
+        }
+        let (mut ledger, mut slots) = (fresh(), Memory::default());
+        ledger.birth(AGENT, &history.held, history.held[1].epoch, true);
+        frames.iter().for_each(|frame| deliver(&mut ledger, &mut slots, frame));
+        let budget: Vec<_> = slots.open().into_iter().filter(|(_, c)| *c == Cause::BudgetFull).collect();
+        assert_eq!(budget.len(), 3, "{budget:?}");
+        for (slot, cause) in slots.open() {
+            let expected = history.truth[&slot];
+            assert!(cause == expected || expected == Cause::Unexplained, "{slot}: {cause:?}");
+        }
+    }
+}
