@@ -26,6 +26,7 @@ use crate::outbox::{
     self, AppendError, Found, Journal, OpenError, Opened, Opening, Options, Outbox, OwedRange, ReadError,
     ReadLimits, Stats, StoredRecord,
 };
+use crate::text::chain;
 use batch::{Batch, Stuck, append_all};
 use migrate::{copy, not_kept};
 use unset::UnsetEpochs;
@@ -514,19 +515,6 @@ fn open_in_memory(identity: &Identity) -> Result<Box<dyn Outbox>, DepotError> {
 
 fn is_in_use(error: &OpenError) -> bool {
     matches!(error, OpenError::Directory(outbox::DirectoryError::Locked(_)))
-}
-
-/// An error with its sources, for people.
-#[must_use]
-pub fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut next = error.source();
-    while let Some(source) = next {
-        text.push_str(": ");
-        text.push_str(&source.to_string());
-        next = source.source();
-    }
-    text
 }
 
 #[cfg(test)]

@@ -19,12 +19,13 @@ use crate::account::{Account, correction};
 use crate::bus::{self, BusCommand, BusHandle};
 use crate::clock::{Clock, Now, boot_id};
 use crate::config::{self, Config};
-use crate::depot::{Depot, DepotError, Identity, Opener, chain};
+use crate::depot::{Depot, DepotError, Identity, Opener};
 use crate::event::BusEvent;
 use crate::frames::Packer;
 use crate::outbox;
-use crate::service::{self, Question, ServiceEvent};
+use crate::service::{self, ServiceEvent};
 use crate::status::Board;
+use crate::text::chain;
 use crate::uplink::core::{self, Core};
 use crate::uplink::mqtt::{Mqtt, MqttEvent};
 use report::Asked;
@@ -94,15 +95,9 @@ pub enum RunError {
     /// The MQTT thread cannot be started.
     #[error("the MQTT thread")]
     Mqtt(#[source] std::io::Error),
-    /// Signals or the status socket cannot be had.
-    #[error("the status socket {}", path.display())]
-    Service {
-        /// The socket.
-        path: std::path::PathBuf,
-        /// Why.
-        #[source]
-        source: std::io::Error,
-    },
+    /// The thread that hears signals cannot be started.
+    #[error("the service thread")]
+    Service(#[source] std::io::Error),
     /// The operating system gives no random numbers.
     #[error("no random numbers: {0}")]
     Random(getrandom::Error),
@@ -179,9 +174,8 @@ impl<'a> Agent<'a> {
         };
         let mqtt = Mqtt::spawn(config.uplink.clone(), path.clone(), report).map_err(RunError::Mqtt)?;
         let service_events = sender.clone();
-        let socket = socket_path(config);
-        service::spawn(&socket, move |event| service_events.send(Event::Service(event)).is_ok())
-            .map_err(|source| RunError::Service { path: socket, source })?;
+        let report = move |event| service_events.send(Event::Service(event)).is_ok();
+        service::spawn(&socket_path(config), report).map_err(RunError::Service)?;
         let mut agent = Self {
             config,
             clock: clock.clone(),
@@ -208,7 +202,7 @@ impl<'a> Agent<'a> {
         agent.recall();
         agent.commit(started)?;
         for bus in &config.buses {
-            let spawned = bus::spawn(bus.clone(), clock.clone(), started.wall, sender.clone());
+            let spawned = bus::spawn(bus.clone(), clock.clone(), started, sender.clone());
             agent.buses.push(spawned.map_err(|source| RunError::Bus { bus: bus.id.clone(), source })?);
         }
         Ok(agent)
@@ -267,8 +261,13 @@ impl<'a> Agent<'a> {
 
     fn deadline_ms(&self, now_ms: u64) -> u64 {
         let complete = self.complete_at_ms.max(now_ms + 1);
-        let deadlines =
-            [self.commit_at_ms, self.core.next_deadline(), self.depot.retry_at_ms(), Some(complete)];
+        let deadlines = [
+            self.commit_at_ms,
+            self.core.next_deadline(),
+            self.depot.retry_at_ms(),
+            self.answer_at_ms(),
+            Some(complete),
+        ];
         let next = deadlines.into_iter().flatten().min().unwrap_or(u64::MAX);
         next.min(now_ms.saturating_add(TURN_MS))
     }
@@ -419,15 +418,30 @@ impl<'a> Agent<'a> {
             let core = agent.core.status();
             core.link != core::LinkState::Delivering || core.unacknowledged == 0
         })?;
-        if let Err(e) = self.depot.close(self.clock.now().wall) {
-            tracing::error!("the outbox is not closed: {}", chain(&e));
-        }
+        self.close_depot(all_ended(self))?;
         self.core.handle(core::Event::Stop, now.boot_ms);
         self.act()?;
         self.drain(events, STOP_UPLINK, |agent| agent.connection.is_none())?;
         let _ = self.mqtt.quit();
         let _ = std::fs::remove_file(socket_path(self.config));
         tracing::info!("stopped");
+        Ok(())
+    }
+
+    /// The last commit, and the goodbye. A bus that goes on may have read what is in no record: then the outbox
+    /// says that the run ended after its last durable record, as after a crash.
+    fn close_depot(&mut self, all_ended: bool) -> Result<(), RunError> {
+        let now = self.clock.now();
+        self.declare(now);
+        self.commit(now)?;
+        if !all_ended {
+            let still = self.buses.iter().filter(|bus| !bus.join.is_finished()).count();
+            tracing::error!("{still} of {} buses did not stop in time", self.buses.len());
+            return Ok(());
+        }
+        if let Err(e) = self.depot.close(now.wall) {
+            tracing::error!("the outbox is not closed: {}", chain(&e));
+        }
         Ok(())
     }
 
@@ -494,17 +508,4 @@ fn settings(config: &Config) -> Result<core::Settings, RunError> {
         seed: getrandom::u64().map_err(RunError::Random)?,
         ..core::Settings::default()
     })
-}
-
-/// Keeps the types of the question in one place.
-pub(crate) type Reply = tokio::sync::oneshot::Sender<Vec<u8>>;
-
-impl Agent<'_> {
-    fn on_question(&mut self, question: Question, reply: Reply) {
-        let now = self.clock.now();
-        match question {
-            Question::Status => self.answer(reply, now),
-            Question::Poll(device) => self.begin_poll(&device, reply, now),
-        }
-    }
 }

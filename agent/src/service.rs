@@ -1,5 +1,6 @@
 //! The thread that listens to the machine: signals, and the status socket. Passes on what it hears to the agent's
-//! loop, and hands the loop's answer to whoever asked. Decides nothing.
+//! loop, and hands the loop's answer to whoever asked. Decides nothing. Where the socket cannot be had, signals are
+//! heard all the same: readings matter more than questions.
 //!
 //! A client connects to the socket, may write one line (`poll DEVICE`; an empty one or none asks for the
 //! status), and reads one JSON document until the end.
@@ -25,6 +26,9 @@ const QUESTION_MAX: usize = 256;
 /// How long a client may take to ask.
 const QUESTION_TIMEOUT: Duration = Duration::from_secs(2);
 
+/// How long a client may take to read its answer.
+const WRITE_TIMEOUT: Duration = Duration::from_secs(5);
+
 /// How long the loop may take to answer; a poll out of turn takes that long at most.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
 
@@ -49,12 +53,12 @@ pub enum Question {
 /// Starts the thread. `report` is called there; `false` ends it.
 ///
 /// # Errors
-/// Where the socket, the signals or the thread cannot be had.
+/// Where the signals or the thread cannot be had.
 pub fn spawn(socket: &Path, report: impl Fn(ServiceEvent) -> bool + Send + Sync + 'static) -> io::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let (listener, mut terminate, mut interrupt) = {
         let _inside = runtime.enter();
-        (listen(socket)?, signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?)
+        (listen_if_possible(socket), signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?)
     };
     let report = Arc::new(report);
     let body = move || {
@@ -75,6 +79,14 @@ pub fn spawn(socket: &Path, report: impl Fn(ServiceEvent) -> bool + Send + Sync 
     Ok(())
 }
 
+fn listen_if_possible(socket: &Path) -> Option<UnixListener> {
+    let listener = listen(socket);
+    if let Err(e) = &listener {
+        tracing::error!(socket = %socket.display(), "nobody can ask this agent for its status: {e}");
+    }
+    listener.ok()
+}
+
 /// Takes the place of a socket that a killed agent left behind; the outbox's lock says that no other one runs.
 fn listen(socket: &Path) -> io::Result<UnixListener> {
     if let Some(folder) = socket.parent() {
@@ -86,7 +98,11 @@ fn listen(socket: &Path) -> io::Result<UnixListener> {
     UnixListener::bind(socket)
 }
 
-async fn serve(listener: UnixListener, report: Arc<impl Fn(ServiceEvent) -> bool + Send + Sync + 'static>) {
+async fn serve(
+    listener: Option<UnixListener>,
+    report: Arc<impl Fn(ServiceEvent) -> bool + Send + Sync + 'static>,
+) {
+    let Some(listener) = listener else { return std::future::pending().await };
     let room = Arc::new(Semaphore::new(CLIENTS_MAX));
     loop {
         let Ok(permit) = Arc::clone(&room).acquire_owned().await else { return };
@@ -113,7 +129,7 @@ async fn answer(
         return Ok(());
     }
     if let Ok(Ok(document)) = tokio::time::timeout(ANSWER_TIMEOUT, reply).await {
-        stream.write_all(&document).await?;
+        tokio::time::timeout(WRITE_TIMEOUT, stream.write_all(&document)).await??;
     }
     stream.shutdown().await
 }
@@ -161,4 +177,32 @@ pub fn ask(socket: &Path, question: &Question) -> Result<Vec<u8>, AskError> {
     let mut document = Vec::new();
     stream.read_to_end(&mut document)?;
     Ok(document)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_socket_that_cannot_be_had_stops_no_agent() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("file");
+        std::fs::write(&file, "").unwrap();
+        let rows = [
+            (folder.path().join("s"), true),
+            (file.join("s"), false),
+            // sun_path of unix(7) holds 108 bytes.
+            (folder.path().join("s".repeat(120)), false),
+        ];
+        for (socket, answers) in rows {
+            let report = |event| {
+                if let ServiceEvent::Ask(_, reply) = event {
+                    reply.send(b"{}".to_vec()).unwrap();
+                }
+                true
+            };
+            spawn(&socket, report).unwrap();
+            assert_eq!(ask(&socket, &Question::Status).is_ok(), answers, "{}", socket.display());
+        }
+    }
 }

@@ -1,4 +1,5 @@
-//! Tables for people: what `gapless-agent status`, `read` and `outbox` print. Pure: figures in, text out.
+//! Text for people: the tables that `gapless-agent status`, `read` and `outbox` print, and errors with their causes.
+//! Pure: figures in, text out.
 
 use std::fmt::Write as _;
 use std::path::Path;
@@ -7,6 +8,13 @@ use gapless_common::text::format_bytes;
 
 use crate::outbox::Summary;
 use crate::status::{DeviceStatus, Status, ValueStatus};
+
+/// An error and its sources in one line.
+#[must_use]
+pub fn chain(error: &dyn std::error::Error) -> String {
+    let sources = std::iter::successors(Some(error), |error| error.source());
+    sources.map(ToString::to_string).collect::<Vec<_>>().join(": ")
+}
 
 /// Values of one device, a line each.
 #[must_use]

@@ -1,7 +1,6 @@
 //! The thread of a bus: does what the schedule says, passes on what it yields. And its stand-in for a single poll.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::error::Error;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, TryRecvError};
 use std::time::Duration;
 
@@ -13,11 +12,12 @@ use gapless_common::time::Timestamp;
 use super::line::{Ask, ExchangeError, Line};
 use super::poller::{Host, PollError, Poller};
 use super::{BusCommand, COMMANDS_MAX};
-use crate::clock::{Clock, mono};
+use crate::clock::{Clock, Now, mono};
 use crate::config::Bus;
 use crate::event::{BusEvent, BusTotals, METRICS_EVERY_MS};
 use crate::modbus::Answer;
 use crate::schedule::{Outcome, Poll, Schedule, Step, Task};
+use crate::text::chain;
 
 type Sink = Box<dyn FnMut(BusEvent) -> bool + Send>;
 
@@ -54,7 +54,7 @@ impl Worker {
         bus: Bus,
         pollers: Vec<Poller>,
         clock: Clock,
-        since: Timestamp,
+        started: Now,
         Ends { inbox, sink }: Ends,
     ) -> Self {
         let line = Line::new(&bus.link);
@@ -68,7 +68,7 @@ impl Worker {
                 probe_ms: millis(poller.probe_time(&line)),
             })
             .collect();
-        let schedule = Schedule::new(bus.id.clone(), &tasks, since, clock.now());
+        let schedule = Schedule::new(bus.id.clone(), &tasks, started, clock.now());
         let (totals, told, asked) = (BusTotals::default(), (BusTotals::default(), 0), VecDeque::new());
         Self {
             complaints: bus.devices.iter().map(|_| Complaint::default()).collect(),
@@ -344,18 +344,6 @@ fn outcome(result: &Result<(), PollError>) -> Outcome {
         }
         Err(PollError::Open(_)) => Outcome::Missed(Cause::NotConnected),
     }
-}
-
-/// An error and its causes in one line.
-pub(super) fn chain(error: &dyn Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text.push_str(": ");
-        text.push_str(&cause.to_string());
-        source = cause.source();
-    }
-    text
 }
 
 /// Rounded up, so that what is said to fit does.

@@ -17,9 +17,8 @@ use std::thread::JoinHandle;
 
 use gapless_common::id::DeviceIndex;
 use gapless_common::reading::Sample;
-use gapless_common::time::Timestamp;
 
-use crate::clock::Clock;
+use crate::clock::{Clock, Now};
 use crate::config::{Bus, Device};
 use crate::event::BusEvent;
 use host::{Ends, Once, Worker};
@@ -51,15 +50,15 @@ pub struct BusHandle {
     pub join: JoinHandle<()>,
 }
 
-/// Starts the thread of a bus. Slots from `since` on are its to account for: the end of the downtime that the
-/// agent has recorded.
+/// Starts the thread of a bus. Slots from `started` on are its to account for: the end of the downtime that the
+/// agent records.
 ///
 /// # Errors
 /// [`SpawnError`] where a device cannot be polled at all, or the system has no thread left.
 pub fn spawn<E: From<BusEvent> + Send + 'static>(
     bus: Bus,
     clock: Clock,
-    since: Timestamp,
+    started: Now,
     events: SyncSender<E>,
 ) -> Result<BusHandle, SpawnError> {
     let pollers = bus.devices.iter().map(Poller::new).collect::<Result<Vec<_>, _>>()?;
@@ -68,7 +67,7 @@ pub fn spawn<E: From<BusEvent> + Send + 'static>(
     let name = format!("bus {}", bus.id);
     let join = std::thread::Builder::new().name(name).stack_size(STACK_BYTES).spawn(move || {
         fine_timers();
-        Worker::new(bus, pollers, clock, since, Ends { inbox, sink }).run();
+        Worker::new(bus, pollers, clock, started, Ends { inbox, sink }).run();
     })?;
     Ok(BusHandle { commands, join })
 }

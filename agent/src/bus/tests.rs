@@ -152,9 +152,9 @@ struct Running {
 impl Running {
     fn start(bus: Bus, trust: ClockTrust) -> Self {
         let clock = Clock::new(trust);
-        let since = clock.now().wall;
+        let started = clock.now();
         let (events, inbox) = sync_channel(64);
-        let handle = Some(spawn(bus, clock, since, events).unwrap());
+        let handle = Some(spawn(bus, clock, started, events).unwrap());
         Self { handle, events: inbox, seen: vec![] }
     }
 

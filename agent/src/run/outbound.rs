@@ -8,6 +8,7 @@ use gapless_common::wire::{Message, decode, encode};
 
 use super::{Agent, RunError};
 use crate::frames::Packed;
+use crate::text::chain;
 use crate::uplink::core::{Action, Event, Offer};
 use crate::uplink::mqtt::MqttEvent;
 
@@ -173,7 +174,7 @@ impl Agent<'_> {
                 Event::Unusable(loss.last)
             }
             Err(e) => {
-                tracing::error!("{}", crate::depot::chain(&e));
+                tracing::error!("{}", chain(&e));
                 if self.depot.failure().is_some() {
                     self.depot.stop_reading();
                     self.recall();

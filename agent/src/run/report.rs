@@ -2,12 +2,16 @@
 
 use gapless_common::id::{DeviceId, DeviceIndex};
 
-use super::{Agent, Reply};
+use super::Agent;
 use crate::clock::Now;
+use crate::service::Question;
 use crate::status::{ClockStatus, OutboxStatus, Status, UplinkStatus};
 
 /// How long a poll out of turn is waited for, in ms; then the document goes out as it is.
 const POLL_WAIT_MS: u64 = 15_000;
+
+/// Takes the answer to a question.
+type Reply = tokio::sync::oneshot::Sender<Vec<u8>>;
 
 /// Somebody waits for a device.
 #[derive(Debug)]
@@ -19,13 +23,21 @@ pub(super) struct Asked {
 }
 
 impl Agent<'_> {
-    pub(super) fn answer(&self, reply: Reply, now: Now) {
+    pub(super) fn on_question(&mut self, question: Question, reply: Reply) {
+        let now = self.clock.now();
+        match question {
+            Question::Status => self.answer(reply, now),
+            Question::Poll(device) => self.begin_poll(&device, reply, now),
+        }
+    }
+
+    fn answer(&self, reply: Reply, now: Now) {
         let document = serde_json::to_vec(&self.status(now)).unwrap_or_default();
         // Who asked may have gone.
         let _ = reply.send(document);
     }
 
-    pub(super) fn begin_poll(&mut self, device: &str, reply: Reply, now: Now) {
+    fn begin_poll(&mut self, device: &str, reply: Reply, now: Now) {
         let polled = DeviceId::new(device).map_err(|_| "").and_then(|device| self.poll_now(&device));
         match polled {
             Ok(device) => self.asked.push(Asked {
@@ -44,6 +56,11 @@ impl Agent<'_> {
         let done = self.asked.extract_if(.., |a| board.answers(a.device) > a.answers_before);
         let done: Vec<Asked> = done.collect();
         done.into_iter().for_each(|asked| self.answer(asked.reply, now));
+    }
+
+    /// When [`answer_late`](Self::answer_late) has somebody to answer.
+    pub(super) fn answer_at_ms(&self) -> Option<u64> {
+        self.asked.iter().map(|asked| asked.until_ms).min()
     }
 
     /// Answers those who have waited long enough.

@@ -6,7 +6,6 @@ use std::collections::VecDeque;
 use gapless_common::quality::{Cause, ExceptionCode};
 use gapless_common::reading::Misses;
 use gapless_common::time::Slot;
-use gapless_common::time::Timestamp;
 
 use super::{FAILURES_MAX, Outcome, PROBE_DISTANCE_MS_MAX, Poll, RUN_AGE_MS_MAX, Task, boot};
 use crate::clock::Now;
@@ -36,6 +35,8 @@ pub(super) struct Entry {
     pub(super) task: Task,
     /// Polled as soon as the bus is free.
     pub(super) asked: bool,
+    /// When the agent began to account for slots.
+    begun: Now,
     /// First slot not accounted for; `None` until the wall clock is set.
     cursor: Option<Slot>,
     /// Slots from the cursor on that are passed over before the next probe.
@@ -53,11 +54,12 @@ pub(super) struct Entry {
 }
 
 impl Entry {
-    pub(super) fn new(task: Task, since: Timestamp, now: Now) -> Self {
+    pub(super) fn new(task: Task, begun: Now, now: Now) -> Self {
         Self {
             task,
             asked: false,
-            cursor: now.wall_set.then(|| task.grid.first_from(since)),
+            begun,
+            cursor: now.wall_set.then(|| task.grid.first_from(now.instant_of(begun))),
             skip: 0,
             unset_due: boot(now),
             overdue: None,
@@ -257,10 +259,10 @@ impl Entry {
         self.overdue = None;
     }
 
-    /// The wall clock was set: slots begin, or go on after those without a clock.
+    /// The wall clock was set: those that passed without one are missed, whether or not something was read.
     pub(super) fn clock_set(&mut self, now: Now, out: &mut Out) {
         if self.cursor.is_none() {
-            self.cursor = Some(self.task.grid.first_from(now.wall));
+            self.cursor = Some(self.task.grid.first_from(now.instant_of(self.begun)));
         }
         self.jump(Cause::ClockNotSet, now, out);
     }

@@ -23,8 +23,8 @@
 //! - the clock steps forward: the slots skipped are one run of misses ([`Cause::ClockStepped`]), the slot that is
 //!   current then is polled;
 //! - it steps back: slots that come again are polled again, and both readings are kept;
-//! - it is not set: polls go on at the interval of the boot clock, without slots and without misses; once it is set
-//!   again, the slots between are misses ([`Cause::ClockNotSet`]).
+//! - it is not set: polls go on at the interval of the boot clock, without slots and without misses; once it is set,
+//!   the slots between are misses ([`Cause::ClockNotSet`]), from the agent's start on.
 //!
 //! A difference below [`STEP_MS_MIN`] is drift, and only moves what is next.
 
@@ -36,7 +36,7 @@ use std::collections::VecDeque;
 use gapless_common::id::{BusId, DeviceIndex};
 use gapless_common::quality::Cause;
 use gapless_common::reading::Acquired;
-use gapless_common::time::{Slot, SlotGrid, Timestamp};
+use gapless_common::time::{Slot, SlotGrid};
 
 use crate::clock::Now;
 use crate::event::{BusEvent, LinkState};
@@ -139,10 +139,11 @@ pub(crate) fn boot(now: Now) -> i64 {
 }
 
 impl Schedule {
-    /// The schedule of `tasks`. Slots from `since` on are its to account for.
+    /// The schedule of `tasks`. Slots from `started` on are its to account for, once that look at the clocks is an
+    /// instant.
     #[must_use]
-    pub fn new(bus: BusId, tasks: &[Task], since: Timestamp, now: Now) -> Self {
-        let entries = tasks.iter().map(|task| Entry::new(*task, since, now)).collect();
+    pub fn new(bus: BusId, tasks: &[Task], started: Now, now: Now) -> Self {
+        let entries = tasks.iter().map(|task| Entry::new(*task, started, now)).collect();
         let mut new = Self {
             bus,
             entries,

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use gapless_common::id::BusId;
-use gapless_common::time::Interval;
+use gapless_common::time::{Interval, Timestamp};
 use proptest::prelude::*;
 
 use super::*;
@@ -61,8 +61,10 @@ impl World {
                 probe_ms: u32::try_from(unit.timeout_ms).unwrap(),
             })
             .collect();
-        let now = Now { boot_ms: 0, wall: Timestamp(EPOCH_MS), wall_set };
-        let schedule = Schedule::new(BusId::new("b").unwrap(), &tasks, now.wall, now);
+        // A clock that is not set says anything.
+        let wall = Timestamp(if wall_set { EPOCH_MS } else { 0 });
+        let now = Now { boot_ms: 0, wall, wall_set };
+        let schedule = Schedule::new(BusId::new("b").unwrap(), &tasks, now, now);
         let (steps, unplugged, polls, events) = (vec![], 0..0, vec![], vec![]);
         let (boot_ms, offset, notice_ms) = (0, EPOCH_MS, 0);
         Self { units, schedule, boot_ms, offset, wall_set, steps, unplugged, notice_ms, polls, events }
@@ -279,6 +281,7 @@ fn clock_steps_neither_flood_nor_starve() {
         wall_set: false,
         steps: vec![(2_500, 60_000), (3_200, SETS)],
         read: vec![64, 65],
+        runs: vec![(60, 4, "clock_not_set")],
         ..row("not set, then set", vec![unit(1_000, 50)], 5_900)
     });
     check(Row {
@@ -309,6 +312,20 @@ fn without_a_clock_polls_keep_their_interval_and_have_no_slots() {
     assert!(at.iter().zip(0..).all(|(at, n)| at.abs_diff(n * 1_000 + 50) <= 300), "{at:?}");
     assert!(world.polls.iter().all(|(at, _, acquired)| *acquired == Acquired::SinceBoot(*at)));
     assert!(!world.events.iter().any(|e| matches!(e, BusEvent::Missed(_) | BusEvent::Through { .. })));
+}
+
+#[test]
+fn slots_begin_with_the_agent_whenever_its_clock_is_set() {
+    let mut world = World::new(vec![unit(1_000, 50)], false);
+    // It comes up ten days behind, so that what its clock says at the start names no slot.
+    let behind = 10 * 86_400_000;
+    world.offset -= behind;
+    world.steps = vec![(3_400, behind), (3_400, SETS)];
+    world.run_until(5_500);
+    world.stop();
+    assert_eq!(world.runs(0), [(0, 4, Cause::ClockNotSet.slug())]);
+    assert_eq!(world.read_slots(0), [4, 5]);
+    check_through(&world, 0);
 }
 
 #[test]

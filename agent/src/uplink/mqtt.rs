@@ -18,6 +18,7 @@ use rumqttc::{
 use tokio::sync::{mpsc, watch};
 
 use crate::config::{Password, Uplink};
+use crate::text::chain;
 
 /// Messages between the loop and the thread: the largest window of frames, and room for births and replies.
 pub const QUEUE_LEN: usize = 64;
@@ -347,16 +348,4 @@ fn read_text(what: &'static str, path: &Path) -> Result<String, SetupError> {
     let text = fs::read_to_string(path);
     let text = text.map_err(|source| SetupError::File { what, path: path.to_owned(), source })?;
     Ok(text.trim_end_matches(['\r', '\n']).to_owned())
-}
-
-/// An error with its sources, for people.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut next = error.source();
-    while let Some(source) = next {
-        text.push_str(": ");
-        text.push_str(&source.to_string());
-        next = source.source();
-    }
-    text
 }
