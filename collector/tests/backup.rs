@@ -26,6 +26,9 @@ fn filled(path: &Path) -> Connection {
     connection
 }
 
+/// A source, a target, and whether an error is the one expected.
+type FailureRow = (&'static str, &'static str, fn(&BackupError) -> bool);
+
 fn names(folder: &Path) -> Vec<String> {
     let entries = std::fs::read_dir(folder).unwrap();
     let mut names: Vec<_> = entries.map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
@@ -46,7 +49,7 @@ fn a_backup_ends_while_others_write() {
             writer.execute("UPDATE meta SET value = value + 1 WHERE key = 'commit_no'", []).unwrap();
         }
     });
-    let (send, outcome) = mpsc::channel();
+    let (send, outcome) = mpsc::sync_channel(1);
     let target = to.clone();
     std::thread::spawn(move || send.send(backup(&from, &target)));
     let outcome = outcome.recv_timeout(DEADLINE);
@@ -74,7 +77,7 @@ fn what_fails_leaves_nothing_and_overwrites_nothing() {
     let exists = |e: &BackupError| matches!(e, BackupError::Exists(_));
     let unfinished = |e: &BackupError| matches!(e, BackupError::Unfinished(_));
     let database = |e: &BackupError| matches!(e, BackupError::Database { .. });
-    let rows: [(&str, &str, fn(&BackupError) -> bool); 4] = [
+    let rows: [FailureRow; 4] = [
         ("db", "mine", exists),
         ("db", "cut", unfinished),
         ("none", "new", database),
