@@ -94,8 +94,9 @@ pub struct Misses {
 /// The first record of every epoch: what was before it, and by which clocks it began.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct EpochStart {
-    /// The epoch before it in the same outbox and the first seq that epoch never issued (so a lost tail is
-    /// visible); `None` for an outbox that was empty.
+    /// The durable epoch before it in the same outbox and the first seq that epoch never issued (so a lost tail is
+    /// visible); `None` for an outbox that was empty. An epoch that is not durable names none and is never named:
+    /// its `None` says nothing of the outbox.
     pub previous: Option<(Epoch, Seq)>,
     /// Which start of the machine.
     pub boot: BootId,
