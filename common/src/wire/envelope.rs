@@ -5,7 +5,10 @@ use std::borrow::Cow;
 use crate::id::{AgentTag, CatalogHash, ConnectionId, Epoch, Seq};
 
 use super::bytes::{Bad, Input, put_len, put_varint};
-use super::{DecodeError, FLAG_SEALED, FLAG_ZSTD, FRAME_BYTES_MAX, MAGIC, PAYLOAD_BYTES_MAX, VERSION};
+use super::{
+    CONTROL_BYTES_MAX, DecodeError, FLAG_SEALED, FLAG_ZSTD, FRAME_BYTES_MAX, MAGIC, PAYLOAD_BYTES_MAX,
+    VERSION,
+};
 
 /// Which message it is. Codes are written to the wire: the list only grows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -41,6 +44,14 @@ impl Kind {
             7 => Self::Presence,
             _ => return None,
         })
+    }
+
+    /// Most bytes of a payload of this kind once decompressed.
+    pub(super) const fn payload_bytes_max(self) -> usize {
+        match self {
+            Self::Data | Self::Catalog => PAYLOAD_BYTES_MAX,
+            Self::State | Self::Ack | Self::Command | Self::Reply | Self::Presence => CONTROL_BYTES_MAX,
+        }
     }
 }
 
@@ -127,11 +138,10 @@ fn compressed(payload: &[u8]) -> Option<Vec<u8>> {
     (out.len() < payload.len()).then_some(out)
 }
 
-/// Undoes [`seal_smallest`]'s compression: `length varint | zstd frame`, never more than
-/// [`PAYLOAD_BYTES_MAX`].
-pub(super) fn decompress(payload: &[u8]) -> Result<Vec<u8>, Bad> {
+/// Undoes [`seal_smallest`]'s compression: `length varint | zstd frame`, never more than `max` bytes.
+pub(super) fn decompress(payload: &[u8], max: usize) -> Result<Vec<u8>, Bad> {
     let mut input = Input::new(payload);
-    let len = input.len(PAYLOAD_BYTES_MAX, "a payload beyond the bound")?;
+    let len = input.len(max, "a payload beyond the bound")?;
     let out = zstd::bulk::decompress(input.rest(), len).map_err(|_| Bad("a payload that zstd refuses"))?;
     if out.len() == len { Ok(out) } else { Err(Bad("a payload shorter than it says")) }
 }
@@ -199,6 +209,57 @@ pub(super) fn usable(bytes: &[u8]) -> Result<Usable<'_>, DecodeError> {
     if header.flags & FLAG_SEALED != 0 {
         return Err(DecodeError::Sealed);
     }
-    let payload = if header.flags & FLAG_ZSTD != 0 { decompress(payload)?.into() } else { payload.into() };
+    let payload = if header.flags & FLAG_ZSTD != 0 {
+        decompress(payload, kind.payload_bytes_max())?.into()
+    } else {
+        payload.into()
+    };
     Ok((kind, header.data, payload))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::id::{Commit, Incarnation, Seq};
+    use crate::message::{ACK_EPOCHS_MAX, ACK_RANGES_MAX, Ack, EpochAck};
+    use crate::wire::{Message, decode, v1};
+
+    /// Small on the wire, large in memory: the bound of the kind refuses it, not the reader behind it.
+    #[test]
+    fn a_payload_is_bounded_by_its_kind_before_it_is_decompressed() {
+        let others = [Kind::State, Kind::Ack, Kind::Command, Kind::Reply, Kind::Presence];
+        for (kind, len, fits) in others
+            .iter()
+            .flat_map(|&kind| [(kind, CONTROL_BYTES_MAX, true), (kind, CONTROL_BYTES_MAX + 1, false)])
+            .chain([(Kind::Catalog, PAYLOAD_BYTES_MAX, true), (Kind::Catalog, PAYLOAD_BYTES_MAX + 1, false)])
+        {
+            let bomb = seal_smallest(kind, None, &vec![0; len]);
+            assert!(bomb.len() < 1024, "{}", bomb.len());
+            let refused = decode(&bomb).unwrap_err();
+            let by_bound = DecodeError::Malformed("a payload beyond the bound");
+            assert_eq!(refused != by_bound, fits, "{kind:?} of {len}: {refused}");
+            assert_eq!(usable(&bomb).is_ok(), fits);
+        }
+    }
+
+    #[test]
+    fn the_longest_acknowledgement_fits_its_bound() {
+        let top = |n: usize| Seq(u64::MAX - 200 + 2 * u64::try_from(n).unwrap());
+        let ranges: Vec<_> = (0..ACK_RANGES_MAX).map(|n| (top(n), top(n))).collect();
+        let epoch = EpochAck {
+            epoch: Epoch(u64::MAX),
+            watermark: Seq(u64::MAX - 300),
+            above: ranges.clone(),
+            parked: ranges,
+        };
+        let ack = Ack {
+            incarnation: Incarnation(u64::MAX),
+            commit: Commit(u64::MAX),
+            epochs: vec![epoch; ACK_EPOCHS_MAX],
+        };
+        let payload = v1::ack(&ack);
+        assert_eq!(payload.len(), 333_334);
+        assert!(payload.len() <= Kind::Ack.payload_bytes_max());
+        assert_eq!(decode(&seal_smallest(Kind::Ack, None, &payload)), Ok(Message::Ack(ack)));
+    }
 }

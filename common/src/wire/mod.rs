@@ -44,6 +44,7 @@ mod ints;
 mod number;
 mod record;
 mod row;
+mod sequence;
 mod v1;
 
 pub use self::catalog::{decode_catalog, encode_catalog};
@@ -70,8 +71,12 @@ const FLAG_SEALED: u8 = 0x20;
 /// Most bytes of a message: every broker takes them by default.
 pub const FRAME_BYTES_MAX: usize = 64 << 10;
 
-/// Most bytes of a payload once decompressed.
+/// Most bytes of the payload of a data frame or a catalog once decompressed.
 pub const PAYLOAD_BYTES_MAX: usize = 4 << 20;
+
+/// Most bytes of the payload of any other message once decompressed: an acknowledgement with all its lists full, each
+/// number at its longest, has 333,588.
+pub const CONTROL_BYTES_MAX: usize = 512 << 10;
 
 /// Most records in a data frame.
 pub const RECORDS_MAX: usize = 32_768;
@@ -118,19 +123,19 @@ pub enum Message {
 /// # Errors
 /// [`EncodeError`] where a data frame breaks a bound, or a message is larger than [`FRAME_BYTES_MAX`].
 pub fn encode(message: &Message) -> Result<Vec<u8>, EncodeError> {
-    let bytes = match message {
+    let (kind, payload) = match message {
         Message::Data(frame) => return encode_data(frame, &crate::catalog::Catalog::default()),
-        Message::State(state) => envelope::seal_smallest(Kind::State, None, &v1::state(state)),
-        Message::Catalog { hash, bytes } => {
-            envelope::seal_smallest(Kind::Catalog, None, &catalog::payload(*hash, bytes))
-        }
-        Message::Ack(ack) => envelope::seal_smallest(Kind::Ack, None, &v1::ack(ack)),
-        Message::Command(command) => envelope::seal_smallest(Kind::Command, None, &v1::command(command)),
-        Message::Reply(reply) => envelope::seal_smallest(Kind::Reply, None, &v1::reply(reply)),
-        Message::Presence(presence) => {
-            envelope::seal_smallest(Kind::Presence, None, &v1::presence(*presence))
-        }
+        Message::State(state) => (Kind::State, v1::state(state)),
+        Message::Catalog { hash, bytes } => (Kind::Catalog, catalog::payload(*hash, bytes)),
+        Message::Ack(ack) => (Kind::Ack, v1::ack(ack)),
+        Message::Command(command) => (Kind::Command, v1::command(command)),
+        Message::Reply(reply) => (Kind::Reply, v1::reply(reply)),
+        Message::Presence(presence) => (Kind::Presence, v1::presence(*presence)),
     };
+    if payload.len() > kind.payload_bytes_max() {
+        return Err(EncodeError::TooLarge(payload.len()));
+    }
+    let bytes = envelope::seal_smallest(kind, None, &payload);
     if bytes.len() > FRAME_BYTES_MAX { Err(EncodeError::TooLarge(bytes.len())) } else { Ok(bytes) }
 }
 

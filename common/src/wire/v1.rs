@@ -20,7 +20,11 @@ use crate::reading::{
 use crate::time::{Interval, Slot, SlotGrid, Timestamp};
 use crate::topic::AgentPath;
 
+use super::sequence::at_most;
 use super::{DecodeError, RecordKind};
+
+/// Most devices of a catalog, channels of a device and devices of a completeness record.
+const INDICES_MAX: usize = 1 << 16;
 
 fn write(value: &impl Serialize) -> Vec<u8> {
     postcard::to_stdvec(value).expect("a Vec grows, and every sequence knows its length")
@@ -59,6 +63,7 @@ struct Birth {
     boot: BootId,
     epoch: Epoch,
     catalog: CatalogHash,
+    #[serde(deserialize_with = "at_most::<_, _, ACK_EPOCHS_MAX>")]
     held: Vec<(Epoch, Seq, Seq)>,
     durable: bool,
     clock_set: bool,
@@ -105,7 +110,6 @@ pub(super) fn read_state(bytes: &[u8]) -> Result<AgentState, DecodeError> {
         State::Gone { connection, clean } => return Ok(AgentState::Gone { connection, clean }),
         State::Birth(birth) => birth,
     };
-    ensure(birth.held.len() <= ACK_EPOCHS_MAX, "more epochs than a birth holds")?;
     ensure(birth.held.iter().all(|(_, first, next)| first <= next), "an epoch that ends before it begins")?;
     let held = birth.held.into_iter().map(|(epoch, first, next)| HeldEpoch { epoch, first, next });
     Ok(AgentState::Birth {
@@ -126,6 +130,7 @@ pub(super) fn read_state(bytes: &[u8]) -> Result<AgentState, DecodeError> {
 struct AckBody {
     incarnation: Incarnation,
     commit: Commit,
+    #[serde(deserialize_with = "at_most::<_, _, ACK_EPOCHS_MAX>")]
     epochs: Vec<AckEpoch>,
 }
 
@@ -133,7 +138,9 @@ struct AckBody {
 struct AckEpoch {
     epoch: Epoch,
     watermark: Seq,
+    #[serde(deserialize_with = "at_most::<_, _, ACK_RANGES_MAX>")]
     above: Vec<(Seq, Seq)>,
+    #[serde(deserialize_with = "at_most::<_, _, ACK_RANGES_MAX>")]
     parked: Vec<(Seq, Seq)>,
 }
 
@@ -151,7 +158,6 @@ pub(super) fn ack(ack: &Ack) -> Vec<u8> {
 
 pub(super) fn read_ack(bytes: &[u8]) -> Result<Ack, DecodeError> {
     let body: AckBody = read(bytes)?;
-    ensure(body.epochs.len() <= ACK_EPOCHS_MAX, "more epochs than an acknowledgement holds")?;
     for epoch in &body.epochs {
         ensure(ascending(&epoch.above) && ascending(&epoch.parked), "ranges out of order")?;
         ensure(
@@ -169,11 +175,9 @@ pub(super) fn read_ack(bytes: &[u8]) -> Result<Ack, DecodeError> {
     Ok(Ack { incarnation: body.incarnation, commit: body.commit, epochs })
 }
 
-/// Not too many, each in order, disjoint.
+/// Each in order, disjoint.
 fn ascending(ranges: &[(Seq, Seq)]) -> bool {
-    ranges.len() <= ACK_RANGES_MAX
-        && ranges.iter().all(|(first, last)| first <= last)
-        && ranges.windows(2).all(|pair| pair[0].1 < pair[1].0)
+    ranges.iter().all(|(first, last)| first <= last) && ranges.windows(2).all(|pair| pair[0].1 < pair[1].0)
 }
 
 /// The body stands in bytes of its own, so that an agent can answer a command that it does not know.
@@ -294,6 +298,7 @@ struct DowntimeBody {
 
 #[derive(Serialize, Deserialize)]
 struct CompleteBody {
+    #[serde(deserialize_with = "at_most::<_, _, INDICES_MAX>")]
     through: Vec<(DeviceIndex, Slot)>,
 }
 
@@ -405,6 +410,7 @@ struct CoreDevice {
     interval: Interval,
     phase_ms: u32,
     paused: bool,
+    #[serde(deserialize_with = "at_most::<_, _, INDICES_MAX>")]
     channels: Vec<CoreChannel>,
 }
 
@@ -437,9 +443,17 @@ enum CoreLabel {
 
 type Attributes = Vec<(String, String)>;
 
+/// The lists of devices, as they stand in the bytes.
+#[derive(Deserialize)]
+struct CoreDevices(#[serde(deserialize_with = "at_most::<_, _, INDICES_MAX>")] Vec<CoreDevice>);
+
+#[derive(Deserialize)]
+struct AboutDevices(#[serde(deserialize_with = "at_most::<_, _, INDICES_MAX>")] Vec<AboutDevice>);
+
 #[derive(Serialize, Deserialize)]
 struct AboutDevice {
     attributes: Attributes,
+    #[serde(deserialize_with = "at_most::<_, _, INDICES_MAX>")]
     channels: Vec<Attributes>,
 }
 
@@ -514,9 +528,9 @@ pub(super) fn catalog(catalog: &Catalog) -> (Vec<u8>, Vec<u8>) {
 
 /// Reads core and about.
 pub(super) fn read_catalog(core: &[u8], about: &[u8]) -> Result<Catalog, DecodeError> {
-    let core: Vec<CoreDevice> = read(core)?;
-    let about: Vec<AboutDevice> = read(about)?;
-    ensure(core.len() == about.len() && core.len() <= 1 << 16, "a catalog whose parts differ in length")?;
+    let CoreDevices(core) = read(core)?;
+    let AboutDevices(about) = read(about)?;
+    ensure(core.len() == about.len(), "a catalog whose parts differ in length")?;
     let devices: Vec<Device> =
         core.into_iter().zip(about).map(|(core, about)| device(core, about)).collect::<Result<_, _>>()?;
     ensure(unique(devices.iter().map(|device| device.id.as_str())), "a device twice in one catalog")?;
@@ -524,8 +538,7 @@ pub(super) fn read_catalog(core: &[u8], about: &[u8]) -> Result<Catalog, DecodeE
 }
 
 fn device(core: CoreDevice, about: AboutDevice) -> Result<Device, DecodeError> {
-    let counts = core.channels.len() == about.channels.len() && core.channels.len() <= 1 << 16;
-    ensure(counts, "a catalog whose parts differ in length")?;
+    ensure(core.channels.len() == about.channels.len(), "a catalog whose parts differ in length")?;
     ensure(i64::from(core.phase_ms) < core.interval.as_ms(), "a phase beyond its interval")?;
     ensure(unique(core.channels.iter().map(|channel| channel.id.as_str())), "a channel twice in one device")?;
     let channels = core.channels.into_iter().zip(about.channels).map(|(core, about)| channel(core, about));
