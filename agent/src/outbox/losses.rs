@@ -17,7 +17,7 @@ use gapless_common::reading::Loss;
 use gapless_common::time::Timestamp;
 
 use super::disk::Disk;
-use super::to_u64;
+use super::{to_u64, unreadable};
 
 /// Name of the file.
 pub(super) const FILE: &str = "losses";
@@ -53,7 +53,8 @@ impl LossBook {
         let mut newest = Self::default();
         for page in 0..2 {
             let mut bytes = vec![0; PAGE_BYTES];
-            disk.read_at(FILE, page * to_u64(PAGE_BYTES), &mut bytes)?;
+            // A page that cannot be read is as good as a damaged one: the other one is there for it.
+            unreadable::read(disk, FILE, page * to_u64(PAGE_BYTES), &mut bytes)?;
             if let Some(book) = decode(&bytes)
                 && book.generation > newest.generation
             {

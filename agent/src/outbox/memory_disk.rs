@@ -1,11 +1,12 @@
-//! A [`Disk`] in memory for tests and simulation: it loses power at any operation, fills up, and fails a sync.
+//! A [`Disk`] in memory for tests and simulation: it loses power at any operation, fills up, fails a sync, and refuses
+//! to read a page.
 //!
 //! What it simulates: writes that no sync has forced may be there after a power cut wholly, not at all, up to some
 //! byte, or as any subset of 512-byte sectors; names are durable after a sync of the directory only; after a failed
 //! sync the cache shows what the device has lost. What it does not: reordering across a sync, a device that lies about
 //! syncs, sectors torn within.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -14,6 +15,8 @@ use super::{to_u64, to_usize};
 
 /// Unit that a device writes whole.
 const SECTOR_BYTES: usize = 512;
+/// Unit that a reader is refused.
+const PAGE_BYTES: usize = 4096;
 
 /// What is left of writes that no sync had forced.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -36,6 +39,8 @@ struct Inode {
     cached: Vec<u8>,
     /// What was written since the last sync.
     unsynced: Vec<(usize, Vec<u8>)>,
+    /// Pages that the device will not give until they are written whole.
+    bad_pages: BTreeSet<usize>,
 }
 
 #[derive(Debug, Default)]
@@ -123,6 +128,14 @@ impl MemoryDisk {
         }
     }
 
+    /// The page of the file that `offset` lies in cannot be read, nor written in part, until it is written whole.
+    pub fn fail_reads(&self, name: &str, offset: u64) {
+        let machine = &mut *self.lock();
+        if let Ok(inode) = machine.inode(name) {
+            inode.bad_pages.insert(to_usize(offset) / PAGE_BYTES);
+        }
+    }
+
     /// Another disk with the same contents.
     #[must_use]
     pub fn copy(&self) -> Self {
@@ -131,6 +144,7 @@ impl MemoryDisk {
             durable: inode.cached.clone(),
             cached: inode.cached.clone(),
             unsynced: Vec::new(),
+            bad_pages: inode.bad_pages.clone(),
         });
         let copy = Machine {
             inodes: inodes.collect(),
@@ -143,6 +157,20 @@ impl MemoryDisk {
 }
 
 impl Inode {
+    /// Fails where a bad page lies in `begin..end`; as a write (`is_write`), where it does not cover all of it.
+    fn check_pages(&self, begin: usize, end: usize, is_write: bool) -> io::Result<()> {
+        let is_hit = |page: usize| {
+            let (from, to) = (page * PAGE_BYTES, (page + 1) * PAGE_BYTES);
+            let is_covered = begin <= from && to <= end;
+            begin < to && from < end && !(is_write && is_covered)
+        };
+        if self.bad_pages.iter().any(|&page| is_hit(page)) {
+            Err(rustix::io::Errno::IO.into())
+        } else {
+            Ok(())
+        }
+    }
+
     fn keep(
         &mut self,
         cut: PowerCut,
@@ -213,7 +241,7 @@ impl Disk for MemoryDisk {
         machine.step()?;
         machine.check_room(len)?;
         let zeros = vec![0; to_usize(len)];
-        machine.inodes.push(Inode { durable: zeros.clone(), cached: zeros, unsynced: Vec::new() });
+        machine.inodes.push(Inode { durable: zeros.clone(), cached: zeros, ..Inode::default() });
         machine.names.insert(name.to_owned(), machine.inodes.len() - 1);
         machine.durable_names = machine.names.clone();
         Ok(())
@@ -231,7 +259,10 @@ impl Disk for MemoryDisk {
             machine.check_room(to_u64(grows))?;
         }
         let inode = machine.inode(name)?;
-        write(&mut inode.cached, to_usize(offset), bytes);
+        let (begin, end) = (to_usize(offset), to_usize(offset) + bytes.len());
+        inode.check_pages(begin, end, true)?;
+        inode.bad_pages.retain(|&page| !(begin <= page * PAGE_BYTES && (page + 1) * PAGE_BYTES <= end));
+        write(&mut inode.cached, begin, bytes);
         inode.unsynced.push((to_usize(offset), bytes.to_vec()));
         step
     }
@@ -240,7 +271,9 @@ impl Disk for MemoryDisk {
         let machine = &mut *self.lock();
         machine.alive()?;
         let end = to_usize(offset) + into.len();
-        let cached = &machine.inode(name)?.cached;
+        let inode = machine.inode(name)?;
+        inode.check_pages(to_usize(offset), end, false)?;
+        let cached = &inode.cached;
         into.copy_from_slice(cached.get(to_usize(offset)..end).ok_or(io::ErrorKind::UnexpectedEof)?);
         Ok(())
     }

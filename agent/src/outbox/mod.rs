@@ -38,6 +38,7 @@ mod quarantine;
 #[cfg(feature = "sled")]
 mod sled_store;
 mod spans;
+mod unreadable;
 
 use std::collections::BTreeSet;
 use std::io;
@@ -121,6 +122,8 @@ pub struct RecoveryReport {
     pub quarantined_records: u64,
     /// Segments of which nothing could be read.
     pub quarantined_segments: u64,
+    /// Bytes of segments that the device would not give.
+    pub unreadable_bytes: u64,
 }
 
 /// An outbox that is ready to append.

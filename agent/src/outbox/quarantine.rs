@@ -10,7 +10,7 @@ use std::collections::BTreeSet;
 use std::io;
 
 use super::disk::Disk;
-use super::{to_u64, to_usize};
+use super::{to_u64, to_usize, unreadable};
 
 /// Name of the file.
 pub(super) const FILE: &str = "quarantine";
@@ -33,7 +33,9 @@ impl Quarantine {
             return Ok(Self { max, ..Self::default() });
         };
         let mut bytes = vec![0; to_usize(*len).min(to_usize(max))];
-        disk.read_at(FILE, 0, &mut bytes)?;
+        let refused = unreadable::read(disk, FILE, 0, &mut bytes)?;
+        // Where that fails nothing more is kept: the file is for whoever wants to look, not for the outbox.
+        let max = if unreadable::mend(disk, FILE, &refused).is_ok() { max } else { 0 };
         let mut known = BTreeSet::new();
         let mut rest = bytes.as_slice();
         while let Some((place, after)) = decode(rest) {

@@ -9,7 +9,7 @@ use gapless_common::id::{Epoch, Seq};
 use super::Journal;
 use super::format::{FRAME_HEADER_BYTES, FrameHeader, Item, scan};
 use crate::outbox::spans::{Entry, Spans};
-use crate::outbox::{AppendError, ReadError, ReadLimits, StoredRecord, to_u64, to_usize};
+use crate::outbox::{AppendError, ReadError, ReadLimits, StoredRecord, to_u64, to_usize, unreadable};
 
 /// Bytes read from a segment at a time, unless a record is longer.
 const CHUNK_BYTES: u64 = 32 << 10;
@@ -140,7 +140,8 @@ impl Journal {
         loop {
             let len = want.min(end.saturating_sub(offset));
             self.chunk.resize(to_usize(len), 0);
-            self.disk.read_at(&self.segments[index].name, offset, &mut self.chunk)?;
+            // What cannot be read is zero, which is no frame: damage.
+            unreadable::read(self.disk.as_mut(), &self.segments[index].name, offset, &mut self.chunk)?;
             if self.header_at(0, number).is_some() {
                 return Ok(true);
             }
@@ -157,7 +158,7 @@ impl Journal {
         let segment = &self.segments[index];
         let (name, number, end) = (segment.name.clone(), segment.number, segment.end);
         let mut bytes = vec![0; to_usize(end)];
-        self.disk.read_at(&name, 0, &mut bytes)?;
+        unreadable::read(self.disk.as_mut(), &name, 0, &mut bytes)?;
         let mut spans = Spans::default();
         for (offset, item) in scan(&bytes, number) {
             if !matches!(item, Item::Frame(_)) {
@@ -195,7 +196,7 @@ impl Journal {
 
     fn keep_aside(&mut self, number: u64, offset: usize, bytes: &[u8]) -> Result<(), ReadError> {
         match self.quarantine.add(self.disk.as_mut(), number, to_u64(offset), bytes) {
-            Err(e) if !super::append::is_full(&e) => Err(e.into()),
+            Err(e) if !super::append::is_full(&e) && !unreadable::is_unreadable(&e) => Err(e.into()),
             _ => Ok(()),
         }
     }

@@ -26,7 +26,9 @@ use crate::outbox::disk::Disk;
 use crate::outbox::losses::{self, LossBook};
 use crate::outbox::quarantine::Quarantine;
 use crate::outbox::spans::Spans;
-use crate::outbox::{AppendError, Found, OpenError, Opening, Options, RecoveryReport, to_u64, to_usize};
+use crate::outbox::{
+    AppendError, Found, OpenError, Opening, Options, RecoveryReport, to_u64, to_usize, unreadable,
+};
 
 pub(super) fn open(
     mut disk: Box<dyn Disk>,
@@ -107,7 +109,8 @@ impl Recovery {
             disk.forget_cache(&life.name);
         }
         let mut bytes = vec![0; to_usize(life.len)];
-        read(disk, &life.name, &mut bytes)?;
+        let refused = read(disk, &life.name, &mut bytes)?;
+        self.give_up(disk, &life.name, &refused, is_last)?;
         if is_last && self.repairs {
             // Reading ahead made large folios; see `disk` on what they do to small appends.
             disk.forget_cache(&life.name);
@@ -115,7 +118,8 @@ impl Recovery {
         let mut items = scan(&bytes, life.number);
         let mut end = items.last().map_or(DATA_AT, end_of);
         if is_last {
-            let kept = whole_items(&items);
+            // What a crash tore can be read. Behind a page that cannot lie records that had been durable.
+            let kept = if refused.is_empty() { whole_items(&items) } else { items.len() };
             if let Some(&(cut, _)) = items.get(kept) {
                 self.erase(disk, &life.name, cut, end)?;
                 self.report.torn_bytes += to_u64(end - cut);
@@ -139,6 +143,25 @@ impl Recovery {
         Ok(())
     }
 
+    /// Counts pages that the device refused, and writes over them.
+    pub(super) fn give_up(
+        &mut self,
+        disk: &mut dyn Disk,
+        name: &str,
+        pages: &[u64],
+        is_needed: bool,
+    ) -> Result<(), OpenError> {
+        self.report.unreadable_bytes += to_u64(pages.len() * unreadable::PAGE_BYTES);
+        if !self.repairs {
+            return Ok(());
+        }
+        match unreadable::mend(disk, name, pages) {
+            // Nothing will be appended here, and the next opening can try again.
+            Err(e) if !is_needed && unreadable::is_unreadable(&e) => Ok(()),
+            done => done.map_err(|e| failed("write over what cannot be read", e)),
+        }
+    }
+
     /// Records of the last write that lie behind its first torn one are intact now and must not come back later.
     fn erase(&self, disk: &mut dyn Disk, name: &str, from: usize, to: usize) -> Result<(), OpenError> {
         if !self.repairs {
@@ -159,7 +182,13 @@ impl Recovery {
             || self
                 .quarantine
                 .add(disk, number, to_u64(offset), bytes)
-                .or_else(|e| if super::append::is_full(&e) { Ok(true) } else { Err(e) })
+                .or_else(|e| {
+                    if super::append::is_full(&e) || unreadable::is_unreadable(&e) {
+                        Ok(true)
+                    } else {
+                        Err(e)
+                    }
+                })
                 .map_err(|e| failed("write the quarantine", e))?;
         if is_new {
             self.report.quarantined_bytes += to_u64(bytes.len());
@@ -253,6 +282,7 @@ impl Journal {
     }
 }
 
-fn read(disk: &mut dyn Disk, name: &str, into: &mut [u8]) -> Result<(), OpenError> {
-    disk.read_at(name, 0, into).map_err(|e| failed(&format!("read {name}"), e))
+/// Reads from the begin of a file; returns the pages that the device refused.
+fn read(disk: &mut dyn Disk, name: &str, into: &mut [u8]) -> Result<Vec<u64>, OpenError> {
+    unreadable::read(disk, name, 0, into).map_err(|e| failed(&format!("read {name}"), e))
 }

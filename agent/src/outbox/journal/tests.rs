@@ -12,6 +12,7 @@ use super::super::{AppendError, Found, NewRecord, OpenError, Opening, Options, O
 use super::{Journal, Summary};
 
 mod epochs;
+mod unreadable;
 
 struct InMemory(MemoryDisk);
 

@@ -17,7 +17,7 @@ use crate::outbox::{OpenError, to_u64};
 impl Recovery {
     pub(super) fn begin_segment(&mut self, life: &Life) {
         let follows = self.segments.last().is_some_and(|before| before.number + 1 == life.number);
-        if !follows {
+        if !follows && self.report.quarantined_segments == 0 {
             // What lay between was recycled, in good order.
             self.expected = None;
         }
@@ -28,6 +28,10 @@ impl Recovery {
             self.expected = Some((header.epoch, header.first.0));
             self.know(header.epoch, header.first.0);
             self.boot = Some(header.boot);
+        } else if self.expected.is_none() {
+            // Neither it nor the segment before says where it began: what is owed of its epoch before the first frame
+            // that can be read is missing. No epoch is 0, so that the count is from 1.
+            self.expected = Some((Epoch(0), 1));
         }
     }
 

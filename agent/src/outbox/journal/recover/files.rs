@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use super::super::format::{DATA_AT, SegmentHeader, guess_number};
 use super::super::{SEGMENT_SUFFIX, SpareFile};
-use super::{Recovery, read};
+use super::{Recovery, failed, read};
 use crate::outbox::disk::Disk;
 use crate::outbox::{OpenError, to_u64, to_usize};
 
@@ -34,23 +34,36 @@ impl Recovery {
         let is_segment = |name: &str, len: u64| {
             name.ends_with(SEGMENT_SUFFIX) && len > to_u64(DATA_AT) && len <= FILE_BYTES_MAX
         };
-        for (name, len) in files.iter().filter(|(name, len)| is_segment(name, *len)) {
+        let files: Vec<_> = files.iter().filter(|(name, len)| is_segment(name, *len)).collect();
+        let mut unreadable = 0;
+        for (name, len) in &files {
             let mut head = [0; DATA_AT];
-            read(disk, name, &mut head)?;
+            let is_refused = !read(disk, name, &mut head)?.is_empty();
+            unreadable += usize::from(is_refused);
             let (name, len) = (name.clone(), *len);
             match SegmentHeader::decode(&head) {
                 Some(header) if !lives.contains_key(&header.number) => {
                     let number = header.number;
                     lives.insert(number, Life { name, len, number, header: Some(header) });
                 }
-                None if head.iter().any(|&byte| byte != 0) => nameless.push(SpareFile { name, len }),
+                None if is_refused || head.iter().any(|&byte| byte != 0) => {
+                    nameless.push(SpareFile { name, len });
+                }
                 _ => spares.push(SpareFile { name, len }),
             }
         }
+        if unreadable > 1 && unreadable == files.len() {
+            // Not a bad page: a device that gives nothing must not be taken for an empty outbox.
+            let source = std::io::Error::other("no segment can be read");
+            return Err(failed("read its segments", source));
+        }
         for file in nameless {
-            match recognise(disk, &file, &lives)? {
+            let (life, refused) = recognise(disk, &file, &lives)?;
+            match life {
                 Some(life) => drop(lives.insert(life.number, life)),
                 None => {
+                    // It will be written again, from its first byte on.
+                    self.give_up(disk, &file.name, &refused, true)?;
                     self.report.quarantined_segments += 1;
                     spares.push(file);
                 }
@@ -60,16 +73,18 @@ impl Recovery {
     }
 }
 
-/// Finds the number of a segment that has lost both headers among those that are missing in the order.
+/// Finds the number of a segment that has lost both headers among those that are missing in the order; also gives the
+/// pages that the device refused.
 fn recognise(
     disk: &mut dyn Disk,
     file: &SpareFile,
     lives: &BTreeMap<u64, Life>,
-) -> Result<Option<Life>, OpenError> {
+) -> Result<(Option<Life>, Vec<u64>), OpenError> {
     let last = lives.last_key_value().map_or(0, |(&number, _)| number);
     let candidates = (last.saturating_sub(GUESSES_MAX)..=last + 1).filter(|n| !lives.contains_key(n));
     let mut bytes = vec![0; to_usize(file.len)];
-    read(disk, &file.name, &mut bytes)?;
+    let refused = read(disk, &file.name, &mut bytes)?;
     let number = guess_number(&bytes, &candidates.collect::<Vec<_>>());
-    Ok(number.map(|number| Life { name: file.name.clone(), len: file.len, number, header: None }))
+    let life = number.map(|number| Life { name: file.name.clone(), len: file.len, number, header: None });
+    Ok((life, refused))
 }
