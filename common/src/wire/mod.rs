@@ -75,7 +75,7 @@ pub const FRAME_BYTES_MAX: usize = 64 << 10;
 pub const PAYLOAD_BYTES_MAX: usize = 4 << 20;
 
 /// Most bytes of the payload of any other message once decompressed: an acknowledgement with all its lists full, each
-/// number at its longest, has 333,588.
+/// number at its longest, has 333,334.
 pub const CONTROL_BYTES_MAX: usize = 512 << 10;
 
 /// Most records in a data frame.
