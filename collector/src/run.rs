@@ -40,6 +40,9 @@ pub enum RunError {
     /// The writer.
     #[error(transparent)]
     Writer(#[from] writer::StartError),
+    /// The writer came to a bad end.
+    #[error("the writer's thread has failed: see the log before")]
+    WriterFailed,
     /// The MQTT shell.
     #[error(transparent)]
     Mqtt(#[from] mqtt::SetupError),
@@ -75,7 +78,7 @@ pub struct Addresses {
 /// Runs until `shutdown` becomes `true`; `ready` is called once with the addresses. Port 0 picks free ports.
 ///
 /// # Errors
-/// [`RunError`], at the start only.
+/// [`RunError`], at the start, or where the writer has failed and nothing more can be stored.
 pub async fn run(
     config: &Config,
     shutdown: watch::Receiver<bool>,
@@ -102,7 +105,7 @@ pub async fn run(
     // The shell has dropped its end: the writer commits what it was given and ends.
     let joined = tokio::task::spawn_blocking(move || thread.join()).await;
     if !matches!(joined, Ok(Ok(()))) {
-        tracing::error!("the writer ended badly");
+        return Err(RunError::WriterFailed);
     }
     Ok(shell?)
 }

@@ -52,6 +52,9 @@ impl<'a, 'c> Apply<'a, 'c> {
 
     /// Takes one message.
     pub(super) fn message(&mut self, inbound: &Inbound) -> Done {
+        if inbound.is_new_session() {
+            return self.new_session();
+        }
         let Some((path, kind)) = AgentPath::parse_up(&inbound.topic) else {
             tracing::debug!(topic = inbound.topic, "a topic that no agent publishes");
             return Ok(());
@@ -62,6 +65,11 @@ impl<'a, 'c> Apply<'a, 'c> {
             Up::Data => self.data(no, &path, &inbound.payload),
             _ => self.other(no, &path, &inbound.payload),
         }
+    }
+
+    /// Whoever is alive is born again when the collector's presence reaches it.
+    pub(super) fn new_session(&mut self) -> Done {
+        self.batch.connection.execute("UPDATE agents SET connected = 0 WHERE connected = 1", []).map(drop)
     }
 
     fn data(&mut self, no: AgentNo, path: &AgentPath, bytes: &[u8]) -> Done {

@@ -29,6 +29,19 @@ pub struct Inbound {
     pub token: u64,
 }
 
+impl Inbound {
+    /// The shell's own word, before anything of a new connection: wills may have been missed since the last one,
+    /// so nobody counts as connected until born again. No agent publishes under an empty topic.
+    #[must_use]
+    pub fn new_session(at: Timestamp) -> Self {
+        Self { topic: String::new(), payload: Vec::new(), at, token: 0 }
+    }
+
+    pub(crate) fn is_new_session(&self) -> bool {
+        self.topic.is_empty()
+    }
+}
+
 /// From the writer to the shell.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Outbound {

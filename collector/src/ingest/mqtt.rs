@@ -61,7 +61,7 @@ pub struct Options {
     pub incarnation: Incarnation,
 }
 
-/// Why the shell cannot be set up.
+/// Why the shell cannot be set up or cannot go on.
 #[derive(Debug, thiserror::Error)]
 pub enum SetupError {
     /// The certificate authorities could not be read.
@@ -76,6 +76,9 @@ pub enum SetupError {
     /// The presence could not be written.
     #[error("the presence could not be written")]
     Presence(#[from] wire::EncodeError),
+    /// Nothing can be stored any more.
+    #[error("the writer has ended: nothing more can be stored")]
+    WriterGone,
 }
 
 /// What the shell talks to.
@@ -94,7 +97,7 @@ pub struct Ends {
 /// Keeps a connection until `shutdown`, then says goodbye. Dropping `inbound` at its end lets the writer finish.
 ///
 /// # Errors
-/// [`SetupError`], at once; a broker that is away is no error.
+/// [`SetupError`], at once, or as soon as the writer is gone; a broker that is away is no error.
 pub async fn run(options: Options, mut ends: Ends) -> Result<(), SetupError> {
     let mqtt = client_options(&options)?;
     let online = said(&options, true)?;
@@ -114,6 +117,7 @@ pub async fn run(options: Options, mut ends: Ends) -> Result<(), SetupError> {
                 let offline = said(&options, false)?;
                 session.goodbye(&topic, offline).await;
             }
+            Ended::WriterGone => return Err(SetupError::WriterGone),
             Ended::Failed(why) => {
                 tracing::warn!(broker = %format!("{}:{}", options.host, options.port), why, retry_in = ?pause, "broker away");
                 tokio::select! {
@@ -192,6 +196,7 @@ type Events = mpsc::Receiver<Result<Event, Box<ConnectionError>>>;
 
 enum Ended {
     Shutdown,
+    WriterGone,
     Failed(String),
 }
 
@@ -251,11 +256,11 @@ impl Session {
                             permit.send(message);
                         }
                     }
-                    Err(_) => return Ended::Failed("the writer has ended".to_owned()),
+                    Err(_) => return Ended::WriterGone,
                 },
                 answer = ends.outbound.recv(), if self.answers.len() < ANSWERS_MAX => match answer {
                     Some(answer) => self.answer(answer),
-                    None => return Ended::Failed("the writer has ended".to_owned()),
+                    None => return Ended::WriterGone,
                 },
                 _ = ends.shutdown.changed() => {
                     self.events = Some(events);
@@ -269,6 +274,7 @@ impl Session {
         let Event::Incoming(packet) = event else { return Ok(()) };
         match packet {
             Incoming::ConnAck(_) => {
+                self.held.push_front(Inbound::new_session(clock::now()));
                 let (topic, online) = self.presence.clone();
                 let subscribed = self.client.try_subscribe(UP_FILTER, QoS::AtLeastOnce);
                 subscribed.map_err(|e| e.to_string())?;
@@ -347,5 +353,28 @@ impl Session {
         let ended = async { while let Some(Ok(_)) = events.recv().await {} };
         // Where the broker does not answer, the last will says the same.
         let _ = tokio::time::timeout(GOODBYE, ended).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn without_a_writer_the_shell_ends_with_an_error() {
+        let options = Options {
+            name: "main".to_owned(),
+            host: "127.0.0.1".to_owned(),
+            port: 1,
+            credentials: None,
+            tls: None,
+            incarnation: Incarnation(1),
+        };
+        let (inbound, _) = mpsc::channel(1);
+        let (_, outbound) = mpsc::channel(1);
+        let (_running, shutdown) = watch::channel(false);
+        let ended = run(options, Ends { inbound, outbound, health: Arc::default(), shutdown });
+        let ended = tokio::time::timeout(Duration::from_secs(60), ended).await;
+        assert!(matches!(ended, Ok(Err(SetupError::WriterGone))), "{ended:?}");
     }
 }

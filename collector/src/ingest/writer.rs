@@ -29,6 +29,9 @@ use crate::store::{commands, parked, sqlite};
 const GROUP_MESSAGES_MAX: usize = 256;
 /// Bytes per transaction at most.
 const GROUP_BYTES_MAX: usize = 4 << 20;
+/// Rows after which a transaction takes no further message: a frame of 100 bytes may hold a quarter of a million
+/// readings. So a transaction holds fewer rows in memory than these and one frame's.
+const GROUP_ROWS_MAX: usize = 64 << 10;
 /// How long a group may gather while more keeps coming.
 const GROUP_TIME_MAX: Duration = Duration::from_millis(20);
 /// First pause after a failed transaction; doubled each time.
@@ -101,6 +104,10 @@ pub fn start_bounded(
     let head = sqlite::head(&connection).map_err(failed)?;
     let (commits, seen) = watch::channel(head.commit);
     let mut writer = Writer { connection, memory, head, outbound, commits, health, park_bytes_max };
+    if let Err(error) = writer.nobody_connected() {
+        tracing::error!(%error, "agents that may have gone are still shown as connected");
+        writer.forget_failed().map_err(failed)?;
+    }
     if let Err(error) = writer.try_parked_again() {
         tracing::error!(%error, "parked frames could not be tried again: they stay parked");
         writer.forget_failed().map_err(failed)?;
@@ -126,9 +133,12 @@ impl Writer {
     fn run(&mut self, mut inbound: mpsc::Receiver<Inbound>) {
         while let Some(first) = inbound.blocking_recv() {
             let group = gather(first, &mut inbound);
-            self.commit(&group);
-            let tokens = group.iter().map(|message| message.token).collect();
-            self.send(Outbound::Release(tokens));
+            let mut rest = group.as_slice();
+            while !rest.is_empty() {
+                let (done, later) = rest.split_at(self.commit(rest));
+                self.send(Outbound::Release(done.iter().map(|message| message.token).collect()));
+                rest = later;
+            }
         }
         // The write-ahead log is folded back, so that the file alone is the whole database.
         if let Err(error) = self.connection.execute_batch("PRAGMA wal_checkpoint(TRUNCATE)") {
@@ -136,16 +146,18 @@ impl Writer {
         }
     }
 
-    /// Commits the group, however long it takes, and answers.
-    fn commit(&mut self, group: &[Inbound]) {
+    /// Commits the group's first messages, however long it takes, and answers. Returns how many they were: all
+    /// where the shell is gone, at least one otherwise.
+    fn commit(&mut self, group: &[Inbound]) -> usize {
         let mut pause = RETRY_FIRST;
         loop {
             match self.attempt(group) {
-                Ok(answers) => {
+                Ok((answers, taken)) => {
                     self.health.set_writing(true);
                     self.commits.send_replace(self.head.commit);
                     let now = group.iter().map(|m| m.at).max().unwrap_or_else(clock::now);
-                    return self.answer(&answers, now);
+                    self.answer(&answers, now);
+                    return taken;
                 }
                 Err(error) => {
                     tracing::error!(%error, retry_in = ?pause, "a transaction failed: nothing is acknowledged");
@@ -155,19 +167,27 @@ impl Writer {
             std::thread::sleep(pause);
             pause = (pause * 2).min(RETRY_MAX);
             if self.outbound.is_closed() {
-                return;
+                return group.len();
             }
         }
     }
 
-    fn attempt(&mut self, group: &[Inbound]) -> rusqlite::Result<Answers> {
+    /// Returns the answers, and how many messages they are to.
+    fn attempt(&mut self, group: &[Inbound]) -> rusqlite::Result<(Answers, usize)> {
         let now = group.iter().map(|m| m.at).max().unwrap_or_else(clock::now);
-        let each = |apply: &mut Apply<'_, '_>| group.iter().try_for_each(|message| apply.message(message));
+        let mut taken = 0;
+        let each = |apply: &mut Apply<'_, '_>| {
+            while let Some(message) = group.get(taken).filter(|_| apply.batch.taken() < GROUP_ROWS_MAX) {
+                apply.message(message)?;
+                taken += 1;
+            }
+            Ok(())
+        };
         let done = self.transaction(now, each);
         if done.is_err() {
             self.forget_failed()?;
         }
-        done
+        done.map(|answers| (answers, taken))
     }
 
     /// After a failed transaction: nothing that it left is used.
@@ -206,6 +226,15 @@ impl Writer {
         self.head.commit = commit;
         self.memory = Some(memory);
         Ok(answers)
+    }
+
+    /// Who is connected is not known before presence has been answered.
+    fn nobody_connected(&mut self) -> rusqlite::Result<()> {
+        let sql = "SELECT EXISTS (SELECT 1 FROM agents WHERE connected = 1)";
+        if !self.connection.query_row(sql, [], |r| r.get::<_, bool>(0))? {
+            return Ok(());
+        }
+        self.transaction(clock::now(), |apply| apply.new_session()).map(drop)
     }
 
     /// Frames that an earlier program could not read may be plain to this one.
@@ -275,4 +304,122 @@ fn gather(first: Inbound, inbound: &mut mpsc::Receiver<Inbound>) -> Vec<Inbound>
         group.push(next);
     }
     group
+}
+
+#[cfg(test)]
+mod tests {
+    use gapless_common::catalog::{Aggregation, Catalog, Channel, Device, PeriodLabel};
+    use gapless_common::id::{
+        AgentId, BootId, ChannelId, ChannelIndex, ConnectionId, DeviceId, DeviceIndex, Epoch, Seq, SiteId,
+    };
+    use gapless_common::message::{AgentState, DataFrame, HeldEpoch};
+    use gapless_common::quality::Quality;
+    use gapless_common::reading::{Acquired, CatalogRecord, Readings, Record, Sample, Value};
+    use gapless_common::time::{Interval, Slot, SlotGrid};
+    use gapless_common::topic::{AgentPath, Up};
+
+    use super::*;
+
+    fn path() -> AgentPath {
+        AgentPath { site: SiteId::new("farm").unwrap(), agent: AgentId::new("gw").unwrap() }
+    }
+
+    fn writer(dir: &Path) -> (Writer, mpsc::Receiver<Outbound>) {
+        let connection = sqlite::open_writer(&dir.join("db")).unwrap();
+        let memory = Some(load(&connection).unwrap());
+        let head = sqlite::head(&connection).unwrap();
+        let (outbound, answers) = mpsc::channel(64);
+        let (commits, _) = watch::channel(head.commit);
+        let health = Arc::default();
+        let park_bytes_max = PARK_BYTES_MAX;
+        (Writer { connection, memory, head, outbound, commits, health, park_bytes_max }, answers)
+    }
+
+    fn inbound(kind: Up, payload: Vec<u8>) -> Inbound {
+        Inbound { topic: path().up(kind), payload, at: Timestamp(2_000_000), token: 1 }
+    }
+
+    /// 500 polls of 200 channels that never change: few bytes, 100,000 rows.
+    fn dense(epoch: u64) -> Inbound {
+        let grid = SlotGrid::every(Interval::from_ms(1_000).unwrap());
+        let channel = |n: u16| Channel {
+            id: ChannelId::new(&format!("c{n}")).unwrap(),
+            unit: "V".into(),
+            quantity: "".into(),
+            aggregation: Aggregation::Instant,
+            label: PeriodLabel::End,
+            attributes: [].into(),
+        };
+        let channels = (0..200).map(channel).collect();
+        let id = DeviceId::new("meter").unwrap();
+        let device = Device { id, grid, paused: false, channels, attributes: [].into() };
+        let catalog = Catalog { devices: vec![device] };
+        let (hash, bytes) = wire::encode_catalog(&catalog);
+        let sample =
+            |n| Sample { channel: ChannelIndex(n), value: Some(Value::Number(1.0)), quality: Quality::Good };
+        let polled = |slot| {
+            Record::Readings(Readings {
+                device: DeviceIndex(0),
+                acquired: Acquired::InSlot(Slot(slot)),
+                at: grid.at(Slot(slot)),
+                samples: (0..200).map(sample).collect(),
+            })
+        };
+        let first = i64::try_from(epoch).unwrap() * 1_000;
+        let catalogs = std::iter::once(Record::Catalog(CatalogRecord { hash, since: None, bytes }));
+        let frame = DataFrame {
+            agent: path().tag(),
+            connection: ConnectionId(1),
+            epoch: Epoch(epoch),
+            first: Seq(1),
+            catalog: hash,
+            records: catalogs.chain((first..first + 500).map(polled)).collect(),
+        };
+        inbound(Up::Data, wire::encode_data(&frame, &catalog).unwrap())
+    }
+
+    #[test]
+    fn a_transaction_ends_when_it_holds_many_rows_however_few_their_bytes() {
+        let dir = tempfile::tempdir().unwrap();
+        let (mut writer, _answers) = writer(dir.path());
+        let group = [dense(1), dense(2), dense(3)];
+        assert!(group.iter().map(|m| m.payload.len()).sum::<usize>() < GROUP_BYTES_MAX);
+        assert_eq!(writer.commit(&group), 1);
+        assert_eq!(writer.commit(&group[1..]), 1);
+        let sql = "SELECT count(*) FROM readings";
+        assert_eq!(writer.connection.query_row(sql, [], |r| r.get(0)), Ok(200_000));
+    }
+
+    #[test]
+    fn nobody_counts_as_connected_before_being_born_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let birth = AgentState::Birth {
+            path: path(),
+            connection: ConnectionId(1),
+            agent_version: "1".into(),
+            boot: BootId(5),
+            epoch: Epoch(1),
+            catalog: gapless_common::id::CatalogHash(1),
+            held: vec![HeldEpoch { epoch: Epoch(1), first: Seq(1), next: Seq(2) }],
+            durable: true,
+            clock_set: true,
+            flush_ms: 0,
+        };
+        let birth = inbound(Up::State, wire::encode(&Message::State(birth)).unwrap());
+        let (mut writer, _answers) = writer(dir.path());
+        let connected = |writer: &Writer| {
+            let sql = "SELECT count(*) FROM agents WHERE connected = 1";
+            writer.connection.query_row(sql, [], |r| r.get::<_, i64>(0)).unwrap()
+        };
+        for again in [false, true] {
+            writer.commit(std::slice::from_ref(&birth));
+            assert_eq!(connected(&writer), 1);
+            if again {
+                writer.nobody_connected().unwrap();
+            } else {
+                writer.commit(&[Inbound::new_session(clock::now())]);
+            }
+            assert_eq!(connected(&writer), 0);
+        }
+    }
 }

@@ -48,12 +48,21 @@ pub(crate) struct Batch<'c> {
     pub(crate) now: Timestamp,
     pub(crate) tallies: BTreeMap<AgentNo, Tally>,
     rows: Vec<Row>,
+    taken: usize,
     changed: HashMap<i64, Vec<i64>>,
 }
 
 impl<'c> Batch<'c> {
     pub(crate) fn new(connection: &'c Connection, commit: u64, now: Timestamp) -> Self {
-        Self { connection, commit, now, tallies: BTreeMap::new(), rows: Vec::new(), changed: HashMap::new() }
+        Self {
+            connection,
+            commit,
+            now,
+            tallies: BTreeMap::new(),
+            rows: Vec::new(),
+            taken: 0,
+            changed: HashMap::new(),
+        }
     }
 
     pub(crate) fn tally(&mut self, no: AgentNo) -> &mut Tally {
@@ -62,6 +71,12 @@ impl<'c> Batch<'c> {
 
     pub(crate) fn push(&mut self, row: Row) {
         self.rows.push(row);
+        self.taken += 1;
+    }
+
+    /// Rows that were pushed, whether written yet or not.
+    pub(crate) fn taken(&self) -> usize {
+        self.taken
     }
 
     /// Writes what was gathered.
