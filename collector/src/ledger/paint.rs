@@ -70,7 +70,8 @@ pub struct Gap {
 trait Piece: Copy {
     fn range(&self) -> (i64, i64);
     fn with_range(self, first: i64, last: i64) -> Self;
-    fn joins(&self, next: &Self) -> bool;
+    /// One piece of itself and the `next` one, where they are of one kind.
+    fn joined(&self, next: &Self) -> Option<Self>;
 }
 
 impl Piece for Run {
@@ -80,8 +81,8 @@ impl Piece for Run {
     fn with_range(self, first: i64, last: i64) -> Self {
         Self { first, last, ..self }
     }
-    fn joins(&self, next: &Self) -> bool {
-        self.known == next.known
+    fn joined(&self, next: &Self) -> Option<Self> {
+        (self.known == next.known).then_some(Self { last: next.last, ..*self })
     }
 }
 
@@ -92,8 +93,12 @@ impl Piece for Gap {
     fn with_range(self, first: i64, last: i64) -> Self {
         Self { first, last, ..self }
     }
-    fn joins(&self, next: &Self) -> bool {
-        self.cause == next.cause && self.closed.is_some() == next.closed.is_some()
+    fn joined(&self, next: &Self) -> Option<Self> {
+        // A gap that was told under a number never vanishes into another one.
+        let one = self.id == next.id || self.id == 0 || next.id == 0;
+        let alike = self.cause == next.cause && self.closed.is_some() == next.closed.is_some();
+        let named = if self.id == 0 { *next } else { *self };
+        (one && alike).then_some(Self { first: self.first, last: next.last, ..named })
     }
 }
 
@@ -138,12 +143,13 @@ fn repaint<P: Piece>(
 
 fn push<P: Piece>(new: &mut Vec<P>, piece: Option<P>) {
     let Some(piece) = piece else { return };
-    let (first, last) = piece.range();
-    match new.last_mut() {
-        Some(before) if before.range().1.saturating_add(1) == first && before.joins(&piece) => {
-            *before = before.with_range(before.range().0, last);
-        }
-        _ => new.push(piece),
+    let touches = |before: &&mut P| before.range().1.saturating_add(1) == piece.range().0;
+    if let Some(before) = new.last_mut().filter(touches)
+        && let Some(joined) = before.joined(&piece)
+    {
+        *before = joined;
+    } else {
+        new.push(piece);
     }
 }
 
@@ -212,8 +218,13 @@ fn change_gaps<S: Slots>(
     change: impl Fn(Option<&Gap>, i64, i64) -> Option<Gap>,
 ) -> Result<(), S::Error> {
     let old = slots.gaps(grid, first, last)?;
-    let mut new = repaint(&old, first, last, change);
-    // A gap that was cut keeps its number on its first part.
+    // What is changed of a part of a gap is a new one, which may join its neighbour; the rest keeps the number.
+    let mut new = repaint(&old, first, last, |there, f, l| {
+        let changed = change(there, f, l)?;
+        let cut = there.is_some_and(|gap| (gap.first, gap.last) != (f, l) && *gap != changed);
+        Some(if cut { Gap { id: 0, ..changed } } else { changed })
+    });
+    // Of several parts that stayed the first one keeps it.
     let mut used = std::collections::BTreeSet::new();
     for gap in &mut new {
         if gap.id != 0 && !used.insert(gap.id) {
@@ -221,4 +232,39 @@ fn change_gaps<S: Slots>(
         }
     }
     if new == old { Ok(()) } else { slots.replace_gaps(grid, times, &old, &new) }
+}
+
+#[cfg(test)]
+mod tests {
+    use gapless_common::time::Timestamp;
+
+    use super::super::tests::{GRID, Memory, times};
+    use super::*;
+
+    /// After each slot of `order` was filled one by one: no number has vanished, and this many gaps are left.
+    fn check(order: &[i64], left: usize) {
+        let (mut slots, stamp) = (Memory::default(), Stamp { at: Timestamp(1), commit: 1 });
+        for slot in 0..10 {
+            open_gap(&mut slots, (GRID, times()), (slot, slot), Cause::Crashed, stamp).unwrap();
+        }
+        assert_eq!(slots.gaps.len(), 1, "a gap that grows is one");
+        let mut told = std::collections::BTreeSet::new();
+        for &slot in order {
+            told.extend(slots.gaps.values().map(|gap| gap.id));
+            fill_gap(&mut slots, (GRID, times()), (slot, slot), stamp).unwrap();
+            let ids: Vec<_> = slots.gaps.values().map(|gap| gap.id).collect();
+            assert!(told.iter().all(|id| ids.contains(id)), "{told:?} became {ids:?} by {slot} of {order:?}");
+            let unique: std::collections::BTreeSet<_> = ids.iter().collect();
+            assert_eq!(unique.len(), ids.len());
+        }
+        assert!(slots.gaps.values().all(|gap| gap.closed.is_some()));
+        assert_eq!(slots.gaps.len(), left, "{order:?}: {:?}", slots.gaps);
+    }
+
+    #[test]
+    fn a_gap_that_was_told_never_vanishes() {
+        check(&[0, 1, 2, 3, 4, 5, 6, 7, 8, 9], 2);
+        check(&[9, 8, 7, 6, 5, 4, 3, 2, 1, 0], 2);
+        check(&[5, 0, 9, 1, 8, 2, 7, 3, 6, 4], 5);
+    }
 }

@@ -159,7 +159,7 @@ CREATE TABLE coverage (
 
 -- Proven gaps with their life. state: 1 open, 2 filled. from_ts, to_ts: half open.
 CREATE TABLE gaps (
-    id INTEGER PRIMARY KEY,
+    id INTEGER PRIMARY KEY AUTOINCREMENT,   -- a number is never given twice
     grid INTEGER NOT NULL REFERENCES grids (id),
     first_slot INTEGER NOT NULL,
     last_slot INTEGER NOT NULL,
@@ -245,7 +245,7 @@ CREATE TABLE uncertain (
 -- Frames that are intact but could not be used (yet). reason: 1 unknown catalog, 2 unknown version or kind,
 -- 3 nonsense.
 CREATE TABLE parked (
-    id INTEGER PRIMARY KEY,
+    id INTEGER PRIMARY KEY AUTOINCREMENT,
     agent INTEGER NOT NULL REFERENCES agents (id),
     epoch INTEGER NOT NULL,
     first_seq INTEGER NOT NULL,
