@@ -236,7 +236,7 @@ fn frames_become_rows_whatever_their_order_and_however_often_the_collector_ends(
             assert_eq!(gaps(&reader), [(slot(T0 + 2), slot(T0 + 3), Cause::Unexplained, false)]);
             let stats = reader.stats().unwrap();
             assert_eq!((stats.counters.readings, stats.counters.duplicates >= 4), (8, true));
-            let device = &reader.devices(None).unwrap()[0];
+            let device = &reader.devices(None, Timestamp(2_000_000)).unwrap()[0];
             assert_eq!(device.proven_until, Some(grid().at(Slot(T0 + 4))));
             let changes = reader.changes(Commit(0), 100).unwrap();
             let mut told = 0;
@@ -412,13 +412,13 @@ fn a_collector_that_starts_again_knows_who_carries_a_device_and_who_owes_it() {
     drop(running);
     let mut running = Running::start(dir.path());
     let reader = Reader::new(&dir.path().join("db"));
-    let carrier = |reader: &Reader| reader.devices(None).unwrap()[0].agent.clone();
+    let carrier = |reader: &Reader| reader.devices(None, Timestamp(2_000_000)).unwrap()[0].agent.clone();
     assert_eq!(carrier(&reader), Some(other.agent.clone()));
     running.send_as(&other, vec![complete(T0 + 3)], 3);
     let slot = |n: i64| grid().at(Slot(n)).0;
     assert_eq!(gaps(&reader), [(slot(T0 + 3), slot(T0 + 4), Cause::Unexplained, false)]);
     assert_eq!(
-        reader.devices(None).unwrap()[0].proven_until,
+        reader.devices(None, Timestamp(2_000_000)).unwrap()[0].proven_until,
         Some(Timestamp(slot(T0))),
         "not before the first says so"
     );
@@ -426,5 +426,8 @@ fn a_collector_that_starts_again_knows_who_carries_a_device_and_who_owes_it() {
     // One gap of neighbouring slots, though two agents owed them.
     assert_eq!(gaps(&reader), [(slot(T0 + 2), slot(T0 + 4), Cause::Unexplained, false)]);
     assert_eq!(carrier(&reader), Some(other.agent.clone()));
-    assert_eq!(reader.devices(None).unwrap()[0].proven_until, Some(Timestamp(slot(T0 + 4))));
+    assert_eq!(
+        reader.devices(None, Timestamp(2_000_000)).unwrap()[0].proven_until,
+        Some(Timestamp(slot(T0 + 4)))
+    );
 }

@@ -227,7 +227,7 @@ pub(super) async fn coverage(
 ) -> Result<Response, Problem> {
     let now = (state.now)();
     let TimeRange { from, to } = params::time_range(query.from.as_deref(), query.to.as_deref(), now)?;
-    let device = find_device(&state, &query.site, &query.device).await?;
+    let device = find_device(&state, &query.site, &query.device, now).await?;
     let runs = state.ask(move |store| store.strip(device.no, from, to, now)).await?;
     let mut slots: BTreeMap<&'static str, u64> = BTreeMap::new();
     for run in &runs {

@@ -15,6 +15,7 @@ use utoipa::{IntoParams, ToSchema};
 use super::params::{self, Params};
 use super::reply::{self, Page};
 use super::{ApiState, Problem};
+use crate::store::AHEAD_MAX_MS;
 use crate::store::model::{AgentRow, DeviceRow, Link, SeriesRow, SiteRow};
 
 /// How old a device's data is, beside how old it may be.
@@ -57,7 +58,10 @@ impl Freshness {
             return Self { state, last_reading_at, score: None };
         };
         let allowed = 2 * grid.interval.as_ms() + i64::from(device.flush_ms) + DELIVERY_MS;
-        let score = now.since_ms(last).max(0) as f64 / allowed as f64;
+        // Far in the future is as wrong as far in the past; a little ahead is a clock that differs.
+        let age = now.since_ms(last);
+        let staleness = if age < -AHEAD_MAX_MS { age.saturating_neg() } else { age.max(0) };
+        let score = staleness as f64 / allowed as f64;
         let state = if score < 1.0 { FreshnessState::Fresh } else { FreshnessState::Stale };
         Self { state, last_reading_at, score: Some((score * 1_000.0).round() / 1_000.0) }
     }
@@ -306,8 +310,8 @@ pub(super) async fn devices(
     Params(filter): Params<Where>,
 ) -> Result<Response, Problem> {
     let (site, device) = filter.parse()?;
-    let rows = state.ask(move |store| store.devices(site.as_ref())).await?;
     let now = (state.now)();
+    let rows = state.ask(move |store| store.devices(site.as_ref(), now)).await?;
     let wanted = rows.into_iter().filter(|row| device.as_ref().is_none_or(|d| *d == row.device));
     reply::json(&headers, &Page::whole(wanted.map(|row| Device::new(row, now)).collect()))
 }
@@ -321,17 +325,23 @@ pub(super) async fn device(
     headers: HeaderMap,
     Path((site, device)): Path<(String, String)>,
 ) -> Result<Response, Problem> {
-    let row = find_device(&state, &site, &device).await?;
-    reply::json(&headers, &Device::new(row, (state.now)()))
+    let now = (state.now)();
+    let row = find_device(&state, &site, &device, now).await?;
+    reply::json(&headers, &Device::new(row, now))
 }
 
 /// The device of that name, or the problem that there is none.
-pub(crate) async fn find_device(state: &ApiState, site: &str, device: &str) -> Result<DeviceRow, Problem> {
+pub(crate) async fn find_device(
+    state: &ApiState,
+    site: &str,
+    device: &str,
+    now: Timestamp,
+) -> Result<DeviceRow, Problem> {
     let name = format!("{site}/{device}");
     let (Ok(site), Ok(device)) = (SiteId::new(site), DeviceId::new(device)) else {
         return Err(Problem::not_found("device", name));
     };
-    let rows = state.ask(move |store| store.devices(Some(&site))).await?;
+    let rows = state.ask(move |store| store.devices(Some(&site), now)).await?;
     rows.into_iter().find(|row| row.device == device).ok_or_else(|| Problem::not_found("device", name))
 }
 
@@ -373,6 +383,10 @@ mod tests {
         assert_eq!(state(&row, 30_000), FreshnessState::Stale);
         row.flush_ms = 900_000;
         assert_eq!(state(&row, 900_000), FreshnessState::Fresh);
+        row.last_reading_at = Some(Timestamp(AHEAD_MAX_MS));
+        assert_eq!(state(&row, 0), FreshnessState::Fresh);
+        row.last_reading_at = Some(Timestamp(365 * 86_400_000));
+        assert_eq!(state(&row, 0), FreshnessState::Stale);
         row.last_reading_at = None;
         assert_eq!(state(&row, 0), FreshnessState::Never);
         row.grid = None;

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use axum::extract::State;
 use axum::http::HeaderMap;
 use axum::response::Response;
+use gapless_common::time::Timestamp;
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
@@ -44,7 +45,7 @@ pub(super) struct LatestQuery {
     series: Option<String>,
 }
 
-/// The latest reading of each series (its newest revision).
+/// The latest reading of each series, of whichever revision.
 #[utoipa::path(get, path = "/api/v1/latest", tag = "readings", params(LatestQuery), responses((status = 200, body = Page<Latest>)))]
 pub(super) async fn latest(
     State(state): State<ApiState>,
@@ -52,10 +53,10 @@ pub(super) async fn latest(
     Params(query): Params<LatestQuery>,
 ) -> Result<Response, Problem> {
     let selector = query.series.as_deref().map(SeriesSelector::parse).transpose()?;
-    let rows = state
-        .ask(move |store| latest_rows(store, |row| selector.as_ref().is_none_or(|s| s.matches(row))))
-        .await?;
     let now = (state.now)();
+    let rows = state
+        .ask(move |store| latest_rows(store, now, |row| selector.as_ref().is_none_or(|s| s.matches(row))))
+        .await?;
     let items = rows.into_iter().map(|(series, reading, device)| Latest {
         series: path(&series),
         revision: series.revision,
@@ -68,19 +69,59 @@ pub(super) async fn latest(
     reply::json(&headers, &Page::whole(items.collect()))
 }
 
-/// The newest revision of each wanted series with its latest reading and its device.
+/// The latest reading of each wanted series, with its revision and its device. Not of the highest revision: a
+/// meaning may come back, and a backlog of an older one may come after the first of the new.
 pub(crate) fn latest_rows(
     store: &dyn ReadStore,
+    now: Timestamp,
     wanted: impl Fn(&SeriesRow) -> bool,
 ) -> Result<Vec<(SeriesRow, StoredReading, DeviceRow)>, ReadError> {
-    let devices: BTreeMap<_, _> = store.devices(None)?.into_iter().map(|row| (row.no, row)).collect();
-    let mut newest: BTreeMap<_, SeriesRow> = BTreeMap::new();
-    for row in store.series(None, None)?.into_iter().filter(wanted) {
-        newest.insert((row.device_no, row.channel.clone()), row);
+    let devices: BTreeMap<_, _> = store.devices(None, now)?.into_iter().map(|row| (row.no, row)).collect();
+    let series: Vec<_> = store.series(None, None)?.into_iter().filter(wanted).collect();
+    let numbers: Vec<_> = series.iter().map(|row| row.no).collect();
+    let readings: BTreeMap<_, _> = store.latest(&numbers, now)?.into_iter().map(|r| (r.series, r)).collect();
+    let mut newest: BTreeMap<_, (SeriesRow, StoredReading, DeviceRow)> = BTreeMap::new();
+    for row in series {
+        let Some((reading, device)) = readings.get(&row.no).zip(devices.get(&row.device_no)) else {
+            continue;
+        };
+        let key = (row.device_no, row.channel.clone());
+        if newest.get(&key).is_none_or(|(_, before, _)| before.at <= reading.at) {
+            newest.insert(key, (row, reading.clone(), device.clone()));
+        }
     }
-    let numbers: Vec<_> = newest.values().map(|row| row.no).collect();
-    let readings: BTreeMap<_, _> = store.latest(&numbers)?.into_iter().map(|r| (r.series, r)).collect();
-    let join =
-        |row: SeriesRow| Some((readings.get(&row.no)?.clone(), devices.get(&row.device_no)?.clone(), row));
-    Ok(newest.into_values().filter_map(join).map(|(reading, device, row)| (row, reading, device)).collect())
+    Ok(newest.into_values().collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::{Reader, sqlite};
+
+    #[test]
+    fn the_latest_is_of_the_revision_that_spoke_last() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("db");
+        let connection = sqlite::open_writer(&file).unwrap();
+        let sql = "INSERT INTO sites VALUES (1, 'farm');
+            INSERT INTO devices (id, site, name) VALUES (1, 1, 'a');
+            INSERT INTO series (id, device, channel, revision, unit, quantity, aggregation, label)
+                VALUES (1, 1, 'u', 1, 'V', 'q', 1, 1), (2, 1, 'u', 2, 'kV', 'q', 1, 1), (3, 1, 'i', 1, 'A', 'q', 1, 1);";
+        connection.execute_batch(sql).unwrap();
+        let put = |series: i64, ts: i64| {
+            let sql = "INSERT INTO readings VALUES (?1, ?2, 1.5, 0, 1)";
+            connection.execute(sql, [series, ts]).unwrap();
+            let rows = latest_rows(&Reader::new(&file), Timestamp(10_000), |_| true).unwrap();
+            rows.into_iter().map(|(row, r, _)| (row.unit, r.at.0)).collect::<Vec<_>>()
+        };
+        let rows = [
+            (2, 3_000, "kV", 3_000),
+            (1, 2_000, "kV", 3_000),
+            (1, 4_000, "V", 4_000),
+            (1, 900_000, "V", 4_000),
+        ];
+        for (series, ts, unit, at) in rows {
+            assert_eq!(put(series, ts), [(unit.to_owned(), at)], "after {ts} of {series}");
+        }
+    }
 }

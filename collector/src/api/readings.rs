@@ -98,8 +98,12 @@ struct Wanted {
     due: Option<SlotGrid>,
 }
 
-fn wanted(store: &dyn ReadStore, selector: &SeriesSelector) -> Result<BTreeMap<SeriesNo, Wanted>, ReadError> {
-    let grids: BTreeMap<_, _> = store.devices(None)?.into_iter().map(|d| (d.no, d.grid)).collect();
+fn wanted(
+    store: &dyn ReadStore,
+    selector: &SeriesSelector,
+    now: Timestamp,
+) -> Result<BTreeMap<SeriesNo, Wanted>, ReadError> {
+    let grids: BTreeMap<_, _> = store.devices(None, now)?.into_iter().map(|d| (d.no, d.grid)).collect();
     let rows = store.series(None, None)?.into_iter().filter(|row| selector.matches(row));
     Ok(rows.map(|row| (row.no, Wanted { due: grids.get(&row.device_no).copied().flatten(), row })).collect())
 }
@@ -126,8 +130,8 @@ pub(super) async fn readings(
     Params(query): Params<ReadingsQuery>,
 ) -> Result<Response, Problem> {
     let selector = SeriesSelector::parse(&query.series)?;
-    let TimeRange { from, to } =
-        params::time_range(query.from.as_deref(), query.to.as_deref(), (state.now)())?;
+    let now = (state.now)();
+    let TimeRange { from, to } = params::time_range(query.from.as_deref(), query.to.as_deref(), now)?;
     let (format, every) = (format(query.format.as_deref())?, resample(query.resample.as_deref())?);
     let (after, limit) = (position(query.cursor.as_deref())?, row_limit(query.limit)?);
     if every.is_some() {
@@ -139,7 +143,7 @@ pub(super) async fn readings(
             _ => {}
         }
     }
-    let (head, series) = state.ask(move |store| Ok((store.head()?, wanted(store, &selector)?))).await?;
+    let (head, series) = state.ask(move |store| Ok((store.head()?, wanted(store, &selector, now)?))).await?;
     if series.is_empty() {
         return Err(Problem::not_found("series", query.series));
     }

@@ -46,6 +46,10 @@ impl From<rusqlite::Error> for ReadError {
     }
 }
 
+/// A gateway's clock may be so far ahead of the collector's; a reading from further in the future says nothing of
+/// now, in ms.
+pub const AHEAD_MAX_MS: i64 = 60_000;
+
 /// Every question that API and page ask. Calls block; run them on a blocking thread. Each call sees one
 /// committed state of the database, and none waits for the writer.
 pub trait ReadStore: Send + Sync {
@@ -67,11 +71,11 @@ pub trait ReadStore: Send + Sync {
     /// See [`head`](Self::head).
     fn agents(&self, site: Option<&SiteId>) -> Result<Vec<AgentRow>, ReadError>;
 
-    /// Devices by site and name.
+    /// Devices by site and name; their latest readings as [`latest`](Self::latest) has them.
     ///
     /// # Errors
     /// See [`head`](Self::head).
-    fn devices(&self, site: Option<&SiteId>) -> Result<Vec<DeviceRow>, ReadError>;
+    fn devices(&self, site: Option<&SiteId>, now: Timestamp) -> Result<Vec<DeviceRow>, ReadError>;
 
     /// Series, all revisions, by site, device, channel and revision.
     ///
@@ -79,11 +83,12 @@ pub trait ReadStore: Send + Sync {
     /// See [`head`](Self::head).
     fn series(&self, site: Option<&SiteId>, device: Option<&DeviceId>) -> Result<Vec<SeriesRow>, ReadError>;
 
-    /// The latest reading of each of these series that has one.
+    /// The latest reading of each of these series that has one at or before `now`, or ahead of it by no more than
+    /// [`AHEAD_MAX_MS`].
     ///
     /// # Errors
     /// See [`head`](Self::head).
-    fn latest(&self, series: &[SeriesNo]) -> Result<Vec<StoredReading>, ReadError>;
+    fn latest(&self, series: &[SeriesNo], now: Timestamp) -> Result<Vec<StoredReading>, ReadError>;
 
     /// Hands the readings of a scan to `each`, in the order (series, time), until there are no more or it says
     /// stop. Memory is bounded by one row; the whole scan sees one committed state.

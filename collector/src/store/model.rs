@@ -115,7 +115,7 @@ pub struct DeviceRow {
     pub grid: Option<SlotGrid>,
     /// Make, model, serial number, bus.
     pub attributes: BTreeMap<String, String>,
-    /// The time of its latest reading.
+    /// The time of its latest reading up to now.
     pub last_reading_at: Option<Timestamp>,
     /// Everything due up to this instant is accounted for.
     pub proven_until: Option<Timestamp>,
@@ -138,7 +138,8 @@ pub struct SeriesRow {
     pub device_no: DeviceNo,
     /// Its channel.
     pub channel: ChannelId,
-    /// 1 for the first; the highest is current.
+    /// Counted in the order in which they were first seen. A meaning that comes back finds its revision again, so
+    /// the highest need not be current: the one with the latest reading is.
     pub revision: u32,
     /// Unit symbol.
     pub unit: String,

@@ -16,7 +16,7 @@ use super::rows::{
     DEVICES, agent_row, conflict_row, count, counters, device_row, gap_query, gap_row, parked_row, reading,
     series_row, site_row,
 };
-use super::{ReadError, ReadStore, sqlite, strip};
+use super::{AHEAD_MAX_MS, ReadError, ReadStore, sqlite, strip};
 
 /// Connections that are kept open between questions.
 const POOL_MAX: usize = 8;
@@ -91,8 +91,10 @@ impl ReadStore for Reader {
         self.ask(|c| rows(c, sql, [site.map(SiteId::as_str)], |row| agent_row(row, c)))
     }
 
-    fn devices(&self, site: Option<&SiteId>) -> Read<Vec<DeviceRow>> {
-        self.ask(|c| rows(c, DEVICES, [site.map(SiteId::as_str)], device_row))
+    fn devices(&self, site: Option<&SiteId>, now: Timestamp) -> Read<Vec<DeviceRow>> {
+        self.ask(|c| {
+            rows(c, DEVICES, params![site.map(SiteId::as_str), now.plus_ms(AHEAD_MAX_MS).0], device_row)
+        })
     }
 
     fn series(&self, site: Option<&SiteId>, device: Option<&DeviceId>) -> Read<Vec<SeriesRow>> {
@@ -104,10 +106,11 @@ impl ReadStore for Reader {
         self.ask(|c| rows(c, sql, names, series_row))
     }
 
-    fn latest(&self, series: &[SeriesNo]) -> Read<Vec<StoredReading>> {
-        let sql = "SELECT * FROM readings WHERE series = ?1 ORDER BY ts DESC LIMIT 1";
+    fn latest(&self, series: &[SeriesNo], now: Timestamp) -> Read<Vec<StoredReading>> {
+        let sql = "SELECT * FROM readings WHERE series = ?1 AND ts <= ?2 ORDER BY ts DESC LIMIT 1";
+        let until = now.plus_ms(AHEAD_MAX_MS);
         self.ask(|c| {
-            let each = series.iter().map(|no| rows(c, sql, [no.0], reading));
+            let each = series.iter().map(|no| rows(c, sql, [no.0, until.0], reading));
             Ok(each.collect::<Read<Vec<_>>>()?.into_iter().flatten().collect())
         })
     }

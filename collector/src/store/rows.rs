@@ -112,7 +112,7 @@ pub(super) const DEVICES: &str =
     (SELECT min(coalesce(q.proven_slot + 1, q.first_slot) * qg.interval_ms + qg.phase_ms)
         FROM spans q JOIN grids qg ON qg.id = q.grid WHERE qg.device = d.id AND q.first_slot <= q.last_slot
         AND coalesce(q.proven_slot, q.first_slot - 1) < q.last_slot) AS owed_from,
-    (SELECT max(ts) FROM (SELECT (SELECT max(ts) FROM readings r WHERE r.series = x.id) AS ts
+    (SELECT max(ts) FROM (SELECT (SELECT max(ts) FROM readings r WHERE r.series = x.id AND r.ts <= ?2) AS ts
         FROM series x WHERE x.device = d.id)) AS last_ts,
     (SELECT count(*) FROM gaps o JOIN grids og ON og.id = o.grid WHERE og.device = d.id AND o.state = 1)
         AS open_gaps

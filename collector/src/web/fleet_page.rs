@@ -26,9 +26,9 @@ struct View {
 }
 
 fn look(store: &dyn ReadStore, now: Timestamp) -> Result<View, ReadError> {
-    let devices = store.devices(None)?;
+    let devices = store.devices(None, now)?;
     let mut latest: BTreeMap<_, Vec<_>> = BTreeMap::new();
-    for (series, reading, device) in latest_rows(store, |_| true)? {
+    for (series, reading, device) in latest_rows(store, now, |_| true)? {
         latest.entry(device.no).or_default().push((series, reading));
     }
     let from = now.plus_ms(-STRIP_MS);

@@ -5,7 +5,7 @@ use gapless_common::reading::{Acquired, ClockCorrection, Record, Value};
 use gapless_common::time::Timestamp;
 use serde_json::{Value as Json, json};
 
-use crate::support::{DIRECTION, ENERGY, EPOCH, Filled, STATE, T0, U, acquired, number, reading};
+use crate::support::{DIRECTION, ENERGY, EPOCH, Filled, STATE, T0, U, acquired, grid, number, reading};
 
 const DAY: &str = "from=2026-01-01T00:00:00Z&to=2026-01-02T00:00:00Z";
 
@@ -153,6 +153,25 @@ fn an_entity_tag_holds_until_the_next_commit() {
     }
     // What moves with the clock has no tag to hold.
     assert_eq!(api.served.get("/api/v1/readings?series=farm/a/u").header("etag"), "");
+}
+
+#[test]
+fn the_future_hides_nothing() {
+    let mut api = Filled::new();
+    let after = |ms: i64, x: f64| {
+        let at = crate::support::NOW.plus_ms(ms);
+        acquired(0, Acquired::InSlot(grid().slot_at(at)), at, &[(U, Some(Value::Number(x)))])
+    };
+    // A little ahead is a clock that differs; a year ahead is a clock that is wrong.
+    for (ms, latest, state) in
+        [(365 * 86_400_000, 1.0, "stale"), (120_000, 1.0, "stale"), (30_000, 3.0, "fresh")]
+    {
+        api.send(vec![after(-600_000, 1.0), after(ms, 3.0)]);
+        let told = &api.served.items("/api/v1/latest")[0];
+        assert_eq!((&told["value"], &told["freshness"]["state"]), (&json!(latest), &json!(state)), "{ms}");
+        let device = api.served.json("/api/v1/devices/farm/a");
+        assert_eq!(device["freshness"]["state"], state, "{ms}");
+    }
 }
 
 /// The readings and the mark of an answer of `changes`.

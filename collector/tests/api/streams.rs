@@ -68,14 +68,14 @@ impl ReadStore for Long {
     fn agents(&self, site: Option<&SiteId>) -> Read<Vec<AgentRow>> {
         self.real.agents(site)
     }
-    fn devices(&self, site: Option<&SiteId>) -> Read<Vec<DeviceRow>> {
-        self.real.devices(site)
+    fn devices(&self, site: Option<&SiteId>, now: Timestamp) -> Read<Vec<DeviceRow>> {
+        self.real.devices(site, now)
     }
     fn series(&self, site: Option<&SiteId>, device: Option<&DeviceId>) -> Read<Vec<SeriesRow>> {
         self.real.series(site, device)
     }
-    fn latest(&self, series: &[SeriesNo]) -> Read<Vec<StoredReading>> {
-        self.real.latest(series)
+    fn latest(&self, series: &[SeriesNo], now: Timestamp) -> Read<Vec<StoredReading>> {
+        self.real.latest(series, now)
     }
     fn changes(&self, after: Commit, limit: usize) -> Read<Vec<ChangeRow>> {
         self.real.changes(after, limit)
