@@ -115,7 +115,7 @@ impl Setup {
         let line = self.start_line()?;
         let clock = Clock::new(ClockTrust::Always);
         let (events, inbox) = sync_channel::<BusEvent>(EVENTS_MAX);
-        let handle = bus::spawn(self.bus(&line)?, clock.clone(), clock.now().wall, events)?;
+        let handle = bus::spawn(self.bus(&line)?, clock.clone(), clock.now(), events)?;
         let mut log = receive_until(&inbox, Instant::now() + span);
         handle.commands.send(BusCommand::Stop)?;
         log.extend(inbox.iter().map(|event| (Instant::now(), event)));
