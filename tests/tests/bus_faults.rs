@@ -147,9 +147,9 @@ impl Scene {
         let devices = [0, 1].map(|index| device(index, row.interval_ms, row.max_registers)).to_vec();
         let bus = Bus { id: BusId::new("b").unwrap(), link: end.link(), devices };
         let clock = Clock::new(ClockTrust::Always);
-        let since = clock.now().wall;
+        let started = clock.now();
         let (events, inbox) = sync_channel(64);
-        let handle = bus::spawn(bus, clock, since, events).unwrap();
+        let handle = bus::spawn(bus, clock, started, events).unwrap();
         Self { end, handle, events: inbox, log: vec![] }
     }
 
