@@ -90,7 +90,13 @@ impl<'a, 'c> Apply<'a, 'c> {
             self.batch.tally(no).duplicates += i64::try_from(header.count).unwrap_or(i64::MAX);
             return Ok(());
         }
+        if !self.memory.ledger.has_room(no, header.epoch, first, last) {
+            return self.refuse(no, "more holes or epochs than are kept account of");
+        }
         match wire::decode(bytes) {
+            Ok(Message::Data(frame)) if !self.has_room_for_losses(no, &frame) => {
+                self.refuse(no, "more losses than are kept account of")
+            }
             Ok(Message::Data(frame)) => self.frame(no, &header, &frame, Some(bytes)).map(drop),
             Ok(_) => self.damaged(no, &DecodeError::NotOurs),
             Err(error) if error.is_intact() => {
@@ -98,10 +104,22 @@ impl<'a, 'c> Apply<'a, 'c> {
                     DecodeError::Malformed(_) => ParkReason::Nonsense,
                     _ => ParkReason::UnknownVersion,
                 };
-                self.park(no, &header, reason, &error.to_string(), bytes)
+                self.park(no, &header, reason, &error.to_string(), bytes).map(drop)
             }
             Err(error) => self.damaged(no, &error),
         }
+    }
+
+    /// Leaves a message with its agent: it is not acknowledged.
+    fn refuse(&mut self, no: AgentNo, why: &str) -> Done {
+        tracing::error!(agent = ?self.memory.registry.path(no), why, "refused");
+        self.batch.tally(no).refused += 1;
+        Ok(())
+    }
+
+    fn has_room_for_losses(&self, no: AgentNo, frame: &DataFrame) -> bool {
+        let ledger = &self.memory.ledger;
+        frame.records.iter().all(|r| !matches!(r, Record::Loss(loss) if !ledger.has_room_for_loss(no, loss)))
     }
 
     fn damaged(&mut self, no: AgentNo, error: &DecodeError) -> Done {
@@ -110,7 +128,8 @@ impl<'a, 'c> Apply<'a, 'c> {
         Ok(())
     }
 
-    /// Keeps a frame that cannot be used, as far as the bound allows; beyond it nothing is acknowledged.
+    /// Keeps a frame that cannot be used, as far as the bound allows; beyond it nothing is acknowledged. Returns
+    /// whether it is kept.
     fn park(
         &mut self,
         no: AgentNo,
@@ -118,17 +137,17 @@ impl<'a, 'c> Apply<'a, 'c> {
         reason: ParkReason,
         detail: &str,
         bytes: &[u8],
-    ) -> Done {
+    ) -> rusqlite::Result<bool> {
         let row = parked::New { agent: no, header, reason, detail, bytes, at: self.batch.now };
         if !parked::keep(self.batch.connection, &row, self.park_bytes_max)? {
             tracing::error!(agent = ?self.memory.registry.path(no), "too much is parked: frame refused");
             self.batch.tally(no).refused += 1;
-            return Ok(());
+            return Ok(false);
         }
         tracing::warn!(agent = ?self.memory.registry.path(no), first = header.first.0, detail, "frame parked");
         let last = header.first.0 + header.count - 1;
         self.memory.ledger.park(no, header.epoch, header.first.0, last);
-        Ok(())
+        Ok(true)
     }
 
     /// Takes a frame's records. Returns whether all of them could be used; `bytes` are parked if not.
@@ -164,8 +183,7 @@ impl<'a, 'c> Apply<'a, 'c> {
             } else {
                 (ParkReason::UnknownCatalog, "its catalog has not come yet")
             };
-            self.park(no, header, reason, detail, bytes)?;
-            if !known {
+            if self.park(no, header, reason, detail, bytes)? && !known {
                 self.ask_catalog(no, frame.catalog)?;
             }
         }
@@ -284,6 +302,9 @@ impl<'a, 'c> Apply<'a, 'c> {
                 tracing::warn!(topic = %path, birth = %named, "a birth under another agent's topic: refused");
                 self.batch.tally(no).refused += 1;
                 Ok(())
+            }
+            AgentState::Birth { held, .. } if !self.memory.ledger.has_room_for_birth(no, held) => {
+                self.refuse(no, "a birth with more epochs than are kept account of")
             }
             AgentState::Birth { connection: id, epoch, held, .. } => {
                 let fresh = commands::birth(connection, no, state, self.batch.now)?;

@@ -11,6 +11,8 @@ use super::apply::{Apply, Done};
 use crate::ledger::AgentNo;
 use crate::store::{commands, parked, registry, state};
 
+/// Catalogs that are kept of an agent at most; frames of another one are parked, within their own bound.
+const CATALOGS_MAX: usize = 1_024;
 /// How long the collector waits for a catalog it asked for.
 const CATALOG_COMMAND_LIFE_MS: i64 = 7 * 86_400_000;
 
@@ -33,6 +35,11 @@ impl Apply<'_, '_> {
             }
         };
         let known = self.memory.registry.bound(no, hash).is_some();
+        if !known && self.memory.registry.catalogs_of(no) >= CATALOGS_MAX {
+            tracing::error!(%hash, "more catalogs than are kept of one agent: refused");
+            self.batch.tally(no).refused += 1;
+            return Ok(());
+        }
         let bound =
             self.memory.registry.bind(self.batch.connection, no, (hash, bytes, &catalog), self.batch.now)?;
         let due = bound.iter().map(|b| b.due);
@@ -91,6 +98,9 @@ impl Apply<'_, '_> {
     }
 
     pub(super) fn ask_catalog(&mut self, no: AgentNo, hash: CatalogHash) -> Done {
+        if commands::has_no_catalog(self.batch.connection, no, hash)? {
+            return Ok(());
+        }
         let expires = self.batch.now.plus_ms(CATALOG_COMMAND_LIFE_MS);
         let body = CommandBody::SendCatalog(hash);
         if let Some(id) = commands::ensure(self.batch.connection, no, &body, self.batch.now, expires)? {

@@ -120,11 +120,10 @@ impl EpochState {
         lost.or_else(parked)
     }
 
-    /// Seqs known to exist that are not accounted for.
+    /// Seqs known to exist that are not accounted for; `held` is what the agent's last birth said of the epoch.
     #[must_use]
-    pub fn missing(&self) -> u64 {
-        let last = self.accounted.last().unwrap_or(0).max(self.end.map_or(0, |end| end.saturating_sub(1)));
-        if last == 0 { 0 } else { self.accounted.holes(1, last).map(|(f, l)| l - f + 1).sum() }
+    pub fn missing(&self, held: Option<&HeldEpoch>) -> u64 {
+        if self.closed { 0 } else { missing(&self.accounted, self.end, held) }
     }
 
     pub(super) fn ack(&self, epoch: Epoch) -> EpochAck {
@@ -183,6 +182,11 @@ impl Agent {
         self.schedules.get(&hash)
     }
 
+    /// Epochs of which something is still to come.
+    pub(super) fn unfinished(&self) -> usize {
+        self.epochs.values().filter(|e| !e.finished()).count()
+    }
+
     /// Whether the agent was born and has the epoch still, as its birth said or as its frames show.
     pub(super) fn is_alive(&self, epoch: Epoch) -> bool {
         self.held.epochs.iter().any(|h| h.epoch == epoch) || self.epochs.get(&epoch).is_some_and(|e| e.heard)
@@ -211,11 +215,21 @@ impl Agent {
     /// Seqs known to exist, over all epochs, that have not come.
     #[must_use]
     pub fn missing(&self) -> u64 {
-        let written = self.held.epochs.last();
-        let tail = written.map_or(0, |h| {
-            let last = self.epochs.get(&h.epoch).and_then(|e| e.accounted.last()).unwrap_or(0);
-            h.next.0.saturating_sub(1).saturating_sub(last)
-        });
-        tail + self.epochs.values().map(EpochState::missing).sum::<u64>()
+        let held = |epoch: &Epoch| self.held.epochs.iter().find(|h| h.epoch == *epoch);
+        let unknown = self.held.epochs.iter().filter(|h| !self.epochs.contains_key(&h.epoch));
+        unknown.map(|h| missing(&RangeSet::new(), None, Some(h))).sum::<u64>()
+            + self.epochs.iter().map(|(epoch, state)| state.missing(held(epoch))).sum::<u64>()
     }
+}
+
+/// Seqs of an epoch known to exist that are not accounted for: up to the last one that came, to its end
+/// (exclusive), and to what the agent's last birth said that it holds, of which nothing may have come yet.
+#[must_use]
+pub fn missing(accounted: &RangeSet, end: Option<u64>, held: Option<&HeldEpoch>) -> u64 {
+    let came = end.map_or(0, |end| end.saturating_sub(1)).max(accounted.last().unwrap_or(0));
+    let holes = |(first, last): (u64, u64)| -> u64 {
+        if first > last { 0 } else { accounted.holes(first, last).map(|(f, l)| l - f + 1).sum() }
+    };
+    let tail = held.map_or(0, |h| holes((h.first.0.max(came.saturating_add(1)), h.next.0.saturating_sub(1))));
+    holes((1, came)) + tail
 }

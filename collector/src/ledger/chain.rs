@@ -12,6 +12,15 @@ use gapless_common::reading::{EpochStart, Loss};
 use super::agent::{Held, Position};
 use super::{Agent, AgentNo, Downtime, EpochState, Finding, Ledger, Mark, Span};
 
+/// Epochs of an agent that are not finished, at most.
+pub const EPOCHS_UNFINISHED_MAX: usize = 1_024;
+/// Ranges of an epoch that are accounted for, and ranges of it that are lost, at most: what would open another hole
+/// is refused.
+pub const RANGES_MAX: usize = 4_096;
+/// Losses of an agent whose time is known, at most. Beyond it the oldest is forgotten: its seqs stay lost, and its
+/// slots have their cause.
+pub const LOSSES_MAX: usize = 4_096;
+
 impl Ledger {
     /// The first record of an epoch came.
     pub fn start(&mut self, no: AgentNo, epoch: Epoch, start: &EpochStart) {
@@ -76,6 +85,11 @@ impl Ledger {
             return;
         }
         agent.losses.push(*loss);
+        let oldest = (0..agent.losses.len()).min_by_key(|&at| agent.losses[at].to);
+        if let Some(at) = oldest.filter(|_| agent.losses.len() > LOSSES_MAX) {
+            let forgotten = agent.losses.swap_remove(at);
+            self.changes.forgotten.push((no, forgotten));
+        }
         self.changes.losses.push((no, *loss));
         let state = self.epoch_mut(no, loss.epoch);
         state.lost.retain(|&(f, l, _)| !(f >= loss.first.0 && l <= loss.last.0));
@@ -129,6 +143,35 @@ impl Ledger {
         for span in later {
             self.put_span(Span { proven_at: at, ..span });
         }
+    }
+
+    /// Whether there is room to keep account of `first..=last`: an epoch too many, or one hole more than
+    /// [`RANGES_MAX`], is refused, and stays with the agent until what is there has become whole.
+    #[must_use]
+    pub fn has_room(&self, no: AgentNo, epoch: Epoch, first: u64, last: u64) -> bool {
+        let Some(agent) = self.agent(no) else { return true };
+        let Some(state) = agent.epochs.get(&epoch) else {
+            return agent.unfinished() < EPOCHS_UNFINISHED_MAX;
+        };
+        let set = &state.accounted;
+        let joins = first <= 1 || set.contains(first - 1) || set.contains(last.saturating_add(1));
+        joins || set.len() < RANGES_MAX
+    }
+
+    /// Whether there is room for what the outbox gave up, as far as it is not known yet.
+    #[must_use]
+    pub fn has_room_for_loss(&self, no: AgentNo, loss: &Loss) -> bool {
+        let Some(agent) = self.agent(no) else { return true };
+        let full = agent.epochs.get(&loss.epoch).is_some_and(|e| e.lost.len() >= RANGES_MAX);
+        agent.losses.contains(loss) || (!full && self.has_room(no, loss.epoch, loss.first.0, loss.last.0))
+    }
+
+    /// Whether there is room for the epochs that a birth names.
+    #[must_use]
+    pub fn has_room_for_birth(&self, no: AgentNo, held: &[HeldEpoch]) -> bool {
+        let Some(agent) = self.agent(no) else { return held.len() <= EPOCHS_UNFINISHED_MAX };
+        let fresh = held.iter().filter(|h| !agent.epochs.contains_key(&h.epoch)).count();
+        fresh == 0 || agent.unfinished() + fresh <= EPOCHS_UNFINISHED_MAX
     }
 
     fn merge_declarations(&mut self, no: AgentNo, epoch: Epoch, seq: u64) {

@@ -1,5 +1,6 @@
 //! Two gateways under one name, and losses whose time cannot be trusted: nothing that is alive is given up, what
-//! was given up too early is owed again, and no loss renames what it does not hold.
+//! was given up too early is owed again, no loss renames what it does not hold, and what one agent can make the
+//! ledger keep is bounded.
 
 use std::collections::BTreeMap;
 
@@ -119,5 +120,42 @@ fn a_loss_of_records_from_before_the_clock_was_set_renames_nothing_else() {
             let expected = history.truth[&slot];
             assert!(cause == expected || expected == Cause::Unexplained, "{slot}: {cause:?}");
         }
+    }
+}
+
+#[test]
+fn what_an_agent_makes_the_ledger_keep_is_bounded() {
+    let mut ledger = fresh();
+    let last = u64::try_from(RANGES_MAX).unwrap() * 2;
+    for seq in (2..=last).step_by(2) {
+        ledger.account(AGENT, Epoch(1), seq, seq);
+    }
+    let rows = [((1, 1), true), ((3, 3), true), ((last + 1, last + 9), true), ((last + 2, last + 9), false)];
+    for ((first, last), expected) in rows {
+        assert_eq!(ledger.has_room(AGENT, Epoch(1), first, last), expected, "{first}..={last}");
+    }
+    for n in 2..=u64::try_from(EPOCHS_UNFINISHED_MAX).unwrap() {
+        assert!(ledger.has_room(AGENT, Epoch(n), 1, 1));
+        ledger.account(AGENT, Epoch(n), 1, 1);
+    }
+    assert!(!ledger.has_room(AGENT, RETURNED.max(Epoch(9_999)), 1, 1));
+    assert!(ledger.has_room(AGENT, RETURNED, 2, 2));
+    let held = |n| [HeldEpoch { epoch: Epoch(n), first: Seq(1), next: Seq(2) }];
+    assert!(ledger.has_room_for_birth(AGENT, &held(1)) && !ledger.has_room_for_birth(AGENT, &held(9_999)));
+}
+
+#[test]
+fn what_a_birth_names_is_missing_before_anything_of_it_came() {
+    let held = HeldEpoch { epoch: Epoch(1), first: Seq(11), next: Seq(31) };
+    let came = RangeSet::from_iter([(5, 14)]);
+    let rows = [
+        (RangeSet::new(), None, None, 0),
+        (RangeSet::new(), None, Some(&held), 20),
+        (came.clone(), None, None, 4),
+        (came.clone(), None, Some(&held), 4 + 16),
+        (came, Some(41), Some(&held), 4 + 26),
+    ];
+    for (accounted, end, held, expected) in rows {
+        assert_eq!(missing(&accounted, end, held), expected, "{accounted:?} {end:?} {held:?}");
     }
 }

@@ -36,7 +36,8 @@ use gapless_common::quality::Cause;
 use gapless_common::ranges::RangeSet;
 use gapless_common::time::{Slot, SlotGrid, Timestamp};
 
-pub use agent::{Agent, EpochState, Held, Position};
+pub use agent::{Agent, EpochState, Held, Position, missing};
+pub use chain::{EPOCHS_UNFINISHED_MAX, LOSSES_MAX, RANGES_MAX};
 pub use paint::{Gap, Known, Run};
 
 /// Number of an agent's row.
@@ -178,6 +179,8 @@ pub struct Changes {
     pub in_force: BTreeSet<AgentNo>,
     /// Losses that are new.
     pub losses: Vec<(AgentNo, gapless_common::reading::Loss)>,
+    /// Losses whose time is forgotten; to be taken away after the new ones are written.
+    pub forgotten: Vec<(AgentNo, gapless_common::reading::Loss)>,
 }
 
 /// A downtime that took effect.

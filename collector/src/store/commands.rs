@@ -65,6 +65,17 @@ pub(crate) fn ensure(
     Ok(Some(id.cast_unsigned()))
 }
 
+/// Whether the agent has answered that it has no such catalog.
+pub(crate) fn has_no_catalog(
+    connection: &Connection,
+    agent: AgentNo,
+    hash: CatalogHash,
+) -> rusqlite::Result<bool> {
+    let sql =
+        "SELECT EXISTS (SELECT 1 FROM commands WHERE agent = ?1 AND kind = 3 AND a = ?2 AND outcome = 4)";
+    connection.prepare_cached(sql)?.query_row([agent.0, hash.0.cast_signed()], |r| r.get(0))
+}
+
 /// The commands of an agent that are neither answered nor expired.
 pub(crate) fn open(
     connection: &Connection,

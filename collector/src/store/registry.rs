@@ -38,6 +38,11 @@ impl Registry {
         self.catalogs.get(&(no, hash)).cloned()
     }
 
+    /// How many catalogs of the agent are kept.
+    pub(crate) fn catalogs_of(&self, no: AgentNo) -> usize {
+        self.catalogs.keys().filter(|(agent, _)| *agent == no).count()
+    }
+
     /// The agent's number; makes site and agent where they are new.
     pub(crate) fn agent(&mut self, connection: &Connection, path: &AgentPath) -> rusqlite::Result<AgentNo> {
         if let Some(no) = self.agents.get(path) {

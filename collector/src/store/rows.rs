@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use gapless_common::id::{AgentId, CatalogHash, ChannelId, Commit, DeviceId, Epoch, Seq, SiteId};
+use gapless_common::ranges::RangeSet;
 use gapless_common::time::Timestamp;
 use rusqlite::types::Value as Sql;
 use rusqlite::{Connection, OptionalExtension, Row};
@@ -13,6 +14,7 @@ use super::model::{
 };
 use super::runs::{GAP_FILLED, GAP_OPEN};
 use super::{ReadError, cell, parked, registry, state};
+use crate::ledger::missing;
 
 type Read<T> = Result<T, ReadError>;
 
@@ -66,22 +68,27 @@ pub(super) fn site_row(row: &Row<'_>) -> Read<SiteRow> {
 }
 
 pub(super) fn missing_records(row: &Row<'_>, connection: &Connection) -> Read<u64> {
-    let sql = "SELECT committed, parked, lost, end_seq FROM epochs WHERE agent = ?1 AND closed = 0";
-    let mut missing = 0;
+    let mut held = state::held_of(&row.get::<_, Vec<u8>>("held")?);
+    let sql = "SELECT epoch, committed, parked, lost, end_seq, closed FROM epochs WHERE agent = ?1";
+    let mut count = 0;
     let mut statement = connection.prepare_cached(sql)?;
     let mut epochs = statement.query([row.get::<_, i64>("id")?])?;
     while let Some(e) = epochs.next()? {
-        let mut set = cell::set_of(&e.get::<_, Vec<u8>>(0)?);
-        let parked = cell::set_of(&e.get::<_, Vec<u8>>(1)?);
-        parked.iter().for_each(|(f, l)| set.insert(f, l));
-        cell::lost_of(&e.get::<_, Vec<u8>>(2)?).iter().for_each(|&(f, l, _)| set.insert(f, l));
-        let end = e.get::<_, Option<i64>>(3)?.map_or(0, i64::cast_unsigned).saturating_sub(1);
-        let last = set.last().unwrap_or_default().max(end);
-        if last > 0 {
-            missing += set.holes(1, last).map(|(f, l)| l - f + 1).sum::<u64>();
+        let epoch = Epoch(e.get::<_, i64>(0)?.cast_unsigned());
+        let at = held.iter().position(|h| h.epoch == epoch);
+        let holds = at.map(|at| held.swap_remove(at));
+        if e.get(5)? {
+            continue;
         }
+        let mut accounted = cell::set_of(&e.get::<_, Vec<u8>>(1)?);
+        let parked = cell::set_of(&e.get::<_, Vec<u8>>(2)?);
+        parked.iter().for_each(|(f, l)| accounted.insert(f, l));
+        cell::lost_of(&e.get::<_, Vec<u8>>(3)?).iter().for_each(|&(f, l, _)| accounted.insert(f, l));
+        let end = e.get::<_, Option<i64>>(4)?.map(i64::cast_unsigned);
+        count += missing(&accounted, end, holds.as_ref());
     }
-    Ok(missing)
+    // Nothing of these has come yet.
+    Ok(count + held.iter().map(|h| missing(&RangeSet::new(), None, Some(h))).sum::<u64>())
 }
 
 pub(super) fn agent_row(row: &Row<'_>, connection: &Connection) -> Read<AgentRow> {

@@ -54,18 +54,23 @@ fn load_proven(connection: &Connection) -> rusqlite::Result<HashMap<GridNo, i64>
     statement.query_map([], |r| Ok((GridNo(r.get(0)?), r.get(1)?)))?.collect()
 }
 
+/// What an agent held at its last birth, as it stands in its row.
+pub(super) fn held_of(blob: &[u8]) -> Vec<HeldEpoch> {
+    let numbers = list_of(blob);
+    let epochs = numbers.chunks_exact(3);
+    epochs.map(|h| HeldEpoch { epoch: Epoch(h[0]), first: Seq(h[1]), next: Seq(h[2]) }).collect()
+}
+
 type Agents = HashMap<AgentNo, Agent>;
 
 fn load_agents(connection: &Connection) -> rusqlite::Result<Agents> {
     let sql = "SELECT id, catalog, held, place, settled_seq FROM agents";
     let mut statement = connection.prepare(sql)?;
     let rows = statement.query_map([], |r| {
-        let held = list_of(&r.get::<_, Vec<u8>>(2)?);
-        let epochs =
-            held.chunks_exact(3).map(|h| HeldEpoch { epoch: Epoch(h[0]), first: Seq(h[1]), next: Seq(h[2]) });
+        let epochs = held_of(&r.get::<_, Vec<u8>>(2)?);
         let agent = Agent {
             in_force: r.get::<_, Option<i64>>(1)?.map(|h| CatalogHash(h.cast_unsigned())),
-            held: Held { epochs: epochs.collect(), drained: false },
+            held: Held { epochs, drained: false },
             settled: Position { place: place(r.get(3)?), seq: r.get::<_, i64>(4)?.cast_unsigned() },
             ..Agent::default()
         };
@@ -251,6 +256,11 @@ pub(crate) fn save(connection: &Connection, ledger: &Ledger, changes: &Changes) 
             loss.to.0,
             i64::from(loss.cause.code())
         ])?;
+    }
+    for (no, loss) in &changes.forgotten {
+        let sql = "DELETE FROM losses WHERE agent = ?1 AND epoch = ?2 AND first_seq = ?3 AND last_seq = ?4";
+        let key = [no.0, loss.epoch.0.cast_signed(), loss.first.0.cast_signed(), loss.last.0.cast_signed()];
+        connection.prepare_cached(sql)?.execute(key)?;
     }
     for span in changes.spans.values() {
         save_span(connection, span)?;
