@@ -197,11 +197,15 @@ impl Plan {
     ) -> Result<(), ReadError> {
         let mut table = TableWriter::new(self.format, Shape::Periods);
         let mut current: Option<(&Wanted, Resampler)> = None;
+        let before = self.counters_before(store)?;
         table.begin(&mut out.buffer);
         store.readings(&self.scan, &mut |reading| {
             if current.as_ref().is_none_or(|(series, _)| series.row.no != reading.series) {
                 finish(&mut current, &mut table, out);
-                current = self.series.get(&reading.series).map(|series| (series, series.resampler(every)));
+                current = self.series.get(&reading.series).map(|series| {
+                    let before = before.get(&reading.series).copied();
+                    (series, series.resampler(every, (self.scan.from, self.scan.to), before))
+                });
             }
             if let (Some((series, resampler)), Some(Value::Number(value))) = (&mut current, &reading.value)
                 && let Some(period) = resampler.push(reading.at, *value)
@@ -216,6 +220,21 @@ impl Plan {
     }
 }
 
+impl Plan {
+    /// What each counter stood at when the range began.
+    fn counters_before(&self, store: &dyn ReadStore) -> Result<BTreeMap<SeriesNo, f64>, ReadError> {
+        let counters = self.series.values().filter(|s| s.row.aggregation == Aggregation::Counter);
+        let numbers: Vec<_> = counters.map(|series| series.row.no).collect();
+        let before = store.numbers_before(&numbers, self.scan.from)?.into_iter();
+        Ok(before
+            .filter_map(|r| match r.value {
+                Some(Value::Number(x)) => Some((r.series, x)),
+                _ => None,
+            })
+            .collect())
+    }
+}
+
 fn finish(current: &mut Option<(&Wanted, Resampler)>, table: &mut TableWriter, out: &mut ChunkSender) {
     if let Some((series, mut resampler)) = current.take()
         && let Some(period) = resampler.finish()
@@ -225,9 +244,13 @@ fn finish(current: &mut Option<(&Wanted, Resampler)>, table: &mut TableWriter, o
 }
 
 impl Wanted {
-    const fn resampler(&self, every: Interval) -> Resampler {
-        let aggregation: Aggregation = self.row.aggregation;
-        Resampler::new(every, self.due, aggregation)
+    const fn resampler(
+        &self,
+        every: Interval,
+        range: (Timestamp, Timestamp),
+        before: Option<f64>,
+    ) -> Resampler {
+        Resampler::new(every, self.due, self.row.aggregation, range, before)
     }
 }
 
@@ -300,7 +323,8 @@ pub(super) struct ChangesQuery {
 }
 
 /// Everything that was new, late, filled or corrected after a commit, as NDJSON: readings as they are now, each
-/// with its commit, then `{complete, count, next, head}`; ask again with `changed_after = next`.
+/// with its commit, and `{series, at, withdrawn: true, commit}` for each reading that was taken away from an instant
+/// because its clock was wrong; then `{complete, count, next, head}`; ask again with `changed_after = next`.
 #[utoipa::path(get, path = "/api/v1/changes", tag = "readings", params(ChangesQuery),
     responses((status = 200, content_type = "application/x-ndjson", description = "Readings, then the mark")))]
 pub(super) async fn changes(
@@ -315,6 +339,14 @@ pub(super) async fn changes(
         let series: BTreeMap<_, _> = store.series(None, None)?.into_iter().map(|row| (row.no, row)).collect();
         let mut count = 0_u64;
         for change in &rows {
+            // Before the readings: an instant may have been taken by another one since.
+            store.withdrawn(change, &mut |series_no, at| {
+                if let Some(row) = series.get(&series_no) {
+                    count += 1;
+                    withdrawn_line(&mut out.buffer, row, at, change.commit);
+                }
+                out.flow()
+            })?;
             store.changed_readings(change, &mut |reading| {
                 if let Some(row) = series.get(&reading.series) {
                     count += 1;
@@ -351,6 +383,14 @@ fn whole_commits(
         }
         ask = ask.saturating_mul(2);
     }
+}
+
+fn withdrawn_line(out: &mut String, series: &SeriesRow, at: Timestamp, commit: Commit) {
+    let line = serde_json::json!({
+        "series": super::fleet::path(series), "revision": series.revision, "at": at.to_string(),
+        "withdrawn": true, "commit": commit.0,
+    });
+    out.push_str(&format!("{line}\n"));
 }
 
 fn change_line(out: &mut String, series: &SeriesRow, reading: &StoredReading) {

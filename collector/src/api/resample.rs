@@ -66,14 +66,22 @@ pub(super) struct Resampler {
     every: SlotGrid,
     due: Option<SlotGrid>,
     aggregation: Aggregation,
+    range: (Timestamp, Timestamp),
     current: Option<Sums>,
     before: Option<f64>,
 }
 
 impl Resampler {
-    /// Periods of `every`, aligned to 1970-01-01T00:00:00Z; `due` is the device's schedule.
-    pub(super) const fn new(every: Interval, due: Option<SlotGrid>, aggregation: Aggregation) -> Self {
-        Self { every: SlotGrid::every(every), due, aggregation, current: None, before: None }
+    /// Periods of `every`, aligned to 1970-01-01T00:00:00Z; `due` is the device's schedule; `range` is what the
+    /// values are of, half open, which may cut the first and the last period; `before` is the last value before it.
+    pub(super) const fn new(
+        every: Interval,
+        due: Option<SlotGrid>,
+        aggregation: Aggregation,
+        range: (Timestamp, Timestamp),
+        before: Option<f64>,
+    ) -> Self {
+        Self { every: SlotGrid::every(every), due, aggregation, range, current: None, before }
     }
 
     /// Takes a value; gives the period before it, once that is over.
@@ -101,7 +109,8 @@ impl Resampler {
 
     fn slots_due(&self, from: Timestamp) -> Option<i64> {
         let due = self.due?;
-        let to = from.plus_ms(self.every.interval.as_ms());
+        let to = from.plus_ms(self.every.interval.as_ms()).min(self.range.1);
+        let from = from.max(self.range.0);
         Some(due.first_from(to).0 - due.first_from(from).0)
     }
 
@@ -135,9 +144,19 @@ mod tests {
     use super::*;
 
     fn run(aggregation: Aggregation, values: &[(i64, f64)]) -> Vec<Period> {
+        within((0, 240_000), None, aggregation, values)
+    }
+
+    fn within(
+        (from, to): (i64, i64),
+        before: Option<f64>,
+        aggregation: Aggregation,
+        values: &[(i64, f64)],
+    ) -> Vec<Period> {
         let minute = Interval::from_ms(60_000).unwrap();
         let due = SlotGrid::every(Interval::from_ms(15_000).unwrap());
-        let mut resampler = Resampler::new(minute, Some(due), aggregation);
+        let mut resampler =
+            Resampler::new(minute, Some(due), aggregation, (Timestamp(from), Timestamp(to)), before);
         let mut periods: Vec<_> =
             values.iter().filter_map(|&(at, v)| resampler.push(Timestamp(at), v)).collect();
         periods.extend(resampler.finish());
@@ -160,6 +179,14 @@ mod tests {
         let mean = north.mean.unwrap();
         assert!(!(1e-9..=360.0 - 1e-9).contains(&mean), "{mean}");
         assert_eq!((north.minimum, north.maximum), (None, None));
+    }
+
+    #[test]
+    fn a_range_may_cut_its_first_and_last_period() {
+        let values = [(30_000, 12.0), (45_000, 14.0), (60_000, 15.0)];
+        let rows = within((30_000, 75_000), Some(9.0), Aggregation::Counter, &values);
+        let told: Vec<_> = rows.iter().map(|p| (p.rise, p.coverage)).collect();
+        assert_eq!(told, [(Some(5.0), Some(1.0)), (Some(1.0), Some(1.0))]);
     }
 
     #[test]

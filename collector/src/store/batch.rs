@@ -133,7 +133,7 @@ impl<'c> Batch<'c> {
 
     /// Keeps a reading whose time is not known yet, with what a correction needs.
     pub(crate) fn push_uncertain(&mut self, row: Row, due: &Due, boot_clock_ms: u64) -> rusqlite::Result<()> {
-        let sql = "INSERT OR IGNORE INTO uncertain VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, NULL)";
+        let sql = "INSERT OR IGNORE INTO uncertain VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, NULL, NULL)";
         self.connection.prepare_cached(sql)?.execute(params![
             row.agent.0,
             row.epoch.0.cast_signed(),
@@ -228,9 +228,15 @@ impl<'c> Batch<'c> {
         let quality = i64::from(uncertain(row.quality).code());
         let gone =
             self.connection.prepare_cached(sql)?.execute(params![row.series, wrong, row.value, quality])?;
-        if gone > 0 {
-            self.changed.entry(row.device).or_default().push(wrong);
+        if gone == 0 || wrong == row.ts {
+            return Ok(());
         }
+        self.changed.entry(row.device).or_default().push(wrong);
+        let sql = "UPDATE uncertain SET corrected_commit = ?5
+            WHERE agent = ?1 AND epoch = ?2 AND seq = ?3 AND series = ?4";
+        let (epoch, seq, commit) =
+            (row.epoch.0.cast_signed(), row.seq.cast_signed(), self.commit.cast_signed());
+        self.connection.prepare_cached(sql)?.execute([row.agent.0, epoch, seq, row.series, commit])?;
         Ok(())
     }
 

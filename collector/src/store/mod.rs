@@ -113,6 +113,22 @@ pub trait ReadStore: Send + Sync {
         each: &mut dyn FnMut(StoredReading) -> Flow,
     ) -> Result<(), ReadError>;
 
+    /// The instants from which one change took readings away: their time was wrong, and they stand at another one.
+    ///
+    /// # Errors
+    /// See [`head`](Self::head).
+    fn withdrawn(
+        &self,
+        change: &ChangeRow,
+        each: &mut dyn FnMut(SeriesNo, Timestamp) -> Flow,
+    ) -> Result<(), ReadError>;
+
+    /// The last reading with a number before `at` of each of these series that has one.
+    ///
+    /// # Errors
+    /// See [`head`](Self::head).
+    fn numbers_before(&self, series: &[SeriesNo], at: Timestamp) -> Result<Vec<StoredReading>, ReadError>;
+
     /// Gaps by id.
     ///
     /// # Errors

@@ -170,6 +170,31 @@ impl ReadStore for Reader {
         })
     }
 
+    fn withdrawn(&self, change: &ChangeRow, each: &mut dyn FnMut(SeriesNo, Timestamp) -> Flow) -> Read<()> {
+        let sql = "SELECT DISTINCT u.series, u.ts FROM uncertain u JOIN series x ON x.id = u.series
+            WHERE u.corrected_commit = ?1 AND x.device = ?2 AND u.ts BETWEEN ?3 AND ?4 ORDER BY u.series, u.ts";
+        let values = [change.commit.0.cast_signed(), change.device.0, change.first.0, change.last.0];
+        self.ask(|c| {
+            let mut statement = c.prepare_cached(sql)?;
+            let mut found = statement.query(values)?;
+            while let Some(row) = found.next()? {
+                if each(SeriesNo(row.get(0)?), Timestamp(row.get(1)?)) == Flow::Stop {
+                    break;
+                }
+            }
+            Ok(())
+        })
+    }
+
+    fn numbers_before(&self, series: &[SeriesNo], at: Timestamp) -> Read<Vec<StoredReading>> {
+        let sql = "SELECT * FROM readings WHERE series = ?1 AND ts < ?2 AND typeof(value) = 'real'
+            ORDER BY ts DESC LIMIT 1";
+        self.ask(|c| {
+            let each = series.iter().map(|no| rows(c, sql, [no.0, at.0], reading));
+            Ok(each.collect::<Read<Vec<_>>>()?.into_iter().flatten().collect())
+        })
+    }
+
     fn gaps(&self, filter: &GapFilter) -> Read<Vec<GapRow>> {
         let (sql, values) = gap_query(filter);
         self.ask(|c| rows(c, &sql, params_from_iter(values), gap_row))

@@ -227,7 +227,8 @@ CREATE TABLE conflicts (
 );
 
 -- Readings taken before the gateway's clock was set, with what a later correction needs. corrected_ts: the true
--- time, once known. They stand in `readings` as uncertain until then.
+-- time, once known. They stand in `readings` as uncertain until then. corrected_commit: the commit that took the row
+-- at `ts` out of `readings`, where one did.
 CREATE TABLE uncertain (
     agent INTEGER NOT NULL,
     epoch INTEGER NOT NULL,
@@ -239,8 +240,10 @@ CREATE TABLE uncertain (
     value REAL,
     quality INTEGER NOT NULL,
     corrected_ts INTEGER,
+    corrected_commit INTEGER,
     PRIMARY KEY (agent, epoch, seq, series)
 ) WITHOUT ROWID;
+CREATE INDEX uncertain_corrected ON uncertain (corrected_commit) WHERE corrected_commit IS NOT NULL;
 
 -- Frames that are intact but could not be used (yet). reason: 1 unknown catalog, 2 unknown version or kind,
 -- 3 nonsense.

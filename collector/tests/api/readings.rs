@@ -119,6 +119,10 @@ fn resampling_follows_the_aggregation() {
     assert_eq!(period(&counts[0], "rise"), Some(4.0));
     // 14 to 15, then 2 since a reset, then 1.5.
     assert_eq!((period(&counts[1], "rise"), &counts[1]["mean"]), (Some(4.5), &Json::Null));
+    // An answer that begins within goes on from the reading before it.
+    let later = "from=2026-01-01T00:01:00Z&to=2026-01-02T00:00:00Z";
+    let later = api.served.items(&format!("/api/v1/readings?series=farm/a/energy&resample=1m&{later}"));
+    assert_eq!(later, counts[1..]);
     let table = api.served.get(&format!("/api/v1/readings?series=farm/a/u&resample=1m&format=csv&{DAY}"));
     let expected = "series,revision,unit,from,mean,minimum,maximum,rise,count,coverage\r\n\
         farm/a/u,1,V,2026-01-01T00:00:00Z,3,1,6,,3,0.75\r\n\
@@ -210,7 +214,13 @@ fn changes_are_what_is_new_late_or_corrected() {
     let boot_began = T0.plus_ms(120_000);
     let correction = ClockCorrection { boot: BootId(5), epoch: EPOCH, first, last, boot_began };
     api.send(vec![Record::ClockCorrection(correction)]);
-    assert_eq!(changes(&api, 5, "").0, [told("a/u", "02:05", 6)]);
+    assert_eq!(changes(&api, 5, "").0, [told("a/u", "10:00", 6), told("a/u", "02:05", 6)]);
+    let lines = api.served.get("/api/v1/changes?changed_after=5").body;
+    let withdrawn: Json = serde_json::from_str(lines.lines().next().unwrap()).unwrap();
+    assert_eq!(
+        withdrawn,
+        json!({"series": "farm/a/u", "revision": 1, "at": "2026-01-01T00:10:00Z", "withdrawn": true, "commit": 6})
+    );
     assert_eq!(changes(&api, 6, "").1, json!({"complete": true, "count": 0, "next": 6, "head": 6}));
     assert_eq!(changes(&api, 99, "").1["next"], 99, "who is ahead is not sent back");
 }

@@ -80,6 +80,12 @@ impl ReadStore for Long {
     fn changes(&self, after: Commit, limit: usize) -> Read<Vec<ChangeRow>> {
         self.real.changes(after, limit)
     }
+    fn withdrawn(&self, change: &ChangeRow, each: &mut dyn FnMut(SeriesNo, Timestamp) -> Flow) -> Read<()> {
+        self.real.withdrawn(change, each)
+    }
+    fn numbers_before(&self, series: &[SeriesNo], at: Timestamp) -> Read<Vec<StoredReading>> {
+        self.real.numbers_before(series, at)
+    }
     fn gaps(&self, filter: &GapFilter) -> Read<Vec<GapRow>> {
         self.real.gaps(filter)
     }
