@@ -62,7 +62,7 @@ impl Journal {
             match self.read_piece(&piece, limits, begin, out)? {
                 End::Done { is_full: true } => return Ok(()),
                 End::Done { is_full: false } => {}
-                End::Damage => self.rescan(piece.index)?,
+                End::Damage => self.rescan(&piece)?,
             }
         }
     }
@@ -153,8 +153,9 @@ impl Journal {
         }
     }
 
-    /// Makes the index of a segment anew after damage was met, and names what is missing since.
-    fn rescan(&mut self, index: usize) -> Result<(), ReadError> {
+    /// Makes the index of a piece's segment anew after damage was met, and names what is missing since.
+    fn rescan(&mut self, piece: &Piece) -> Result<(), ReadError> {
+        let index = piece.index;
         let segment = &self.segments[index];
         let (name, number, end) = (segment.name.clone(), segment.number, segment.end);
         let mut bytes = vec![0; to_usize(end)];
@@ -177,13 +178,12 @@ impl Journal {
                 Item::Unknown(len) => self.keep_aside(number, offset, &bytes[offset..offset + len])?,
             }
         }
-        let mut missing = self.segments[index].spans.missing_in(&spans);
+        // Frames that are each valid and yet do not follow one another, or a disk that reads differently each
+        // time: the run that cannot be read is given up, so that what stands behind it is not held up for ever.
         if self.segments[index].spans == spans {
-            return Err(ReadError(io::Error::new(
-                io::ErrorKind::InvalidData,
-                format!("{name} reads differently each time"),
-            )));
+            spans.0.retain(|s| s.epoch != piece.epoch || !(s.first..=s.last).contains(&piece.from));
         }
+        let mut missing = self.segments[index].spans.missing_in(&spans);
         missing.retain(|l| !self.acks.owed(l.epoch, l.first.0, l.last.0).is_empty());
         self.counters.quarantined_records += missing.iter().map(|l| l.last.0 - l.first.0 + 1).sum::<u64>();
         self.segments[index].spans = spans;
