@@ -60,6 +60,12 @@ fn run(name: &str, restarts: u64, fault: fn(&mut Site)) {
     wait::until_true("polling", Duration::from_secs(20), || site.tcp.iter().all(|s| s.stats().requests > 2));
     std::thread::sleep(CALM);
     fault(&mut site);
+    // A broker that was lost is looked for every 30 s at the longest.
+    let api = site.api();
+    wait::until_true("fresh readings", Duration::from_secs(60), || {
+        let devices = api.items("/api/v1/devices").unwrap_or_default();
+        devices.len() == DEVICES && devices.iter().all(|d| d["freshness"]["state"] == "fresh")
+    });
     std::thread::sleep(CALM);
     // The audit panics where a reading is lost without a gap, doubled, or not bit for bit what was measured.
     let accounts = audit::stop_and_audit(&mut site, Duration::from_secs(120));
