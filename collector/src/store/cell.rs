@@ -80,6 +80,15 @@ pub(crate) fn cause(code: i64) -> Result<Cause, ReadError> {
     known.ok_or_else(|| ReadError::Unknown { what: "cause", value: code.to_string() })
 }
 
+/// The cause of a stored code for the ledger, which a code of a later version must not stop: it is told, and
+/// stands as unexplained.
+pub(crate) fn known_cause(code: i64) -> Cause {
+    cause(code).unwrap_or_else(|e| {
+        tracing::warn!("{e}; taken as unexplained");
+        Cause::Unexplained
+    })
+}
+
 fn numbers(blob: &[u8]) -> impl Iterator<Item = u64> + '_ {
     blob.chunks_exact(8).map(|c| u64::from_le_bytes(c.try_into().unwrap_or_default()))
 }
@@ -102,8 +111,7 @@ pub(crate) fn lost_blob(lost: &[(u64, u64, Cause)]) -> Vec<u8> {
 
 pub(crate) fn lost_of(blob: &[u8]) -> Vec<(u64, u64, Cause)> {
     let all: Vec<u64> = numbers(blob).collect();
-    let cause = |code: u64| u16::try_from(code).ok().and_then(Cause::from_code).unwrap_or(Cause::Unexplained);
-    all.chunks_exact(3).map(|row| (row[0], row[1], cause(row[2]))).collect()
+    all.chunks_exact(3).map(|row| (row[0], row[1], known_cause(row[2].cast_signed()))).collect()
 }
 
 /// Any list of u64.

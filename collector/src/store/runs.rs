@@ -1,8 +1,9 @@
 //! The ledger's runs and gaps, as rows. Decides nothing.
 
-use gapless_common::quality::Cause;
 use gapless_common::time::{Slot, SlotGrid, Timestamp};
 use rusqlite::{Connection, Row, params};
+
+use super::cell::known_cause as cause;
 
 use crate::ledger::{Gap, GridNo, Known, Run, Slots, Stamp};
 
@@ -27,12 +28,8 @@ fn code(known: Known) -> (i64, i64) {
     (state, known.cause().map_or(0, |cause| i64::from(cause.code())))
 }
 
-fn cause(code: i64) -> Cause {
-    u16::try_from(code).ok().and_then(Cause::from_code).unwrap_or(Cause::Unexplained)
-}
-
 /// What a row of `coverage` says.
-pub(crate) fn known(state: i64, code: i64) -> Known {
+fn known(state: i64, code: i64) -> Known {
     match state {
         1 => Known::Received,
         2 => Known::Missed(cause(code)),
@@ -60,7 +57,7 @@ fn gap(row: &Row<'_>) -> rusqlite::Result<Gap> {
     })
 }
 
-/// The greatest first slot at or below ?2 - 1, so that the run before the range is seen.
+/// From the greatest first slot at or below ?2 on, so that a run that begins before the range is seen.
 const RUNS: &str = "SELECT first_slot, last_slot, state, cause FROM coverage
     WHERE grid = ?1 AND first_slot <= ?3 AND last_slot >= ?2 AND first_slot >= coalesce(
         (SELECT max(first_slot) FROM coverage WHERE grid = ?1 AND first_slot <= ?2), ?2)
@@ -70,12 +67,20 @@ const GAPS: &str = "SELECT id, first_slot, last_slot, cause, opened_at, opened_c
         (SELECT max(first_slot) FROM gaps WHERE grid = ?1 AND first_slot <= ?2), ?2)
     ORDER BY first_slot";
 
+/// The runs that hold any slot of `first..=last`, in order; the outer ones may reach beyond it.
+pub(super) fn touching(
+    connection: &Connection,
+    grid: GridNo,
+    (first, last): (i64, i64),
+) -> rusqlite::Result<Vec<Run>> {
+    connection.prepare_cached(RUNS)?.query_map([grid.0, first, last], run)?.collect()
+}
+
 impl Slots for SlotTable<'_> {
     type Error = rusqlite::Error;
 
     fn runs(&mut self, grid: GridNo, first: i64, last: i64) -> rusqlite::Result<Vec<Run>> {
-        let range = params![grid.0, first.saturating_sub(1), last.saturating_add(1)];
-        self.connection.prepare_cached(RUNS)?.query_map(range, run)?.collect()
+        touching(self.connection, grid, (first.saturating_sub(1), last.saturating_add(1)))
     }
 
     fn replace_runs(&mut self, grid: GridNo, old: &[Run], new: &[Run]) -> rusqlite::Result<()> {

@@ -5,20 +5,15 @@ use std::sync::Arc;
 
 use gapless_common::id::{BootId, CatalogHash, Epoch, Seq};
 use gapless_common::message::HeldEpoch;
-use gapless_common::quality::Cause;
 use gapless_common::ranges::RangeSet;
 use gapless_common::reading::{ClockCorrection, EpochStart, Loss};
 use gapless_common::time::{Interval, Slot, SlotGrid, Timestamp};
 use rusqlite::{Connection, Row, params};
 
-use super::cell::{list_blob, list_of, lost_blob, lost_of, set_blob, set_of};
+use super::cell::{known_cause as cause, list_blob, list_of, lost_blob, lost_of, set_blob, set_of};
 use crate::ledger::{
     Agent, AgentNo, Changes, DeviceNo, Downtime, EpochState, GridNo, Held, Ledger, Mark, Position, Span,
 };
-
-fn cause(code: i64) -> Cause {
-    u16::try_from(code).ok().and_then(Cause::from_code).unwrap_or(Cause::Unexplained)
-}
 
 fn place(n: i64) -> usize {
     usize::try_from(n).unwrap_or_default()

@@ -2,11 +2,11 @@
 //! due, *late* or *unknown* by the clock of the one who asks.
 
 use gapless_common::time::{Slot, SlotGrid, Timestamp};
-use rusqlite::{Connection, params};
+use rusqlite::Connection;
 
 use super::model::{DeviceNo, SlotState, StripRun};
 use super::{ReadError, runs, state};
-use crate::ledger::{Known, freshness};
+use crate::ledger::{GridNo, Known, Run, freshness};
 
 /// A grid of the device, and who polls it how.
 struct Grid {
@@ -69,22 +69,18 @@ fn known_runs(
     grid: i64,
     (first, last): (i64, i64),
 ) -> Result<Vec<Piece>, ReadError> {
-    let sql = "SELECT first_slot, last_slot, state, cause FROM coverage
-        WHERE grid = ?1 AND first_slot <= ?3 AND last_slot >= ?2 AND first_slot >= coalesce(
-            (SELECT max(first_slot) FROM coverage WHERE grid = ?1 AND first_slot <= ?2), ?2)
-        ORDER BY first_slot";
-    let mut statement = connection.prepare_cached(sql)?;
-    let rows = statement.query_map(params![grid, first, last], |r| {
-        let state = match runs::known(r.get(2)?, r.get(3)?) {
+    let runs = runs::touching(connection, GridNo(grid), (first, last))?;
+    let piece = |run: Run| {
+        let state = match run.known {
             Known::Received => SlotState::Received,
             Known::Missed(cause) => SlotState::Missed(cause),
             Known::Lost(cause) | Known::Down(cause) | Known::Ended(cause) | Known::Unexplained(cause) => {
                 SlotState::Lost(cause)
             }
         };
-        Ok((r.get::<_, i64>(0)?.max(first), r.get::<_, i64>(1)?.min(last), state))
-    })?;
-    Ok(rows.collect::<rusqlite::Result<_>>()?)
+        (run.first.max(first), run.last.min(last), state)
+    };
+    Ok(runs.into_iter().map(piece).collect())
 }
 
 /// Where slots were due, up to `now`.
