@@ -115,6 +115,30 @@ fn cores_are_pure() {
     }
 }
 
+/// What decides what the collector stores and answers: a simulation replays it from its seed.
+const REPLAYED: [&str; 6] = [
+    "collector/src/ledger/",
+    "collector/src/store/",
+    "collector/src/ingest/apply.rs",
+    "collector/src/ingest/catalogs.rs",
+    "collector/src/ingest/committer.rs",
+    "collector/src/ingest/memory.rs",
+];
+
+#[test]
+fn what_is_replayed_has_no_random_order_and_no_clock() {
+    let everything = rust_files("collector");
+    for part in REPLAYED {
+        let files: Vec<_> = everything.iter().filter(|(path, _)| path.starts_with(part)).collect();
+        assert!(!files.is_empty(), "there is no {part}");
+        for (path, text) in files {
+            for word in ["HashMap", "HashSet", "clock::now"] {
+                assert!(!production(text).contains(word), "{path} is replayed and uses `{word}`");
+            }
+        }
+    }
+}
+
 #[test]
 fn the_tree_has_the_top_level_agreed_on() {
     let agreed = [

@@ -77,7 +77,7 @@ impl Health {
 #[derive(Clone)]
 pub struct ApiState {
     /// Answers the questions.
-    pub store: Arc<dyn ReadStore>,
+    pub store: Arc<dyn ReadStore + Send + Sync>,
     /// The last commit; moves when there is news.
     pub commits: watch::Receiver<Commit>,
     /// Whether commits work.

@@ -1,9 +1,10 @@
-//! From messages to rows: the writer thread, the MQTT shell, the embedded broker. What is between them, and
+//! From messages to rows: committer, writer thread, MQTT shell, embedded broker. What is between them, and
 //! the bounds of the queues, is here.
 
 mod apply;
 pub mod broker;
 mod catalogs;
+pub mod committer;
 mod memory;
 pub mod mqtt;
 pub mod writer;

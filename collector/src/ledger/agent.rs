@@ -1,7 +1,7 @@
 //! What the ledger holds of one agent: its epochs, what of each is accounted for, and what waits for what.
 //! Plain state with its small operations; the rules are in `chain` and `settle`.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 
 use gapless_common::id::{CatalogHash, Epoch, Seq};
 use gapless_common::message::{EpochAck, HeldEpoch};
@@ -150,7 +150,7 @@ pub struct Held {
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Agent {
     /// Every epoch ever heard of.
-    pub epochs: HashMap<Epoch, EpochState>,
+    pub epochs: BTreeMap<Epoch, EpochState>,
     /// The epochs in the order they were written.
     pub chain: Vec<Epoch>,
     /// Everything up to here has taken effect.
@@ -158,7 +158,7 @@ pub struct Agent {
     /// The catalog in force there.
     pub in_force: Option<CatalogHash>,
     /// What the catalogs mean.
-    pub schedules: HashMap<CatalogHash, Schedule>,
+    pub schedules: BTreeMap<CatalogHash, Schedule>,
     /// Downtimes that took effect and that a device may still need, in order of position.
     pub downtimes: Vec<(Position, Downtime)>,
     /// What the outbox gave up.

@@ -27,7 +27,7 @@ mod spans;
 #[cfg(test)]
 mod tests;
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use gapless_common::id::{CatalogHash, Commit, Epoch, Incarnation};
@@ -218,22 +218,22 @@ pub enum Finding {
 /// The ledger of all agents. See the module's text for the order of calls.
 #[derive(Debug, Default)]
 pub struct Ledger {
-    agents: HashMap<AgentNo, Agent>,
+    agents: BTreeMap<AgentNo, Agent>,
     /// The open span of each device: at most one, whichever agent.
-    open: HashMap<DeviceNo, Span>,
+    open: BTreeMap<DeviceNo, Span>,
     /// Spans of devices that another agent has by now, by the agent that still owes them.
-    leaving: HashMap<AgentNo, Vec<Span>>,
+    leaving: BTreeMap<AgentNo, Vec<Span>>,
     /// Up to where each grid was ever proven: gaps lie there and before.
-    proven: HashMap<GridNo, i64>,
+    proven: BTreeMap<GridNo, i64>,
     /// Whose each grid is.
-    devices: HashMap<GridNo, DeviceNo>,
+    devices: BTreeMap<GridNo, DeviceNo>,
     /// The devices with an open span, by agent.
-    owed: HashMap<AgentNo, BTreeSet<DeviceNo>>,
+    owed: BTreeMap<AgentNo, BTreeSet<DeviceNo>>,
     /// Downtimes whose turn has passed.
     overdue: Vec<(AgentNo, Downtime)>,
     /// Grids and what is known of them.
-    times: HashMap<GridNo, SlotGrid>,
-    received: HashMap<GridNo, Vec<i64>>,
+    times: BTreeMap<GridNo, SlotGrid>,
+    received: BTreeMap<GridNo, Vec<i64>>,
     missed: Vec<(GridNo, i64, i64, Cause)>,
     last_span: i64,
     changes: Changes,
@@ -244,9 +244,9 @@ impl Ledger {
     /// grid was ever proven. `last_span` is the greatest span id ever used.
     #[must_use]
     pub fn load(
-        agents: HashMap<AgentNo, Agent>,
+        agents: BTreeMap<AgentNo, Agent>,
         spans: Vec<Span>,
-        proven: HashMap<GridNo, i64>,
+        proven: BTreeMap<GridNo, i64>,
         last_span: i64,
     ) -> Self {
         let mut ledger = Self { agents, last_span, proven, ..Self::default() };

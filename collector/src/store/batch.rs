@@ -1,7 +1,7 @@
 //! One transaction's readings: gathered from all frames, put in the order of the table, written once, compared
 //! with what is there. Decides nothing about slots.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 
 use gapless_common::id::Epoch;
 use gapless_common::quality::Quality;
@@ -49,7 +49,7 @@ pub(crate) struct Batch<'c> {
     pub(crate) tallies: BTreeMap<AgentNo, Tally>,
     rows: Vec<Row>,
     taken: usize,
-    changed: HashMap<i64, Vec<i64>>,
+    changed: BTreeMap<i64, Vec<i64>>,
 }
 
 impl<'c> Batch<'c> {
@@ -61,7 +61,7 @@ impl<'c> Batch<'c> {
             tallies: BTreeMap::new(),
             rows: Vec::new(),
             taken: 0,
-            changed: HashMap::new(),
+            changed: BTreeMap::new(),
         }
     }
 

@@ -17,7 +17,7 @@ mod strip;
 use gapless_common::id::{Commit, DeviceId, SiteId};
 use gapless_common::time::Timestamp;
 
-pub use read::Reader;
+pub use read::{Borrowed, Reader};
 
 use model::{
     AgentRow, ChangeRow, ConflictRow, DeviceNo, DeviceRow, Flow, GapFilter, GapRow, Head, ParkedRow, Scan,
@@ -52,7 +52,7 @@ pub const AHEAD_MAX_MS: i64 = 60_000;
 
 /// Every question that API and page ask. Calls block; run them on a blocking thread. Each call sees one
 /// committed state of the database, and none waits for the writer.
-pub trait ReadStore: Send + Sync {
+pub trait ReadStore {
     /// Incarnation and last commit.
     ///
     /// # Errors

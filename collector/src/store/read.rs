@@ -1,5 +1,5 @@
-//! [`ReadStore`] over SQLite: a pool of read-only connections, one question at a time on each. Writes nothing and
-//! never waits for the writer (WAL).
+//! [`ReadStore`] over SQLite: one question at a time on a connection, either of a pool of read-only ones, which never
+//! wait for the writer (WAL), or one that is lent. Writes nothing.
 
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
@@ -36,19 +36,47 @@ impl Reader {
     pub fn new(path: &Path) -> Self {
         Self { path: path.to_owned(), idle: Mutex::new(Vec::new()) }
     }
+}
 
+/// Answers from a connection that somebody else owns. No transaction may be open on it.
+#[derive(Debug)]
+pub struct Borrowed<'c> {
+    connection: &'c Connection,
+}
+
+impl<'c> Borrowed<'c> {
+    /// Of this connection.
+    #[must_use]
+    pub fn new(connection: &'c Connection) -> Self {
+        Self { connection }
+    }
+}
+
+/// Where a question finds a connection.
+trait Ask {
     /// Asks within one read transaction, so that the answer is of one committed state.
+    fn ask<T>(&self, question: impl FnOnce(&Connection) -> Read<T>) -> Read<T>;
+}
+
+impl Ask for Borrowed<'_> {
+    fn ask<T>(&self, question: impl FnOnce(&Connection) -> Read<T>) -> Read<T> {
+        self.connection.execute_batch("BEGIN")?;
+        let answer = question(self.connection);
+        self.connection.execute_batch("ROLLBACK")?;
+        answer
+    }
+}
+
+impl Ask for Reader {
     fn ask<T>(&self, question: impl FnOnce(&Connection) -> Read<T>) -> Read<T> {
         let idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop();
         let connection = match idle {
             Some(connection) => connection,
             None => sqlite::open_reader(&self.path)?,
         };
-        connection.execute_batch("BEGIN")?;
-        let answer = question(&connection);
-        connection.execute_batch("ROLLBACK")?;
+        let answer = Borrowed::new(&connection).ask(question);
         let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
-        if idle.len() < POOL_MAX {
+        if idle.len() < POOL_MAX && connection.is_autocommit() {
             idle.push(connection);
         }
         answer
@@ -70,7 +98,7 @@ fn rows<T>(
     Ok(all)
 }
 
-impl ReadStore for Reader {
+impl<A: Ask> ReadStore for A {
     fn head(&self) -> Read<Head> {
         self.ask(|c| Ok(sqlite::head(c)?))
     }

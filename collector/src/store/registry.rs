@@ -1,7 +1,7 @@
 //! Numbers of sites, agents, devices, grids and series, and what an agent's catalog means in them. Kept in
 //! memory beside the writer; the rows are the truth, and after a failed transaction it is made anew.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use gapless_common::catalog::{Aggregation, Catalog, Channel, Device, PeriodLabel};
@@ -23,10 +23,10 @@ pub(crate) struct Bound {
 /// See the module's text.
 #[derive(Debug, Default)]
 pub(crate) struct Registry {
-    agents: HashMap<AgentPath, AgentNo>,
-    paths: HashMap<AgentNo, AgentPath>,
-    sites: HashMap<AgentNo, i64>,
-    catalogs: HashMap<(AgentNo, CatalogHash), Arc<Vec<Bound>>>,
+    agents: BTreeMap<AgentPath, AgentNo>,
+    paths: BTreeMap<AgentNo, AgentPath>,
+    sites: BTreeMap<AgentNo, i64>,
+    catalogs: BTreeMap<(AgentNo, CatalogHash), Arc<Vec<Bound>>>,
 }
 
 impl Registry {

@@ -49,15 +49,31 @@ pub enum OpenError {
 /// [`OpenError`].
 pub fn open_writer(path: &Path) -> Result<Connection, OpenError> {
     let database = |source| OpenError::Database { path: path.to_owned(), source };
-    let mut connection = Connection::open(path).map_err(database)?;
+    let connection = Connection::open(path).map_err(database)?;
+    let fresh = getrandom::u64().map_err(|e| OpenError::Random(e.to_string()))?;
+    make_writer(connection, fresh)
+}
+
+/// Makes this connection the one that writes: sets it up, makes or migrates the schema, and takes
+/// `fresh_incarnation` where the database has none or is a restored backup.
+///
+/// # Errors
+/// [`OpenError`].
+pub fn make_writer(mut connection: Connection, fresh_incarnation: u64) -> Result<Connection, OpenError> {
+    let path = path_of(&connection);
+    let database = |source| OpenError::Database { path: path.clone(), source };
     prepare(&connection).map_err(database)?;
     let found: i64 = connection.query_row("PRAGMA user_version", [], |r| r.get(0)).map_err(database)?;
     if found > SCHEMA_VERSION {
-        return Err(OpenError::TooNew { path: path.to_owned(), found });
+        return Err(OpenError::TooNew { path, found });
     }
-    let fresh = getrandom::u64().map_err(|e| OpenError::Random(e.to_string()))?;
-    migrate(&mut connection, found, fresh).map_err(database)?;
+    migrate(&mut connection, found, fresh_incarnation).map_err(database)?;
     Ok(connection)
+}
+
+/// The file of a connection; empty for one in memory.
+pub(crate) fn path_of(connection: &Connection) -> PathBuf {
+    connection.path().unwrap_or_default().into()
 }
 
 fn prepare(connection: &Connection) -> rusqlite::Result<()> {

@@ -1,6 +1,6 @@
 //! The ledger's memory, as rows: loaded at start, and written with every transaction as far as it changed.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use gapless_common::id::{BootId, CatalogHash, Epoch, Seq};
@@ -43,7 +43,7 @@ pub(crate) fn load(connection: &Connection) -> rusqlite::Result<Ledger> {
     Ok(Ledger::load(agents, load_spans(connection)?, load_proven(connection)?, last_span))
 }
 
-fn load_proven(connection: &Connection) -> rusqlite::Result<HashMap<GridNo, i64>> {
+fn load_proven(connection: &Connection) -> rusqlite::Result<BTreeMap<GridNo, i64>> {
     let sql = "SELECT grid, max(proven_slot) FROM spans WHERE proven_slot IS NOT NULL GROUP BY grid";
     let mut statement = connection.prepare(sql)?;
     statement.query_map([], |r| Ok((GridNo(r.get(0)?), r.get(1)?)))?.collect()
@@ -56,7 +56,7 @@ pub(super) fn held_of(blob: &[u8]) -> Vec<HeldEpoch> {
     epochs.map(|h| HeldEpoch { epoch: Epoch(h[0]), first: Seq(h[1]), next: Seq(h[2]) }).collect()
 }
 
-type Agents = HashMap<AgentNo, Agent>;
+type Agents = BTreeMap<AgentNo, Agent>;
 
 fn load_agents(connection: &Connection) -> rusqlite::Result<Agents> {
     let sql = "SELECT id, catalog, held, place, settled_seq FROM agents";

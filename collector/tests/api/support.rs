@@ -227,7 +227,7 @@ impl Served {
     /// Serves `store`; the token lies in the database of `folder`, if `store` asks that.
     pub(crate) fn start(
         folder: TempDir,
-        store: Arc<dyn ReadStore>,
+        store: Arc<dyn ReadStore + Send + Sync>,
         commits: watch::Receiver<Commit>,
         health: Arc<Health>,
     ) -> Self {
