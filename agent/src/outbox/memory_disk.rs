@@ -1,22 +1,27 @@
-//! A [`Disk`] in memory for tests and simulation: it loses power at any operation, fills up, fails a sync, and refuses
-//! to read a page.
+//! A [`Disk`] in memory for tests and simulation: it loses power at any operation, fills up, fails writes and syncs,
+//! turns read-only, refuses to read a page, rots, is replaced.
 //!
 //! What it simulates: writes that no sync has forced may be there after a power cut wholly, not at all, up to some
-//! byte, or as any subset of 512-byte sectors; names are durable after a sync of the directory only; after a failed
-//! sync the cache shows what the device has lost. What it does not: reordering across a sync, a device that lies about
-//! syncs, sectors torn within.
+//! byte, or as any subset of 512-byte sectors, a file's length with them; the operation that the power is cut in may
+//! have been done or not; names are durable after a sync of their directory only; after a failed sync the cache shows
+//! what the device has lost. What it does not: reordering across a sync, a device that lies about syncs, sectors torn
+//! within, blocks that lose their allocation.
+//!
+//! `files` holds what is on it. Here operations are counted and faults are met. Faults of the medium last until they
+//! are cleared or the card is replaced ([`wipe`](MemoryDisk::wipe), [`restore`](MemoryDisk::restore)), over a power cut
+//! too; those that are set for one operation end with it, or with the power cut before it.
 
-use std::collections::{BTreeMap, BTreeSet};
+mod files;
+#[cfg(test)]
+mod tests;
+
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use super::disk::Disk;
-use super::{to_u64, to_usize};
+use rustix::io::Errno;
 
-/// Unit that a device writes whole.
-const SECTOR_BYTES: usize = 512;
-/// Unit that a reader is refused.
-const PAGE_BYTES: usize = 4096;
+use self::files::{Files, Random};
+use super::disk::Disk;
 
 /// What is left of writes that no sync had forced.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -31,28 +36,38 @@ pub enum PowerCut {
     KeepSectors,
 }
 
+/// What the device refuses.
 #[derive(Debug, Default)]
-struct Inode {
-    /// What the device has.
-    durable: Vec<u8>,
-    /// What a reader sees.
-    cached: Vec<u8>,
-    /// What was written since the last sync.
-    unsynced: Vec<(usize, Vec<u8>)>,
-    /// Pages that the device will not give until they are written whole.
-    bad_pages: BTreeSet<usize>,
+struct Faults {
+    dies_at: Option<u64>,
+    write_fails_at: Option<u64>,
+    sync_fails_at: Option<u64>,
+    fails_writes: bool,
+    fails_syncs: bool,
+    is_read_only: bool,
 }
 
 #[derive(Debug, Default)]
 struct Machine {
-    inodes: Vec<Inode>,
-    names: BTreeMap<String, usize>,
-    durable_names: BTreeMap<String, usize>,
+    files: Files,
+    faults: Faults,
     operations: u64,
-    dies_at: Option<u64>,
-    sync_fails_at: Option<u64>,
     capacity: Option<u64>,
     is_dead: bool,
+}
+
+/// Whether the power lasts to the end of an operation.
+#[derive(Debug, PartialEq, Eq)]
+enum Step {
+    Whole,
+    /// It is cut in it: what the operation did is up to the cut.
+    Cut,
+}
+
+impl Step {
+    fn end(self) -> io::Result<()> {
+        if self == Self::Cut { Err(power_cut()) } else { Ok(()) }
+    }
 }
 
 /// Handle to a disk in memory; clones are the same disk.
@@ -78,14 +93,35 @@ impl MemoryDisk {
         self.lock().operations
     }
 
-    /// The operation with this number, and all after it, fail: the power is gone.
+    /// In the operation with this number the power goes; it and all after it fail.
     pub fn die_at(&self, operation: u64) {
-        self.lock().dies_at = Some(operation);
+        self.lock().faults.dies_at = Some(operation);
     }
 
-    /// The sync with this operation number fails, and what it should have forced is lost.
+    /// The write (or making of a file) with this operation number fails with `EIO`.
+    pub fn fail_write_at(&self, operation: u64) {
+        self.lock().faults.write_fails_at = Some(operation);
+    }
+
+    /// Every write, and making a file, fails with `EIO` until this is cleared.
+    pub fn fail_writes(&self, fails: bool) {
+        self.lock().faults.fails_writes = fails;
+    }
+
+    /// The sync with this operation number fails with `EIO`, and what it should have forced is lost.
     pub fn fail_sync_at(&self, operation: u64) {
-        self.lock().sync_fails_at = Some(operation);
+        self.lock().faults.sync_fails_at = Some(operation);
+    }
+
+    /// Every sync fails with `EIO`, and what it should have forced is lost, until this is cleared.
+    pub fn fail_syncs(&self, fails: bool) {
+        self.lock().faults.fails_syncs = fails;
+    }
+
+    /// Everything that would change something, a sync included, fails with `EROFS` until this is cleared, as on a file
+    /// system that has met an error.
+    pub fn set_read_only(&self, is_read_only: bool) {
+        self.lock().faults.is_read_only = is_read_only;
     }
 
     /// Files take at most `bytes` together from now on.
@@ -96,140 +132,90 @@ impl MemoryDisk {
     /// The power comes back: what is left is decided by `cut`, and by `seed` where it leaves a choice.
     pub fn restart(&self, cut: PowerCut, seed: u64) {
         let machine = &mut *self.lock();
-        let mut random = Random(seed | 1);
-        if cut == PowerCut::KeepNothing || (cut != PowerCut::KeepAll && random.next().is_multiple_of(2)) {
-            machine.names = machine.durable_names.clone();
-        }
-        machine.durable_names = machine.names.clone();
-        let unsynced: usize = machine.inodes.iter().flat_map(|i| &i.unsynced).map(|(_, b)| b.len()).sum();
-        let mut budget = to_usize(random.next() % (to_u64(unsynced) + 1));
-        for inode in &mut machine.inodes {
-            for (offset, bytes) in std::mem::take(&mut inode.unsynced) {
-                inode.keep(cut, (offset, &bytes), &mut budget, &mut random);
-            }
-            inode.cached = inode.durable.clone();
-        }
-        (machine.is_dead, machine.dies_at, machine.sync_fails_at) = (false, None, None);
+        machine.files.cut(cut, &mut Random::new(seed));
+        machine.is_dead = false;
+        let faults = &mut machine.faults;
+        (faults.dies_at, faults.write_fails_at, faults.sync_fails_at) = (None, None, None);
+    }
+
+    /// An empty card takes the place of this one: nothing is on it, and it has no faults.
+    pub fn wipe(&self) {
+        self.replace(Files::default());
+    }
+
+    /// A card with the contents of `image` takes the place of this one, without faults: an old image was put back.
+    pub fn restore(&self, image: &Self) {
+        let files = image.lock().files.copy();
+        self.replace(files);
+    }
+
+    fn replace(&self, files: Files) {
+        let machine = &mut *self.lock();
+        (machine.files, machine.faults, machine.is_dead) = (files, Faults::default(), false);
     }
 
     /// The contents of a file as the device has them.
     #[must_use]
     pub fn contents(&self, name: &str) -> Option<Vec<u8>> {
-        let machine = self.lock();
-        machine.names.get(name).map(|&i| machine.inodes[i].durable.clone())
+        self.lock().files.durable(name)
     }
 
     /// Changes the contents of a file behind everyone's back, as bit rot does.
     pub fn set_contents(&self, name: &str, bytes: &[u8]) {
-        let machine = &mut *self.lock();
-        if let Some(&i) = machine.names.get(name) {
-            machine.inodes[i].durable = bytes.to_vec();
-            machine.inodes[i].cached = bytes.to_vec();
-        }
+        self.lock().files.set_contents(name, bytes);
+    }
+
+    /// Flips one bit on the device, of a file and at a place that `seed` draws, each as likely as any other; returns
+    /// the file and the bit's number in it, `None` where there is nothing on the disk.
+    pub fn flip_bit(&self, seed: u64) -> Option<(String, u64)> {
+        self.lock().files.flip_bit(&mut Random::new(seed))
     }
 
     /// The page of the file that `offset` lies in cannot be read, nor written in part, until it is written whole.
     pub fn fail_reads(&self, name: &str, offset: u64) {
-        let machine = &mut *self.lock();
-        if let Ok(inode) = machine.inode(name) {
-            inode.bad_pages.insert(to_usize(offset) / PAGE_BYTES);
-        }
+        self.lock().files.fail_reads(name, offset);
     }
 
-    /// Another disk with the same contents.
+    /// Another disk with the same contents and bad pages, and no other fault: an image of this one.
     #[must_use]
     pub fn copy(&self) -> Self {
-        let machine = self.lock();
-        let inodes = machine.inodes.iter().map(|inode| Inode {
-            durable: inode.cached.clone(),
-            cached: inode.cached.clone(),
-            unsynced: Vec::new(),
-            bad_pages: inode.bad_pages.clone(),
-        });
-        let copy = Machine {
-            inodes: inodes.collect(),
-            names: machine.names.clone(),
-            durable_names: machine.names.clone(),
-            ..Machine::default()
-        };
+        let copy = Machine { files: self.lock().files.copy(), ..Machine::default() };
         Self { machine: Arc::new(Mutex::new(copy)) }
     }
 }
 
-impl Inode {
-    /// Fails where a bad page lies in `begin..end`; as a write (`is_write`), where it does not cover all of it.
-    fn check_pages(&self, begin: usize, end: usize, is_write: bool) -> io::Result<()> {
-        let is_hit = |page: usize| {
-            let (from, to) = (page * PAGE_BYTES, (page + 1) * PAGE_BYTES);
-            let is_covered = begin <= from && to <= end;
-            begin < to && from < end && !(is_write && is_covered)
-        };
-        if self.bad_pages.iter().any(|&page| is_hit(page)) {
-            Err(rustix::io::Errno::IO.into())
-        } else {
-            Ok(())
-        }
-    }
-
-    fn keep(
-        &mut self,
-        cut: PowerCut,
-        (offset, bytes): (usize, &[u8]),
-        budget: &mut usize,
-        random: &mut Random,
-    ) {
-        match cut {
-            PowerCut::KeepNothing => {}
-            PowerCut::KeepAll => write(&mut self.durable, offset, bytes),
-            PowerCut::KeepPrefix => {
-                let kept = bytes.len().min(*budget);
-                *budget -= kept;
-                write(&mut self.durable, offset, &bytes[..kept]);
-            }
-            PowerCut::KeepSectors => {
-                let mut at = 0;
-                while at < bytes.len() {
-                    let end = bytes.len().min(at + SECTOR_BYTES - (offset + at) % SECTOR_BYTES);
-                    if random.next().is_multiple_of(2) {
-                        write(&mut self.durable, offset + at, &bytes[at..end]);
-                    }
-                    at = end;
-                }
-            }
-        }
-    }
-}
-
-fn write(contents: &mut Vec<u8>, offset: usize, bytes: &[u8]) {
-    if bytes.is_empty() {
-        return;
-    }
-    if contents.len() < offset + bytes.len() {
-        contents.resize(offset + bytes.len(), 0);
-    }
-    contents[offset..offset + bytes.len()].copy_from_slice(bytes);
+fn power_cut() -> io::Error {
+    io::Error::other("power cut")
 }
 
 impl Machine {
-    fn step(&mut self) -> io::Result<()> {
+    /// Begins an operation that changes something.
+    fn step(&mut self) -> io::Result<Step> {
+        self.alive()?;
         self.operations += 1;
-        self.is_dead |= self.dies_at.is_some_and(|at| self.operations >= at);
-        self.alive()
+        self.is_dead = self.faults.dies_at.is_some_and(|at| self.operations >= at);
+        if self.faults.is_read_only {
+            return Err(Errno::ROFS.into());
+        }
+        Ok(if self.is_dead { Step::Cut } else { Step::Whole })
     }
 
     fn alive(&self) -> io::Result<()> {
-        if self.is_dead { Err(io::Error::other("power cut")) } else { Ok(()) }
+        if self.is_dead { Err(power_cut()) } else { Ok(()) }
     }
 
-    fn inode(&mut self, name: &str) -> io::Result<&mut Inode> {
-        let index = *self.names.get(name).ok_or(io::ErrorKind::NotFound)?;
-        Ok(&mut self.inodes[index])
+    fn check_write(&self) -> io::Result<()> {
+        if self.faults.fails_writes || self.faults.write_fails_at == Some(self.operations) {
+            return Err(Errno::IO.into());
+        }
+        Ok(())
     }
 
     fn check_room(&self, more: u64) -> io::Result<()> {
-        let used: usize = self.names.values().map(|&i| self.inodes[i].cached.len()).sum();
         match self.capacity {
-            Some(capacity) if to_u64(used) + more > capacity => Err(io::ErrorKind::StorageFull.into()),
+            Some(capacity) if more > 0 && self.files.bytes() + more > capacity => {
+                Err(io::ErrorKind::StorageFull.into())
+            }
             _ => Ok(()),
         }
     }
@@ -238,105 +224,78 @@ impl Machine {
 impl Disk for MemoryDisk {
     fn create(&mut self, name: &str, len: u64) -> io::Result<()> {
         let machine = &mut *self.lock();
-        machine.step()?;
+        let step = machine.step()?;
+        machine.check_write()?;
         machine.check_room(len)?;
-        let zeros = vec![0; to_usize(len)];
-        machine.inodes.push(Inode { durable: zeros.clone(), cached: zeros, ..Inode::default() });
-        machine.names.insert(name.to_owned(), machine.inodes.len() - 1);
-        machine.durable_names = machine.names.clone();
-        Ok(())
+        machine.files.create(name, len);
+        if step == Step::Whole {
+            machine.files.sync(name)?;
+            machine.files.sync_names(name);
+        }
+        step.end()
     }
 
     fn write_at(&mut self, name: &str, offset: u64, bytes: &[u8]) -> io::Result<()> {
         let machine = &mut *self.lock();
-        // A power cut at a write may still have written some of it.
-        let step = machine.step();
-        if machine.operations > machine.dies_at.unwrap_or(u64::MAX) {
-            return step;
-        }
-        let grows = (to_usize(offset) + bytes.len()).saturating_sub(machine.inode(name)?.cached.len());
-        if grows > 0 {
-            machine.check_room(to_u64(grows))?;
-        }
-        let inode = machine.inode(name)?;
-        let (begin, end) = (to_usize(offset), to_usize(offset) + bytes.len());
-        inode.check_pages(begin, end, true)?;
-        inode.bad_pages.retain(|&page| !(begin <= page * PAGE_BYTES && (page + 1) * PAGE_BYTES <= end));
-        write(&mut inode.cached, begin, bytes);
-        inode.unsynced.push((to_usize(offset), bytes.to_vec()));
-        step
+        let step = machine.step()?;
+        machine.check_write()?;
+        machine.check_room(machine.files.growth(name, offset, bytes.len())?)?;
+        machine.files.write(name, offset, bytes)?;
+        step.end()
     }
 
     fn read_at(&mut self, name: &str, offset: u64, into: &mut [u8]) -> io::Result<()> {
-        let machine = &mut *self.lock();
+        let machine = self.lock();
         machine.alive()?;
-        let end = to_usize(offset) + into.len();
-        let inode = machine.inode(name)?;
-        inode.check_pages(to_usize(offset), end, false)?;
-        let cached = &inode.cached;
-        into.copy_from_slice(cached.get(to_usize(offset)..end).ok_or(io::ErrorKind::UnexpectedEof)?);
-        Ok(())
+        machine.files.read(name, offset, into)
     }
 
     fn sync(&mut self, name: &str) -> io::Result<()> {
         let machine = &mut *self.lock();
-        machine.step()?;
-        let fails = machine.sync_fails_at == Some(machine.operations);
-        let inode = machine.inode(name)?;
-        let unsynced = std::mem::take(&mut inode.unsynced);
-        if fails {
-            return Err(io::Error::other("EIO"));
+        let step = machine.step()?;
+        if machine.faults.fails_syncs || machine.faults.sync_fails_at == Some(machine.operations) {
+            machine.files.lose_unsynced(name)?;
+            return Err(Errno::IO.into());
         }
-        unsynced.iter().for_each(|(offset, bytes)| write(&mut inode.durable, *offset, bytes));
-        Ok(())
+        if step == Step::Whole {
+            machine.files.sync(name)?;
+        }
+        step.end()
     }
 
-    fn sync_directory(&mut self, _name: &str) -> io::Result<()> {
+    fn sync_directory(&mut self, name: &str) -> io::Result<()> {
         let machine = &mut *self.lock();
-        machine.step()?;
-        machine.durable_names = machine.names.clone();
-        Ok(())
+        let step = machine.step()?;
+        if machine.faults.fails_syncs || machine.faults.sync_fails_at == Some(machine.operations) {
+            return Err(Errno::IO.into());
+        }
+        if step == Step::Whole {
+            machine.files.sync_names(name);
+        }
+        step.end()
     }
 
     fn rename(&mut self, from: &str, to: &str) -> io::Result<()> {
         let machine = &mut *self.lock();
-        machine.step()?;
-        let inode = machine.names.remove(from).ok_or(io::ErrorKind::NotFound)?;
-        machine.names.insert(to.to_owned(), inode);
-        Ok(())
+        let step = machine.step()?;
+        machine.files.rename(from, to)?;
+        step.end()
     }
 
     fn remove(&mut self, name: &str) -> io::Result<()> {
         let machine = &mut *self.lock();
-        machine.step()?;
-        machine.names.remove(name).map(drop).ok_or_else(|| io::ErrorKind::NotFound.into())
+        let step = machine.step()?;
+        machine.files.remove(name)?;
+        step.end()
     }
 
     fn list(&mut self) -> io::Result<Vec<(String, u64)>> {
         let machine = self.lock();
         machine.alive()?;
-        let len = |i: usize| to_u64(machine.inodes[i].cached.len());
-        Ok(machine.names.iter().map(|(name, &i)| (name.clone(), len(i))).collect())
+        Ok(machine.files.list())
     }
 
     fn forget_cache(&mut self, name: &str) {
-        if let Ok(inode) = self.lock().inode(name)
-            && inode.unsynced.is_empty()
-        {
-            inode.cached = inode.durable.clone();
-        }
-    }
-}
-
-/// xorshift64 (Marsaglia, Journal of Statistical Software 8/14, 2003): repeatable, and random enough here.
-#[derive(Debug)]
-struct Random(u64);
-
-impl Random {
-    const fn next(&mut self) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0 >> 11
+        self.lock().files.forget_cache(name);
     }
 }
