@@ -2,9 +2,9 @@
 //! Knows nothing of devices, plans or schedules.
 
 use std::io;
-use std::path::PathBuf;
 use std::time::Duration;
 
+use super::ground::{OpenError, Port};
 use super::serial::SerialLine;
 use super::tcp::TcpLine;
 use crate::config::Link;
@@ -39,53 +39,7 @@ pub(super) enum ExchangeError {
     Lost(#[from] io::Error),
 }
 
-/// Why a port or connection could not be opened.
-#[derive(Debug, thiserror::Error)]
-pub enum OpenError {
-    /// Another program, or another bus, has the port.
-    #[error("{} is in use by another program", .0.display())]
-    InUse(PathBuf),
-    /// The port is not there, or not allowed.
-    #[error("cannot open {}", port.display())]
-    Open {
-        /// Device file.
-        port: PathBuf,
-        /// What the system says.
-        #[source]
-        source: io::Error,
-    },
-    /// The port does not take its settings.
-    #[error("cannot set {what} on {}", port.display())]
-    Configure {
-        /// Device file.
-        port: PathBuf,
-        /// Which setting.
-        what: &'static str,
-        /// What the driver says.
-        #[source]
-        source: io::Error,
-    },
-    /// The name of the endpoint leads to no address.
-    #[error("cannot find the address of {host}")]
-    Resolve {
-        /// Name in the configuration.
-        host: String,
-        /// What the resolver says.
-        #[source]
-        source: io::Error,
-    },
-    /// The endpoint does not take the connection.
-    #[error("cannot connect to {endpoint}")]
-    Connect {
-        /// Host and port.
-        endpoint: String,
-        /// What the system says.
-        #[source]
-        source: io::Error,
-    },
-}
-
-/// The line of a bus, open or not.
+/// The line of a bus, open or not. What it is told of its port it passes on; the bytes are the port's.
 #[derive(Debug)]
 pub(super) enum Line {
     Serial(SerialLine),
@@ -95,30 +49,30 @@ pub(super) enum Line {
 impl Line {
     pub(super) fn new(link: &Link) -> Self {
         match link {
-            Link::Serial(serial) => Self::Serial(SerialLine::new(serial.clone())),
-            Link::Tcp(tcp) => Self::Tcp(TcpLine::new(tcp.clone())),
+            Link::Serial(settings) => Self::Serial(SerialLine::new(settings)),
+            Link::Tcp(endpoint) => Self::Tcp(TcpLine::new(endpoint)),
         }
     }
 
-    pub(super) fn open(&mut self) -> Result<(), OpenError> {
+    pub(super) fn open(&mut self, port: &mut dyn Port) -> Result<(), OpenError> {
         match self {
-            Self::Serial(line) => line.open(),
-            Self::Tcp(line) => line.open(),
+            Self::Serial(line) => line.open(port),
+            Self::Tcp(line) => line.open(port),
         }
     }
 
-    pub(super) fn close(&mut self) {
+    pub(super) fn close(&mut self, port: &mut dyn Port) {
         match self {
-            Self::Serial(line) => line.close(),
-            Self::Tcp(line) => line.close(),
+            Self::Serial(line) => line.close(port),
+            Self::Tcp(line) => line.close(port),
         }
     }
 
     /// Sends a request and waits for its answer, which is complete at the instant this returns.
-    pub(super) fn exchange(&mut self, ask: &Ask<'_>) -> Result<Answer, ExchangeError> {
+    pub(super) fn exchange(&mut self, port: &mut dyn Port, ask: &Ask<'_>) -> Result<Answer, ExchangeError> {
         match self {
-            Self::Serial(line) => line.exchange(ask),
-            Self::Tcp(line) => line.exchange(ask),
+            Self::Serial(line) => line.exchange(port, ask),
+            Self::Tcp(line) => line.exchange(port, ask),
         }
     }
 

@@ -1,15 +1,19 @@
-//! The buses: one plain thread per serial port or TCP endpoint, which owns it. The thread is a shell around
-//! [`crate::schedule`]; it decides nothing of when and whom to poll, and stores nothing.
+//! The buses: one plain thread per serial port or TCP endpoint, which owns it. The thread is a loop around a
+//! [`Driver`], which does what [`crate::schedule`] decides; it decides nothing of when and whom to poll, and stores
+//! nothing. All that a driver needs of the system it gets through its [`Ground`], so that a simulation can drive the
+//! very same code.
 //!
 //! Events go into the loop's bounded queue. Where that is full the thread waits, and the slots that pass
 //! meanwhile are misses like any other.
 
-mod host;
+mod driver;
+mod ground;
 mod line;
+mod once;
 mod poller;
+mod real;
 mod serial;
 mod tcp;
-mod wait;
 
 use std::num::NonZeroU64;
 use std::sync::mpsc::{SyncSender, sync_channel};
@@ -21,11 +25,13 @@ use gapless_common::reading::Sample;
 use crate::clock::{Clock, Now};
 use crate::config::{Bus, Device};
 use crate::event::BusEvent;
-use host::{Ends, Once, Worker};
+pub use driver::{Driver, Turn};
+pub use ground::{Ground, OpenError, Opened, Port};
 use line::Line;
-pub use line::OpenError;
+use once::Once;
 pub use poller::PollError;
 use poller::Poller;
+use real::Thread;
 
 /// Commands waiting for a bus thread; more are refused (`try_send`).
 pub const COMMANDS_MAX: usize = 16;
@@ -61,15 +67,26 @@ pub fn spawn<E: From<BusEvent> + Send + 'static>(
     started: Now,
     events: SyncSender<E>,
 ) -> Result<BusHandle, SpawnError> {
-    let pollers = bus.devices.iter().map(Poller::new).collect::<Result<Vec<_>, _>>()?;
     let (commands, inbox) = sync_channel(COMMANDS_MAX);
     let sink = Box::new(move |event: BusEvent| events.send(event.into()).is_ok());
-    let name = format!("bus {}", bus.id);
+    let (name, now) = (format!("bus {}", bus.id), clock.now());
+    let mut ground = Thread::new(&bus.link, clock, inbox, sink);
+    let mut driver = Driver::new(bus, started, now)?;
     let join = std::thread::Builder::new().name(name).stack_size(STACK_BYTES).spawn(move || {
         fine_timers();
-        Worker::new(bus, pollers, clock, started, Ends { inbox, sink }).run();
+        run(&mut driver, &mut ground);
     })?;
     Ok(BusHandle { commands, join })
+}
+
+fn run(driver: &mut Driver, ground: &mut Thread) {
+    loop {
+        match driver.turn(ground) {
+            Turn::Again => {}
+            Turn::WaitUntil { boot_ms } => ground.wait_until(boot_ms),
+            Turn::Ended => return,
+        }
+    }
 }
 
 /// Why a bus has no thread.
@@ -95,10 +112,10 @@ fn fine_timers() {
 /// # Errors
 /// [`PollError`] where the line cannot be opened or the device gives nothing at all.
 pub fn read_once(bus: &Bus, device: &Device) -> Result<Vec<Sample>, PollError> {
-    let mut line = Line::new(&bus.link);
-    line.open()?;
+    let (mut port, mut line) = (real::port(&bus.link), Line::new(&bus.link));
+    line.open(&mut *port)?;
     let mut poller = Poller::new(device)?;
-    let mut once = Once::new(line);
+    let mut once = Once::new(line, &mut *port);
     poller.poll(&mut once)?;
     Ok(once.into_samples())
 }

@@ -8,8 +8,9 @@ use gapless_common::profile::ChannelSpec;
 use gapless_common::quality::{Cause, ExceptionCode, Quality};
 use gapless_common::reading::Sample;
 
-use super::line::{Ask, ExchangeError, Line, OpenError};
-use crate::clock::mono;
+use super::ground::OpenError;
+use super::line::{Ask, ExchangeError, Line};
+use crate::clock::Mono;
 use crate::config::Device;
 use crate::modbus::pdu::{Refusal, Request, ResponseData};
 use crate::modbus::plan::{Limits, PlanError};
@@ -22,6 +23,8 @@ const ANSWER_DELAY: Duration = Duration::from_millis(20);
 
 /// Where a poll gets its answers, and where its samples go.
 pub(super) trait Host {
+    /// The monotonic clock.
+    fn mono(&mut self) -> Mono;
     /// Sends a request and waits for its answer.
     fn exchange(&mut self, ask: &Ask<'_>) -> Result<Answer, ExchangeError>;
     /// Whether there is time for one more request after one that failed.
@@ -183,7 +186,7 @@ impl Poller {
     /// All requests of a poll, in turn, as far as it makes sense to go on.
     fn ask_all(&mut self, host: &mut dyn Host) -> Tally {
         let mut tally = Tally::default();
-        self.poll.begin(since_start());
+        self.poll.begin(since_start(host));
         while let Some(read) = self.poll.current() {
             let request = read.request().clone();
             let result = self.ask(&request, host);
@@ -269,7 +272,7 @@ impl Poller {
             }
             Ok(Err(refusal)) => {
                 tally.refused = Some(refusal);
-                let split = self.poll.refused(refusal.0, since_start());
+                let split = self.poll.refused(refusal.0, since_start(host));
                 !matches!(split, Consequence::Split(_)) || host.may_retry(&self.request(request))
             }
             Err(ExchangeError::Corrupt(_) | ExchangeError::Truncated) => {
@@ -341,6 +344,6 @@ fn deliver(samples: Vec<Sample>, host: &mut dyn Host) {
     }
 }
 
-fn since_start() -> Duration {
-    Duration::from_nanos(mono().0)
+fn since_start(host: &mut dyn Host) -> Duration {
+    Duration::from_nanos(host.mono().0)
 }

@@ -133,7 +133,7 @@ fn a_refused_merged_request_is_split_in_the_same_poll() {
 fn a_port_in_use_and_one_that_is_not_there_are_told_apart() {
     let end = End::serial(&Script::new(&[Do::Answer]));
     let bus = end.bus(vec![device(0, 7, 1_000, &[10])]);
-    let mut first = Line::new(&bus.link);
+    let mut first = real::port(&bus.link);
     first.open().unwrap();
     let error = read_once(&bus, &bus.devices[0]).unwrap_err();
     assert!(matches!(error, PollError::Open(OpenError::InUse(_))), "{error}");

@@ -11,13 +11,15 @@ use crate::modbus::{Answer, UnitId};
 /// A line of a scripted responder.
 struct Open {
     line: Line,
+    port: Box<dyn ground::Port + Send>,
     _end: End,
 }
 
 fn open(end: End) -> Open {
-    let mut line = Line::new(&end.bus(vec![]).link);
-    line.open().unwrap();
-    Open { line, _end: end }
+    let link = end.bus(vec![]).link;
+    let (mut port, mut line) = (real::port(&link), Line::new(&link));
+    line.open(&mut *port).unwrap();
+    Open { line, port, _end: end }
 }
 
 impl Open {
@@ -25,7 +27,8 @@ impl Open {
     fn ask(&mut self, unit: u8, address: u16, timeout_ms: u32) -> Result<Answer, ExchangeError> {
         let request = Request::read(RegisterTable::HoldingRegister, address, 1).unwrap();
         let (timeout, turnaround) = (Duration::from_millis(timeout_ms.into()), Duration::ZERO);
-        self.line.exchange(&Ask { unit: UnitId(unit), request: &request, timeout, turnaround })
+        self.line
+            .exchange(&mut *self.port, &Ask { unit: UnitId(unit), request: &request, timeout, turnaround })
     }
 
     #[track_caller]

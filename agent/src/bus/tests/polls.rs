@@ -2,10 +2,11 @@
 
 use gapless_common::reading::Sample;
 
-use super::super::host::Complaint;
+use super::super::driver::Complaint;
 use super::super::line::{Ask, ExchangeError};
 use super::super::poller::{Host, Poller};
 use super::*;
+use crate::clock::Mono;
 use crate::modbus::pdu::{Mismatch, Refusal, Request, ResponseData};
 use crate::modbus::{Answer, Corrupt};
 
@@ -26,6 +27,10 @@ struct Fake {
 }
 
 impl Host for Fake {
+    fn mono(&mut self) -> Mono {
+        Mono::default()
+    }
+
     fn exchange(&mut self, ask: &Ask<'_>) -> Result<Answer, ExchangeError> {
         let address = |at: u16| Request::read(RegisterTable::HoldingRegister, at, 1).unwrap();
         let (at, end) = *self.how.iter().find(|(at, _)| address(*at) == *ask.request).unwrap();

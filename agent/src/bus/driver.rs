@@ -1,7 +1,11 @@
-//! The thread of a bus: does what the schedule says, passes on what it yields. And its stand-in for a single poll.
+//! A bus without its thread: does what the schedule says, passes on what it yields. Reads no clock and opens no port:
+//! time, bytes, commands and events come and go through its [`Ground`].
+//!
+//! Contract: after [`Driver::new`] call [`Driver::turn`] again and again, until it says [`Turn::Ended`]; where it says
+//! [`Turn::WaitUntil`], not before that instant has come or a command is waiting. A turn during which nothing was due
+//! does no harm. It ends after [`BusCommand::Stop`], or when nobody takes its events any more.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, TryRecvError};
 use std::time::Duration;
 
 use gapless_common::id::DeviceIndex;
@@ -9,31 +13,37 @@ use gapless_common::quality::{Cause, ExceptionCode, Quality};
 use gapless_common::reading::Sample;
 use gapless_common::time::Timestamp;
 
+use super::ground::Ground;
 use super::line::{Ask, ExchangeError, Line};
 use super::poller::{Host, PollError, Poller};
 use super::{BusCommand, COMMANDS_MAX};
-use crate::clock::{Clock, Now, mono};
+use crate::clock::{Mono, Now};
 use crate::config::Bus;
 use crate::event::{BusEvent, BusTotals, METRICS_EVERY_MS};
 use crate::modbus::Answer;
 use crate::schedule::{Outcome, Poll, Schedule, Step, Task};
 use crate::text::chain;
 
-type Sink = Box<dyn FnMut(BusEvent) -> bool + Send>;
+const MS: u64 = 1_000_000;
 
-/// What connects a bus thread to the loop.
-pub(super) struct Ends {
-    pub(super) inbox: Receiver<BusCommand>,
-    /// Says `false` when nobody receives any more.
-    pub(super) sink: Sink,
+/// What a turn ended with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Turn {
+    /// Something may be due already.
+    Again,
+    /// Nothing is due before this instant, unless a command comes.
+    WaitUntil {
+        /// CLOCK_BOOTTIME in milliseconds.
+        boot_ms: u64,
+    },
+    /// Every slot up to now is accounted for, and the port is closed.
+    Ended,
 }
 
-/// Everything that a bus thread owns.
-pub(super) struct Worker {
+/// One bus.
+#[derive(Debug)]
+pub struct Driver {
     bus: Bus,
-    clock: Clock,
-    inbox: Receiver<BusCommand>,
-    sink: Sink,
     schedule: Schedule,
     line: Line,
     /// In the order of the bus's devices.
@@ -43,20 +53,21 @@ pub(super) struct Worker {
     totals: BusTotals,
     told: (BusTotals, u64),
     stopping: bool,
+    ended: bool,
     /// Commands that came during a poll; at most [`COMMANDS_MAX`].
     asked: VecDeque<BusCommand>,
     /// When each device answered last, by the wall clock.
     answered_at: BTreeMap<DeviceIndex, Timestamp>,
 }
 
-impl Worker {
-    pub(super) fn new(
-        bus: Bus,
-        pollers: Vec<Poller>,
-        clock: Clock,
-        started: Now,
-        Ends { inbox, sink }: Ends,
-    ) -> Self {
+impl Driver {
+    /// The bus as configured. Slots from `started` on are its to account for: the end of the downtime that the
+    /// agent records.
+    ///
+    /// # Errors
+    /// [`PollError::Plan`] where a device cannot be polled at all.
+    pub fn new(bus: Bus, started: Now, now: Now) -> Result<Self, PollError> {
+        let pollers = bus.devices.iter().map(Poller::new).collect::<Result<Vec<_>, _>>()?;
         let line = Line::new(&bus.link);
         let devices = bus.devices.iter().zip(&pollers);
         let tasks: Vec<Task> = devices
@@ -68,126 +79,118 @@ impl Worker {
                 probe_ms: millis(poller.probe_time(&line)),
             })
             .collect();
-        let schedule = Schedule::new(bus.id.clone(), &tasks, started, clock.now());
-        let (totals, told, asked) = (BusTotals::default(), (BusTotals::default(), 0), VecDeque::new());
-        Self {
+        Ok(Self {
+            schedule: Schedule::new(bus.id.clone(), &tasks, started, now),
             complaints: bus.devices.iter().map(|_| Complaint::default()).collect(),
             bus,
-            clock,
-            inbox,
-            sink,
-            schedule,
             line,
             pollers,
-            totals,
-            told,
+            totals: BusTotals::default(),
+            told: (BusTotals::default(), 0),
             stopping: false,
-            asked,
+            ended: false,
+            asked: VecDeque::new(),
             answered_at: BTreeMap::new(),
-        }
+        })
     }
 
-    /// Until it is told to stop, or nobody receives its events.
-    pub(super) fn run(&mut self) {
-        while !self.stopping {
-            self.take_commands();
-            let step = self.schedule.next(self.clock.now());
-            self.pass_on();
-            match step {
-                Step::Connect => self.connect(),
-                Step::Poll(poll) => self.poll(poll),
-                Step::Wait { until_boot_ms } => self.wait(until_boot_ms),
-            }
-            self.tell_totals(false);
+    /// Does one thing, if one is due: opens the port, polls a device, or ends.
+    pub fn turn(&mut self, ground: &mut dyn Ground) -> Turn {
+        if self.ended {
+            return Turn::Ended;
         }
-        self.schedule.stop(self.clock.now());
-        self.pass_on();
-        self.tell_totals(true);
-        self.line.close();
-    }
-
-    fn take_commands(&mut self) {
-        loop {
-            match self.asked.pop_front().map_or_else(|| self.inbox.try_recv(), Ok) {
-                Ok(command) => self.obey(command),
-                Err(TryRecvError::Empty) => return,
-                Err(TryRecvError::Disconnected) => return self.stopping = true,
-            }
+        self.take_commands(ground);
+        if self.stopping {
+            return self.end(ground);
         }
-    }
-
-    fn obey(&mut self, command: BusCommand) {
-        match command {
-            BusCommand::PollNow(device) => self.schedule.poll_now(device),
-            BusCommand::Stop => self.stopping = true,
-        }
-    }
-
-    fn wait(&mut self, until_boot_ms: u64) {
-        let left = until_boot_ms.saturating_sub(self.clock.now().boot_ms);
-        match self.inbox.recv_timeout(Duration::from_millis(left)) {
-            Ok(command) => self.obey(command),
-            Err(RecvTimeoutError::Timeout) => {}
-            Err(RecvTimeoutError::Disconnected) => self.stopping = true,
-        }
-    }
-
-    fn connect(&mut self) {
-        match self.line.open() {
-            Ok(()) => self.schedule.connected(self.clock.now()),
-            Err(error) => self.schedule.connect_failed(self.clock.now(), &chain(&error)),
-        }
-        self.pass_on();
-    }
-
-    fn poll(&mut self, poll: Poll) {
-        let Some(index) = self.bus.devices.iter().position(|device| device.index == poll.device) else {
-            return;
+        let step = self.schedule.next(ground.now());
+        self.pass_on(ground);
+        let turn = match step {
+            Step::Connect => self.connect(ground),
+            Step::Poll(poll) => self.poll(poll, ground),
+            Step::Wait { until_boot_ms } => Turn::WaitUntil { boot_ms: until_boot_ms },
         };
-        self.await_next_ms(poll.device);
+        self.tell_totals(false, ground);
+        if self.stopping { Turn::Again } else { turn }
+    }
+
+    fn end(&mut self, ground: &mut dyn Ground) -> Turn {
+        self.schedule.stop(ground.now());
+        self.pass_on(ground);
+        self.tell_totals(true, ground);
+        self.line.close(ground.port());
+        self.ended = true;
+        Turn::Ended
+    }
+
+    fn take_commands(&mut self, ground: &mut dyn Ground) {
+        while let Some(command) = self.asked.pop_front().or_else(|| ground.command()) {
+            match command {
+                BusCommand::PollNow(device) => self.schedule.poll_now(device),
+                BusCommand::Stop => return self.stopping = true,
+            }
+        }
+    }
+
+    fn connect(&mut self, ground: &mut dyn Ground) -> Turn {
+        match self.line.open(ground.port()) {
+            Ok(()) => self.schedule.connected(ground.now()),
+            Err(error) => self.schedule.connect_failed(ground.now(), &chain(&error)),
+        }
+        self.pass_on(ground);
+        Turn::Again
+    }
+
+    fn poll(&mut self, poll: Poll, ground: &mut dyn Ground) -> Turn {
+        let Some(index) = self.bus.devices.iter().position(|device| device.index == poll.device) else {
+            return Turn::Again;
+        };
+        self.await_next_ms(poll.device, ground);
         let mut poller = self.pollers.remove(index);
-        let mut host = Scheduled { worker: self, poll, lost: None };
+        let mut host = Scheduled { driver: self, ground: &mut *ground, poll, lost: None };
         let result = poller.poll(&mut host);
         let lost = host.lost;
         if let Some(complaint) = self.complaints[index].heard(&result) {
             tracing::warn!(error = complaint, "nothing can be read");
         }
         self.pollers.insert(index, poller);
-        self.schedule.finished(outcome(&result), self.clock.now());
+        self.schedule.finished(outcome(&result), ground.now());
         if let Some(why) = lost {
-            self.line.close();
-            self.schedule.link_lost(self.clock.now(), &why);
+            self.line.close(ground.port());
+            self.schedule.link_lost(ground.now(), &why);
         }
-        self.pass_on();
+        self.pass_on(ground);
+        Turn::Again
     }
 
     /// Waits for the next millisecond where the device's last answer stands in this one: an instant tells two
     /// readings of a series apart, and a device that is polled late may be due again at once.
-    fn await_next_ms(&self, device: DeviceIndex) {
-        if self.answered_at.get(&device) == Some(&self.clock.now().wall) {
-            std::thread::sleep(Duration::from_millis(1));
+    fn await_next_ms(&self, device: DeviceIndex, ground: &mut dyn Ground) {
+        if self.answered_at.get(&device) == Some(&ground.now().wall) {
+            let port = ground.port();
+            port.sleep_until(port.mono().plus_ns(MS));
         }
     }
 
-    /// Passes on what the schedule yields; waits where the queue is full.
-    fn pass_on(&mut self) {
+    /// Passes on what the schedule yields; waits where there is no room.
+    fn pass_on(&mut self, ground: &mut dyn Ground) {
         while let Some(event) = self.schedule.drain() {
-            self.send(event);
+            self.send(event, ground);
         }
     }
 
-    fn send(&mut self, event: BusEvent) {
-        if !(self.sink)(event) {
+    fn send(&mut self, event: BusEvent, ground: &mut dyn Ground) {
+        if !ground.emit(event) {
             self.stopping = true;
         }
     }
 
-    fn tell_totals(&mut self, last: bool) {
-        let boot_ms = self.clock.now().boot_ms;
+    fn tell_totals(&mut self, last: bool, ground: &mut dyn Ground) {
+        let boot_ms = ground.now().boot_ms;
         let due = boot_ms.saturating_sub(self.told.1) >= METRICS_EVERY_MS;
         if self.totals != self.told.0 && (due || last) {
             self.told = (self.totals, boot_ms);
-            self.send(BusEvent::Metrics { bus: self.bus.id.clone(), totals: self.totals });
+            self.send(BusEvent::Metrics { bus: self.bus.id.clone(), totals: self.totals }, ground);
         }
     }
 
@@ -231,16 +234,23 @@ impl Complaint {
 
 /// A poll in hand, as the poller sees it.
 struct Scheduled<'a> {
-    worker: &'a mut Worker,
+    driver: &'a mut Driver,
+    ground: &'a mut dyn Ground,
     poll: Poll,
     lost: Option<String>,
 }
 
 impl Host for Scheduled<'_> {
+    fn mono(&mut self) -> Mono {
+        self.ground.port().mono()
+    }
+
     fn exchange(&mut self, ask: &Ask<'_>) -> Result<Answer, ExchangeError> {
-        let begin = mono();
-        let result = self.worker.line.exchange(ask);
-        self.worker.count(ask, &result, Duration::from_nanos(mono().since_ns(begin)));
+        let port = self.ground.port();
+        let begin = port.mono();
+        let result = self.driver.line.exchange(port, ask);
+        let busy = Duration::from_nanos(port.mono().since_ns(begin));
+        self.driver.count(ask, &result, busy);
         if let Err(ExchangeError::Lost(error)) = &result {
             self.lost = Some(chain(error));
         }
@@ -248,9 +258,8 @@ impl Host for Scheduled<'_> {
     }
 
     fn may_retry(&mut self, ask: &Ask<'_>) -> bool {
-        let worker = &*self.worker;
-        let cost = millis(worker.line.silence_time(ask.request, ask.timeout));
-        worker.schedule.may_retry(cost, worker.clock.now()) && !self.is_stopping()
+        let cost = millis(self.driver.line.silence_time(ask.request, ask.timeout));
+        self.driver.schedule.may_retry(cost, self.ground.now()) && !self.is_stopping()
     }
 
     fn is_probe(&self) -> bool {
@@ -258,30 +267,31 @@ impl Host for Scheduled<'_> {
     }
 
     fn is_stopping(&mut self) -> bool {
-        let worker = &mut *self.worker;
-        while worker.asked.len() < COMMANDS_MAX
-            && let Ok(command) = worker.inbox.try_recv()
+        let driver = &mut *self.driver;
+        while !driver.stopping
+            && driver.asked.len() < COMMANDS_MAX
+            && let Some(command) = self.ground.command()
         {
-            worker.stopping |= command == BusCommand::Stop;
-            worker.asked.push_back(command);
+            driver.stopping |= command == BusCommand::Stop;
+            driver.asked.push_back(command);
         }
-        worker.stopping
+        driver.stopping
     }
 
     fn retries(&mut self) {
-        self.worker.totals.retries += 1;
+        self.driver.totals.retries += 1;
     }
 
     fn answered(&mut self, mut samples: Vec<Sample>) {
         if self.poll.slot.is_none() {
             mark_uncertain(&mut samples);
         }
-        let now = self.worker.clock.now();
-        self.worker.answered_at.insert(self.poll.device, now.wall);
-        self.worker.schedule.answered();
-        self.worker.pass_on();
+        let now = self.ground.now();
+        self.driver.answered_at.insert(self.poll.device, now.wall);
+        self.driver.schedule.answered();
+        self.driver.pass_on(self.ground);
         let (device, acquired) = (self.poll.device, self.poll.acquired(now));
-        self.worker.send(BusEvent::Answered { device, acquired, at: now.wall, samples });
+        self.driver.send(BusEvent::Answered { device, acquired, at: now.wall, samples }, self.ground);
     }
 }
 
@@ -289,48 +299,6 @@ impl Host for Scheduled<'_> {
 fn mark_uncertain(samples: &mut [Sample]) {
     for sample in samples.iter_mut().filter(|sample| sample.quality == Quality::Good) {
         sample.quality = Quality::UncertainClock;
-    }
-}
-
-/// A single poll without schedule: retries always, keeps the samples.
-pub(super) struct Once {
-    line: Line,
-    samples: Vec<Sample>,
-}
-
-impl Once {
-    pub(super) fn new(line: Line) -> Self {
-        Self { line, samples: Vec::new() }
-    }
-
-    /// In ascending order of channel.
-    pub(super) fn into_samples(mut self) -> Vec<Sample> {
-        self.samples.sort_by_key(|sample| sample.channel);
-        self.samples
-    }
-}
-
-impl Host for Once {
-    fn exchange(&mut self, ask: &Ask<'_>) -> Result<Answer, ExchangeError> {
-        self.line.exchange(ask)
-    }
-
-    fn may_retry(&mut self, _: &Ask<'_>) -> bool {
-        true
-    }
-
-    fn is_probe(&self) -> bool {
-        false
-    }
-
-    fn is_stopping(&mut self) -> bool {
-        false
-    }
-
-    fn retries(&mut self) {}
-
-    fn answered(&mut self, samples: Vec<Sample>) {
-        self.samples.extend(samples);
     }
 }
 
