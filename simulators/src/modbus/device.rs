@@ -132,7 +132,15 @@ fn clock_spec(id: &str, address: u16) -> ChannelSpec {
 struct Writable {
     registers: BTreeMap<u16, u16>,
     coils: BTreeMap<u16, bool>,
-    reset_ms: Option<i64>,
+    /// When the device restarted, in ascending order.
+    resets_ms: Vec<i64>,
+}
+
+impl Writable {
+    /// The last restart up to `t_ms`.
+    fn reset_before(&self, t_ms: i64) -> Option<i64> {
+        self.resets_ms.iter().rev().find(|reset| **reset <= t_ms).copied()
+    }
 }
 
 /// A device that answers.
@@ -178,14 +186,19 @@ impl Device {
     /// The true value of `channel` at `t_ms`, as a reader must have stored it; `None` for an unknown channel.
     #[must_use]
     pub fn truth(&self, channel: &str, t_ms: i64) -> Option<Value> {
-        let reset = self.writable().reset_ms;
+        let reset = self.writable().reset_before(t_ms);
         let found = self.channels().iter().find(|placed| placed.spec.id.as_str() == channel)?;
         Some(found.signal.value(t_ms, reset))
     }
 
-    /// Restarts the device at `t_ms`: counters begin at 0 again, written memory is forgotten.
+    /// Restarts the device at `t_ms`: counters begin at 0 again, written memory is forgotten. What it measured before
+    /// is still known, so that an answer of that time can be checked.
     pub fn restart(&self, t_ms: i64) {
-        *self.writable() = Writable { reset_ms: Some(t_ms), ..Writable::default() };
+        let mut writable = self.writable();
+        let mut resets_ms = std::mem::take(&mut writable.resets_ms);
+        resets_ms.push(t_ms);
+        resets_ms.sort_unstable();
+        *writable = Writable { resets_ms, ..Writable::default() };
     }
 
     /// The answer to a request that is complete at `t_ms`. An exception has the high bit of its function set.
@@ -231,7 +244,7 @@ impl Device {
                 RegisterTable::DiscreteInput | RegisterTable::InputRegister => {}
             }
         }
-        let read = self.image.read(table, start, count, t_ms, writable.reset_ms);
+        let read = self.image.read(table, start, count, t_ms, writable.reset_before(t_ms));
         read.ok_or(exception::ILLEGAL_DATA_ADDRESS)
     }
 
@@ -251,4 +264,32 @@ fn placed(spec: ChannelSpec, device_seed: u64) -> Placed {
 fn memory_of(start: u16, count: usize) -> Result<Range<u16>, u8> {
     let end = u16::try_from(usize::from(start) + count).map_err(|_| exception::ILLEGAL_DATA_ADDRESS)?;
     (MEMORY.start <= start && end <= MEMORY.end).then_some(start..end).ok_or(exception::ILLEGAL_DATA_ADDRESS)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const T: i64 = 1_767_225_600_000;
+
+    /// The truth of a time before a restart does not change by it: late readings are checked against it.
+    #[test]
+    fn counters_begin_again_with_each_restart() {
+        let kind: DeviceKind = "eastron-sdm120".parse().unwrap();
+        let device = Device::new(&kind, 1, 1).unwrap();
+        let counter = |spec: &&Placed| spec.spec.aggregation == Aggregation::Counter;
+        let id = device.channels().iter().find(counter).unwrap().spec.id.to_string();
+        let total = |t: i64| match device.truth(&id, t) {
+            Some(Value::Number(number)) => number,
+            other => panic!("{other:?}"),
+        };
+        let (before, later) = (total(T), T + 7_200_000);
+        device.restart(later);
+        device.restart(T + 3_600_000);
+        assert!(before > 0.0);
+        assert_eq!(total(T), before);
+        assert_eq!(total(T + 3_600_000), 0.0);
+        assert!((0.0..before).contains(&total(later - 1)) && total(later - 1) > 0.0);
+        assert_eq!(total(later), 0.0);
+    }
 }
