@@ -77,8 +77,9 @@ pub struct EpochAck {
     pub epoch: Epoch,
     /// All seq up to it are committed, parked or known lost.
     pub watermark: Seq,
-    /// Committed or parked or lost ranges above the watermark (inclusive, ascending, at most
-    /// [`ACK_RANGES_MAX`]): what lies between them, or above them, counts as missing.
+    /// The lowest committed or parked or lost ranges above the watermark (inclusive, ascending, at most
+    /// [`ACK_RANGES_MAX`]): what lies between them is missing; what lies above them counts as missing until it was
+    /// acknowledged, and is missing where the list is not full.
     pub above: Vec<(Seq, Seq)>,
     /// Ranges that are kept but could not be used yet, for the operator's eye; they count as acknowledged.
     pub parked: Vec<(Seq, Seq)>,

@@ -43,6 +43,11 @@ impl Commands {
         Known::New
     }
 
+    /// The connection is gone, and with it what was to be carried out: it is asked for again.
+    pub(super) fn forget_pending(&mut self) {
+        self.seen.retain(|(_, outcome)| outcome.is_some());
+    }
+
     /// Notes how `id` ended.
     pub(super) fn end(&mut self, id: u64, outcome: Outcome) -> Reply {
         if let Some((_, ended)) = self.seen.iter_mut().find(|(seen, _)| *seen == id) {
@@ -67,5 +72,7 @@ mod tests {
             assert_eq!(commands.begin(id), Known::New);
         }
         assert_eq!(commands.begin(7), Known::New, "the memory is bounded");
+        commands.forget_pending();
+        assert_eq!(commands.begin(7), Known::New, "what was not carried out may be asked again");
     }
 }

@@ -12,7 +12,7 @@ use gapless_common::message::{Ack, Command, CommandBody, HeldEpoch, Outcome, Pre
 use gapless_common::time::Timestamp;
 
 use super::commands::{Commands, Known};
-use super::delivery::Delivery;
+use super::delivery::{Acknowledged, Delivery};
 pub use super::event::{Action, Event, LinkState, Offer, Settings, Status};
 use super::link::{Backoff, Jitter};
 
@@ -28,13 +28,17 @@ const READ_RETRY_MS: u64 = 5_000;
 /// Longest wait for an acknowledgement, however often it has been in vain.
 const ACK_TIMEOUT_MAX_MS: u64 = 300_000;
 
+/// How long a client may take to be connected and subscribed. The client gives up sooner, but not where a broker
+/// answers everything but the subscription.
+const CONNECT_TIMEOUT_MS: u64 = 60_000;
+
 /// A connection that lasted this long has worked: the next one is not delayed by those before it.
 const CONNECTION_GOOD_MS: u64 = 60_000;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Link {
     Waiting { until_ms: u64 },
-    Connecting,
+    Connecting { since_ms: u64 },
     Connected { since_ms: u64 },
     Stopped,
 }
@@ -147,7 +151,8 @@ impl Core {
     pub fn next_deadline(&self) -> Option<u64> {
         match self.link {
             Link::Waiting { until_ms } => Some(until_ms),
-            Link::Connecting | Link::Stopped => None,
+            Link::Connecting { since_ms } => Some(since_ms.saturating_add(CONNECT_TIMEOUT_MS)),
+            Link::Stopped => None,
             Link::Connected { .. } => {
                 let retry = (self.read_retry_ms > 0).then_some(self.read_retry_ms);
                 let probe = (!self.is_present() && self.delivery.in_flight().0 == 0)
@@ -166,7 +171,7 @@ impl Core {
     pub fn status(&self) -> Status {
         let link = match self.link {
             Link::Waiting { .. } => LinkState::Waiting,
-            Link::Connecting => LinkState::Connecting,
+            Link::Connecting { .. } => LinkState::Connecting,
             Link::Stopped => LinkState::Stopped,
             Link::Connected { .. } if self.is_present() => LinkState::Delivering,
             Link::Connected { .. } => LinkState::Probing,
@@ -184,8 +189,11 @@ impl Core {
     fn turn(&mut self, now_ms: u64) {
         match self.link {
             Link::Waiting { until_ms } if until_ms <= now_ms => {
-                self.link = Link::Connecting;
+                self.link = Link::Connecting { since_ms: now_ms };
                 self.actions.push_back(Action::Connect);
+            }
+            Link::Connecting { since_ms } if since_ms.saturating_add(CONNECT_TIMEOUT_MS) <= now_ms => {
+                self.throw_away("no connection in time", now_ms);
             }
             Link::Connected { .. } => {
                 if self.read_retry_ms <= now_ms {
@@ -194,8 +202,13 @@ impl Core {
                 self.check_flush(now_ms);
                 self.check_ack_deadline(now_ms);
             }
-            Link::Waiting { .. } | Link::Connecting | Link::Stopped => {}
+            Link::Waiting { .. } | Link::Connecting { .. } | Link::Stopped => {}
         }
+    }
+
+    fn throw_away(&mut self, why: &'static str, now_ms: u64) {
+        self.actions.push_back(Action::Disconnect(why));
+        self.disconnected(now_ms);
     }
 
     fn check_flush(&mut self, now_ms: u64) {
@@ -214,8 +227,7 @@ impl Core {
         }
         if self.is_present() && !self.probed_only() {
             self.ack_wait.fail(&mut self.jitter);
-            self.actions.push_back(Action::Disconnect("no acknowledgement in time"));
-            self.disconnected(now_ms);
+            self.throw_away("no acknowledgement in time", now_ms);
         } else {
             // Of an unannounced collector that fell silent: back to probing.
             if self.answered {
@@ -251,13 +263,20 @@ impl Core {
         self.probe_at_ms = now_ms.saturating_add(self.probe.fail(&mut self.jitter));
     }
 
+    /// Nobody is there, but may say so at once. A probe that is due later stays so: connections that do not last
+    /// would put it off for ever.
+    fn await_presence(&mut self, now_ms: u64) {
+        let wait_ms = self.probe.first(&mut self.jitter);
+        self.probe_at_ms = self.probe_at_ms.max(now_ms.saturating_add(wait_ms));
+    }
+
     fn connected(&mut self, now_ms: u64) {
-        if self.link != Link::Connecting {
+        if !matches!(self.link, Link::Connecting { .. }) {
             return;
         }
         self.link = Link::Connected { since_ms: now_ms };
         self.push_birth();
-        self.schedule_probe(now_ms);
+        self.await_presence(now_ms);
         self.begin_live();
     }
 
@@ -289,11 +308,12 @@ impl Core {
             Link::Connected { since_ms } if now_ms.saturating_sub(since_ms) >= CONNECTION_GOOD_MS => {
                 self.reconnect.succeed();
             }
-            Link::Connected { .. } | Link::Connecting => {}
+            Link::Connected { .. } | Link::Connecting { .. } => {}
         }
         let wait_ms = self.reconnect.fail(&mut self.jitter);
         self.link = Link::Waiting { until_ms: now_ms.saturating_add(wait_ms) };
         self.delivery.rewind();
+        self.commands.forget_pending();
         self.collectors.clear();
         (self.answered, self.offered, self.flushing, self.flush_at_ms) = (false, None, false, None);
         self.actions.retain(|action| {
@@ -306,7 +326,7 @@ impl Core {
             return;
         }
         let (was_present, was_announced) = (self.is_present(), self.is_announced());
-        let room = self.collectors.len() < COLLECTORS_MAX || self.collectors.contains_key(&collector);
+        let room = self.collectors.contains_key(&collector) || self.make_room_for_collector();
         let before = match presence {
             Some(presence) if room => self.collectors.insert(collector, presence),
             Some(_) => None,
@@ -324,8 +344,16 @@ impl Core {
             }
         } else if was_announced {
             self.answered = false;
-            self.schedule_probe(now_ms);
+            self.await_presence(now_ms);
         }
+    }
+
+    /// Those that are gone make room: a collector may take a new name at each start.
+    fn make_room_for_collector(&mut self) -> bool {
+        if self.collectors.len() >= COLLECTORS_MAX {
+            self.collectors.retain(|_, presence| presence.online);
+        }
+        self.collectors.len() < COLLECTORS_MAX
     }
 
     fn appended(&mut self, epoch: Epoch, next: Seq, weight: u64, now_ms: u64) {
@@ -372,12 +400,21 @@ impl Core {
         self.database = Some((ack.incarnation, ack.commit));
         self.last_ack_ms = Some(now_ms);
         for epoch in &ack.epochs {
+            if let Some(left) = self.delivery.take_back(epoch) {
+                self.actions.push_back(Action::Unacknowledge(epoch.epoch));
+                self.trim(left);
+            }
             let new = self.delivery.acknowledged(epoch);
-            self.actions.extend(new.into_iter().map(|(e, first, last)| Action::Acknowledge(e, first, last)));
+            self.trim(new);
         }
         if self.is_connected() {
             self.link_works();
         }
+    }
+
+    fn trim(&mut self, acknowledged: Vec<Acknowledged>) {
+        let trims = acknowledged.into_iter().map(|(e, first, last)| Action::Acknowledge(e, first, last));
+        self.actions.extend(trims);
     }
 
     fn forget(&mut self, only: Option<Epoch>) {
@@ -467,32 +504,50 @@ impl Core {
     }
 
     fn has_unsent(&self) -> bool {
-        self.next_offer(u64::MAX, true).is_some()
+        self.delivery.next_live(self.live_from, u64::MAX).or_else(|| self.next_backlog()).is_some()
     }
 
     fn offer(&mut self, now_ms: u64) -> Option<Action> {
         if !self.is_connected() || self.offered.is_some() || now_ms < self.read_retry_ms {
             return None;
         }
-        let (all, backlog) = self.delivery.in_flight();
-        let window = usize::from(self.settings.window);
-        let offer = if self.is_present() {
-            let room_for_backlog = backlog < window - 2 && all < window - 1;
-            (all < window).then(|| self.next_offer(self.live_to, room_for_backlog)).flatten()
+        let (room, live_to) = if self.is_present() {
+            (self.room(), self.live_to)
         } else {
-            let may_probe = all == 0 && self.probe_at_ms <= now_ms;
-            may_probe.then(|| self.next_offer(u64::MAX, true)).flatten()
-        }?;
+            let probe = self.delivery.in_flight().0 == 0 && self.probe_at_ms <= now_ms;
+            (Room { live: probe, backlog: probe }, u64::MAX)
+        };
+        let live = room.live.then(|| self.delivery.next_live(self.live_from, live_to)).flatten();
+        let offer = live.or_else(|| room.backlog.then(|| self.next_backlog()).flatten())?;
         self.offered = Some(offer);
         Some(Action::Send(offer))
     }
 
-    fn next_offer(&self, live_to: u64, backlog: bool) -> Option<Offer> {
-        self.delivery.next_live(self.live_from, live_to).or_else(|| {
-            let next = || self.delivery.next_backlog(self.live_from, self.settings.newest_first);
-            backlog.then(next).flatten()
-        })
+    /// What may be sent now. Of the window one slot is kept for live records, and one for the backlog: a slow link would
+    /// starve either.
+    fn room(&self) -> Room {
+        let ((all, backlog), window) = (self.delivery.in_flight(), usize::from(self.settings.window));
+        if self.ack_wait.has_failed() {
+            // The last connection brought no answer, whatever the broker says of a collector: bytes cost money.
+            return Room { live: all == 0, backlog: all == 0 };
+        }
+        let kept = usize::from(backlog == 0 && self.next_backlog().is_some());
+        Room {
+            live: all < window - kept,
+            backlog: (backlog < window - 2 && all < window - 1) || (backlog == 0 && all < window),
+        }
     }
+
+    fn next_backlog(&self) -> Option<Offer> {
+        self.delivery.next_backlog(self.live_from, self.settings.newest_first)
+    }
+}
+
+/// Whether a frame of each kind may go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Room {
+    live: bool,
+    backlog: bool,
 }
 
 #[cfg(test)]

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use gapless_common::id::{CatalogHash, ConnectionId, DeviceId};
-use gapless_common::message::EpochAck;
+use gapless_common::message::{ACK_RANGES_MAX, EpochAck};
 use gapless_common::ranges::RangeSet;
 use proptest::prelude::*;
 
@@ -194,6 +194,29 @@ fn scenarios_of_delivery() {
         ],
     );
     check(
+        "live records that fill the window leave one slot to the backlog",
+        live,
+        &[
+            "0 held 1-5 -> connect",
+            "1 recall 1-5 ->",
+            "5 connected -> birth",
+            "6 presence c on retained ->",
+            "7 append 6-6 -> send 1:6-6",
+            "8 append 7-7 -> send 1:7-7",
+            "9 append 8-8 -> send 1:8-8",
+            "10 append 9-9 -> send 1:9-9",
+            "11 append 10-10 -> send 1:10-10",
+            "12 append 11-11 -> send 1:11-11",
+            "13 append 12-12 -> send 1:12-12",
+            "14 append 13-13 -> send 1:13-13",
+            "15 append 14-14 ->",
+            "16 command 1 resend 1-2 -> reply 1 done",
+            "17 ack 1.1 1:6 -> forget 1, trim 1:1-6, send 1:1-2",
+            "18 append 15-15 ->",
+            "19 ack 1.2 1:7 -> trim 1:7-7, send 1:14-15",
+        ],
+    );
+    check(
         "newest first",
         Settings { newest_first: true, ..live },
         &[
@@ -266,6 +289,53 @@ fn scenarios_of_presence() {
         ],
     );
     check(
+        "connections that do not last put off no probe",
+        Settings { probe_ms: (5_000, 600_000), ..settings() },
+        &[
+            "0 held 1-10 -> connect",
+            "5 connected -> birth",
+            "5005 wait -> send 1:1-10",
+            "5006 lost ->",
+            "10000 wait -> connect",
+            "10001 connected -> birth",
+            "15001 wait -> send 1:1-10",
+            "15002 lost ->",
+            "20000 wait -> connect",
+            "20001 connected -> birth",
+            "21000 lost ->",
+            "30000 wait -> connect",
+            "30001 connected -> birth",
+            "35001 wait -> send 1:1-10",
+        ],
+    );
+    check(
+        "a client that is neither connected nor gone is thrown away",
+        settings(),
+        &[
+            "0 held 1-5 -> connect",
+            "59999 wait ->",
+            "60000 wait -> disconnect",
+            "60001 connected ->",
+            "61000 wait -> connect",
+            "61001 connected -> birth",
+        ],
+    );
+    check(
+        "a presence that nobody stands behind costs one frame each time",
+        settings(),
+        &[
+            "0 held 1-30 -> connect",
+            "5 connected -> birth",
+            "6 presence c on retained -> send 1:1-10, send 1:11-20, send 1:21-30",
+            "30006 wait -> disconnect",
+            "31006 wait -> connect",
+            "31007 connected -> birth",
+            "31008 presence c on retained -> send 1:1-10",
+            "31009 append 31-32 ->",
+            "31010 ack 1.1 1:10 -> trim 1:1-10, send 1:31-32, send 1:11-20, send 1:21-30",
+        ],
+    );
+    check(
         "a collector that comes is told of the birth, and gets at once what may be lost",
         settings(),
         &[
@@ -299,6 +369,21 @@ fn scenarios_of_presence() {
             "14 ack 2.4 2:11 -> trim 2:11-11",
             "15 presence c on ->",
             "16 connected ->",
+        ],
+    );
+    check(
+        "what a newer commit of one database no longer has is sent again",
+        settings(),
+        &[
+            "0 held 1:1-10 2:1-30 -> connect",
+            "5 connected -> birth",
+            "6 presence c on retained -> send 1:1-10, send 2:1-10, send 2:11-20, send 2:21-30",
+            "7 ack 1.4 1:10 2:30 -> trim 1:1-10, trim 2:1-30",
+            "8 ack 1.5 2:5 2:8-9 2:21-30 -> forget 2, trim 2:1-5, trim 2:8-9, trim 2:21-30, send 2:6-7, send 2:10-19, send 2:20-20",
+            "9 ack 1.4 2:30 ->",
+            "10 ack 1.6 2:5 2:8-9 2:21-30 ->",
+            "11 ack 1.7 2:30 -> trim 2:6-7, trim 2:10-20",
+            "12 ack 1.8 1:10 2:30 ->",
         ],
     );
     check(
@@ -365,6 +450,22 @@ fn scenarios_of_economy_and_commands() {
         ],
     );
     check(
+        "a command that a lost connection kept from being carried out is carried out when it is asked again",
+        settings(),
+        &[
+            "0 held 1-9 -> connect",
+            "1 recall 1-9 ->",
+            "5 connected -> birth",
+            "6 presence c on retained ->",
+            "7 command 3 catalog 77 -> catalog 3 77",
+            "8 lost ->",
+            "1100 wait -> connect",
+            "1101 connected -> birth",
+            "1102 command 3 catalog 77 -> catalog 3 77",
+            "1103 ended 3 -> reply 3 done",
+        ],
+    );
+    check(
         "what was asked for again and lost on the way is sent again",
         settings(),
         &[
@@ -381,14 +482,81 @@ fn scenarios_of_economy_and_commands() {
     );
 }
 
+/// As many ranges as an answer can name: every second record from 12 on, up to 74.
+fn full_list() -> String {
+    (0..ACK_RANGES_MAX).map(|n| format!(" 1:{0}-{0}", 12 + 2 * n)).collect()
+}
+
+#[test]
+fn scenarios_of_lists_that_are_cut_off() {
+    let holes: String = (0..ACK_RANGES_MAX).map(|n| format!(", trim 1:{0}-{0}", 12 + 2 * n)).collect();
+    let holes = holes.replace(", trim 1:74-74", ", trim 1:74-200");
+    check(
+        "what a full list has no room for stays acknowledged",
+        settings(),
+        &[
+            "0 held 1-200 -> connect",
+            "5 connected -> birth",
+            "6 presence c on retained -> send 1:1-10, send 1:11-20, send 1:21-30, send 1:31-40, send 1:41-50, send 1:51-60",
+            "7 ack 1.1 1:200 -> trim 1:1-200",
+            &format!(
+                "8 ack 1.2 1:10{} -> forget 1, trim 1:1-10{holes}, send 1:11-11, send 1:13-13, send 1:15-15, \
+                 send 1:17-17, send 1:19-19, send 1:21-21",
+                full_list()
+            ),
+            "9 ack 1.3 1:200 -> trim 1:11-11, trim 1:13-13, trim 1:15-15, trim 1:17-17, trim 1:19-19, trim 1:21-21, \
+             trim 1:23-23, trim 1:25-25, trim 1:27-27, trim 1:29-29, trim 1:31-31, trim 1:33-33, trim 1:35-35, \
+             trim 1:37-37, trim 1:39-39, trim 1:41-41, trim 1:43-43, trim 1:45-45, trim 1:47-47, trim 1:49-49, \
+             trim 1:51-51, trim 1:53-53, trim 1:55-55, trim 1:57-57, trim 1:59-59, trim 1:61-61, trim 1:63-63, \
+             trim 1:65-65, trim 1:67-67, trim 1:69-69, trim 1:71-71, trim 1:73-73",
+        ],
+    );
+    check(
+        "newest first, but what an answer can acknowledge before what it has no room for",
+        Settings { newest_first: true, ..settings() },
+        &[
+            "0 held 1-200 -> connect",
+            "5 connected -> birth",
+            "6 presence c on retained -> send 1:1-10, send 1:191-200, send 1:171-180, send 1:181-190, send 1:151-160, send 1:161-170",
+            &format!(
+                "7 ack 1.1 1:10{} -> trim 1:1-10{}, send 1:73-73",
+                full_list(),
+                holes.replace("-200", "-74")
+            ),
+            "30006 wait -> disconnect",
+            "31006 wait -> connect",
+            "31007 connected -> birth",
+            "31008 presence c on retained -> send 1:73-73",
+        ],
+    );
+}
+
+#[test]
+fn collectors_that_are_gone_leave_room_for_one_that_comes() {
+    let mut core = Core::new(settings());
+    core.handle(event(&["held", "1-5"]), 0);
+    drain(&mut core, 0);
+    core.handle(Event::Connected, 1);
+    for n in 0..COLLECTORS_MAX {
+        core.handle(event(&["presence", &format!("gone-{n}"), "off", "retained"]), 2);
+    }
+    core.handle(event(&["presence", "c", "on", "retained"]), 3);
+    drain(&mut core, 3);
+    assert_eq!((core.status().link, core.status().in_flight), (LinkState::Delivering, 1));
+}
+
 /// A collector that stores what arrives, and a link that loses, doubles and delays.
 #[derive(Default)]
 struct World {
     now_ms: u64,
     next: u64,
     stored: RangeSet,
+    /// All that this database ever had.
+    ever_stored: RangeSet,
     acked: RangeSet,
     commit: u64,
+    /// The newest commit that the core heard of.
+    heard: u64,
     incarnation: u64,
     /// Acknowledgements on their way.
     acks: Vec<Ack>,
@@ -405,7 +573,7 @@ impl World {
     fn ack(&self) -> Ack {
         let watermark = Seq(self.stored.watermark(1));
         let above = self.stored.iter().map(|(f, l)| (Seq(f), Seq(l))).filter(|(f, _)| *f > watermark);
-        let above = above.take(4).collect();
+        let above = above.take(ACK_RANGES_MAX).collect();
         Ack {
             incarnation: Incarnation(self.incarnation),
             commit: Commit(self.commit),
@@ -432,12 +600,13 @@ impl World {
                     }
                     if arrives {
                         self.stored.insert(first, last);
+                        self.ever_stored.insert(first, last);
                         self.commit += 1;
                         self.acks.push(self.ack());
                     }
                 }
                 Action::Acknowledge(_, first, last) => {
-                    assert!(self.stored.covers(first.0, last.0), "trimmed before it was stored");
+                    assert!(self.ever_stored.covers(first.0, last.0), "trimmed before it was stored");
                 }
                 Action::Disconnect(_) => self.connection = None,
                 Action::Flush => core.handle(Event::Flushed, self.now_ms),
@@ -460,14 +629,38 @@ impl World {
     }
 
     fn hear(&mut self, core: &mut Core, ack: &Ack) {
-        if ack.incarnation.0 == self.incarnation {
-            let epoch = &ack.epochs[0];
-            let said = epoch.above.iter().map(|(f, l)| (f.0, l.0)).chain([(1, epoch.watermark.0)]);
-            let said: Vec<_> = said.collect();
-            core.handle(Event::Ack(ack.clone()), self.now_ms);
-            said.into_iter().for_each(|(f, l)| self.acked.insert(f, l));
-            self.answered |= self.connection.is_some();
+        if ack.incarnation.0 != self.incarnation {
+            return;
         }
+        core.handle(Event::Ack(ack.clone()), self.now_ms);
+        if ack.commit.0 < self.heard {
+            return;
+        }
+        self.heard = ack.commit.0;
+        self.answered |= self.connection.is_some();
+        let epoch = &ack.epochs[0];
+        let said: RangeSet =
+            epoch.above.iter().map(|(f, l)| (f.0, l.0)).chain([(1, epoch.watermark.0)]).collect();
+        // A list that is full says nothing of what comes after it.
+        let full = epoch.above.len() == ACK_RANGES_MAX;
+        let seen_to = if full { said.last().unwrap_or(0) } else { u64::MAX };
+        let missing: Vec<_> = said.holes(1, seen_to).collect();
+        for (first, last) in missing {
+            // What is taken back may be sent again.
+            let taken_back = self.acked.iter().filter(|(f, l)| *f <= last && *l >= first);
+            let taken_back: Vec<_> = taken_back.map(|(f, l)| (f.max(first), l.min(last))).collect();
+            taken_back.into_iter().for_each(|(f, l)| self.sent.remove(f, l));
+            self.acked.remove(first, last);
+        }
+        said.iter().for_each(|(f, l)| self.acked.insert(f, l));
+    }
+
+    /// The database lives on, and has lost every `step`th record from `first` on: an epoch was reopened.
+    fn reopen(&mut self, first: u64, step: u64) {
+        let lost = (first..self.next).step_by(usize::try_from(step).unwrap());
+        lost.for_each(|seq| self.stored.remove(seq, seq));
+        self.commit += 1;
+        self.acks.push(self.ack());
     }
 
     fn connect(&mut self, core: &mut Core) {
@@ -499,6 +692,7 @@ enum Step {
     Ack { which: usize, twice: bool },
     Presence { online: bool, retained: bool },
     NewDatabase { keeps: u64 },
+    Reopen { first: u64, step: u64 },
 }
 
 fn steps() -> impl Strategy<Value = Vec<Step>> {
@@ -510,6 +704,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         4 => (0usize..5, any::<bool>()).prop_map(|(which, twice)| Step::Ack { which, twice }),
         2 => (any::<bool>(), any::<bool>()).prop_map(|(online, retained)| Step::Presence { online, retained }),
         1 => (0u64..50).prop_map(|keeps| Step::NewDatabase { keeps }),
+        1 => (1u64..80, 1u64..5).prop_map(|(first, step)| Step::Reopen { first, step }),
     ];
     prop::collection::vec(step, 1..60)
 }
@@ -541,11 +736,13 @@ fn run(core: &mut Core, world: &mut World, step: &Step) {
             world.incarnation += 1;
             world.acks.clear();
             world.stored = world.stored.iter().take_while(|(f, _)| *f <= keeps).collect();
-            (world.acked, world.commit) = (RangeSet::new(), 0);
+            world.ever_stored = world.stored.clone();
+            (world.acked, world.commit, world.heard) = (RangeSet::new(), 0, 0);
             world.sent = RangeSet::new();
             let ack = world.ack();
             world.hear(core, &ack);
         }
+        Step::Reopen { first, step } => world.reopen(first, step),
     }
     world.act(core, arrives);
 }

@@ -4,7 +4,7 @@
 use std::ops::RangeInclusive;
 
 use gapless_common::id::{Epoch, Seq};
-use gapless_common::message::{EpochAck, HeldEpoch};
+use gapless_common::message::{ACK_RANGES_MAX, EpochAck, HeldEpoch};
 use gapless_common::ranges::RangeSet;
 
 /// Records per frame that a newest-first backlog assumes before it has seen how many fit.
@@ -54,9 +54,24 @@ struct Book {
     /// Held, but cannot be read or sent: never offered again.
     unusable: RangeSet,
     in_flight: RangeSet,
+    /// The last seq that the collector's lists reach: of what lies beyond, its answers say nothing.
+    sight: u64,
 }
 
 impl Book {
+    fn new(epoch: Epoch) -> Self {
+        Self {
+            epoch,
+            first: 0,
+            next: 0,
+            acked: RangeSet::new(),
+            wanted: RangeSet::new(),
+            unusable: RangeSet::new(),
+            in_flight: RangeSet::new(),
+            sight: u64::MAX,
+        }
+    }
+
     /// The first (or last) stretch within `range` that is neither acknowledged nor on its way.
     fn open(&self, range: RangeInclusive<u64>, newest: bool) -> Option<(u64, u64)> {
         let (first, last) = (*range.start().max(&self.first), *range.end().min(&self.next.checked_sub(1)?));
@@ -111,15 +126,7 @@ impl Delivery {
             let known = old.iter().position(|book| book.epoch == now.epoch);
             let mut book = match known {
                 Some(place) => old.swap_remove(place),
-                None => Book {
-                    epoch: now.epoch,
-                    first: 0,
-                    next: 0,
-                    acked: RangeSet::new(),
-                    wanted: RangeSet::new(),
-                    unusable: RangeSet::new(),
-                    in_flight: RangeSet::new(),
-                },
+                None => Book::new(now.epoch),
             };
             (book.first, book.next) = (now.first.0.max(1), now.next.0.max(book.next));
             self.books.push(book);
@@ -168,7 +175,9 @@ impl Delivery {
         let newest = self.books.last()?.epoch;
         let open = |book: &Book| {
             let end = if book.epoch == newest { live_from.saturating_sub(1) } else { u64::MAX };
-            Some((book.epoch, book.open(1..=end, newest_first)?))
+            // What an answer can acknowledge goes first: from its other end a fragmented epoch would never become whole.
+            let within_sight = book.open(1..=end.min(book.sight), newest_first);
+            Some((book.epoch, within_sight.or_else(|| book.open(1..=end, newest_first))?))
         };
         let found = if newest_first {
             self.books.iter().rev().find_map(open)
@@ -207,10 +216,23 @@ impl Delivery {
         }
     }
 
+    /// Takes back what was acknowledged of one epoch and, by this newer word of the same database, is not there any
+    /// more. Gives all that is left of it, where anything was taken back.
+    pub(super) fn take_back(&mut self, ack: &EpochAck) -> Option<Vec<Acknowledged>> {
+        let book = self.book(ack.epoch)?;
+        let before = book.acked.clone();
+        for (first, last) in missing(ack) {
+            book.acked.remove(first, last);
+        }
+        let left = || book.acked.iter().map(|(first, last)| (book.epoch, Seq(first), Seq(last))).collect();
+        (book.acked != before).then(left)
+    }
+
     /// Takes in what the collector says of one epoch; gives what is new. Records answered are no longer in flight.
     pub(super) fn acknowledged(&mut self, ack: &EpochAck) -> Vec<Acknowledged> {
         let mut new = Vec::new();
         let Some(book) = self.book(ack.epoch) else { return new };
+        book.sight = sight(ack);
         book.acknowledge(1, ack.watermark.0, &mut new);
         for &(first, last) in ack.above.iter().chain(&ack.parked) {
             book.acknowledge(first.0.max(1), last.0, &mut new);
@@ -291,4 +313,18 @@ impl Delivery {
     fn release_gone(&mut self) {
         self.release(|frame, book| frame.last < book.first);
     }
+}
+
+/// The last seq of which an answer says whether it is there: a list that is full was cut off.
+fn sight(ack: &EpochAck) -> u64 {
+    let cut_off = ack.above.len() >= ACK_RANGES_MAX;
+    let end = ack.above.last().map_or(ack.watermark, |(_, last)| *last);
+    if cut_off { end.0 } else { u64::MAX }
+}
+
+/// What an answer says is not there, within its sight.
+fn missing(ack: &EpochAck) -> Vec<(u64, u64)> {
+    let ranges = ack.above.iter().chain(&ack.parked).map(|(first, last)| (first.0, last.0));
+    let there: RangeSet = ranges.chain([(1, ack.watermark.0)]).collect();
+    there.holes(1, sight(ack)).collect()
 }

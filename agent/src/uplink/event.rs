@@ -105,7 +105,8 @@ pub enum Action {
     Send(Offer),
     /// Tell the outbox: these are acknowledged.
     Acknowledge(Epoch, Seq, Seq),
-    /// Tell the outbox: another database speaks, so no record of this epoch is known to be acknowledged.
+    /// Tell the outbox: no record of this epoch is known to be acknowledged, but for those that
+    /// [`Acknowledge`](Self::Acknowledge) names from now on. Another database speaks, or this one has lost some.
     Unacknowledge(Epoch),
     /// The flush interval is over: make durable what belongs into the flush, then tell [`Event::Flushed`].
     Flush,

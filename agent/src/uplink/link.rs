@@ -26,6 +26,16 @@ impl Backoff {
         bound - jitter.below(bound / 2 + 1)
     }
 
+    /// A wait like the first, which counts as no failure.
+    pub(super) fn first(&self, jitter: &mut Jitter) -> u64 {
+        self.first_ms - jitter.below(self.first_ms / 2 + 1)
+    }
+
+    /// Whether the last attempt was in vain.
+    pub(super) const fn has_failed(&self) -> bool {
+        self.failures > 0
+    }
+
     pub(super) fn succeed(&mut self) {
         self.failures = 0;
     }
@@ -60,7 +70,12 @@ mod tests {
             let wait = backoff.fail(&mut jitter);
             assert!((bound / 2..=bound).contains(&wait), "{wait} of {bound}");
         }
+        assert!(backoff.has_failed());
         backoff.succeed();
+        for _ in 0..3 {
+            assert!((500..=1_000).contains(&backoff.first(&mut jitter)));
+        }
+        assert!(!backoff.has_failed());
         assert!(backoff.fail(&mut jitter) <= 1_000);
     }
 }
