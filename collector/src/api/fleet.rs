@@ -127,7 +127,7 @@ pub(super) struct Agent {
     conflicts: u64,
     /// Frames with a wrong checksum.
     damaged_frames: u64,
-    /// Frames refused because too much is parked.
+    /// Messages refused, not acknowledged: what cannot be, or more than is kept of one agent.
     refused_frames: u64,
 }
 

@@ -85,7 +85,9 @@ fn register(registry: &mut Registry, head: Head, stats: &Stats, agents: &[AgentR
         ("agent_readings", "Readings stored", |a| a.counters.readings),
         ("agent_duplicates", "Readings that were there already", |a| a.counters.duplicates),
         ("agent_damaged_frames", "Frames with a wrong checksum", |a| a.counters.damaged),
-        ("agent_refused_frames", "Frames refused because too much is parked", |a| a.counters.refused),
+        ("agent_refused_frames", "Messages refused: what cannot be, or more than is kept of an agent", |a| {
+            a.counters.refused
+        }),
         ("agent_missing_records", "Records known to exist that have not arrived", |a| a.missing_records),
         ("agent_last_heard_seconds", "When it was heard from last, seconds since 1970", |a| {
             a.last_heard_at.and_then(|t| u64::try_from(t.0 / 1_000).ok()).unwrap_or(0)

@@ -3,16 +3,16 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use gapless_common::id::Epoch;
+use gapless_common::id::{DeviceIndex, Epoch};
 use gapless_common::message::{AgentState, DataFrame, Outcome, Reply};
 use gapless_common::reading::{Acquired, Readings, Record};
 use gapless_common::topic::{AgentPath, Up};
 use gapless_common::wire::{self, DataHeader, DecodeError, Message};
 use rusqlite::params;
 
-use super::Inbound;
 use super::memory::Memory;
-use crate::ledger::{AgentNo, Finding, Mark, Stamp};
+use super::{Inbound, catalogs};
+use crate::ledger::{AgentNo, Finding, Mark, Stamp, plausible};
 use crate::store::batch::{Batch, Row, certain, uncertain};
 use crate::store::cell::Cell;
 use crate::store::model::ParkReason;
@@ -85,7 +85,10 @@ impl<'a, 'c> Apply<'a, 'c> {
         }
         self.batch.tally(no).frames += 1;
         self.answers.acks.entry(no).or_default().insert(header.epoch);
-        let (first, last) = (header.first.0, header.first.0 + header.count - 1);
+        let (first, last) = (header.first.0, header.last().0);
+        if !plausible::seqs(last) {
+            return self.refuse(no, "seqs that no epoch reaches");
+        }
         if self.memory.ledger.agent(no).is_some_and(|a| a.is_committed(header.epoch, first, last)) {
             self.batch.tally(no).duplicates += i64::try_from(header.count).unwrap_or(i64::MAX);
             return Ok(());
@@ -94,8 +97,8 @@ impl<'a, 'c> Apply<'a, 'c> {
             return self.refuse(no, "more holes or epochs than are kept account of");
         }
         match wire::decode(bytes) {
-            Ok(Message::Data(frame)) if !self.has_room_for_losses(no, &frame) => {
-                self.refuse(no, "more losses than are kept account of")
+            Ok(Message::Data(frame)) if !self.has_room_for(no, &frame) => {
+                self.refuse(no, "more losses, or more that waits, than is kept account of")
             }
             Ok(Message::Data(frame)) => self.frame(no, &header, &frame, Some(bytes)).map(drop),
             Ok(_) => self.damaged(no, &DecodeError::NotOurs),
@@ -111,15 +114,19 @@ impl<'a, 'c> Apply<'a, 'c> {
     }
 
     /// Leaves a message with its agent: it is not acknowledged.
-    fn refuse(&mut self, no: AgentNo, why: &str) -> Done {
+    pub(super) fn refuse(&mut self, no: AgentNo, why: &str) -> Done {
         tracing::error!(agent = ?self.memory.registry.path(no), why, "refused");
         self.batch.tally(no).refused += 1;
         Ok(())
     }
 
-    fn has_room_for_losses(&self, no: AgentNo, frame: &DataFrame) -> bool {
-        let ledger = &self.memory.ledger;
-        frame.records.iter().all(|r| !matches!(r, Record::Loss(loss) if !ledger.has_room_for_loss(no, loss)))
+    fn has_room_for(&self, no: AgentNo, frame: &DataFrame) -> bool {
+        let (ledger, records) = (&self.memory.ledger, &frame.records);
+        // Neighbouring declarations wait as one.
+        let declares = records.iter().any(|r| matches!(r, Record::Complete(_)));
+        let waits = records.iter().filter(|r| matches!(r, Record::Catalog(_) | Record::Downtime(_))).count();
+        ledger.has_room_for_marks(no, frame.epoch, frame.first.0, waits + usize::from(declares))
+            && records.iter().all(|r| !matches!(r, Record::Loss(loss) if !ledger.has_room_for_loss(no, loss)))
     }
 
     fn damaged(&mut self, no: AgentNo, error: &DecodeError) -> Done {
@@ -139,14 +146,15 @@ impl<'a, 'c> Apply<'a, 'c> {
         bytes: &[u8],
     ) -> rusqlite::Result<bool> {
         let row = parked::New { agent: no, header, reason, detail, bytes, at: self.batch.now };
-        if !parked::keep(self.batch.connection, &row, self.park_bytes_max)? {
-            tracing::error!(agent = ?self.memory.registry.path(no), "too much is parked: frame refused");
-            self.batch.tally(no).refused += 1;
-            return Ok(false);
+        let (first, last) = (header.first.0, header.last().0);
+        let held = self.memory.parked.entry(no).or_default();
+        if !self.memory.ledger.has_room_to_park(no, header.epoch, first, last)
+            || !parked::keep(self.batch.connection, &row, held, self.park_bytes_max)?
+        {
+            return self.refuse(no, "too much is parked").map(|()| false);
         }
-        tracing::warn!(agent = ?self.memory.registry.path(no), first = header.first.0, detail, "frame parked");
-        let last = header.first.0 + header.count - 1;
-        self.memory.ledger.park(no, header.epoch, header.first.0, last);
+        tracing::warn!(agent = ?self.memory.registry.path(no), first, detail, "frame parked");
+        self.memory.ledger.park(no, header.epoch, first, last);
         Ok(true)
     }
 
@@ -158,13 +166,23 @@ impl<'a, 'c> Apply<'a, 'c> {
         frame: &DataFrame,
         bytes: Option<&[u8]>,
     ) -> rusqlite::Result<bool> {
-        for record in &frame.records {
-            if let Record::Catalog(catalog) = record {
-                self.catalog_record(no, catalog)?;
+        let now = self.batch.now;
+        let catalogs = match plausible::nonsense(frame, now).map_or_else(|| catalogs::of_frame(frame), Err) {
+            Ok(catalogs) => catalogs,
+            Err(why) => {
+                if let Some(bytes) = bytes {
+                    self.park(no, header, ParkReason::Nonsense, why, bytes)?;
+                }
+                return Ok(false);
             }
+        };
+        for (hash, catalog) in &catalogs {
+            self.bind(no, *hash, catalog)?;
         }
         let bound = self.memory.registry.bound(no, frame.catalog);
-        let usable = frame.records.iter().all(|r| fits(r, bound.as_deref().map(Vec::as_slice)));
+        let device = |index: DeviceIndex| bound.as_ref()?.get(usize::from(index.0));
+        let wrong = plausible::slot_nonsense(frame, |index| Some(device(index)?.due.times), now);
+        let usable = wrong.is_none() && frame.records.iter().all(|r| fits(r, bound.is_some(), device));
         for (seq, record) in (frame.first.0..).zip(&frame.records) {
             if self.memory.ledger.agent(no).is_some_and(|a| a.is_committed(frame.epoch, seq, seq)) {
                 self.batch.tally(no).duplicates += 1;
@@ -173,15 +191,14 @@ impl<'a, 'c> Apply<'a, 'c> {
             let devices = bound.as_deref().map_or(&[][..], Vec::as_slice);
             self.record(no, (frame, seq), record, if usable { devices } else { &[] })?;
         }
-        let last = header.first.0 + header.count - 1;
         if usable {
-            self.memory.ledger.account(no, frame.epoch, frame.first.0, last);
+            self.memory.ledger.account(no, frame.epoch, frame.first.0, header.last().0);
         } else if let Some(bytes) = bytes {
             let known = bound.is_some();
-            let (reason, detail) = if known {
-                (ParkReason::Nonsense, "a device or channel that its catalog does not have")
-            } else {
-                (ParkReason::UnknownCatalog, "its catalog has not come yet")
+            let (reason, detail) = match wrong {
+                Some(why) => (ParkReason::Nonsense, why),
+                None if known => (ParkReason::Nonsense, "a device or channel that its catalog does not have"),
+                None => (ParkReason::UnknownCatalog, "its catalog has not come yet"),
             };
             if self.park(no, header, reason, detail, bytes)? && !known {
                 self.ask_catalog(no, frame.catalog)?;
@@ -220,7 +237,7 @@ impl<'a, 'c> Apply<'a, 'c> {
                 }
             }
             Record::Complete(complete) => {
-                let known = |d: gapless_common::id::DeviceIndex| bound.get(usize::from(d.0));
+                let known = |d: DeviceIndex| bound.get(usize::from(d.0));
                 let through =
                     complete.through.iter().filter_map(|&(d, slot)| Some((known(d)?.due.grid, slot)));
                 let mark = Mark::Complete { hash: frame.catalog, through: through.collect() };
@@ -304,7 +321,7 @@ impl<'a, 'c> Apply<'a, 'c> {
                 Ok(())
             }
             AgentState::Birth { held, .. } if !self.memory.ledger.has_room_for_birth(no, held) => {
-                self.refuse(no, "a birth with more epochs than are kept account of")
+                self.refuse(no, "a birth with epochs that cannot be, or more than are kept account of")
             }
             AgentState::Birth { connection: id, epoch, held, .. } => {
                 let fresh = commands::birth(connection, no, state, self.batch.now)?;
@@ -367,13 +384,12 @@ impl<'a, 'c> Apply<'a, 'c> {
 }
 
 /// Whether a record can be used with these devices.
-fn fits(record: &Record, bound: Option<&[Bound]>) -> bool {
-    let device = |index: gapless_common::id::DeviceIndex| bound.and_then(|b| b.get(usize::from(index.0)));
+fn fits<'a>(record: &Record, known: bool, device: impl Fn(DeviceIndex) -> Option<&'a Bound>) -> bool {
     match record {
         Record::Readings(r) => device(r.device)
             .is_some_and(|d| r.samples.iter().all(|s| usize::from(s.channel.0) < d.series.len())),
         Record::Misses(m) => device(m.device).is_some(),
-        Record::Complete(c) => bound.is_some() && c.through.iter().all(|(d, _)| device(*d).is_some()),
+        Record::Complete(c) => known && c.through.iter().all(|(d, _)| device(*d).is_some()),
         _ => true,
     }
 }

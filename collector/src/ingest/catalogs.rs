@@ -1,64 +1,111 @@
 //! Catalogs, and the frames that wait: a catalog that comes is bound and replays what was parked for it; one that
 //! comes into force describes its devices; a frame that nobody could read is tried again. Part of one transaction.
 
+use std::collections::BTreeMap;
+
 use gapless_common::catalog::Catalog;
 use gapless_common::id::CatalogHash;
-use gapless_common::message::CommandBody;
-use gapless_common::reading::CatalogRecord;
+use gapless_common::message::{CommandBody, DataFrame};
+use gapless_common::reading::Record;
 use gapless_common::wire::{self, Message};
 
 use super::apply::{Apply, Done};
-use crate::ledger::AgentNo;
+use crate::ledger::{AgentNo, plausible};
 use crate::store::{commands, parked, registry, state};
 
 /// Catalogs that are kept of an agent at most; frames of another one are parked, within their own bound.
 const CATALOGS_MAX: usize = 1_024;
+/// Devices and channels of an agent's catalogs together, at most: what the writer holds of them in memory.
+const ENTRIES_MAX: usize = 1 << 20;
 /// How long the collector waits for a catalog it asked for.
 const CATALOG_COMMAND_LIFE_MS: i64 = 7 * 86_400_000;
 
+/// A catalog that can be used: its bytes as they came, and what they say.
+pub(super) type Readable<'a> = (&'a [u8], Catalog);
+
+/// The catalogs of a frame, each once and as it stands last; or what is wrong with one.
+pub(super) fn of_frame(frame: &DataFrame) -> Result<BTreeMap<CatalogHash, Readable<'_>>, &'static str> {
+    let records = frame.records.iter().filter_map(|record| match record {
+        Record::Catalog(catalog) => Some(catalog),
+        _ => None,
+    });
+    records.map(|c| Ok((c.hash, (&*c.bytes, read(c.hash, &c.bytes)?)))).collect()
+}
+
+fn read(hash: CatalogHash, bytes: &[u8]) -> Result<Catalog, &'static str> {
+    let Ok((found, catalog)) = wire::decode_catalog(bytes) else {
+        return Err("a catalog that cannot be read");
+    };
+    if found != hash {
+        return Err("a catalog under another one's hash");
+    }
+    if entries(&catalog) > plausible::CATALOG_ENTRIES_MAX {
+        return Err("a catalog of more devices and channels than any gateway polls");
+    }
+    Ok(catalog)
+}
+
+fn entries(catalog: &Catalog) -> usize {
+    catalog.devices.iter().map(|device| 1 + device.channels.len()).sum()
+}
+
 impl Apply<'_, '_> {
-    pub(super) fn catalog_record(&mut self, no: AgentNo, record: &CatalogRecord) -> Done {
-        self.catalog(no, record.hash, &record.bytes)
-    }
-
-    /// A catalog came: whatever waits for it is replayed.
+    /// A catalog came that was asked for.
     pub(super) fn catalog(&mut self, no: AgentNo, hash: CatalogHash, bytes: &[u8]) -> Done {
-        let catalog: Catalog = match wire::decode_catalog(bytes) {
-            Ok((found, catalog)) if found == hash => catalog,
-            Ok((found, _)) => {
-                tracing::error!(%hash, %found, "a catalog under another one's hash: ignored");
-                return Ok(());
-            }
-            Err(error) => {
-                tracing::error!(%hash, %error, "a catalog that cannot be read: ignored");
-                return Ok(());
-            }
-        };
-        let known = self.memory.registry.bound(no, hash).is_some();
-        if !known && self.memory.registry.catalogs_of(no) >= CATALOGS_MAX {
-            tracing::error!(%hash, "more catalogs than are kept of one agent: refused");
-            self.batch.tally(no).refused += 1;
-            return Ok(());
+        match read(hash, bytes) {
+            Ok(catalog) => self.bind(no, hash, &(bytes, catalog)),
+            Err(why) => self.refuse(no, why),
         }
-        let bound =
-            self.memory.registry.bind(self.batch.connection, no, (hash, bytes, &catalog), self.batch.now)?;
-        let due = bound.iter().map(|b| b.due);
-        state::give_schedule(&mut self.memory.ledger, no, hash, due);
-        if known { Ok(()) } else { self.replay(no, hash) }
     }
 
-    pub(super) fn replay(&mut self, no: AgentNo, hash: CatalogHash) -> Done {
-        for (id, bytes) in parked::waiting(self.batch.connection, no, hash)? {
-            let (Ok(header), Ok(Message::Data(frame))) = (wire::peek(&bytes), wire::decode(&bytes)) else {
-                continue;
-            };
-            if let Some(header) = header.data
-                && self.frame(no, &header, &frame, None)?
-            {
-                parked::forget(self.batch.connection, id)?;
+    /// A catalog that is new opens the way for whatever waits for it.
+    pub(super) fn bind(&mut self, no: AgentNo, hash: CatalogHash, (bytes, catalog): &Readable<'_>) -> Done {
+        let known = self.memory.registry.bound(no, hash).is_some();
+        if !known {
+            let (catalogs, kept) = self.memory.registry.size_of(no);
+            if catalogs >= CATALOGS_MAX || kept + entries(catalog) > ENTRIES_MAX {
+                return self.refuse(no, "more catalogs than are kept of one agent");
+            }
+        }
+        let catalog = (hash, *bytes, catalog);
+        let bound = self.memory.registry.bind(self.batch.connection, no, catalog, self.batch.now)?;
+        state::give_schedule(&mut self.memory.ledger, no, hash, bound.iter().map(|b| b.due));
+        if !known {
+            self.memory.replays.insert((no, hash));
+        }
+        Ok(())
+    }
+
+    /// Uses frames that waited for a catalog which is here, until none is left or the transaction has `rows_max`
+    /// rows: a little catalog may open the way for millions of readings.
+    pub(super) fn replay(&mut self, rows_max: usize) -> Done {
+        while let Some(&(no, hash)) = self.memory.replays.first() {
+            if self.batch.taken() >= rows_max {
+                return Ok(());
+            }
+            self.touched.insert(no);
+            match parked::waiting(self.batch.connection, no, hash)? {
+                Some((id, bytes)) => self.replay_one(no, id, &bytes)?,
+                None => drop(self.memory.replays.remove(&(no, hash))),
             }
         }
         Ok(())
+    }
+
+    /// A frame that waited for its catalog is used, or is nonsense under it.
+    fn replay_one(&mut self, no: AgentNo, id: i64, bytes: &[u8]) -> Done {
+        let used = match (wire::peek(bytes).map(|header| header.data), wire::decode(bytes)) {
+            (Ok(Some(header)), Ok(Message::Data(frame))) => self.frame(no, &header, &frame, None)?,
+            _ => false,
+        };
+        if used {
+            return self.unpark(no, id);
+        }
+        parked::is_nonsense(self.batch.connection, id, "makes no sense under its catalog")
+    }
+
+    fn unpark(&mut self, no: AgentNo, id: i64) -> Done {
+        parked::forget(self.batch.connection, id, self.memory.parked.entry(no).or_default())
     }
 
     /// The devices that this agent polls now are what its catalog in force says of them.
@@ -89,7 +136,7 @@ impl Apply<'_, '_> {
         self.touched.insert(no);
         let used = self.frame(no, &header, &frame, None)?;
         if used {
-            parked::forget(self.batch.connection, id)?;
+            self.unpark(no, id)?;
         } else if self.memory.registry.bound(no, frame.catalog).is_none() {
             parked::wait_for_catalog(self.batch.connection, id)?;
             self.ask_catalog(no, frame.catalog)?;

@@ -4,7 +4,8 @@
 //!
 //! Calling contract: call [`nobody_connected`](Committer::nobody_connected) and
 //! [`try_parked_again`](Committer::try_parked_again) once after opening, then [`attempt`](Committer::attempt) for
-//! each group of messages, again with the same group after an error, and with the rest where it took only a part.
+//! each group of messages, again with the same group after an error, and with the rest where it took only a part;
+//! and [`replay`](Committer::replay) while it [`owes_replay`](Committer::owes_replay).
 //!
 //! What a failed transaction left in memory is never used: it would take frames for stored that are not. So the
 //! ledger is loaded anew before the next one.
@@ -13,14 +14,14 @@ use std::path::{Path, PathBuf};
 
 use gapless_common::id::Commit;
 use gapless_common::time::Timestamp;
-use gapless_common::topic::Down;
+use gapless_common::topic::{AgentPath, Down};
 use gapless_common::wire::{self, Message};
 use rusqlite::Connection;
 
 use super::apply::{Answers, Apply};
 use super::memory::{Memory, load};
 use super::{Inbound, Outbound};
-use crate::ledger::AgentNo;
+use crate::ledger::{Agent, AgentNo};
 use crate::store::batch::Batch;
 use crate::store::model::Head;
 use crate::store::{Borrowed, commands, parked, sqlite};
@@ -113,6 +114,13 @@ impl Committer {
         self.head
     }
 
+    /// What the ledger holds of an agent; `None` where there is none of that name, or after a failed transaction.
+    #[must_use]
+    pub fn agent(&self, path: &AgentPath) -> Option<&Agent> {
+        let memory = self.memory.as_ref()?;
+        memory.ledger.agent(memory.registry.number(path)?)
+    }
+
     /// The connection, to read from.
     #[must_use]
     pub fn connection(&self) -> &Connection {
@@ -161,21 +169,39 @@ impl Committer {
     /// The database failed: what was not tried stays parked.
     pub fn try_parked_again(&mut self, now: Timestamp) -> rusqlite::Result<usize> {
         let candidates = parked::unreadable(&self.connection)?;
-        let mut used = 0;
-        for group in candidates.chunks(PARKED_GROUP) {
+        let (mut used, mut left) = (0, candidates.as_slice());
+        while !left.is_empty() {
             let each = |apply: &mut Apply<'_, '_>| {
-                let mut used = 0;
-                for &(id, no) in group {
+                let mut tried = 0;
+                for &(id, no) in left.iter().take(PARKED_GROUP) {
+                    if apply.batch.taken() >= GROUP_ROWS_MAX {
+                        break;
+                    }
                     let bytes = parked::bytes(apply.batch.connection, id)?;
                     used += usize::from(apply.try_again(no, id, &bytes)?);
+                    tried += 1;
                 }
-                Ok(used)
+                Ok(tried)
             };
             let applied = self.transaction(now, each)?;
-            used += applied.taken();
+            left = left.split_at_checked(applied.taken()).map_or(&[], |(_, left)| left);
             applied.commit()?;
         }
         Ok(used)
+    }
+
+    /// Whether frames wait whose catalog has come: call [`replay`](Self::replay) until they do not.
+    #[must_use]
+    pub fn owes_replay(&self) -> bool {
+        self.memory.as_ref().is_none_or(|memory| !memory.replays.is_empty())
+    }
+
+    /// Uses frames that waited for a catalog which is here, as many as one transaction may.
+    ///
+    /// # Errors
+    /// The database failed: they go on waiting.
+    pub fn replay(&mut self, now: Timestamp) -> rusqlite::Result<()> {
+        self.transaction(now, |apply| apply.replay(GROUP_ROWS_MAX).map(|()| 0))?.commit().map(drop)
     }
 
     /// Commits the group's first messages in one transaction: all of them, or as many as a transaction's rows allow,
@@ -201,6 +227,7 @@ impl Committer {
                 apply.message(message)?;
                 taken += 1;
             }
+            apply.replay(GROUP_ROWS_MAX)?;
             Ok(taken)
         })
     }

@@ -1,6 +1,8 @@
 //! What the writer keeps in memory between transactions, and how it comes from the database. Writes nothing: it must
 //! load on a full disk too.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use gapless_common::id::CatalogHash;
 use gapless_common::topic::AgentPath;
 use gapless_common::wire;
@@ -8,13 +10,17 @@ use rusqlite::Connection;
 
 use crate::ledger::{AgentNo, Ledger};
 use crate::store::registry::Registry;
-use crate::store::state;
+use crate::store::{parked, state};
 
 /// True of the last commit; after a failed transaction it is thrown away and loaded again.
 #[derive(Debug)]
 pub(super) struct Memory {
     pub(super) ledger: Ledger,
     pub(super) registry: Registry,
+    /// What each agent's parked frames take, see [`parked::ROW_BYTES`].
+    pub(super) parked: BTreeMap<AgentNo, i64>,
+    /// Catalogs that are here, and for which frames may still wait.
+    pub(super) replays: BTreeSet<(AgentNo, CatalogHash)>,
 }
 
 /// Loads what the database says, in one read transaction.
@@ -26,7 +32,12 @@ pub(super) fn load(connection: &Connection) -> rusqlite::Result<Memory> {
 }
 
 fn load_all(connection: &Connection) -> rusqlite::Result<Memory> {
-    let mut memory = Memory { ledger: state::load(connection)?, registry: Registry::default() };
+    let mut memory = Memory {
+        ledger: state::load(connection)?,
+        registry: Registry::default(),
+        parked: parked::held(connection)?,
+        replays: parked::waiting_for_known(connection)?,
+    };
     let sql = "SELECT a.id, s.id, s.name, a.name, c.hash, c.bytes FROM agents a JOIN sites s ON s.id = a.site
         LEFT JOIN catalogs c ON c.agent = a.id ORDER BY a.id";
     let mut statement = connection.prepare(sql)?;

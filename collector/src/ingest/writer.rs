@@ -8,6 +8,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use gapless_common::id::Commit;
+use tokio::sync::mpsc::error::TryRecvError;
 use tokio::sync::{mpsc, watch};
 
 use super::committer::{Committer, LoadError};
@@ -102,7 +103,7 @@ struct Writer {
 
 impl Writer {
     fn run(&mut self, mut inbound: mpsc::Receiver<Inbound>) {
-        while let Some(first) = inbound.blocking_recv() {
+        while let Some(first) = self.next(&mut inbound) {
             let group = gather(first, &mut inbound);
             let mut rest = group.as_slice();
             while !rest.is_empty() {
@@ -113,6 +114,32 @@ impl Writer {
         }
         if let Err(error) = self.committer.fold() {
             tracing::warn!(%error, "the write-ahead log stays beside the database");
+        }
+    }
+
+    /// The next message; frames whose catalog has come are used meanwhile.
+    fn next(&mut self, inbound: &mut mpsc::Receiver<Inbound>) -> Option<Inbound> {
+        let mut works = true;
+        while works && self.committer.owes_replay() {
+            match inbound.try_recv() {
+                Ok(message) => return Some(message),
+                Err(TryRecvError::Disconnected) => return None,
+                Err(TryRecvError::Empty) => works = self.replay(),
+            }
+        }
+        inbound.blocking_recv()
+    }
+
+    fn replay(&mut self) -> bool {
+        match self.committer.replay(clock::now()) {
+            Ok(()) => {
+                self.commits.send_replace(self.committer.head().commit);
+                true
+            }
+            Err(error) => {
+                tracing::error!(%error, "frames whose catalog has come wait until something else works");
+                false
+            }
         }
     }
 

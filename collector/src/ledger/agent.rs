@@ -217,8 +217,9 @@ impl Agent {
     pub fn missing(&self) -> u64 {
         let held = |epoch: &Epoch| self.held.epochs.iter().find(|h| h.epoch == *epoch);
         let unknown = self.held.epochs.iter().filter(|h| !self.epochs.contains_key(&h.epoch));
-        unknown.map(|h| missing(&RangeSet::new(), None, Some(h))).sum::<u64>()
-            + self.epochs.iter().map(|(epoch, state)| state.missing(held(epoch))).sum::<u64>()
+        let nothing_came = unknown.map(|h| missing(&RangeSet::new(), None, Some(h)));
+        let came = self.epochs.iter().map(|(epoch, state)| state.missing(held(epoch)));
+        nothing_came.chain(came).fold(0, u64::saturating_add)
     }
 }
 
@@ -228,8 +229,9 @@ impl Agent {
 pub fn missing(accounted: &RangeSet, end: Option<u64>, held: Option<&HeldEpoch>) -> u64 {
     let came = end.map_or(0, |end| end.saturating_sub(1)).max(accounted.last().unwrap_or(0));
     let holes = |(first, last): (u64, u64)| -> u64 {
-        if first > last { 0 } else { accounted.holes(first, last).map(|(f, l)| l - f + 1).sum() }
+        let sizes = accounted.holes(first, last.max(first)).map(|(f, l)| (l - f).saturating_add(1));
+        if first > last { 0 } else { sizes.fold(0, u64::saturating_add) }
     };
     let tail = held.map_or(0, |h| holes((h.first.0.max(came.saturating_add(1)), h.next.0.saturating_sub(1))));
-    holes((1, came)) + tail
+    holes((1, came)).saturating_add(tail)
 }

@@ -4,19 +4,26 @@
 //! An epoch that the agent kept in memory while its disk had failed stands beside the chain: nothing follows it, it
 //! replaces nothing, and what it still owes is copied to the next epoch on disk, whose declarations cover its slots.
 
+use std::collections::BTreeSet;
+
 use gapless_common::id::Epoch;
 use gapless_common::message::HeldEpoch;
 use gapless_common::quality::Cause;
+use gapless_common::ranges::RangeSet;
 use gapless_common::reading::{EpochStart, Loss};
 
 use super::agent::{Held, Position};
-use super::{Agent, AgentNo, Downtime, EpochState, Finding, Ledger, Mark, Span};
+use super::{Agent, AgentNo, Downtime, EpochState, Finding, Ledger, Mark, Span, plausible};
 
 /// Epochs of an agent that are not finished, at most.
 pub const EPOCHS_UNFINISHED_MAX: usize = 1_024;
 /// Ranges of an epoch that are accounted for, and ranges of it that are lost, at most: what would open another hole
 /// is refused.
 pub const RANGES_MAX: usize = 4_096;
+/// Records of an agent that wait for others, at most: what adds more is refused, unless it is what they may wait for.
+pub const MARKS_MAX: usize = 16_384;
+/// Records of one epoch that wait, at most, where a frame moves the epoch's watermark and so may be waited for.
+pub const EPOCH_MARKS_MAX: usize = 2_048;
 /// Losses of an agent whose time is known, at most. Beyond it the oldest is forgotten: its seqs stay lost, and its
 /// slots have their cause.
 pub const LOSSES_MAX: usize = 4_096;
@@ -153,9 +160,28 @@ impl Ledger {
         let Some(state) = agent.epochs.get(&epoch) else {
             return agent.unfinished() < EPOCHS_UNFINISHED_MAX;
         };
-        let set = &state.accounted;
-        let joins = first <= 1 || set.contains(first - 1) || set.contains(last.saturating_add(1));
-        joins || set.len() < RANGES_MAX
+        // What is stored may lie in pieces within what is lost and parked.
+        joins(&state.accounted, RANGES_MAX, (first, last))
+            && joins(&state.committed, 2 * RANGES_MAX, (first, last))
+    }
+
+    /// Whether there is room to keep account of `first..=last` as parked.
+    #[must_use]
+    pub fn has_room_to_park(&self, no: AgentNo, epoch: Epoch, first: u64, last: u64) -> bool {
+        let state = self.agent(no).and_then(|a| a.epochs.get(&epoch));
+        state.is_none_or(|state| joins(&state.parked, RANGES_MAX, (first, last)))
+    }
+
+    /// Whether there is room for `fresh` records of `epoch` from `first` on that may have to wait.
+    #[must_use]
+    pub fn has_room_for_marks(&self, no: AgentNo, epoch: Epoch, first: u64, fresh: usize) -> bool {
+        let Some(agent) = self.agent(no).filter(|_| fresh > 0) else { return true };
+        let waiting: usize = agent.epochs.values().map(|e| e.marks.len()).sum();
+        let (here, moves) = match agent.epochs.get(&epoch) {
+            Some(state) => (state.marks.len(), first <= state.watermark().saturating_add(1)),
+            None => (0, first <= 1),
+        };
+        waiting + fresh <= MARKS_MAX || (moves && here + fresh <= EPOCH_MARKS_MAX)
     }
 
     /// Whether there is room for what the outbox gave up, as far as it is not known yet.
@@ -169,38 +195,43 @@ impl Ledger {
     /// Whether there is room for the epochs that a birth names.
     #[must_use]
     pub fn has_room_for_birth(&self, no: AgentNo, held: &[HeldEpoch]) -> bool {
+        if !plausible::held(held) {
+            return false;
+        }
         let Some(agent) = self.agent(no) else { return held.len() <= EPOCHS_UNFINISHED_MAX };
         let fresh = held.iter().filter(|h| !agent.epochs.contains_key(&h.epoch)).count();
         fresh == 0 || agent.unfinished() + fresh <= EPOCHS_UNFINISHED_MAX
     }
 
+    /// Of neighbouring declarations under one catalog in the unbroken stretch that holds `seq`, the last stays and says
+    /// what all of them did. Cost: what the stretch's declarations name.
     fn merge_declarations(&mut self, no: AgentNo, epoch: Epoch, seq: u64) {
         let marks = &mut self.changes.marks;
         let Some(state) = self.agents.get_mut(&no).and_then(|a| a.epochs.get_mut(&epoch)) else { return };
         let Some((first, last)) = state.accounted.iter().find(|&(f, l)| f <= seq && l >= seq) else { return };
         let found: Vec<u64> = state.marks.range(first..=last).map(|(&at, _)| at).collect();
+        let mut joined = BTreeSet::new();
         for pair in found.windows(2) {
             let &[a, b] = pair else { continue };
-            let (Some(Mark::Complete { hash, through }), Some(Mark::Complete { hash: later, .. })) =
-                (state.marks.get(&a), state.marks.get(&b))
+            if !same_catalog(state.marks.get(&a), state.marks.get(&b)) {
+                continue;
+            }
+            let (Some(Mark::Complete { through: mut sum, .. }), Some(Mark::Complete { through, .. })) =
+                (state.marks.remove(&a), state.marks.get_mut(&b))
             else {
                 continue;
             };
-            if hash != later {
-                continue;
+            for (grid, slot) in std::mem::take(through) {
+                let known = sum.entry(grid).or_insert(slot);
+                *known = (*known).max(slot);
             }
-            let through = through.clone();
-            state.marks.remove(&a);
+            *through = sum;
             marks.insert((no, epoch, a), None);
-            if let Some(Mark::Complete { through: sum, .. }) = state.marks.get_mut(&b) {
-                for (grid, slot) in through {
-                    let known = sum.entry(grid).or_insert(slot);
-                    *known = (*known).max(slot);
-                }
-            }
-            let merged = state.marks.get(&b).cloned();
-            marks.insert((no, epoch, b), merged);
+            joined.remove(&a);
+            joined.insert(b);
         }
+        let written = joined.into_iter().filter_map(|at| Some((at, state.marks.get(&at)?.clone())));
+        marks.extend(written.map(|(at, mark)| ((no, epoch, at), Some(mark))));
     }
 
     /// Puts every epoch whose predecessor is known into the chain. Returns whether any was.
@@ -283,6 +314,15 @@ impl Ledger {
         }
         true
     }
+}
+
+/// Whether a set takes `first..=last` without having more ranges than `ranges_max`.
+fn joins(set: &RangeSet, ranges_max: usize, (first, last): (u64, u64)) -> bool {
+    set.len() < ranges_max || first <= 1 || set.contains(first - 1) || set.contains(last.saturating_add(1))
+}
+
+fn same_catalog(a: Option<&Mark>, b: Option<&Mark>) -> bool {
+    matches!((a, b), (Some(Mark::Complete { hash: a, .. }), Some(Mark::Complete { hash: b, .. })) if a == b)
 }
 
 enum Link {

@@ -20,6 +20,7 @@ mod clone_tests;
 mod correction;
 pub mod freshness;
 mod paint;
+pub mod plausible;
 mod settle;
 #[cfg(test)]
 mod span_tests;
@@ -37,7 +38,7 @@ use gapless_common::ranges::RangeSet;
 use gapless_common::time::{Slot, SlotGrid, Timestamp};
 
 pub use agent::{Agent, EpochState, Held, Position, missing};
-pub use chain::{EPOCHS_UNFINISHED_MAX, LOSSES_MAX, RANGES_MAX};
+pub use chain::{EPOCH_MARKS_MAX, EPOCHS_UNFINISHED_MAX, LOSSES_MAX, MARKS_MAX, RANGES_MAX};
 pub use paint::{Gap, Known, Run};
 
 /// Number of an agent's row.

@@ -96,7 +96,7 @@ pub struct Counters {
     pub conflicts: u64,
     /// Frames with a wrong checksum; not acknowledged.
     pub damaged: u64,
-    /// Frames refused because too much is parked; not acknowledged.
+    /// Messages refused, not acknowledged: what cannot be, or more than is kept of one agent.
     pub refused: u64,
 }
 

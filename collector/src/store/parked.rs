@@ -1,12 +1,17 @@
 //! Frames that are kept but cannot be used, as rows; bounded per agent. Does not know why they cannot.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use gapless_common::id::CatalogHash;
 use gapless_common::time::Timestamp;
 use gapless_common::wire::DataHeader;
-use rusqlite::{Connection, params};
+use rusqlite::{Connection, OptionalExtension, params};
 
 use super::model::ParkReason;
 use crate::ledger::AgentNo;
+
+/// What a parked frame counts for beside its bytes: many small ones must not outgrow the bound as rows.
+pub(crate) const ROW_BYTES: i64 = 256;
 
 /// A frame to be kept.
 pub(crate) struct New<'a> {
@@ -33,8 +38,33 @@ pub(crate) fn reason(code: i64) -> Option<ParkReason> {
         .find(|r| self::code(*r) == code)
 }
 
-/// Keeps the frame, where the agent's bound allows it. A frame that is kept already takes no more room.
-pub(crate) fn keep(connection: &Connection, new: &New<'_>, bytes_max: i64) -> rusqlite::Result<bool> {
+/// What the parked frames of each agent take.
+pub(crate) fn held(connection: &Connection) -> rusqlite::Result<BTreeMap<AgentNo, i64>> {
+    let sql = "SELECT agent, sum(length(bytes) + ?1) FROM parked GROUP BY agent";
+    let mut statement = connection.prepare(sql)?;
+    statement.query_map([ROW_BYTES], |r| Ok((AgentNo(r.get(0)?), r.get(1)?)))?.collect()
+}
+
+/// Catalogs that came while frames wait for them.
+pub(crate) fn waiting_for_known(
+    connection: &Connection,
+) -> rusqlite::Result<BTreeSet<(AgentNo, CatalogHash)>> {
+    let sql = "SELECT DISTINCT p.agent, p.catalog FROM parked p
+        JOIN catalogs c ON c.agent = p.agent AND c.hash = p.catalog WHERE p.reason = 1";
+    let mut statement = connection.prepare(sql)?;
+    let each =
+        |r: &rusqlite::Row<'_>| Ok((AgentNo(r.get(0)?), CatalogHash(r.get::<_, i64>(1)?.cast_unsigned())));
+    statement.query_map([], each)?.collect()
+}
+
+/// Keeps the frame, where the agent's bound allows it; `held` is what its frames take. A frame that is kept already
+/// takes no more room.
+pub(crate) fn keep(
+    connection: &Connection,
+    new: &New<'_>,
+    held: &mut i64,
+    bytes_max: i64,
+) -> rusqlite::Result<bool> {
     let sql = "SELECT EXISTS (SELECT 1 FROM parked WHERE agent = ?1 AND epoch = ?2 AND first_seq = ?3 AND count = ?4)";
     let key = [
         new.agent.0,
@@ -45,11 +75,12 @@ pub(crate) fn keep(connection: &Connection, new: &New<'_>, bytes_max: i64) -> ru
     if connection.prepare_cached(sql)?.query_row(key, |r| r.get(0))? {
         return Ok(true);
     }
-    let sql = "SELECT coalesce(sum(length(bytes)), 0) FROM parked WHERE agent = ?1";
-    let held: i64 = connection.prepare_cached(sql)?.query_row([new.agent.0], |r| r.get(0))?;
-    if held.saturating_add(i64::try_from(new.bytes.len()).unwrap_or(i64::MAX)) > bytes_max {
+    let more =
+        held.saturating_add(ROW_BYTES).saturating_add(i64::try_from(new.bytes.len()).unwrap_or(i64::MAX));
+    if more > bytes_max {
         return Ok(false);
     }
+    *held = more;
     let sql = "INSERT INTO parked
         (agent, epoch, first_seq, count, catalog, reason, detail, bytes, received_at)
         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)";
@@ -67,16 +98,16 @@ pub(crate) fn keep(connection: &Connection, new: &New<'_>, bytes_max: i64) -> ru
     Ok(true)
 }
 
-/// The frames that wait for this catalog.
+/// The first frame that waits for this catalog.
 pub(crate) fn waiting(
     connection: &Connection,
     agent: AgentNo,
     catalog: CatalogHash,
-) -> rusqlite::Result<Vec<(i64, Vec<u8>)>> {
-    let sql = "SELECT id, bytes FROM parked WHERE agent = ?1 AND catalog = ?2 AND reason = 1 ORDER BY id";
-    let mut statement = connection.prepare_cached(sql)?;
-    let rows = statement.query_map([agent.0, catalog.0.cast_signed()], |r| Ok((r.get(0)?, r.get(1)?)))?;
-    rows.collect()
+) -> rusqlite::Result<Option<(i64, Vec<u8>)>> {
+    let sql =
+        "SELECT id, bytes FROM parked WHERE agent = ?1 AND catalog = ?2 AND reason = 1 ORDER BY id LIMIT 1";
+    let key = [agent.0, catalog.0.cast_signed()];
+    connection.prepare_cached(sql)?.query_row(key, |r| Ok((r.get(0)?, r.get(1)?))).optional()
 }
 
 /// The frames that could not be read, with their agents.
@@ -97,7 +128,16 @@ pub(crate) fn wait_for_catalog(connection: &Connection, id: i64) -> rusqlite::Re
     connection.prepare_cached(sql)?.execute([id, code(ParkReason::UnknownCatalog)]).map(drop)
 }
 
+/// A frame's catalog came, and it makes no sense under it.
+pub(crate) fn is_nonsense(connection: &Connection, id: i64, detail: &str) -> rusqlite::Result<()> {
+    let sql = "UPDATE parked SET reason = ?2, detail = ?3 WHERE id = ?1";
+    connection.prepare_cached(sql)?.execute(params![id, code(ParkReason::Nonsense), detail]).map(drop)
+}
+
 /// A frame was used after all.
-pub(crate) fn forget(connection: &Connection, id: i64) -> rusqlite::Result<()> {
-    connection.prepare_cached("DELETE FROM parked WHERE id = ?1")?.execute([id]).map(drop)
+pub(crate) fn forget(connection: &Connection, id: i64, held: &mut i64) -> rusqlite::Result<()> {
+    let sql = "DELETE FROM parked WHERE id = ?1 RETURNING length(bytes)";
+    let bytes: i64 = connection.prepare_cached(sql)?.query_row([id], |r| r.get(0))?;
+    *held = held.saturating_sub(bytes.saturating_add(ROW_BYTES));
+    Ok(())
 }

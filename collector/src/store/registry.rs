@@ -34,13 +34,19 @@ impl Registry {
         self.paths.get(&no)
     }
 
+    pub(crate) fn number(&self, path: &AgentPath) -> Option<AgentNo> {
+        self.agents.get(path).copied()
+    }
+
     pub(crate) fn bound(&self, no: AgentNo, hash: CatalogHash) -> Option<Arc<Vec<Bound>>> {
         self.catalogs.get(&(no, hash)).cloned()
     }
 
-    /// How many catalogs of the agent are kept.
-    pub(crate) fn catalogs_of(&self, no: AgentNo) -> usize {
-        self.catalogs.keys().filter(|(agent, _)| *agent == no).count()
+    /// How many catalogs of the agent are kept, and how many devices and channels they have together.
+    pub(crate) fn size_of(&self, no: AgentNo) -> (usize, usize) {
+        let range = (no, CatalogHash(u64::MIN))..=(no, CatalogHash(u64::MAX));
+        let kept = || self.catalogs.range(range.clone()).map(|(_, bound)| bound);
+        (kept().count(), kept().flat_map(|bound| bound.iter()).map(|b| 1 + b.series.len()).sum())
     }
 
     /// The agent's number; makes site and agent where they are new.

@@ -85,10 +85,11 @@ pub(super) fn missing_records(row: &Row<'_>, connection: &Connection) -> Read<u6
         parked.iter().for_each(|(f, l)| accounted.insert(f, l));
         cell::lost_of(&e.get::<_, Vec<u8>>(3)?).iter().for_each(|&(f, l, _)| accounted.insert(f, l));
         let end = e.get::<_, Option<i64>>(4)?.map(i64::cast_unsigned);
-        count += missing(&accounted, end, holds.as_ref());
+        count = missing(&accounted, end, holds.as_ref()).saturating_add(count);
     }
     // Nothing of these has come yet.
-    Ok(count + held.iter().map(|h| missing(&RangeSet::new(), None, Some(h))).sum::<u64>())
+    let nothing_came = held.iter().map(|h| missing(&RangeSet::new(), None, Some(h)));
+    Ok(nothing_came.fold(count, u64::saturating_add))
 }
 
 pub(super) fn agent_row(row: &Row<'_>, connection: &Connection) -> Read<AgentRow> {

@@ -33,7 +33,7 @@ CREATE TABLE agents (
     duplicates INTEGER NOT NULL DEFAULT 0,
     conflicts INTEGER NOT NULL DEFAULT 0,
     damaged INTEGER NOT NULL DEFAULT 0, -- frames with a wrong CRC: not acknowledged
-    refused INTEGER NOT NULL DEFAULT 0, -- frames that would have exceeded the parking bound: not acknowledged
+    refused INTEGER NOT NULL DEFAULT 0, -- messages that cannot be, or beyond a bound: not acknowledged
     UNIQUE (site, name)
 );
 
