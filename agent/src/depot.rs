@@ -14,6 +14,7 @@ mod migrate;
 mod unset;
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use gapless_common::id::{BootId, CatalogHash, Epoch, Seq};
 use gapless_common::message::HeldEpoch;
@@ -51,6 +52,9 @@ pub struct Identity {
 /// Opens the outbox on the disk, at the start and whenever it is tried again.
 pub type Opener = Box<dyn Fn(Opening) -> Result<Opened, OpenError> + Send>;
 
+/// Gives a random number: the operating system's in an agent, one that follows from a seed in the simulation.
+pub type Draw = Arc<dyn Fn() -> Result<u64, getrandom::Error> + Send + Sync>;
+
 /// Why the agent cannot keep anything.
 #[derive(Debug, thiserror::Error)]
 pub enum DepotError {
@@ -58,7 +62,7 @@ pub enum DepotError {
     #[error("no outbox can be opened")]
     Open(#[from] OpenError),
     /// The operating system gives no random numbers.
-    #[error("no random number for an epoch: {0}")]
+    #[error("no random number: {0}")]
     Random(getrandom::Error),
     /// Not even the outbox in memory takes a record.
     #[error("the outbox in memory takes no record")]
@@ -78,6 +82,7 @@ pub struct Committed {
 pub struct Depot {
     identity: Identity,
     opener: Opener,
+    draw: Draw,
     /// Takes records: on the disk, or in memory while the disk has failed.
     store: Box<dyn Outbox>,
     /// The disk's, dead for appending, as long as memory takes its place.
@@ -110,20 +115,21 @@ impl Depot {
     ///
     /// # Errors
     /// [`DepotError::Open`] where another agent has it, or nothing can be opened.
-    pub fn open(identity: Identity, opener: Opener, now: Now) -> Result<Self, DepotError> {
-        let opening = Opening { epoch: draw_epoch()?, boot: identity.boot };
+    pub fn open(identity: Identity, opener: Opener, draw: Draw, now: Now) -> Result<Self, DepotError> {
+        let opening = draw_opening(&draw, identity.boot)?;
         let (store, found, failure) = match opener(opening) {
             Ok(opened) => (opened.outbox, Some(opened.found), None),
             Err(e) if is_in_use(&e) => return Err(e.into()),
             Err(e) => {
                 let failure = Failure::new(&e, now);
                 tracing::error!("the disk has failed, readings are kept in memory only: {}", failure.why);
-                (open_in_memory(&identity)?, None, Some(failure))
+                (open_in_memory(draw_opening(&draw, identity.boot)?)?, None, Some(failure))
             }
         };
         let mut depot = Self {
             identity,
             opener,
+            draw,
             store,
             dead: None,
             absent: Vec::new(),
@@ -226,7 +232,7 @@ impl Depot {
     ) -> Result<(), DepotError> {
         let failure = Failure::new(error, now);
         tracing::error!("the disk has failed, readings are kept in memory only: {}", failure.why);
-        let memory = open_in_memory(&self.identity)?;
+        let memory = open_in_memory(draw_opening(&self.draw, self.identity.boot)?)?;
         self.unset.follow(self.store.epoch(), memory.epoch());
         self.dead = Some(std::mem::replace(&mut self.store, memory));
         self.failure = Some(failure);
@@ -253,7 +259,7 @@ impl Depot {
     pub fn retry(&mut self, now: Now) -> Result<bool, DepotError> {
         let Some(failure) = self.failure.clone() else { return Ok(true) };
         self.stop_reading();
-        let opening = Opening { epoch: draw_epoch()?, boot: self.identity.boot };
+        let opening = draw_opening(&self.draw, self.identity.boot)?;
         let back = (self.opener)(opening)
             .map_err(|e| chain(&e))
             .and_then(|opened| self.take_along(opened, now).map_err(|stuck| chain(&stuck.error)));
@@ -501,13 +507,12 @@ fn previous(found: &Found, disk: &dyn Outbox) -> Option<(Epoch, Seq)> {
     held.last().map(|held| (held.epoch, held.next))
 }
 
-fn draw_epoch() -> Result<Epoch, DepotError> {
-    getrandom::u64().map(Epoch).map_err(DepotError::Random)
+fn draw_opening(draw: &Draw, boot: BootId) -> Result<Opening, DepotError> {
+    Ok(Opening { epoch: draw().map(Epoch).map_err(DepotError::Random)?, boot })
 }
 
-fn open_in_memory(identity: &Identity) -> Result<Box<dyn Outbox>, DepotError> {
+fn open_in_memory(opening: Opening) -> Result<Box<dyn Outbox>, DepotError> {
     let options = Options { budget_bytes: MEMORY_BUDGET_BYTES, ..Options::default() };
-    let opening = Opening { epoch: draw_epoch()?, boot: identity.boot };
     let disk = Box::new(outbox::memory_disk::MemoryDisk::new());
     let (journal, _) = Journal::open(disk, &options, opening)?;
     Ok(Box::new(journal))

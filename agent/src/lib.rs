@@ -6,6 +6,7 @@ pub mod check;
 pub mod clock;
 pub mod config;
 pub mod depot;
+pub mod engine;
 pub mod event;
 pub mod frames;
 pub mod modbus;

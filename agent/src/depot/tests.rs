@@ -33,7 +33,7 @@ fn open(disk: &MemoryDisk) -> Depot {
 
 fn open_with(disk: &MemoryDisk, options: Options) -> Depot {
     let identity = Identity { boot: BootId(1), catalog: CATALOG, catalog_bytes: Box::new([1, 2, 3]) };
-    let mut depot = Depot::open(identity, opener(disk, options), now(0)).unwrap();
+    let mut depot = Depot::open(identity, opener(disk, options), Arc::new(getrandom::u64), now(0)).unwrap();
     assert_eq!(depot.take_downtime(now(0)), None, "the clock is set, so the downtime is dated at once");
     depot
 }

@@ -38,7 +38,7 @@ impl Agent<'_> {
     }
 
     fn begin_poll(&mut self, device: &str, reply: Reply, now: Now) {
-        let polled = DeviceId::new(device).map_err(|_| "").and_then(|device| self.poll_now(&device));
+        let polled = DeviceId::new(device).map_err(|_| "").and_then(|device| self.poll_device(&device));
         match polled {
             Ok(device) => self.asked.push(Asked {
                 device,
@@ -70,9 +70,9 @@ impl Agent<'_> {
     }
 
     fn status(&self, now: Now) -> Status {
-        let core = self.core.status();
+        let (core, counters) = (self.engine.uplink(), self.engine.counters());
         Status {
-            agent: self.path.to_string(),
+            agent: format!("{}/{}", self.config.site, self.config.agent),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             uptime_s: now.boot_ms.saturating_sub(self.started.boot_ms) / 1_000,
             clock: ClockStatus { now: now.wall.to_string(), set: now.wall_set },
@@ -80,12 +80,12 @@ impl Agent<'_> {
             uplink: UplinkStatus {
                 broker: self.config.uplink.broker.to_string(),
                 state: core.link.name().to_owned(),
-                last_error: self.counters.last_error.clone(),
+                last_error: counters.last_error.clone(),
                 in_flight: core.in_flight,
                 last_ack_s: core.last_ack_ms.map(|at| now.boot_ms.saturating_sub(at) / 1_000),
-                frames_sent: self.counters.frames,
-                bytes_sent: self.counters.bytes,
-                garbage: self.counters.garbage,
+                frames_sent: counters.frames,
+                bytes_sent: counters.bytes,
+                garbage: counters.garbage,
             },
             buses: self.board.buses(),
             devices: self.board.devices(),
@@ -93,10 +93,10 @@ impl Agent<'_> {
     }
 
     fn outbox_status(&self) -> OutboxStatus {
-        let stats = self.depot.stats();
+        let stats = self.engine.depot().stats();
         OutboxStatus {
-            durable: self.depot.failure().is_none(),
-            failure: self.depot.failure().map(|failure| failure.why.clone()),
+            durable: self.engine.depot().failure().is_none(),
+            failure: self.engine.depot().failure().map(|failure| failure.why.clone()),
             disk_bytes: stats.disk_bytes,
             budget_bytes: stats.budget_bytes,
             held_records: stats.held_records,

@@ -1,12 +1,16 @@
-//! The loop's side of delivery: hands MQTT events to the uplink core, and carries out what it wants.
+//! The engine's side of delivery: hands what the broker brings to the uplink core, and turns what the core wants into
+//! effects.
 
-use gapless_common::id::{CatalogHash, ConnectionId};
+use gapless_common::id::{CatalogHash, ConnectionId, DeviceId, DeviceIndex};
 use gapless_common::message::{AgentState, Outcome};
 use gapless_common::reading::Record;
 use gapless_common::topic::{Down, Up};
 use gapless_common::wire::{Message, decode, encode};
 
-use super::{Agent, RunError};
+use super::polls::{Ended, Polls};
+use super::{Effect, Engine};
+use crate::clock::Now;
+use crate::depot::DepotError;
 use crate::frames::Packed;
 use crate::text::chain;
 use crate::uplink::core::{Action, Event, Offer};
@@ -15,39 +19,66 @@ use crate::uplink::mqtt::MqttEvent;
 /// Topic of a collector's presence, up to its name.
 const PRESENCE_PREFIX: &str = "gapless/v1/collectors/";
 
-impl Agent<'_> {
-    pub(super) fn on_mqtt(&mut self, event: MqttEvent) {
-        let now_ms = self.clock.now().boot_ms;
+impl Engine {
+    /// The MQTT client reports.
+    ///
+    /// # Errors
+    /// As [`on_bus`](Self::on_bus).
+    pub fn on_mqtt(&mut self, event: MqttEvent, now: Now) -> Result<(), DepotError> {
         match event {
             MqttEvent::Connected(connection) if self.connection == Some(connection) => {
-                tracing::info!(broker = %self.config.uplink.broker, %connection, "connected");
-                self.core.handle(Event::Connected, now_ms);
+                tracing::info!(%connection, "connected");
+                self.core.handle(Event::Connected, now.boot_ms);
             }
             MqttEvent::Disconnected(connection, why) if self.connection == Some(connection) => {
-                self.lose_connection(why, now_ms);
+                self.lose_connection(why, now);
             }
             MqttEvent::Message { connection, topic, payload, retained }
                 if self.connection == Some(connection) =>
             {
-                self.on_message(&topic, &payload, retained, now_ms);
+                self.on_message(&topic, &payload, retained, now);
             }
             // Of a connection that was thrown away.
             MqttEvent::Connected(_) | MqttEvent::Disconnected(..) | MqttEvent::Message { .. } => {}
         }
+        self.act(now)
     }
 
-    fn lose_connection(&mut self, why: String, now_ms: u64) {
+    /// The client did not take a message: it counts as lost.
+    ///
+    /// # Errors
+    /// As [`on_bus`](Self::on_bus).
+    pub fn lost_connection(&mut self, why: String, now: Now) -> Result<(), DepotError> {
+        self.lose_connection(why, now);
+        self.act(now)
+    }
+
+    /// The bus does not take the poll of an [`Effect::PollNow`].
+    ///
+    /// # Errors
+    /// As [`on_bus`](Self::on_bus).
+    pub fn poll_refused(&mut self, command: u64, why: &str, now: Now) -> Result<(), DepotError> {
+        self.polls.forget(command);
+        self.core.handle(Event::CommandEnded(command, Outcome::Failed(why.into())), now.boot_ms);
+        self.act(now)
+    }
+
+    fn lose_connection(&mut self, why: String, now: Now) {
         // One line for each reason, not for each attempt: a broker may be away for days.
         if self.counters.last_error.as_ref() != Some(&why) {
-            tracing::warn!(broker = %self.config.uplink.broker, "no connection: {why}");
+            tracing::warn!("no connection: {why}");
         }
-        self.counters.last_error = Some(why);
-        self.connection = None;
-        self.mqtt.disconnect();
-        self.core.handle(Event::Disconnected, now_ms);
+        self.throw_away(why);
+        self.core.handle(Event::Disconnected, now.boot_ms);
     }
 
-    fn on_message(&mut self, topic: &str, payload: &[u8], retained: bool, now_ms: u64) {
+    fn throw_away(&mut self, why: String) {
+        self.counters.last_error = Some(why);
+        self.connection = None;
+        self.effects.push_back(Effect::Disconnect);
+    }
+
+    fn on_message(&mut self, topic: &str, payload: &[u8], retained: bool, now: Now) {
         let decoded = decode(payload);
         if let Some(collector) = topic.strip_prefix(PRESENCE_PREFIX) {
             let presence = match decoded {
@@ -58,40 +89,41 @@ impl Agent<'_> {
                 self.counters.garbage += 1;
             }
             let collector = collector.into();
-            return self.core.handle(Event::Presence { collector, presence, retained }, now_ms);
+            return self.core.handle(Event::Presence { collector, presence, retained }, now.boot_ms);
         }
-        let (ack, command) = (self.path.down(Down::Ack), self.path.down(Down::Command));
+        let (ack, command) = (self.setup.path.down(Down::Ack), self.setup.path.down(Down::Command));
         match decoded {
             Ok(Message::Ack(said)) if topic == ack => {
                 self.counters.last_error = None;
-                self.core.handle(Event::Ack(said), now_ms);
+                self.core.handle(Event::Ack(said), now.boot_ms);
             }
             Ok(Message::Command(asked)) if topic == command => {
-                let now = self.clock.now();
-                self.core.handle(Event::Command(asked, now.wall_set.then_some(now.wall)), now_ms);
+                self.core.handle(Event::Command(asked, now.wall_set.then_some(now.wall)), now.boot_ms);
             }
             _ => self.counters.garbage += 1,
         }
     }
 
     /// Does what the uplink core wants until it wants nothing.
-    pub(super) fn act(&mut self) -> Result<(), RunError> {
-        while let Some(action) = self.core.poll(self.clock.now().boot_ms) {
-            self.act_once(action)?;
+    pub(super) fn act(&mut self, now: Now) -> Result<(), DepotError> {
+        while let Some(action) = self.core.poll(now.boot_ms) {
+            self.act_once(action, now)?;
         }
         Ok(())
     }
 
-    fn act_once(&mut self, action: Action) -> Result<(), RunError> {
-        let now = self.clock.now();
+    fn act_once(&mut self, action: Action, now: Now) -> Result<(), DepotError> {
         match action {
             Action::Connect => self.connect()?,
-            Action::Disconnect(why) => self.throw_away(why),
+            Action::Disconnect(why) => {
+                tracing::warn!("the connection is thrown away: {why}");
+                self.throw_away(why.to_owned());
+            }
             Action::Birth => {
-                let birth = self.birth();
+                let birth = self.birth(now);
                 self.publish(Up::State, &Message::State(birth));
             }
-            Action::Send(offer) => self.send(offer),
+            Action::Send(offer) => self.send(offer, now),
             Action::Acknowledge(epoch, first, last) => self.depot.acknowledge(epoch, first, last),
             Action::Unacknowledge(epoch) => self.depot.unacknowledge(epoch),
             Action::Flush => {
@@ -100,45 +132,35 @@ impl Agent<'_> {
                 self.core.handle(Event::Flushed, now.boot_ms);
             }
             Action::Reply(reply) => self.publish(Up::Reply, &Message::Reply(reply)),
-            Action::SendCatalog(id, hash) => self.send_catalog(id, hash),
-            Action::PollNow(id, device) => {
-                let (id, outcome) = self.on_poll_command(id, &device);
-                self.core.handle(Event::CommandEnded(id, outcome), now.boot_ms);
-            }
+            Action::SendCatalog(id, hash) => self.send_catalog(id, hash, now),
+            Action::PollNow(id, device) => self.poll_now(id, &device, now),
             Action::Goodbye => self.goodbye(),
         }
         Ok(())
     }
 
-    fn connect(&mut self) -> Result<(), RunError> {
-        let connection = ConnectionId(getrandom::u32().map_err(RunError::Random)?);
+    fn connect(&mut self) -> Result<(), DepotError> {
+        let drawn = (self.draw)().map_err(DepotError::Random)?;
+        let connection = ConnectionId(u32::try_from(drawn >> 32).unwrap_or(u32::MAX));
         let will = encode(&Message::State(AgentState::Gone { connection, clean: false }));
         self.connection = Some(connection);
         // A will of a few bytes always encodes.
-        self.mqtt.connect(connection, will.unwrap_or_default());
+        self.effects.push_back(Effect::Connect { connection, will: will.unwrap_or_default() });
         Ok(())
     }
 
-    fn throw_away(&mut self, why: &str) {
-        tracing::warn!(broker = %self.config.uplink.broker, "the connection is thrown away: {why}");
-        self.counters.last_error = Some(why.to_owned());
-        self.connection = None;
-        self.mqtt.disconnect();
-    }
-
-    fn birth(&self) -> AgentState {
-        let now = self.clock.now();
+    fn birth(&self, now: Now) -> AgentState {
         AgentState::Birth {
-            path: self.path.clone(),
+            path: self.setup.path.clone(),
             connection: self.connection.unwrap_or_default(),
             agent_version: env!("CARGO_PKG_VERSION").into(),
-            boot: self.boot,
+            boot: self.boot(),
             epoch: self.depot.position().0,
             catalog: self.depot.catalog_in_force(),
             held: self.depot.held(),
             durable: self.depot.failure().is_none(),
             clock_set: now.wall_set,
-            flush_ms: u32::try_from(self.config.uplink.flush_ms).unwrap_or(u32::MAX),
+            flush_ms: self.setup.uplink.flush_ms,
         }
     }
 
@@ -149,15 +171,13 @@ impl Agent<'_> {
         }
     }
 
-    fn publish_bytes(&mut self, kind: Up, bytes: Vec<u8>) {
-        let Some(connection) = self.connection else { return };
-        if let Err(e) = self.mqtt.publish(connection, kind, bytes) {
-            self.lose_connection(e.to_string(), self.clock.now().boot_ms);
+    fn publish_bytes(&mut self, kind: Up, payload: Vec<u8>) {
+        if let Some(connection) = self.connection {
+            self.effects.push_back(Effect::Publish { connection, kind, payload });
         }
     }
 
-    fn send(&mut self, offer: Offer) {
-        let now = self.clock.now();
+    fn send(&mut self, offer: Offer, now: Now) {
         let Some(connection) = self.connection else {
             return self.core.handle(Event::NotNow, now.boot_ms);
         };
@@ -177,7 +197,7 @@ impl Agent<'_> {
                 tracing::error!("{}", chain(&e));
                 if self.depot.failure().is_some() {
                     self.depot.stop_reading();
-                    self.recall();
+                    self.recall(now);
                 }
                 Event::NotNow
             }
@@ -185,7 +205,7 @@ impl Agent<'_> {
         self.core.handle(event, now.boot_ms);
     }
 
-    fn send_catalog(&mut self, id: u64, hash: CatalogHash) {
+    fn send_catalog(&mut self, id: u64, hash: CatalogHash, now: Now) {
         let outcome = match self.depot.catalog(hash) {
             Some(bytes) => {
                 self.publish(Up::Catalog, &Message::Catalog { hash, bytes });
@@ -193,15 +213,32 @@ impl Agent<'_> {
             }
             None => Outcome::NoData,
         };
-        self.core.handle(Event::CommandEnded(id, outcome), self.clock.now().boot_ms);
+        self.core.handle(Event::CommandEnded(id, outcome), now.boot_ms);
+    }
+
+    /// The command ends when the device has answered.
+    fn poll_now(&mut self, command: u64, device: &DeviceId, now: Now) {
+        let place = self.setup.devices.iter().position(|known| known == device);
+        let index = place.and_then(|place| u16::try_from(place).ok()).map(DeviceIndex);
+        let refused = match index {
+            None => "this agent has no such device",
+            Some(device) if self.polls.begin(command, device, now.boot_ms) => {
+                return self.effects.push_back(Effect::PollNow { command, device });
+            }
+            Some(_) => "too many polls are waited for",
+        };
+        self.core.handle(Event::CommandEnded(command, Outcome::Failed(refused.into())), now.boot_ms);
+    }
+
+    pub(super) fn end_polls(&mut self, now: Now, ended: impl FnOnce(&mut Polls) -> Ended) {
+        for (command, outcome) in ended(&mut self.polls) {
+            self.core.handle(Event::CommandEnded(command, outcome), now.boot_ms);
+        }
     }
 
     fn goodbye(&mut self) {
         let Some(connection) = self.connection else { return };
         let gone = encode(&Message::State(AgentState::Gone { connection, clean: true }));
-        let left = self.mqtt.goodbye(connection, gone.unwrap_or_default());
-        if left.is_err() {
-            self.connection = None;
-        }
+        self.effects.push_back(Effect::Goodbye { connection, payload: gone.unwrap_or_default() });
     }
 }
