@@ -1,4 +1,4 @@
-//! Fuzz target `config`: any text as an agent's configuration and as a register map. The function says what must hold.
+//! Fuzz target `config`: any text as an agent's configuration. The function says what must hold.
 
 #![no_main]
 

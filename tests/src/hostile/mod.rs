@@ -9,7 +9,7 @@ mod journal;
 mod modbus;
 mod wire;
 
-pub use config::config;
+pub use config::{config, profile};
 pub use journal::journal_recovery;
 pub use modbus::modbus;
 pub use wire::wire_decode;
@@ -18,10 +18,11 @@ pub use wire::wire_decode;
 pub type Target = fn(&[u8]);
 
 /// All of them by the names of their corpora.
-pub const TARGETS: [(&str, Target); 4] = [
+pub const TARGETS: [(&str, Target); 5] = [
     ("config", config),
     ("journal_recovery", journal_recovery),
     ("modbus", modbus),
+    ("profile", profile),
     ("wire_decode", wire_decode),
 ];
 
