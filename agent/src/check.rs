@@ -18,6 +18,7 @@ use std::time::Duration;
 
 use gapless_common::id::{BusId, ChannelId, DeviceId};
 use gapless_common::profile::RegisterTable;
+use gapless_common::text::format_bytes;
 use gapless_common::time::Interval;
 
 use crate::config::Config;
@@ -99,6 +100,8 @@ pub struct Traffic {
     pub messages_per_day: f64,
     /// Bytes of these messages with their MQTT, TCP and IP headers.
     pub uplink_bytes_per_day: f64,
+    /// What the configuration allows of them.
+    pub daily_budget_bytes: Option<u64>,
     /// Bytes that the outbox takes.
     pub outbox_bytes_per_day: f64,
     /// The budget over that: how long an outage is held without loss.
@@ -136,6 +139,19 @@ pub enum CheckProblem {
         /// Above 1.
         load: f64,
     },
+    /// What is polled in a day is more than may be sent in one: the outbox would fill for ever.
+    #[error(
+        "`daily_budget`: a day without faults takes {}, and {} may be sent: allow more, poll less often, or gather \
+         more in each message with a longer `flush`",
+        format_bytes(*.needed),
+        format_bytes(*.budget)
+    )]
+    BudgetTooSmall {
+        /// Bytes a day.
+        needed: u64,
+        /// Bytes a day.
+        budget: u64,
+    },
     /// A device has no read plan.
     #[error("device `{device}`: {problem}")]
     NoPlan {
@@ -152,7 +168,9 @@ impl Report {
     pub fn of(config: &Config) -> Self {
         let mut problems = Vec::new();
         let buses = config.buses.iter().map(|bus| bus::report(bus, &mut problems)).collect();
-        Self { buses, traffic: traffic::estimate(config), problems }
+        let traffic = traffic::estimate(config);
+        problems.extend(traffic::problem(&traffic));
+        Self { buses, traffic, problems }
     }
 
     /// Whether the configuration can work.

@@ -67,6 +67,8 @@ pub struct Uplink {
     pub client_certificate: Option<ClientCertificate>,
     /// Distance of two flushes; 0 sends each poll at once.
     pub flush_ms: u64,
+    /// Bytes that may be published in a UTC day; `None` for all there are.
+    pub daily_budget_bytes: Option<u64>,
     /// Frames under way without acknowledgement, 8 to 32.
     pub window: u8,
     /// Which end of a backlog goes first.

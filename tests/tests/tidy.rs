@@ -91,11 +91,13 @@ const IMPURE: [&str; 14] = [
 ];
 
 /// The cores: folders or single files.
-const CORES: [&str; 6] = [
+const CORES: [&str; 8] = [
     "common/src",
     "agent/src/modbus",
     "agent/src/schedule",
+    "agent/src/uplink/budget",
     "agent/src/uplink/core",
+    "agent/src/uplink/delivery",
     "collector/src/ledger",
     "agent/src/config",
 ];

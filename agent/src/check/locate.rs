@@ -20,11 +20,12 @@ impl Report {
     }
 }
 
-/// The bus, or the interval of the device; the device where its interval stands at the bus.
+/// The budget, the bus, or the interval of the device; the device where its interval stands at the bus.
 fn place(root: &Table<'_>, problem: &CheckProblem) -> Option<Place> {
     let buses = root.tables("bus");
     match problem {
         CheckProblem::BusOverloaded { bus, .. } => named(&buses, bus).map(Table::place),
+        CheckProblem::BudgetTooSmall { .. } => root.table("uplink")?.place_of("daily_budget"),
         CheckProblem::DeviceTooSlow { device, .. } | CheckProblem::NoPlan { device, .. } => {
             let devices: Vec<Table<'_>> = buses.iter().flat_map(|bus| bus.tables("device")).collect();
             named(&devices, device).map(|table| table.place_of("interval").unwrap_or(table.place()))

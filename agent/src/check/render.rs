@@ -4,6 +4,7 @@ use std::fmt;
 
 use gapless_common::text::format_bytes;
 
+use super::traffic::to_u64;
 use super::{BusReport, DeviceReport, Milliseconds, Report, RequestReport, Traffic};
 
 impl fmt::Display for Report {
@@ -77,18 +78,37 @@ impl fmt::Display for Traffic {
             "  uplink {}, {each:.1} bytes a reading with all headers",
             bytes(self.uplink_bytes_per_day)
         )?;
+        if let Some(budget) = self.daily_budget_bytes {
+            writeln!(f, "  {}", BudgetLine { needed: to_u64(self.uplink_bytes_per_day), budget })?;
+        }
         let outbox = bytes(self.outbox_bytes_per_day);
         write!(f, "  outbox {outbox}: the budget holds an outage of {:.1} days", self.outage_days)
     }
 }
 
-#[expect(
-    clippy::cast_possible_truncation,
-    clippy::cast_sign_loss,
-    reason = "`as` saturates: a rough figure for people"
-)]
+/// The daily budget beside what a day needs.
+struct BudgetLine {
+    needed: u64,
+    budget: u64,
+}
+
+impl fmt::Display for BudgetLine {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let percent = u128::from(self.needed) * 100 / u128::from(self.budget.max(1));
+        let budget = format_bytes(self.budget);
+        write!(f, "daily budget {budget}: a day takes {percent} % of it")?;
+        match self.budget.checked_sub(self.needed) {
+            Some(left) if left < self.budget / 5 => {
+                write!(f, ", and {} are little to drain a backlog with: a warning", format_bytes(left))
+            }
+            Some(left) => write!(f, ", and {} drain a backlog", format_bytes(left)),
+            None => Ok(()),
+        }
+    }
+}
+
 fn bytes(number: f64) -> String {
-    format_bytes(number as u64)
+    format_bytes(to_u64(number))
 }
 
 fn counted(count: usize, what: &str) -> String {

@@ -134,6 +134,32 @@ fn traffic_counts_every_reading_and_batches_pay() {
 }
 
 #[test]
+fn a_day_is_held_against_its_budget() {
+    let needed = Report::of(&line("baud = 9600", 2, "10s")).traffic.uplink_bytes_per_day;
+    let rows = [
+        (1.9, true, " drain a backlog\n"),
+        (1.1, true, " are little to drain a backlog with: a warning\n"),
+        (0.9, false, ": a day takes 111 % of it\n"),
+    ];
+    for (times, sound, line) in rows {
+        let budget = super::traffic::to_u64(needed * times);
+        let toml = line_toml("baud = 9600", 2, "10s");
+        let mut config = config(&toml);
+        config.uplink.daily_budget_bytes = Some(budget);
+        let report = Report::of(&config);
+        assert_eq!(report.is_sound(), sound, "{times}: {report}");
+        assert!(report.to_string().contains(line), "{times}: {report}");
+        let toml = format!("uplink = {{ broker = \"mqtt://h\", daily_budget = \"1MiB\" }}\n{toml}");
+        let located = report.located("f", &toml).map(|problems| problems.to_string()).unwrap_or_default();
+        assert_eq!(
+            located.starts_with("f:1:48: `daily_budget`: a day without faults takes "),
+            !sound,
+            "{located}"
+        );
+    }
+}
+
+#[test]
 fn the_example_reads_well() {
     let profiles = ProfileSet::embedded().unwrap();
     let toml = include_str!("../config/example.toml");

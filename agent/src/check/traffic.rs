@@ -13,13 +13,11 @@ use gapless_common::time::{Slot, SlotGrid, Timestamp};
 use gapless_common::topic::{AgentPath, Up};
 use gapless_common::wire::{encode_prefix, encode_record};
 
-use super::Traffic;
+use super::{CheckProblem, Traffic};
 use crate::config::{Config, Device};
+use crate::uplink::cost::message_bytes;
 
 const DAY_MS: f64 = 86_400_000.0;
-
-/// MQTT's fixed header, topic length and packet id (MQTT 3.1.1, section 3.3), TCP and IP headers without options.
-const MESSAGE_OVERHEAD_BYTES: usize = 3 + 2 + 2 + 40;
 
 /// What the journal writes before each record (its frame header).
 const RECORD_OVERHEAD_BYTES: usize = 48;
@@ -38,7 +36,7 @@ pub(super) fn estimate(config: &Config) -> Traffic {
     let catalog = config.catalog();
     let (span_ms, polls) = polls(config);
     if polls.is_empty() {
-        return Traffic::NONE;
+        return Traffic { daily_budget_bytes: config.uplink.daily_budget_bytes, ..Traffic::NONE };
     }
     let period_ms = period_ms(config);
     let mut sum = Sum::default();
@@ -141,6 +139,22 @@ fn to_f64(number: i64) -> f64 {
     number as f64
 }
 
+/// Where a day's traffic does not fit into its budget.
+pub(super) fn problem(traffic: &Traffic) -> Option<CheckProblem> {
+    let budget = traffic.daily_budget_bytes?;
+    let needed = to_u64(traffic.uplink_bytes_per_day);
+    (needed > budget).then_some(CheckProblem::BudgetTooSmall { needed, budget })
+}
+
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "`as` saturates: a rough figure for people"
+)]
+pub(super) fn to_u64(number: f64) -> u64 {
+    number as u64
+}
+
 #[derive(Default)]
 struct Sum {
     readings: usize,
@@ -171,7 +185,7 @@ impl Sum {
         while !frame.records.is_empty() {
             let Ok((bytes, taken)) = encode_prefix(&frame, catalog) else { break };
             self.messages += 1;
-            self.uplink_bytes += bytes.len() + MESSAGE_OVERHEAD_BYTES + topic_bytes;
+            self.uplink_bytes += message_bytes(topic_bytes, bytes.len());
             frame.records.drain(..taken);
         }
     }
@@ -184,6 +198,7 @@ impl Sum {
             readings_per_day: day(self.readings),
             messages_per_day: day(self.messages),
             uplink_bytes_per_day: day(self.uplink_bytes),
+            daily_budget_bytes: config.uplink.daily_budget_bytes,
             outbox_bytes_per_day,
             outage_days: budget / outbox_bytes_per_day,
         }
@@ -196,6 +211,7 @@ impl Traffic {
         readings_per_day: 0.0,
         messages_per_day: 0.0,
         uplink_bytes_per_day: 0.0,
+        daily_budget_bytes: None,
         outbox_bytes_per_day: 0.0,
         outage_days: f64::INFINITY,
     };

@@ -20,6 +20,7 @@ pub struct ConfigError(#[from] pub Problems);
 
 const DAY_MS: u32 = 86_400_000;
 const BUDGET_MIN_BYTES: u64 = 1 << 20;
+const DAILY_BUDGET_MIN_BYTES: u64 = 64 << 10;
 const BUDGET_DEFAULT_BYTES: u64 = 64 << 20;
 
 impl Config {
@@ -75,6 +76,10 @@ fn read_uplink(table: &Table<'_>) -> Option<Uplink> {
         table.report(at, "certificates need TLS: write the broker as mqtts://…");
     }
     let flush = table.duration_within("flush", 0..=DAY_MS);
+    let daily_budget = table.size_bytes("daily_budget");
+    if let Some(found) = daily_budget.filter(|found| found.value < DAILY_BUDGET_MIN_BYTES) {
+        table.report(found.place, "`daily_budget` must be 64KiB or more: one full frame takes as much");
+    }
     let backlog =
         table.word("backlog", &[("oldest", Backlog::OldestFirst), ("newest", Backlog::NewestFirst)]);
     let window = table.u8("window", 8..=32).unwrap_or(16);
@@ -87,6 +92,7 @@ fn read_uplink(table: &Table<'_>) -> Option<Uplink> {
         ca_file,
         client_certificate,
         flush_ms: flush.map_or(0, |found| u64::from(found.value)),
+        daily_budget_bytes: daily_budget.map(|found| found.value),
         window,
         backlog: backlog.unwrap_or_default(),
         keep_alive_s: u16::try_from(keep_alive_ms / 1_000).unwrap_or(u16::MAX),

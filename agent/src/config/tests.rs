@@ -56,6 +56,9 @@ fn the_example_is_valid() {
 #[test]
 fn what_is_not_written_has_its_default() {
     let config = parse(MINIMAL).unwrap_or_else(|e| panic!("{e}"));
+    assert_eq!(config.uplink.daily_budget_bytes, None);
+    let metered = MINIMAL.replace("\"mqtt://localhost\"", "\"mqtt://localhost\", daily_budget = \"2MiB\"");
+    assert_eq!(parse(&metered).unwrap_or_else(|e| panic!("{e}")).uplink.daily_budget_bytes, Some(2 << 20));
     assert_eq!(config.uplink.broker, Broker { host: "localhost".to_owned(), port: 1883, tls: false });
     assert_eq!((config.uplink.flush_ms, config.uplink.window, config.uplink.keep_alive_s), (0, 16, 60));
     assert_eq!((config.outbox.budget_bytes, config.outbox.durability_ms), (64 << 20, 1_000));
@@ -69,7 +72,7 @@ fn what_is_not_written_has_its_default() {
 
 #[test]
 fn every_problem_names_its_place_and_what_is_right() {
-    let rows: [(&str, &str, &str); 27] = [
+    let rows: [(&str, &str, &str); 30] = [
         ("site = \"s\"", "site = \"a b\"", "2:8 `site`: ` ` cannot stand in a name"),
         ("agent = \"a\"", "", "1:1 `agent` is missing: for example agent = \"gateway-1\""),
         ("mqtt://localhost", "tcp://u:topsecret@localhost", "4:21 `broker` begins with mqtt://"),
@@ -78,6 +81,17 @@ fn every_problem_names_its_place_and_what_is_right() {
             "\"mqtt://h\", flush = \"15 min\"",
             "4:41 `flush`: `15 min` is not a duration",
         ),
+        (
+            "\"mqtt://localhost\"",
+            "\"mqtt://h\", daily_budget = \"2 MB/day\"",
+            "4:48 `daily_budget`: `2 MB/day` is not a size",
+        ),
+        (
+            "\"mqtt://localhost\"",
+            "\"mqtt://h\", daily_budget = \"63KiB\"",
+            "4:48 `daily_budget` must be 64KiB or more",
+        ),
+        ("\"mqtt://localhost\"", "\"mqtt://h\", daily_budget = 2", "4:48 `daily_budget` must be a"),
         ("\"mqtt://localhost\"", "\"mqtt://h\", window = 33", "4:42 `window` must be 8 to 32, got 33"),
         ("\"mqtt://localhost\"", "\"mqtt://h\", ca_file = \"x\"", "4:43 certificates need TLS"),
         ("\"mqtt://localhost\"", "\"mqtt://h\", password = \"x\"", "4:10 a password needs a `username`"),

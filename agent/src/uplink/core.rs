@@ -5,22 +5,26 @@
 //! [`Event::Sent`], [`Event::Unusable`] or [`Event::NotNow`] before another is given. Times are milliseconds of one
 //! clock that never steps. Reads no record, packs no frame, and knows nothing of MQTT.
 
+mod answer;
+#[cfg(test)]
+mod model;
+mod sending;
+#[cfg(test)]
+mod tests;
+
 use std::collections::{BTreeMap, VecDeque};
 
-use gapless_common::id::{Commit, Epoch, Incarnation, Seq};
-use gapless_common::message::{Ack, Command, CommandBody, HeldEpoch, Outcome, Presence};
-use gapless_common::time::Timestamp;
+use gapless_common::id::{Commit, Incarnation};
+use gapless_common::message::{HeldEpoch, Presence};
 
-use super::commands::{Commands, Known};
-use super::delivery::{Acknowledged, Delivery};
+use super::budget::Budget;
+use super::commands::Commands;
+use super::delivery::Delivery;
 pub use super::event::{Action, Event, LinkState, Offer, Settings, Status};
 use super::link::{Backoff, Jitter};
 
 /// Collectors whose presence is remembered. They share one database; a handful at most.
 const COLLECTORS_MAX: usize = 64;
-
-/// Longest lease that a command can take out, whatever it says.
-const LEASE_MAX_MS: u64 = 3_600_000;
 
 /// How long nothing is sent after the outbox could not be read.
 const READ_RETRY_MS: u64 = 5_000;
@@ -54,6 +58,7 @@ pub struct Core {
     probe: Backoff,
     ack_wait: Backoff,
     delivery: Delivery,
+    budget: Budget,
     commands: Commands,
     actions: VecDeque<Action>,
     /// The range given out by the last [`Action::Send`].
@@ -63,6 +68,8 @@ pub struct Core {
     answered: bool,
     probe_at_ms: u64,
     read_retry_ms: u64,
+    /// When the budget allows more than it did at the last poll.
+    budget_at_ms: Option<u64>,
     /// Records of the newest epoch from here on are live, and those below `live_to` may go.
     live_from: u64,
     live_to: u64,
@@ -89,6 +96,7 @@ impl Core {
             probe: range(settings.probe_ms),
             ack_wait: Backoff::new(u64::from(settings.ack_timeout_ms), ACK_TIMEOUT_MAX_MS),
             delivery: Delivery::new(),
+            budget: Budget::new(settings.daily_budget),
             commands: Commands::default(),
             actions: VecDeque::new(),
             offered: None,
@@ -96,6 +104,7 @@ impl Core {
             answered: false,
             probe_at_ms: 0,
             read_retry_ms: 0,
+            budget_at_ms: None,
             live_from: 0,
             live_to: 0,
             live_weight: 0,
@@ -134,8 +143,12 @@ impl Core {
                 self.offered = None;
                 self.read_retry_ms = now_ms.saturating_add(READ_RETRY_MS);
             }
-            Event::StateChanged if self.is_connected() => self.push_birth(),
-            Event::StateChanged => {}
+            Event::Published(bytes) => self.published(bytes, now_ms),
+            Event::WallClock(wall) => {
+                let ended = self.budget.wall(wall, now_ms);
+                self.day_turned(ended);
+            }
+            Event::StateChanged => self.push_birth(),
             Event::Stop => self.stop(),
         }
     }
@@ -158,7 +171,8 @@ impl Core {
                 let probe = (!self.is_present() && self.delivery.in_flight().0 == 0)
                     .then_some(self.probe_at_ms.max(self.read_retry_ms));
                 let flush = self.flush_at_ms.filter(|_| self.is_present() && !self.flushing);
-                [self.ack_deadline(), probe.filter(|_| self.has_unsent()), flush, retry]
+                let budget = self.budget_at_ms.filter(|_| self.is_present());
+                [self.ack_deadline(), probe.filter(|_| self.has_unsent()), flush, retry, budget]
                     .into_iter()
                     .flatten()
                     .min()
@@ -173,6 +187,7 @@ impl Core {
             Link::Waiting { .. } => LinkState::Waiting,
             Link::Connecting { .. } => LinkState::Connecting,
             Link::Stopped => LinkState::Stopped,
+            Link::Connected { .. } if self.is_present() && self.budget.is_spent() => LinkState::BudgetSpent,
             Link::Connected { .. } if self.is_present() => LinkState::Delivering,
             Link::Connected { .. } => LinkState::Probing,
         };
@@ -182,11 +197,23 @@ impl Core {
             unacknowledged: self.delivery.unacked(),
             acks_ignored: self.acks_ignored,
             last_ack_ms: self.last_ack_ms,
+            bytes_today: self.budget.spent(),
+            bytes_today_max: self.budget.share(),
         }
+    }
+
+    /// How long the next records may take to be sent, in ms, as the birth has to say: the flush interval, or, where the
+    /// day's bytes are spent, until the next day begins.
+    #[must_use]
+    pub fn flush_ms(&self, now_ms: u64) -> u32 {
+        let spent_ms = self.budget.spent_until_ms().map_or(0, |until| until.saturating_sub(now_ms));
+        self.settings.flush_ms.saturating_add(u32::try_from(spent_ms).unwrap_or(u32::MAX))
     }
 
     /// What has come due by itself.
     fn turn(&mut self, now_ms: u64) {
+        let ended = self.budget.turn(now_ms);
+        self.day_turned(ended);
         match self.link {
             Link::Waiting { until_ms } if until_ms <= now_ms => {
                 self.link = Link::Connecting { since_ms: now_ms };
@@ -211,11 +238,20 @@ impl Core {
         self.disconnected(now_ms);
     }
 
-    fn check_flush(&mut self, now_ms: u64) {
-        let due = self.flush_at_ms.is_some_and(|at| at <= now_ms);
-        if due && !self.flushing && self.is_present() {
-            self.flushing = true;
-            self.actions.push_back(Action::Flush);
+    fn published(&mut self, bytes: u64, now_ms: u64) {
+        let was_spent = self.budget.is_spent();
+        self.budget.spend(bytes, now_ms);
+        if self.budget.is_spent() && !was_spent {
+            // The collector is told when to expect more.
+            self.push_birth();
+        }
+    }
+
+    /// The first turn of a day after one in which all was spent: what waited is a backlog now, and fresh records go first.
+    fn day_turned(&mut self, was_spent: bool) {
+        if was_spent {
+            self.begin_live();
+            self.push_birth();
         }
     }
 
@@ -281,7 +317,7 @@ impl Core {
     }
 
     fn push_birth(&mut self) {
-        if !self.actions.contains(&Action::Birth) {
+        if self.is_connected() && !self.actions.contains(&Action::Birth) {
             self.actions.push_back(Action::Birth);
         }
     }
@@ -292,14 +328,6 @@ impl Core {
         if self.delivery.newest().map(|(epoch, _)| epoch) != before {
             self.begin_live();
         }
-    }
-
-    /// From here on, what is appended is live; all before is backlog, and waits for no flush.
-    fn begin_live(&mut self) {
-        if let Some((_, next)) = self.delivery.newest() {
-            (self.live_from, self.live_to) = (next, next);
-        }
-        (self.live_weight, self.flush_at_ms, self.flushing) = (0, None, false);
     }
 
     fn disconnected(&mut self, now_ms: u64) {
@@ -356,145 +384,6 @@ impl Core {
         self.collectors.len() < COLLECTORS_MAX
     }
 
-    fn appended(&mut self, epoch: Epoch, next: Seq, weight: u64, now_ms: u64) {
-        self.delivery.appended(epoch, next);
-        if !self.is_connected() || !self.is_present() {
-            return;
-        }
-        self.live_weight = self.live_weight.saturating_add(weight);
-        let at_once = self.settings.flush_ms == 0
-            || now_ms < self.lease_until_ms
-            || self.live_weight >= self.settings.full_frame_weight;
-        if at_once {
-            self.flush();
-        } else if self.flush_at_ms.is_none() {
-            self.flush_at_ms = Some(now_ms.saturating_add(u64::from(self.settings.flush_ms)));
-        }
-    }
-
-    fn flush(&mut self) {
-        if let Some((_, next)) = self.delivery.newest() {
-            self.live_to = next;
-        }
-        (self.live_weight, self.flush_at_ms, self.flushing) = (0, None, false);
-    }
-
-    fn acknowledged(&mut self, ack: &Ack, now_ms: u64) {
-        match self.database {
-            Some((incarnation, commit)) if incarnation == ack.incarnation => {
-                if ack.commit < commit {
-                    self.acks_ignored += 1;
-                    return;
-                }
-            }
-            // Another database: what it has, it says; the epochs it has not spoken of it is told of again.
-            Some(_) => {
-                self.forget(None);
-                if self.is_connected() {
-                    self.push_birth();
-                }
-            }
-            // The first word after a start: it overrules what the outbox remembers of an earlier database.
-            None => ack.epochs.iter().for_each(|e| self.forget(Some(e.epoch))),
-        }
-        self.database = Some((ack.incarnation, ack.commit));
-        self.last_ack_ms = Some(now_ms);
-        for epoch in &ack.epochs {
-            if let Some(left) = self.delivery.take_back(epoch) {
-                self.actions.push_back(Action::Unacknowledge(epoch.epoch));
-                self.trim(left);
-            }
-            let new = self.delivery.acknowledged(epoch);
-            self.trim(new);
-        }
-        if self.is_connected() {
-            self.link_works();
-        }
-    }
-
-    fn trim(&mut self, acknowledged: Vec<Acknowledged>) {
-        let trims = acknowledged.into_iter().map(|(e, first, last)| Action::Acknowledge(e, first, last));
-        self.actions.extend(trims);
-    }
-
-    fn forget(&mut self, only: Option<Epoch>) {
-        let forgotten = self.delivery.forget_acknowledged(only);
-        self.actions.extend(forgotten.into_iter().map(Action::Unacknowledge));
-    }
-
-    fn link_works(&mut self) {
-        self.reconnect.succeed();
-        self.ack_wait.succeed();
-        self.probe.succeed();
-        if !self.is_present() {
-            self.answered = true;
-            self.begin_live();
-        }
-    }
-
-    fn command(&mut self, command: Command, wall: Option<Timestamp>, now_ms: u64) {
-        match self.commands.begin(command.id) {
-            Known::Pending => return,
-            Known::Ended(reply) => {
-                self.actions.push_back(Action::Reply(reply));
-                return;
-            }
-            Known::New => {}
-        }
-        if wall.is_some_and(|now| command.expires < now) {
-            return self.reply(command.id, Outcome::Expired);
-        }
-        match command.body {
-            CommandBody::Live { until } => self.lease(command.id, until, wall, now_ms),
-            CommandBody::Resend { epoch, first, last } => {
-                let held = self.delivery.want(epoch, first, last);
-                self.reply(command.id, if held { Outcome::Done } else { Outcome::NoData });
-            }
-            CommandBody::SendCatalog(hash) => {
-                self.actions.push_back(Action::SendCatalog(command.id, hash));
-            }
-            CommandBody::PollNow(device) => self.actions.push_back(Action::PollNow(command.id, device)),
-            CommandBody::ReadHistory { .. } => {
-                self.reply(
-                    command.id,
-                    Outcome::Failed("no device of this agent has a memory to read".into()),
-                );
-            }
-            CommandBody::Unknown => {
-                let why = "this version of the agent does not know the command";
-                self.reply(command.id, Outcome::Failed(why.into()));
-            }
-        }
-    }
-
-    fn lease(&mut self, id: u64, until: Timestamp, wall: Option<Timestamp>, now_ms: u64) {
-        let Some(wall) = wall else {
-            return self.reply(id, Outcome::Failed("the gateway's clock is not set".into()));
-        };
-        let left_ms = u64::try_from(until.since_ms(wall)).unwrap_or(0).min(LEASE_MAX_MS);
-        self.lease_until_ms = self.lease_until_ms.max(now_ms.saturating_add(left_ms));
-        self.flush();
-        self.reply(id, Outcome::Done);
-    }
-
-    fn reply(&mut self, id: u64, outcome: Outcome) {
-        let reply = self.commands.end(id, outcome);
-        if self.is_connected() {
-            self.actions.push_back(Action::Reply(reply));
-        }
-    }
-
-    fn sent(&mut self, last: Seq, now_ms: u64) {
-        let Some(offer) = self.offered.take() else { return };
-        if last < offer.first || last > offer.last {
-            return;
-        }
-        if !self.is_present() {
-            self.schedule_probe(now_ms);
-        }
-        self.delivery.sent(offer, last, now_ms);
-    }
-
     fn stop(&mut self) {
         if self.is_connected() {
             self.actions.push_back(Action::Goodbye);
@@ -502,54 +391,4 @@ impl Core {
         self.link = Link::Stopped;
         self.offered = None;
     }
-
-    fn has_unsent(&self) -> bool {
-        self.delivery.next_live(self.live_from, u64::MAX).or_else(|| self.next_backlog()).is_some()
-    }
-
-    fn offer(&mut self, now_ms: u64) -> Option<Action> {
-        if !self.is_connected() || self.offered.is_some() || now_ms < self.read_retry_ms {
-            return None;
-        }
-        let (room, live_to) = if self.is_present() {
-            (self.room(), self.live_to)
-        } else {
-            let probe = self.delivery.in_flight().0 == 0 && self.probe_at_ms <= now_ms;
-            (Room { live: probe, backlog: probe }, u64::MAX)
-        };
-        let live = room.live.then(|| self.delivery.next_live(self.live_from, live_to)).flatten();
-        let offer = live.or_else(|| room.backlog.then(|| self.next_backlog()).flatten())?;
-        self.offered = Some(offer);
-        Some(Action::Send(offer))
-    }
-
-    /// What may be sent now. Of the window one slot is kept for live records, and one for the backlog: a slow link would
-    /// starve either.
-    fn room(&self) -> Room {
-        let ((all, backlog), window) = (self.delivery.in_flight(), usize::from(self.settings.window));
-        if self.ack_wait.has_failed() {
-            // The last connection brought no answer, whatever the broker says of a collector: bytes cost money.
-            return Room { live: all == 0, backlog: all == 0 };
-        }
-        let kept = usize::from(backlog == 0 && self.next_backlog().is_some());
-        Room {
-            live: all < window - kept,
-            backlog: (backlog < window - 2 && all < window - 1) || (backlog == 0 && all < window),
-        }
-    }
-
-    fn next_backlog(&self) -> Option<Offer> {
-        self.delivery.next_backlog(self.live_from, self.settings.newest_first)
-    }
 }
-
-/// Whether a frame of each kind may go.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Room {
-    live: bool,
-    backlog: bool,
-}
-
-#[cfg(test)]
-#[path = "core_tests.rs"]
-mod tests;

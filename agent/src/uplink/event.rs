@@ -19,6 +19,8 @@ pub struct Settings {
     pub newest_first: bool,
     /// Wait for an acknowledgement; doubles each time it is in vain.
     pub ack_timeout_ms: u32,
+    /// Bytes that may be published in a UTC day, but for what must go: births, probes, replies. `None` for all there are.
+    pub daily_budget: Option<u64>,
     /// First and longest wait before a connection.
     pub reconnect_ms: (u32, u32),
     /// First and longest wait before a probe.
@@ -35,6 +37,7 @@ impl Default for Settings {
             full_frame_weight: 10_000,
             newest_first: false,
             ack_timeout_ms: 30_000,
+            daily_budget: None,
             reconnect_ms: (1_000, 30_000),
             probe_ms: (5_000, 1_800_000),
             seed: 0,
@@ -86,6 +89,10 @@ pub enum Event {
     Unusable(Seq),
     /// The offer cannot be read at the moment.
     NotNow,
+    /// A message of any kind was published: bytes on the link, as [`cost`](super::cost) estimates them.
+    Published(u64),
+    /// The wall clock is set, and says this: told every few seconds, for the days of [`Settings::daily_budget`].
+    WallClock(Timestamp),
     /// What the birth said is no longer true: say it again.
     StateChanged,
     /// The agent ends.
@@ -131,6 +138,8 @@ pub enum LinkState {
     Probing,
     /// Delivering.
     Delivering,
+    /// A collector is there, and all of the day's bytes are spent.
+    BudgetSpent,
     /// The agent ends.
     Stopped,
 }
@@ -144,6 +153,7 @@ impl LinkState {
             Self::Connecting => "connecting",
             Self::Probing => "connected, no collector answers",
             Self::Delivering => "delivering",
+            Self::BudgetSpent => "connected, the day's budget is spent",
             Self::Stopped => "stopped",
         }
     }
@@ -162,4 +172,8 @@ pub struct Status {
     pub acks_ignored: u64,
     /// When the last acknowledgement came, by the core's clock.
     pub last_ack_ms: Option<u64>,
+    /// Bytes published in this UTC day, or since the start where that is later.
+    pub bytes_today: u64,
+    /// Most that they may be; the first day after a start has the part of the budget that falls on its rest.
+    pub bytes_today_max: Option<u64>,
 }

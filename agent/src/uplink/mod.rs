@@ -5,8 +5,10 @@
 //! error the client is thrown away, and what is unacknowledged is sent again: no more. This module reads no
 //! records and packs no frames; the agent's loop does, when the core offers it a range.
 
+mod budget;
 mod commands;
 pub mod core;
+pub mod cost;
 mod delivery;
 mod event;
 mod link;

@@ -1,18 +1,23 @@
-//! Scenarios of the uplink core in virtual time, as rows of text, and its invariants under any order of events.
+//! Scenarios of the uplink core in virtual time, as rows of text. `model` has what holds under any order of events.
 
 use std::collections::BTreeMap;
 
-use gapless_common::id::{CatalogHash, ConnectionId, DeviceId};
-use gapless_common::message::{ACK_RANGES_MAX, EpochAck};
-use gapless_common::ranges::RangeSet;
-use proptest::prelude::*;
+use gapless_common::id::{CatalogHash, Commit, DeviceId, Epoch, Incarnation, Seq};
+use gapless_common::message::{
+    ACK_RANGES_MAX, Ack, Command, CommandBody, EpochAck, HeldEpoch, Outcome, Presence,
+};
+use gapless_common::time::Timestamp;
 
 use super::*;
 
 /// Records that fit into one frame of the scenarios.
 const FRAME: u64 = 10;
 
-fn settings() -> Settings {
+/// What a frame and any other message of the scenarios cost.
+pub(super) const FRAME_BYTES: u64 = 1_000;
+const OTHER_BYTES: u64 = 100;
+
+pub(super) fn settings() -> Settings {
     Settings { window: 8, seed: 1, ..Settings::default() }
 }
 
@@ -69,6 +74,7 @@ fn event(words: &[&str]) -> Event {
             Some(Timestamp(if body.last() == Some(&"late") { 2_000_000 } else { 0 })),
         ),
         ["ended", id] => Event::CommandEnded(number(id), Outcome::Done),
+        ["wall", ms] => Event::WallClock(Timestamp(i64::try_from(number(ms)).unwrap())),
         ["changed"] => Event::StateChanged,
         ["stop"] => Event::Stop,
         ["wait"] => Event::Acknowledged(Epoch(0), Seq(1), Seq(0)),
@@ -133,15 +139,19 @@ fn text(action: &Action) -> String {
 }
 
 /// Takes all actions; frames hold [`FRAME`] records.
-fn drain(core: &mut Core, now_ms: u64) -> Vec<Action> {
+pub(super) fn drain(core: &mut Core, now_ms: u64) -> Vec<Action> {
     let mut actions = Vec::new();
     while let Some(action) = core.poll(now_ms) {
         assert!(actions.len() < 1_000, "the core never comes to rest: {actions:?}");
         if let Action::Send(mut offer) = action {
             offer.last = offer.last.min(Seq(offer.first.0 + FRAME - 1));
             core.handle(Event::Sent(offer.last), now_ms);
+            core.handle(Event::Published(FRAME_BYTES), now_ms);
             actions.push(Action::Send(offer));
         } else {
+            if matches!(action, Action::Birth | Action::Reply(_)) {
+                core.handle(Event::Published(OTHER_BYTES), now_ms);
+            }
             actions.push(action);
         }
     }
@@ -482,6 +492,80 @@ fn scenarios_of_economy_and_commands() {
     );
 }
 
+#[test]
+fn scenarios_of_the_daily_budget() {
+    // 86,400 bytes a day, which is one a second.
+    let metered = Settings { daily_budget: Some(86_400), ..settings() };
+    check(
+        "live records may spend the day's share, a backlog what the time so far is worth; then nothing goes until the \
+         next day begins, and what waited is a backlog",
+        metered,
+        &[
+            "0 wall 86397000000 -> connect",
+            "0 held 1-15 ->",
+            "5 connected -> birth",
+            "6 presence c on retained ->",
+            "101005 wait -> send 1:1-10",
+            "101006 append 16-16 -> send 1:16-16",
+            "101007 append 17-17 -> send 1:17-17, birth",
+            "101008 ack 1.1 1:10 1:16-17 -> trim 1:1-10, trim 1:16-17",
+            "101009 append 18-19 ->",
+            "101010 command 1 poll meter-1 -> poll 1 meter-1",
+            "101011 ended 1 -> reply 1 done",
+            "2999999 wait ->",
+            "3000000 wait -> birth",
+            "3000001 append 20-20 -> send 1:20-20",
+            "3500000 ack 1.2 1:10 1:16-17 1:20-20 -> trim 1:20-20",
+            "4101000 wait -> send 1:11-15",
+            "4101001 ack 1.3 1:17 1:20-20 -> trim 1:11-15",
+            "5101001 wait -> send 1:18-19",
+        ],
+    );
+    check(
+        "a probe goes whatever is spent",
+        Settings { probe_ms: (5_000, 600_000), ..metered },
+        &[
+            "0 wall 86399990000 -> connect",
+            "0 held 1-15 ->",
+            "5 connected -> birth, birth",
+            "900 wait ->",
+            "5005 wait -> send 1:1-10",
+        ],
+    );
+    check(
+        "what was asked for again waits, its answer does not",
+        metered,
+        &[
+            "0 held 1-15 -> connect",
+            "1 recall 1-15 ->",
+            "5 connected -> birth",
+            "6 presence c on retained ->",
+            "7 command 1 resend 1-2 -> reply 1 done",
+            "201001 wait -> send 1:1-2",
+        ],
+    );
+}
+
+#[test]
+fn the_status_and_the_birth_tell_that_a_day_is_spent() {
+    let mut core = Core::new(Settings { daily_budget: Some(86_400), flush_ms: 60_000, ..settings() });
+    for row in ["held 1-1", "recall 1-1"] {
+        core.handle(event(&row.split(' ').collect::<Vec<_>>()), 0);
+    }
+    drain(&mut core, 0);
+    core.handle(Event::Connected, 0);
+    core.handle(event(&["presence", "c", "on"]), 0);
+    drain(&mut core, 0);
+    assert_eq!((core.status().link, core.flush_ms(0)), (LinkState::Delivering, 60_000));
+    assert_eq!((core.status().bytes_today, core.status().bytes_today_max), (OTHER_BYTES, Some(86_400)));
+    core.handle(Event::Published(90_000), 1);
+    assert_eq!(drain(&mut core, 1), [Action::Birth]);
+    assert_eq!((core.status().link, core.next_deadline()), (LinkState::BudgetSpent, Some(86_400_000)));
+    assert_eq!(core.flush_ms(1), 60_000 + 86_399_999);
+    assert_eq!(drain(&mut core, 86_400_000), [Action::Birth]);
+    assert_eq!((core.status().link, core.flush_ms(86_400_001)), (LinkState::Delivering, 60_000));
+}
+
 /// As many ranges as an answer can name: every second record from 12 on, up to 74.
 fn full_list() -> String {
     (0..ACK_RANGES_MAX).map(|n| format!(" 1:{0}-{0}", 12 + 2 * n)).collect()
@@ -543,240 +627,4 @@ fn collectors_that_are_gone_leave_room_for_one_that_comes() {
     core.handle(event(&["presence", "c", "on", "retained"]), 3);
     drain(&mut core, 3);
     assert_eq!((core.status().link, core.status().in_flight), (LinkState::Delivering, 1));
-}
-
-/// A collector that stores what arrives, and a link that loses, doubles and delays.
-#[derive(Default)]
-struct World {
-    now_ms: u64,
-    next: u64,
-    stored: RangeSet,
-    /// All that this database ever had.
-    ever_stored: RangeSet,
-    acked: RangeSet,
-    commit: u64,
-    /// The newest commit that the core heard of.
-    heard: u64,
-    incarnation: u64,
-    /// Acknowledgements on their way.
-    acks: Vec<Ack>,
-    in_flight_max: usize,
-    probes_ms: Vec<u64>,
-    announced: bool,
-    answered: bool,
-    /// Records sent since the last rewind, connection or life of the database.
-    sent: RangeSet,
-    connection: Option<ConnectionId>,
-}
-
-impl World {
-    fn ack(&self) -> Ack {
-        let watermark = Seq(self.stored.watermark(1));
-        let above = self.stored.iter().map(|(f, l)| (Seq(f), Seq(l))).filter(|(f, _)| *f > watermark);
-        let above = above.take(ACK_RANGES_MAX).collect();
-        Ack {
-            incarnation: Incarnation(self.incarnation),
-            commit: Commit(self.commit),
-            epochs: vec![EpochAck { epoch: Epoch(1), watermark, above, parked: Vec::new() }],
-        }
-    }
-
-    /// Acts on what the core wants; `arrives` says whether frames come through.
-    fn act(&mut self, core: &mut Core, arrives: bool) {
-        for action in drain(core, self.now_ms) {
-            match action {
-                Action::Send(offer) => {
-                    let (first, last) = (offer.first.0, offer.last.0);
-                    assert!(self.connection.is_some(), "sent without a connection");
-                    assert!(last < self.next, "sent before it was durable");
-                    for seq in first..=last {
-                        assert!(!self.acked.contains(seq), "{seq} sent although acknowledged");
-                        assert!(!self.sent.contains(seq), "{seq} sent twice on one connection");
-                    }
-                    self.sent.insert(first, last);
-                    if !self.announced && !self.answered {
-                        self.probes_ms.push(self.now_ms);
-                        self.sent = RangeSet::new();
-                    }
-                    if arrives {
-                        self.stored.insert(first, last);
-                        self.ever_stored.insert(first, last);
-                        self.commit += 1;
-                        self.acks.push(self.ack());
-                    }
-                }
-                Action::Acknowledge(_, first, last) => {
-                    assert!(self.ever_stored.covers(first.0, last.0), "trimmed before it was stored");
-                }
-                Action::Disconnect(_) => self.connection = None,
-                Action::Flush => core.handle(Event::Flushed, self.now_ms),
-                _ => {}
-            }
-            self.in_flight_max = self.in_flight_max.max(core.status().in_flight);
-        }
-    }
-
-    fn deliver(&mut self, core: &mut Core, which: usize, twice: bool) {
-        if self.acks.is_empty() {
-            return;
-        }
-        let ack = self.acks[which % self.acks.len()].clone();
-        if !twice {
-            let place = which % self.acks.len();
-            self.acks.remove(place);
-        }
-        self.hear(core, &ack);
-    }
-
-    fn hear(&mut self, core: &mut Core, ack: &Ack) {
-        if ack.incarnation.0 != self.incarnation {
-            return;
-        }
-        core.handle(Event::Ack(ack.clone()), self.now_ms);
-        if ack.commit.0 < self.heard {
-            return;
-        }
-        self.heard = ack.commit.0;
-        self.answered |= self.connection.is_some();
-        let epoch = &ack.epochs[0];
-        let said: RangeSet =
-            epoch.above.iter().map(|(f, l)| (f.0, l.0)).chain([(1, epoch.watermark.0)]).collect();
-        // A list that is full says nothing of what comes after it.
-        let full = epoch.above.len() == ACK_RANGES_MAX;
-        let seen_to = if full { said.last().unwrap_or(0) } else { u64::MAX };
-        let missing: Vec<_> = said.holes(1, seen_to).collect();
-        for (first, last) in missing {
-            // What is taken back may be sent again.
-            let taken_back = self.acked.iter().filter(|(f, l)| *f <= last && *l >= first);
-            let taken_back: Vec<_> = taken_back.map(|(f, l)| (f.max(first), l.min(last))).collect();
-            taken_back.into_iter().for_each(|(f, l)| self.sent.remove(f, l));
-            self.acked.remove(first, last);
-        }
-        said.iter().for_each(|(f, l)| self.acked.insert(f, l));
-    }
-
-    /// The database lives on, and has lost every `step`th record from `first` on: an epoch was reopened.
-    fn reopen(&mut self, first: u64, step: u64) {
-        let lost = (first..self.next).step_by(usize::try_from(step).unwrap());
-        lost.for_each(|seq| self.stored.remove(seq, seq));
-        self.commit += 1;
-        self.acks.push(self.ack());
-    }
-
-    fn connect(&mut self, core: &mut Core) {
-        if core.status().link == LinkState::Connecting {
-            self.connection = Some(ConnectionId(1));
-            self.sent = RangeSet::new();
-            (self.announced, self.answered) = (false, false);
-            core.handle(Event::Connected, self.now_ms);
-        }
-    }
-
-    fn presence(&mut self, core: &mut Core, online: bool, retained: bool) {
-        if self.connection.is_some() {
-            self.answered &= online || !self.announced;
-            self.announced = online;
-            self.sent = RangeSet::new();
-            let presence = Some(Presence { incarnation: Incarnation(self.incarnation), online });
-            core.handle(Event::Presence { collector: "c".into(), presence, retained }, self.now_ms);
-        }
-    }
-}
-
-#[derive(Debug, Clone)]
-enum Step {
-    Append(u64),
-    Wait(u64, bool),
-    Connect,
-    Lose,
-    Ack { which: usize, twice: bool },
-    Presence { online: bool, retained: bool },
-    NewDatabase { keeps: u64 },
-    Reopen { first: u64, step: u64 },
-}
-
-fn steps() -> impl Strategy<Value = Vec<Step>> {
-    let step = prop_oneof![
-        4 => (1u64..30).prop_map(Step::Append),
-        4 => (0u64..40_000, any::<bool>()).prop_map(|(ms, arrives)| Step::Wait(ms, arrives)),
-        3 => Just(Step::Connect),
-        1 => Just(Step::Lose),
-        4 => (0usize..5, any::<bool>()).prop_map(|(which, twice)| Step::Ack { which, twice }),
-        2 => (any::<bool>(), any::<bool>()).prop_map(|(online, retained)| Step::Presence { online, retained }),
-        1 => (0u64..50).prop_map(|keeps| Step::NewDatabase { keeps }),
-        1 => (1u64..80, 1u64..5).prop_map(|(first, step)| Step::Reopen { first, step }),
-    ];
-    prop::collection::vec(step, 1..60)
-}
-
-fn run(core: &mut Core, world: &mut World, step: &Step) {
-    let mut arrives = true;
-    match *step {
-        Step::Append(count) => {
-            world.next += count;
-            let event = Event::Appended { epoch: Epoch(1), next: Seq(world.next), weight: count };
-            core.handle(event, world.now_ms);
-        }
-        Step::Wait(ms, comes_through) => {
-            world.now_ms += ms;
-            arrives = comes_through;
-            // A time-out may put records back: the model allows them again.
-            if core.next_deadline().is_some_and(|at| at <= world.now_ms) {
-                world.sent = RangeSet::new();
-            }
-        }
-        Step::Connect => world.connect(core),
-        Step::Lose => {
-            world.connection = None;
-            core.handle(Event::Disconnected, world.now_ms);
-        }
-        Step::Ack { which, twice } => world.deliver(core, which, twice),
-        Step::Presence { online, retained } => world.presence(core, online, retained),
-        Step::NewDatabase { keeps } => {
-            world.incarnation += 1;
-            world.acks.clear();
-            world.stored = world.stored.iter().take_while(|(f, _)| *f <= keeps).collect();
-            world.ever_stored = world.stored.clone();
-            (world.acked, world.commit, world.heard) = (RangeSet::new(), 0, 0);
-            world.sent = RangeSet::new();
-            let ack = world.ack();
-            world.hear(core, &ack);
-        }
-        Step::Reopen { first, step } => world.reopen(first, step),
-    }
-    world.act(core, arrives);
-}
-
-proptest! {
-    /// Whatever happens: nothing acknowledged is sent again or trimmed unstored, the window is kept, probes
-    /// keep their distance; and once the link is good, everything arrives.
-    #[test]
-    fn delivery_holds_under_any_order_of_events(steps in steps(), newest_first: bool, economy: bool) {
-        let flush_ms = if economy { 60_000 } else { 0 };
-        let mut core = Core::new(Settings { newest_first, flush_ms, ..settings() });
-        let mut world = World { next: 1, incarnation: 1, ..World::default() };
-        core.handle(Event::Held(vec![HeldEpoch { epoch: Epoch(1), first: Seq(1), next: Seq(1) }]), 0);
-        for step in steps {
-            run(&mut core, &mut world, &step);
-            prop_assert!(world.in_flight_max <= 8);
-        }
-        for two in world.probes_ms.windows(2) {
-            prop_assert!(two[1] - two[0] >= 2_500, "two probes within a back-off: {:?}", world.probes_ms);
-        }
-        for _ in 0..2_000 {
-            if core.status().unacknowledged == 0 && world.stored.covers(1, world.next - 1) {
-                break;
-            }
-            world.connect(&mut core);
-            if world.connection.is_some() && !world.announced {
-                world.presence(&mut core, true, true);
-            }
-            let at = core.next_deadline().unwrap_or(world.now_ms).max(world.now_ms);
-            let wait_ms = if world.acks.is_empty() { at - world.now_ms } else { 0 };
-            run(&mut core, &mut world, &Step::Wait(wait_ms, true));
-            run(&mut core, &mut world, &Step::Ack { which: 0, twice: false });
-        }
-        let stored: Vec<_> = world.stored.iter().collect();
-        prop_assert!(world.next == 1 || stored == vec![(1, world.next - 1)], "{stored:?} of {}", world.next);
-    }
 }
