@@ -431,3 +431,53 @@ fn a_collector_that_starts_again_knows_who_carries_a_device_and_who_owes_it() {
         Some(Timestamp(slot(T0 + 4)))
     );
 }
+
+/// A frame of 70,000 rows in few bytes: more than a transaction takes before it ends.
+fn dense(agent: &AgentPath, first: u64) -> Vec<u8> {
+    let (_, _, mut catalog) = catalog("V");
+    let template = catalog.devices[0].channels[0].clone();
+    let channel = |n: u16| Channel { id: ChannelId::new(&format!("c{n}")).unwrap(), ..template.clone() };
+    catalog.devices[0].id = DeviceId::new("dense").unwrap();
+    catalog.devices[0].channels = (0..200).map(channel).collect();
+    let (hash, bytes) = wire::encode_catalog(&catalog);
+    let sample =
+        |n| Sample { channel: ChannelIndex(n), value: Some(Value::Number(1.0)), quality: Quality::Good };
+    let polled = |n: u64| {
+        let slot = T0 + i64::try_from(first + n).unwrap();
+        let (device, acquired, at) = (DeviceIndex(0), Acquired::InSlot(Slot(slot)), grid().at(Slot(slot)));
+        Record::Readings(Readings { device, acquired, at, samples: (0..200).map(sample).collect() })
+    };
+    let in_force = Record::Catalog(CatalogRecord { hash, since: None, bytes });
+    let (agent, connection, epoch) = (agent.tag(), ConnectionId(3), Epoch(88));
+    let records = std::iter::once(in_force).chain((1..351).map(polled)).collect();
+    let frame = DataFrame { agent, connection, epoch, first: Seq(first), catalog: hash, records };
+    wire::encode_data(&frame, &catalog).unwrap()
+}
+
+#[test]
+fn a_flood_from_one_agent_holds_the_others_up_by_one_transaction() {
+    let dir = tempfile::tempdir().unwrap();
+    let flood = AgentPath { agent: AgentId::new("flood").unwrap(), ..path() };
+    let (inbound, to_writer) = mpsc::channel(INBOUND_MAX);
+    let (from_writer, mut outbound) = mpsc::channel(OUTBOUND_MAX);
+    let send = |topic: String, payload: Vec<u8>, token| {
+        inbound.blocking_send(Inbound { topic, payload, at: Timestamp(2_000_000), token }).unwrap();
+    };
+    // All of it waits before the writer starts, the other agent's frame behind the flood.
+    (0..8).for_each(|n| send(flood.up(Up::Data), dense(&flood, 1 + 351 * n), n));
+    send(path().up(Up::Data), frame(1, opening()), 100);
+    let (_, thread) = writer::start(&dir.path().join("db"), to_writer, from_writer, Arc::default()).unwrap();
+    drop(inbound);
+    let mut released = Vec::new();
+    while let Some(answer) = outbound.blocking_recv() {
+        if let Outbound::Release(tokens) = answer {
+            released.push(tokens);
+        }
+    }
+    thread.join().unwrap();
+    let at = released.iter().position(|tokens| tokens.contains(&100)).unwrap();
+    assert!(at <= 1, "the other agent's frame came with transaction {at} of {released:?}");
+    assert_eq!(released.iter().map(Vec::len).sum::<usize>(), 9, "and nothing was forgotten");
+    let flooded: Vec<u64> = released.into_iter().flatten().filter(|&token| token < 100).collect();
+    assert_eq!(flooded, (0..8).collect::<Vec<u64>>(), "in its own order");
+}

@@ -7,6 +7,7 @@ mod catalogs;
 pub mod committer;
 mod memory;
 pub mod mqtt;
+mod turns;
 pub mod writer;
 
 use gapless_common::time::Timestamp;

@@ -20,6 +20,7 @@ use rumqttc::{
 };
 use tokio::sync::{mpsc, watch};
 
+use super::turns::Turns;
 use super::{Inbound, Outbound};
 use crate::api::Health;
 use crate::clock;
@@ -213,8 +214,7 @@ struct Session {
     next_token: u64,
     presence: (String, Vec<u8>),
     subscribed: bool,
-    held: VecDeque<Inbound>,
-    held_bytes: usize,
+    held: Turns,
     unreleased: HashMap<u64, Publish>,
     answers: VecDeque<Answer>,
     events: Option<Events>,
@@ -228,8 +228,7 @@ impl Session {
             next_token: 0,
             presence,
             subscribed: false,
-            held: VecDeque::new(),
-            held_bytes: 0,
+            held: Turns::default(),
             unreleased: HashMap::new(),
             answers: VecDeque::new(),
             events: None,
@@ -251,8 +250,7 @@ impl Session {
                 },
                 permit = ends.inbound.reserve(), if !self.held.is_empty() => match permit {
                     Ok(permit) => {
-                        if let Some(message) = self.held.pop_front() {
-                            self.held_bytes -= message.payload.len();
+                        if let Some(message) = self.held.pop() {
                             permit.send(message);
                         }
                     }
@@ -274,7 +272,7 @@ impl Session {
         let Event::Incoming(packet) = event else { return Ok(()) };
         match packet {
             Incoming::ConnAck(_) => {
-                self.held.push_front(Inbound::new_session(clock::now()));
+                self.held.push(Inbound::new_session(clock::now()));
                 let (topic, online) = self.presence.clone();
                 let subscribed = self.client.try_subscribe(UP_FILTER, QoS::AtLeastOnce);
                 subscribed.map_err(|e| e.to_string())?;
@@ -294,13 +292,12 @@ impl Session {
     }
 
     fn take(&mut self, publish: Publish) -> Result<(), String> {
-        if self.held.len() >= HELD_MAX || self.held_bytes >= HELD_BYTES_MAX {
+        if self.held.len() >= HELD_MAX || self.held.bytes() >= HELD_BYTES_MAX {
             return Err("more messages than the writer can take: they will come again".to_owned());
         }
         self.next_token += 1;
         let token = self.generation << 40 | self.next_token;
-        self.held_bytes += publish.payload.len();
-        self.held.push_back(Inbound {
+        self.held.push(Inbound {
             topic: publish.topic.clone(),
             payload: publish.payload.to_vec(),
             at: clock::now(),

@@ -1,5 +1,5 @@
-//! The writer: one thread around the [`Committer`]. Takes what waits, has it committed in one transaction, and only
-//! then sends the answers. A transaction that fails is tried again with a growing pause; nothing of it is
+//! The writer: one thread around the [`Committer`]. Takes what waits, in turns by agent, has it committed in one
+//! transaction, and only then sends the answers. A transaction that fails is tried again with a growing pause; nothing of it is
 //! acknowledged, and the bounded queue holds the rest back.
 
 use std::path::Path;
@@ -12,6 +12,7 @@ use tokio::sync::mpsc::error::TryRecvError;
 use tokio::sync::{mpsc, watch};
 
 use super::committer::{Committer, LoadError};
+use super::turns::Turns;
 use super::{Inbound, Outbound};
 use crate::api::Health;
 use crate::clock;
@@ -23,6 +24,10 @@ pub use super::committer::PARK_BYTES_MAX;
 const GROUP_MESSAGES_MAX: usize = 256;
 /// Bytes per transaction at most.
 const GROUP_BYTES_MAX: usize = 4 << 20;
+/// Messages that wait in the writer for their turn at most, and their bytes; beyond it they wait in the queue. As many
+/// as the queue holds several times over, so that who waits behind a flood there is soon among those whose turn comes.
+const WAITING_MAX: usize = 2_048;
+const WAITING_BYTES_MAX: usize = 32 << 20;
 /// How long a group may gather while more keeps coming.
 const GROUP_TIME_MAX: Duration = Duration::from_millis(20);
 /// First pause after a failed transaction; doubled each time.
@@ -88,7 +93,8 @@ pub fn start_bounded(
     }
     let head = committer.head();
     let (commits, seen) = watch::channel(head.commit);
-    let mut writer = Writer { committer, outbound, commits, health };
+    let turns = Turns::default();
+    let mut writer = Writer { committer, turns, outbound, commits, health };
     let run = move || writer.run(inbound);
     let thread = std::thread::Builder::new().name("writer".into()).spawn(run).map_err(StartError::Thread)?;
     Ok((Watch { head, commits: seen }, thread))
@@ -96,6 +102,7 @@ pub fn start_bounded(
 
 struct Writer {
     committer: Committer,
+    turns: Turns,
     outbound: mpsc::Sender<Outbound>,
     commits: watch::Sender<Commit>,
     health: Arc<Health>,
@@ -103,13 +110,14 @@ struct Writer {
 
 impl Writer {
     fn run(&mut self, mut inbound: mpsc::Receiver<Inbound>) {
-        while let Some(first) = self.next(&mut inbound) {
-            let group = gather(first, &mut inbound);
-            let mut rest = group.as_slice();
-            while !rest.is_empty() {
-                let (done, later) = rest.split_at(self.commit(rest));
-                self.send(Outbound::Release(done.iter().map(|message| message.token).collect()));
-                rest = later;
+        while self.fill(&mut inbound) {
+            let group = self.turns.group(GROUP_MESSAGES_MAX, GROUP_BYTES_MAX);
+            let taken = self.commit(&group.messages);
+            let done = group.messages.iter().take(taken);
+            self.send(Outbound::Release(done.map(|message| message.token).collect()));
+            self.turns.put_back(group, taken);
+            if self.committer.owes_replay() {
+                self.replay();
             }
         }
         if let Err(error) = self.committer.fold() {
@@ -117,17 +125,29 @@ impl Writer {
         }
     }
 
-    /// The next message; frames whose catalog has come are used meanwhile.
-    fn next(&mut self, inbound: &mut mpsc::Receiver<Inbound>) -> Option<Inbound> {
-        let mut works = true;
-        while works && self.committer.owes_replay() {
-            match inbound.try_recv() {
-                Ok(message) => return Some(message),
-                Err(TryRecvError::Disconnected) => return None,
-                Err(TryRecvError::Empty) => works = self.replay(),
+    /// Takes in what has come, and waits where that is nothing; frames whose catalog has come are used meanwhile.
+    /// Returns whether there is anything to do.
+    fn fill(&mut self, inbound: &mut mpsc::Receiver<Inbound>) -> bool {
+        let (began, mut works) = (Instant::now(), true);
+        loop {
+            let full = self.turns.len() >= WAITING_MAX || self.turns.bytes() >= WAITING_BYTES_MAX;
+            if full || (!self.turns.is_empty() && began.elapsed() >= GROUP_TIME_MAX) {
+                return true;
+            }
+            let next = match inbound.try_recv() {
+                Ok(message) => Some(message),
+                Err(_) if !self.turns.is_empty() => return true,
+                Err(TryRecvError::Empty) if works && self.committer.owes_replay() => {
+                    works = self.replay();
+                    continue;
+                }
+                Err(_) => inbound.blocking_recv(),
+            };
+            match next {
+                Some(message) => self.turns.push(message),
+                None => return false,
             }
         }
-        inbound.blocking_recv()
     }
 
     fn replay(&mut self) -> bool {
@@ -173,17 +193,4 @@ impl Writer {
         // Where the shell is gone the agent sends again, and is answered then.
         let _ = self.outbound.blocking_send(outbound);
     }
-}
-
-/// What waits already, and what comes within the group's time while something keeps coming.
-fn gather(first: Inbound, inbound: &mut mpsc::Receiver<Inbound>) -> Vec<Inbound> {
-    let began = Instant::now();
-    let mut bytes = first.payload.len();
-    let mut group = vec![first];
-    while group.len() < GROUP_MESSAGES_MAX && bytes < GROUP_BYTES_MAX && began.elapsed() < GROUP_TIME_MAX {
-        let Ok(next) = inbound.try_recv() else { break };
-        bytes += next.payload.len();
-        group.push(next);
-    }
-    group
 }
