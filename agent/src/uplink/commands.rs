@@ -43,9 +43,9 @@ impl Commands {
         Known::New
     }
 
-    /// The connection is gone, and with it what was to be carried out: it is asked for again.
-    pub(super) fn forget_pending(&mut self) {
-        self.seen.retain(|(_, outcome)| outcome.is_some());
+    /// `id` was not carried out, and may be asked for again.
+    pub(super) fn forget(&mut self, id: u64) {
+        self.seen.retain(|(seen, _)| *seen != id);
     }
 
     /// Notes how `id` ended.
@@ -72,7 +72,7 @@ mod tests {
             assert_eq!(commands.begin(id), Known::New);
         }
         assert_eq!(commands.begin(7), Known::New, "the memory is bounded");
-        commands.forget_pending();
+        commands.forget(7);
         assert_eq!(commands.begin(7), Known::New, "what was not carried out may be asked again");
     }
 }

@@ -341,12 +341,22 @@ impl Core {
         let wait_ms = self.reconnect.fail(&mut self.jitter);
         self.link = Link::Waiting { until_ms: now_ms.saturating_add(wait_ms) };
         self.delivery.rewind();
-        self.commands.forget_pending();
         self.collectors.clear();
         (self.answered, self.offered, self.flushing, self.flush_at_ms) = (false, None, false, None);
-        self.actions.retain(|action| {
-            matches!(action, Action::Acknowledge(..) | Action::Unacknowledge(_) | Action::Disconnect(_))
-        });
+        self.drop_actions();
+    }
+
+    /// Only what is not for the connection is still to be done. A command that is not carried out is asked again.
+    fn drop_actions(&mut self) {
+        for action in std::mem::take(&mut self.actions) {
+            match action {
+                Action::Acknowledge(..) | Action::Unacknowledge(_) | Action::Disconnect(_) => {
+                    self.actions.push_back(action);
+                }
+                Action::SendCatalog(id, _) | Action::PollNow(id, _) => self.commands.forget(id),
+                _ => {}
+            }
+        }
     }
 
     fn presence(&mut self, collector: Box<str>, presence: Option<Presence>, retained: bool, now_ms: u64) {

@@ -31,9 +31,9 @@ impl Backoff {
         self.first_ms - jitter.below(self.first_ms / 2 + 1)
     }
 
-    /// Whether the last attempt was in vain.
-    pub(super) const fn has_failed(&self) -> bool {
-        self.failures > 0
+    /// Attempts in vain since the last success.
+    pub(super) const fn failures(&self) -> u32 {
+        self.failures
     }
 
     pub(super) fn succeed(&mut self) {
@@ -70,12 +70,12 @@ mod tests {
             let wait = backoff.fail(&mut jitter);
             assert!((bound / 2..=bound).contains(&wait), "{wait} of {bound}");
         }
-        assert!(backoff.has_failed());
+        assert_eq!(backoff.failures(), 6);
         backoff.succeed();
         for _ in 0..3 {
             assert!((500..=1_000).contains(&backoff.first(&mut jitter)));
         }
-        assert!(!backoff.has_failed());
+        assert_eq!(backoff.failures(), 0);
         assert!(backoff.fail(&mut jitter) <= 1_000);
     }
 }

@@ -81,7 +81,7 @@ impl Core {
     /// backlog: a slow link would starve either.
     fn room(&self, allowed: Room) -> Room {
         let ((all, backlog), window) = (self.delivery.in_flight(), usize::from(self.settings.window));
-        let room = if self.ack_wait.has_failed() {
+        let room = if self.ack_wait.failures() > 0 {
             // The last connection brought no answer, whatever the broker says of a collector: bytes cost money.
             Room { live: all == 0, backlog: all == 0 }
         } else {
@@ -95,6 +95,9 @@ impl Core {
     }
 
     fn next_backlog(&self) -> Option<Offer> {
-        self.delivery.next_backlog(self.live_from, self.settings.newest_first)
+        // A frame that is never answered would hold up all others where one goes at a time: every second time the other
+        // end of the backlog is tried.
+        let other_end = self.ack_wait.failures() > 0 && self.ack_wait.failures().is_multiple_of(2);
+        self.delivery.next_backlog(self.live_from, self.settings.newest_first != other_end)
     }
 }

@@ -346,6 +346,25 @@ fn scenarios_of_presence() {
         ],
     );
     check(
+        "a frame that is never answered holds up nothing but itself",
+        settings(),
+        &[
+            "0 held 1-30 -> connect",
+            "5 connected -> birth",
+            "6 presence c on retained -> send 1:1-10, send 1:11-20, send 1:21-30",
+            "7 ack 1.1 1:0 1:11-30 -> trim 1:11-30",
+            "30006 wait -> disconnect",
+            "31006 append 31-32 -> connect",
+            "31007 connected -> birth",
+            "31008 presence c on retained -> send 1:1-10",
+            "91008 wait -> disconnect",
+            "121008 wait -> connect",
+            "121009 connected -> birth",
+            "121010 presence c on retained -> send 1:31-32",
+            "121011 ack 1.2 1:0 1:11-32 -> trim 1:31-32, send 1:1-10",
+        ],
+    );
+    check(
         "a collector that comes is told of the birth, and gets at once what may be lost",
         settings(),
         &[
@@ -457,22 +476,6 @@ fn scenarios_of_economy_and_commands() {
             "18 changed -> birth",
             "19 stop -> goodbye",
             "20 append 10-11 ->",
-        ],
-    );
-    check(
-        "a command that a lost connection kept from being carried out is carried out when it is asked again",
-        settings(),
-        &[
-            "0 held 1-9 -> connect",
-            "1 recall 1-9 ->",
-            "5 connected -> birth",
-            "6 presence c on retained ->",
-            "7 command 3 catalog 77 -> catalog 3 77",
-            "8 lost ->",
-            "1100 wait -> connect",
-            "1101 connected -> birth",
-            "1102 command 3 catalog 77 -> catalog 3 77",
-            "1103 ended 3 -> reply 3 done",
         ],
     );
     check(
@@ -613,6 +616,27 @@ fn scenarios_of_lists_that_are_cut_off() {
             "31008 presence c on retained -> send 1:73-73",
         ],
     );
+}
+
+#[test]
+fn a_command_that_a_lost_connection_kept_from_being_carried_out_is_carried_out_when_it_is_asked_again() {
+    let mut core = Core::new(settings());
+    drain(&mut core, 0);
+    core.handle(Event::Connected, 1);
+    drain(&mut core, 1);
+    for (id, body) in [("3", ["catalog", "77"]), ("4", ["poll", "meter-1"])] {
+        core.handle(event(&[&["command", id], &body[..]].concat()), 2);
+    }
+    core.handle(Event::Disconnected, 2);
+    assert_eq!(drain(&mut core, 2_000), [Action::Connect]);
+    core.handle(Event::Connected, 2_001);
+    drain(&mut core, 2_001);
+    for (id, body, expected) in
+        [("3", ["catalog", "77"], "catalog 3 77"), ("4", ["poll", "meter-1"], "poll 4 meter-1")]
+    {
+        core.handle(event(&[&["command", id], &body[..]].concat()), 2_002);
+        assert_eq!(drain(&mut core, 2_002).iter().map(text).collect::<Vec<_>>(), [expected]);
+    }
 }
 
 #[test]
