@@ -10,6 +10,7 @@ pub mod hostile;
 pub mod line;
 pub mod process;
 pub mod settle;
+pub mod sim;
 pub mod site;
 pub mod usage;
 pub mod wait;

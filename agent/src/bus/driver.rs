@@ -258,7 +258,8 @@ impl Host for Scheduled<'_> {
     }
 
     fn may_retry(&mut self, ask: &Ask<'_>) -> bool {
-        let cost = millis(self.driver.line.silence_time(ask.request, ask.timeout));
+        let late = self.driver.line.late_wait(ask, self.ground.port().mono());
+        let cost = millis(late + self.driver.line.silence_time(ask.request, ask.timeout));
         self.driver.schedule.may_retry(cost, self.ground.now()) && !self.is_stopping()
     }
 

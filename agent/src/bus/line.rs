@@ -7,6 +7,7 @@ use std::time::Duration;
 use super::ground::{OpenError, Port};
 use super::serial::SerialLine;
 use super::tcp::TcpLine;
+use crate::clock::Mono;
 use crate::config::Link;
 use crate::modbus::pdu::Request;
 use crate::modbus::{Answer, Corrupt, UnitId};
@@ -20,6 +21,8 @@ pub(super) struct Ask<'a> {
     pub(super) timeout: Duration,
     /// From the end of the answer to the next request, beside the silent interval.
     pub(super) turnaround: Duration,
+    /// Whether the same request was sent before in this poll: the answer to any of its tries will do.
+    pub(super) is_retry: bool,
 }
 
 /// Why a request got no answer.
@@ -97,6 +100,14 @@ impl Line {
         match self {
             Self::Serial(line) => line.silence_time(request, timeout),
             Self::Tcp(_) => timeout,
+        }
+    }
+
+    /// How long this request would have to wait for the late answer to another one.
+    pub(super) fn late_wait(&mut self, ask: &Ask<'_>, now: Mono) -> Duration {
+        match self {
+            Self::Serial(line) => line.late_wait(ask, now),
+            Self::Tcp(line) => line.late_wait(ask, now),
         }
     }
 }

@@ -8,6 +8,7 @@
 
 mod driver;
 mod ground;
+mod late;
 mod line;
 mod once;
 mod poller;

@@ -305,15 +305,17 @@ impl Poller {
     }
 
     fn request<'a>(&self, request: &'a Request) -> Ask<'a> {
-        Ask { unit: self.unit, request, timeout: self.timeout, turnaround: self.turnaround }
+        let (timeout, turnaround) = (self.timeout, self.turnaround);
+        Ask { unit: self.unit, request, timeout, turnaround, is_retry: false }
     }
 
     /// Sends a request, again while it fails and there is time.
     fn ask(&self, request: &Request, host: &mut dyn Host) -> Result<Answer, ExchangeError> {
-        let ask = self.request(request);
+        let mut ask = self.request(request);
         let mut left = self.retries;
         loop {
             let result = host.exchange(&ask);
+            ask.is_retry = true;
             let final_word = matches!(result, Ok(_) | Err(ExchangeError::Lost(_)));
             if final_word || left == 0 || !host.may_retry(&ask) {
                 return result;

@@ -9,12 +9,13 @@ use std::io;
 use std::time::Duration;
 
 use super::ground::{OpenError, Port};
+use super::late::{LateAnswers, begins_as_answer};
 use super::line::{Ask, ExchangeError};
 use crate::clock::Mono;
 use crate::config::Serial;
 use crate::modbus::pdu::Request;
 use crate::modbus::rtu::{LineTiming, RtuReceiver, encode, request_len};
-use crate::modbus::{Answer, Progress, UnitId};
+use crate::modbus::{Answer, Progress};
 
 /// Longest pause within an answer beyond the time of its characters: adapters hand over in chunks, an FTDI
 /// without low-latency mode every 16 ms, one behind a busy hub later.
@@ -29,15 +30,6 @@ const BABBLE_MAX: Duration = Duration::from_secs(1);
 /// Below this rest an answer is awaited byte by byte; above it half of the rest is slept through.
 const DOZE_MIN: Duration = Duration::from_millis(4);
 
-/// A request that was not answered in time, and could still be.
-#[derive(Debug)]
-struct Unanswered {
-    unit: UnitId,
-    request: Request,
-    /// Until when its answer could be taken for another's.
-    until: Mono,
-}
-
 /// A serial line.
 #[derive(Debug)]
 pub(super) struct SerialLine {
@@ -47,8 +39,7 @@ pub(super) struct SerialLine {
     pub(super) prompt: bool,
     /// The instant from which on the next request may begin.
     free_at: Mono,
-    /// At most one of each unit.
-    unanswered: Vec<Unanswered>,
+    late: LateAnswers,
     discarded: u64,
 }
 
@@ -57,14 +48,13 @@ impl SerialLine {
         let bits = u8::try_from(settings.character_bits()).unwrap_or(u8::MAX);
         let timing = LineTiming::new(settings.baud, bits);
         let (prompt, free_at) = (settings.low_latency, Mono::default());
-        Self { timing, is_open: false, prompt, free_at, unanswered: Vec::new(), discarded: 0 }
+        Self { timing, is_open: false, prompt, free_at, late: LateAnswers::default(), discarded: 0 }
     }
 
     pub(super) fn open(&mut self, port: &mut dyn Port) -> Result<(), OpenError> {
         self.is_open = false;
         self.prompt = port.open()?.prompt;
         self.free_at = after(port.mono(), self.timing.t3_5());
-        self.unanswered.clear();
         self.is_open = true;
         Ok(())
     }
@@ -104,18 +94,19 @@ impl SerialLine {
     }
 
     fn exchange_on(&mut self, port: &mut dyn Port, ask: &Ask<'_>) -> Result<Answer, ExchangeError> {
-        self.await_confusable(port, ask)?;
+        self.await_late(port, ask)?;
         port.sleep_until(self.free_at);
-        self.discarded += discard(port)?;
+        self.discard(port)?;
         let sent = self.send(port, ask)?;
         match self.receive(port, ask, after(sent, ask.timeout)) {
             Ok(answer) => {
+                self.late.answered(ask);
                 self.free_at = after(port.mono(), self.timing.t3_5() + ask.turnaround);
                 Ok(answer)
             }
             Err(ExchangeError::Lost(e)) => Err(ExchangeError::Lost(e)),
             Err(failure) => {
-                self.settle(port, ask, &failure)?;
+                self.settle(port, ask.timeout, &failure)?;
                 Err(failure)
             }
         }
@@ -127,6 +118,7 @@ impl SerialLine {
         let on_wire = self.timing.wire_time(frame.len());
         let end = after(port.mono(), on_wire);
         self.free_at = after(end, self.timing.t3_5());
+        self.late.sent(ask, end);
         port.write_all(&frame, after(end, on_wire + CHUNK_DELAY_MAX)).map_err(unsent)?;
         Ok(end)
     }
@@ -140,87 +132,86 @@ impl SerialLine {
         begin_until: Mono,
     ) -> Result<Answer, ExchangeError> {
         let mut receiver = RtuReceiver::new(ask.unit, ask.request);
-        let mut buffer = [0; 256];
         let (mut until, mut silence) = (begin_until, ExchangeError::TimedOut);
-        loop {
+        let failure = loop {
             if !port.readable(until)? {
-                return Err(silence);
+                break silence;
             }
+            let mut buffer = [0; 256];
             let count = port.read(&mut buffer)?;
+            self.late.read(&buffer[..count]);
             match receiver.push(&buffer[..count]) {
                 Progress::Frame(answer) => return Ok(answer),
-                Progress::Corrupt(why) => return Err(ExchangeError::Corrupt(why)),
+                Progress::Corrupt(why) => break ExchangeError::Corrupt(why),
                 Progress::NeedMore(rest) => {
                     let rest = self.timing.wire_time(rest);
                     (until, silence) = (after(port.mono(), rest + CHUNK_DELAY_MAX), ExchangeError::Truncated);
                     doze(port, rest);
                 }
             }
+        };
+        if begins_as_answer(ask, receiver.received()) {
+            self.late.answered(ask);
         }
+        Err(failure)
     }
 
-    /// The late-answer rule: listens until the line is silent, and for a while in any case.
-    fn settle(&mut self, port: &mut dyn Port, ask: &Ask<'_>, failure: &ExchangeError) -> io::Result<()> {
-        let now = port.mono();
+    /// After a failure: listens until the line is silent, and for a while in any case.
+    fn settle(&mut self, port: &mut dyn Port, timeout: Duration, failure: &ExchangeError) -> io::Result<()> {
         let least = match failure {
-            ExchangeError::TimedOut => settle(ask.timeout),
+            ExchangeError::TimedOut => settle(timeout),
             _ => SETTLE_MIN,
         };
-        let late = self.discard_until(port, after(now, least))?;
-        if matches!(failure, ExchangeError::TimedOut) && late == 0 {
-            let (request, until) = (ask.request.clone(), after(now, ask.timeout));
-            self.unanswered.retain(|old| old.unit != ask.unit);
-            self.unanswered.push(Unanswered { unit: ask.unit, request, until });
+        let until = after(port.mono(), least);
+        self.discard_until(port, until)
+    }
+
+    /// Listens for as long as a late answer could pass for the answer to this request.
+    fn await_late(&mut self, port: &mut dyn Port, ask: &Ask<'_>) -> io::Result<()> {
+        while let Some(until) = self.late.wait_until(ask, port.mono()) {
+            let least = after(port.mono(), SETTLE_MIN).min(after(until, self.silence()));
+            self.discard_until(port, least)?;
         }
         Ok(())
     }
 
-    /// An answer to a request that timed out would pass for the answer to another one of the same unit and length:
-    /// such a request waits for a further time-out, or until the late answer has come. A retry does not wait, but
-    /// there may then be two answers to come.
-    fn await_confusable(&mut self, port: &mut dyn Port, ask: &Ask<'_>) -> io::Result<()> {
-        let now = port.mono();
-        self.unanswered.retain(|old| old.until > now);
-        let Some(index) = self.unanswered.iter().position(|old| old.unit == ask.unit) else { return Ok(()) };
-        if self.unanswered[index].request == *ask.request {
-            self.unanswered[index].until = after(now, ask.timeout);
-            return Ok(());
-        }
-        let old = self.unanswered.swap_remove(index);
-        let wait = confusable(&old.request, ask.request);
-        while wait && port.mono() < old.until {
-            let least = after(port.mono(), SETTLE_MIN);
-            if self.discard_until(port, least)? > 0 {
-                break;
-            }
-        }
-        Ok(())
-    }
-
-    /// Discards what arrives until `least` has come and the line is silent; says how much it was.
-    fn discard_until(&mut self, port: &mut dyn Port, least: Mono) -> io::Result<u64> {
+    /// Discards what arrives until `least` has come and the line is silent.
+    fn discard_until(&mut self, port: &mut dyn Port, least: Mono) -> io::Result<()> {
         let (begin, silence) = (port.mono(), self.silence());
         let last = after(least, BABBLE_MAX);
-        let (mut until, mut total) = (least.max(after(begin, silence)), 0);
-        while port.mono() < last {
-            if !port.readable(until)? {
-                break;
-            }
-            total += discard(port)?;
+        let mut until = least.max(after(begin, silence));
+        while port.mono() < last && port.readable(until)? {
+            self.discard(port)?;
             until = least.max(after(port.mono(), silence));
         }
-        self.discarded += total;
         self.free_at = self.free_at.max(port.mono());
-        Ok(total)
+        Ok(())
+    }
+
+    /// Discards what has arrived. Bounded, so that a babbling line cannot hold the thread.
+    fn discard(&mut self, port: &mut dyn Port) -> io::Result<()> {
+        const READS_MAX: usize = 64;
+        let mut buffer = [0; 256];
+        for _ in 0..READS_MAX {
+            let count = port.read(&mut buffer)?;
+            if count == 0 {
+                break;
+            }
+            self.late.heard(&buffer[..count]);
+            self.discarded += u64::try_from(count).unwrap_or(u64::MAX);
+        }
+        Ok(())
+    }
+
+    /// How long this request would have to wait for a late answer.
+    pub(super) fn late_wait(&mut self, ask: &Ask<'_>, now: Mono) -> Duration {
+        let until = self.late.wait_until(ask, now).unwrap_or(now);
+        Duration::from_nanos(until.since_ns(now))
     }
 }
 
 fn settle(timeout: Duration) -> Duration {
     (timeout / SETTLE_SHARE).max(SETTLE_MIN)
-}
-
-fn confusable(one: &Request, other: &Request) -> bool {
-    one.function() == other.function() && one.response_len_expected() == other.response_len_expected()
 }
 
 fn after(instant: Mono, span: Duration) -> Mono {
@@ -240,17 +231,4 @@ fn unsent(error: io::Error) -> ExchangeError {
         io::ErrorKind::TimedOut => ExchangeError::TimedOut,
         _ => ExchangeError::Lost(error),
     }
-}
-
-/// Discards what has arrived; says how much it was. Bounded, so that a babbling line cannot hold the thread.
-fn discard(port: &mut dyn Port) -> io::Result<u64> {
-    const READS_MAX: usize = 64;
-    let (mut buffer, mut total) = ([0; 256], 0);
-    for _ in 0..READS_MAX {
-        match port.read(&mut buffer)? {
-            0 => break,
-            count => total += u64::try_from(count).unwrap_or(u64::MAX),
-        }
-    }
-    Ok(total)
 }

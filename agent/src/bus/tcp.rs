@@ -1,10 +1,12 @@
-//! Exchanges on a TCP connection, which is kept, and closed after any failure, so that no late answer can ever meet
-//! another request. Decides nothing of when or whom to ask, and knows the connection only as bytes and time.
+//! Exchanges on a TCP connection, which is kept, and closed after any failure, so that no late answer can meet another
+//! request. Where the frames are RTU that is not enough: a serial server hands a late answer to whoever is connected
+//! when it comes, and the rule of [`super::late`] holds as on a serial line. Decides nothing of when or whom to ask, and knows the connection only as bytes and time.
 
 use std::io;
 use std::time::Duration;
 
 use super::ground::{OpenError, Port};
+use super::late::{LateAnswers, begins_as_answer};
 use super::line::{Ask, ExchangeError};
 use crate::clock::Mono;
 use crate::config::{Tcp, TcpFraming};
@@ -20,6 +22,8 @@ pub(super) struct TcpLine {
     is_open: bool,
     transaction: u16,
     free_at: Mono,
+    /// Of RTU frames; MBAP has its transaction identifier.
+    late: LateAnswers,
     discarded: u64,
 }
 
@@ -29,7 +33,8 @@ impl TcpLine {
             TcpFraming::Mbap => Framing::Mbap,
             TcpFraming::Rtu => Framing::Rtu,
         };
-        Self { framing, is_open: false, transaction: 0, free_at: Mono::default(), discarded: 0 }
+        let (free_at, late) = (Mono::default(), LateAnswers::default());
+        Self { framing, is_open: false, transaction: 0, free_at, late, discarded: 0 }
     }
 
     pub(super) fn open(&mut self, port: &mut dyn Port) -> Result<(), OpenError> {
@@ -64,14 +69,38 @@ impl TcpLine {
     }
 
     fn exchange_on(&mut self, port: &mut dyn Port, ask: &Ask<'_>) -> Result<Answer, ExchangeError> {
+        self.await_late(port, ask)?;
         self.transaction = self.transaction.wrapping_add(1);
         let frame = self.framing.encode(self.transaction, ask.unit, ask.request);
+        if self.framing == Framing::Rtu {
+            self.late.sent(ask, port.mono());
+        }
         port.write_all(&frame, port.mono().plus_ns(nanos(WRITE_TIMEOUT)))?;
         let mut receiver = self.framing.receiver(self.transaction, ask.unit, ask.request);
         let until = port.mono().plus_ns(nanos(ask.timeout));
-        let result = receive(port, &mut receiver, until);
+        let result = receive(port, &mut receiver, until, &mut self.late);
+        let damaged = matches!(&receiver, Receiver::Rtu(rtu) if begins_as_answer(ask, rtu.received()));
+        if result.is_ok() || damaged {
+            self.late.answered(ask);
+        }
         self.discarded += receiver.skipped_bytes();
         result
+    }
+
+    /// Listens for as long as a late answer could pass for the answer to this request.
+    fn await_late(&mut self, port: &mut dyn Port, ask: &Ask<'_>) -> io::Result<()> {
+        while let Some(until) = self.late.wait_until(ask, port.mono())
+            && port.readable(until)?
+        {
+            self.read_and_discard(port)?;
+        }
+        Ok(())
+    }
+
+    /// How long this request would have to wait for a late answer.
+    pub(super) fn late_wait(&mut self, ask: &Ask<'_>, now: Mono) -> Duration {
+        let until = self.late.wait_until(ask, now).unwrap_or(now);
+        Duration::from_nanos(until.since_ns(now))
     }
 
     /// Whether there is a connection, and its other end has not closed it meanwhile.
@@ -89,24 +118,37 @@ impl TcpLine {
     /// Discards what came without being asked for; an endpoint that does not stop sending is no use.
     fn discard(&mut self, port: &mut dyn Port) -> io::Result<()> {
         const READS_MAX: usize = 64;
-        let mut buffer = [0; 512];
         for _ in 0..READS_MAX {
             if !port.readable(Mono::default())? {
                 return Ok(());
             }
-            self.discarded += u64::try_from(port.read(&mut buffer)?).unwrap_or(u64::MAX);
+            self.read_and_discard(port)?;
         }
         Err(io::Error::new(io::ErrorKind::InvalidData, "it does not stop sending"))
     }
+
+    fn read_and_discard(&mut self, port: &mut dyn Port) -> io::Result<()> {
+        let mut buffer = [0; 512];
+        let count = port.read(&mut buffer)?;
+        self.late.heard(&buffer[..count]);
+        self.discarded += u64::try_from(count).unwrap_or(u64::MAX);
+        Ok(())
+    }
 }
 
-fn receive(port: &mut dyn Port, receiver: &mut Receiver<'_>, until: Mono) -> Result<Answer, ExchangeError> {
+fn receive(
+    port: &mut dyn Port,
+    receiver: &mut Receiver<'_>,
+    until: Mono,
+    late: &mut LateAnswers,
+) -> Result<Answer, ExchangeError> {
     let (mut buffer, mut silence) = ([0; 512], ExchangeError::TimedOut);
     loop {
         if !port.readable(until)? {
             return Err(silence);
         }
         let count = port.read(&mut buffer)?;
+        late.read(&buffer[..count]);
         match receiver.push(&buffer[..count]) {
             Progress::Frame(answer) => return Ok(answer),
             Progress::Corrupt(why) => return Err(ExchangeError::Corrupt(why)),

@@ -27,8 +27,10 @@ impl Open {
     fn ask(&mut self, unit: u8, address: u16, timeout_ms: u32) -> Result<Answer, ExchangeError> {
         let request = Request::read(RegisterTable::HoldingRegister, address, 1).unwrap();
         let (timeout, turnaround) = (Duration::from_millis(timeout_ms.into()), Duration::ZERO);
-        self.line
-            .exchange(&mut *self.port, &Ask { unit: UnitId(unit), request: &request, timeout, turnaround })
+        self.line.exchange(
+            &mut *self.port,
+            &Ask { unit: UnitId(unit), request: &request, timeout, turnaround, is_retry: false },
+        )
     }
 
     #[track_caller]
