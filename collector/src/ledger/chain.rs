@@ -109,7 +109,7 @@ impl Ledger {
         let agent = self.agent_mut(no);
         let before = agent.held.epochs.last().map(|h| h.epoch);
         agent.held = Held { epochs: held.to_vec(), drained: false };
-        let known = agent.epochs.contains_key(&writing);
+        let returns = is_superseded(agent, writing, before);
         self.changes.agents.insert(no);
         for (epoch, state) in &mut self.agent_mut(no).epochs {
             state.unheld = *epoch != writing && !held.iter().any(|h| h.epoch == *epoch);
@@ -125,7 +125,7 @@ impl Ledger {
         }
         // An epoch is drawn at each opening: one that was superseded can never be written again.
         match before {
-            Some(other) if fresh && other != writing && known && !held.iter().any(|h| h.epoch == other) => {
+            Some(other) if fresh && other != writing && returns && !held.iter().any(|h| h.epoch == other) => {
                 Some(Finding::ClonedAgent { returned: writing, other })
             }
             _ => None,
@@ -323,6 +323,15 @@ fn joins(set: &RangeSet, ranges_max: usize, (first, last): (u64, u64)) -> bool {
 
 fn same_catalog(a: Option<&Mark>, b: Option<&Mark>) -> bool {
     matches!((a, b), (Some(Mark::Complete { hash: a, .. }), Some(Mark::Complete { hash: b, .. })) if a == b)
+}
+
+/// Whether `epoch` was there before `written`, the one that was being written at the last birth. That frames of it came
+/// says nothing: the birth that first names an epoch may be lost, and said again behind its frames.
+fn is_superseded(agent: &Agent, epoch: Epoch, written: Option<Epoch>) -> bool {
+    let place = |epoch| agent.epochs.get(&epoch).and_then(|e| e.place);
+    let stands_before =
+        written.and_then(place).is_some_and(|after| place(epoch).is_some_and(|place| place < after));
+    stands_before || agent.epochs.get(&epoch).is_some_and(|e| e.unheld)
 }
 
 enum Link {

@@ -383,3 +383,15 @@ fn an_epoch_that_returns_after_it_was_superseded_is_a_clone() {
     let found = ledger.birth(AGENT, &held(1), Epoch(1), true);
     assert_eq!(found, Some(Finding::ClonedAgent { returned: Epoch(1), other: Epoch(2) }));
 }
+
+/// A gateway restarts on a read-only disk and holds only what it keeps in memory; its birth reaches the collector
+/// behind its first frames.
+#[test]
+fn frames_that_come_before_their_birth_make_no_clone() {
+    let held = |epoch| [HeldEpoch { epoch: Epoch(epoch), first: Seq(1), next: Seq(2) }];
+    let mut ledger = fresh();
+    assert_eq!(ledger.birth(AGENT, &held(1), Epoch(1), true), None);
+    ledger.account(AGENT, Epoch(2), 1, 1);
+    assert_eq!(ledger.birth(AGENT, &held(2), Epoch(2), true), None);
+    assert!(ledger.birth(AGENT, &held(1), Epoch(1), true).is_some(), "and a real one is still seen");
+}
