@@ -20,8 +20,25 @@ pub struct Account {
     pub received: u64,
     /// Slots in gaps, by cause.
     pub missing: BTreeMap<String, u64>,
+    /// The gaps, by their begin.
+    pub gaps: Vec<Gap>,
     /// Readings compared bit for bit.
     pub compared: u64,
+    /// When the agent was told to stop.
+    pub stopped: Timestamp,
+}
+
+/// Slots that the collector says are missing.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Gap {
+    /// Begin of the first slot.
+    pub from: Timestamp,
+    /// End of the last one.
+    pub to: Timestamp,
+    /// Why, by the cause's short name.
+    pub cause: String,
+    /// How many.
+    pub slots: u64,
 }
 
 impl Account {
@@ -52,7 +69,7 @@ pub fn stop_and_audit(site: &mut Site, within: Duration) -> Vec<Account> {
     site.stop_agent();
     settle::until_proven(site, stopped, within);
     let api = site.api();
-    site.spec.devices.iter().map(|spec| device(site, &api, spec)).collect()
+    site.spec.devices.iter().map(|spec| Account { stopped, ..device(site, &api, spec) }).collect()
 }
 
 /// Checks one device whose agent has stopped: every stored value is the truth of its evaluation time; there are as
@@ -68,14 +85,18 @@ fn device(site: &Site, api: &Api, spec: &DeviceSpec) -> Account {
         "{}: stored answers and slots received",
         spec.name
     );
-    let missing = gaps(api, spec);
+    let gaps = gaps(api, spec);
+    let mut missing = BTreeMap::new();
+    for gap in &gaps {
+        *missing.entry(gap.cause.clone()).or_default() += gap.slots;
+    }
     assert_eq!(
         missing.values().sum::<u64>(),
         absent,
         "{}: slots in gaps {missing:?} and slots absent",
         spec.name
     );
-    Account { device: spec.name.clone(), received, missing, compared }
+    Account { device: spec.name.clone(), received, missing, gaps, compared, ..Account::default() }
 }
 
 type Answer<'a> = BTreeMap<&'a str, &'a ApiReading>;
@@ -147,20 +168,22 @@ fn slots(api: &Api, spec: &DeviceSpec) -> (u64, u64) {
     (received, absent)
 }
 
-/// The slots in gaps, by cause; no slot is in two.
-fn gaps(api: &Api, spec: &DeviceSpec) -> BTreeMap<String, u64> {
+/// The gaps; no slot is in two.
+fn gaps(api: &Api, spec: &DeviceSpec) -> Vec<Gap> {
     let path = format!("/api/v1/gaps?site={SITE}&device={}&state=open&limit=10000", spec.name);
-    let mut rows = api.items(&path).expect("the API answers");
-    rows.sort_by_key(|row| instant(row, "from"));
-    let mut missing = BTreeMap::new();
-    let mut end = Timestamp(i64::MIN);
-    for gap in rows {
-        assert!(instant(&gap, "from") >= end, "{}: two gaps name the same slots: {gap}", spec.name);
-        end = instant(&gap, "to");
-        let cause = gap["cause"].as_str().unwrap_or_default().to_owned();
-        *missing.entry(cause).or_default() += gap["slots"].as_u64().unwrap_or(0);
+    let rows = api.items(&path).expect("the API answers");
+    let gap = |row: &Json| Gap {
+        from: instant(row, "from"),
+        to: instant(row, "to"),
+        cause: row["cause"].as_str().unwrap_or_default().to_owned(),
+        slots: row["slots"].as_u64().unwrap_or(0),
+    };
+    let mut gaps: Vec<Gap> = rows.iter().map(gap).collect();
+    gaps.sort_by_key(|gap| gap.from);
+    for two in gaps.windows(2) {
+        assert!(two[0].to <= two[1].from, "{}: two gaps name the same slots: {two:?}", spec.name);
     }
-    missing
+    gaps
 }
 
 #[expect(clippy::panic, reason = "an audit fails its test")]

@@ -8,6 +8,9 @@ use std::time::Duration;
 use crate::process::{Process, free_port};
 use crate::wait;
 
+/// How long it may take to listen on a busy machine.
+const LISTEN_WITHIN: Duration = Duration::from_secs(60);
+
 /// A Mosquitto that can be stopped and started again on the same port.
 #[derive(Debug)]
 pub struct Broker {
@@ -21,7 +24,7 @@ impl Broker {
     /// Starts Mosquitto with anonymous access on a free port, its files in `folder`.
     ///
     /// # Panics
-    /// When Mosquitto is not installed or does not listen within 10 s.
+    /// When Mosquitto is not installed or does not listen in time.
     #[must_use]
     pub fn start(folder: &Path) -> Self {
         let port = free_port();
@@ -57,12 +60,12 @@ impl Broker {
     /// Starts it again on the same port.
     ///
     /// # Panics
-    /// When it does not listen within 10 s.
+    /// When it does not listen in time.
     pub fn resume(&mut self) {
         let mut command = Command::new("mosquitto");
         command.arg("-c").arg(&self.config).env("PATH", path_with_sbin());
         self.process = Some(Process::start("mosquitto", &mut command, &self.log));
-        wait::until_true("mosquitto to listen", Duration::from_secs(10), || {
+        wait::until_true("mosquitto to listen", LISTEN_WITHIN, || {
             TcpStream::connect(("127.0.0.1", self.port)).is_ok()
         });
     }

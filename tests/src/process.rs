@@ -11,6 +11,9 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use crate::wait;
 
+/// A thread stands still as soon as the system call it is in lets it.
+const FREEZE_WITHIN: Duration = Duration::from_secs(60);
+
 /// A running program.
 #[derive(Debug)]
 pub struct Process {
@@ -65,6 +68,30 @@ impl Process {
     /// Sends `signal`; an already ended process is no error.
     pub fn signal(&self, signal: Signal) {
         let _ = kill_process(self.pid(), signal);
+    }
+
+    /// SIGSTOP, and waits until each of its threads stands still.
+    ///
+    /// # Panics
+    /// When one goes on.
+    pub fn freeze(&self) {
+        self.signal(Signal::STOP);
+        let tasks = format!("/proc/{}/task", self.id());
+        wait::until_true(&format!("{} to stand still", self.name), FREEZE_WITHIN, || {
+            let threads = std::fs::read_dir(&tasks).into_iter().flatten().flatten();
+            threads.map(|thread| thread.path().join("stat")).all(|stat| {
+                // The state stands behind the name (proc(5)); a thread that has just ended is still enough.
+                let text = std::fs::read_to_string(stat).unwrap_or_default();
+                text.rsplit(") ")
+                    .next()
+                    .is_none_or(|rest| rest.is_empty() || rest.starts_with(['T', 't', 'Z', 'X']))
+            })
+        });
+    }
+
+    /// SIGCONT: goes on.
+    pub fn thaw(&self) {
+        self.signal(Signal::CONT);
     }
 
     /// Ends it at once, as a crash would, and waits for it.

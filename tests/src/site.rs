@@ -1,7 +1,8 @@
 //! A whole site on this machine: simulated devices on a TCP endpoint and a paced line, the agent, a broker and
-//! the collector as real processes, and the audit that holds the API's word against what the devices measured.
+//! the collector as real processes; where a test asks for it with links that misbehave and disks that fail.
 
-use std::fmt::Write as _;
+mod config;
+
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
@@ -15,13 +16,20 @@ use tempfile::TempDir;
 use crate::api::Api;
 use crate::broker::Broker;
 use crate::process::{Process, free_port, own_binary};
+use crate::proxy::Proxy;
+use crate::small_disk::SmallDisk;
 use crate::wait;
 
 /// The only site of a test.
 pub const SITE: &str = "site";
 
-/// How long a process of ours may take to end after SIGTERM.
-pub const STOP_WITHIN: Duration = Duration::from_secs(6);
+/// A process of ours ends within five seconds of SIGTERM; so much longer may a busy machine take over it.
+pub const STOP_WITHIN: Duration = Duration::from_secs(30);
+/// How long a collector may take to answer on a busy machine.
+const START_WITHIN: Duration = Duration::from_secs(60);
+/// Sizes of the agent's and the collector's small disks, in MiB.
+const OUTBOX_DISK_MIB: u32 = 16;
+const COLLECTOR_DISK_MIB: u32 = 96;
 
 /// A simulated device as the agent is told of it.
 #[derive(Debug, Clone)]
@@ -58,6 +66,12 @@ pub struct SiteSpec {
     pub budget: String,
     /// Whether the collector runs its own broker instead of Mosquitto.
     pub embedded_broker: bool,
+    /// The agent's MQTT keep-alive.
+    pub keep_alive: String,
+    /// Whether agent and collector reach Mosquitto through a [`Proxy`] each.
+    pub proxies: bool,
+    /// Whether outbox and database have a [`SmallDisk`] each, where this machine allows mounting.
+    pub small_disks: bool,
 }
 
 impl Default for SiteSpec {
@@ -76,7 +90,15 @@ impl Default for SiteSpec {
             device("line-1", 1, 8, 2_000, Place::Line),
             device("line-2", 2, 8, 2_000, Place::Line),
         ];
-        Self { devices, flush: "0s".to_owned(), budget: "16MiB".to_owned(), embedded_broker: false }
+        Self {
+            devices,
+            flush: "0s".to_owned(),
+            budget: "16MiB".to_owned(),
+            embedded_broker: false,
+            keep_alive: "60s".to_owned(),
+            proxies: false,
+            small_disks: false,
+        }
     }
 }
 
@@ -91,12 +113,32 @@ pub struct Site {
     pub line: PtyLine,
     /// Mosquitto, unless the collector runs its own broker.
     pub broker: Option<Broker>,
+    /// The link between agent and broker.
+    pub agent_link: Option<Proxy>,
+    /// The link between collector and broker.
+    pub collector_link: Option<Proxy>,
     mqtt_port: u16,
     http_port: u16,
     agent: Option<Process>,
     collector: Option<Process>,
+    /// Where the outbox is. After the processes, which end first.
+    pub outbox_disk: Option<SmallDisk>,
+    /// Where the database is.
+    pub collector_disk: Option<SmallDisk>,
     /// Everything it writes. Last, so that the logs are there while the processes are dropped.
     pub folder: TempDir,
+}
+
+/// Mounting needs root, and a machine that allows it.
+fn small_disk(folder: &TempDir, name: &str, mib: u32) -> Option<SmallDisk> {
+    let mounted = SmallDisk::mount(folder.path(), name, mib);
+    if let Err(why) = &mounted {
+        #[expect(clippy::print_stderr, reason = "what a test leaves out is said")]
+        {
+            eprintln!("no small disk for {name}, nothing will happen to it: {why}");
+        }
+    }
+    mounted.ok()
 }
 
 fn kinds(spec: &SiteSpec, place: Place) -> Vec<(u8, DeviceKind)> {
@@ -121,11 +163,16 @@ impl Site {
         let line = LineConfig { baud: 19_200, units: kinds(&spec, Place::Line), ..LineConfig::default() };
         let broker = (!spec.embedded_broker).then(|| Broker::start(folder.path()));
         let mqtt_port = broker.as_ref().map_or_else(free_port, Broker::port);
+        let disk = |name, mib| spec.small_disks.then(|| small_disk(&folder, name, mib)).flatten();
         let site = Self {
             tcp: tcp.expect("the simulated endpoints start"),
             line: PtyLine::start(&line).expect("the simulated line starts"),
+            outbox_disk: disk("outbox-disk", OUTBOX_DISK_MIB),
+            collector_disk: disk("collector-disk", COLLECTOR_DISK_MIB),
             folder,
             broker,
+            agent_link: spec.proxies.then(|| Proxy::start(mqtt_port)),
+            collector_link: spec.proxies.then(|| Proxy::start(mqtt_port)),
             mqtt_port,
             http_port: free_port(),
             agent: None,
@@ -142,50 +189,6 @@ impl Site {
         self.folder.path().join(name)
     }
 
-    fn write_configs(&self) {
-        std::fs::write(self.path("agent.toml"), self.agent_config()).expect("the folder can be written");
-        std::fs::write(self.path("collector.toml"), self.collector_config())
-            .expect("the folder can be written");
-    }
-
-    fn agent_config(&self) -> String {
-        let mut text = format!(
-            "site = \"{SITE}\"\nagent = \"gateway\"\n\n[uplink]\nbroker = \"mqtt://127.0.0.1:{}\"\nflush = \"{}\"\n\n\
-             [outbox]\npath = \"{}\"\nbudget = \"{}\"\n\n[clock]\ntrust = \"always\"\n",
-            self.mqtt_port,
-            self.spec.flush,
-            self.path("outbox").display(),
-            self.spec.budget,
-        );
-        let line = format!("serial = {{ port = \"{}\", baud = 19200 }}", self.line.path().display());
-        let tcp = |(n, server): (usize, &TcpServer)| {
-            (Place::Tcp(n), format!("tcp = {{ address = \"{}\" }}", server.address()))
-        };
-        let buses = std::iter::once((Place::Line, line)).chain(self.tcp.iter().enumerate().map(tcp));
-        for (n, (place, link)) in buses.enumerate() {
-            let devices: Vec<_> = self.spec.devices.iter().filter(|d| d.place == place).collect();
-            if !devices.is_empty() {
-                let _ =
-                    write!(text, "\n[[bus]]\nid = \"bus-{n}\"\n{link}\ntimeout = \"300ms\"\nretries = 1\n");
-            }
-            devices.into_iter().for_each(|device| write_device(&mut text, device));
-        }
-        text
-    }
-
-    fn collector_config(&self) -> String {
-        let mqtt = if self.spec.embedded_broker {
-            format!("embedded = \"127.0.0.1:{}\"", self.mqtt_port)
-        } else {
-            format!("broker = \"mqtt://127.0.0.1:{}\"", self.mqtt_port)
-        };
-        format!(
-            "data_dir = \"{}\"\n\n[mqtt]\n{mqtt}\n\n[http]\nlisten = \"127.0.0.1:{}\"\n",
-            self.path("collector").display(),
-            self.http_port
-        )
-    }
-
     /// Starts the agent, with what a line of the log says of the log level.
     ///
     /// # Panics
@@ -199,18 +202,44 @@ impl Site {
     /// Starts the collector and waits until it answers.
     ///
     /// # Panics
-    /// When it does not answer within 20 s.
+    /// When it does not answer in time.
     pub fn start_collector(&mut self) {
+        self.begin_collector();
+        wait::until("the collector to answer", START_WITHIN, || self.api_now().map(|_| ()));
+    }
+
+    /// Starts the collector and waits for nothing.
+    ///
+    /// # Panics
+    /// When it cannot be started.
+    pub fn begin_collector(&mut self) {
         let mut command = Command::new(own_binary("gapless-collector"));
         command.arg("run").arg("--config").arg(self.path("collector.toml"));
         self.collector = Some(Process::start("collector", &mut command, &self.path("collector.log")));
-        wait::until("the collector to answer", Duration::from_secs(20), || self.api_now().map(|_| ()));
     }
 
-    fn api_now(&self) -> Result<Api, String> {
-        let token = std::fs::read_to_string(self.path("collector/admin-token")).map_err(|e| e.to_string())?;
+    /// A client of the collector, where it answers now.
+    ///
+    /// # Errors
+    /// What happened instead.
+    pub fn api_now(&self) -> Result<Api, String> {
+        let token = self.collector_folder().join("admin-token");
+        let token = std::fs::read_to_string(token).map_err(|e| e.to_string())?;
         let api = Api::new(&self.base_url(), token.trim());
         api.get("/api/v1/sites").map(|_| api)
+    }
+
+    /// Where the outbox is.
+    #[must_use]
+    pub fn outbox_folder(&self) -> PathBuf {
+        self.outbox_disk.as_ref().map_or_else(|| self.path("outbox"), |disk| disk.path().join("outbox"))
+    }
+
+    /// Where the collector keeps its data.
+    #[must_use]
+    pub fn collector_folder(&self) -> PathBuf {
+        let disk = self.collector_disk.as_ref();
+        disk.map_or_else(|| self.path("collector"), |disk| disk.path().join("collector"))
     }
 
     /// Where the collector serves page and API.
@@ -242,6 +271,17 @@ impl Site {
     /// When it is not running.
     pub fn collector(&mut self) -> &mut Process {
         self.collector.as_mut().expect("the collector was started")
+    }
+
+    /// Those of agent and collector that were started and have ended by themselves, with their last words.
+    pub fn died(&mut self) -> Vec<String> {
+        let mut dead = Vec::new();
+        for process in [&mut self.agent, &mut self.collector].into_iter().flatten() {
+            if !process.is_running() {
+                dead.push(process.log());
+            }
+        }
+        dead
     }
 
     /// SIGKILL to the agent.
@@ -287,22 +327,6 @@ impl Site {
             Place::Line => self.line.units(),
             Place::Tcp(n) => self.tcp[n].units(),
         }
-    }
-}
-
-fn write_device(text: &mut String, device: &DeviceSpec) {
-    let _ = write!(
-        text,
-        "\n[[bus.device]]\nid = \"{}\"\nunit = {}\ninterval = \"{}\"\n",
-        device.name, device.unit, device.interval
-    );
-    let floats = (0..device.channels).map(|n| (format!("ch{n:02}"), 2 * n, "f32"));
-    let clock = std::iter::once(("eval_time_ms".to_owned(), 2 * device.channels, "u64"));
-    for (id, address, kind) in floats.chain(clock) {
-        let _ = write!(
-            text,
-            "[[bus.device.channel]]\nid = \"{id}\"\ntable = \"holding\"\naddress = {address}\ntype = \"{kind}\"\n"
-        );
     }
 }
 

@@ -1,14 +1,20 @@
-//! What a process costs, as the kernel counts it (proc(5)): CPU, memory, bytes written to the block layer.
+//! What a process costs, as the kernel counts it (proc(5)): CPU, memory, descriptors, bytes written to the block layer;
+//! and how many bytes a folder's files take.
 
 use std::fs;
+use std::path::Path;
 
 /// One look at a process.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Usage {
     /// User and system time, in seconds.
     pub cpu_s: f64,
+    /// Memory resident now, in bytes (VmRSS).
+    pub rss_bytes: u64,
     /// Most memory resident so far, in bytes (VmHWM).
     pub rss_peak_bytes: u64,
+    /// Open descriptors.
+    pub descriptors: u64,
     /// Bytes that it caused to be sent to the storage layer (`write_bytes`).
     pub disk_bytes: u64,
 }
@@ -29,9 +35,25 @@ pub fn of(pid: u32) -> Usage {
     let after_name = stat.rsplit(") ").next().unwrap_or_default();
     let ticks: f64 =
         after_name.split_whitespace().skip(11).take(2).filter_map(|n| n.parse::<f64>().ok()).sum();
+    let status = read("status");
+    let descriptors = fs::read_dir(format!("/proc/{pid}/fd")).map_or(0, Iterator::count);
     Usage {
         cpu_s: ticks / TICKS_PER_S,
-        rss_peak_bytes: field(&read("status"), "VmHWM:") * 1024,
+        rss_bytes: field(&status, "VmRSS:") * 1024,
+        rss_peak_bytes: field(&status, "VmHWM:") * 1024,
+        descriptors: u64::try_from(descriptors).unwrap_or(u64::MAX),
         disk_bytes: field(&read("io"), "write_bytes:"),
     }
+}
+
+/// Bytes of all files in and below `folder`; what vanishes meanwhile counts nothing.
+#[must_use]
+pub fn bytes_below(folder: &Path) -> u64 {
+    let entries = fs::read_dir(folder).into_iter().flatten().flatten();
+    let size = |entry: fs::DirEntry| match entry.metadata() {
+        Ok(meta) if meta.is_dir() => bytes_below(&entry.path()),
+        Ok(meta) => meta.len(),
+        Err(_) => 0,
+    };
+    entries.map(size).sum()
 }
