@@ -212,6 +212,10 @@ impl Engine {
     /// As [`on_bus`](Self::on_bus).
     pub fn finish_polls(&mut self, now: Now) -> Result<(), DepotError> {
         self.declare(now);
+        if self.depot.failure().is_some() {
+            // Once more before the process ends and takes along what is in memory only.
+            self.retry_disk(now)?;
+        }
         self.commit(now)?;
         self.core.handle(core::Event::Flushed, now.boot_ms);
         self.act(now)
@@ -359,3 +363,6 @@ impl Engine {
         self.setup.identity.boot
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -42,14 +42,14 @@ pub(super) fn copy(from: &mut dyn Outbox, to: &mut dyn Outbox, range: OwedRange)
     Ok(())
 }
 
-/// The seqs that an epoch in memory gives up.
+/// The seqs that an epoch in memory gives up. What it owed is written again under the epoch on the disk, so the loss
+/// has no time: it ends before it begins, and explains no slot.
 pub(super) fn not_kept(range: OwedRange, now: Now) -> Loss {
-    // No time range: what it owed was written again under the epoch on the disk.
     Loss {
         epoch: range.epoch,
         first: range.first,
         last: range.last,
-        from: now.wall,
+        from: now.wall.plus_ms(1),
         to: now.wall,
         cause: Cause::DiskFailed,
     }

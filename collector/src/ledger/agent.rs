@@ -193,8 +193,11 @@ impl Agent {
     }
 
     /// The time of the records that a loss speaks of. One of them may bear a time from before the clock was set:
-    /// none is older than its epoch.
-    pub(super) fn time_of(&self, loss: &Loss) -> (Timestamp, Timestamp) {
+    /// none is older than its epoch. `None` where it ends before it begins: its records were written again elsewhere.
+    pub(super) fn time_of(&self, loss: &Loss) -> Option<(Timestamp, Timestamp)> {
+        if loss.from > loss.to {
+            return None;
+        }
         let start = self.epochs.get(&loss.epoch).and_then(|e| e.start.as_ref());
         let began = start.and_then(|s| {
             if s.clock_set {
@@ -203,7 +206,7 @@ impl Agent {
             let known = self.corrections.iter().find(|c| c.boot == s.boot)?;
             Some(known.boot_began.plus_ms(i64::try_from(s.boot_clock_ms).ok()?))
         });
-        (began.map_or(loss.from, |began| loss.from.max(began)), loss.to)
+        Some((began.map_or(loss.from, |began| loss.from.max(began)), loss.to))
     }
 
     /// Whether what stands there has taken effect.

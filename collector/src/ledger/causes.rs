@@ -40,7 +40,7 @@ fn take_losses(account: &Account<'_>, absent: &mut Vec<Range>, known: &mut Vec<(
     let times = account.span.times;
     for loss in &account.agent.losses {
         // A reading is written after its slot's instant: the slot before the first lost record may be its.
-        let (from, to) = account.agent.time_of(loss);
+        let Some((from, to)) = account.agent.time_of(loss) else { continue };
         let (held, rest) = cut(std::mem::take(absent), (times.slot_at(from).0, times.slot_at(to).0));
         known.extend(held.into_iter().map(|range| (range, Known::Lost(loss.cause))));
         *absent = rest;

@@ -104,7 +104,7 @@ impl Ledger {
             if agent.epochs.get(&loss.epoch).is_none_or(|e| e.place.is_none() && !e.is_in_memory()) {
                 continue;
             }
-            let time = agent.time_of(&loss);
+            let Some(time) = agent.time_of(&loss) else { continue };
             self.better_word(no, slots, time, Known::Lost(loss.cause))?;
         }
         Ok(())

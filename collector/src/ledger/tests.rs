@@ -355,6 +355,33 @@ fn an_epoch_kept_in_memory_replaces_nothing_and_nothing_waits_for_it() {
     assert!(slots.open().is_empty(), "all of it came");
 }
 
+/// What was kept in memory is written again on the disk that is back, and its own seqs are given up by a loss without a
+/// time: a slot that is missing just then is missing for its own reason.
+#[test]
+fn a_loss_without_a_time_explains_no_slot() {
+    let nobody_knows = vec![0, 0, 0, 9, 0, 0, 0, 0, 0, 0];
+    let history = live(&[Life { slots: nobody_knows, down: 0, dropped: 0 }]);
+    let (next, missing) = (history.held[0].next.0, 1_003);
+    // (the loss begins so many ms after the missing slot, and ends, the slot's cause)
+    for (from, to, cause) in [(501, 500, Cause::Unexplained), (500, 500, Cause::DiskFailed)] {
+        let (from, to) = (at(missing).plus_ms(from), at(missing).plus_ms(to));
+        let (epoch, first, last) = (Epoch(700), Seq(1), Seq(9));
+        let loss = Wrote::Loss(Loss { epoch, first, last, from, to, cause: Cause::DiskFailed });
+        let Some((writing, _, Wrote::Start(start))) = history.records.first() else {
+            panic!("a life begins with its start")
+        };
+        let memory = EpochStart { previous: None, durable: false, ..start.clone() };
+        let told = [(epoch, 1, Wrote::Start(memory)), (*writing, next, loss)];
+        for is_first in [true, false] {
+            let (mut ledger, mut slots) = (fresh(), Memory::default());
+            let parts: [&[_]; 2] =
+                if is_first { [&told, &history.records] } else { [&history.records, &told] };
+            parts.into_iter().for_each(|part| deliver(&mut ledger, &mut slots, part));
+            assert_eq!(slots.open(), BTreeMap::from([(missing, cause)]), "told first: {is_first}");
+        }
+    }
+}
+
 #[test]
 fn what_an_archive_no_longer_holds_is_given_up_once_the_rest_is_here() {
     let history = live(&[

@@ -1,0 +1,47 @@
+//! The engine on a disk that fails, at its end.
+
+use std::sync::Arc;
+
+use gapless_common::id::{AgentId, CatalogHash, SiteId};
+
+use super::*;
+use crate::outbox::memory_disk::MemoryDisk;
+use crate::outbox::{Journal, Opened, Options};
+
+fn now(boot_ms: u64) -> Now {
+    Now { boot_ms, wall: Timestamp(1_000_000 + i64::try_from(boot_ms).unwrap()), wall_set: true }
+}
+
+fn setup() -> Setup {
+    Setup {
+        path: AgentPath { site: SiteId::new("farm").unwrap(), agent: AgentId::new("gw").unwrap() },
+        identity: Identity { boot: BootId(1), catalog: CatalogHash(7), catalog_bytes: Box::new([1, 2, 3]) },
+        uplink: core::Settings::default(),
+        durability_ms: 1_000,
+        devices: Vec::new(),
+    }
+}
+
+fn start(disk: &MemoryDisk) -> Engine {
+    let disk = disk.clone();
+    let opener: Opener = Box::new(move |opening| {
+        let (journal, found) = Journal::open(Box::new(disk.clone()), &Options::default(), opening)?;
+        Ok(Opened { outbox: Box::new(journal), found })
+    });
+    Engine::start(setup(), opener, Arc::new(getrandom::u64), now(0)).unwrap()
+}
+
+/// SIGTERM comes before the disk's next try is due: (the disk is back by then, what is durable at the end).
+#[test]
+fn a_disk_that_is_back_is_tried_once_more_before_the_end() {
+    for (is_back, is_durable) in [(true, true), (false, false)] {
+        let disk = MemoryDisk::new();
+        disk.set_read_only(true);
+        let mut engine = start(&disk);
+        assert!(engine.depot().failure().is_some(), "it begins in memory");
+        disk.set_read_only(!is_back);
+        engine.finish_polls(now(1_000)).unwrap();
+        engine.close(true, now(1_100)).unwrap();
+        assert_eq!(engine.depot().failure().is_none(), is_durable, "{:?}", engine.depot().failure());
+    }
+}
