@@ -6,7 +6,7 @@
 
 use gapless_collector::ingest::committer::Committer;
 use gapless_collector::ingest::{Inbound, Outbound};
-use gapless_collector::ledger::{EPOCHS_UNFINISHED_MAX, MARKS_MAX};
+use gapless_collector::ledger::{EPOCHS_FINISHED_MAX, EPOCHS_UNFINISHED_MAX, MARKS_MAX};
 use gapless_collector::store::ReadStore;
 use gapless_collector::store::model::GapFilter;
 use gapless_common::catalog::{Aggregation, Catalog, Channel, Device, PeriodLabel};
@@ -397,6 +397,54 @@ fn births_that_cannot_be() {
     (1..=9).for_each(|n| drop(site.send("liar", many(n))));
     let epochs = site.count("SELECT count(*) FROM epochs");
     assert!(epochs <= i64::try_from(EPOCHS_UNFINISHED_MAX).unwrap() + 2, "{epochs}");
+}
+
+#[test]
+fn agents_that_begin_anew_without_end() {
+    // Epochs that are only named, and whole ones with a start and a reading each.
+    let named = |n: u64| birth((0..256).map(|k| holds(1_000 * n + k, 1, 1)).collect());
+    check("1,536 epochs that are empty", (1..=6).map(named).collect(), (&[], 0, 0));
+    let mut site = Site::new();
+    (1..=8).for_each(|n| drop(site.send("liar", named(n))));
+    let kept = i64::try_from(EPOCHS_FINISHED_MAX).unwrap() + 256 + 2;
+    let epochs = "SELECT count(*) FROM epochs";
+    assert!(site.count(epochs) <= kept, "{}", site.count(epochs));
+
+    let mut site = Site::new();
+    let life = |n: u64| {
+        let previous = (n > 1).then(|| (Epoch(n - 1), Seq(3)));
+        let slot = T0 + i64::try_from(n).unwrap();
+        let mut frame = frame(1, vec![start(previous, grid().at(Slot(slot))), polled(slot)]);
+        frame.1[10..18].copy_from_slice(&n.to_le_bytes());
+        reseal(&mut frame.1);
+        frame
+    };
+    let lives = u64::try_from(EPOCHS_FINISHED_MAX).unwrap() + 200;
+    for n in 1..=lives {
+        site.send("liar", birth(vec![holds(n, 1, 3)]));
+        site.send("liar", life(n));
+    }
+    assert!(site.count(epochs) <= i64::try_from(EPOCHS_FINISHED_MAX).unwrap() + 4, "{}", site.count(epochs));
+    let mut site = site.restart();
+    let readings = "SELECT count(*) FROM readings";
+    let before = (site.count(readings), site.count(epochs));
+    for n in [1, 50, 150] {
+        let answers = site.send("liar", life(n));
+        assert_eq!(answers.len(), 1, "a late repetition is answered");
+    }
+    assert_eq!((site.count(readings), site.count(epochs)), before);
+    let agents = site.committer.store().agents(None).unwrap();
+    let liar = agents.iter().find(|a| a.agent.as_str() == "liar").unwrap();
+    assert_eq!((liar.missing_records, liar.counters.duplicates, liar.counters.refused), (0, 6, 0));
+    site.honest();
+}
+
+/// Gives a message its checksum again.
+fn reseal(bytes: &mut [u8]) {
+    // Header of 26 bytes, then first seq, count and length in one byte each.
+    let (head, rest) = bytes.split_at_mut(29);
+    let crc = crc32c::crc32c_append(crc32c::crc32c(head), &rest[4..]);
+    rest[..4].copy_from_slice(&crc.to_le_bytes());
 }
 
 #[test]

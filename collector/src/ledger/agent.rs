@@ -10,7 +10,7 @@ use gapless_common::ranges::RangeSet;
 use gapless_common::reading::{ClockCorrection, EpochStart, Loss};
 use gapless_common::time::Timestamp;
 
-use super::{Downtime, Mark, Schedule, ranges_above};
+use super::{Downtime, Forgotten, Mark, Schedule, ranges_above};
 
 /// A place in the whole history of an agent: the place of the epoch in the chain, then the seq.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
@@ -149,10 +149,12 @@ pub struct Held {
 /// One agent.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Agent {
-    /// Every epoch ever heard of.
+    /// Every epoch heard of and not forgotten.
     pub epochs: BTreeMap<Epoch, EpochState>,
-    /// The epochs in the order they were written.
-    pub chain: Vec<Epoch>,
+    /// Epochs that are forgotten, see `forget`.
+    pub forgotten: Forgotten,
+    /// The epochs in the order they were written, by their place.
+    pub chain: BTreeMap<usize, Epoch>,
     /// Everything up to here has taken effect.
     pub settled: Position,
     /// The catalog in force there.
@@ -170,10 +172,18 @@ pub struct Agent {
 }
 
 impl Agent {
-    /// Whether the record is stored already.
+    /// Whether the records are stored already, or are of an epoch that is forgotten.
     #[must_use]
     pub fn is_committed(&self, epoch: Epoch, first: u64, last: u64) -> bool {
-        self.epochs.get(&epoch).is_some_and(|e| e.committed.covers(first, last))
+        match self.epochs.get(&epoch) {
+            Some(state) => state.committed.covers(first, last),
+            None => self.forgotten.contains(epoch),
+        }
+    }
+
+    /// The last place in the chain that is taken.
+    pub(super) fn tip(&self) -> Option<(usize, Epoch)> {
+        self.chain.last_key_value().map(|(&place, &epoch)| (place, epoch))
     }
 
     /// The catalog's schedule.
@@ -185,6 +195,12 @@ impl Agent {
     /// Epochs of which something is still to come.
     pub(super) fn unfinished(&self) -> usize {
         self.epochs.values().filter(|e| !e.finished()).count()
+    }
+
+    /// Epochs that are whole and wait for their place in the chain.
+    pub(super) fn unplaced(&self) -> usize {
+        let waits = |e: &&EpochState| e.finished() && e.place.is_none() && !e.is_in_memory();
+        self.epochs.values().filter(waits).count()
     }
 
     /// Whether the agent was born and has the epoch still, as its birth said or as its frames show.

@@ -71,8 +71,8 @@ fn take_ends(account: &Account<'_>, absent: &mut Vec<Range>, known: &mut Vec<(Ra
 /// The cause of whatever is not usable between the last proof of the device and this one.
 fn hidden(account: &Account<'_>) -> Option<Cause> {
     let (from, to) = (account.span.proven_at, account.at);
-    (from.place..=to.place).find_map(|place| {
-        let state = account.agent.epochs.get(account.agent.chain.get(place)?)?;
+    account.agent.chain.range(from.place..=to.place).find_map(|(&place, epoch)| {
+        let state = account.agent.epochs.get(epoch)?;
         let after = if place == from.place { from.seq } else { 0 };
         let through = if place == to.place { to.seq } else { u64::MAX };
         state.hidden(after, through)

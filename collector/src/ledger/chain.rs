@@ -17,6 +17,8 @@ use super::{Agent, AgentNo, Downtime, EpochState, Finding, Ledger, Mark, Span, p
 
 /// Epochs of an agent that are not finished, at most.
 pub const EPOCHS_UNFINISHED_MAX: usize = 1_024;
+/// Epochs of an agent that are whole and wait for their place in the chain, at most.
+pub(super) const EPOCHS_UNPLACED_MAX: usize = 4_096;
 /// Ranges of an epoch that are accounted for, and ranges of it that are lost, at most: what would open another hole
 /// is refused.
 pub const RANGES_MAX: usize = 4_096;
@@ -60,6 +62,9 @@ impl Ledger {
 
     /// `first..=last` are stored, together with all that was said of them.
     pub fn account(&mut self, no: AgentNo, epoch: Epoch, first: u64, last: u64) {
+        if self.has_forgotten(no, epoch) {
+            return;
+        }
         self.hear(no, epoch);
         let state = self.epoch_mut(no, epoch);
         state.committed.insert(first, last);
@@ -70,6 +75,9 @@ impl Ledger {
 
     /// `first..=last` are kept, but of no use yet.
     pub fn park(&mut self, no: AgentNo, epoch: Epoch, first: u64, last: u64) {
+        if self.has_forgotten(no, epoch) {
+            return;
+        }
         self.hear(no, epoch);
         let state = self.epoch_mut(no, epoch);
         let fresh: Vec<_> = state.committed.holes(first, last).collect();
@@ -77,6 +85,10 @@ impl Ledger {
             state.parked.insert(f, l);
         }
         state.accounted.insert(first, last);
+    }
+
+    fn has_forgotten(&self, no: AgentNo, epoch: Epoch) -> bool {
+        self.agent(no).is_some_and(|a| a.forgotten.contains(epoch))
     }
 
     /// A frame of this epoch came. Before any birth that means nothing: it may be of an outbox that is no more.
@@ -98,6 +110,9 @@ impl Ledger {
             self.changes.forgotten.push((no, forgotten));
         }
         self.changes.losses.push((no, *loss));
+        if self.has_forgotten(no, loss.epoch) {
+            return;
+        }
         let state = self.epoch_mut(no, loss.epoch);
         state.lost.retain(|&(f, l, _)| !(f >= loss.first.0 && l <= loss.last.0));
         state.lost.push((loss.first.0, loss.last.0, loss.cause));
@@ -109,13 +124,14 @@ impl Ledger {
         let agent = self.agent_mut(no);
         let before = agent.held.epochs.last().map(|h| h.epoch);
         agent.held = Held { epochs: held.to_vec(), drained: false };
-        let returns = is_superseded(agent, writing, before);
+        let returns = is_superseded(agent, writing, before) || agent.forgotten.contains(writing);
         self.changes.agents.insert(no);
         for (epoch, state) in &mut self.agent_mut(no).epochs {
             state.unheld = *epoch != writing && !held.iter().any(|h| h.epoch == *epoch);
             state.heard = false;
         }
         for h in held {
+            self.wake(no, h.epoch);
             let end = if h.epoch == writing { u64::MAX } else { h.next.0.saturating_sub(1) };
             self.reopen(no, h.epoch, h.first.0, end);
             let state = self.epoch_mut(no, h.epoch);
@@ -158,7 +174,7 @@ impl Ledger {
     pub fn has_room(&self, no: AgentNo, epoch: Epoch, first: u64, last: u64) -> bool {
         let Some(agent) = self.agent(no) else { return true };
         let Some(state) = agent.epochs.get(&epoch) else {
-            return agent.unfinished() < EPOCHS_UNFINISHED_MAX;
+            return agent.unfinished() < EPOCHS_UNFINISHED_MAX && agent.unplaced() < EPOCHS_UNPLACED_MAX;
         };
         // What is stored may lie in pieces within what is lost and parked.
         joins(&state.accounted, RANGES_MAX, (first, last))
@@ -200,7 +216,8 @@ impl Ledger {
         }
         let Some(agent) = self.agent(no) else { return held.len() <= EPOCHS_UNFINISHED_MAX };
         let fresh = held.iter().filter(|h| !agent.epochs.contains_key(&h.epoch)).count();
-        fresh == 0 || agent.unfinished() + fresh <= EPOCHS_UNFINISHED_MAX
+        let (unfinished, unplaced) = (agent.unfinished() + fresh, agent.unplaced() + fresh);
+        fresh == 0 || (unfinished <= EPOCHS_UNFINISHED_MAX && unplaced <= EPOCHS_UNPLACED_MAX)
     }
 
     /// Of neighbouring declarations under one catalog in the unbroken stretch that holds `seq`, the last stays and says
@@ -250,15 +267,16 @@ impl Ledger {
         let keep = match link {
             // What was written after the predecessor, or all there was, is of an outbox that is no more.
             Link::Broken(Cause::StoreReplaced) => {
-                let at = previous.and_then(|(p, _)| agent.chain.iter().position(|e| *e == p));
+                let at = previous.and_then(|(p, _)| agent.epochs.get(&p)?.place);
                 at.map_or(0, |at| at + 1)
             }
-            Link::Follows | Link::Broken(_) => agent.chain.len(),
+            Link::Follows | Link::Broken(_) => usize::MAX,
         };
         // What the agent has still it will deliver: another gateway of its name may have begun anew beside it.
-        let cut: Vec<Epoch> = agent.chain[keep..].iter().copied().filter(|e| !agent.is_alive(*e)).collect();
-        let place = agent.chain.len();
-        agent.chain.push(epoch);
+        let after = agent.chain.range(keep..).map(|(_, epoch)| *epoch);
+        let cut: Vec<Epoch> = after.filter(|e| !agent.is_alive(*e)).collect();
+        let place = agent.tip().map_or(0, |(tip, _)| tip + 1);
+        agent.chain.insert(place, epoch);
         if let Link::Broken(cause) = *link {
             for old in cut {
                 let state = self.epoch_mut(no, old);
@@ -349,7 +367,7 @@ fn all_here(agent: &Agent) -> bool {
 /// The next epoch that can be put into the chain: those that follow its end come first.
 fn next_link(agent: &Agent) -> Option<(Epoch, Link)> {
     let waiting = || agent.epochs.iter().filter(|(_, e)| e.place.is_none() && !e.is_in_memory());
-    let tip = agent.chain.last().copied();
+    let tip = agent.tip().map(|(_, epoch)| epoch);
     let follows = waiting().find(|(_, e)| {
         e.start.as_ref().is_some_and(|s| match s.previous {
             Some((previous, _)) => tip == Some(previous),
@@ -374,6 +392,7 @@ fn break_of(agent: &Agent, epoch: Epoch, state: &super::EpochState) -> Option<Ca
             Some((previous, _)) => match agent.epochs.get(&previous) {
                 Some(p) if p.place.is_some() => Some(Cause::StoreReplaced),
                 Some(_) => None,
+                None if agent.forgotten.contains(previous) => Some(Cause::StoreReplaced),
                 // Only where that birth spoke of this epoch; another one may come after its predecessor's frames.
                 None => {
                     let spoken_of = state.unheld || agent.held.epochs.iter().any(|h| h.epoch == epoch);

@@ -10,7 +10,7 @@ use gapless_common::quality::Cause;
 use gapless_common::reading::EpochStart;
 use gapless_common::time::Timestamp;
 
-use super::tests::{AGENT, History, Life, Memory, Wrote, at, deliver, frames, fresh, live, settle};
+use super::tests::{AGENT, History, Life, Memory, Wrote, at, chain, deliver, frames, fresh, live, settle};
 use super::*;
 
 const RETURNED: Epoch = Epoch(500);
@@ -91,9 +91,9 @@ fn an_epoch_without_a_first_record_waits_for_those_that_are_held() {
     ledger.birth(AGENT, &history.held, history.held[0].epoch, true);
     ledger.park(AGENT, RETURNED, 1, 3);
     settle(&mut ledger, &mut slots);
-    assert_eq!(ledger.agent(AGENT).unwrap().chain, []);
+    assert_eq!(chain(&ledger), []);
     deliver_but(&mut ledger, &mut slots, &history, &[]);
-    assert_eq!(ledger.agent(AGENT).unwrap().chain, [history.held[0].epoch, RETURNED]);
+    assert_eq!(chain(&ledger), [history.held[0].epoch, RETURNED]);
 }
 
 #[test]

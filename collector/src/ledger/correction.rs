@@ -5,15 +5,20 @@ use gapless_common::id::Epoch;
 use gapless_common::reading::ClockCorrection;
 use gapless_common::time::Timestamp;
 
-use super::{Agent, AgentNo, Ledger};
+use super::{Agent, AgentNo, CORRECTIONS_MAX, Ledger};
 
 impl Ledger {
     /// A correction came. Returns whether it is new.
     pub fn correction(&mut self, no: AgentNo, correction: &ClockCorrection) -> bool {
         let agent = self.agent_mut(no);
         let new = !agent.corrections.contains(correction);
-        if new {
+        // All records of a forgotten epoch have come.
+        if new && !agent.forgotten.contains(correction.epoch) {
             agent.corrections.push(*correction);
+            if agent.corrections.len() > CORRECTIONS_MAX {
+                let oldest = agent.corrections.remove(0);
+                self.changes.forgotten_corrections.push((no, oldest));
+            }
         }
         new
     }

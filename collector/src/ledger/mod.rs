@@ -18,6 +18,9 @@ mod chain;
 #[cfg(test)]
 mod clone_tests;
 mod correction;
+mod forget;
+#[cfg(test)]
+mod forget_tests;
 pub mod freshness;
 mod paint;
 pub mod plausible;
@@ -39,6 +42,7 @@ use gapless_common::time::{Slot, SlotGrid, Timestamp};
 
 pub use agent::{Agent, EpochState, Held, Position, missing};
 pub use chain::{EPOCH_MARKS_MAX, EPOCHS_UNFINISHED_MAX, LOSSES_MAX, MARKS_MAX, RANGES_MAX};
+pub use forget::{CORRECTIONS_MAX, DOWNTIMES_MAX, EPOCHS_FINISHED_MAX, FORGOTTEN_MAX, Forgotten};
 pub use paint::{Gap, Known, Run};
 
 /// Number of an agent's row.
@@ -182,6 +186,12 @@ pub struct Changes {
     pub losses: Vec<(AgentNo, gapless_common::reading::Loss)>,
     /// Losses whose time is forgotten; to be taken away after the new ones are written.
     pub forgotten: Vec<(AgentNo, gapless_common::reading::Loss)>,
+    /// Epochs that are forgotten, numbers of such ones that are no longer kept, and such ones that a birth woke.
+    pub forgotten_epochs: BTreeSet<(AgentNo, Epoch)>,
+    /// Downtimes that are of no more use; to be taken away after the new ones are written.
+    pub forgotten_downtimes: Vec<(AgentNo, Position)>,
+    /// Corrections beyond their bound.
+    pub forgotten_corrections: Vec<(AgentNo, gapless_common::reading::ClockCorrection)>,
 }
 
 /// A downtime that took effect.
@@ -237,6 +247,7 @@ pub struct Ledger {
     received: BTreeMap<GridNo, Vec<i64>>,
     missed: Vec<(GridNo, i64, i64, Cause)>,
     last_span: i64,
+    finished_max: forget::FinishedMax,
     changes: Changes,
 }
 
@@ -282,11 +293,13 @@ impl Ledger {
         let mut seen = BTreeSet::new();
         epochs.retain(|e| seen.insert(*e));
         epochs.truncate(ACK_EPOCHS_MAX);
+        let agent = self.agents.get(&no);
+        let forgotten = |epoch: Epoch| agent.is_some_and(|a| a.forgotten.contains(epoch));
         let state = |epoch: Epoch| {
-            self.agents.get(&no).and_then(|a| a.epochs.get(&epoch)).map_or_else(
+            agent.and_then(|a| a.epochs.get(&epoch)).map_or_else(
                 || EpochAck {
                     epoch,
-                    watermark: gapless_common::id::Seq(0),
+                    watermark: gapless_common::id::Seq(if forgotten(epoch) { plausible::SEQ_MAX } else { 0 }),
                     above: Vec::new(),
                     parked: Vec::new(),
                 },

@@ -8,7 +8,7 @@ use gapless_common::time::{Slot, Timestamp};
 
 use super::agent::Position;
 use super::paint::{Known, fill_gap, paint, recause_gap};
-use super::{AgentNo, Downtime, Due, GridNo, Ledger, Mark, Slots, Span, Stamp};
+use super::{AgentNo, DOWNTIMES_MAX, Downtime, Due, GridNo, Ledger, Mark, Slots, Span, Stamp};
 
 impl Ledger {
     /// A reading of this slot is stored.
@@ -37,6 +37,7 @@ impl Ledger {
             self.link(no);
             self.advance(no, slots, stamp)?;
             if !self.drain(no) {
+                self.forget_epochs(no);
                 return Ok(());
             }
         }
@@ -132,18 +133,21 @@ impl Ledger {
         Ok(())
     }
 
-    /// Walks the chain as far as it is accounted for.
+    /// Walks the chain as far as it is accounted for. Places that are forgotten have had their turn.
     fn advance<S: Slots>(&mut self, no: AgentNo, slots: &mut S, stamp: Stamp) -> Result<(), S::Error> {
-        while let Some((epoch, through, go_on)) = self.reach(no) {
+        while let Some((place, epoch, through, go_on)) = self.reach(no) {
+            let agent = self.agent_mut(no);
+            let before = agent.settled;
+            if place > before.place {
+                agent.settled = Position { place, seq: 0 };
+            }
             while let Some((seq, mark)) = self.take_mark(no, epoch, through) {
-                let place = self.agent_mut(no).settled.place;
                 self.apply(no, Position { place, seq }, &mark, slots, stamp)?;
             }
             let agent = self.agent_mut(no);
-            let before = agent.settled;
             agent.settled.seq = agent.settled.seq.max(through);
             if go_on {
-                agent.settled = Position { place: agent.settled.place + 1, seq: 0 };
+                agent.settled = Position { place: place + 1, seq: 0 };
             }
             if agent.settled != before {
                 self.changes.agents.insert(no);
@@ -155,15 +159,15 @@ impl Ledger {
         Ok(())
     }
 
-    /// The epoch that is being settled, up to which seq, and whether the one after it may follow.
-    fn reach(&self, no: AgentNo) -> Option<(Epoch, u64, bool)> {
+    /// The place and epoch that is being settled, up to which seq, and whether the one after it may follow.
+    fn reach(&self, no: AgentNo) -> Option<(usize, Epoch, u64, bool)> {
         let agent = self.agents.get(&no)?;
-        let epoch = *agent.chain.get(agent.settled.place)?;
+        let (&place, &epoch) = agent.chain.range(agent.settled.place..).next()?;
         let state = agent.epochs.get(&epoch)?;
-        let finished = state.finished() && agent.chain.len() > agent.settled.place + 1;
+        let finished = state.finished() && agent.tip().is_some_and(|(tip, _)| tip > place);
         let through =
             if state.closed { u64::from(u32::MAX).max(state.watermark()) } else { state.watermark() };
-        Some((epoch, through, finished))
+        Some((place, epoch, through, finished))
     }
 
     fn take_mark(&mut self, no: AgentNo, epoch: Epoch, through: u64) -> Option<(u64, Mark)> {
@@ -210,7 +214,7 @@ impl Ledger {
     /// Where the chain is broken before this epoch, all that is unproven before `until` has the break's cause.
     fn break_chain(&mut self, no: AgentNo, at: Position, until: Timestamp) {
         let agent = self.agent_mut(no);
-        let state = agent.chain.get(at.place).and_then(|e| agent.epochs.get(e));
+        let state = agent.chain.get(&at.place).and_then(|e| agent.epochs.get(e));
         let link = state.and_then(|e| e.link);
         // A replaced outbox may remember a time from which another one had gone on.
         let started = state.and_then(|e| e.start.as_ref()).filter(|s| s.clock_set).map(|s| s.at);
@@ -232,7 +236,12 @@ impl Ledger {
 
     fn push_downtime(&mut self, no: AgentNo, at: Position, downtime: Downtime) {
         self.changes.downtimes.push((no, at, downtime));
-        self.agent_mut(no).downtimes.push((at, downtime));
+        let downtimes = &mut self.agent_mut(no).downtimes;
+        downtimes.push((at, downtime));
+        if downtimes.len() > DOWNTIMES_MAX {
+            let (oldest, _) = downtimes.remove(0);
+            self.changes.forgotten_downtimes.push((no, oldest));
+        }
     }
 
     /// A downtime that every device has a proof after is of no more use.
@@ -243,6 +252,10 @@ impl Ledger {
         let least = self.spans_of(no).map(|s| s.proven_at).min();
         let agent = self.agent_mut(no);
         let settled_place = agent.settled.place;
-        agent.downtimes.retain(|(at, _)| at.place >= settled_place || least.is_none_or(|least| *at > least));
+        let (kept, gone): (Vec<_>, Vec<_>) = std::mem::take(&mut agent.downtimes)
+            .into_iter()
+            .partition(|(at, _)| at.place >= settled_place || least.is_none_or(|least| *at > least));
+        agent.downtimes = kept;
+        self.changes.forgotten_downtimes.extend(gone.into_iter().map(|(at, _)| (no, at)));
     }
 }

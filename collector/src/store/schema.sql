@@ -1,4 +1,4 @@
--- Version 1 of the collector's database. Instants are milliseconds since 1970 UTC; 64-bit unsigned numbers
+-- Version 2 of the collector's database. Instants are milliseconds since 1970 UTC; 64-bit unsigned numbers
 -- (epochs, hashes, incarnations) are kept as the signed number of the same bits; seqs are plain.
 -- Everything that decides anything is here: a collector may be killed at any instant and lose nothing.
 
@@ -57,6 +57,14 @@ CREATE TABLE epochs (
     committed BLOB NOT NULL,
     parked BLOB NOT NULL,
     lost BLOB NOT NULL,                 -- triples of first seq, last seq, cause code
+    PRIMARY KEY (agent, epoch)
+) WITHOUT ROWID;
+
+-- Epochs of which only the number is kept, in the order in which they were forgotten (schema 2).
+CREATE TABLE forgotten_epochs (
+    agent INTEGER NOT NULL REFERENCES agents (id),
+    epoch INTEGER NOT NULL,
+    forgotten_no INTEGER NOT NULL,
     PRIMARY KEY (agent, epoch)
 ) WITHOUT ROWID;
 

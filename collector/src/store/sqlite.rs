@@ -10,8 +10,15 @@ use rusqlite::{Connection, OpenFlags, OptionalExtension};
 use super::model::Head;
 
 /// Version of the schema that this program writes.
-const SCHEMA_VERSION: i64 = 1;
+const SCHEMA_VERSION: i64 = 2;
 const SCHEMA: &str = include_str!("schema.sql");
+/// What a database of version 1 lacks.
+const TO_2: &str = "CREATE TABLE forgotten_epochs (
+    agent INTEGER NOT NULL REFERENCES agents (id),
+    epoch INTEGER NOT NULL,
+    forgotten_no INTEGER NOT NULL,
+    PRIMARY KEY (agent, epoch)
+) WITHOUT ROWID";
 /// How long a connection waits for another one; only a backup or a person's shell can make it wait.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 /// Prepared statements kept per connection; more than there are in this crate.
@@ -91,8 +98,11 @@ fn migrate(connection: &mut Connection, found: i64, fresh: u64) -> rusqlite::Res
     if found == 0 {
         transaction.execute_batch(SCHEMA)?;
         transaction.execute("INSERT INTO meta VALUES ('commit_no', 0), ('needs_incarnation', 1)", [])?;
-        transaction.pragma_update(None, "user_version", SCHEMA_VERSION)?;
     }
+    if found == 1 {
+        transaction.execute_batch(TO_2)?;
+    }
+    transaction.pragma_update(None, "user_version", SCHEMA_VERSION)?;
     let wanted: Option<i64> = meta(&transaction, "needs_incarnation")?;
     if wanted.is_some() {
         let sql = "INSERT INTO meta VALUES ('incarnation', ?1) ON CONFLICT DO UPDATE SET value = ?1";
@@ -127,4 +137,32 @@ pub fn head(connection: &Connection) -> rusqlite::Result<Head> {
     let incarnation = meta(connection, "incarnation")?.unwrap_or_default();
     let commit = meta(connection, "commit_no")?.unwrap_or_default();
     Ok(Head { incarnation: Incarnation(incarnation.cast_unsigned()), commit: Commit(commit.cast_unsigned()) })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A database of version 1 gets what it lacks, keeps its incarnation, and is not made anew at the next opening.
+    #[test]
+    fn an_older_database_is_migrated() {
+        let connection = make_writer(Connection::open_in_memory().unwrap(), 7).unwrap();
+        let tables = |c: &Connection| {
+            let sql = "SELECT group_concat(sql, ';') FROM (SELECT sql FROM sqlite_schema
+                WHERE name = 'forgotten_epochs')";
+            c.query_row(sql, [], |r| r.get::<_, Option<String>>(0)).unwrap()
+        };
+        let columns = |text: Option<String>| -> Vec<String> {
+            let lines = text.unwrap_or_default();
+            lines.split_whitespace().map(str::to_owned).collect()
+        };
+        let made = columns(tables(&connection));
+        connection.execute_batch("DROP TABLE forgotten_epochs; PRAGMA user_version = 1").unwrap();
+        let connection = make_writer(connection, 8).unwrap();
+        assert_eq!(columns(tables(&connection)), made, "as a new database has it");
+        assert_eq!(head(&connection).unwrap().incarnation, Incarnation(7));
+        let connection = make_writer(connection, 9).unwrap();
+        connection.execute_batch("PRAGMA user_version = 3").unwrap();
+        assert!(matches!(make_writer(connection, 9), Err(OpenError::TooNew { found: 3, .. })));
+    }
 }

@@ -37,6 +37,7 @@ pub(crate) fn grid(interval_ms: i64, phase_ms: i64) -> SlotGrid {
 pub(crate) fn load(connection: &Connection) -> rusqlite::Result<Ledger> {
     let mut agents = load_agents(connection)?;
     load_epochs(connection, &mut agents)?;
+    load_forgotten(connection, &mut agents)?;
     load_marks(connection, &mut agents)?;
     load_history(connection, &mut agents)?;
     let last_span = connection.query_row("SELECT coalesce(max(id), 0) FROM spans", [], |r| r.get(0))?;
@@ -119,10 +120,21 @@ fn load_epochs(connection: &Connection, agents: &mut Agents) -> rusqlite::Result
         let agent = agents.entry(AgentNo(r.get("agent")?)).or_default();
         let epoch = Epoch(r.get::<_, i64>("epoch")?.cast_unsigned());
         let state = epoch_state(r)?;
-        if state.place.is_some() {
-            agent.chain.push(epoch);
+        if let Some(place) = state.place {
+            agent.chain.insert(place, epoch);
         }
         agent.epochs.insert(epoch, state);
+    }
+    Ok(())
+}
+
+fn load_forgotten(connection: &Connection, agents: &mut Agents) -> rusqlite::Result<()> {
+    let mut statement = connection.prepare("SELECT agent, epoch, forgotten_no FROM forgotten_epochs")?;
+    let mut rows = statement.query([])?;
+    while let Some(r) = rows.next()? {
+        let epoch = Epoch(r.get::<_, i64>(1)?.cast_unsigned());
+        let order = r.get::<_, i64>(2)?.cast_unsigned();
+        agents.entry(AgentNo(r.get(0)?)).or_default().forgotten.load(epoch, order);
     }
     Ok(())
 }
@@ -259,6 +271,35 @@ pub(crate) fn save(connection: &Connection, ledger: &Ledger, changes: &Changes) 
     }
     for span in changes.spans.values() {
         save_span(connection, span)?;
+    }
+    save_forgotten(connection, ledger, changes)
+}
+
+/// Takes away what the ledger has forgotten, but for the numbers that it keeps.
+fn save_forgotten(connection: &Connection, ledger: &Ledger, changes: &Changes) -> rusqlite::Result<()> {
+    for &(no, epoch) in &changes.forgotten_epochs {
+        let (key, agent) = ([no.0, epoch.0.cast_signed()], ledger.agent(no));
+        if agent.is_none_or(|a| !a.epochs.contains_key(&epoch)) {
+            for table in ["epochs", "corrections"] {
+                let sql = format!("DELETE FROM {table} WHERE agent = ?1 AND epoch = ?2");
+                connection.prepare_cached(&sql)?.execute(key)?;
+            }
+        }
+        if let Some(order) = agent.and_then(|a| a.forgotten.order_of(epoch)) {
+            let sql = "INSERT OR REPLACE INTO forgotten_epochs VALUES (?1, ?2, ?3)";
+            connection.prepare_cached(sql)?.execute([key[0], key[1], order.cast_signed()])?;
+        } else {
+            let sql = "DELETE FROM forgotten_epochs WHERE agent = ?1 AND epoch = ?2";
+            connection.prepare_cached(sql)?.execute(key)?;
+        }
+    }
+    for (no, at) in &changes.forgotten_downtimes {
+        let sql = "DELETE FROM downtimes WHERE agent = ?1 AND place = ?2 AND seq = ?3";
+        connection.prepare_cached(sql)?.execute([no.0, row_place(at.place), at.seq.cast_signed()])?;
+    }
+    for (no, c) in &changes.forgotten_corrections {
+        let sql = "DELETE FROM corrections WHERE agent = ?1 AND epoch = ?2 AND first_seq = ?3";
+        connection.prepare_cached(sql)?.execute([no.0, c.epoch.0.cast_signed(), c.first.0.cast_signed()])?;
     }
     Ok(())
 }
