@@ -168,6 +168,30 @@ mod tests {
         }
     }
 
+    /// Examples of the specification, sections 6.5, 6.6, 6.11, 6.12.
+    #[test]
+    fn a_write_is_answered_by_its_first_five_bytes() {
+        let rows: [(&[u8], [u8; 5]); 4] = [
+            (&[5, 0, 0xAC, 0xFF, 0], [5, 0, 0xAC, 0xFF, 0]),
+            (&[6, 0, 1, 0, 3], [6, 0, 1, 0, 3]),
+            (&[15, 0, 0x13, 0, 10, 2, 0xCD, 1], [15, 0, 0x13, 0, 10]),
+            (&[16, 0, 1, 0, 2, 4, 0, 10, 1, 2], [16, 0, 1, 0, 2]),
+        ];
+        for (request, answer) in rows {
+            assert_eq!(write_answer(request), answer, "{request:02X?}");
+        }
+    }
+
+    /// Answers of the specification's examples, sections 6.1 to 6.4.
+    #[test]
+    fn reads_are_answered_as_in_the_specification() {
+        let bits = |text: &str| text.bytes().map(|bit| bit == b'1').collect::<Vec<_>>();
+        assert_eq!(bits_answer(1, &bits("1011001111010110101")), [1, 3, 0xCD, 0x6B, 0x05]);
+        assert_eq!(bits_answer(2, &bits("0011010111011011101011")), [2, 3, 0xAC, 0xDB, 0x35]);
+        assert_eq!(registers_answer(3, &[555, 0, 100]), [3, 6, 2, 0x2B, 0, 0, 0, 0x64]);
+        assert_eq!(registers_answer(4, &[10]), [4, 2, 0, 10]);
+    }
+
     #[test]
     fn bits_come_lowest_first() {
         let bits = [1, 0, 1, 1, 0, 0, 1, 1, 1].map(|bit| bit == 1);
