@@ -79,6 +79,8 @@ pub struct Fault {
     pub from_ns: u64,
     /// Monotonic nanoseconds until which it is active.
     pub until_ns: u64,
+    /// How many requests it lets pass first.
+    pub passes: u32,
     /// How many more requests it may strike.
     pub remaining: u32,
 }
@@ -87,7 +89,7 @@ impl Fault {
     /// Always, from now on, until cleared.
     #[must_use]
     pub fn new(kind: FaultKind) -> Self {
-        Self { kind, probability: 1.0, from_ns: 0, until_ns: u64::MAX, remaining: u32::MAX }
+        Self { kind, probability: 1.0, from_ns: 0, until_ns: u64::MAX, passes: 0, remaining: u32::MAX }
     }
 
     /// Strikes only this share of requests.
@@ -102,6 +104,12 @@ impl Fault {
         Self { from_ns, until_ns, ..self }
     }
 
+    /// Lets `count` requests pass before it strikes one.
+    #[must_use]
+    pub fn after(self, count: u32) -> Self {
+        Self { passes: count, ..self }
+    }
+
     /// Strikes at most `count` requests.
     #[must_use]
     pub fn times(self, count: u32) -> Self {
@@ -110,6 +118,10 @@ impl Fault {
 
     fn strikes(&mut self, now_ns: u64, dice: u64) -> bool {
         let active = (self.from_ns..self.until_ns).contains(&now_ns) && self.remaining > 0;
+        if active && self.passes > 0 {
+            self.passes -= 1;
+            return false;
+        }
         let share = f64::from(u32::try_from(dice >> 32).unwrap_or(u32::MAX)) / (f64::from(u32::MAX) + 1.0);
         let hit = active && share < self.probability;
         if hit && self.remaining != u32::MAX {
