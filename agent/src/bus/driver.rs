@@ -5,7 +5,7 @@
 //! [`Turn::WaitUntil`], not before that instant has come or a command is waiting. A turn during which nothing was due
 //! does no harm. It ends after [`BusCommand::Stop`], or when nobody takes its events any more.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use gapless_common::id::DeviceIndex;
@@ -13,10 +13,11 @@ use gapless_common::quality::{Cause, ExceptionCode, Quality};
 use gapless_common::reading::Sample;
 use gapless_common::time::Timestamp;
 
+use super::BusCommand;
 use super::ground::Ground;
 use super::line::{Ask, ExchangeError, Line};
+use super::patience::{Inbox, Patience};
 use super::poller::{Host, PollError, Poller};
-use super::{BusCommand, COMMANDS_MAX};
 use crate::clock::{Mono, Now};
 use crate::config::Bus;
 use crate::event::{BusEvent, BusTotals, METRICS_EVERY_MS};
@@ -52,10 +53,8 @@ pub struct Driver {
     complaints: Vec<Complaint>,
     totals: BusTotals,
     told: (BusTotals, u64),
-    stopping: bool,
+    inbox: Inbox,
     ended: bool,
-    /// Commands that came during a poll; at most [`COMMANDS_MAX`].
-    asked: VecDeque<BusCommand>,
     /// When each device answered last, by the wall clock.
     answered_at: BTreeMap<DeviceIndex, Timestamp>,
 }
@@ -87,9 +86,8 @@ impl Driver {
             pollers,
             totals: BusTotals::default(),
             told: (BusTotals::default(), 0),
-            stopping: false,
+            inbox: Inbox::default(),
             ended: false,
-            asked: VecDeque::new(),
             answered_at: BTreeMap::new(),
         })
     }
@@ -100,7 +98,7 @@ impl Driver {
             return Turn::Ended;
         }
         self.take_commands(ground);
-        if self.stopping {
+        if self.inbox.stopping {
             return self.end(ground);
         }
         let step = self.schedule.next(ground.now());
@@ -111,7 +109,7 @@ impl Driver {
             Step::Wait { until_boot_ms } => Turn::WaitUntil { boot_ms: until_boot_ms },
         };
         self.tell_totals(false, ground);
-        if self.stopping { Turn::Again } else { turn }
+        if self.inbox.stopping { Turn::Again } else { turn }
     }
 
     fn end(&mut self, ground: &mut dyn Ground) -> Turn {
@@ -124,10 +122,10 @@ impl Driver {
     }
 
     fn take_commands(&mut self, ground: &mut dyn Ground) {
-        while let Some(command) = self.asked.pop_front().or_else(|| ground.command()) {
+        while let Some(command) = self.inbox.take(ground) {
             match command {
                 BusCommand::PollNow(device) => self.schedule.poll_now(device),
-                BusCommand::Stop => return self.stopping = true,
+                BusCommand::Stop => return self.inbox.stopping = true,
             }
         }
     }
@@ -147,14 +145,15 @@ impl Driver {
         };
         self.await_next_ms(poll.device, ground);
         let mut poller = self.pollers.remove(index);
-        let mut host = Scheduled { driver: self, ground: &mut *ground, poll, lost: None };
+        let mut host = Scheduled { driver: self, ground: &mut *ground, poll, lost: None, given_up: false };
         let result = poller.poll(&mut host);
-        let lost = host.lost;
+        let (lost, given_up) = (host.lost, host.given_up);
         if let Some(complaint) = self.complaints[index].heard(&result) {
             tracing::warn!(error = complaint, "nothing can be read");
         }
         self.pollers.insert(index, poller);
-        self.schedule.finished(outcome(&result), ground.now());
+        let outcome = if given_up && result.is_err() { Outcome::GivenUp } else { outcome(&result) };
+        self.schedule.finished(outcome, ground.now());
         if let Some(why) = lost {
             self.line.close(ground.port());
             self.schedule.link_lost(ground.now(), &why);
@@ -167,8 +166,8 @@ impl Driver {
     /// readings of a series apart, and a device that is polled late may be due again at once.
     fn await_next_ms(&self, device: DeviceIndex, ground: &mut dyn Ground) {
         if self.answered_at.get(&device) == Some(&ground.now().wall) {
-            let port = ground.port();
-            port.sleep_until(port.mono().plus_ns(MS));
+            let next = ground.port().mono().plus_ns(MS);
+            ground.port().sleep_until(next);
         }
     }
 
@@ -181,7 +180,7 @@ impl Driver {
 
     fn send(&mut self, event: BusEvent, ground: &mut dyn Ground) {
         if !ground.emit(event) {
-            self.stopping = true;
+            self.inbox.stopping = true;
         }
     }
 
@@ -238,6 +237,8 @@ struct Scheduled<'a> {
     ground: &'a mut dyn Ground,
     poll: Poll,
     lost: Option<String>,
+    /// An answer was no longer awaited, as the bus is to stop.
+    given_up: bool,
 }
 
 impl Host for Scheduled<'_> {
@@ -246,12 +247,15 @@ impl Host for Scheduled<'_> {
     }
 
     fn exchange(&mut self, ask: &Ask<'_>) -> Result<Answer, ExchangeError> {
-        let port = self.ground.port();
-        let begin = port.mono();
-        let result = self.driver.line.exchange(port, ask);
-        let busy = Duration::from_nanos(port.mono().since_ns(begin));
+        let begin = self.mono();
+        let mut port = Patience::new(&mut *self.ground, &mut self.driver.inbox);
+        let result = self.driver.line.exchange(&mut port, ask);
+        self.given_up |= port.is_over;
+        let busy = Duration::from_nanos(self.mono().since_ns(begin));
         self.driver.count(ask, &result, busy);
-        if let Err(ExchangeError::Lost(error)) = &result {
+        if let Err(ExchangeError::Lost(error)) = &result
+            && !self.given_up
+        {
             self.lost = Some(chain(error));
         }
         result
@@ -268,15 +272,7 @@ impl Host for Scheduled<'_> {
     }
 
     fn is_stopping(&mut self) -> bool {
-        let driver = &mut *self.driver;
-        while !driver.stopping
-            && driver.asked.len() < COMMANDS_MAX
-            && let Some(command) = self.ground.command()
-        {
-            driver.stopping |= command == BusCommand::Stop;
-            driver.asked.push_back(command);
-        }
-        driver.stopping
+        self.driver.inbox.look(self.ground)
     }
 
     fn retries(&mut self) {

@@ -15,7 +15,7 @@ use crate::event::BusEvent;
 /// and read only while it is open. After an error of `write_all`, `readable` or `read` it is closed and opened again.
 pub trait Port {
     /// The monotonic clock.
-    fn mono(&self) -> Mono;
+    fn mono(&mut self) -> Mono;
 
     /// Lets time pass until `instant`; not at all where it has passed.
     fn sleep_until(&mut self, instant: Mono);

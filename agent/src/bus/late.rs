@@ -53,7 +53,7 @@ impl LateAnswers {
         self.owed.iter().filter(passes).map(|owed| owed.until).max()
     }
 
-    /// The last character of `ask` leaves at `end`.
+    /// The last character of `ask` leaves by `end`, which leaves room for what an adapter or a network keeps back.
     pub(super) fn sent(&mut self, ask: &Ask<'_>, end: Mono) {
         let late: Duration = ask.timeout * LATE_TIMEOUTS;
         let until = end.plus_ns(u64::try_from(late.as_nanos()).unwrap_or(u64::MAX));

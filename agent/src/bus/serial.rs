@@ -118,7 +118,7 @@ impl SerialLine {
         let on_wire = self.timing.wire_time(frame.len());
         let end = after(port.mono(), on_wire);
         self.free_at = after(end, self.timing.t3_5());
-        self.late.sent(ask, end);
+        self.late.sent(ask, after(end, self.silence()));
         port.write_all(&frame, after(end, on_wire + CHUNK_DELAY_MAX)).map_err(unsent)?;
         Ok(end)
     }
@@ -169,7 +169,7 @@ impl SerialLine {
     /// Listens for as long as a late answer could pass for the answer to this request.
     fn await_late(&mut self, port: &mut dyn Port, ask: &Ask<'_>) -> io::Result<()> {
         while let Some(until) = self.late.wait_until(ask, port.mono()) {
-            let least = after(port.mono(), SETTLE_MIN).min(after(until, self.silence()));
+            let least = after(port.mono(), SETTLE_MIN).min(until);
             self.discard_until(port, least)?;
         }
         Ok(())
@@ -221,7 +221,8 @@ fn after(instant: Mono, span: Duration) -> Mono {
 /// Sleeps through half of the time that the rest of an answer takes at least, instead of waking at each byte.
 fn doze(port: &mut dyn Port, rest: Duration) {
     if rest >= DOZE_MIN {
-        port.sleep_until(after(port.mono(), rest / 2));
+        let half = after(port.mono(), rest / 2);
+        port.sleep_until(half);
     }
 }
 

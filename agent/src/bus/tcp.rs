@@ -14,6 +14,8 @@ use crate::modbus::{Answer, Framing, Progress, Receiver};
 
 /// Longest time for a request to fit into the socket's buffer.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(1);
+/// How long a serial server and the network may take to hand over what has come.
+const SERVER_DELAY: Duration = Duration::from_millis(50);
 
 /// The connection to a TCP endpoint.
 #[derive(Debug)]
@@ -72,10 +74,11 @@ impl TcpLine {
         self.await_late(port, ask)?;
         self.transaction = self.transaction.wrapping_add(1);
         let frame = self.framing.encode(self.transaction, ask.unit, ask.request);
+        let now = port.mono();
         if self.framing == Framing::Rtu {
-            self.late.sent(ask, port.mono());
+            self.late.sent(ask, now.plus_ns(nanos(SERVER_DELAY)));
         }
-        port.write_all(&frame, port.mono().plus_ns(nanos(WRITE_TIMEOUT)))?;
+        port.write_all(&frame, now.plus_ns(nanos(WRITE_TIMEOUT)))?;
         let mut receiver = self.framing.receiver(self.transaction, ask.unit, ask.request);
         let until = port.mono().plus_ns(nanos(ask.timeout));
         let result = receive(port, &mut receiver, until, &mut self.late);

@@ -160,7 +160,7 @@ impl Entry {
         let Some(in_hand) = self.in_hand.take() else { return };
         match outcome {
             Outcome::Answered => self.served(in_hand, now, out),
-            Outcome::Missed(Cause::NotConnected) => self.put_back(in_hand),
+            Outcome::Missed(Cause::NotConnected) | Outcome::GivenUp => self.put_back(in_hand),
             Outcome::Missed(cause) => self.failed(in_hand, cause, now, out),
         }
     }

@@ -113,6 +113,8 @@ pub enum Outcome {
     /// None was. [`Cause::NotConnected`] means that the link is gone: [`Schedule::link_lost`] follows, and the slot
     /// is polled again if the link is back before it ends.
     Missed(Cause),
+    /// Its answers were no longer awaited, as the bus is to stop: [`Schedule::stop`] follows, and says so of its slot.
+    GivenUp,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -496,6 +496,30 @@ fn units() -> impl Strategy<Value = Vec<Unit>> {
     prop::collection::vec(one, 1..8)
 }
 
+/// An answer that is no longer awaited leaves no slot without its account: its own is open again, and the stop's if it
+/// has not ended meanwhile.
+#[test]
+fn a_poll_given_up_for_the_stop_leaves_its_slot_to_it() {
+    for (waited_ms, overrun, stopped) in [(300, 0, 1), (2_300, 2, 1)] {
+        let mut world = World::new(vec![unit(1_000, 20)], true);
+        assert_eq!(world.schedule.next(world.now()), Step::Connect);
+        world.schedule.connected(world.now());
+        assert!(matches!(world.schedule.next(world.now()), Step::Poll(_)));
+        world.pass(waited_ms);
+        world.schedule.finished(Outcome::GivenUp, world.now());
+        world.schedule.stop(world.now());
+        world.drain();
+        let count = |cause: Cause| -> u32 {
+            let missed = world.events.iter().filter_map(|event| match event {
+                BusEvent::Missed(run) if run.cause == cause => Some(run.count),
+                _ => None,
+            });
+            missed.sum()
+        };
+        assert_eq!((count(Cause::Overrun), count(Cause::Stopped)), (overrun, stopped), "{waited_ms}");
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 200, failure_persistence: None, ..ProptestConfig::default() })]
 

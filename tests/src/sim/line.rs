@@ -502,7 +502,7 @@ impl SimLine {
 }
 
 impl Port for SimLine {
-    fn mono(&self) -> Mono {
+    fn mono(&mut self) -> Mono {
         Mono(self.now_ns)
     }
 

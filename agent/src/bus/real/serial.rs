@@ -32,7 +32,7 @@ impl SerialPort {
 }
 
 impl Port for SerialPort {
-    fn mono(&self) -> Mono {
+    fn mono(&mut self) -> Mono {
         clock::mono()
     }
 

@@ -34,7 +34,7 @@ impl TcpPort {
 }
 
 impl Port for TcpPort {
-    fn mono(&self) -> Mono {
+    fn mono(&mut self) -> Mono {
         clock::mono()
     }
 

@@ -30,7 +30,8 @@ pub struct SimGround {
     /// The line and its devices.
     pub line: SimLine,
     look: Look,
-    commands: VecDeque<BusCommand>,
+    /// With the instants they come at.
+    commands: VecDeque<(u64, BusCommand)>,
     said: VecDeque<Said>,
     is_heard: bool,
 }
@@ -66,9 +67,15 @@ impl SimGround {
         if left == 0 { now } else { (now / MS + left) * MS }
     }
 
-    /// Tells the bus something.
+    /// Tells the bus something, at once.
     pub fn command(&mut self, command: BusCommand) {
-        self.commands.push_back(command);
+        self.command_at(self.now_ns(), command);
+    }
+
+    /// Tells the bus something at an instant to come, which may lie in the middle of a turn; not before what was said
+    /// to it already.
+    pub fn command_at(&mut self, ns: u64, command: BusCommand) {
+        self.commands.push_back((ns, command));
     }
 
     /// The next thing that was said.
@@ -117,7 +124,8 @@ impl Ground for SimGround {
     }
 
     fn command(&mut self) -> Option<BusCommand> {
-        self.commands.pop_front()
+        let now_ns = self.now_ns();
+        self.commands.pop_front_if(|(ns, _)| *ns <= now_ns).map(|(_, command)| command)
     }
 
     fn emit(&mut self, event: BusEvent) -> bool {

@@ -1,6 +1,6 @@
 //! The production driver on simulated lines: every slot is accounted for, and no value is anything but the truth.
 
-use gapless_agent::bus::{BusCommand, Driver, Turn};
+use gapless_agent::bus::{BusCommand, Driver, STOP_PATIENCE, Turn};
 use gapless_agent::clock::Now;
 use gapless_agent::config::{Bus, Device, Link, Parity, Serial, Tcp, TcpFraming};
 use gapless_common::id::BusId;
@@ -62,8 +62,30 @@ struct Scene {
 
 impl Scene {
     fn new(wire: Wire, seed: u64, chances: Chances, retries: u8) -> Self {
-        let devices: Vec<Device> =
-            [0, 1].map(|index| meter::device(index, INTERVAL_MS, TIMEOUT_MS, retries)).to_vec();
+        let device = |index| meter::device(index, INTERVAL_MS, TIMEOUT_MS, retries);
+        Self::of(wire, seed, chances, [0, 1].map(device).to_vec())
+    }
+
+    /// Devices of one request each, with slots of `interval_ms`.
+    fn with_intervals(wire: Wire, interval_ms: u64, seed: u64) -> Self {
+        let device = |index| {
+            let mut device = meter::device(index, interval_ms, TIMEOUT_MS, 0);
+            device.channels.truncate(4);
+            device
+        };
+        Self::of(wire, seed, Chances::none(), [0, 1].map(device).to_vec())
+    }
+
+    fn with_timeouts(wire: Wire, timeout_ms: u32) -> Self {
+        let device = |index| {
+            let mut device = meter::device(index, INTERVAL_MS, timeout_ms, 0);
+            device.channels.truncate(4);
+            device
+        };
+        Self::of(wire, 9, Chances::none(), [0, 1].map(device).to_vec())
+    }
+
+    fn of(wire: Wire, seed: u64, chances: Chances, devices: Vec<Device>) -> Self {
         let bus = Bus { id: BusId::new("b").unwrap(), link: link(wire), devices: devices.clone() };
         let ground = SimGround::new(SimLine::new(&setup(wire, seed, chances)).unwrap(), Box::new(look));
         Self { ground, driver: Driver::new(bus, look(0), look(0)).unwrap(), devices, said: vec![] }
@@ -153,6 +175,83 @@ fn each_fault_is_a_miss_with_its_cause_and_never_a_value() {
             assert_eq!(line.announced(1), 0, "{what}");
             let causes: Vec<&str> = account.causes().into_keys().collect();
             assert_eq!(causes, cause.into_iter().collect::<Vec<_>>(), "{what}");
+        }
+    }
+}
+
+/// An answer that comes while another request is awaited, which it would fit: late, behind noise, in the next poll.
+#[test]
+fn a_late_answer_is_never_a_reading_of_another_request() {
+    let late = |ms| Fault::Late { from_ms: ms, to_ms: ms };
+    let noise_then = |ms| Fault::NoiseThenLate { bytes: 2, from_ms: ms, to_ms: ms };
+    let between = Fault::NoiseBetween { bytes: 5, from_ms: 1, to_ms: 1 };
+    let slow = late(150);
+    let rows: [(&str, Vec<Fault>, u8); 7] = [
+        ("during the settling", vec![late(230), slow], 0),
+        ("after the settling", vec![late(270), slow], 0),
+        ("at the last moment", vec![late(390), slow], 0),
+        ("with a retry under way", vec![late(270), slow, slow], 1),
+        ("behind noise", vec![noise_then(180), slow], 0),
+        ("long behind noise", vec![noise_then(390), slow, slow], 1),
+        ("with noise before it", vec![between, late(320), slow, slow], 0),
+    ];
+    for wire in WIRES {
+        for (what, faults, retries) in &rows {
+            let what = format!("{what} on {wire:?}");
+            let mut scene = Scene::new(wire, 5, Chances::none(), *retries);
+            scene.run_until(5_500);
+            faults.iter().for_each(|fault| scene.ground.line.strike(1, *fault, 1));
+            scene.run_until(12_500);
+            let (line, [account, _]) = scene.end(&what);
+            assert_eq!(line.announced(1), 0, "{what}");
+            assert!(account.read.len() + account.missed.len() == 13, "{what}: {account:?}");
+            assert_eq!(account.read.values().filter(|good| **good).count() < 13, *retries == 0, "{what}");
+        }
+    }
+}
+
+/// One request, slots shorter than an answer may be late: the answer of one slot must not be read for the next.
+#[test]
+fn a_late_answer_is_never_a_reading_of_another_slot() {
+    for wire in WIRES {
+        for late_ms in [210, 260, 330, 390] {
+            let what = format!("late by {late_ms} on {wire:?}");
+            let mut scene = Scene::with_intervals(wire, 250, 6);
+            scene.run_until(5_500);
+            scene.ground.line.strike(1, Fault::Late { from_ms: late_ms, to_ms: late_ms }, 1);
+            scene.ground.line.strike(1, Fault::Late { from_ms: 150, to_ms: 150 }, 2);
+            scene.run_until(12_500);
+            let (line, [account, _]) = scene.end(&what);
+            assert_eq!(line.announced(1), 0, "{what}");
+            assert!(account.causes().contains_key("no_answer"), "{what}: {:?}", account.causes());
+        }
+    }
+}
+
+/// A device that may take a minute to answer, and a bus that is to stop: it ends within its patience, what comes within
+/// it is stored, and the slot is accounted for either way.
+#[test]
+fn a_stop_waits_for_an_answer_no_longer_than_its_patience() {
+    let rows = [(400, true), (900, true), (1_500, false), (30_000, false)];
+    let patience = u64::try_from(STOP_PATIENCE.as_millis()).unwrap();
+    for wire in WIRES {
+        for (after_ms, is_read) in rows {
+            let what = format!("answered {after_ms} ms after the stop on {wire:?}");
+            let mut scene = Scene::with_timeouts(wire, 60_000);
+            scene.run_until(5_900);
+            let (took_ms, total_ms) = (2_000, 2_000 + after_ms);
+            scene.ground.line.strike(1, Fault::Late { from_ms: total_ms, to_ms: total_ms }, 1);
+            scene.run_until(5_999);
+            // The poll of the slot at 6 s is one turn: the stop comes while it lasts.
+            scene.ground.command_at(ns(6_000 + took_ms), BusCommand::Stop);
+            assert_eq!(scene.run_until(120_000), Turn::Ended, "{what}");
+            let last = scene.said.iter().map(|said| said.at_ns).max().unwrap();
+            let late_by = last.saturating_sub(ns(6_000 + took_ms));
+            assert!(late_by < ns(patience + 200), "{what}: {late_by} ns");
+            let (_, [account, _]) = scene.end(&what);
+            assert_eq!(account.read.len(), 6 + usize::from(is_read), "{what}: {account:?}");
+            let last = account.missed.last_key_value().map(|(_, cause)| *cause);
+            assert_eq!(last, Some("stopped"), "{what}: the slot of the stop");
         }
     }
 }
