@@ -1,14 +1,16 @@
 //! Entry functions for hostile input: each takes any bytes, panics where a promise is broken, and returns otherwise.
 //!
 //! The fuzz targets call them on a nightly toolchain (`tests/fuzz`, which takes this folder in by its path so that it
-//! need not build the collector under sanitizers), and the test `corpora` feeds them the corpora on the stable one. What
+//! need not build this crate and its tools), and the test `corpora` feeds them the corpora on the stable one. What
 //! the first bytes choose is said at each function. They do not look at memory or time: the fuzzer does.
 
+mod api;
 mod config;
 mod journal;
 mod modbus;
 mod wire;
 
+pub use api::api_query;
 pub use config::{config, profile};
 pub use journal::journal_recovery;
 pub use modbus::modbus;
@@ -18,7 +20,8 @@ pub use wire::wire_decode;
 pub type Target = fn(&[u8]);
 
 /// All of them by the names of their corpora.
-pub const TARGETS: [(&str, Target); 5] = [
+pub const TARGETS: [(&str, Target); 6] = [
+    ("api_query", api_query),
     ("config", config),
     ("journal_recovery", journal_recovery),
     ("modbus", modbus),
