@@ -61,6 +61,7 @@ impl Core {
     }
 
     pub(super) fn offer(&mut self, now_ms: u64) -> Option<Action> {
+        self.budget_at_ms = None;
         if !self.is_connected() || self.offered.is_some() || now_ms < self.read_retry_ms {
             return None;
         }

@@ -155,6 +155,8 @@ pub(super) fn drain(core: &mut Core, now_ms: u64) -> Vec<Action> {
             actions.push(action);
         }
     }
+    let deadline = core.next_deadline();
+    assert!(deadline.is_none_or(|at| at > now_ms), "due at {deadline:?}, and nothing to do at {now_ms}");
     actions
 }
 
@@ -567,6 +569,23 @@ fn the_status_and_the_birth_tell_that_a_day_is_spent() {
     assert_eq!(core.flush_ms(1), 60_000 + 86_399_999);
     assert_eq!(drain(&mut core, 86_400_000), [Action::Birth]);
     assert_eq!((core.status().link, core.flush_ms(86_400_001)), (LinkState::Delivering, 60_000));
+}
+
+#[test]
+fn an_outbox_that_cannot_be_read_is_not_asked_before_its_time_whatever_the_budget_allows() {
+    let mut core = Core::new(Settings { daily_budget: Some(86_400), ..settings() });
+    core.handle(event(&["held", "1-15"]), 0);
+    drain(&mut core, 0);
+    core.handle(Event::Connected, 0);
+    core.handle(event(&["presence", "c", "on", "retained"]), 0);
+    drain(&mut core, 0);
+    core.handle(event(&["append", "16-16"]), 99_000);
+    assert!(matches!(core.poll(99_000), Some(Action::Send(_))));
+    core.handle(Event::NotNow, 99_000);
+    for now_ms in [99_000, 101_001, 103_999] {
+        assert_eq!(drain(&mut core, now_ms), []);
+    }
+    assert_eq!(drain(&mut core, 104_000).len(), 1);
 }
 
 /// As many ranges as an answer can name: every second record from 12 on, up to 74.
