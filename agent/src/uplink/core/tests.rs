@@ -11,7 +11,7 @@ use gapless_common::time::Timestamp;
 use super::*;
 
 /// Records that fit into one frame of the scenarios.
-const FRAME: u64 = 10;
+pub(super) const FRAME: u64 = 10;
 
 /// What a frame and any other message of the scenarios cost.
 pub(super) const FRAME_BYTES: u64 = 1_000;
@@ -139,7 +139,7 @@ fn text(action: &Action) -> String {
 }
 
 /// Takes all actions; frames hold [`FRAME`] records.
-pub(super) fn drain(core: &mut Core, now_ms: u64) -> Vec<Action> {
+fn drain(core: &mut Core, now_ms: u64) -> Vec<Action> {
     let mut actions = Vec::new();
     while let Some(action) = core.poll(now_ms) {
         assert!(actions.len() < 1_000, "the core never comes to rest: {actions:?}");
