@@ -5,7 +5,7 @@
 //! yet, bounded. After any error the client is thrown away; what the broker had not been told stays with it or
 //! with the agent, and comes again.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -215,7 +215,9 @@ struct Session {
     presence: (String, Vec<u8>),
     subscribed: bool,
     held: Turns,
-    unreleased: HashMap<u64, Publish>,
+    /// What the broker waits for, in the order in which it came; of it, what is committed.
+    unreleased: BTreeMap<u64, Publish>,
+    committed: BTreeSet<u64>,
     answers: VecDeque<Answer>,
     events: Option<Events>,
 }
@@ -229,7 +231,8 @@ impl Session {
             presence,
             subscribed: false,
             held: Turns::default(),
-            unreleased: HashMap::new(),
+            unreleased: BTreeMap::new(),
+            committed: BTreeSet::new(),
             answers: VecDeque::new(),
             events: None,
         }
@@ -314,10 +317,18 @@ impl Session {
             Outbound::Publish { topic, payload } => {
                 self.answers.push_back(Answer::Publish { topic, payload });
             }
-            Outbound::Release(tokens) => {
-                let known = tokens.iter().filter_map(|token| self.unreleased.remove(token));
-                self.answers.extend(known.map(|publish| Answer::Committed(Box::new(publish))));
-            }
+            Outbound::Release(tokens) => self.release(&tokens),
+        }
+    }
+
+    /// The writer commits in turns by agent; a broker is owed its acknowledgements in the order in which the messages
+    /// came (MQTT 3.1.1, section 4.6), and the embedded one ends the connection where they are not.
+    fn release(&mut self, tokens: &[u64]) {
+        self.committed.extend(tokens.iter().filter(|token| self.unreleased.contains_key(token)));
+        while let Some(first) =
+            self.unreleased.first_entry().filter(|first| self.committed.remove(first.key()))
+        {
+            self.answers.push_back(Answer::Committed(Box::new(first.remove())));
         }
     }
 
@@ -356,6 +367,36 @@ impl Session {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// What of five messages is released in which steps, and the packets that the broker is then told of.
+    fn check(steps: &[(&[u64], &[u16])]) {
+        let (client, _events) = AsyncClient::new(MqttOptions::new("test", "127.0.0.1", 1), 10);
+        let mut session = Session::new(client, 1, (String::new(), Vec::new()));
+        for pkid in 1..=5 {
+            let publish = Publish { pkid, ..Publish::new("t", QoS::AtLeastOnce, Vec::new()) };
+            session.take(publish).unwrap();
+        }
+        for (tokens, expected) in steps {
+            // Of an earlier connection, too: it means nothing.
+            let tokens = tokens.iter().map(|token| 1 << 40 | token).chain([3]).collect();
+            session.answer(Outbound::Release(tokens));
+            let told: Vec<u16> = std::mem::take(&mut session.answers)
+                .into_iter()
+                .filter_map(|answer| match answer {
+                    Answer::Committed(publish) => Some(publish.pkid),
+                    Answer::Publish { .. } => None,
+                })
+                .collect();
+            assert_eq!(told, *expected, "{steps:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn the_broker_is_told_in_the_order_in_which_the_messages_came() {
+        check(&[(&[1, 2], &[1, 2]), (&[3], &[3]), (&[4, 5], &[4, 5])]);
+        check(&[(&[5], &[]), (&[1], &[1]), (&[4, 3], &[]), (&[2], &[2, 3, 4, 5])]);
+        check(&[(&[5, 4, 3, 2, 1], &[1, 2, 3, 4, 5]), (&[1], &[])]);
+    }
 
     #[tokio::test]
     async fn without_a_writer_the_shell_ends_with_an_error() {
