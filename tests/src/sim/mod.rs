@@ -1,3 +1,168 @@
-//! Deterministic simulation: the production code in virtual time, on one thread, from one seed.
+//! The deterministic simulation: years of bad luck in a minute. One thread, virtual time, and one seed that decides
+//! everything; the cores, the engine, the buses and the journal of the agent and the committer of the collector are the
+//! real ones, over simulated disks, lines, links, clocks and processes.
+//!
+//! | file | what it is |
+//! |---|---|
+//! | `plan` | what a run is made of, and which kinds of bad luck it has |
+//! | `world`, `strike` | what happens when; what goes wrong when |
+//! | `gateway`, `line`, `clock` | a machine with its disk, lines and clocks |
+//! | `net`, `center` | broker and links; the collector |
+//! | `tap`, `oracle`, `judge` | what is durable; what is true; what the end must look like |
+//! | `sometimes`, `series` | what was reached; many runs, and the page about them |
+//!
+//! Not simulated: threads and their queues, HTTP, the collector's disk (see `center`), sled.
 
+pub mod center;
+pub mod clock;
+pub mod gateway;
+pub mod judge;
 pub mod line;
+pub mod net;
+pub mod oracle;
+pub mod plan;
+pub mod rng;
+pub mod series;
+pub mod sometimes;
+pub mod strike;
+pub mod tap;
+pub mod world;
+
+use gateway::Gateway;
+use oracle::Finding;
+use plan::{Plan, Scale};
+use rng::Rng;
+use sometimes::{Rare, Sometimes};
+use world::World;
+
+/// How often it is looked whether all is quiet, in ms.
+const LOOK_MS: u64 = 30_000;
+/// How old what is owed may be beyond a flush, in ms: it may be on its way.
+const FRESH_MS: i64 = 60_000;
+/// How long things go on after they are mended, at least, in ms: fresh readings must arrive.
+const AFTER_MS: u64 = 180_000;
+
+/// What came of a run.
+#[derive(Debug, Clone, Default)]
+pub struct Outcome {
+    /// What is wrong; nothing, in a good run.
+    pub findings: Vec<Finding>,
+    /// What was reached.
+    pub sometimes: Sometimes,
+    /// How long the run was for those in it, in ms.
+    pub simulated_ms: u64,
+    /// Answers of devices.
+    pub answers: u64,
+    /// A number that two runs of one seed share.
+    pub digest: u64,
+}
+
+/// Runs the simulation of a seed.
+#[must_use]
+pub fn run(seed: u64, scale: Scale) -> Outcome {
+    let mut rng = Rng::new(seed);
+    let plan = Plan::draw(scale, &mut rng);
+    let mut world = World::new(plan, &mut rng);
+    let bad_ms = world.plan.bad_ms;
+    world.run(bad_ms);
+    if !world.oracle.has_found() {
+        world.make_good();
+        come_to_rest(&mut world);
+    }
+    if !world.oracle.has_found() {
+        judge::judge(&mut world);
+    }
+    finish(world)
+}
+
+/// Once nothing goes wrong any more everything arrives, and is proven.
+fn come_to_rest(world: &mut World) {
+    let (mended_ms, patience_ms) = (world.now_ms, world.plan.patience_ms);
+    world.run(mended_ms + AFTER_MS);
+    while !is_quiet(world) && !world.oracle.has_found() {
+        if world.now_ms > mended_ms + patience_ms {
+            let owed: Vec<_> =
+                world.gateways.iter().map(|g| g.process.as_ref().map(|p| p.engine.depot().owed())).collect();
+            return world
+                .oracle
+                .find("liveness", format!("after {patience_ms} ms of good luck is still owed: {owed:?}"));
+        }
+        let until_ms = world.now_ms + LOOK_MS;
+        world.run(until_ms);
+    }
+    for no in 0..world.gateways.len() {
+        world.stop(no);
+    }
+    let until_ms = world.now_ms + LOOK_MS;
+    world.run(until_ms);
+}
+
+/// Whether nothing is owed but what the next flush takes along.
+fn is_quiet(world: &World) -> bool {
+    let is_idle = |gateway: &Gateway| {
+        let Some(depot) = gateway.process.as_ref().map(|process| process.engine.depot()) else {
+            return false;
+        };
+        let flush_ms = i64::try_from(gateway.config.uplink.flush_ms).expect("at most a day");
+        let due = gateway.now(world.now_ms).wall.plus_ms(-flush_ms - FRESH_MS);
+        depot.failure().is_none() && depot.stats().oldest_owed_at.is_none_or(|oldest| oldest >= due)
+    };
+    world.center.committer.is_some() && world.center.is_idle() && world.gateways.iter().all(is_idle)
+}
+
+fn finish(mut world: World) -> Outcome {
+    world.note_what_was_reached();
+    let findings = world.oracle.findings().to_vec();
+    let mut digest =
+        world.now_ms ^ world.net.traffic.delivered.rotate_left(17) ^ world.net.traffic.lost.rotate_left(29);
+    for key in world.oracle.issued.keys() {
+        digest = digest.rotate_left(5) ^ key.3.cast_unsigned();
+    }
+    Outcome {
+        findings,
+        sometimes: world.sometimes,
+        simulated_ms: world.now_ms,
+        answers: world.oracle.issued.len() as u64,
+        digest,
+    }
+}
+
+impl World {
+    /// What the run reached, as far as it shows in what is left of it.
+    fn note_what_was_reached(&mut self) {
+        for (no, history) in self.oracle.histories.iter().enumerate() {
+            if history.lives.len() > 1 {
+                self.sometimes.reach(Rare::EpochChange);
+            }
+            let log = tap::lock(&self.gateways[no].log);
+            if !log.losses.is_empty() {
+                self.sometimes.reach(Rare::LossRecord);
+            }
+            for (cause, rare) in [
+                (gapless_common::quality::Cause::BudgetFull, Rare::BudgetFull),
+                (gapless_common::quality::Cause::Quarantined, Rare::Quarantine),
+            ] {
+                if log.losses.iter().any(|loss| loss.cause == cause) {
+                    self.sometimes.reach(rare);
+                }
+            }
+            if log.torn > 0 {
+                self.sometimes.reach(Rare::TornTail);
+            }
+        }
+        if let Some(committer) = &self.center.committer {
+            let counts = |sql: &str| {
+                committer.connection().query_row(sql, [], |r| r.get::<_, i64>(0)).unwrap_or(0) > 0
+            };
+            if counts("SELECT count(*) FROM gaps WHERE state = 2") {
+                self.sometimes.reach(Rare::GapFilled);
+            }
+            if counts("SELECT count(*) FROM uncertain WHERE corrected_ts IS NOT NULL") {
+                self.sometimes.reach(Rare::ClockCorrected);
+            }
+        }
+        if self.oracle.rollbacks > 0 {
+            self.sometimes.reach(Rare::NewIncarnation);
+        }
+    }
+}

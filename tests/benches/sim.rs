@@ -1,0 +1,58 @@
+//! The simulation by itself: `./dev sim [SEEDS]` runs a series and prints its page, `./dev sim --seed N` runs one seed and
+//! says what it finds. With `GAPLESS_LOG=debug` it tells what happens on the way.
+
+#![expect(clippy::print_stdout, reason = "a bench prints what it saw")]
+
+use std::process::ExitCode;
+use std::time::Instant;
+
+use gapless_tests::sim::plan::Scale;
+use gapless_tests::sim::run;
+use gapless_tests::sim::series::Series;
+
+fn main() -> ExitCode {
+    let words: Vec<String> = std::env::args().skip(1).filter(|word| word != "--bench").collect();
+    let scale = if words.iter().any(|word| word == "--weeks") { Scale::Weeks } else { Scale::Hours };
+    let number = |after: &str| {
+        let place = words.iter().position(|word| word == after)?;
+        words.get(place + 1)?.parse::<u64>().ok()
+    };
+    if let Some(seed) = number("--seed") {
+        tell();
+        return show(seed, scale);
+    }
+    let count = words.first().and_then(|word| word.parse().ok()).unwrap_or(2_000);
+    let began = Instant::now();
+    let series = Series::of(number("--from").unwrap_or(0), count, scale);
+    println!("{}", series.page(began.elapsed()));
+    print!("{}", series.failures(scale));
+    if series.failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+/// What the agents, the collector and the world say, to standard error.
+fn tell() {
+    let level: Option<tracing::Level> =
+        std::env::var("GAPLESS_LOG").ok().and_then(|level| level.parse().ok());
+    let Some(level) = level else { return };
+    tracing_subscriber::fmt()
+        .with_max_level(level)
+        .without_time()
+        .with_ansi(false)
+        .with_writer(std::io::stderr)
+        .init();
+}
+
+/// One seed, twice: it must come out the same.
+fn show(seed: u64, scale: Scale) -> ExitCode {
+    let (outcome, again) = (run(seed, scale), run(seed, scale));
+    println!("seed {seed}: {} s simulated, {} answers", outcome.simulated_ms / 1_000, outcome.answers);
+    println!("{:?}", outcome.sometimes);
+    for finding in &outcome.findings {
+        println!("{}: {}", finding.invariant, finding.what);
+    }
+    if outcome.digest != again.digest {
+        println!("and it is not the same twice: something in it is not drawn from the seed");
+    }
+    let is_good = outcome.findings.is_empty() && outcome.digest == again.digest;
+    if is_good { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}

@@ -1,0 +1,183 @@
+//! The simulated collector: the real committer over a real SQLite database in memory, killed between any two of its
+//! steps, and rolled back to an older backup.
+//!
+//! Not simulated: its disk (SQLite has no seam for one; its commits are cut from recorded system calls in the crash
+//! tests), the HTTP API and the page.
+
+use std::collections::VecDeque;
+
+use gapless_collector::ingest::committer::Committer;
+use gapless_collector::ingest::{Inbound, Outbound};
+use gapless_common::message::Presence;
+use gapless_common::topic::presence;
+use gapless_common::wire::{self, Message};
+use rusqlite::Connection;
+use rusqlite::backup::Backup;
+
+use super::clock::truth;
+use super::rng::Rng;
+
+/// The collector's name at the broker.
+const NAME: &str = "center";
+/// Messages of one transaction at most.
+const GROUP_MAX: usize = 256;
+/// Messages that wait at most; beyond it the connection is given up, as the shell does.
+const WAITING_MAX: usize = 2_048;
+
+/// At which of its steps a collector dies.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Death {
+    /// With a transaction applied, and not committed.
+    BeforeCommit,
+    /// With a transaction committed, and not answered.
+    BeforeAnswer,
+}
+
+/// What became of a group of messages.
+pub struct Turn {
+    /// Messages whose transaction was committed.
+    pub committed: Vec<Inbound>,
+    /// What goes out: topic and bytes.
+    pub answers: Vec<(String, Vec<u8>)>,
+}
+
+/// The collector.
+pub struct Center {
+    /// `None` while nothing runs.
+    pub committer: Option<Committer>,
+    /// The database while nothing runs.
+    database: Option<Connection>,
+    /// Last night's backup.
+    backup: Option<Connection>,
+    waiting: VecDeque<Inbound>,
+    /// Its connection.
+    pub session: u64,
+    /// How far its clock is ahead of the truth, in ms.
+    pub ahead_ms: i64,
+    rng: Rng,
+}
+
+impl Center {
+    /// A collector that has never run.
+    #[must_use]
+    pub fn new(rng: Rng) -> Self {
+        let database = Some(Connection::open_in_memory().expect("memory takes a database"));
+        let (waiting, session, ahead_ms) = (VecDeque::new(), 0, 0);
+        Self { committer: None, database, backup: None, waiting, session, ahead_ms, rng }
+    }
+
+    /// Starts it.
+    ///
+    /// # Panics
+    /// Where its own database cannot be loaded: that is a finding.
+    pub fn start(&mut self, at_ms: u64) {
+        let Some(database) = self.database.take() else { return };
+        let mut committer =
+            Committer::from_connection(database, self.rng.draw()).expect("its database loads");
+        let now = truth(at_ms).plus_ms(self.ahead_ms);
+        committer.nobody_connected(now).expect("memory does not fail");
+        committer.try_parked_again(now).expect("memory does not fail");
+        self.committer = Some(committer);
+    }
+
+    /// It is killed: what waited is gone, and so is what was not committed.
+    pub fn kill(&mut self) {
+        self.waiting.clear();
+        if let Some(committer) = self.committer.take() {
+            self.database = Some(committer.into_connection().expect("memory does not fail"));
+        }
+    }
+
+    /// Backs the database up.
+    pub fn back_up(&mut self) {
+        if let Some(from) = self.committer.as_ref().map(Committer::connection).or(self.database.as_ref()) {
+            self.backup = Some(copy(from));
+        }
+    }
+
+    /// Puts the backup in the place of the database of a collector that is not running; `false` where there is none.
+    pub fn restore(&mut self) -> bool {
+        let Some(backup) = self.backup.as_ref().filter(|_| self.committer.is_none()) else { return false };
+        let restored = copy(backup);
+        let mark = "INSERT OR REPLACE INTO meta VALUES ('needs_incarnation', 1)";
+        restored.execute(mark, []).expect("memory does not fail");
+        self.database = Some(restored);
+        true
+    }
+
+    /// Takes a message in; `false` where too many wait.
+    pub fn take(&mut self, topic: String, payload: Vec<u8>, at_ms: u64) -> bool {
+        if self.waiting.len() >= WAITING_MAX {
+            return false;
+        }
+        let at = truth(at_ms).plus_ms(self.ahead_ms);
+        self.waiting.push_back(Inbound { topic, payload, at, token: 0 });
+        true
+    }
+
+    /// A new connection: who is connected is not known.
+    pub fn begin_session(&mut self, at_ms: u64) {
+        self.waiting.push_back(Inbound::new_session(truth(at_ms).plus_ms(self.ahead_ms)));
+    }
+
+    /// Whether anything waits.
+    #[must_use]
+    pub fn is_idle(&self) -> bool {
+        self.waiting.is_empty() || self.committer.is_none()
+    }
+
+    /// Commits what waits, or as much as fits one transaction, and answers; or dies on the way.
+    ///
+    /// # Panics
+    /// Where a transaction in memory fails: that is a finding.
+    pub fn turn(&mut self, dies: Option<Death>, at_ms: u64) -> Turn {
+        let mut turn = Turn { committed: Vec::new(), answers: Vec::new() };
+        let Some(committer) = self.committer.as_mut() else { return turn };
+        let count = self.waiting.len().min(GROUP_MAX);
+        let group: Vec<Inbound> = self.waiting.drain(..count).collect();
+        if group.is_empty() {
+            return turn;
+        }
+        let applied =
+            committer.apply(&group, truth(at_ms).plus_ms(self.ahead_ms)).expect("memory does not fail");
+        if dies == Some(Death::BeforeCommit) {
+            drop(applied);
+            self.kill();
+            return turn;
+        }
+        let taken = applied.taken();
+        let answers = applied.commit().expect("memory does not fail");
+        turn.committed = group[..taken].to_vec();
+        group[taken..].iter().rev().for_each(|rest| self.waiting.push_front(rest.clone()));
+        if dies == Some(Death::BeforeAnswer) {
+            self.kill();
+            return turn;
+        }
+        turn.answers = answers.into_iter().filter_map(published).collect();
+        turn
+    }
+
+    /// Topic and bytes of its presence, and whether it is kept.
+    #[must_use]
+    pub fn presence(&self, online: bool) -> (String, Vec<u8>, bool) {
+        let incarnation = self.committer.as_ref().map(|c| c.head().incarnation).unwrap_or_default();
+        let said = wire::encode(&Message::Presence(Presence { incarnation, online }));
+        (presence(NAME), said.expect("a presence always encodes"), true)
+    }
+}
+
+fn published(answer: Outbound) -> Option<(String, Vec<u8>)> {
+    match answer {
+        Outbound::Publish { topic, payload } => Some((topic, payload)),
+        Outbound::Release(_) => None,
+    }
+}
+
+fn copy(from: &Connection) -> Connection {
+    let mut to = Connection::open_in_memory().expect("memory takes a database");
+    let backup = Backup::new(from, &mut to).expect("two databases");
+    let pages = std::ffi::c_int::MAX;
+    backup.step(pages).expect("memory does not fail");
+    drop(backup);
+    to
+}

@@ -1,0 +1,230 @@
+//! A simulated gateway: a machine with a disk, clocks and lines, on which an agent runs, or does not. The agent is the
+//! real engine over the real journal, its buses are the real drivers; the machine is made up.
+//!
+//! Not simulated: threads and their queues (an event reaches the engine at the instant it was told), and the time that
+//! the engine itself takes.
+
+use std::cell::Cell;
+use std::rc::Rc;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use gapless_agent::bus::{BusCommand, Driver, Turn};
+use gapless_agent::clock::Now;
+use gapless_agent::config::Config;
+use gapless_agent::depot::{DepotError, Draw, Opener};
+use gapless_agent::engine::{Effect, Engine};
+use gapless_agent::event::BusEvent;
+use gapless_agent::outbox::memory_disk::{MemoryDisk, PowerCut};
+use gapless_agent::outbox::{Journal, Opened, Options};
+use gapless_agent::run;
+use gapless_common::id::{BootId, ConnectionId};
+use gapless_common::topic::AgentPath;
+
+use super::clock::{Clock, MS_NS};
+use super::line::SimLine;
+use super::line::ground::{Said, SimGround};
+use super::rng::Rng;
+use super::tap::{self, Shared, Tapped};
+
+/// A process on the gateway.
+pub struct Process {
+    /// The agent without its buses.
+    pub engine: Engine,
+    /// Its buses, in the order of the configuration.
+    drivers: Vec<Driver>,
+}
+
+/// How a process ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum End {
+    /// SIGKILL: what it had written stays in the page cache.
+    Killed,
+    /// The machine lost its power.
+    PowerCut(PowerCut),
+}
+
+/// What a turn of a bus told, and when the next one is due.
+pub struct Told {
+    /// Events with the instant of the run at which each was told, in ms.
+    pub events: Vec<(u64, BusEvent)>,
+    /// The next turn, in ms of the run; `None` where the bus has ended.
+    pub next_ms: Option<u64>,
+}
+
+/// A gateway.
+pub struct Gateway {
+    /// Its agent's name.
+    pub path: AgentPath,
+    /// Its agent's configuration.
+    pub config: Config,
+    /// How the outbox is kept.
+    pub options: Options,
+    /// What its disk holds.
+    pub disk: MemoryDisk,
+    /// Its clocks.
+    pub clock: Rc<Cell<Clock>>,
+    /// This start of the machine.
+    pub boot: BootId,
+    /// What its buses stand on, in their order: lines with their devices, which outlive the agent.
+    pub grounds: Vec<SimGround>,
+    /// The agent, while it runs.
+    pub process: Option<Process>,
+    /// Counts processes: what was meant for an earlier one reaches none.
+    pub generation: u64,
+    /// What its outboxes did.
+    pub log: Shared,
+    /// An image of its disk, taken earlier.
+    pub image: Option<MemoryDisk>,
+    /// The connection that its agent wants.
+    pub connection: Option<ConnectionId>,
+    /// The operation of its disk at which the power goes.
+    dies_at: Option<u64>,
+    draw: Draw,
+    rng: Rng,
+}
+
+impl Gateway {
+    /// A machine that is off, with an empty disk.
+    #[must_use]
+    pub fn new(path: AgentPath, config: Config, lines: Vec<SimLine>, rng: &mut Rng) -> Self {
+        let draws = Mutex::new(rng.fork(1));
+        let draw = move || Ok(draws.lock().unwrap_or_else(PoisonError::into_inner).draw());
+        let clock = Rc::new(Cell::new(Clock::booted(0, 0, true, 0)));
+        let ground = |line| {
+            let clock = Rc::clone(&clock);
+            SimGround::new(line, Box::new(move |at_ns| clock.get().look(at_ns)))
+        };
+        Self {
+            grounds: lines.into_iter().map(ground).collect(),
+            path,
+            options: run::outbox_options(&config),
+            config,
+            disk: MemoryDisk::new(),
+            clock,
+            boot: BootId(rng.draw()),
+            process: None,
+            generation: 0,
+            log: Shared::default(),
+            image: None,
+            connection: None,
+            dies_at: None,
+            draw: Arc::new(draw),
+            rng: rng.fork(2),
+        }
+    }
+
+    /// What its clocks say.
+    #[must_use]
+    pub fn now(&self, at_ms: u64) -> Now {
+        self.clock.get().look(at_ms * MS_NS)
+    }
+
+    /// The machine starts anew.
+    pub fn boot(&mut self, clock: Clock) {
+        self.boot = BootId(self.rng.draw());
+        self.clock.set(clock);
+    }
+
+    /// The power goes at one of the next operations of the disk.
+    pub fn dies_in(&mut self, operations: u64) {
+        let at = self.disk.operations() + operations;
+        self.disk.die_at(at);
+        self.dies_at = Some(at);
+    }
+
+    /// It does not, after all.
+    pub fn live_on(&mut self) {
+        self.disk.die_at(u64::MAX);
+        self.dies_at = None;
+    }
+
+    /// Whether the power has gone.
+    #[must_use]
+    pub fn has_died(&self) -> bool {
+        self.dies_at.is_some_and(|at| self.disk.operations() >= at)
+    }
+
+    /// Starts the agent.
+    ///
+    /// # Errors
+    /// As the agent itself.
+    pub fn start(&mut self, at_ms: u64) -> Result<(), DepotError> {
+        let now = self.now(at_ms);
+        self.generation += 1;
+        let setup = run::setup(&self.config, self.boot);
+        let engine = Engine::start(setup, self.opener(), self.draw.clone(), now)?;
+        let drivers = self.config.buses.iter().map(|bus| {
+            Driver::new(bus.clone(), now, now).expect("the channels of a simulated device can be planned")
+        });
+        self.process = Some(Process { engine, drivers: drivers.collect() });
+        Ok(())
+    }
+
+    /// The process is gone from this instant on, and the disk is as `end` left it.
+    pub fn end(&mut self, end: End) {
+        self.process = None;
+        self.generation += 1;
+        let cut = match end {
+            End::Killed => PowerCut::KeepAll,
+            End::PowerCut(cut) => cut,
+        };
+        self.disk.restart(cut, self.rng.draw());
+        self.dies_at = None;
+        self.grounds.iter_mut().for_each(SimGround::vacate);
+    }
+
+    /// Lets a bus do one thing.
+    pub fn turn_bus(&mut self, bus: usize, at_ms: u64) -> Option<Told> {
+        let driver = self.process.as_mut()?.drivers.get_mut(bus)?;
+        let ground = self.grounds.get_mut(bus)?;
+        ground.advance(at_ms * MS_NS);
+        let turn = driver.turn(ground);
+        let ended_ms = ground.now_ns().div_ceil(MS_NS);
+        let next_ms = match turn {
+            Turn::Again => Some(ended_ms),
+            Turn::WaitUntil { boot_ms } => Some(ground.ns_of_boot(boot_ms).div_ceil(MS_NS)),
+            Turn::Ended => None,
+        };
+        ground.line.forget(ground.now_ns());
+        let told = |said: Said| (said.at_ns.div_ceil(MS_NS), said.event);
+        Some(Told { events: std::iter::from_fn(|| ground.take_said()).map(told).collect(), next_ms })
+    }
+
+    /// Tells a bus something.
+    pub fn command(&mut self, bus: usize, command: BusCommand) {
+        if let Some(ground) = self.grounds.get_mut(bus) {
+            ground.command(command);
+        }
+    }
+
+    /// Tells the engine something; gives what it wants done. `None` where there is no process, or the power went while
+    /// it worked.
+    pub fn tell(
+        &mut self,
+        what: impl FnOnce(&mut Engine) -> Result<(), DepotError>,
+    ) -> Option<Result<Vec<Effect>, DepotError>> {
+        let process = self.process.as_mut()?;
+        if let Err(error) = what(&mut process.engine) {
+            return Some(Err(error));
+        }
+        Some(Ok(std::iter::from_fn(|| process.engine.next_effect()).collect()))
+    }
+
+    /// Another disk, empty or an older image of this one, stands in the machine; nothing runs.
+    pub fn replace_disk(&mut self, image: Option<MemoryDisk>) {
+        match image {
+            Some(image) => self.disk.restore(&image),
+            None => self.disk.wipe(),
+        }
+        tap::lock(&self.log).replace_card();
+    }
+
+    fn opener(&self) -> Opener {
+        let (disk, options, log) = (self.disk.clone(), self.options, self.log.clone());
+        Box::new(move |opening| {
+            let (journal, found) = Journal::open(Box::new(disk.clone()), &options, opening)?;
+            tap::lock(&log).torn += u64::from(found.report.torn_bytes > 0);
+            Ok(Opened { outbox: Box::new(Tapped::new(Box::new(journal), log.clone())), found })
+        })
+    }
+}

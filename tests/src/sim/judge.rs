@@ -1,0 +1,435 @@
+//! What can be told of a run once it is quiet: that every answer is stored exactly once or lost by name, that nothing
+//! else is stored, and that the gaps told are the true ones, each with its true cause.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use gapless_common::id::{DeviceIndex, Epoch};
+use gapless_common::quality::Cause;
+use gapless_common::ranges::RangeSet;
+use gapless_common::reading::{Acquired, Record, Value};
+use gapless_common::time::{Slot, Timestamp};
+use rusqlite::Connection;
+
+use super::line::ground::SimGround;
+use super::oracle::{AnswerKey, CLOCKS, History, Issued, Known, Oracle, Stop, block_of, evaluations, same};
+use super::tap::{self, Log};
+use super::world::World;
+
+/// Slots of a gap that are looked at one by one; of a longer one so many, evenly spread.
+const SLOTS_MAX: i64 = 2_000;
+/// How long a run of misses may wait before it is told (see `schedule`), and a commit after it, in ms.
+const UNTOLD_MS: i64 = 75_000;
+/// How long a disk that works again may wait to be tried (see `depot`), in ms.
+const RETRY_MS: u64 = 310_000;
+
+/// Everything, in the end.
+///
+/// # Panics
+/// Where the database cannot be read.
+pub fn judge(world: &mut World) {
+    let Some(committer) = world.center.committer.as_ref() else {
+        return world.oracle.find("liveness", "the collector does not run".to_owned());
+    };
+    let mut findings = Vec::new();
+    for no in 0..world.gateways.len() {
+        let log = tap::lock(&world.gateways[no].log);
+        let case = Case { no, oracle: &world.oracle, log: &log, grounds: &world.gateways[no].grounds };
+        for (index, known) in (0_u16..).map(DeviceIndex).zip(&world.oracle.devices[no]) {
+            case.judge(index, known, committer.connection(), &mut findings);
+        }
+    }
+    let parked: i64 =
+        committer.connection().query_row("SELECT count(*) FROM parked", [], |r| r.get(0)).expect("reads");
+    if parked > 0 {
+        findings.push(("conservation", format!("{parked} frames are still parked")));
+    }
+    for (invariant, what) in findings {
+        world.oracle.find(invariant, what);
+    }
+}
+
+type Findings = Vec<(&'static str, String)>;
+
+/// One gateway to be judged.
+struct Case<'a> {
+    no: usize,
+    oracle: &'a Oracle,
+    log: &'a Log,
+    grounds: &'a [SimGround],
+}
+
+/// What the database says of one device.
+#[derive(Debug, Default)]
+struct Stored {
+    /// Per (block, evaluation time) the instants it stands at; conflicts included.
+    answers: BTreeMap<(u8, i64), Vec<i64>>,
+    /// Per (channel, instant) value and quality.
+    rows: BTreeMap<(String, i64), (Option<f64>, i64)>,
+    /// First slot due, and the last one that is proven.
+    due: Option<(i64, i64)>,
+    /// Slots received.
+    received: RangeSet,
+    /// Open gaps.
+    gaps: Vec<(u64, u64, Cause)>,
+    /// Runs of slots of any state.
+    known: Vec<(i64, i64)>,
+}
+
+impl Case<'_> {
+    fn judge(&self, index: DeviceIndex, known: &Known, database: &Connection, findings: &mut Findings) {
+        let stored = load(database, &known.name).expect("the database reads");
+        self.check_values(index, known, &stored, findings);
+        self.check_conservation(index, known, &stored, findings);
+        self.check_slots(index, known, &stored, findings);
+    }
+
+    fn history(&self) -> &History {
+        &self.oracle.histories[self.no]
+    }
+
+    /// Nothing is stored that no device answered, and nothing in other bits.
+    fn check_values(&self, index: DeviceIndex, known: &Known, stored: &Stored, findings: &mut Findings) {
+        let mut evaluated: BTreeMap<(u8, i64), i64> = BTreeMap::new();
+        for (&(block, eval), instants) in &stored.answers {
+            if !self.oracle.issued.contains_key(&(self.no, index, block, eval)) {
+                findings
+                    .push(("no invention", format!("{}: an answer of {eval} that nobody gave", known.name)));
+            }
+            evaluated.extend(instants.iter().map(|at| ((block, *at), eval)));
+        }
+        for ((channel, at), (value, quality)) in &stored.rows {
+            let Some(value) = value else {
+                if !self.told_without_value(index, known, channel, *at, *quality) {
+                    let what =
+                        format!("{}/{channel} at {at}: quality {quality} that nobody told", known.name);
+                    findings.push(("no invention", what));
+                }
+                continue;
+            };
+            let eval = evaluated.get(&(block_of(channel), *at));
+            let true_value =
+                eval.and_then(|eval| self.grounds[known.bus].line.truth(known.unit, channel, *eval));
+            if !same(true_value.as_ref(), &Value::Number(*value)) {
+                let what = format!("{}/{channel} at {at}: stored {value}, true {true_value:?}", known.name);
+                findings.push(("integrity", what));
+            }
+        }
+    }
+
+    fn told_without_value(
+        &self,
+        index: DeviceIndex,
+        known: &Known,
+        channel: &str,
+        at: i64,
+        quality: i64,
+    ) -> bool {
+        let place = known.channels.iter().position(|name| name == channel);
+        let Some(place) = place.and_then(|place| u16::try_from(place).ok()) else { return false };
+        let key = (index, gapless_common::id::ChannelIndex(place), Timestamp(at));
+        let told = self.history().valueless.get(&key);
+        told.is_some_and(|(_, said)| i64::from(said.code()) == quality) || self.history().has_odd_clock
+    }
+
+    /// Every answer is stored once, or there is a reason by name.
+    fn check_conservation(
+        &self,
+        index: DeviceIndex,
+        known: &Known,
+        stored: &Stored,
+        findings: &mut Findings,
+    ) {
+        let kept = self.kept_of(index, known);
+        let range = (self.no, index, 0, i64::MIN)..=(self.no, index, u8::MAX, i64::MAX);
+        for (key, issued) in self.oracle.issued.range::<AnswerKey, _>(range) {
+            let (block, eval) = (key.2, key.3);
+            let count = stored.answers.get(&(block, eval)).map_or(0, Vec::len);
+            let places = kept.get(&(block, eval)).map_or(&[][..], Vec::as_slice);
+            if count > 1 {
+                findings.push((
+                    "conservation",
+                    format!("{}: the answer of {eval} is stored {count} times", known.name),
+                ));
+            }
+            if count == 0 && !self.is_excused(issued, places) {
+                let what = format!(
+                    "{}: the answer of {eval} told at {} ms to process {} is not stored; durable as {places:?}; {issued:?}",
+                    known.name, issued.told_ms, issued.generation
+                );
+                findings.push(("conservation", what));
+            }
+        }
+    }
+
+    /// Where the outbox kept each answer of a device.
+    fn kept_of(&self, index: DeviceIndex, known: &Known) -> BTreeMap<(u8, i64), Vec<(Epoch, u64)>> {
+        let mut kept: BTreeMap<(u8, i64), Vec<(Epoch, u64)>> = BTreeMap::new();
+        for (place, record) in &self.log.kept {
+            let Record::Readings(readings) = &record.record else { continue };
+            if readings.device == index {
+                for answer in evaluations(known, &readings.samples) {
+                    kept.entry(answer).or_default().push(*place);
+                }
+            }
+        }
+        kept
+    }
+
+    fn is_excused(&self, issued: &Issued, places: &[(Epoch, u64)]) -> bool {
+        let history = self.history();
+        if places.is_empty() {
+            let life = history.lives.iter().find(|life| life.generation == issued.generation);
+            let ended = life.and_then(|life| life.ended);
+            let in_memory = history.disk_faults.iter().any(|fault| issued.told_ms >= fault.0);
+            // Not durable yet when its process ended; or kept in memory, which was full.
+            return ended.is_some_and(|(_, _, how)| how != Stop::Clean)
+                || (in_memory && self.log.losses.iter().any(|loss| !self.is_on_disk(loss.epoch)))
+                || (in_memory && ended.is_some());
+        }
+        places.iter().all(|(epoch, seq)| {
+            let is_lost = self.log.lost.get(epoch).is_some_and(|lost| lost.contains(*seq));
+            let was_replaced =
+                self.log.kept.get(&(*epoch, *seq)).is_some_and(|kept| kept.card < self.log.card);
+            let was_forgotten = self.oracle.rollbacks > 0
+                && self.log.acknowledged.get(epoch).is_some_and(|said| said.contains(*seq));
+            is_lost || was_replaced || was_forgotten
+        })
+    }
+
+    fn is_on_disk(&self, epoch: Epoch) -> bool {
+        self.log.kept.range((epoch, 0)..=(epoch, u64::MAX)).next().is_some()
+    }
+
+    /// Up to the proof every slot is received or in one gap, as it is in truth; and the proof is of now.
+    fn check_slots(&self, index: DeviceIndex, known: &Known, stored: &Stored, findings: &mut Findings) {
+        let Some((first, proven)) = stored.due else {
+            return findings.push(("liveness", format!("{}: nothing was ever proven", known.name)));
+        };
+        let received = self.slots_stored(index, known, stored);
+        let mut told = RangeSet::new();
+        for &(from, to, cause) in &stored.gaps {
+            if told.holes(from, to).map(|(f, l)| l - f + 1).sum::<u64>() != to - from + 1 {
+                findings.push(("true gaps", format!("{}: two gaps hold slots of {from}..={to}", known.name)));
+            }
+            told.insert(from, to);
+            self.check_cause(index, known, (signed(from), signed(to), cause), findings);
+        }
+        for (from, to) in holes(&received, first, proven) {
+            if let Some((hole, _)) = holes(&told, from, to).first() {
+                let what = format!("{}: slot {hole} was not received, and no gap holds it", known.name);
+                findings.push(("true gaps", what));
+            }
+        }
+        let false_gap = told.iter().find_map(|(from, to)| overlap(&received, from, to));
+        if let Some(slot) = false_gap {
+            findings
+                .push(("true gaps", format!("{}: slot {slot} is stored, and a gap holds it", known.name)));
+        }
+        if let Some(slot) = differing(&received, &stored.received, first, proven) {
+            findings.push((
+                "true gaps",
+                format!("{}: slot {slot}: its account and its readings differ", known.name),
+            ));
+        }
+    }
+
+    /// Slots of which a reading is stored.
+    fn slots_stored(&self, index: DeviceIndex, known: &Known, stored: &Stored) -> RangeSet {
+        let mut slots = RangeSet::new();
+        let mut note = |acquired: Acquired, at: i64| {
+            let slot = match acquired {
+                Acquired::InSlot(slot) | Acquired::Recorded(slot) => slot,
+                Acquired::SinceBoot(_) => known.grid.slot_at(Timestamp(at)),
+            };
+            slots.insert(unsigned(slot.0), unsigned(slot.0));
+        };
+        for (&(block, eval), instants) in &stored.answers {
+            if let Some(issued) = self.oracle.issued.get(&(self.no, index, block, eval)) {
+                let is_certain = |at: &&i64| {
+                    let row = stored.rows.get(&(CLOCKS[usize::from(block)].to_owned(), **at));
+                    row.is_none_or(|(_, quality)| {
+                        *quality != i64::from(gapless_common::quality::Quality::UncertainClock.code())
+                    })
+                };
+                instants.iter().filter(is_certain).for_each(|at| note(issued.acquired, *at));
+            }
+        }
+        for ((channel, at), (value, _)) in &stored.rows {
+            let place = known.channels.iter().position(|name| name == channel);
+            let place = place.and_then(|place| u16::try_from(place).ok()).unwrap_or(u16::MAX);
+            let key = (index, gapless_common::id::ChannelIndex(place), Timestamp(*at));
+            if value.is_none()
+                && let Some((acquired, _)) = self.history().valueless.get(&key)
+            {
+                note(*acquired, *at);
+            }
+        }
+        slots
+    }
+
+    fn check_cause(
+        &self,
+        index: DeviceIndex,
+        known: &Known,
+        (first, last, cause): (i64, i64, Cause),
+        findings: &mut Findings,
+    ) {
+        let step = ((last - first) / SLOTS_MAX).max(1);
+        let mut slot = first;
+        while slot <= last {
+            if !self.is_true(index, known, slot, cause) {
+                let seen: BTreeSet<_> = self.oracle.missed_causes(self.no, index, slot);
+                let what = format!(
+                    "{}: slot {slot} ({}) of the gap {first}..={last} has the cause {cause:?}; its bus said {seen:?}",
+                    known.name,
+                    known.grid.at(Slot(slot))
+                );
+                return findings.push(("true causes", what));
+            }
+            slot += step;
+        }
+    }
+
+    /// Whether this is why the slot has no reading.
+    fn is_true(&self, index: DeviceIndex, known: &Known, slot: i64, cause: Cause) -> bool {
+        let (history, at) = (self.history(), known.grid.at(Slot(slot)));
+        let interval_ms = known.grid.interval.as_ms();
+        match cause {
+            Cause::Unexplained | Cause::Unreachable | Cause::Parked | Cause::Paused => false,
+            Cause::Stopped => self.was_down(at, interval_ms, &[Stop::Clean]),
+            Cause::Crashed => self.was_down(at, interval_ms, &[Stop::Killed]),
+            // Killed before it was switched off, or switched off while it was stopped.
+            Cause::PowerOff => self.was_down(at, interval_ms, &[Stop::PowerCut, Stop::Killed]),
+            Cause::DiskFailed => !history.disk_faults.is_empty(),
+            Cause::BudgetFull => {
+                self.log.losses.iter().any(|loss| loss.cause == Cause::BudgetFull)
+                    || self.oracle.rollbacks > 0
+            }
+            Cause::Quarantined => history.has_rot || self.log.losses.iter().any(|loss| loss.cause == cause),
+            Cause::StoreReplaced => !history.replaced.is_empty(),
+            told => self.oracle.missed_causes(self.no, index, slot).contains(&told),
+        }
+    }
+
+    /// Whether no agent could have read the slot, or written down what became of it, for one of these ends.
+    fn was_down(&self, at: Timestamp, interval_ms: i64, ends: &[Stop]) -> bool {
+        let history = self.history();
+        if history.has_odd_clock || !history.replaced.is_empty() {
+            return history.lives.iter().any(|life| life.ended.is_some_and(|(.., how)| ends.contains(&how)));
+        }
+        let next = |generation: u64| {
+            let later = history.lives.iter().filter(|life| life.generation > generation);
+            later.map(|life| life.began.1).collect::<Vec<_>>()
+        };
+        history.lives.iter().any(|life| {
+            let Some((ended_ms, ended, _)) = life.ended.filter(|(.., how)| ends.contains(how)) else {
+                return false;
+            };
+            // What was kept in memory because the disk had failed goes with the process.
+            let failed = history
+                .disk_faults
+                .iter()
+                .filter(|fault| fault.0 <= ended_ms && ended_ms <= fault.1.saturating_add(RETRY_MS));
+            let in_memory_ms = failed.map(|fault| ended_ms - fault.0).max().unwrap_or(0);
+            let ended = ended.plus_ms(-super::clock::signed(in_memory_ms));
+            // Lives of which nothing became durable end no downtime: it goes on to the next.
+            let until = next(life.generation).into_iter().max().unwrap_or(Timestamp(i64::MAX));
+            (ended.plus_ms(-UNTOLD_MS - interval_ms)..until.plus_ms(interval_ms)).contains(&at)
+        })
+    }
+}
+
+fn load(database: &Connection, device: &str) -> rusqlite::Result<Stored> {
+    let mut stored = Stored::default();
+    load_readings(database, device, &mut stored)?;
+    let sql = "SELECT min(s.first_slot), max(s.proven_slot) FROM spans s JOIN grids g ON g.id = s.grid
+        JOIN devices d ON d.id = g.device WHERE d.name = ?1";
+    stored.due = database.query_row(sql, [device], |r| {
+        let (first, proven): (Option<i64>, Option<i64>) = (r.get(0)?, r.get(1)?);
+        Ok(first.zip(proven))
+    })?;
+    let sql = "SELECT c.first_slot, c.last_slot, c.state FROM coverage c JOIN grids g ON g.id = c.grid
+        JOIN devices d ON d.id = g.device WHERE d.name = ?1 ORDER BY c.first_slot";
+    let mut statement = database.prepare_cached(sql)?;
+    let mut rows = statement.query([device])?;
+    while let Some(row) = rows.next()? {
+        let (first, last, state): (i64, i64, i64) = (row.get(0)?, row.get(1)?, row.get(2)?);
+        stored.known.push((first, last));
+        if state == 1 {
+            stored.received.insert(unsigned(first), unsigned(last));
+        }
+    }
+    let sql = "SELECT p.first_slot, p.last_slot, p.cause FROM gaps p JOIN grids g ON g.id = p.grid
+        JOIN devices d ON d.id = g.device WHERE d.name = ?1 AND p.state = 1 ORDER BY p.first_slot";
+    let mut statement = database.prepare_cached(sql)?;
+    let mut rows = statement.query([device])?;
+    while let Some(row) = rows.next()? {
+        let code: i64 = row.get(2)?;
+        let cause = u16::try_from(code).ok().and_then(Cause::from_code).unwrap_or(Cause::Unexplained);
+        stored.gaps.push((unsigned(row.get(0)?), unsigned(row.get(1)?), cause));
+    }
+    Ok(stored)
+}
+
+fn load_readings(database: &Connection, device: &str, stored: &mut Stored) -> rusqlite::Result<()> {
+    let sql = "SELECT x.channel, r.ts, r.value, r.quality, 1 FROM readings r JOIN series x ON x.id = r.series
+        JOIN devices d ON d.id = x.device WHERE d.name = ?1
+        UNION ALL SELECT x.channel, r.ts, r.value, r.quality, 0 FROM conflicts r JOIN series x ON x.id = r.series
+        JOIN devices d ON d.id = x.device WHERE d.name = ?1";
+    let mut statement = database.prepare_cached(sql)?;
+    let mut rows = statement.query([device])?;
+    while let Some(row) = rows.next()? {
+        let (channel, at): (String, i64) = (row.get(0)?, row.get(1)?);
+        let (value, quality): (Option<f64>, i64) = (row.get(2)?, row.get(3)?);
+        #[expect(clippy::cast_possible_truncation, reason = "milliseconds since 1970 are far below 2^53")]
+        if let Some(eval) = value.filter(|_| CLOCKS.contains(&channel.as_str())) {
+            stored.answers.entry((block_of(&channel), eval as i64)).or_default().push(at);
+        }
+        if row.get::<_, i64>(4)? == 1 {
+            stored.rows.insert((channel, at), (value, quality));
+        }
+    }
+    Ok(())
+}
+
+fn unsigned(slot: i64) -> u64 {
+    u64::try_from(slot).unwrap_or(0)
+}
+
+fn signed(slot: u64) -> i64 {
+    i64::try_from(slot).unwrap_or(i64::MAX)
+}
+
+/// The stretches of `first..=last` that are not in `set`.
+fn holes(set: &RangeSet, first: impl Slotted, last: impl Slotted) -> Vec<(u64, u64)> {
+    set.holes(first.number(), last.number()).collect()
+}
+
+/// A slot, whichever way it is counted.
+trait Slotted {
+    fn number(self) -> u64;
+}
+
+impl Slotted for i64 {
+    fn number(self) -> u64 {
+        unsigned(self)
+    }
+}
+
+impl Slotted for u64 {
+    fn number(self) -> u64 {
+        self
+    }
+}
+
+/// The first slot of `first..=last` that is in `set`.
+fn overlap(set: &RangeSet, first: u64, last: u64) -> Option<u64> {
+    set.iter().find(|(f, l)| *f <= last && *l >= first).map(|(f, _)| f.max(first))
+}
+
+/// The first slot of `first..=last` that is in one set and not in the other.
+fn differing(one: &RangeSet, other: &RangeSet, first: i64, last: i64) -> Option<u64> {
+    let (mine, theirs) = (holes(one, first, last), holes(other, first, last));
+    let only = |holes: &[(u64, u64)], set: &RangeSet| holes.iter().find_map(|(f, l)| overlap(set, *f, *l));
+    only(&mine, other).or_else(|| only(&theirs, one))
+}

@@ -1,0 +1,404 @@
+//! Who knows the truth of a run: what the devices answered, what the outboxes called durable, what the collector
+//! committed, and what went wrong when. It holds everything against that as it happens; what can only be told once
+//! things are quiet is `judge`'s.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use gapless_agent::event::BusEvent;
+use gapless_common::id::{ChannelIndex, DeviceIndex, Epoch};
+use gapless_common::message::Ack;
+use gapless_common::quality::{Cause, Quality};
+use gapless_common::ranges::RangeSet;
+use gapless_common::reading::{Acquired, Misses, Sample, Value};
+use gapless_common::time::{SlotGrid, Timestamp};
+use gapless_common::wire::{self, Message};
+
+use super::clock::truth;
+use super::gateway::Gateway;
+use super::tap::{self, Shared};
+
+/// How old an answer may be when it is complete, in ms: its time on the wire, its retries, and what was in its way.
+const ANSWER_MS_MAX: i64 = 10_000;
+/// One in so many calls has its bounds checked.
+const BOUNDS_EVERY: u64 = 32;
+/// Most frames on their way.
+const WINDOW_MAX: usize = 32;
+
+/// What is wrong, and which invariant says so.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Finding {
+    /// The invariant.
+    pub invariant: &'static str,
+    /// What was seen.
+    pub what: String,
+}
+
+/// One device as the oracle knows it.
+#[derive(Debug, Clone)]
+pub struct Known {
+    /// Its name.
+    pub name: String,
+    /// When it is due.
+    pub grid: SlotGrid,
+    /// Which bus it is on.
+    pub bus: usize,
+    /// Its unit identifier.
+    pub unit: u8,
+    /// Its channels, in order.
+    pub channels: Vec<String>,
+}
+
+/// Which answer: gateway, device, block of registers, evaluation time. No two answers share all four.
+pub type AnswerKey = (usize, DeviceIndex, u8, i64);
+
+/// An answer that a bus told its agent of.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Issued {
+    /// Its slot, or the boot clock.
+    pub acquired: Acquired,
+    /// Its time by the gateway's wall clock.
+    pub at: Timestamp,
+    /// When it was told, in ms of the run.
+    pub told_ms: u64,
+    /// To which process.
+    pub generation: u64,
+    /// What it says.
+    pub samples: Vec<Sample>,
+}
+
+/// How a process ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stop {
+    /// By its own will.
+    Clean,
+    /// By SIGKILL.
+    Killed,
+    /// With the machine.
+    PowerCut,
+}
+
+/// One life of an agent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Life {
+    /// Which process.
+    pub generation: u64,
+    /// When it began, in ms of the run and by its wall clock.
+    pub began: (u64, Timestamp),
+    /// When and how it ended.
+    pub ended: Option<(u64, Timestamp, Stop)>,
+}
+
+/// What happened to one gateway.
+#[derive(Debug, Clone, Default)]
+pub struct History {
+    /// Its agent's lives, in order.
+    pub lives: Vec<Life>,
+    /// What its buses polled in vain, or did not poll.
+    pub missed: Vec<Misses>,
+    /// Channels of answers that carry no value: device, channel and instant.
+    pub valueless: BTreeMap<(DeviceIndex, ChannelIndex, Timestamp), (Acquired, Quality)>,
+    /// When its disk failed, and until when, in ms of the run.
+    pub disk_faults: Vec<(u64, u64)>,
+    /// When its disk was replaced, in ms of the run.
+    pub replaced: Vec<u64>,
+    /// Whether bits flipped on its disk.
+    pub has_rot: bool,
+    /// Whether its wall clock was ever wrong or not set.
+    pub has_odd_clock: bool,
+}
+
+/// The oracle.
+#[derive(Debug)]
+pub struct Oracle {
+    /// Per gateway its devices, in the order that [`DeviceIndex`] counts.
+    pub devices: Vec<Vec<Known>>,
+    /// All answers.
+    pub issued: BTreeMap<AnswerKey, Issued>,
+    /// Per gateway what happened to it.
+    pub histories: Vec<History>,
+    /// How often the database was put back.
+    pub rollbacks: u64,
+    /// What the database holds: frames committed in it.
+    database: BTreeMap<(usize, Epoch), RangeSet>,
+    /// What its last backup holds.
+    backup: BTreeMap<(usize, Epoch), RangeSet>,
+    /// Up to where the watermarks of its acknowledgements were checked.
+    checked: BTreeMap<(usize, Epoch), u64>,
+    paths: Vec<(String, Shared)>,
+    calls: u64,
+    findings: Vec<Finding>,
+}
+
+impl Oracle {
+    /// An oracle of these gateways.
+    #[must_use]
+    pub fn new(gateways: &[Gateway]) -> Self {
+        Self {
+            devices: gateways.iter().map(known_devices).collect(),
+            issued: BTreeMap::new(),
+            histories: vec![History::default(); gateways.len()],
+            rollbacks: 0,
+            database: BTreeMap::new(),
+            backup: BTreeMap::new(),
+            checked: BTreeMap::new(),
+            paths: gateways.iter().map(|g| (g.path.to_string(), g.log.clone())).collect(),
+            calls: 0,
+            findings: Vec::new(),
+        }
+    }
+
+    /// Something is wrong.
+    pub fn find(&mut self, invariant: &'static str, what: String) {
+        self.findings.push(Finding { invariant, what });
+    }
+
+    /// Whether anything is.
+    #[must_use]
+    pub fn has_found(&self) -> bool {
+        !self.findings.is_empty()
+    }
+
+    /// What is.
+    #[must_use]
+    pub fn findings(&self) -> &[Finding] {
+        &self.findings
+    }
+
+    /// A bus tells its agent something.
+    pub fn note_event(&mut self, no: usize, gateway: &Gateway, event: &BusEvent, now_ms: u64) {
+        match event {
+            BusEvent::Answered { device, acquired, at, samples } => {
+                let issued = Issued {
+                    acquired: *acquired,
+                    at: *at,
+                    told_ms: now_ms,
+                    generation: gateway.generation,
+                    samples: samples.clone(),
+                };
+                self.note_answer(no, gateway, *device, &issued);
+            }
+            BusEvent::Missed(misses) => self.histories[no].missed.push(*misses),
+            BusEvent::Through { .. }
+            | BusEvent::Device { .. }
+            | BusEvent::Bus { .. }
+            | BusEvent::Metrics { .. } => {}
+        }
+    }
+
+    fn note_answer(&mut self, no: usize, gateway: &Gateway, device: DeviceIndex, issued: &Issued) {
+        let known = self.devices[no][usize::from(device.0)].clone();
+        for sample in issued.samples.iter().filter(|sample| !sample.quality.has_value()) {
+            let key = (device, sample.channel, issued.at);
+            self.histories[no].valueless.insert(key, (issued.acquired, sample.quality));
+        }
+        for (block, evaluated) in evaluations(&known, &issued.samples) {
+            let age_ms = truth(issued.told_ms).0 - evaluated;
+            if !(0..=ANSWER_MS_MAX).contains(&age_ms) {
+                let what =
+                    format!("{}: an answer of {age_ms} ms ago is told at {} ms", known.name, issued.told_ms);
+                self.find("integrity", what);
+            }
+            for (channel, value) in valued(&known, &issued.samples, block) {
+                let true_value = gateway.grounds[known.bus].line.truth(known.unit, channel, evaluated);
+                if !same(true_value.as_ref(), value) {
+                    let what = format!(
+                        "{}/{channel} at {evaluated}: told {value:?}, true {true_value:?}",
+                        known.name
+                    );
+                    self.find("integrity", what);
+                }
+            }
+            if let Some(before) = self.issued.insert((no, device, block, evaluated), issued.clone()) {
+                let what =
+                    format!("{}: one answer is told twice, as {before:?} and as {issued:?}", known.name);
+                self.find("integrity", what);
+            }
+        }
+    }
+
+    /// A process begins.
+    pub fn note_start(&mut self, no: usize, gateway: &Gateway, now_ms: u64) {
+        let began = (now_ms, gateway.now(now_ms).wall);
+        self.histories[no].lives.push(Life { generation: gateway.generation, began, ended: None });
+    }
+
+    /// A process ends.
+    pub fn note_end(&mut self, no: usize, gateway: &Gateway, how: Stop, now_ms: u64) {
+        let wall = gateway.now(now_ms).wall;
+        if let Some(life) = self.histories[no].lives.last_mut().filter(|life| life.ended.is_none()) {
+            life.ended = Some((now_ms, wall, how));
+        }
+    }
+
+    /// The gateway's clock is not to be trusted in this run.
+    pub fn note_odd_clock(&mut self, no: usize) {
+        self.histories[no].has_odd_clock = true;
+    }
+
+    /// Bits may flip on the gateway's disk in this run.
+    pub fn note_rot(&mut self, no: usize) {
+        self.histories[no].has_rot = true;
+    }
+
+    /// The gateway has another disk.
+    pub fn note_replaced(&mut self, no: usize, now_ms: u64) {
+        self.histories[no].replaced.push(now_ms);
+    }
+
+    /// The gateway's disk fails.
+    pub fn note_disk_fault(&mut self, no: usize, now_ms: u64) {
+        self.histories[no].disk_faults.push((now_ms, u64::MAX));
+    }
+
+    /// The gateway's disk works again.
+    pub fn note_disk_healed(&mut self, no: usize, now_ms: u64) {
+        for fault in self.histories[no].disk_faults.iter_mut().filter(|fault| fault.1 == u64::MAX) {
+            fault.1 = now_ms;
+        }
+    }
+
+    /// The database is copied.
+    pub fn note_back_up(&mut self) {
+        self.backup = self.database.clone();
+    }
+
+    /// The database is what its copy was.
+    pub fn note_rollback(&mut self) {
+        self.database = self.backup.clone();
+        self.checked.clear();
+        self.rollbacks += 1;
+    }
+
+    /// The database has committed a frame.
+    pub fn note_committed(&mut self, no: usize, epoch: Epoch, first: u64, last: u64) {
+        self.database.entry((no, epoch)).or_default().insert(first, last);
+    }
+
+    /// What the collector sends: it acknowledges only what is committed, or what an outbox named as lost.
+    pub fn check_answer(&mut self, topic: &str, payload: &[u8]) {
+        let of = |(path, _): &(String, Shared)| topic == format!("gapless/v1/{path}/down/ack");
+        let Some(no) = self.paths.iter().position(of) else { return };
+        let Ok(Message::Ack(ack)) = wire::decode(payload) else {
+            return self.find("acknowledged only what is committed", format!("{topic}: no acknowledgement"));
+        };
+        if let Some(what) = self.early(no, &ack) {
+            self.find("acknowledged only what is committed", what);
+        }
+    }
+
+    fn early(&mut self, no: usize, ack: &Ack) -> Option<String> {
+        let none = RangeSet::new();
+        let log = &*tap::lock(&self.paths[no].1);
+        for said in &ack.epochs {
+            let committed = self.database.get(&(no, said.epoch)).unwrap_or(&none);
+            let lost = log.lost.get(&said.epoch).unwrap_or(&none);
+            let checked = self.checked.entry((no, said.epoch)).or_default();
+            let watermark = (*checked + 1, said.watermark.0);
+            let above = said.above.iter().map(|(first, last)| (first.0, last.0));
+            for (first, last) in above.chain([watermark]).filter(|(first, last)| first <= last) {
+                let kept = log.kept.range((said.epoch, first)..=(said.epoch, last));
+                let mut early = kept.filter(|((_, seq), kept)| {
+                    kept.card == log.card && !committed.contains(*seq) && !lost.contains(*seq)
+                });
+                if let Some(((epoch, seq), _)) = early.next() {
+                    return Some(format!("{epoch}/{seq} is acknowledged, and no database has it"));
+                }
+            }
+            *checked = (*checked).max(said.watermark.0);
+        }
+        None
+    }
+
+    /// Disk and window stay within their bounds.
+    pub fn check_bounds(&mut self, no: usize, gateway: &Gateway) {
+        self.calls += 1;
+        let Some(process) = gateway.process.as_ref().filter(|_| self.calls.is_multiple_of(BOUNDS_EVERY))
+        else {
+            return;
+        };
+        let (stats, uplink) = (process.engine.depot().stats(), process.engine.uplink());
+        if stats.disk_bytes > gateway.options.budget() {
+            self.find(
+                "bounds",
+                format!("gateway {no} takes {} of {} bytes", stats.disk_bytes, stats.budget_bytes),
+            );
+        }
+        if uplink.in_flight > WINDOW_MAX {
+            self.find("bounds", format!("gateway {no} has {} frames on their way", uplink.in_flight));
+        }
+    }
+
+    /// What the tap on an outbox saw.
+    pub fn take_from_tap(&mut self, log: &Shared) {
+        let wrong = std::mem::take(&mut tap::lock(log).wrong);
+        self.findings.extend(wrong.into_iter().map(|(invariant, what)| Finding { invariant, what }));
+    }
+
+    /// The causes that buses gave for a slot of a device.
+    pub fn missed_causes(&self, no: usize, device: DeviceIndex, slot: i64) -> BTreeSet<Cause> {
+        let names = |m: &&Misses| {
+            m.device == device && (m.first.0..m.first.0.saturating_add(i64::from(m.count))).contains(&slot)
+        };
+        self.histories[no].missed.iter().filter(names).map(|m| m.cause).collect()
+    }
+}
+
+fn known_devices(gateway: &Gateway) -> Vec<Known> {
+    let buses = gateway.config.buses.iter().enumerate();
+    let devices = buses.flat_map(|(bus, of)| of.devices.iter().map(move |device| (bus, device)));
+    devices
+        .map(|(bus, device)| Known {
+            name: device.id.to_string(),
+            grid: device.grid,
+            bus,
+            unit: device.unit,
+            channels: device.channels.iter().map(|channel| channel.id.to_string()).collect(),
+        })
+        .collect()
+}
+
+/// The channel of each block that tells its evaluation time.
+pub const CLOCKS: [&str; 2] = ["time_a", "time_b"];
+
+/// The block of registers of the made-up meter that a channel belongs to.
+#[must_use]
+pub fn block_of(channel: &str) -> u8 {
+    u8::from(["current", "reactive", "energy_out", CLOCKS[1]].contains(&channel))
+}
+
+/// Block and evaluation time of each block that the samples have an evaluation time of.
+#[must_use]
+pub fn evaluations(known: &Known, samples: &[Sample]) -> Vec<(u8, i64)> {
+    let evaluation = |sample: &Sample| {
+        let channel = known.channels.get(usize::from(sample.channel.0))?;
+        match sample.value {
+            #[expect(clippy::cast_possible_truncation, reason = "milliseconds since 1970 are far below 2^53")]
+            Some(Value::Number(ms)) if CLOCKS.contains(&channel.as_str()) => {
+                Some((block_of(channel), ms as i64))
+            }
+            _ => None,
+        }
+    };
+    samples.iter().filter_map(evaluation).collect()
+}
+
+fn valued<'a>(
+    known: &'a Known,
+    samples: &'a [Sample],
+    block: u8,
+) -> impl Iterator<Item = (&'a str, &'a Value)> {
+    samples.iter().filter_map(move |sample| {
+        let channel = known.channels.get(usize::from(sample.channel.0))?;
+        let value = sample.value.as_ref()?;
+        (block_of(channel) == block).then_some((channel.as_str(), value))
+    })
+}
+
+/// Equal to the bit.
+#[must_use]
+pub fn same(one: Option<&Value>, other: &Value) -> bool {
+    match (one, other) {
+        (Some(Value::Number(one)), Value::Number(other)) => one.to_bits() == other.to_bits(),
+        (one, other) => one == Some(other),
+    }
+}

@@ -1,0 +1,233 @@
+//! What a run is made of, drawn from its seed: sites, agents, devices, how long it lasts, and which kinds of bad luck it
+//! has. Each run has a random subset of the kinds (swarm testing: Groce, Zhang, Eide, Chen, Regehr, ISSTA 2012), because
+//! with all of them at once the rare combinations drown.
+
+use gapless_agent::config::Config;
+use gapless_common::profile::ProfileSet;
+
+use super::line::meter;
+use super::rng::Rng;
+
+/// How large runs are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Scale {
+    /// An hour or two, few devices: thousands of seeds.
+    Hours,
+    /// Weeks, with polls far apart: a handful of seeds.
+    Weeks,
+}
+
+impl Scale {
+    /// How the command line names it.
+    #[must_use]
+    pub const fn flag(self) -> &'static str {
+        match self {
+            Self::Hours => "",
+            Self::Weeks => " --weeks",
+        }
+    }
+}
+
+/// One kind of bad luck.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Mischief {
+    /// The machine loses its power; of what was not synced nothing, a prefix, or any sectors are kept.
+    PowerCut,
+    /// The power goes at a write or a sync that is to come soon.
+    PowerCutAtWrite,
+    /// SIGKILL of the agent.
+    KillAgent,
+    /// Many starts, each killed within seconds.
+    RestartStorm,
+    /// The agent is stopped by a person, and started again.
+    StopAgent,
+    /// A bit on the disk flips while nothing runs, and now and then while the agent does.
+    BitRot,
+    /// Others fill the disk for a while.
+    DiskFull,
+    /// Writes fail with EIO for a while.
+    WritesFail,
+    /// A sync fails with EIO, once or for a while.
+    SyncsFail,
+    /// The file system is read-only for a while.
+    ReadOnly,
+    /// An older image of the disk is put back.
+    OldImage,
+    /// The card is replaced by an empty one.
+    NewCard,
+    /// The link of an agent, or of the collector, is cut; for hours or days now and then.
+    Outage,
+    /// What an agent sends is lost, and it does not know.
+    HalfOpen,
+    /// Another client takes the agent's name at the broker.
+    TakeOver,
+    /// The broker restarts, and may have forgotten all.
+    BrokerRestart,
+    /// Of all packets some are lost.
+    Losses,
+    /// Of all packets some come twice.
+    Repeats,
+    /// Of all packets some are overtaken.
+    Delays,
+    /// The link takes 2 kB a second.
+    SlowLink,
+    /// The collector is killed between two of its steps.
+    KillCenter,
+    /// The collector's database is put back to its last backup.
+    Rollback,
+    /// The collector's clock is wrong.
+    CenterClock,
+    /// The wall clock steps by seconds, an hour, or years.
+    ClockStep,
+    /// Machines start in 1970, and learn the time later.
+    Boot1970,
+    /// Clocks drift.
+    Drift,
+    /// Answers of devices are late, missing, cut short, corrupt, of another unit, refused.
+    BadAnswers,
+    /// A port or connection disappears for a while.
+    Unplug,
+    /// A line babbles for a while.
+    StuckLine,
+    /// A device restarts; its counters begin anew.
+    DeviceRestart,
+}
+
+impl Mischief {
+    /// All of them.
+    pub const ALL: [Self; 30] = [
+        Self::PowerCut,
+        Self::PowerCutAtWrite,
+        Self::KillAgent,
+        Self::RestartStorm,
+        Self::StopAgent,
+        Self::BitRot,
+        Self::DiskFull,
+        Self::WritesFail,
+        Self::SyncsFail,
+        Self::ReadOnly,
+        Self::OldImage,
+        Self::NewCard,
+        Self::Outage,
+        Self::HalfOpen,
+        Self::TakeOver,
+        Self::BrokerRestart,
+        Self::Losses,
+        Self::Repeats,
+        Self::Delays,
+        Self::SlowLink,
+        Self::KillCenter,
+        Self::Rollback,
+        Self::CenterClock,
+        Self::ClockStep,
+        Self::Boot1970,
+        Self::Drift,
+        Self::BadAnswers,
+        Self::Unplug,
+        Self::StuckLine,
+        Self::DeviceRestart,
+    ];
+
+    /// Whether it strikes at an instant; the others are there for the whole of a run.
+    #[must_use]
+    pub const fn strikes(self) -> bool {
+        !matches!(
+            self,
+            Self::Losses
+                | Self::Repeats
+                | Self::Delays
+                | Self::SlowLink
+                | Self::CenterClock
+                | Self::Boot1970
+                | Self::Drift
+                | Self::BadAnswers
+        )
+    }
+
+    /// Of a thousand runs so many have it. What replaces or spoils a disk leaves less to hold the agent to, so it is rarer.
+    const fn share(self) -> u32 {
+        match self {
+            Self::OldImage | Self::NewCard | Self::BitRot => 80,
+            Self::Rollback | Self::ClockStep | Self::Boot1970 => 150,
+            _ => 250,
+        }
+    }
+}
+
+/// A run.
+#[derive(Debug, Clone)]
+pub struct Plan {
+    /// How long things go wrong, in ms; after it all heals.
+    pub bad_ms: u64,
+    /// How long an agent's flush, longest interval and the rest may take after that, in ms.
+    pub patience_ms: u64,
+    /// The configurations of its agents.
+    pub agents: Vec<Config>,
+    /// What goes wrong.
+    pub mischief: Vec<Mischief>,
+    /// How often anything does, on average, in ms.
+    pub mean_ms: u64,
+}
+
+impl Plan {
+    /// The plan of a seed.
+    #[must_use]
+    pub fn draw(scale: Scale, rng: &mut Rng) -> Self {
+        let (bad_ms, interval_ms): (u64, &[u64]) = match scale {
+            Scale::Hours => (rng.within(900_000, 5_400_000), &[10_000, 30_000, 60_000, 60_000, 120_000]),
+            Scale::Weeks => (rng.within(7, 21) * 86_400_000, &[600_000, 1_800_000]),
+        };
+        let count = if rng.one_in(3) { 2 } else { 1 };
+        let agents = (0..count).map(|no| draw_agent(no, interval_ms, scale, rng)).collect();
+        let mischief = Mischief::ALL.into_iter().filter(|kind| rng.per_mille(kind.share())).collect();
+        let mean_ms = bad_ms / rng.within(4, 24);
+        Self { bad_ms, patience_ms: 3 * 3_600_000, agents, mischief, mean_ms }
+    }
+
+    /// Whether this kind of bad luck is in it.
+    #[must_use]
+    pub fn has(&self, kind: Mischief) -> bool {
+        self.mischief.contains(&kind)
+    }
+}
+
+fn draw_agent(no: usize, intervals_ms: &[u64], scale: Scale, rng: &mut Rng) -> Config {
+    let flush = match scale {
+        Scale::Hours => *rng.pick(&["0s", "0s", "0s", "1m", "15m"]),
+        Scale::Weeks => *rng.pick(&["0s", "15m", "1h"]),
+    };
+    let backlog = *rng.pick(&["oldest", "oldest", "newest"]);
+    let policy = *rng.pick(&["drop-oldest", "drop-oldest", "drop-oldest", "drop-newest"]);
+    let durability = *rng.pick(&["1s", "1s", "100ms", "5s"]);
+    let mut toml = format!(
+        "site = \"s{}\"\nagent = \"gw{no}\"\n[uplink]\nbroker = \"mqtt://broker\"\nflush = \"{flush}\"\n\
+         backlog = \"{backlog}\"\n[outbox]\npath = \"/outbox\"\nbudget = \"1MiB\"\npolicy = \"{policy}\"\n\
+         durability = \"{durability}\"\n",
+        no / 2
+    );
+    for bus in 0..rng.within(1, 2) {
+        draw_bus(no, bus, intervals_ms, &mut toml, rng);
+    }
+    let mut profiles = ProfileSet::default();
+    profiles.insert(meter::profile());
+    Config::parse("simulated.toml", &toml, &profiles).expect("a drawn configuration is valid")
+}
+
+fn draw_bus(no: usize, bus: u64, intervals_ms: &[u64], toml: &mut String, rng: &mut Rng) {
+    let link = match rng.below(4) {
+        0 | 1 => format!("serial = {{ port = \"/dev/line{no}-{bus}\", baud = 19200, parity = \"even\" }}"),
+        2 => format!("tcp = {{ address = \"server{no}-{bus}:502\", framing = \"rtu\" }}"),
+        _ => format!("tcp = {{ address = \"device{no}-{bus}:502\" }}"),
+    };
+    toml.push_str(&format!("[[bus]]\nid = \"bus{bus}\"\n{link}\ntimeout = \"200ms\"\n"));
+    for unit in 1..=rng.within(1, 3) {
+        let interval = rng.pick(intervals_ms);
+        // One block of registers, or both: two requests that only their addresses tell apart.
+        let channels =
+            if rng.one_in(2) { "channels = [\"voltage\", \"energy_in\", \"time_a\"]\n" } else { "" };
+        toml.push_str(&format!(
+            "[[bus.device]]\nid = \"d{no}-{bus}-{unit}\"\nunit = {unit}\ninterval = \"{interval}ms\"\n\
+             profile = \"simulated-meter\"\nmax_hole = 4\n{channels}"
+        ));
+    }
+}

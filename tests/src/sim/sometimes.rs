@@ -1,0 +1,118 @@
+//! What a run reached: the rare things that must happen now and then, or the simulation proves less than it seems to.
+
+use std::collections::BTreeMap;
+
+use gapless_common::ranges::RangeSet;
+
+use super::plan::Mischief;
+
+/// The rare things. A long enough series of runs that misses one of them fails.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Rare {
+    /// The collector got records that it had.
+    DuplicateFrame,
+    /// A frame was committed while earlier records of its epoch were missing: fresh readings overtook a backlog.
+    Overtaking,
+    /// An outbox cut off a torn tail.
+    TornTail,
+    /// An outbox met a full disk.
+    DiskFull,
+    /// An outbox went on in memory because its disk had failed, and came back.
+    BackFromMemory,
+    /// An agent drew a new epoch on a disk that had one.
+    EpochChange,
+    /// A wall clock went back.
+    ClockBack,
+    /// A reading was taken before the clock was set, and got its true time later.
+    ClockCorrected,
+    /// An outbox named a loss.
+    LossRecord,
+    /// A loss was of what the budget could not hold.
+    BudgetFull,
+    /// An outbox quarantined damage.
+    Quarantine,
+    /// An acknowledgement came from another database than the one before.
+    NewIncarnation,
+    /// The power went in the middle of a write.
+    DiedAtWrite,
+    /// The collector died with a transaction that was not committed.
+    DiedBeforeCommit,
+    /// The collector died with a transaction that was not answered.
+    DiedBeforeAnswer,
+    /// A gap was filled after it had been told.
+    GapFilled,
+    /// A device was set aside.
+    SetAside,
+    /// A frame was kept until its catalog came.
+    Parked,
+}
+
+impl Rare {
+    /// All of them.
+    pub const ALL: [Self; 18] = [
+        Self::DuplicateFrame,
+        Self::Overtaking,
+        Self::TornTail,
+        Self::DiskFull,
+        Self::BackFromMemory,
+        Self::EpochChange,
+        Self::ClockBack,
+        Self::ClockCorrected,
+        Self::LossRecord,
+        Self::BudgetFull,
+        Self::Quarantine,
+        Self::NewIncarnation,
+        Self::DiedAtWrite,
+        Self::DiedBeforeCommit,
+        Self::DiedBeforeAnswer,
+        Self::GapFilled,
+        Self::SetAside,
+        Self::Parked,
+    ];
+}
+
+/// How often each was reached, and how often each kind of bad luck struck.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Sometimes {
+    /// Of the rare things.
+    pub reached: BTreeMap<Rare, u64>,
+    /// Of the bad luck.
+    pub struck: BTreeMap<Mischief, u64>,
+}
+
+impl Sometimes {
+    /// One more.
+    pub fn reach(&mut self, what: Rare) {
+        *self.reached.entry(what).or_default() += 1;
+    }
+
+    /// One more.
+    pub fn strike(&mut self, what: Mischief) {
+        *self.struck.entry(what).or_default() += 1;
+    }
+
+    /// A frame with these seqs is committed beside what was committed before.
+    pub fn note_frame(&mut self, before: &RangeSet, first: u64, last: u64) {
+        if before.contains(first) || before.contains(last) {
+            self.reach(Rare::DuplicateFrame);
+        } else if first > before.watermark(1) + 1 && !before.is_empty() {
+            self.reach(Rare::Overtaking);
+        }
+    }
+
+    /// Adds another run's.
+    pub fn add(&mut self, other: &Self) {
+        for (what, count) in &other.reached {
+            *self.reached.entry(*what).or_default() += count;
+        }
+        for (what, count) in &other.struck {
+            *self.struck.entry(*what).or_default() += count;
+        }
+    }
+
+    /// What was never reached.
+    #[must_use]
+    pub fn missing(&self) -> Vec<Rare> {
+        Rare::ALL.into_iter().filter(|what| !self.reached.contains_key(what)).collect()
+    }
+}

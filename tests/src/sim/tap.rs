@@ -1,0 +1,224 @@
+//! A tap on an outbox: sees what becomes durable, what is acknowledged and what is given up, and changes nothing. It
+//! holds the outbox to what can be told at once: no (epoch, seq) is used twice, nothing is acknowledged that the
+//! collector has not committed.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use gapless_agent::outbox::{
+    AppendError, Catalogs, NewRecord, Outbox, OwedRange, ReadError, ReadLimits, Stats, StoredRecord,
+};
+use gapless_common::id::{CatalogHash, Epoch, Seq};
+use gapless_common::message::HeldEpoch;
+use gapless_common::ranges::RangeSet;
+use gapless_common::reading::{Loss, Record};
+use gapless_common::time::Timestamp;
+use gapless_common::wire::decode_record;
+
+/// A record that an outbox called durable.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Kept {
+    /// What it is.
+    pub record: Record,
+    /// Which disk it lies on: a replaced card has another number.
+    pub card: u32,
+}
+
+/// All that one gateway's outboxes ever kept.
+#[derive(Debug, Default)]
+pub struct Log {
+    /// By (epoch, seq).
+    pub kept: BTreeMap<(Epoch, u64), Kept>,
+    /// What the agent was told is stored.
+    pub acknowledged: BTreeMap<Epoch, RangeSet>,
+    /// Losses that the outbox named.
+    pub losses: Vec<Loss>,
+    /// Of these, the ranges by epoch.
+    pub lost: BTreeMap<Epoch, RangeSet>,
+    /// What any database has committed of this gateway, whichever it was.
+    pub committed: BTreeMap<Epoch, RangeSet>,
+    /// The card in the gateway.
+    pub card: u32,
+    /// Openings that cut off a torn tail.
+    pub torn: u64,
+    /// What was seen to be wrong.
+    pub wrong: Vec<(&'static str, String)>,
+}
+
+/// A log, shared by the gateway and the outboxes it opens one after the other.
+pub type Shared = Arc<Mutex<Log>>;
+
+/// The log, whoever holds it.
+pub fn lock(log: &Shared) -> MutexGuard<'_, Log> {
+    log.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Log {
+    fn keep(&mut self, epoch: Epoch, seq: u64, bytes: &[u8]) {
+        let Ok(record) = decode_record(bytes) else {
+            return self.wrong.push(("integrity", format!("record {epoch}/{seq} does not decode")));
+        };
+        let kept = Kept { record, card: self.card };
+        if let Some(before) = self.kept.insert((epoch, seq), kept) {
+            self.wrong.push(("no reuse", format!("{epoch}/{seq} was used before, for {before:?}")));
+        }
+    }
+
+    fn acknowledge(&mut self, epoch: Epoch, first: u64, last: u64) {
+        let none = RangeSet::new();
+        let committed = self.committed.get(&epoch).unwrap_or(&none);
+        let lost = self.lost.get(&epoch).unwrap_or(&none);
+        let early = self
+            .kept
+            .range((epoch, first)..=(epoch, last))
+            .find(|((_, seq), _)| !committed.contains(*seq) && !lost.contains(*seq));
+        if let Some(((_, seq), kept)) = early {
+            let what = format!("{epoch}/{seq} is taken for stored and was never committed: {kept:?}");
+            self.wrong.push(("acknowledged only what is committed", what));
+        }
+        self.acknowledged.entry(epoch).or_default().insert(first, last);
+    }
+
+    /// Another disk stands in the gateway: what lies on the old one is not looked for.
+    pub fn replace_card(&mut self) {
+        self.card += 1;
+    }
+
+    /// Whatever was durable on this card, is not acknowledged and was not given up by name, is owed still.
+    fn check_opened(&mut self, owed: &[OwedRange]) {
+        let mut held: BTreeMap<Epoch, RangeSet> = BTreeMap::new();
+        owed.iter()
+            .for_each(|range| held.entry(range.epoch).or_default().insert(range.first.0, range.last.0));
+        let is_in = |of: &BTreeMap<Epoch, RangeSet>, epoch: Epoch, seq: u64| {
+            of.get(&epoch).is_some_and(|ranges| ranges.contains(seq))
+        };
+        let gone = self.kept.iter().find(|((epoch, seq), kept)| {
+            kept.card == self.card
+                && ![&held, &self.acknowledged, &self.lost].into_iter().any(|of| is_in(of, *epoch, *seq))
+        });
+        if let Some(((epoch, seq), kept)) = gone {
+            let what = format!("{epoch}/{seq} was durable, and the outbox knows it no more: {kept:?}");
+            self.wrong.push(("conservation", what));
+        }
+    }
+
+    fn note_losses(&mut self, losses: &[Loss]) {
+        for loss in losses {
+            self.lost.entry(loss.epoch).or_default().insert(loss.first.0, loss.last.0);
+            if !self.losses.contains(loss) {
+                self.losses.push(*loss);
+            }
+        }
+    }
+}
+
+/// An outbox under a tap.
+pub struct Tapped {
+    inner: Box<dyn Outbox>,
+    log: Shared,
+}
+
+impl Tapped {
+    /// Puts the tap on a freshly opened outbox.
+    #[must_use]
+    pub fn new(inner: Box<dyn Outbox>, log: Shared) -> Self {
+        {
+            let mut opened = lock(&log);
+            opened.note_losses(&inner.pending_losses());
+            opened.check_opened(&inner.owed());
+        }
+        Self { inner, log }
+    }
+
+    fn note_losses(&self) {
+        if self.inner.stats().pending_losses > 0 {
+            lock(&self.log).note_losses(&self.inner.pending_losses());
+        }
+    }
+}
+
+impl Outbox for Tapped {
+    fn epoch(&self) -> Epoch {
+        self.inner.epoch()
+    }
+
+    fn next_seq(&self) -> Seq {
+        self.inner.next_seq()
+    }
+
+    fn append(&mut self, batch: &[NewRecord<'_>]) -> Result<Seq, AppendError> {
+        let first = self.inner.next_seq().0;
+        let done = self.inner.append(batch);
+        // What was refused stands in the pending losses.
+        self.note_losses();
+        if matches!(done, Ok(_) | Err(AppendError::Refused { .. })) {
+            let (epoch, log) = (self.inner.epoch(), &mut *lock(&self.log));
+            for (seq, record) in (first..).zip(batch) {
+                if !log.lost.get(&epoch).is_some_and(|lost| lost.contains(seq)) {
+                    log.keep(epoch, seq, record.bytes);
+                }
+            }
+        }
+        done
+    }
+
+    fn read(
+        &mut self,
+        epoch: Epoch,
+        from: Seq,
+        limits: ReadLimits,
+        out: &mut Vec<StoredRecord>,
+    ) -> Result<(), ReadError> {
+        let done = self.inner.read(epoch, from, limits, out);
+        self.note_losses();
+        done
+    }
+
+    fn acknowledge(&mut self, epoch: Epoch, watermark: Seq, above: &[(Seq, Seq)]) {
+        let log = &mut *lock(&self.log);
+        if watermark.0 > 0 {
+            log.acknowledge(epoch, 1, watermark.0);
+        }
+        above.iter().for_each(|(first, last)| log.acknowledge(epoch, first.0, last.0));
+        self.inner.acknowledge(epoch, watermark, above);
+    }
+
+    fn unacknowledge(&mut self, epoch: Epoch, watermark: Seq) {
+        if let Some(acknowledged) = lock(&self.log).acknowledged.get_mut(&epoch) {
+            acknowledged.remove(watermark.0 + 1, u64::MAX);
+        }
+        self.inner.unacknowledge(epoch, watermark);
+    }
+
+    fn held(&self) -> Vec<HeldEpoch> {
+        self.inner.held()
+    }
+
+    fn owed(&self) -> Vec<OwedRange> {
+        self.inner.owed()
+    }
+
+    fn catalogs_held(&self) -> BTreeSet<CatalogHash> {
+        self.inner.catalogs_held()
+    }
+
+    fn pending_losses(&self) -> Vec<Loss> {
+        self.inner.pending_losses()
+    }
+
+    fn losses_recorded(&mut self, losses: &[Loss]) -> Result<(), AppendError> {
+        self.inner.losses_recorded(losses)
+    }
+
+    fn stats(&self) -> Stats {
+        self.inner.stats()
+    }
+
+    fn catalogs(&mut self) -> Catalogs<'_> {
+        self.inner.catalogs()
+    }
+
+    fn close(&mut self, at: Timestamp) -> Result<(), AppendError> {
+        self.inner.close(at)
+    }
+}
