@@ -12,6 +12,11 @@ use crate::config::Link;
 use crate::modbus::pdu::Request;
 use crate::modbus::{Answer, Corrupt, UnitId};
 
+/// Longest time past its deadline that an answer is taken for one of this instant. One that was found later lay there
+/// for nobody knows how long, as the process, or the machine, had stood still: its values have no time, and it counts
+/// as none.
+pub(super) const STALL_MAX: Duration = Duration::from_secs(1);
+
 /// One request and what its device needs.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Ask<'a> {

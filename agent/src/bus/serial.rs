@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use super::ground::{OpenError, Port};
 use super::late::{LateAnswers, begins_as_answer};
-use super::line::{Ask, ExchangeError};
+use super::line::{Ask, ExchangeError, STALL_MAX};
 use crate::clock::Mono;
 use crate::config::Serial;
 use crate::modbus::pdu::Request;
@@ -141,6 +141,7 @@ impl SerialLine {
             let count = port.read(&mut buffer)?;
             self.late.read(&buffer[..count]);
             match receiver.push(&buffer[..count]) {
+                Progress::Frame(_) if port.mono() > after(until, STALL_MAX) => break ExchangeError::TimedOut,
                 Progress::Frame(answer) => return Ok(answer),
                 Progress::Corrupt(why) => break ExchangeError::Corrupt(why),
                 Progress::NeedMore(rest) => {

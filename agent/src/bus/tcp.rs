@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use super::ground::{OpenError, Port};
 use super::late::{LateAnswers, begins_as_answer};
-use super::line::{Ask, ExchangeError};
+use super::line::{Ask, ExchangeError, STALL_MAX};
 use crate::clock::Mono;
 use crate::config::{Tcp, TcpFraming};
 use crate::modbus::{Answer, Framing, Progress, Receiver};
@@ -153,6 +153,9 @@ fn receive(
         let count = port.read(&mut buffer)?;
         late.read(&buffer[..count]);
         match receiver.push(&buffer[..count]) {
+            Progress::Frame(_) if port.mono() > until.plus_ns(nanos(STALL_MAX)) => {
+                return Err(ExchangeError::TimedOut);
+            }
             Progress::Frame(answer) => return Ok(answer),
             Progress::Corrupt(why) => return Err(ExchangeError::Corrupt(why)),
             // One that sends other frames without end has not answered either.

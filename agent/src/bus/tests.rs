@@ -3,6 +3,7 @@
 mod lines;
 mod polls;
 mod responder;
+mod stalls;
 mod sunspec;
 
 use std::collections::BTreeMap;
