@@ -176,6 +176,16 @@ impl MemoryDisk {
         self.lock().files.fail_reads(name, offset);
     }
 
+    /// Another disk in the very state of this one, what no sync has forced included, without faults: what would have
+    /// come of it if the power had gone now.
+    #[must_use]
+    pub fn fork(&self) -> Self {
+        let machine = self.lock();
+        let (files, operations) = (machine.files.clone(), machine.operations);
+        let fork = Machine { files, operations, ..Machine::default() };
+        Self { machine: Arc::new(Mutex::new(fork)) }
+    }
+
     /// Another disk with the same contents and bad pages, and no other fault: an image of this one.
     #[must_use]
     pub fn copy(&self) -> Self {

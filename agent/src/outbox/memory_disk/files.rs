@@ -15,7 +15,7 @@ const SECTOR_BYTES: usize = 512;
 const PAGE_BYTES: usize = 4096;
 
 /// A write that no sync has forced yet.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 struct Write {
     /// Its place among all writes of the disk.
     order: u64,
@@ -24,7 +24,7 @@ struct Write {
 }
 
 /// A file's contents.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 struct Inode {
     /// What the device has.
     durable: Vec<u8>,
@@ -108,7 +108,7 @@ fn overwrite(contents: &mut Vec<u8>, offset: usize, bytes: &[u8]) {
 }
 
 /// A change of names that no sync of the directory has forced yet.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 enum Change {
     Put(String, usize),
     Remove(String),
@@ -140,7 +140,7 @@ fn directory_of(name: &str) -> &str {
 }
 
 /// All files.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub(super) struct Files {
     /// A slot is `None` once no name leads to its file any more.
     inodes: Vec<Option<Inode>>,

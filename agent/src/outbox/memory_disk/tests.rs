@@ -36,10 +36,12 @@ fn a_reader_sees_writes_that_no_sync_has_forced() {
     assert_eq!(&disk.contents("a").unwrap()[100..107], b"durXYYY");
 }
 
-/// What each cut may leave of two writes after the last sync: b'.' where neither is there.
+/// Whether a cut may leave so many bytes of the first write and so many of the second.
+type IsAllowed = fn(usize, usize) -> bool;
+
 #[test]
 fn each_cut_leaves_what_it_says() {
-    let rows: [(PowerCut, fn(usize, usize) -> bool); 4] = [
+    let rows: [(PowerCut, IsAllowed); 4] = [
         (PowerCut::KeepNothing, |first, second| first + second == 0),
         (PowerCut::KeepAll, |first, second| (first, second) == (1024, 1024)),
         (PowerCut::KeepPrefix, |first, second| second == 0 || first == 1024),
@@ -84,10 +86,12 @@ fn names_are_durable_after_a_sync_of_their_directory_only() {
     assert_eq!(names(&mut disk), ["a2", "catalogs/b"]);
 }
 
+type Operation = fn(&mut MemoryDisk) -> io::Result<()>;
+
 /// The operation in which the power goes may have been done or not.
 #[test]
 fn the_operation_that_the_power_is_cut_in_may_be_done() {
-    let operations: [(&str, fn(&mut MemoryDisk) -> io::Result<()>); 4] = [
+    let operations: [(&str, Operation); 4] = [
         ("create", |disk| disk.create("b", 2048)),
         ("rename", |disk| disk.rename("a", "b")),
         ("remove", |disk| disk.remove("a")),
@@ -185,6 +189,20 @@ fn a_full_disk_takes_what_does_not_grow_it() {
     disk.set_capacity(Some(10));
     disk.write_at("a", 0, &[1; 4096]).unwrap();
     disk.create("empty", 0).unwrap();
+}
+
+#[test]
+fn a_fork_goes_its_own_way_from_the_very_state() {
+    let mut disk = filled();
+    disk.write_at("a", 100, b"changed").unwrap();
+    let mut fork = disk.fork();
+    assert_eq!(fork.operations(), disk.operations());
+    disk.sync("a").unwrap();
+    assert_eq!(&fork.contents("a").unwrap()[100..107], b"durable");
+    fork.restart(PowerCut::KeepAll, 1);
+    assert_eq!(read(&mut fork, 100, 7), b"changed");
+    fork.wipe();
+    assert_eq!(read(&mut disk, 100, 7), b"changed");
 }
 
 #[test]
