@@ -2,8 +2,8 @@
 //! can still say what it lost.
 //!
 //! ```text
-//! losses    page A, 8 KiB | page B, 8 KiB     (the same in both, written one after the other: a torn or
-//!                                           damaged page leaves the other one)
+//! losses    page A, 8 KiB | page B, 8 KiB     (the same in both, written one after the other, first the one that
+//!                                           may be torn: a torn or damaged page leaves the other one)
 //! page      magic 4 | entries 4 | generation 8 | entry … | zeros | crc 4 (CRC-32C of all before it)
 //! entry     epoch 8 | first 8 | last 8 | from 8 | to 8 | cause 2
 //! ```
@@ -36,6 +36,8 @@ const ENTRIES_MAX: usize = (PAGE_BYTES - HEADER_BYTES - 4) / ENTRY_BYTES;
 pub(super) struct LossBook {
     pending: Vec<Loss>,
     generation: u64,
+    /// The page that the newest generation was found in. The other one may be torn, so that it is written first.
+    newest_page: u64,
 }
 
 impl LossBook {
@@ -58,7 +60,7 @@ impl LossBook {
             if let Some(book) = decode(&bytes)
                 && book.generation > newest.generation
             {
-                newest = book;
+                newest = Self { newest_page: page, ..book };
             }
         }
         Ok(newest)
@@ -93,7 +95,7 @@ impl LossBook {
     fn write(&mut self, disk: &mut dyn Disk) -> io::Result<()> {
         self.generation += 1;
         let bytes = encode(&self.pending, self.generation);
-        for page in 0..2 {
+        for page in [1 - self.newest_page, self.newest_page] {
             disk.write_at(FILE, page * to_u64(PAGE_BYTES), &bytes)?;
             disk.sync(FILE)?;
         }
@@ -185,7 +187,7 @@ fn decode(page: &[u8]) -> Option<LossBook> {
     let count = u32::from_le_bytes(*bytes.get(4..)?.first_chunk()?);
     let generation = u64::from_le_bytes(*bytes.get(8..)?.first_chunk()?);
     let entries = bytes.get(HEADER_BYTES..)?.chunks_exact(ENTRY_BYTES).take(usize::try_from(count).ok()?);
-    Some(LossBook { pending: entries.filter_map(decode_entry).collect(), generation })
+    Some(LossBook { pending: entries.filter_map(decode_entry).collect(), generation, newest_page: 0 })
 }
 
 fn decode_entry(bytes: &[u8]) -> Option<Loss> {
@@ -203,6 +205,7 @@ fn decode_entry(bytes: &[u8]) -> Option<Loss> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::outbox::memory_disk::{MemoryDisk, PowerCut};
 
     fn loss(epoch: u64, first: u64, last: u64) -> Loss {
         let at = |n: u64| Timestamp(i64::try_from(n).unwrap());
@@ -243,6 +246,23 @@ mod tests {
             let mut hit = page.clone();
             hit[at] ^= 1;
             assert!(decode(&hit).is_none(), "{at}");
+        }
+    }
+
+    /// The power goes while the second page is written, and again at any operation of the next write.
+    #[test]
+    fn two_power_cuts_leave_a_page() {
+        for (first, second) in (1..=4).flat_map(|first| (1..=4).map(move |second| (first, second))) {
+            let mut disk = MemoryDisk::new();
+            let mut book = LossBook::open(&mut disk, &[]).unwrap();
+            book.add(&mut disk, &[loss(1, 1, 2)]).unwrap();
+            for (n, at) in [(2, first), (3, second)] {
+                disk.die_at(disk.operations() + at);
+                assert!(book.add(&mut disk, &[loss(n, 1, 2)]).is_err());
+                disk.restart(PowerCut::KeepPrefix, 7 * first + second);
+                book = LossBook::open(&mut disk.clone(), &disk.list().unwrap()).unwrap();
+                assert!(book.pending().contains(&loss(1, 1, 2)), "{n} at {at}: {:?}", book.pending());
+            }
         }
     }
 

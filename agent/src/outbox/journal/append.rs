@@ -11,7 +11,7 @@ use gapless_common::time::Timestamp;
 
 use super::format::{
     DATA_AT, FIRST, FRAME_HEADER_BYTES, FrameHeader, INTERNAL, KIND_CLEAN, KIND_CURSOR, KIND_OPENED,
-    SegmentHeader,
+    KIND_REFUSED, REFUSED_BYTES, SegmentHeader, encode_refused,
 };
 use super::{Journal, Segment};
 use crate::outbox::acks::CURSOR_BYTES_MAX;
@@ -22,7 +22,7 @@ use crate::outbox::{AppendError, NewRecord, to_u64, to_usize};
 const OPENED_BYTES: usize = 24;
 /// Most bytes that can stand before the first record of a segment.
 const PREAMBLE_BYTES_MAX: usize =
-    DATA_AT + FRAME_HEADER_BYTES + OPENED_BYTES + FRAME_HEADER_BYTES + CURSOR_BYTES_MAX;
+    DATA_AT + 3 * FRAME_HEADER_BYTES + REFUSED_BYTES + OPENED_BYTES + CURSOR_BYTES_MAX;
 
 impl Journal {
     pub(super) fn append_batch(&mut self, batch: &[NewRecord<'_>]) -> Result<Seq, AppendError> {
@@ -112,12 +112,16 @@ impl Journal {
             let header = SegmentHeader {
                 number: self.last_number,
                 epoch: self.opening.epoch,
-                first: Seq(self.next()),
+                first: self.first_of_segment(),
                 boot: self.opening.boot,
             };
             self.buffer.extend_from_slice(&header.encode());
         }
         let place = (self.next() - 1, Timestamp::default(), CatalogHash::default());
+        if let Some(refused) = &self.refused {
+            let payload = encode_refused(refused);
+            self.push_frame(INTERNAL, KIND_REFUSED, place, &payload);
+        }
         if !self.is_announced {
             self.push_frame(INTERNAL, KIND_OPENED, place, &self.opened_payload());
         }
@@ -127,6 +131,12 @@ impl Journal {
         if !cursor.is_empty() {
             self.push_frame(INTERNAL, KIND_CURSOR, place, &cursor);
         }
+    }
+
+    /// The first position that a segment which is begun now has to account for.
+    fn first_of_segment(&self) -> Seq {
+        let refused = self.refused.filter(|refused| refused.epoch == self.opening.epoch);
+        refused.map_or(Seq(self.next()), |refused| refused.first)
     }
 
     fn opened_payload(&self) -> [u8; OPENED_BYTES] {
@@ -179,6 +189,7 @@ impl Journal {
         if let Some(active) = self.segments.last_mut() {
             active.end += to_u64(self.buffer.len());
         }
+        self.refused = None;
         self.forget_told_losses()
     }
 
@@ -212,11 +223,19 @@ impl Journal {
     /// Gives up the oldest segment, whatever the policy, for a record without which the others mean nothing; `false`
     /// where only the active one is left.
     fn rotate_for_essential(&mut self) -> Result<bool, AppendError> {
-        if self.segments.len() < 2 {
-            return Ok(false);
+        let mut given_up = 0;
+        while self.segments.len() > 1 {
+            given_up += self.segments[0].len;
+            self.recycle(0)?;
+            if self.spares.is_empty() && given_up >= self.options.segment_bytes() {
+                // Files of another budget's length are removed: one of this length takes their room.
+                self.make_file()?;
+            }
+            if self.rotate()? {
+                return Ok(true);
+            }
         }
-        self.recycle(0)?;
-        self.rotate()
+        Ok(false)
     }
 
     /// Issues the positions of what is refused, and names them as lost.
@@ -234,6 +253,16 @@ impl Journal {
         };
         self.record_losses(&[loss])?;
         self.advance(last.0 + 1);
+        // Nothing was written since, so that this follows what was refused before.
+        self.refused = Some(match self.refused.filter(|before| before.epoch == loss.epoch) {
+            Some(before) => Loss {
+                first: before.first,
+                from: before.from.min(loss.from),
+                to: before.to.max(loss.to),
+                ..loss
+            },
+            None => loss,
+        });
         Ok(())
     }
 

@@ -24,9 +24,13 @@
 //!
 //! Frames with [`INTERNAL`] are the journal's own: [`KIND_OPENED`] (payload: boot id 8, previous epoch 8, first
 //! seq that it never issued 8; zero where there was none), [`KIND_CURSOR`] (see `acks`), [`KIND_CLEAN`] (a goodbye; no
-//! payload). Their seq is the last one issued before them.
+//! payload), [`KIND_REFUSED`] (payload: epoch 8, first 8, last 8, from 8, to 8: positions that were issued and whose
+//! records the policy refused, so that what is missing there is no damage). Their seq is the last one issued before
+//! them.
 
 use gapless_common::id::{BootId, CatalogHash, Epoch, Seq};
+use gapless_common::quality::Cause;
+use gapless_common::reading::Loss;
 use gapless_common::time::Timestamp;
 
 /// Begins a segment.
@@ -54,6 +58,10 @@ pub(super) const KIND_OPENED: u8 = 1;
 pub(super) const KIND_CURSOR: u8 = 2;
 /// Internal kind: the writer stopped in good order.
 pub(super) const KIND_CLEAN: u8 = 3;
+/// Internal kind: no record stands at these positions, because the policy refused them.
+pub(super) const KIND_REFUSED: u8 = 4;
+/// Payload of [`KIND_REFUSED`].
+pub(super) const REFUSED_BYTES: usize = 40;
 
 /// What stands at the begin of a segment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -209,6 +217,34 @@ fn u32_at(bytes: &[u8], at: usize) -> Option<u32> {
     bytes.get(at..)?.first_chunk().map(|b| u32::from_le_bytes(*b))
 }
 
+/// The payload of [`KIND_REFUSED`].
+pub(super) fn encode_refused(refused: &Loss) -> [u8; REFUSED_BYTES] {
+    let words = [
+        refused.epoch.0.to_le_bytes(),
+        refused.first.0.to_le_bytes(),
+        refused.last.0.to_le_bytes(),
+        refused.from.0.to_le_bytes(),
+        refused.to.0.to_le_bytes(),
+    ];
+    let mut payload = [0; REFUSED_BYTES];
+    payload.chunks_exact_mut(8).zip(&words).for_each(|(place, word)| place.copy_from_slice(word));
+    payload
+}
+
+/// What the payload of [`KIND_REFUSED`] says.
+pub(super) fn decode_refused(payload: &[u8]) -> Option<Loss> {
+    let time = |at| Some(Timestamp(u64_at(payload, at)?.cast_signed()));
+    let (first, last) = (count_at(payload, 8)?, count_at(payload, 16)?);
+    (0 < first && first <= last).then_some(Loss {
+        epoch: Epoch(u64_at(payload, 0)?),
+        first: Seq(first),
+        last: Seq(last),
+        from: time(24)?,
+        to: time(32)?,
+        cause: Cause::BudgetFull,
+    })
+}
+
 /// Something found in a segment, at its offset.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Item {
@@ -287,5 +323,17 @@ mod tests {
         assert_eq!(FrameHeader::decode(&out, 7), Some(frame));
         assert_eq!(FrameHeader::decode(&out, 8), None, "another life of the segment");
         assert_eq!(frame.payload(&out), Some(&b"abc"[..]));
+        let refused = Loss {
+            epoch: Epoch(0x1122),
+            first: Seq(3),
+            last: Seq(9),
+            from: Timestamp(-1),
+            to: Timestamp(5),
+            cause: Cause::BudgetFull,
+        };
+        let payload = encode_refused(&refused);
+        assert_eq!(crc32c::crc32c(&payload), 970_009_734);
+        assert_eq!(decode_refused(&payload), Some(refused));
+        assert_eq!(decode_refused(&payload[..39]), None);
     }
 }

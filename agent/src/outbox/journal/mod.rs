@@ -92,6 +92,8 @@ pub struct Journal {
     needs_whole_cursor: bool,
     acks: Acks,
     losses: LossBook,
+    /// Positions refused since the last write; the next one says so.
+    refused: Option<Loss>,
     /// Losses that records tell of, kept in the book until the next write has made the acknowledgement of them durable.
     told: Vec<Loss>,
     quarantine: Quarantine,

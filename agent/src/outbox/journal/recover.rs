@@ -79,6 +79,8 @@ pub(super) struct Recovery {
     /// The record that should come next, where that is known.
     expected: Option<(Epoch, u64)>,
     missing: Vec<Loss>,
+    /// What was refused at the end of the newest epoch, which no frame says yet.
+    refused_tail: Option<Loss>,
     pub(super) report: RecoveryReport,
 }
 
@@ -235,6 +237,7 @@ impl Recovery {
             needs_whole_cursor: true,
             acks: self.acks,
             losses: self.book,
+            refused: self.refused_tail,
             told: Vec::new(),
             quarantine: self.quarantine,
             catalog_bytes,

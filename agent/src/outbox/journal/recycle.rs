@@ -48,6 +48,12 @@ impl Journal {
         if count >= FILES_MIN && self.file_bytes() + len > self.files_bytes_max() {
             return Ok(false);
         }
+        self.make_file()
+    }
+
+    /// Makes a spare file, whatever the budget says; `false` where the disk has no room.
+    pub(super) fn make_file(&mut self) -> Result<bool, AppendError> {
+        let len = self.options.segment_bytes();
         let name = self.free_name();
         match self.disk.create(&name, len) {
             Ok(()) => {

@@ -7,7 +7,9 @@ use gapless_common::ranges::RangeSet;
 use gapless_common::reading::Loss;
 use gapless_common::time::Timestamp;
 
-use super::super::format::{FrameHeader, Item, KIND_CLEAN, KIND_CURSOR, KIND_OPENED, count_at, u64_at};
+use super::super::format::{
+    FrameHeader, Item, KIND_CLEAN, KIND_CURSOR, KIND_OPENED, KIND_REFUSED, count_at, decode_refused, u64_at,
+};
 use super::files::Life;
 use super::{Recovery, failed};
 use crate::outbox::disk::Disk;
@@ -66,6 +68,9 @@ impl Recovery {
     }
 
     fn take_internal(&mut self, header: &FrameHeader, payload: &[u8]) {
+        if header.kind == KIND_REFUSED {
+            return decode_refused(payload).into_iter().for_each(|refused| self.take_refused(refused));
+        }
         let next = header.seq.0.saturating_add(1);
         self.know(header.epoch, next);
         if header.kind != KIND_OPENED {
@@ -95,6 +100,17 @@ impl Recovery {
             }
             _ => {}
         }
+    }
+
+    /// What is missing there has been named; it is named again where the acknowledgement of that is gone.
+    fn take_refused(&mut self, refused: Loss) {
+        let next = refused.last.0.saturating_add(1);
+        if self.expected.is_none_or(|(epoch, _)| epoch == refused.epoch) {
+            self.expect(refused.epoch, refused.first.0, refused.from);
+            self.expected = Some((refused.epoch, next));
+        }
+        self.know(refused.epoch, next);
+        self.missing.push(refused);
     }
 
     /// Notes what is missing before `seq` of `epoch`.
@@ -129,8 +145,15 @@ impl Recovery {
     /// segment was recycled. Only one whose every record was refused is newer.
     pub(super) fn know_from_book(&mut self) {
         let mut only_in_book: Vec<Loss> = Vec::new();
+        let newest = self.epochs.last().copied();
         for loss in self.book.pending().to_vec() {
             if self.epochs.iter().any(|&(known, _)| known == loss.epoch) {
+                if let Some((epoch, next)) = newest
+                    && (epoch, Cause::BudgetFull) == (loss.epoch, loss.cause)
+                    && loss.last.0 >= next
+                {
+                    self.refused_tail = Some(Loss { first: loss.first.max(Seq(next)), ..loss });
+                }
                 self.know(loss.epoch, loss.last.0.saturating_add(1));
             } else {
                 only_in_book.push(loss);
@@ -166,7 +189,8 @@ impl Recovery {
                 losses.extend(untold.map(|(f, l)| Loss { first: Seq(f), last: Seq(l), ..missing }));
             }
         }
-        self.report.quarantined_records += losses.iter().map(|l| l.last.0 - l.first.0 + 1).sum::<u64>();
+        let damaged = losses.iter().filter(|loss| loss.cause == Cause::Quarantined);
+        self.report.quarantined_records += damaged.map(|l| l.last.0 - l.first.0 + 1).sum::<u64>();
         self.book.add(disk, &losses).map_err(|e| failed("write a loss", e))
     }
 }
