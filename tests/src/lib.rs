@@ -6,6 +6,7 @@ pub mod api;
 pub mod audit;
 pub mod broker;
 pub mod browser;
+pub mod crash;
 pub mod deed;
 pub mod explain;
 pub mod havoc;
