@@ -57,8 +57,10 @@ impl Recovery {
             let source = std::io::Error::other("no segment can be read");
             return Err(failed("read its segments", source));
         }
+        // Each of them may be one further on: where no header is left, none of the others tells.
+        let reach = to_u64(nameless.len());
         for file in nameless {
-            let (life, refused) = recognise(disk, &file, &lives)?;
+            let (life, refused) = recognise(disk, &file, &lives, reach)?;
             match life {
                 Some(life) => drop(lives.insert(life.number, life)),
                 None => {
@@ -73,15 +75,17 @@ impl Recovery {
     }
 }
 
-/// Finds the number of a segment that has lost both headers among those that are missing in the order; also gives the
-/// pages that the device refused.
+/// Finds the number of a segment that has lost both headers among those that are missing in the order and the `reach`
+/// next ones; also gives the pages that the device refused.
 fn recognise(
     disk: &mut dyn Disk,
     file: &SpareFile,
     lives: &BTreeMap<u64, Life>,
+    reach: u64,
 ) -> Result<(Option<Life>, Vec<u64>), OpenError> {
     let last = lives.last_key_value().map_or(0, |(&number, _)| number);
-    let candidates = (last.saturating_sub(GUESSES_MAX)..=last + 1).filter(|n| !lives.contains_key(n));
+    let candidates =
+        (last.saturating_sub(GUESSES_MAX)..=last.saturating_add(reach)).filter(|n| !lives.contains_key(n));
     let mut bytes = vec![0; to_usize(file.len)];
     let refused = read(disk, &file.name, &mut bytes)?;
     let number = guess_number(&bytes, &candidates.collect::<Vec<_>>());
