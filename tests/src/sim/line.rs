@@ -135,6 +135,8 @@ pub struct SimLine {
     /// By the instant it is handed over, and in the order it was sent.
     air: BTreeMap<(u64, u64), Piece>,
     sent: u64,
+    /// Between the two pieces of the last answer that came in two nothing else comes: TCP keeps what is sent in one.
+    whole: (u64, u64),
     received: VecDeque<u8>,
     /// When the last character ended on the line, of whomever.
     quiet_from_ns: u64,
@@ -172,6 +174,7 @@ impl SimLine {
             absent: None,
             air: BTreeMap::new(),
             sent: 0,
+            whole: (0, 0),
             received: VecDeque::new(),
             quiet_from_ns: 0,
             served: Vec::new(),
@@ -308,6 +311,8 @@ impl SimLine {
     }
 
     fn send(&mut self, due_ns: u64, piece: Piece) {
+        let (first_ns, last_ns) = self.whole;
+        let due_ns = if (first_ns..last_ns).contains(&due_ns) { last_ns + 1 } else { due_ns };
         self.sent += 1;
         self.air.insert((due_ns, self.sent), piece);
     }
@@ -335,12 +340,16 @@ impl SimLine {
     }
 
     fn transmit_pieces(&mut self, begin_ns: u64, mut bytes: Vec<u8>, connection: Option<u64>) -> u64 {
-        let mut due_ns = begin_ns + self.latency_ns;
-        if bytes.len() > 1 && self.dice.below(4) == 0 {
+        let due_ns = begin_ns + self.latency_ns;
+        let is_alone = self.air.range((due_ns, 0)..=(due_ns + self.latency_ns, u64::MAX)).next().is_none();
+        if bytes.len() > 1 && self.dice.below(4) == 0 && is_alone {
             let cut = usize::try_from(self.dice.within(1, bytes.len() as u64 - 1)).unwrap_or(1);
             let rest = bytes.split_off(cut);
             self.send(due_ns, Piece::Bytes { bytes, ended_ns: due_ns, connection });
-            (bytes, due_ns) = (rest, due_ns + self.latency_ns);
+            let last_ns = due_ns + self.latency_ns;
+            self.send(last_ns, Piece::Bytes { bytes: rest, ended_ns: last_ns, connection });
+            self.whole = (due_ns, last_ns);
+            return last_ns;
         }
         self.send(due_ns, Piece::Bytes { bytes, ended_ns: due_ns, connection });
         due_ns
