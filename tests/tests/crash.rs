@@ -86,10 +86,7 @@ fn the_journal_on_a_real_disk_keeps_what_it_called_durable_at_any_cut() {
     check_recorded("journal", &OutboxSubject::new(StoreKind::Journal), 150, 40, &[KEPT, GONE]);
 }
 
-/// Seed 1 shows three cuts of 1,400: two images that do not open (`ENOENT`), one that names 15 durable records as
-/// quarantined. `./dev crash` makes these cuts and tells of them.
 #[test]
-#[ignore = "sled, rolled, does not pass yet: some torn writes cost records that were durable"]
 fn sled_keeps_what_it_called_durable_at_any_cut() {
     check_recorded("sled", &OutboxSubject::new(StoreKind::Sled), 100, 120, &[KEPT, GONE]);
 }

@@ -11,6 +11,9 @@
 //! NNNN.seg/db/        the database
 //! damaged.sled/       the database that was put aside last
 //! ```
+//! Needs a file system that keeps changes of names in their order, as journaling ones do: sled makes, renames and removes
+//! files without a sync in between, and where a later change outlives an earlier one records can be lost unnamed.
+//!
 //! Does not bound the space to the byte: sled's files take more than what is in them, so only the part
 //! 1/[`SPACE_FACTOR`] of the budget is given to records.
 
@@ -80,16 +83,28 @@ impl SledDisk {
     fn begin(&mut self, name: &str, len: u64, head: &[u8]) -> io::Result<()> {
         self.open.remove(name);
         let directory = self.root.join(name);
+        fs::create_dir_all(&directory)?;
+        self.write_head(name, len, head)?;
+        // Only now: under its old header a segment whose database is gone would be one that has lost its records.
         match fs::remove_dir_all(self.database_path(name)) {
             Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
-            _ => fs::create_dir_all(&directory)?,
+            _ => {}
         }
-        let mut bytes = len.to_le_bytes().to_vec();
-        bytes.extend_from_slice(&head[..head.len().min(HEAD_BYTES)]);
-        fs::write(directory.join("head"), bytes)?;
         self.database(name)?;
         sync_tree(&directory)?;
         self.plain.sync_directory(name)
+    }
+
+    /// Replaces a segment's length and header, the old ones by the new ones in one step; durable when it returns.
+    fn write_head(&self, name: &str, len: u64, head: &[u8]) -> io::Result<()> {
+        let directory = self.root.join(name);
+        let mut bytes = len.to_le_bytes().to_vec();
+        bytes.extend_from_slice(&head[..head.len().min(HEAD_BYTES)]);
+        let unfinished = directory.join("head.unfinished");
+        fs::write(&unfinished, bytes)?;
+        rustix::fs::fsync(File::open(&unfinished)?)?;
+        fs::rename(&unfinished, directory.join("head"))?;
+        Ok(rustix::fs::fsync(File::open(&directory)?)?)
     }
 
     fn head(&self, name: &str) -> io::Result<(u64, Vec<u8>)> {

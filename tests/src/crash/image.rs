@@ -185,8 +185,8 @@ impl Image {
         let names = self.names_left(model, random);
         let kept = self.changes_left(model, random);
         for (path, &node) in &names {
-            let directory = directory_of(path);
-            if !directory.is_empty() && !names.contains_key(directory) {
+            // What lies in a directory that is gone is gone, however durable its own name is.
+            if !to.join(directory_of(path)).is_dir() {
                 continue;
             }
             match &self.nodes[node] {
@@ -337,6 +337,22 @@ mod tests {
                 assert_eq!(seen.iter().copied().collect::<Vec<_>>(), lengths, "{policy:?} {model:?}");
             }
         }
+    }
+
+    #[test]
+    fn what_lies_below_a_directory_that_is_gone_is_gone() {
+        let mut image = Image::new(Names::Strict);
+        let ops = [
+            Op::Mkdir("a".into()),
+            Op::Mkdir("a/b".into()),
+            Op::Create("a/b/f".into()),
+            Op::Sync { path: "a/b".into(), before: 3 },
+            Op::Sync { path: "a".into(), before: 4 },
+        ];
+        ops.iter().enumerate().for_each(|(n, op)| assert!(image.apply(n, op)));
+        let directory = tempfile::tempdir().unwrap();
+        image.leave(Model::Nothing, &mut Random::new(1), directory.path()).unwrap();
+        assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 0);
     }
 
     #[test]

@@ -59,6 +59,11 @@ impl Subject for OutboxSubject {
         self.twin.apply(&serde_json::from_str(mark).with_context(|| format!("mark {mark}"))?)
     }
 
+    /// sled makes, renames and removes files without a sync in between.
+    fn needs_names_in_order(&self) -> bool {
+        self.store == StoreKind::Sled
+    }
+
     fn judge(&self, directory: &Path, _seed: u64) -> Result<Vec<(&'static str, u64)>> {
         let options = Options { store: self.store, ..self.twin.options() };
         let opening = Opening { epoch: Epoch(EPOCH_OF_CHECKS), boot: BootId(8) };

@@ -40,6 +40,12 @@ pub trait Subject: Clone + Send + Sync {
     /// It is none.
     fn mark(&mut self, mark: &str) -> Result<()>;
 
+    /// Whether it needs a file system that keeps no later change of names where it loses an earlier one, as journaling
+    /// ones do. POSIX promises less.
+    fn needs_names_in_order(&self) -> bool {
+        false
+    }
+
     /// Opens what a cut left in `directory`, and compares. Returns figures by their names.
     ///
     /// # Errors
@@ -190,7 +196,9 @@ impl<'a, S: Subject> Share<'a, S> {
         let is_mine = point % THREADS as u64 == share as u64;
         for (n, (model, names)) in CUTS.into_iter().enumerate() {
             // Every thread draws the same, so that the choice does not depend on their number.
-            if self.chooser.takes(point) && is_mine {
+            let is_chosen = self.chooser.takes(point) && is_mine;
+            let is_unordered = (model, names) == (Model::Sectors, Names::Strict);
+            if is_chosen && !(is_unordered && self.subject.needs_names_in_order()) {
                 self.cut_under(point, n as u64, (model, names));
             }
         }
