@@ -166,8 +166,7 @@ impl<'a, 'c> Apply<'a, 'c> {
         frame: &DataFrame,
         bytes: Option<&[u8]>,
     ) -> rusqlite::Result<bool> {
-        let now = self.batch.now;
-        let catalogs = match plausible::nonsense(frame, now).map_or_else(|| catalogs::of_frame(frame), Err) {
+        let catalogs = match plausible::nonsense(frame).map_or_else(|| catalogs::of_frame(frame), Err) {
             Ok(catalogs) => catalogs,
             Err(why) => {
                 if let Some(bytes) = bytes {
@@ -181,7 +180,7 @@ impl<'a, 'c> Apply<'a, 'c> {
         }
         let bound = self.memory.registry.bound(no, frame.catalog);
         let device = |index: DeviceIndex| bound.as_ref()?.get(usize::from(index.0));
-        let wrong = plausible::slot_nonsense(frame, |index| Some(device(index)?.due.times), now);
+        let wrong = plausible::slot_nonsense(frame, |index| Some(device(index)?.due.times));
         let usable = wrong.is_none() && frame.records.iter().all(|r| fits(r, bound.is_some(), device));
         for (seq, record) in (frame.first.0..).zip(&frame.records) {
             if self.memory.ledger.agent(no).is_some_and(|a| a.is_committed(frame.epoch, seq, seq)) {

@@ -214,15 +214,18 @@ impl Agent {
         if loss.from > loss.to {
             return None;
         }
-        let start = self.epochs.get(&loss.epoch).and_then(|e| e.start.as_ref());
-        let began = start.and_then(|s| {
-            if s.clock_set {
-                return Some(s.at);
-            }
-            let known = self.corrections.iter().find(|c| c.boot == s.boot)?;
-            Some(known.boot_began.plus_ms(i64::try_from(s.boot_clock_ms).ok()?))
-        });
+        let began = self.epochs.get(&loss.epoch).and_then(|e| self.began(e));
         Some((began.map_or(loss.from, |began| loss.from.max(began)), loss.to))
+    }
+
+    /// When the epoch began; `None` as long as that cannot be told.
+    pub(super) fn began(&self, epoch: &EpochState) -> Option<Timestamp> {
+        let start = epoch.start.as_ref()?;
+        if start.clock_set {
+            return Some(start.at);
+        }
+        let known = self.corrections.iter().find(|c| c.boot == start.boot)?;
+        Some(known.boot_began.plus_ms(i64::try_from(start.boot_clock_ms).ok()?))
     }
 
     /// Whether what stands there has taken effect.

@@ -403,7 +403,7 @@ fn break_of(agent: &Agent, epoch: Epoch, state: &super::EpochState) -> Option<Ca
         // Its first record is lost or not usable: its place is known from the order of what is held.
         None if state.accounted.contains(1) => {
             let at = agent.held.epochs.iter().position(|h| h.epoch == epoch);
-            if at.is_none() && !may_go_first(agent, epoch) {
+            if at.is_none() && !(may_go_first(agent, epoch) && stood_in_chain(agent, epoch, state)) {
                 return None;
             }
             let in_memory = |h: &&HeldEpoch| agent.epochs.get(&h.epoch).is_some_and(EpochState::is_in_memory);
@@ -420,9 +420,20 @@ fn break_of(agent: &Agent, epoch: Epoch, state: &super::EpochState) -> Option<Ca
 fn may_go_first(agent: &Agent, epoch: Epoch) -> bool {
     let placed =
         |h: &HeldEpoch| agent.epochs.get(&h.epoch).is_some_and(|e| e.place.is_some() || e.is_in_memory());
-    let waits_for_it = |e: &EpochState| {
+    agent.held.epochs.iter().all(placed) || is_waited_for(agent, epoch)
+}
+
+/// Whether an epoch whose first record is not known was on the disk: one of which nothing came, and that none names as
+/// the one before it, was in memory only, as the loss says that gave it up.
+fn stood_in_chain(agent: &Agent, epoch: Epoch, state: &super::EpochState) -> bool {
+    !state.committed.is_empty() || !state.parked.is_empty() || is_waited_for(agent, epoch)
+}
+
+/// Whether an epoch without a place names this one as the one before it.
+fn is_waited_for(agent: &Agent, epoch: Epoch) -> bool {
+    let names_it = |e: &EpochState| {
         let previous = e.start.as_ref().and_then(|s| s.previous);
         e.place.is_none() && previous.is_some_and(|(previous, _)| previous == epoch)
     };
-    agent.held.epochs.iter().all(placed) || agent.epochs.values().any(waits_for_it)
+    agent.epochs.values().any(names_it)
 }

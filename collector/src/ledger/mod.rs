@@ -16,6 +16,8 @@ mod agent;
 mod causes;
 mod chain;
 #[cfg(test)]
+mod clock_tests;
+#[cfg(test)]
 mod clone_tests;
 mod correction;
 mod forget;

@@ -1,10 +1,10 @@
 //! What no honest agent says: seqs, instants, slots and counts that would make the ledger promise what cannot be, or
 //! keep without a bound. Judges records by themselves and by the clock; what is kept of them is for others.
 //!
-//! What an agent says of its own past is believed. What it *declares* (a slot missed, a device accounted for, a time
-//! without agent, a catalog in force) may lie ahead of the collector's clock by [`AHEAD_MAX_MS`] only: proof of the
-//! future would call every slot on the way a gap. A reading may bear a wrong time, since it proves nothing, as long
-//! as it is an instant that can be written and asked for.
+//! What an agent says is believed, whatever its clock says, as long as it is an instant that can be written and asked
+//! for: a step of a gateway's clock costs no reading. What it *declares* (a slot missed, a device accounted for, a
+//! catalog in force) counts up to the [`horizon`] only: proof of the future would call every slot on the way a gap, and
+//! those slots come still, once the clock is right.
 
 use gapless_common::id::{DeviceIndex, Epoch};
 use gapless_common::message::{DataFrame, HeldEpoch};
@@ -15,7 +15,7 @@ use gapless_common::time::{Slot, SlotGrid, Timestamp};
 pub const SEQ_MAX: u64 = 1 << 53;
 /// Instants of records lie in `0..TIME_MAX`: from 1970 to 2200.
 pub const TIME_MAX: Timestamp = Timestamp(7_258_118_400_000);
-/// A gateway's clock may be ahead of the collector's by a day in what it declares, in ms.
+/// What a gateway declares counts as far as a day ahead of the collector's clock, in ms.
 pub const AHEAD_MAX_MS: i64 = 86_400_000;
 /// Before this instant (2024) the collector's own clock is not set, and judges nobody's.
 const CLOCK_SET_FROM: Timestamp = Timestamp(1_704_067_200_000);
@@ -32,6 +32,12 @@ pub const fn seqs(last: u64) -> bool {
     last <= SEQ_MAX
 }
 
+/// Up to where the collector believes declarations at `now` by its own clock.
+#[must_use]
+pub fn horizon(now: Timestamp) -> Timestamp {
+    if now >= CLOCK_SET_FROM { now.plus_ms(AHEAD_MAX_MS) } else { TIME_MAX }
+}
+
 /// Whether a birth's list of epochs can be.
 #[must_use]
 pub fn held(held: &[HeldEpoch]) -> bool {
@@ -40,8 +46,7 @@ pub fn held(held: &[HeldEpoch]) -> bool {
 
 /// What is wrong with a frame whatever its catalog says; `None` where nothing is.
 #[must_use]
-pub fn nonsense(frame: &DataFrame, now: Timestamp) -> Option<&'static str> {
-    let clock = Clock(now);
+pub fn nonsense(frame: &DataFrame) -> Option<&'static str> {
     let structural =
         |record: &&Record| !matches!(record, Record::Readings(_) | Record::Misses(_) | Record::Complete(_));
     if frame.records.iter().filter(structural).count() > STRUCTURAL_MAX {
@@ -49,10 +54,10 @@ pub fn nonsense(frame: &DataFrame, now: Timestamp) -> Option<&'static str> {
     }
     (frame.first.0..).zip(&frame.records).find_map(|(seq, record)| match record {
         Record::Start(start) => of_start(start),
-        Record::Downtime(d) => clock.declared([d.from, d.to]),
-        Record::Catalog(catalog) => clock.declared(catalog.since),
+        Record::Downtime(d) => instants([d.from, d.to]),
+        Record::Catalog(catalog) => instants(catalog.since),
         Record::Loss(loss) => of_loss(loss, (frame.epoch, seq)),
-        Record::ClockCorrection(correction) => of_correction(correction, clock),
+        Record::ClockCorrection(correction) => of_correction(correction),
         Record::Readings(readings) => match readings.acquired {
             Acquired::SinceBoot(ms) if ms > BOOT_CLOCK_MS_MAX => Some("a boot clock beyond a century"),
             _ => instant(readings.at),
@@ -66,9 +71,7 @@ pub fn nonsense(frame: &DataFrame, now: Timestamp) -> Option<&'static str> {
 pub fn slot_nonsense(
     frame: &DataFrame,
     grid: impl Fn(DeviceIndex) -> Option<SlotGrid>,
-    now: Timestamp,
 ) -> Option<&'static str> {
-    let clock = Clock(now);
     frame.records.iter().find_map(|record| match record {
         Record::Readings(readings) => match readings.acquired {
             Acquired::InSlot(slot) | Acquired::Recorded(slot) => instant(grid(readings.device)?.at(slot)),
@@ -77,11 +80,11 @@ pub fn slot_nonsense(
         Record::Misses(misses) => {
             let times = grid(misses.device)?;
             let last = misses.first.plus(i64::from(misses.count).saturating_sub(1));
-            clock.declared([times.at(misses.first), times.at(last)])
+            instants([times.at(misses.first), times.at(last)])
         }
         Record::Complete(complete) => {
             let at = |&(device, slot): &(DeviceIndex, Slot)| Some(grid(device)?.at(slot));
-            clock.declared(complete.through.iter().filter_map(at))
+            instants(complete.through.iter().filter_map(at))
         }
         _ => None,
     })
@@ -107,27 +110,17 @@ fn of_loss(loss: &Loss, (epoch, seq): (Epoch, u64)) -> Option<&'static str> {
     instant(loss.from).or_else(|| instant(loss.to))
 }
 
-fn of_correction(correction: &ClockCorrection, clock: Clock) -> Option<&'static str> {
+fn of_correction(correction: &ClockCorrection) -> Option<&'static str> {
     if correction.first > correction.last || !seqs(correction.last.0) {
         return Some("a correction of seqs that cannot be");
     }
-    clock.declared([correction.boot_began])
+    instant(correction.boot_began)
 }
 
 fn instant(at: Timestamp) -> Option<&'static str> {
     (at.0 < 0 || at >= TIME_MAX).then_some("an instant outside 1970 to 2200")
 }
 
-/// The collector's.
-#[derive(Debug, Clone, Copy)]
-struct Clock(Timestamp);
-
-impl Clock {
-    fn declared(self, at: impl IntoIterator<Item = Timestamp>) -> Option<&'static str> {
-        let ahead = |at: Timestamp| self.0 >= CLOCK_SET_FROM && at > self.0.plus_ms(AHEAD_MAX_MS);
-        at.into_iter().find_map(|at| {
-            let future = ahead(at).then_some("a declaration of the future, by more than a day");
-            instant(at).or(future)
-        })
-    }
+fn instants(all: impl IntoIterator<Item = Timestamp>) -> Option<&'static str> {
+    all.into_iter().find_map(instant)
 }

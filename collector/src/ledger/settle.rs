@@ -8,7 +8,7 @@ use gapless_common::time::{Slot, Timestamp};
 
 use super::agent::Position;
 use super::paint::{Known, fill_gap, paint, recause_gap};
-use super::{AgentNo, DOWNTIMES_MAX, Downtime, Due, GridNo, Ledger, Mark, Slots, Span, Stamp};
+use super::{AgentNo, DOWNTIMES_MAX, Downtime, Due, GridNo, Ledger, Mark, Slots, Span, Stamp, plausible};
 
 impl Ledger {
     /// A reading of this slot is stored.
@@ -31,7 +31,7 @@ impl Ledger {
     /// The storage of runs and gaps failed; the ledger must be loaded again.
     pub fn settle<S: Slots>(&mut self, no: AgentNo, slots: &mut S, stamp: Stamp) -> Result<(), S::Error> {
         self.paint_received(slots, stamp)?;
-        self.paint_missed(slots)?;
+        self.paint_missed(slots, stamp)?;
         self.recause_losses(no, slots)?;
         loop {
             self.link(no);
@@ -59,9 +59,14 @@ impl Ledger {
         Ok(())
     }
 
-    fn paint_missed<S: Slots>(&mut self, slots: &mut S) -> Result<(), S::Error> {
+    /// What lies beyond the horizon is of a clock that is ahead: those slots are still to come, and their turn decides.
+    fn paint_missed<S: Slots>(&mut self, slots: &mut S, stamp: Stamp) -> Result<(), S::Error> {
         for (grid, first, last, cause) in std::mem::take(&mut self.missed) {
             let known = Known::Missed(cause);
+            let last = last.min(self.times[&grid].slot_at(plausible::horizon(stamp.at)).0);
+            if first > last {
+                continue;
+            }
             if paint(slots, grid, (first, last), known, |_| true)? && self.may_have_gaps(grid, first) {
                 self.recause(slots, grid, (first, last), known)?;
             }
@@ -193,6 +198,8 @@ impl Ledger {
                 Ok(())
             }
             Mark::Catalog { hash, since } => {
+                // A clock that is ahead does not put off the begin of what is owed.
+                let since = since.map(|t| if t > plausible::horizon(stamp.at) { stamp.at } else { t });
                 if let Some(since) = since {
                     self.break_chain(no, at, since);
                 }
@@ -202,6 +209,7 @@ impl Ledger {
                 if self.agent_mut(no).in_force != Some(hash) {
                     self.bring_into_force(no, at, (hash, None), slots, stamp)?;
                 }
+                self.break_chain_undated(no, at);
                 for (&grid, &slot) in through {
                     self.prove(no, at, (grid, slot), slots, stamp)?;
                 }
@@ -217,7 +225,7 @@ impl Ledger {
         let state = agent.chain.get(&at.place).and_then(|e| agent.epochs.get(e));
         let link = state.and_then(|e| e.link);
         // A replaced outbox may remember a time from which another one had gone on.
-        let started = state.and_then(|e| e.start.as_ref()).filter(|s| s.clock_set).map(|s| s.at);
+        let started = state.and_then(|e| agent.began(e));
         let until = match (link, started) {
             (Some(Cause::StoreReplaced), Some(started)) => until.max(started),
             _ => until,
@@ -231,6 +239,17 @@ impl Ledger {
                 Position { place: at.place, seq: 0 },
                 Downtime { from: until, to: until, cause },
             );
+        }
+    }
+
+    /// The same where neither catalog nor downtime could say when the epoch began, because the clock was not set.
+    fn break_chain_undated(&mut self, no: AgentNo, at: Position) {
+        let Some(agent) = self.agents.get(&no) else { return };
+        let state = agent.chain.get(&at.place).and_then(|epoch| agent.epochs.get(epoch));
+        let Some(state) = state.filter(|s| s.link.is_some()) else { return };
+        let undated = state.start.as_ref().is_some_and(|s| !s.clock_set);
+        if let Some(began) = agent.began(state).filter(|_| undated) {
+            self.break_chain(no, at, began);
         }
     }
 

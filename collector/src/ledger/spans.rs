@@ -10,7 +10,7 @@ use gapless_common::time::{Slot, Timestamp};
 use super::agent::Position;
 use super::causes::{Account, explain};
 use super::paint::{Known, open_gap, paint};
-use super::{AgentNo, DeviceNo, Due, GridNo, Ledger, Slots, Span, Stamp};
+use super::{AgentNo, DeviceNo, Due, GridNo, Ledger, Slots, Span, Stamp, plausible};
 
 impl Ledger {
     /// The agent that owes the device's slots from now on.
@@ -199,6 +199,8 @@ impl Ledger {
         stamp: Stamp,
     ) -> Result<Span, S::Error> {
         let through = span.last.map_or(through, |last| last.min(through));
+        // A clock that is ahead proves nothing of the slots that are still to come.
+        let through = through.min(span.times.slot_at(plausible::horizon(stamp.at)));
         if span.first.is_none() {
             let known = slots.first_known(span.grid, i64::MIN)?;
             span.first = Some(known.map_or(through.plus(1), Slot));

@@ -1,0 +1,123 @@
+//! What gateways whose clock is wrong, or not set yet, do to proofs and causes.
+
+use std::collections::BTreeMap;
+
+use gapless_common::id::{BootId, Epoch, Seq};
+use gapless_common::quality::Cause;
+use gapless_common::reading::{ClockCorrection, EpochStart, Loss};
+use gapless_common::time::{Slot, Timestamp};
+
+use super::tests::{AGENT, GRID, HASH, Memory, at, due, fresh};
+use super::*;
+
+const DAY: i64 = 86_400;
+/// The slot of 2026-01-01.
+const NOW: i64 = 1_767_225_600;
+
+fn settle(ledger: &mut Ledger, slots: &mut Memory) {
+    let Ok(()) = ledger.settle(AGENT, slots, Stamp { at: at(NOW), commit: 1 });
+    ledger.take_changes();
+}
+
+fn start(previous: Option<(Epoch, Seq)>, (at, clock_set): (Timestamp, bool)) -> EpochStart {
+    EpochStart {
+        previous,
+        boot: BootId(previous.map_or(1, |(epoch, _)| epoch.0)),
+        boot_clock_ms: 5_000,
+        at,
+        clock_set,
+        durable: true,
+        agent_version: "".into(),
+    }
+}
+
+fn complete(slot: i64) -> Mark {
+    Mark::Complete { hash: HASH, through: BTreeMap::from([(GRID, Slot(slot))]) }
+}
+
+/// An agent that has polled from `NOW - 10` to `NOW - 6`, in epoch 1 with the seqs 1 to 3.
+fn polled() -> (Ledger, Memory) {
+    let (mut ledger, mut slots) = (fresh(), Memory::default());
+    ledger.start(AGENT, Epoch(1), &start(None, (at(NOW - 10), true)));
+    ledger.mark(AGENT, Epoch(1), 2, Mark::Catalog { hash: HASH, since: Some(at(NOW - 10)) });
+    (NOW - 10..NOW - 5).for_each(|slot| ledger.received(&due(), Slot(slot)));
+    ledger.mark(AGENT, Epoch(1), 3, complete(NOW - 6));
+    ledger.account(AGENT, Epoch(1), 1, 3);
+    settle(&mut ledger, &mut slots);
+    (ledger, slots)
+}
+
+#[test]
+fn a_clock_that_is_ahead_proves_a_day_at_most_and_the_rest_when_its_time_has_come() {
+    let (mut ledger, mut slots) = polled();
+    let ahead = NOW + 1_000 * DAY;
+    ledger.missed(&due(), Slot(NOW - 5), u32::try_from(ahead - NOW + 5).unwrap(), Cause::ClockStepped);
+    ledger.received(&due(), Slot(ahead));
+    ledger.mark(AGENT, Epoch(1), 4, complete(ahead));
+    ledger.account(AGENT, Epoch(1), 4, 4);
+    settle(&mut ledger, &mut slots);
+    let open = slots.open();
+    assert_eq!(open.keys().next_back(), Some(&(NOW + DAY)), "no gap lies in the far future");
+    assert_eq!(open.values().find(|cause| **cause != Cause::ClockStepped), None);
+    assert!(slots.runs.len() <= 4, "cost is that of runs");
+
+    // Set right again: what comes fills, and a slot that never comes stays told.
+    [NOW - 5, NOW - 4, NOW - 2].into_iter().for_each(|slot| ledger.received(&due(), Slot(slot)));
+    ledger.mark(AGENT, Epoch(1), 5, complete(NOW - 2));
+    ledger.account(AGENT, Epoch(1), 5, 5);
+    settle(&mut ledger, &mut slots);
+    let past: Vec<_> = slots.open().into_keys().filter(|slot| *slot < NOW).collect();
+    assert_eq!(past, [NOW - 3, NOW - 1]);
+}
+
+#[test]
+fn a_device_that_begins_under_a_clock_that_is_ahead_is_owed_from_now_on() {
+    let (mut ledger, mut slots) = (fresh(), Memory::default());
+    let ahead = at(NOW + 1_000 * DAY);
+    ledger.start(AGENT, Epoch(1), &start(None, (ahead, true)));
+    ledger.mark(AGENT, Epoch(1), 2, Mark::Catalog { hash: HASH, since: Some(ahead) });
+    ledger.account(AGENT, Epoch(1), 1, 2);
+    settle(&mut ledger, &mut slots);
+    [NOW + 1, NOW + 3].into_iter().for_each(|slot| ledger.received(&due(), Slot(slot)));
+    ledger.mark(AGENT, Epoch(1), 3, complete(NOW + 3));
+    ledger.account(AGENT, Epoch(1), 3, 3);
+    settle(&mut ledger, &mut slots);
+    assert_eq!(slots.open().into_keys().collect::<Vec<_>>(), [NOW, NOW + 2]);
+}
+
+/// The card is replaced while the machine is off, and the new one begins before the clock is set: what was not polled, or
+/// lay on the old card, is of the replaced store, up to the instant that the clock's correction gives the start.
+#[test]
+fn a_store_that_was_replaced_before_the_clock_was_set_is_the_cause_of_what_it_took_along() {
+    let (mut ledger, mut slots) = polled();
+    ledger.start(AGENT, Epoch(2), &start(None, (Timestamp(5_000), false)));
+    ledger.mark(AGENT, Epoch(2), 2, Mark::Catalog { hash: HASH, since: None });
+    let boot_began = at(NOW - 3).plus_ms(-5_500);
+    let (first, last) = (Seq(1), Seq(2));
+    ledger.correction(AGENT, &ClockCorrection { boot: BootId(1), epoch: Epoch(2), first, last, boot_began });
+    ledger.received(&due(), Slot(NOW - 3));
+    ledger.mark(AGENT, Epoch(2), 4, complete(NOW - 2));
+    ledger.account(AGENT, Epoch(2), 1, 4);
+    settle(&mut ledger, &mut slots);
+    let expected =
+        [(NOW - 5, Cause::StoreReplaced), (NOW - 4, Cause::StoreReplaced), (NOW - 2, Cause::Unexplained)];
+    assert_eq!(slots.open(), BTreeMap::from(expected));
+}
+
+/// A gateway's disk fails at its start and is back before the collector has heard anything of the epoch in memory but
+/// that it was given up: the next start on the same disk follows the one before it.
+#[test]
+fn an_epoch_in_memory_that_is_known_from_a_loss_only_has_no_place_in_the_chain() {
+    let (mut ledger, mut slots) = polled();
+    ledger.start(AGENT, Epoch(2), &start(Some((Epoch(1), Seq(4))), (at(NOW - 5), true)));
+    let (first, last, from, to) = (Seq(1), Seq(6), at(NOW - 5).plus_ms(1), at(NOW - 5));
+    ledger.loss(AGENT, &Loss { epoch: Epoch(700), first, last, from, to, cause: Cause::DiskFailed });
+    ledger.account(AGENT, Epoch(2), 1, 2);
+    settle(&mut ledger, &mut slots);
+    ledger.start(AGENT, Epoch(3), &start(Some((Epoch(2), Seq(3))), (at(NOW - 2), true)));
+    ledger.account(AGENT, Epoch(3), 1, 1);
+    settle(&mut ledger, &mut slots);
+    let agent = ledger.agent(AGENT).unwrap();
+    assert_eq!(agent.chain.values().copied().collect::<Vec<_>>(), [Epoch(1), Epoch(2), Epoch(3)]);
+    assert_eq!(agent.epochs[&Epoch(3)].link, None, "nothing was replaced");
+}
