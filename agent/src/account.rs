@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 
 use gapless_common::id::{BootId, DeviceIndex, Epoch, Seq};
+use gapless_common::planted::{self, Bug};
 use gapless_common::quality::Cause;
 use gapless_common::reading::{ClockCorrection, Completeness, Downtime};
 use gapless_common::time::{Slot, Timestamp};
@@ -29,7 +30,9 @@ impl Account {
             return None;
         }
         self.told = true;
-        Some(Completeness { through: self.through.iter().map(|(&device, &slot)| (device, slot)).collect() })
+        let ahead = i64::from(planted::has(Bug::DeclareAhead));
+        let through = self.through.iter().map(|(&device, &slot)| (device, slot.plus(ahead)));
+        Some(Completeness { through: through.collect() })
     }
 }
 

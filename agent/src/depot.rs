@@ -18,6 +18,7 @@ use std::sync::Arc;
 
 use gapless_common::id::{BootId, CatalogHash, Epoch, Seq};
 use gapless_common::message::HeldEpoch;
+use gapless_common::planted::{self, Bug};
 use gapless_common::reading::{CatalogRecord, Downtime, EpochStart, Record};
 use gapless_common::time::Timestamp;
 
@@ -191,7 +192,7 @@ impl Depot {
         // As long as records are refused their losses grow together where they are durable already: a record of each
         // would soon take the place of what the policy keeps.
         if !losses.is_empty() && !is_refused {
-            for loss in &losses {
+            for loss in losses.iter().filter(|_| !planted::has(Bug::LossNotSent)) {
                 self.batch.push(&Record::Loss(*loss), now.wall);
             }
             self.append(now, &mut committed)?;
@@ -508,7 +509,8 @@ fn previous(found: &Found, disk: &dyn Outbox) -> Option<(Epoch, Seq)> {
 }
 
 fn draw_opening(draw: &Draw, boot: BootId) -> Result<Opening, DepotError> {
-    Ok(Opening { epoch: draw().map(Epoch).map_err(DepotError::Random)?, boot })
+    let drawn = if planted::has(Bug::ReuseSeq) { 7 } else { draw().map_err(DepotError::Random)? };
+    Ok(Opening { epoch: Epoch(drawn), boot })
 }
 
 fn open_in_memory(opening: Opening) -> Result<Box<dyn Outbox>, DepotError> {

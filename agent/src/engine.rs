@@ -188,6 +188,9 @@ impl Engine {
     /// As [`on_bus`](Self::on_bus).
     pub fn check_deadlines(&mut self, now: Now) -> Result<(), DepotError> {
         self.check_wall_clock(now)?;
+        if now.wall_set {
+            self.core.handle(core::Event::WallClock(now.wall), now.boot_ms);
+        }
         if self.complete_at_ms <= now.boot_ms {
             self.declare(now);
         }

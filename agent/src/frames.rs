@@ -4,6 +4,7 @@
 use gapless_common::catalog::Catalog;
 use gapless_common::id::{AgentTag, CatalogHash, ConnectionId, Seq};
 use gapless_common::message::DataFrame;
+use gapless_common::planted::{self, Bug};
 use gapless_common::quality::Cause;
 use gapless_common::reading::{Loss, Record};
 use gapless_common::wire::{decode_catalog, decode_record, encode_prefix};
@@ -60,6 +61,9 @@ impl Packer {
             return Ok(Packed::Gone(Seq(first.seq.0 - 1)));
         }
         let (hash, unusable) = (first.catalog, lost(first));
+        if planted::has(Bug::StepReorders) {
+            self.stored.sort_by_key(|record| record.at);
+        }
         let records: Vec<Record> = self.stored.iter().map_while(|r| decode_record(&r.bytes).ok()).collect();
         if records.is_empty() {
             return Ok(Packed::Unusable(unusable));

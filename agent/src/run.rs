@@ -343,6 +343,7 @@ pub fn setup(config: &Config, boot: BootId) -> Setup {
         uplink: core::Settings {
             window: config.uplink.window,
             flush_ms: u32::try_from(config.uplink.flush_ms).unwrap_or(u32::MAX),
+            daily_budget: config.uplink.daily_budget_bytes,
             newest_first: config.uplink.backlog == config::Backlog::NewestFirst,
             ..core::Settings::default()
         },

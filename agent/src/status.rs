@@ -88,6 +88,10 @@ pub struct UplinkStatus {
     pub frames_sent: u64,
     /// See `frames_sent`.
     pub bytes_sent: u64,
+    /// Bytes on the link since the day began (UTC), and the most they may be, where there is a daily budget.
+    pub bytes_today: u64,
+    /// See `bytes_today`.
+    pub bytes_today_max: Option<u64>,
     /// Messages of the broker that made no sense.
     pub garbage: u64,
 }

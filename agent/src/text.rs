@@ -86,7 +86,12 @@ fn uplink_line(status: &Status) -> String {
         Some(why) => format!("; {why}"),
         None => String::new(),
     };
-    format!("{}: {}, {} frames on their way, {acked}{error}", uplink.broker, uplink.state, uplink.in_flight)
+    let today = match uplink.bytes_today_max {
+        Some(most) => format!(", {} of {} today", format_bytes(uplink.bytes_today), format_bytes(most)),
+        None => String::new(),
+    };
+    let (broker, state, in_flight) = (&uplink.broker, &uplink.state, uplink.in_flight);
+    format!("{broker}: {state}, {in_flight} frames on their way, {acked}{today}{error}")
 }
 
 fn device_row(device: &DeviceStatus) -> [String; 5] {

@@ -6,6 +6,7 @@ pub mod catalog;
 pub mod document;
 pub mod id;
 pub mod message;
+pub mod planted;
 pub mod profile;
 pub mod quality;
 pub mod ranges;

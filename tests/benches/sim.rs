@@ -21,6 +21,10 @@ fn main() -> ExitCode {
         tell();
         return show(seed, scale);
     }
+    #[cfg(feature = "planted")]
+    if words.iter().any(|word| word == "--planted") {
+        return hunt();
+    }
     let count = words.first().and_then(|word| word.parse().ok()).unwrap_or(2_000);
     let began = Instant::now();
     let series = Series::of(number("--from").unwrap_or(0), count, scale);
@@ -55,4 +59,19 @@ fn show(seed: u64, scale: Scale) -> ExitCode {
     }
     let is_good = outcome.findings.is_empty() && outcome.digest == again.digest;
     if is_good { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+/// Each planted bug, and what caught it.
+#[cfg(feature = "planted")]
+fn hunt() -> ExitCode {
+    let caught = gapless_tests::sim::series::hunt(&gapless_common::planted::Bug::ALL, 100);
+    for one in &caught {
+        match &one.by {
+            Some((seeds, finding)) => {
+                println!("{:?}: after {seeds} seeds, by `{}`", one.bug, finding.invariant)
+            }
+            None => println!("{:?}: NOT CAUGHT", one.bug),
+        }
+    }
+    if caught.iter().all(|one| one.by.is_some()) { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }

@@ -14,6 +14,7 @@ use crate::depot::DepotError;
 use crate::frames::Packed;
 use crate::text::chain;
 use crate::uplink::core::{Action, Event, Offer};
+use crate::uplink::cost;
 use crate::uplink::mqtt::MqttEvent;
 
 /// Topic of a collector's presence, up to its name.
@@ -121,7 +122,7 @@ impl Engine {
             }
             Action::Birth => {
                 let birth = self.birth(now);
-                self.publish(Up::State, &Message::State(birth));
+                self.publish(Up::State, &Message::State(birth), now);
             }
             Action::Send(offer) => self.send(offer, now),
             Action::Acknowledge(epoch, first, last) => self.depot.acknowledge(epoch, first, last),
@@ -131,7 +132,7 @@ impl Engine {
                 self.commit(now)?;
                 self.core.handle(Event::Flushed, now.boot_ms);
             }
-            Action::Reply(reply) => self.publish(Up::Reply, &Message::Reply(reply)),
+            Action::Reply(reply) => self.publish(Up::Reply, &Message::Reply(reply), now),
             Action::SendCatalog(id, hash) => self.send_catalog(id, hash, now),
             Action::PollNow(id, device) => self.poll_now(id, &device, now),
             Action::Goodbye => self.goodbye(),
@@ -160,19 +161,21 @@ impl Engine {
             held: self.depot.held(),
             durable: self.depot.failure().is_none(),
             clock_set: now.wall_set,
-            flush_ms: self.setup.uplink.flush_ms,
+            flush_ms: self.core.flush_ms(now.boot_ms),
         }
     }
 
-    fn publish(&mut self, kind: Up, message: &Message) {
+    fn publish(&mut self, kind: Up, message: &Message, now: Now) {
         match encode(message) {
-            Ok(bytes) => self.publish_bytes(kind, bytes),
+            Ok(bytes) => self.publish_bytes(kind, bytes, now),
             Err(e) => tracing::error!("a message is not sent: {e}"),
         }
     }
 
-    fn publish_bytes(&mut self, kind: Up, payload: Vec<u8>) {
+    fn publish_bytes(&mut self, kind: Up, payload: Vec<u8>, now: Now) {
         if let Some(connection) = self.connection {
+            let bytes = cost::message_bytes(self.setup.path.up(kind).len(), payload.len());
+            self.core.handle(Event::Published(u64::try_from(bytes).unwrap_or(u64::MAX)), now.boot_ms);
             self.effects.push_back(Effect::Publish { connection, kind, payload });
         }
     }
@@ -186,7 +189,7 @@ impl Engine {
                 self.counters.frames += 1;
                 self.counters.bytes += u64::try_from(bytes.len()).unwrap_or(0);
                 self.core.handle(Event::Sent(last), now.boot_ms);
-                return self.publish_bytes(Up::Data, bytes);
+                return self.publish_bytes(Up::Data, bytes, now);
             }
             Ok(Packed::Gone(last)) => Event::Unusable(last),
             Ok(Packed::Unusable(loss)) => {
@@ -208,7 +211,7 @@ impl Engine {
     fn send_catalog(&mut self, id: u64, hash: CatalogHash, now: Now) {
         let outcome = match self.depot.catalog(hash) {
             Some(bytes) => {
-                self.publish(Up::Catalog, &Message::Catalog { hash, bytes });
+                self.publish(Up::Catalog, &Message::Catalog { hash, bytes }, now);
                 Outcome::Done
             }
             None => Outcome::NoData,

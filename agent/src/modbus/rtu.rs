@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use super::pdu::{EXCEPTION_LEN, Mismatch, Request};
 use super::{Corrupt, Progress, UnitId, judge};
+use gapless_common::planted::{self, Bug};
 
 /// Longest frame in bytes (section 2.5.1).
 pub const ADU_LEN_MAX: usize = 256;
@@ -133,6 +134,7 @@ impl<'a> RtuReceiver<'a> {
     fn judge(&self, len: usize) -> Progress {
         let (covered, crc) = self.frame[..len].split_at(len - 2);
         let (computed, got) = (crc16(covered), u16::from_le_bytes([crc[0], crc[1]]));
+        let got = if planted::has(Bug::IgnoreCrc) { computed } else { got };
         if computed != got {
             return Progress::Corrupt(Corrupt::Crc { computed, got });
         }

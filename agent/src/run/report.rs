@@ -85,6 +85,8 @@ impl Agent<'_> {
                 last_ack_s: core.last_ack_ms.map(|at| now.boot_ms.saturating_sub(at) / 1_000),
                 frames_sent: counters.frames,
                 bytes_sent: counters.bytes,
+                bytes_today: core.bytes_today,
+                bytes_today_max: core.bytes_today_max,
                 garbage: counters.garbage,
             },
             buses: self.board.buses(),

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use gapless_common::id::{DeviceIndex, Epoch};
 use gapless_common::message::{AgentState, DataFrame, Outcome, Reply};
+use gapless_common::planted::{self, Bug};
 use gapless_common::reading::{Acquired, Readings, Record};
 use gapless_common::topic::{AgentPath, Up};
 use gapless_common::wire::{self, DataHeader, DecodeError, Message};
@@ -89,7 +90,9 @@ impl<'a, 'c> Apply<'a, 'c> {
         if !plausible::seqs(last) {
             return self.refuse(no, "seqs that no epoch reaches");
         }
-        if self.memory.ledger.agent(no).is_some_and(|a| a.is_committed(header.epoch, first, last)) {
+        if !planted::has(Bug::SkipDedup)
+            && self.memory.ledger.agent(no).is_some_and(|a| a.is_committed(header.epoch, first, last))
+        {
             self.batch.tally(no).duplicates += i64::try_from(header.count).unwrap_or(i64::MAX);
             return Ok(());
         }
@@ -183,7 +186,9 @@ impl<'a, 'c> Apply<'a, 'c> {
         let wrong = plausible::slot_nonsense(frame, |index| Some(device(index)?.due.times));
         let usable = wrong.is_none() && frame.records.iter().all(|r| fits(r, bound.is_some(), device));
         for (seq, record) in (frame.first.0..).zip(&frame.records) {
-            if self.memory.ledger.agent(no).is_some_and(|a| a.is_committed(frame.epoch, seq, seq)) {
+            if !planted::has(Bug::SkipDedup)
+                && self.memory.ledger.agent(no).is_some_and(|a| a.is_committed(frame.epoch, seq, seq))
+            {
                 self.batch.tally(no).duplicates += 1;
                 continue;
             }

@@ -13,6 +13,7 @@
 use std::path::{Path, PathBuf};
 
 use gapless_common::id::Commit;
+use gapless_common::planted::{self, Bug};
 use gapless_common::time::Timestamp;
 use gapless_common::topic::{AgentPath, Down};
 use gapless_common::wire::{self, Message};
@@ -255,6 +256,9 @@ impl Committer {
         now: Timestamp,
         each: impl FnOnce(&mut Apply<'_, '_>) -> rusqlite::Result<usize>,
     ) -> rusqlite::Result<(Memory, Answers, usize)> {
+        if planted::has(Bug::AcknowledgeBeforeCommit) && !self.connection.is_autocommit() {
+            self.connection.execute_batch("COMMIT")?;
+        }
         self.roll_back()?;
         let mut memory = match self.memory.take() {
             Some(memory) => memory,
@@ -324,7 +328,8 @@ impl Applied<'_> {
     /// As [`Committer::attempt`].
     pub fn commit(self) -> rusqlite::Result<Vec<Outbound>> {
         let Self { committer, memory, answers, commit, now, .. } = self;
-        if let Err(error) = committer.connection.execute_batch("COMMIT") {
+        let late = planted::has(Bug::AcknowledgeBeforeCommit);
+        if !late && let Err(error) = committer.connection.execute_batch("COMMIT") {
             committer.give_up();
             return Err(error);
         }

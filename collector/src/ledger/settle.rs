@@ -3,6 +3,7 @@
 //! that an agent owes is in `spans`.
 
 use gapless_common::id::Epoch;
+use gapless_common::planted::{self, Bug};
 use gapless_common::quality::Cause;
 use gapless_common::time::{Slot, Timestamp};
 
@@ -52,6 +53,7 @@ impl Ledger {
                 let (Some(&first), Some(&last)) = (run.first(), run.last()) else { continue };
                 let painted = paint(slots, grid, (first, last), Known::Received, |_| true)?;
                 if painted && self.may_have_gaps(grid, first) {
+                    let first = first - i64::from(planted::has(Bug::GapClosedEarly));
                     fill_gap(slots, (grid, self.times[&grid]), (first, last), stamp)?;
                 }
             }
@@ -169,7 +171,8 @@ impl Ledger {
         let agent = self.agents.get(&no)?;
         let (&place, &epoch) = agent.chain.range(agent.settled.place..).next()?;
         let state = agent.epochs.get(&epoch)?;
-        let finished = state.finished() && agent.tip().is_some_and(|(tip, _)| tip > place);
+        let finished = (state.finished() || planted::has(Bug::SettleUnfinished))
+            && agent.tip().is_some_and(|(tip, _)| tip > place);
         let through =
             if state.closed { u64::from(u32::MAX).max(state.watermark()) } else { state.watermark() };
         Some((place, epoch, through, finished))
@@ -254,6 +257,9 @@ impl Ledger {
     }
 
     fn push_downtime(&mut self, no: AgentNo, at: Position, downtime: Downtime) {
+        if planted::has(Bug::IgnoreDowntime) {
+            return;
+        }
         self.changes.downtimes.push((no, at, downtime));
         let downtimes = &mut self.agent_mut(no).downtimes;
         downtimes.push((at, downtime));

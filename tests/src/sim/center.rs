@@ -12,7 +12,7 @@ use gapless_common::message::Presence;
 use gapless_common::topic::presence;
 use gapless_common::wire::{self, Message};
 use rusqlite::Connection;
-use rusqlite::backup::Backup;
+use rusqlite::backup::{Backup, StepResult};
 
 use super::clock::truth;
 use super::rng::Rng;
@@ -50,6 +50,10 @@ pub struct Center {
     /// Last night's backup.
     backup: Option<Connection>,
     waiting: VecDeque<Inbound>,
+    /// The last commit of which an agent was told, in this life of the database.
+    told: u64,
+    /// Commits of which agents were told, and that were gone after a kill.
+    pub forgotten: Vec<String>,
     /// Its connection.
     pub session: u64,
     /// How far its clock is ahead of the truth, in ms.
@@ -63,7 +67,8 @@ impl Center {
     pub fn new(rng: Rng) -> Self {
         let database = Some(Connection::open_in_memory().expect("memory takes a database"));
         let (waiting, session, ahead_ms) = (VecDeque::new(), 0, 0);
-        Self { committer: None, database, backup: None, waiting, session, ahead_ms, rng }
+        let (told, forgotten) = (0, Vec::new());
+        Self { committer: None, database, backup: None, waiting, told, forgotten, session, ahead_ms, rng }
     }
 
     /// Starts it.
@@ -84,24 +89,43 @@ impl Center {
     pub fn kill(&mut self) {
         self.waiting.clear();
         if let Some(committer) = self.committer.take() {
-            self.database = Some(committer.into_connection().expect("memory does not fail"));
+            let database = committer.into_connection().expect("memory does not fail");
+            let sql = "SELECT value FROM meta WHERE key = 'commit_no'";
+            let kept: i64 = database.query_row(sql, [], |r| r.get(0)).expect("memory does not fail");
+            if kept.cast_unsigned() < self.told {
+                self.forgotten.push(format!("agents know commit {}, the database is at {kept}", self.told));
+            }
+            self.database = Some(database);
         }
     }
 
-    /// Backs the database up.
-    pub fn back_up(&mut self) {
-        if let Some(from) = self.committer.as_ref().map(Committer::connection).or(self.database.as_ref()) {
-            self.backup = Some(copy(from));
-        }
+    /// Backs the database up; `false` where it cannot be read at the moment.
+    pub fn back_up(&mut self) -> bool {
+        let from = self.committer.as_ref().map(Committer::connection).or(self.database.as_ref());
+        let copied = from.and_then(copy);
+        let is_copied = copied.is_some();
+        self.backup = copied.or(self.backup.take());
+        is_copied
+    }
+
+    /// Whether frames are parked.
+    #[must_use]
+    pub fn has_parked(&self) -> bool {
+        let asks = |committer: &Committer| {
+            let mut statement =
+                committer.connection().prepare_cached("SELECT EXISTS (SELECT 1 FROM parked)")?;
+            statement.query_row([], |r| r.get::<_, bool>(0))
+        };
+        self.committer.as_ref().is_some_and(|committer| asks(committer).unwrap_or(false))
     }
 
     /// Puts the backup in the place of the database of a collector that is not running; `false` where there is none.
     pub fn restore(&mut self) -> bool {
         let Some(backup) = self.backup.as_ref().filter(|_| self.committer.is_none()) else { return false };
-        let restored = copy(backup);
+        let Some(restored) = copy(backup) else { return false };
         let mark = "INSERT OR REPLACE INTO meta VALUES ('needs_incarnation', 1)";
         restored.execute(mark, []).expect("memory does not fail");
-        self.database = Some(restored);
+        (self.database, self.told) = (Some(restored), 0);
         true
     }
 
@@ -153,6 +177,7 @@ impl Center {
             self.kill();
             return turn;
         }
+        self.told = committer.head().commit.0;
         turn.answers = answers.into_iter().filter_map(published).collect();
         turn
     }
@@ -173,11 +198,10 @@ fn published(answer: Outbound) -> Option<(String, Vec<u8>)> {
     }
 }
 
-fn copy(from: &Connection) -> Connection {
+fn copy(from: &Connection) -> Option<Connection> {
     let mut to = Connection::open_in_memory().expect("memory takes a database");
     let backup = Backup::new(from, &mut to).expect("two databases");
-    let pages = std::ffi::c_int::MAX;
-    backup.step(pages).expect("memory does not fail");
+    let done = backup.step(std::ffi::c_int::MAX);
     drop(backup);
-    to
+    matches!(done, Ok(StepResult::Done)).then_some(to)
 }

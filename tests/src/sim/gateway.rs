@@ -15,7 +15,7 @@ use gapless_agent::depot::{DepotError, Draw, Opener};
 use gapless_agent::engine::{Effect, Engine};
 use gapless_agent::event::BusEvent;
 use gapless_agent::outbox::memory_disk::{MemoryDisk, PowerCut};
-use gapless_agent::outbox::{Journal, Opened, Options};
+use gapless_agent::outbox::{Disk as _, Journal, Opened, Options};
 use gapless_agent::run;
 use gapless_common::id::{BootId, ConnectionId};
 use gapless_common::topic::AgentPath;
@@ -77,6 +77,8 @@ pub struct Gateway {
     pub image: Option<MemoryDisk>,
     /// The connection that its agent wants.
     pub connection: Option<ConnectionId>,
+    /// Whether its agent keeps records in memory, because the disk has failed.
+    pub is_in_memory: bool,
     /// The operation of its disk at which the power goes.
     dies_at: Option<u64>,
     draw: Draw,
@@ -107,6 +109,7 @@ impl Gateway {
             log: Shared::default(),
             image: None,
             connection: None,
+            is_in_memory: false,
             dies_at: None,
             draw: Arc::new(draw),
             rng: rng.fork(2),
@@ -130,6 +133,24 @@ impl Gateway {
         let at = self.disk.operations() + operations;
         self.disk.die_at(at);
         self.dies_at = Some(at);
+    }
+
+    /// A bit flips where something is written.
+    pub fn rot(&mut self, seed: u64) {
+        let mut rng = Rng::new(seed);
+        let files = self.disk.list().unwrap_or_default();
+        let names: Vec<String> = files.into_iter().map(|(name, _)| name).collect();
+        if names.is_empty() {
+            return;
+        }
+        let name = rng.pick(&names);
+        let mut bytes = self.disk.contents(name).unwrap_or_default();
+        let written = bytes.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1);
+        let at = usize::try_from(rng.below(written as u64)).expect("within a file");
+        if let Some(byte) = bytes.get_mut(at).filter(|_| written > 0) {
+            *byte ^= 1 << rng.below(8);
+            self.disk.set_contents(name, &bytes);
+        }
     }
 
     /// It does not, after all.
@@ -169,7 +190,7 @@ impl Gateway {
             End::PowerCut(cut) => cut,
         };
         self.disk.restart(cut, self.rng.draw());
-        self.dies_at = None;
+        (self.dies_at, self.is_in_memory) = (None, false);
         self.grounds.iter_mut().for_each(SimGround::vacate);
     }
 

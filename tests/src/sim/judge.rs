@@ -71,6 +71,8 @@ struct Stored {
     received: RangeSet,
     /// Open gaps.
     gaps: Vec<(u64, u64, Cause)>,
+    /// Slots of gaps whose readings came after all.
+    filled: RangeSet,
     /// Runs of slots of any state.
     known: Vec<(i64, i64)>,
 }
@@ -89,13 +91,11 @@ impl Case<'_> {
 
     /// Nothing is stored that no device answered, and nothing in other bits.
     fn check_values(&self, index: DeviceIndex, known: &Known, stored: &Stored, findings: &mut Findings) {
-        let mut evaluated: BTreeMap<(u8, i64), i64> = BTreeMap::new();
-        for (&(block, eval), instants) in &stored.answers {
+        for &(block, eval) in stored.answers.keys() {
             if !self.oracle.issued.contains_key(&(self.no, index, block, eval)) {
                 findings
                     .push(("no invention", format!("{}: an answer of {eval} that nobody gave", known.name)));
             }
-            evaluated.extend(instants.iter().map(|at| ((block, *at), eval)));
         }
         for ((channel, at), (value, quality)) in &stored.rows {
             let Some(value) = value else {
@@ -106,9 +106,11 @@ impl Case<'_> {
                 }
                 continue;
             };
-            let eval = evaluated.get(&(block_of(channel), *at));
+            let clock = CLOCKS[usize::from(block_of(channel))].to_owned();
+            #[expect(clippy::cast_possible_truncation, reason = "milliseconds since 1970 are far below 2^53")]
+            let eval = stored.rows.get(&(clock, *at)).and_then(|(ms, _)| Some((*ms)? as i64));
             let true_value =
-                eval.and_then(|eval| self.grounds[known.bus].line.truth(known.unit, channel, *eval));
+                eval.and_then(|eval| self.grounds[known.bus].line.truth(known.unit, channel, eval));
             if !same(true_value.as_ref(), &Value::Number(*value)) {
                 let what = format!("{}/{channel} at {at}: stored {value}, true {true_value:?}", known.name);
                 findings.push(("integrity", what));
@@ -220,6 +222,10 @@ impl Case<'_> {
                 findings.push(("true gaps", what));
             }
         }
+        if let Some((slot, _)) = stored.filled.iter().next().filter(|_| !self.may_have_been_given_up()) {
+            let what = format!("{}: a gap held slot {slot} while its reading was on its way", known.name);
+            findings.push(("true gaps", what));
+        }
         let false_gap = told.iter().find_map(|(from, to)| overlap(&received, from, to));
         if let Some(slot) = false_gap {
             findings
@@ -231,6 +237,17 @@ impl Case<'_> {
                 format!("{}: slot {slot}: its account and its readings differ", known.name),
             ));
         }
+    }
+
+    /// Whether the collector may have taken for gone what came after all: a disk was replaced or failed for a while, so
+    /// that readings came under other epochs; the database forgot; a slot's time was not known.
+    fn may_have_been_given_up(&self) -> bool {
+        let history = self.history();
+        !history.replaced.is_empty()
+            || !history.disk_faults.is_empty()
+            || history.has_odd_clock
+            || history.has_rot
+            || self.oracle.rollbacks > 0
     }
 
     /// Slots of which a reading is stored.
@@ -359,12 +376,16 @@ fn load(database: &Connection, device: &str) -> rusqlite::Result<Stored> {
             stored.received.insert(unsigned(first), unsigned(last));
         }
     }
-    let sql = "SELECT p.first_slot, p.last_slot, p.cause FROM gaps p JOIN grids g ON g.id = p.grid
-        JOIN devices d ON d.id = g.device WHERE d.name = ?1 AND p.state = 1 ORDER BY p.first_slot";
+    let sql = "SELECT p.first_slot, p.last_slot, p.cause, p.state FROM gaps p JOIN grids g ON g.id = p.grid
+        JOIN devices d ON d.id = g.device WHERE d.name = ?1 ORDER BY p.first_slot";
     let mut statement = database.prepare_cached(sql)?;
     let mut rows = statement.query([device])?;
     while let Some(row) = rows.next()? {
         let code: i64 = row.get(2)?;
+        if row.get::<_, i64>(3)? != 1 {
+            stored.filled.insert(unsigned(row.get(0)?), unsigned(row.get(1)?));
+            continue;
+        }
         let cause = u16::try_from(code).ok().and_then(Cause::from_code).unwrap_or(Cause::Unexplained);
         stored.gaps.push((unsigned(row.get(0)?), unsigned(row.get(1)?), cause));
     }

@@ -89,13 +89,15 @@ pub enum Mischief {
     Unplug,
     /// A line babbles for a while.
     StuckLine,
+    /// A device answers nothing for a while.
+    SilentDevice,
     /// A device restarts; its counters begin anew.
     DeviceRestart,
 }
 
 impl Mischief {
     /// All of them.
-    pub const ALL: [Self; 30] = [
+    pub const ALL: [Self; 31] = [
         Self::PowerCut,
         Self::PowerCutAtWrite,
         Self::KillAgent,
@@ -125,6 +127,7 @@ impl Mischief {
         Self::BadAnswers,
         Self::Unplug,
         Self::StuckLine,
+        Self::SilentDevice,
         Self::DeviceRestart,
     ];
 
@@ -147,8 +150,9 @@ impl Mischief {
     /// Of a thousand runs so many have it. What replaces or spoils a disk leaves less to hold the agent to, so it is rarer.
     const fn share(self) -> u32 {
         match self {
-            Self::OldImage | Self::NewCard | Self::BitRot => 80,
-            Self::Rollback | Self::ClockStep | Self::Boot1970 => 150,
+            Self::OldImage | Self::NewCard => 80,
+            Self::KillCenter | Self::KillAgent | Self::Outage => 400,
+            Self::BitRot | Self::Rollback | Self::ClockStep | Self::Boot1970 => 150,
             _ => 250,
         }
     }

@@ -30,6 +30,48 @@ pub struct Series {
     pub answers: u64,
 }
 
+/// How a planted bug was caught.
+#[cfg(feature = "planted")]
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Caught {
+    /// The bug.
+    pub bug: gapless_common::planted::Bug,
+    /// After how many seeds, and by which invariant; `None` where it was not.
+    pub by: Option<(u64, Finding)>,
+}
+
+/// Plants each of `bugs` in turn and runs seeds until one finds what it does not find without the bug, `most` at most;
+/// side by side on the machine's cores.
+#[cfg(feature = "planted")]
+#[must_use]
+pub fn hunt(bugs: &[gapless_common::planted::Bug], most: u64) -> Vec<Caught> {
+    let (next, caught) = (AtomicU64::new(0), Mutex::new(Vec::new()));
+    let workers = std::thread::available_parallelism().map_or(1, usize::from);
+    std::thread::scope(|scope| {
+        for _ in 0..workers {
+            scope.spawn(|| {
+                let take = || usize::try_from(next.fetch_add(1, Ordering::Relaxed)).unwrap_or(usize::MAX);
+                while let Some(&bug) = bugs.get(take()) {
+                    let by = (0..most).find_map(|seed| Some((seed + 1, finds_only_with(bug, seed)?)));
+                    caught.lock().expect("a hunt does not panic").push(Caught { bug, by });
+                }
+            });
+        }
+    });
+    let mut caught = caught.into_inner().expect("a hunt does not panic");
+    caught.sort_by_key(|caught| caught.bug);
+    caught
+}
+
+#[cfg(feature = "planted")]
+fn finds_only_with(bug: gapless_common::planted::Bug, seed: u64) -> Option<Finding> {
+    use gapless_common::planted::plant;
+    plant(Some(bug));
+    let found = run(seed, Scale::Hours).findings.into_iter().next();
+    plant(None);
+    found.filter(|_| run(seed, Scale::Hours).findings.is_empty())
+}
+
 impl Series {
     /// Runs the seeds `first..first + count`, ending early after `FAILURES_MAX` failures.
     #[must_use]

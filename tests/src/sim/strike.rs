@@ -2,7 +2,7 @@
 
 use super::center::Death;
 use super::clock::MS_NS;
-use super::line::fault::Chances;
+use super::line::fault::{Chances, Fault};
 use super::net::Party;
 use super::plan::Mischief;
 use super::sometimes::Rare;
@@ -88,8 +88,9 @@ impl World {
 
     pub(super) fn back_up(&mut self) {
         if !self.is_good {
-            self.center.back_up();
-            self.oracle.note_back_up();
+            if self.center.back_up() {
+                self.oracle.note_back_up();
+            }
             self.push(self.now_ms + BACK_UP_MS, Event::BackUp);
         }
     }
@@ -159,7 +160,7 @@ impl World {
             Mischief::BitRot => {
                 self.oracle.note_rot(no);
                 let seed = self.rng.draw();
-                self.gateways[no].disk.flip_bit(seed);
+                self.gateways[no].rot(seed);
             }
             Mischief::OldImage | Mischief::NewCard => self.replace_disk(kind, no),
             Mischief::DiskFull | Mischief::WritesFail | Mischief::SyncsFail | Mischief::ReadOnly => {
@@ -200,7 +201,10 @@ impl World {
             Mischief::SyncsFail => disk.fail_syncs(true),
             _ => disk.set_read_only(true),
         }
-        self.ends(Heal::Disk(no));
+        // Others may take the room for good.
+        if kind != Mischief::DiskFull || self.rng.one_in(2) {
+            self.ends(Heal::Disk(no));
+        }
     }
 
     fn step_clock(&mut self, no: usize) {
@@ -257,7 +261,9 @@ impl World {
                     self.oracle.note_rollback();
                 }
             }
-            Mischief::Unplug | Mischief::StuckLine | Mischief::DeviceRestart => self.spoil_line(kind, no),
+            Mischief::Unplug | Mischief::StuckLine | Mischief::SilentDevice | Mischief::DeviceRestart => {
+                self.spoil_line(kind, no);
+            }
             _ => return false,
         }
         true
@@ -266,6 +272,7 @@ impl World {
     fn spoil_line(&mut self, kind: Mischief, no: usize) {
         let until_ns = (self.now_ms + self.a_while_ms()) * MS_NS;
         let babbles_until_ns = (self.now_ms + self.rng.within(1_000, 20_000)) * MS_NS;
+        let requests = usize::try_from(self.rng.within(2, 40)).expect("few");
         let grounds = &mut self.gateways[no].grounds;
         let bus = usize::try_from(self.rng.below(grounds.len() as u64)).expect("few");
         let units: Vec<u8> =
@@ -276,6 +283,7 @@ impl World {
         match kind {
             Mischief::Unplug => line.unplug(until_ns),
             Mischief::StuckLine => line.babble(babbles_until_ns),
+            Mischief::SilentDevice => line.strike(unit, Fault::Silent, requests),
             _ => line.restart(unit),
         }
     }

@@ -8,7 +8,7 @@ use gapless_agent::bus::BusCommand;
 use gapless_agent::config::{Bus, Config, Link, TcpFraming};
 use gapless_agent::depot::DepotError;
 use gapless_agent::engine::{Effect, Engine};
-use gapless_agent::event::BusEvent;
+use gapless_agent::event::{BusEvent, DeviceCondition};
 use gapless_agent::uplink::mqtt::MqttEvent;
 use gapless_common::id::ConnectionId;
 use gapless_common::reading::Record;
@@ -24,7 +24,7 @@ use super::net::{Net, Packet, Party, Sent};
 use super::oracle::{Oracle, Stop};
 use super::plan::{Mischief, Plan};
 use super::rng::Rng;
-use super::sometimes::Sometimes;
+use super::sometimes::{Rare, Sometimes};
 use super::strike::Heal;
 use super::tap;
 
@@ -252,7 +252,7 @@ impl World {
         let now_ms = self.now_ms;
         match self.gateways[no].start(now_ms) {
             // The power went while the outbox was opened.
-            _ if self.gateways[no].has_died() => return self.power_off(no),
+            _ if self.gateways[no].has_died() => return self.die(no),
             Ok(()) => {}
             Err(error) => {
                 return self.oracle.find("availability", format!("an agent does not start: {error}"));
@@ -282,6 +282,9 @@ impl World {
     fn said(&mut self, no: usize, event: BusEvent) {
         let now = self.gateways[no].now(self.now_ms);
         self.oracle.note_event(no, &self.gateways[no], &event, self.now_ms);
+        if matches!(event, BusEvent::Device { condition: DeviceCondition::SetAside, .. }) {
+            self.sometimes.reach(Rare::SetAside);
+        }
         self.tell(no, |engine| engine.on_bus(event, now));
     }
 
@@ -290,15 +293,26 @@ impl World {
         let Some(told) = self.gateways[no].tell(what) else { return };
         if self.gateways[no].has_died() {
             // What it wanted when the power went is not done.
-            return self.power_off(no);
+            return self.die(no);
         }
         match told {
             Ok(effects) => effects.into_iter().for_each(|effect| self.carry_out(no, effect)),
             Err(error) => return self.oracle.find("availability", format!("an agent ends: {error}")),
         }
+        self.note_disk(no);
         self.oracle.check_bounds(no, &self.gateways[no]);
         self.oracle.take_from_tap(&self.gateways[no].log);
         self.schedule_wake(no);
+    }
+
+    /// Whether the agent has come back from memory to its disk.
+    fn note_disk(&mut self, no: usize) {
+        let gateway = &mut self.gateways[no];
+        let in_memory =
+            gateway.process.as_ref().is_some_and(|process| process.engine.depot().failure().is_some());
+        if std::mem::replace(&mut gateway.is_in_memory, in_memory) && !in_memory {
+            self.sometimes.reach(Rare::BackFromMemory);
+        }
     }
 
     fn schedule_wake(&mut self, no: usize) {
@@ -428,6 +442,7 @@ impl World {
     pub fn kill_center(&mut self) {
         let session = self.center.session;
         self.center.kill();
+        self.note_forgotten();
         let sent = self.net.hang_up(Party::Center, session, self.now_ms);
         self.send(sent);
         let waits_ms = self.rng.within(1_000, 120_000);
@@ -438,6 +453,12 @@ impl World {
         self.center_is_due = false;
         let (dies, session) = (self.death.take(), self.center.session);
         let turn = self.center.turn(dies, self.now_ms);
+        match dies.filter(|_| self.center.committer.is_none()) {
+            Some(Death::BeforeCommit) => self.sometimes.reach(Rare::DiedBeforeCommit),
+            Some(Death::BeforeAnswer) => self.sometimes.reach(Rare::DiedBeforeAnswer),
+            None if self.center.has_parked() => self.sometimes.reach(Rare::Parked),
+            None => {}
+        }
         for message in &turn.committed {
             self.note_committed(&message.topic, &message.payload);
         }
@@ -446,11 +467,19 @@ impl World {
             let sent = self.net.publish(Party::Center, session, (topic, payload, false), self.now_ms);
             self.send(sent);
         }
+        self.note_forgotten();
         if self.center.committer.is_none() {
             self.kill_center();
         } else if !self.center.is_idle() {
             self.center_is_due = true;
             self.push(self.now_ms + 1, Event::Center);
+        }
+    }
+
+    /// What was acknowledged and not committed shows when the collector is killed.
+    fn note_forgotten(&mut self) {
+        for what in std::mem::take(&mut self.center.forgotten) {
+            self.oracle.find("acknowledged only what is committed", what);
         }
     }
 
@@ -508,6 +537,12 @@ impl World {
         tracing::info!(at_ms = self.now_ms, gateway = no, ?cut, "goes dark");
         self.oracle.note_end(no, &self.gateways[no], Stop::PowerCut, self.now_ms);
         self.lose_process(no, End::PowerCut(cut));
+    }
+
+    /// The power went in the middle of a write.
+    fn die(&mut self, no: usize) {
+        self.sometimes.reach(Rare::DiedAtWrite);
+        self.power_off(no);
     }
 
     /// The machine loses its power, and has it again later.

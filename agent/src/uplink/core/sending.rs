@@ -1,6 +1,7 @@
 //! Which records are fresh, when they have waited long enough, and what may be sent now.
 
 use gapless_common::id::{Epoch, Seq};
+use gapless_common::planted::{self, Bug};
 
 use super::super::budget::Room;
 use super::{Action, Core, Offer};
@@ -54,6 +55,9 @@ impl Core {
             self.schedule_probe(now_ms);
         }
         self.delivery.sent(offer, last, now_ms);
+        if planted::has(Bug::TrimOnPuback) {
+            self.actions.push_back(Action::Acknowledge(offer.epoch, offer.first, last));
+        }
     }
 
     pub(super) fn has_unsent(&self) -> bool {
@@ -96,6 +100,9 @@ impl Core {
     }
 
     fn next_backlog(&self) -> Option<Offer> {
+        if planted::has(Bug::ForgetBacklog) {
+            return None;
+        }
         // A frame that is never answered would hold up all others where one goes at a time: every second time the other
         // end of the backlog is tried.
         let other_end = self.ack_wait.failures() > 0 && self.ack_wait.failures().is_multiple_of(2);

@@ -1,0 +1,101 @@
+//! Bugs that can be planted, one at a time and at run time, to see that the simulation catches each of them. Only a build
+//! with the feature `planted` has them, and no release does: without it [`has`] is `false` at compile time.
+//!
+//! Each stands in the product's code as one condition at the place where somebody could have made that mistake.
+
+/// A mistake.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Bug {
+    /// The collector acknowledges, and commits later.
+    AcknowledgeBeforeCommit,
+    /// The journal takes a batch for durable that it never synced.
+    SkipFsync,
+    /// The uplink takes a frame for stored once it is sent.
+    TrimOnPuback,
+    /// The collector stores what it has already.
+    SkipDedup,
+    /// An outbox that is opened again goes on under the same epoch, from the first seq.
+    ReuseSeq,
+    /// The outbox drops its oldest segment without a loss.
+    DropInSilence,
+    /// The bus takes whatever answer comes next.
+    AcceptLateAnswer,
+    /// The collector's watermark is the last seq that it has.
+    WatermarkPastHole,
+    /// The agent sends records in the order of the wall clock.
+    StepReorders,
+    /// The collector closes a gap as soon as a reading beside it has come.
+    GapClosedEarly,
+    /// The agent takes a loss for told without a record of it.
+    LossNotSent,
+    /// The bus tells nothing of the slots between two probes.
+    SilentBackOff,
+    /// The receiver does not look at the CRC.
+    IgnoreCrc,
+    /// The uplink never goes back to what was polled before the connection.
+    ForgetBacklog,
+    /// The agent declares a slot complete that has not ended.
+    DeclareAhead,
+    /// In the ledger a miss is a better word than a reading.
+    MissOverReading,
+    /// The ledger settles an epoch before the one that it follows is finished.
+    SettleUnfinished,
+    /// The ledger takes a downtime for none.
+    IgnoreDowntime,
+}
+
+impl Bug {
+    /// All of them.
+    pub const ALL: [Self; 18] = [
+        Self::AcknowledgeBeforeCommit,
+        Self::SkipFsync,
+        Self::TrimOnPuback,
+        Self::SkipDedup,
+        Self::ReuseSeq,
+        Self::DropInSilence,
+        Self::AcceptLateAnswer,
+        Self::WatermarkPastHole,
+        Self::StepReorders,
+        Self::GapClosedEarly,
+        Self::LossNotSent,
+        Self::SilentBackOff,
+        Self::IgnoreCrc,
+        Self::ForgetBacklog,
+        Self::DeclareAhead,
+        Self::MissOverReading,
+        Self::SettleUnfinished,
+        Self::IgnoreDowntime,
+    ];
+}
+
+#[cfg(feature = "planted")]
+mod chosen {
+    use std::cell::Cell;
+
+    use super::Bug;
+
+    thread_local! {
+        static CHOSEN: Cell<Option<Bug>> = const { Cell::new(None) };
+    }
+
+    /// From now on this thread's code has this bug, or none.
+    pub fn plant(bug: Option<Bug>) {
+        CHOSEN.set(bug);
+    }
+
+    /// Whether this thread's code has this bug.
+    #[must_use]
+    pub fn has(bug: Bug) -> bool {
+        CHOSEN.get() == Some(bug)
+    }
+}
+
+#[cfg(feature = "planted")]
+pub use chosen::{has, plant};
+
+/// Whether the code has this bug: it has none.
+#[cfg(not(feature = "planted"))]
+#[must_use]
+pub const fn has(_: Bug) -> bool {
+    false
+}
