@@ -151,8 +151,8 @@ impl Mischief {
     const fn share(self) -> u32 {
         match self {
             Self::OldImage | Self::NewCard => 80,
-            Self::KillCenter | Self::KillAgent | Self::Outage => 400,
-            Self::BitRot | Self::Rollback | Self::ClockStep | Self::Boot1970 => 150,
+            Self::KillCenter | Self::KillAgent | Self::Outage | Self::BadAnswers => 400,
+            Self::BitRot | Self::Rollback | Self::Boot1970 => 150,
             _ => 250,
         }
     }
@@ -171,21 +171,29 @@ pub struct Plan {
     pub mischief: Vec<Mischief>,
     /// How often anything does, on average, in ms.
     pub mean_ms: u64,
+    /// Whether its agent polls much, on a disk that others have filled, and is cut off for long: its outbox has to drop.
+    pub is_hoarder: bool,
 }
+
+/// One in so many runs is of an outbox that has to drop.
+const HOARDERS_ONE_IN: u64 = 20;
 
 impl Plan {
     /// The plan of a seed.
     #[must_use]
     pub fn draw(scale: Scale, rng: &mut Rng) -> Self {
-        let (bad_ms, interval_ms): (u64, &[u64]) = match scale {
-            Scale::Hours => (rng.within(900_000, 5_400_000), &[10_000, 30_000, 60_000, 60_000, 120_000]),
+        let is_hoarder = scale == Scale::Hours && rng.one_in(HOARDERS_ONE_IN);
+        let (bad_ms, intervals_ms): (u64, &[u64]) = match scale {
+            Scale::Hours if is_hoarder => (1_200_000, &[2_000]),
+            Scale::Hours if rng.one_in(4) => (rng.within(900_000, 3_600_000), &[10_000, 30_000]),
+            Scale::Hours => (rng.within(900_000, 5_400_000), &[30_000, 60_000, 60_000, 120_000]),
             Scale::Weeks => (rng.within(7, 21) * 86_400_000, &[600_000, 1_800_000]),
         };
-        let count = if rng.one_in(3) { 2 } else { 1 };
-        let agents = (0..count).map(|no| draw_agent(no, interval_ms, scale, rng)).collect();
+        let count = if !is_hoarder && rng.one_in(3) { 2 } else { 1 };
+        let agents = (0..count).map(|no| draw_agent(no, intervals_ms, scale, rng)).collect();
         let mischief = Mischief::ALL.into_iter().filter(|kind| rng.per_mille(kind.share())).collect();
         let mean_ms = bad_ms / rng.within(4, 24);
-        Self { bad_ms, patience_ms: 3 * 3_600_000, agents, mischief, mean_ms }
+        Self { bad_ms, patience_ms: 3 * 3_600_000, agents, mischief, mean_ms, is_hoarder }
     }
 
     /// Whether this kind of bad luck is in it.

@@ -11,6 +11,9 @@ use super::world::{Event, World};
 /// How often the database is backed up, in ms.
 const BACK_UP_MS: u64 = 1_200_000;
 
+/// When a hoarder is cut off, and until when, in ms.
+const HOARD_MS: (u64, u64) = (90_000, 1_000_000);
+
 /// Something ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Heal {
@@ -46,9 +49,21 @@ impl World {
         if self.plan.has(Mischief::CenterClock) {
             self.center.ahead_ms = i64::try_from(self.rng.below(7_200_000)).expect("hours") - 3_600_000;
         }
+        if self.plan.is_hoarder {
+            self.push(HOARD_MS.0, Event::Hoard);
+        }
         let first_ms = self.rng.wait_ms(self.plan.mean_ms);
         self.push(first_ms, Event::Strike);
         self.push(BACK_UP_MS, Event::BackUp);
+    }
+
+    /// Others have filled the first gateway's disk, and its link is cut for as long as its outbox takes to be full.
+    pub(super) fn hoard(&mut self) {
+        self.oracle.note_disk_fault(0, self.now_ms);
+        self.gateways[0].disk.set_capacity(Some(0));
+        let sent = self.net.cut(Party::Gateway(0), true, self.now_ms);
+        self.send(sent);
+        self.push(HOARD_MS.1, Event::Heal(Heal::Link(Party::Gateway(0))));
     }
 
     fn share(&mut self, kind: Mischief, most: u64) -> u32 {

@@ -64,6 +64,8 @@ pub enum Event {
     SetClock(usize, u64),
     /// The next bad luck.
     Strike,
+    /// A hoarder is cut off.
+    Hoard,
     /// One ends.
     Heal(Heal),
     /// The collector's database is backed up.
@@ -200,6 +202,7 @@ impl World {
             Event::Start(no) => self.start(no),
             Event::SetClock(no, booted_ms) => self.set_clock(no, booted_ms),
             Event::Strike => self.strike(),
+            Event::Hoard => self.hoard(),
             Event::Heal(heal) => self.heal(heal),
             Event::BackUp => self.back_up(),
         }
