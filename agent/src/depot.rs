@@ -30,7 +30,7 @@ use crate::outbox::{
 };
 use crate::text::chain;
 use batch::{Batch, Stuck, append_all};
-use migrate::{copy, not_kept};
+use migrate::{acknowledged, copy, is_gone, is_owed, is_told_again, not_kept};
 use unset::UnsetEpochs;
 
 /// Budget of the outbox in memory, in bytes: some minutes of a busy site, and little beside 256 MB.
@@ -317,9 +317,14 @@ impl Depot {
         let _ = disk.catalogs().put(catalog, &self.identity.catalog_bytes);
         append_all(disk, &start.borrow(catalog))?;
         for range in &owed {
-            copy(self.store.as_mut(), disk, *range)?;
+            copy(self.store.as_mut(), disk, *range, is_owed)?;
         }
         let mut losses = Batch::default();
+        for range in self.store.held().iter().flat_map(|held| acknowledged(held, &owed)) {
+            if let Some(time) = copy(self.store.as_mut(), disk, range, is_told_again)? {
+                losses.push(&Record::Loss(is_gone(range, time)), now.wall);
+            }
+        }
         let given_up = owed.into_iter().map(|range| not_kept(range, now));
         for loss in given_up.chain(self.store.pending_losses()) {
             losses.push(&Record::Loss(loss), now.wall);

@@ -1,7 +1,10 @@
 //! Takes what an outbox in memory still owes along to the disk. Decides nothing about when.
 
+use gapless_common::id::Seq;
+use gapless_common::message::HeldEpoch;
 use gapless_common::quality::Cause;
 use gapless_common::reading::Loss;
+use gapless_common::time::Timestamp;
 
 use super::batch::{Stuck, append_all, is_essential, opens_epoch};
 use crate::clock::Now;
@@ -10,10 +13,15 @@ use crate::outbox::{NewRecord, Outbox, OwedRange, ReadLimits};
 /// How much is read at a time to be taken along to the disk.
 const MIGRATE_LIMITS: ReadLimits = ReadLimits { bytes: 64 << 10, records: 1_024 };
 
-/// Writes what `from` owes within `range` to `to`, but for what belongs to the epoch itself. What `to` refuses is in its
-/// own losses.
-pub(super) fn copy(from: &mut dyn Outbox, to: &mut dyn Outbox, range: OwedRange) -> Result<(), Stuck> {
-    let mut records = Vec::new();
+/// Writes what `from` holds within `range` to `to`, as far as its kind is `wanted`. What `to` refuses is in its own
+/// losses. Returns the time of what it left out.
+pub(super) fn copy(
+    from: &mut dyn Outbox,
+    to: &mut dyn Outbox,
+    range: OwedRange,
+    wanted: fn(u8) -> bool,
+) -> Result<Option<(Timestamp, Timestamp)>, Stuck> {
+    let (mut records, mut left_out) = (Vec::new(), None);
     let mut next = range.first;
     while next <= range.last {
         records.clear();
@@ -22,10 +30,14 @@ pub(super) fn copy(from: &mut dyn Outbox, to: &mut dyn Outbox, range: OwedRange)
             break;
         }
         let Some(last) = records.last().map(|record| record.seq) else { break };
-        let batch: Vec<NewRecord<'_>> = records
-            .iter()
-            .filter(|r| r.seq <= range.last)
-            .filter(|r| !opens_epoch(r.kind))
+        records.retain(|r| r.seq <= range.last);
+        let (taken, left): (Vec<_>, Vec<_>) = records.iter().partition(|r| wanted(r.kind));
+        for at in left.into_iter().map(|r| r.at) {
+            let (first, last) = left_out.unwrap_or((at, at));
+            left_out = Some((at.min(first), at.max(last)));
+        }
+        let batch: Vec<NewRecord<'_>> = taken
+            .into_iter()
             .map(|r| NewRecord {
                 kind: r.kind,
                 at: r.at,
@@ -39,7 +51,39 @@ pub(super) fn copy(from: &mut dyn Outbox, to: &mut dyn Outbox, range: OwedRange)
         }
         next = last.next();
     }
-    Ok(())
+    Ok(left_out)
+}
+
+/// Of what is owed: all but what belongs to the epoch itself.
+pub(super) const fn is_owed(kind: u8) -> bool {
+    !opens_epoch(kind)
+}
+
+/// Of what the collector has acknowledged: what counts by its place in the chain, which memory has none in, and what
+/// is told once. A database that is put back asks for the rest in vain, see [`is_gone`].
+pub(super) const fn is_told_again(kind: u8) -> bool {
+    is_essential(kind) && !opens_epoch(kind)
+}
+
+/// What of `held` nobody owes any more: its stretches around `owed`.
+pub(super) fn acknowledged(held: &HeldEpoch, owed: &[OwedRange]) -> Vec<OwedRange> {
+    let mut ranges = Vec::new();
+    let mut next = held.first;
+    let end = OwedRange { epoch: held.epoch, first: held.next, last: held.next };
+    for range in owed.iter().filter(|range| range.epoch == held.epoch).chain([&end]) {
+        if next < range.first {
+            ranges.push(OwedRange { epoch: held.epoch, first: next, last: Seq(range.first.0 - 1) });
+        }
+        next = next.max(range.last.next());
+    }
+    ranges
+}
+
+/// What memory gave up after it was acknowledged: a collector that has it ignores this, and to one whose database was
+/// put back it says why those slots are missing.
+pub(super) fn is_gone(range: OwedRange, (from, to): (Timestamp, Timestamp)) -> Loss {
+    let OwedRange { epoch, first, last } = range;
+    Loss { epoch, first, last, from, to, cause: Cause::DiskFailed }
 }
 
 /// The seqs that an epoch in memory gives up. What it owed is written again under the epoch on the disk, so the loss
