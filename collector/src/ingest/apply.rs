@@ -327,9 +327,13 @@ impl<'a, 'c> Apply<'a, 'c> {
             AgentState::Birth { held, .. } if !self.memory.ledger.has_room_for_birth(no, held) => {
                 self.refuse(no, "a birth with epochs that cannot be, or more than are kept account of")
             }
-            AgentState::Birth { connection: id, epoch, held, .. } => {
+            AgentState::Birth { connection: id, epoch, held, durable, .. } => {
                 let fresh = commands::birth(connection, no, state, self.batch.now)?;
-                let finding = self.memory.ledger.birth(no, held, *epoch, fresh);
+                let ledger = &mut self.memory.ledger;
+                let finding = match durable {
+                    true => ledger.birth(no, held, *epoch, fresh),
+                    false => ledger.birth_in_memory(no, held, *epoch, fresh),
+                };
                 if let Some(Finding::ClonedAgent { returned, other }) = finding {
                     tracing::error!(agent = %path, %returned, %other, connection = %id,
                         "cloned agent: two outboxes write under this name");

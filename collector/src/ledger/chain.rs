@@ -119,15 +119,37 @@ impl Ledger {
         state.accounted.insert(loss.first.0, loss.last.0);
     }
 
-    /// The agent said what it holds. `writing` is the epoch being written.
+    /// The agent said what it holds. `writing` is the epoch being written, on its disk.
     pub fn birth(&mut self, no: AgentNo, held: &[HeldEpoch], writing: Epoch, fresh: bool) -> Option<Finding> {
+        let written = self.agent(no).and_then(|a| a.held.epochs.last()).map(|h| h.epoch);
+        let is_late = self.agent(no).is_some_and(|agent| is_superseded(agent, writing, written));
+        let found = self.birth_in_memory(no, held, writing, fresh);
+        if is_late {
+            // Of an outbox that another one has followed: it could not name what came after it.
+            return found;
+        }
+        for (epoch, state) in &mut self.agent_mut(no).epochs {
+            state.unheld = *epoch != writing && !held.iter().any(|h| h.epoch == *epoch);
+        }
+        found
+    }
+
+    /// The same while `writing` is kept in memory. What the disk holds besides may be out of the agent's sight, so
+    /// nothing counts as held no longer.
+    pub fn birth_in_memory(
+        &mut self,
+        no: AgentNo,
+        held: &[HeldEpoch],
+        writing: Epoch,
+        fresh: bool,
+    ) -> Option<Finding> {
         let agent = self.agent_mut(no);
         let before = agent.held.epochs.last().map(|h| h.epoch);
         agent.held = Held { epochs: held.to_vec(), drained: false };
         let returns = is_superseded(agent, writing, before) || agent.forgotten.contains(writing);
         self.changes.agents.insert(no);
         for (epoch, state) in &mut self.agent_mut(no).epochs {
-            state.unheld = *epoch != writing && !held.iter().any(|h| h.epoch == *epoch);
+            state.unheld &= *epoch != writing && !held.iter().any(|h| h.epoch == *epoch);
             state.heard = false;
         }
         for h in held {

@@ -159,3 +159,45 @@ fn what_a_birth_names_is_missing_before_anything_of_it_came() {
         assert_eq!(missing(&accounted, end, held), expected, "{accounted:?} {end:?} {held:?}");
     }
 }
+
+/// A gateway that had gone on in memory is on its disk again, and the birth of the memory arrives behind the disk's
+/// first frames: what it does not name is not given up, and no acknowledgement covers it.
+#[test]
+fn a_birth_of_memory_gives_up_nothing_that_the_disk_may_hold() {
+    for is_in_memory in [true, false] {
+        let mut ledger = fresh();
+        let mut slots = Memory::default();
+        let held = |epoch, next| HeldEpoch { epoch: Epoch(epoch), first: Seq(1), next: Seq(next) };
+        ledger.birth(AGENT, &[held(1, 4)], Epoch(1), true);
+        ledger.account(AGENT, Epoch(1), 1, 1);
+        ledger.account(AGENT, Epoch(1), 3, 3);
+        let memory = [held(700, 1)];
+        let found = match is_in_memory {
+            true => ledger.birth_in_memory(AGENT, &memory, Epoch(700), true),
+            false => ledger.birth(AGENT, &memory, Epoch(700), true),
+        };
+        assert_eq!(found, None);
+        settle(&mut ledger, &mut slots);
+        let given_up = if is_in_memory { 1 } else { 3 };
+        assert_eq!(ledger.agent(AGENT).unwrap().epochs[&Epoch(1)].watermark(), given_up, "{is_in_memory}");
+    }
+}
+
+/// A birth is overtaken by the next process's, whose frames are coming in: what it could not name is not given up.
+#[test]
+fn a_birth_that_comes_late_gives_up_nothing_that_came_after_it() {
+    let history = live(&[
+        Life { slots: vec![0; 4], down: 0, dropped: 0 },
+        Life { slots: vec![0; 4], down: 0, dropped: 0 },
+    ]);
+    let (mut ledger, mut slots) = (fresh(), Memory::default());
+    let [first, second] = [&history.held[0], &history.held[1]];
+    ledger.birth(AGENT, &history.held, second.epoch, true);
+    let missing = (second.epoch, second.next.0 - 2);
+    for record in history.records.iter().filter(|(epoch, seq, _)| (*epoch, *seq) != missing) {
+        deliver(&mut ledger, &mut slots, std::slice::from_ref(record));
+    }
+    ledger.birth(AGENT, std::slice::from_ref(first), first.epoch, false);
+    settle(&mut ledger, &mut slots);
+    assert_eq!(ledger.agent(AGENT).unwrap().epochs[&second.epoch].watermark(), missing.1 - 1);
+}
