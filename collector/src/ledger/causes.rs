@@ -1,6 +1,7 @@
 //! Why a proven slot is absent, in the order of ARCHITECTURE.md: a miss that names it (painted before), a
 //! downtime that holds it (nothing is written in one, so no loss lies in it), a loss whose time holds it, the end of an epoch before it could write down its last misses,
-//! records that are lost or parked without a time; otherwise unexplained. Paints nothing.
+//! records that are lost or parked without a time; a clock that is ahead, by which none of it was due; otherwise
+//! unexplained. Paints nothing.
 
 use gapless_common::quality::Cause;
 
@@ -14,6 +15,8 @@ pub(super) struct Account<'a> {
     pub(super) span: &'a Span,
     /// The declaration.
     pub(super) at: Position,
+    /// It was made by a clock that is ahead.
+    pub(super) is_ahead: bool,
 }
 
 type Range = (i64, i64);
@@ -30,6 +33,7 @@ pub(super) fn explain(account: &Account<'_>, runs: &[Run], (from, through): Rang
     take_ends(account, &mut absent, &mut known);
     let rest = match hidden(account) {
         Some(cause) => Known::Lost(cause),
+        None if account.is_ahead => Known::Unexplained(Cause::ClockStepped),
         None => Known::Unexplained(Cause::Unexplained),
     };
     known.extend(absent.into_iter().map(|range| (range, rest)));

@@ -3,8 +3,8 @@
 //!
 //! What an agent says is believed, whatever its clock says, as long as it is an instant that can be written and asked
 //! for: a step of a gateway's clock costs no reading. What it *declares* (a slot missed, a device accounted for, a
-//! catalog in force) counts up to the [`horizon`] only: proof of the future would call every slot on the way a gap, and
-//! those slots come still, once the clock is right.
+//! catalog in force) is [`believed`] up to now only where its clock is far ahead: proof of the future would call every
+//! slot on the way a gap, and those slots come still, once the clock is right.
 
 use gapless_common::id::{DeviceIndex, Epoch};
 use gapless_common::message::{DataFrame, HeldEpoch};
@@ -15,7 +15,7 @@ use gapless_common::time::{Slot, SlotGrid, Timestamp};
 pub const SEQ_MAX: u64 = 1 << 53;
 /// Instants of records lie in `0..TIME_MAX`: from 1970 to 2200.
 pub const TIME_MAX: Timestamp = Timestamp(7_258_118_400_000);
-/// What a gateway declares counts as far as a day ahead of the collector's clock, in ms.
+/// A gateway's clock may be ahead of the collector's by a day in what it declares, in ms.
 pub const AHEAD_MAX_MS: i64 = 86_400_000;
 /// Before this instant (2024) the collector's own clock is not set, and judges nobody's.
 const CLOCK_SET_FROM: Timestamp = Timestamp(1_704_067_200_000);
@@ -32,10 +32,11 @@ pub const fn seqs(last: u64) -> bool {
     last <= SEQ_MAX
 }
 
-/// Up to where the collector believes declarations at `now` by its own clock.
+/// What a declaration of `at` says by the collector's own clock: itself, or no more than `now` where the gateway's
+/// clock is ahead by more than [`AHEAD_MAX_MS`].
 #[must_use]
-pub fn horizon(now: Timestamp) -> Timestamp {
-    if now >= CLOCK_SET_FROM { now.plus_ms(AHEAD_MAX_MS) } else { TIME_MAX }
+pub fn believed(at: Timestamp, now: Timestamp) -> Timestamp {
+    if now >= CLOCK_SET_FROM && at > now.plus_ms(AHEAD_MAX_MS) { now } else { at }
 }
 
 /// Whether a birth's list of epochs can be.

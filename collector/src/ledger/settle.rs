@@ -61,11 +61,12 @@ impl Ledger {
         Ok(())
     }
 
-    /// What lies beyond the horizon is of a clock that is ahead: those slots are still to come, and their turn decides.
+    /// Of what a clock that is ahead has skipped only the past is missed: the other slots' turn is still to come.
     fn paint_missed<S: Slots>(&mut self, slots: &mut S, stamp: Stamp) -> Result<(), S::Error> {
         for (grid, first, last, cause) in std::mem::take(&mut self.missed) {
             let known = Known::Missed(cause);
-            let last = last.min(self.times[&grid].slot_at(plausible::horizon(stamp.at)).0);
+            let times = self.times[&grid];
+            let last = last.min(times.slot_at(plausible::believed(times.at(Slot(last)), stamp.at)).0);
             if first > last {
                 continue;
             }
@@ -202,7 +203,7 @@ impl Ledger {
             }
             Mark::Catalog { hash, since } => {
                 // A clock that is ahead does not put off the begin of what is owed.
-                let since = since.map(|t| if t > plausible::horizon(stamp.at) { stamp.at } else { t });
+                let since = since.map(|t| plausible::believed(t, stamp.at));
                 if let Some(since) = since {
                     self.break_chain(no, at, since);
                 }

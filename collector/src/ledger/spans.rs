@@ -200,14 +200,16 @@ impl Ledger {
     ) -> Result<Span, S::Error> {
         let through = span.last.map_or(through, |last| last.min(through));
         // A clock that is ahead proves nothing of the slots that are still to come.
-        let through = through.min(span.times.slot_at(plausible::horizon(stamp.at)));
+        let believed = plausible::believed(span.times.at(through), stamp.at);
+        let (through, is_ahead) =
+            (through.min(span.times.slot_at(believed)), believed < span.times.at(through));
         if span.first.is_none() {
             let known = slots.first_known(span.grid, i64::MIN)?;
             span.first = Some(known.map_or(through.plus(1), Slot));
         }
         let from = span.proven.map(|p| p.plus(1)).or(span.first).unwrap_or(through);
         if from <= through {
-            self.open_gaps(at, &span, (from.0, through.0), slots, stamp)?;
+            self.open_gaps((at, is_ahead), &span, (from.0, through.0), slots, stamp)?;
             span.proven = Some(through);
             span.proven_at = span.proven_at.max(at);
         }
@@ -218,7 +220,7 @@ impl Ledger {
 
     fn open_gaps<S: Slots>(
         &mut self,
-        at: Position,
+        (at, is_ahead): (Position, bool),
         span: &Span,
         (from, through): (i64, i64),
         slots: &mut S,
@@ -229,7 +231,7 @@ impl Ledger {
             return Ok(());
         }
         let agent = self.agents.entry(span.agent).or_default();
-        let account = Account { agent, span, at };
+        let account = Account { agent, span, at, is_ahead };
         for (range, known) in explain(&account, &runs, (from, through)) {
             paint(slots, span.grid, range, known, |there| there.is_none())?;
         }
