@@ -11,7 +11,9 @@ use gapless_common::time::{Slot, Timestamp};
 use rusqlite::Connection;
 
 use super::line::ground::SimGround;
-use super::oracle::{AnswerKey, CLOCKS, History, Issued, Known, Oracle, Stop, block_of, evaluations, same};
+use super::oracle::{
+    AnswerKey, CLOCKS, History, Issued, Known, Life, Oracle, Stop, block_of, evaluations, same,
+};
 use super::tap::{self, Log};
 use super::world::World;
 
@@ -314,7 +316,10 @@ impl Case<'_> {
         match cause {
             Cause::Unexplained | Cause::Unreachable | Cause::Parked | Cause::Paused => false,
             Cause::Stopped => self.was_down(at, interval_ms, &[Stop::Clean]),
-            Cause::Crashed => self.was_down(at, interval_ms, &[Stop::Killed]),
+            // An agent whose disk had failed when it was stopped could leave no goodbye there.
+            Cause::Crashed => {
+                self.was_down(at, interval_ms, &[Stop::Killed]) || self.was_stopped_mute(at, interval_ms)
+            }
             // Killed before it was switched off, or switched off while it was stopped.
             Cause::PowerOff => self.was_down(at, interval_ms, &[Stop::PowerCut, Stop::Killed]),
             Cause::DiskFailed => !history.disk_faults.is_empty(),
@@ -328,17 +333,43 @@ impl Case<'_> {
         }
     }
 
+    /// Whether an agent was stopped while its disk had failed, so that no goodbye of it was kept.
+    fn was_stopped_mute(&self, at: Timestamp, interval_ms: i64) -> bool {
+        let is_mute = |life: &&Life| {
+            let ended = life.ended.filter(|(.., how)| *how == Stop::Clean);
+            let failed = |ended_ms: u64| {
+                let faults = &self.history().disk_faults;
+                faults.iter().any(|fault| fault.0 <= ended_ms && ended_ms <= fault.1)
+            };
+            ended.is_some_and(|(ended_ms, ..)| failed(ended_ms))
+        };
+        let mute: Vec<u64> =
+            self.history().lives.iter().filter(is_mute).map(|life| life.generation).collect();
+        self.was_down_after(at, interval_ms, &[Stop::Clean], |life| mute.contains(&life.generation))
+    }
+
     /// Whether no agent could have read the slot, or written down what became of it, for one of these ends.
     fn was_down(&self, at: Timestamp, interval_ms: i64, ends: &[Stop]) -> bool {
+        self.was_down_after(at, interval_ms, ends, |_| true)
+    }
+
+    fn was_down_after(
+        &self,
+        at: Timestamp,
+        interval_ms: i64,
+        ends: &[Stop],
+        which: impl Fn(&Life) -> bool,
+    ) -> bool {
         let history = self.history();
         if history.has_odd_clock || !history.replaced.is_empty() {
-            return history.lives.iter().any(|life| life.ended.is_some_and(|(.., how)| ends.contains(&how)));
+            let ended_so = |life: &&Life| life.ended.is_some_and(|(.., how)| ends.contains(&how));
+            return history.lives.iter().filter(ended_so).any(&which);
         }
         let next = |generation: u64| {
             let later = history.lives.iter().filter(|life| life.generation > generation);
             later.map(|life| life.began.1).collect::<Vec<_>>()
         };
-        history.lives.iter().any(|life| {
+        history.lives.iter().filter(|life| which(life)).any(|life| {
             let Some((ended_ms, ended, _)) = life.ended.filter(|(.., how)| ends.contains(how)) else {
                 return false;
             };

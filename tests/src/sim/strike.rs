@@ -231,8 +231,10 @@ impl World {
         if goes_back {
             self.sometimes.reach(Rare::ClockBack);
         }
+        // No kernel takes an instant before 1970.
+        let back_ms = by_ms.min(self.gateways[no].now(self.now_ms).wall.0.max(0));
         let mut clock = self.gateways[no].clock.get();
-        clock.ahead_ms += if goes_back { -by_ms } else { by_ms };
+        clock.ahead_ms += if goes_back { -back_ms } else { by_ms };
         self.gateways[no].clock.set(clock);
         self.wake_soon(no);
         let lasts_ms = self.a_while_ms();

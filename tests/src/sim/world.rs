@@ -249,10 +249,12 @@ impl World {
     }
 
     fn start(&mut self, no: usize) {
-        if self.gateways[no].process.is_some() {
+        let now_ms = self.now_ms;
+        let is_off = self.gateways[no].clock.get().booted_ms > now_ms;
+        // A start that was set before the machine went off is followed by the one of its boot.
+        if self.gateways[no].process.is_some() || is_off {
             return;
         }
-        let now_ms = self.now_ms;
         match self.gateways[no].start(now_ms) {
             // The power went while the outbox was opened.
             _ if self.gateways[no].has_died() => return self.die(no),
