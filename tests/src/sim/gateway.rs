@@ -77,6 +77,8 @@ pub struct Gateway {
     pub image: Option<MemoryDisk>,
     /// The connection that its agent wants.
     pub connection: Option<ConnectionId>,
+    /// When its agent was started last, in ms of the run.
+    pub started_ms: u64,
     /// Whether its agent keeps records in memory, because the disk has failed.
     pub is_in_memory: bool,
     /// The operation of its disk at which the power goes.
@@ -109,6 +111,7 @@ impl Gateway {
             log: Shared::default(),
             image: None,
             connection: None,
+            started_ms: 0,
             is_in_memory: false,
             dies_at: None,
             draw: Arc::new(draw),
@@ -172,6 +175,7 @@ impl Gateway {
     pub fn start(&mut self, at_ms: u64) -> Result<(), DepotError> {
         let now = self.now(at_ms);
         self.generation += 1;
+        self.started_ms = at_ms;
         let setup = run::setup(&self.config, self.boot);
         let engine = Engine::start(setup, self.opener(), self.draw.clone(), now)?;
         let drivers = self.config.buses.iter().map(|bus| {

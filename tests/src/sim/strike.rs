@@ -11,6 +11,8 @@ use super::world::{Event, World};
 /// How often the database is backed up, in ms.
 const BACK_UP_MS: u64 = 1_200_000;
 
+/// Bits that flip on the disk of a hoarder.
+const SPOILED_BITS: u64 = 6;
 /// When a hoarder is cut off, and until when, in ms.
 const HOARD_MS: (u64, u64) = (90_000, 1_000_000);
 
@@ -64,6 +66,21 @@ impl World {
         let sent = self.net.cut(Party::Gateway(0), true, self.now_ms);
         self.send(sent);
         self.push(HOARD_MS.1, Event::Heal(Heal::Link(Party::Gateway(0))));
+        if self.rng.one_in(2) {
+            let at_ms = self.rng.within(HOARD_MS.0 + 60_000, HOARD_MS.1);
+            self.push(at_ms, Event::Spoil);
+        }
+    }
+
+    /// What nobody has acknowledged rots, and the agent opens it again.
+    pub(super) fn spoil(&mut self) {
+        self.oracle.note_rot(0);
+        self.kill(0);
+        for _ in 0..SPOILED_BITS {
+            let seed = self.rng.draw();
+            self.gateways[0].rot(seed);
+        }
+        self.restart(0, 5_000);
     }
 
     fn share(&mut self, kind: Mischief, most: u64) -> u32 {

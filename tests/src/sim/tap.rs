@@ -125,6 +125,7 @@ impl Tapped {
         {
             let mut opened = lock(&log);
             opened.note_losses(&inner.pending_losses());
+            tracing::debug!(held = ?inner.held(), owed = ?inner.owed(), acknowledged = ?opened.acknowledged, lost = ?opened.lost, "an outbox is opened");
             opened.check_opened(&inner.owed());
         }
         Self { inner, log }
@@ -176,6 +177,7 @@ impl Outbox for Tapped {
 
     fn acknowledge(&mut self, epoch: Epoch, watermark: Seq, above: &[(Seq, Seq)]) {
         let log = &mut *lock(&self.log);
+        tracing::debug!(%epoch, watermark = watermark.0, ?above, "acknowledged");
         if watermark.0 > 0 {
             log.acknowledge(epoch, 1, watermark.0);
         }
@@ -184,6 +186,7 @@ impl Outbox for Tapped {
     }
 
     fn unacknowledge(&mut self, epoch: Epoch, watermark: Seq) {
+        tracing::debug!(%epoch, watermark = watermark.0, "not acknowledged after all");
         if let Some(acknowledged) = lock(&self.log).acknowledged.get_mut(&epoch) {
             acknowledged.remove(watermark.0 + 1, u64::MAX);
         }

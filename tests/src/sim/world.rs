@@ -66,6 +66,8 @@ pub enum Event {
     Strike,
     /// A hoarder is cut off.
     Hoard,
+    /// What a hoarder keeps rots.
+    Spoil,
     /// One ends.
     Heal(Heal),
     /// The collector's database is backed up.
@@ -203,6 +205,7 @@ impl World {
             Event::SetClock(no, booted_ms) => self.set_clock(no, booted_ms),
             Event::Strike => self.strike(),
             Event::Hoard => self.hoard(),
+            Event::Spoil => self.spoil(),
             Event::Heal(heal) => self.heal(heal),
             Event::BackUp => self.back_up(),
         }

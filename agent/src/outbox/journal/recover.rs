@@ -42,6 +42,7 @@ pub(super) fn open(
     let quarantine = Quarantine::open(disk.as_mut(), &files, options.quarantine_bytes())
         .map_err(|e| failed("read its quarantine", e))?;
     let mut recovery = Recovery { book, quarantine, repairs: true, ..Recovery::default() };
+    files::distrust_newest(disk.as_mut(), &files)?;
     let (lives, spares) = recovery.find(disk.as_mut(), &files)?;
     recovery.read_all(disk.as_mut(), lives)?;
     recovery.finish(disk.as_mut())?;

@@ -23,6 +23,29 @@ pub(super) struct Life {
     pub(super) header: Option<SegmentHeader>,
 }
 
+/// Has the header of the newest segment read from the device: after a failed sync the cache may show one that the device
+/// never got, and whatever was appended behind it would be found by nobody.
+pub(super) fn distrust_newest(disk: &mut dyn Disk, files: &[(String, u64)]) -> Result<(), OpenError> {
+    let mut newest: Option<(u64, &str)> = None;
+    for (name, _) in files.iter().filter(|(name, len)| is_segment(name, *len)) {
+        let mut head = [0; DATA_AT];
+        read(disk, name, &mut head)?;
+        if let Some(header) = SegmentHeader::decode(&head)
+            && newest.is_none_or(|(number, _)| header.number > number)
+        {
+            newest = Some((header.number, name));
+        }
+    }
+    if let Some((_, name)) = newest {
+        disk.forget_cache(name);
+    }
+    Ok(())
+}
+
+fn is_segment(name: &str, len: u64) -> bool {
+    name.ends_with(SEGMENT_SUFFIX) && len > to_u64(DATA_AT) && len <= FILE_BYTES_MAX
+}
+
 impl Recovery {
     /// Sorts the files into lives of segments, in the order of their numbers, and spare ones.
     pub(super) fn find(
@@ -31,9 +54,6 @@ impl Recovery {
         files: &[(String, u64)],
     ) -> Result<(Vec<Life>, Vec<SpareFile>), OpenError> {
         let (mut lives, mut spares, mut nameless) = (BTreeMap::new(), Vec::new(), Vec::new());
-        let is_segment = |name: &str, len: u64| {
-            name.ends_with(SEGMENT_SUFFIX) && len > to_u64(DATA_AT) && len <= FILE_BYTES_MAX
-        };
         let files: Vec<_> = files.iter().filter(|(name, len)| is_segment(name, *len)).collect();
         let mut unreadable = 0;
         for (name, len) in &files {

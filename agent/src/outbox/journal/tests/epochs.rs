@@ -51,3 +51,20 @@ fn an_epoch_that_was_wholly_refused_is_the_one_before() {
     assert_eq!(fill(3), (Some((Epoch(2), Seq(2))), 1));
     assert_eq!(fill(4).0, Some((Epoch(3), Seq(2))));
 }
+
+#[test]
+fn a_header_that_a_failed_sync_has_lost_is_written_again() {
+    let disk = MemoryDisk::new();
+    disk.fail_syncs(true);
+    append(&mut open(&disk, 5).0, 1, 3, 900).unwrap_err();
+    // The cache shows what the device never got.
+    disk.fail_syncs(false);
+    let (mut outbox, _) = open(&disk, 6);
+    append(&mut outbox, 1, 3, 900).unwrap();
+    drop(outbox);
+    disk.restart(PowerCut::KeepAll, 1);
+    let (outbox, found) = open(&disk, 7);
+    assert_eq!(found.previous, Some((Epoch(6), Seq(4))));
+    let owed: Vec<_> = outbox.owed().iter().map(|range| (range.epoch, range.first, range.last)).collect();
+    assert_eq!(owed, [(Epoch(6), Seq(1), Seq(3))]);
+}
