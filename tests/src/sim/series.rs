@@ -11,7 +11,7 @@ use super::sometimes::{Rare, Sometimes};
 use super::{Outcome, run};
 
 /// Seeds whose findings are kept; the others are only counted.
-const FAILURES_MAX: usize = 10;
+const FAILURES_MAX: usize = 200;
 
 /// What came of a series.
 #[derive(Debug, Clone, Default)]
@@ -73,7 +73,7 @@ fn finds_only_with(bug: gapless_common::planted::Bug, seed: u64) -> Option<Findi
 }
 
 impl Series {
-    /// Runs the seeds `first..first + count`, ending early after `FAILURES_MAX` failures.
+    /// Runs the seeds `first..first + count`, ending early after [`FAILURES_MAX`] failures.
     #[must_use]
     pub fn of(first: u64, count: u64, scale: Scale) -> Self {
         let (next, series) = (AtomicU64::new(first), Mutex::new(Self::default()));
