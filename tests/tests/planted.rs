@@ -2,6 +2,7 @@
 //! mends the simulation takes them out. Built with the feature `planted` only, which
 //! `./dev test` does in a step of its own.
 #![cfg(feature = "planted")]
+#![expect(clippy::print_stdout, reason = "the hunt says what caught what")]
 
 use gapless_common::planted::Bug;
 use gapless_tests::sim::series::hunt;
