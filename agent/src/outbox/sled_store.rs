@@ -11,8 +11,8 @@
 //! NNNN.seg/db/        the database
 //! damaged.sled/       the database that was put aside last
 //! ```
-//! Needs a file system that keeps changes of names in their order, as journaling ones do: sled makes, renames and removes
-//! files without a sync in between, and where a later change outlives an earlier one records can be lost unnamed.
+//! Its crash points do not pass: records that were durable can be gone and unnamed after a power cut, and after a mere kill
+//! of the process (`./dev crash`). Why is not known; sled makes, renames and removes files without a sync in between.
 //!
 //! Does not bound the space to the byte: sled's files take more than what is in them, so only the part
 //! 1/[`SPACE_FACTOR`] of the budget is given to records.
