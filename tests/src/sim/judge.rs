@@ -24,6 +24,9 @@ const UNTOLD_MS: i64 = 75_000;
 /// How long a disk that works again may wait to be tried (see `depot`), in ms.
 const RETRY_MS: u64 = 310_000;
 
+/// How much later than its window a sync may come: the agent is woken by the millisecond.
+const LATE_MS: u64 = 1;
+
 /// Everything, in the end.
 ///
 /// # Panics
@@ -35,7 +38,9 @@ pub fn judge(world: &mut World) {
     let mut findings = Vec::new();
     for no in 0..world.gateways.len() {
         let log = tap::lock(&world.gateways[no].log);
-        let case = Case { no, oracle: &world.oracle, log: &log, grounds: &world.gateways[no].grounds };
+        let gateway = &world.gateways[no];
+        let window_ms = gateway.config.outbox.durability_ms.into();
+        let case = Case { no, oracle: &world.oracle, log: &log, grounds: &gateway.grounds, window_ms };
         for (index, known) in (0_u16..).map(DeviceIndex).zip(&world.oracle.devices[no]) {
             case.judge(index, known, committer.connection(), &mut findings);
         }
@@ -58,6 +63,8 @@ struct Case<'a> {
     oracle: &'a Oracle,
     log: &'a Log,
     grounds: &'a [SimGround],
+    /// How long a record may wait for its sync, in ms.
+    window_ms: u64,
 }
 
 /// What the database says of one device.
@@ -75,8 +82,6 @@ struct Stored {
     gaps: Vec<(u64, u64, Cause)>,
     /// Slots of gaps whose readings came after all.
     filled: RangeSet,
-    /// Runs of slots of any state.
-    known: Vec<(i64, i64)>,
 }
 
 impl Case<'_> {
@@ -185,8 +190,10 @@ impl Case<'_> {
             let life = history.lives.iter().find(|life| life.generation == issued.generation);
             let ended = life.and_then(|life| life.ended);
             let in_memory = history.disk_faults.iter().any(|fault| issued.told_ms >= fault.0);
-            // Not durable yet when its process ended; or kept in memory, which was full.
-            return ended.is_some_and(|(_, _, how)| how != Stop::Clean)
+            // Not durable yet when its process ended, which it is within the window; or kept in memory.
+            let waited = |ended_ms: u64| ended_ms.saturating_sub(issued.told_ms);
+            return ended
+                .is_some_and(|(at, _, how)| how != Stop::Clean && waited(at) <= self.window_ms + LATE_MS)
                 || (in_memory && self.log.losses.iter().any(|loss| !self.is_on_disk(loss.epoch)))
                 || (in_memory && ended.is_some());
         }
@@ -210,6 +217,10 @@ impl Case<'_> {
             return findings.push(("liveness", format!("{}: nothing was ever proven", known.name)));
         };
         let received = self.slots_stored(index, known, stored);
+        if let Some(last) = self.last_issued(index).filter(|last| *last > proven.saturating_add(1)) {
+            let what = format!("{}: slot {last} was answered, and the proof ends at {proven}", known.name);
+            findings.push(("liveness", what));
+        }
         let mut told = RangeSet::new();
         for &(from, to, cause) in &stored.gaps {
             if told.holes(from, to).map(|(f, l)| l - f + 1).sum::<u64>() != to - from + 1 {
@@ -250,6 +261,17 @@ impl Case<'_> {
             || history.has_odd_clock
             || history.has_rot
             || self.oracle.rollbacks > 0
+    }
+
+    /// The last slot that was answered; none where the clock was ever odd, and slots are no measure of time.
+    fn last_issued(&self, index: DeviceIndex) -> Option<i64> {
+        let range = (self.no, index, 0, i64::MIN)..=(self.no, index, u8::MAX, i64::MAX);
+        let slots =
+            self.oracle.issued.range::<AnswerKey, _>(range).filter_map(|(_, issued)| match issued.acquired {
+                Acquired::InSlot(slot) | Acquired::Recorded(slot) => Some(slot.0),
+                Acquired::SinceBoot(_) => None,
+            });
+        slots.max().filter(|_| !self.history().has_odd_clock)
     }
 
     /// Slots of which a reading is stored.
@@ -402,7 +424,6 @@ fn load(database: &Connection, device: &str) -> rusqlite::Result<Stored> {
     let mut rows = statement.query([device])?;
     while let Some(row) = rows.next()? {
         let (first, last, state): (i64, i64, i64) = (row.get(0)?, row.get(1)?, row.get(2)?);
-        stored.known.push((first, last));
         if state == 1 {
             stored.received.insert(unsigned(first), unsigned(last));
         }
