@@ -85,7 +85,11 @@ impl<'a, 'c> Apply<'a, 'c> {
             return Ok(());
         }
         self.batch.tally(no).frames += 1;
-        self.answers.acks.entry(no).or_default().insert(header.epoch);
+        // A birth can be lost while the frames behind it come, and without it nothing tells what will never come. An agent
+        // without an answer connects anew, and is born again.
+        if commands::is_born(self.batch.connection, no, header.connection)? {
+            self.answers.acks.entry(no).or_default().insert(header.epoch);
+        }
         let (first, last) = (header.first.0, header.last().0);
         if !plausible::seqs(last) {
             return self.refuse(no, "seqs that no epoch reaches");
@@ -325,6 +329,8 @@ impl<'a, 'c> Apply<'a, 'c> {
                 Ok(())
             }
             AgentState::Birth { held, .. } if !self.memory.ledger.has_room_for_birth(no, held) => {
+                // Its frames are taken all the same: what they bring may make room.
+                commands::birth(connection, no, state, self.batch.now)?;
                 self.refuse(no, "a birth with epochs that cannot be, or more than are kept account of")
             }
             AgentState::Birth { connection: id, epoch, held, durable, .. } => {

@@ -1,6 +1,6 @@
 //! Commands and births, as rows. When a command is sent is the writer's business.
 
-use gapless_common::id::{CatalogHash, DeviceId, Epoch, Seq};
+use gapless_common::id::{CatalogHash, ConnectionId, DeviceId, Epoch, Seq};
 use gapless_common::message::{AgentState, Command, CommandBody};
 use gapless_common::time::Timestamp;
 use rusqlite::{Connection, OptionalExtension, Row, params};
@@ -93,6 +93,13 @@ pub(crate) fn open(
         }
     }
     Ok(commands)
+}
+
+/// Whether the agent was born on this connection, and it has not ended; or was never born at all, so that nothing is
+/// held against it.
+pub(crate) fn is_born(connection: &Connection, agent: AgentNo, id: ConnectionId) -> rusqlite::Result<bool> {
+    let sql = "SELECT connection IS NULL OR (connection = ?2 AND connected = 1) FROM agents WHERE id = ?1";
+    connection.prepare_cached(sql)?.query_row(params![agent.0, id.0], |r| r.get(0))
 }
 
 /// Writes a birth down. Returns whether it is of a connection that was not the last one.

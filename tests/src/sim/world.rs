@@ -468,6 +468,7 @@ impl World {
             None => {}
         }
         for message in &turn.committed {
+            trace_state(self.now_ms, &message.topic, &message.payload);
             self.note_committed(&message.topic, &message.payload);
         }
         for (topic, payload) in turn.answers {
@@ -586,6 +587,15 @@ fn trace_frame(at_ms: u64, no: usize, payload: &[u8]) {
         let others: Vec<_> = others.collect();
         let last = frame.first.0 + frame.records.len() as u64 - 1;
         tracing::debug!(at_ms, gateway = no, epoch = %frame.epoch, first = frame.first.0, last, ?others, "committed");
+    }
+}
+
+/// What an agent said of itself, and when that was taken, for whoever looks into a run.
+fn trace_state(at_ms: u64, topic: &str, payload: &[u8]) {
+    if tracing::enabled!(tracing::Level::DEBUG)
+        && let Ok(Message::State(state)) = wire::decode(payload)
+    {
+        tracing::debug!(at_ms, topic, ?state, "taken");
     }
 }
 
