@@ -24,6 +24,11 @@ impl Account {
         }
     }
 
+    /// What was declared counts no more: it stands in an epoch that proves nothing.
+    pub fn tell_again(&mut self) {
+        self.told = false;
+    }
+
     /// The declaration, where there is news.
     pub fn declare(&mut self) -> Option<Completeness> {
         if self.told || self.through.is_empty() {

@@ -352,6 +352,7 @@ impl Engine {
             // Another handle holds the same epochs now. What it does not know to be acknowledged is sent, and
             // acknowledged, again.
             self.core.handle(core::Event::Held(Vec::new()), now.boot_ms);
+            self.account.tell_again();
         }
         self.recall(now);
         if back {

@@ -3,10 +3,12 @@
 use std::sync::Arc;
 
 use gapless_common::id::{AgentId, CatalogHash, SiteId};
+use gapless_common::time::Slot;
+use gapless_common::wire::decode_record;
 
 use super::*;
 use crate::outbox::memory_disk::MemoryDisk;
-use crate::outbox::{Journal, Opened, Options};
+use crate::outbox::{Journal, Opened, Options, ReadLimits, StoredRecord};
 
 fn now(boot_ms: u64) -> Now {
     Now { boot_ms, wall: Timestamp(1_000_000 + i64::try_from(boot_ms).unwrap()), wall_set: true }
@@ -44,4 +46,23 @@ fn a_disk_that_is_back_is_tried_once_more_before_the_end() {
         engine.close(true, now(1_100)).unwrap();
         assert_eq!(engine.depot().failure().is_none(), is_durable, "{:?}", engine.depot().failure());
     }
+}
+
+/// What was declared in memory proves nothing, and no device may have news when the disk is back.
+#[test]
+fn what_was_declared_in_memory_is_declared_again_on_the_disk() {
+    let disk = MemoryDisk::new();
+    disk.set_read_only(true);
+    let mut engine = start(&disk);
+    engine.on_bus(BusEvent::Through { device: DeviceIndex(0), slot: Slot(7) }, now(1)).unwrap();
+    engine.declare(now(2));
+    engine.commit(now(3)).unwrap();
+    disk.set_read_only(false);
+    engine.finish_polls(now(60_000)).unwrap();
+    engine.close(true, now(60_001)).unwrap();
+    let (epoch, _) = engine.depot.position();
+    let mut records = Vec::new();
+    engine.depot.read(epoch, Seq(1), ReadLimits { bytes: 1 << 20, records: 100 }, &mut records).unwrap();
+    let told = |record: &StoredRecord| matches!(decode_record(&record.bytes), Ok(Record::Complete(_)));
+    assert!(records.iter().any(told), "{records:?}");
 }
