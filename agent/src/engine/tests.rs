@@ -57,6 +57,8 @@ fn what_was_declared_in_memory_is_declared_again_on_the_disk() {
     engine.on_bus(BusEvent::Through { device: DeviceIndex(0), slot: Slot(7) }, now(1)).unwrap();
     engine.declare(now(2));
     engine.commit(now(3)).unwrap();
+    let (memory, next) = engine.depot.position();
+    engine.depot.acknowledge(memory, Seq(1), Seq(next.0 - 1));
     disk.set_read_only(false);
     engine.finish_polls(now(60_000)).unwrap();
     engine.close(true, now(60_001)).unwrap();
