@@ -445,6 +445,14 @@ impl Depot {
         owed
     }
 
+    /// The time of the first record that nobody has acknowledged; `None` where there is none that can be read.
+    pub fn oldest_owed_at(&mut self) -> Option<Timestamp> {
+        let first = self.owed().into_iter().next()?;
+        let (limits, mut records) = (ReadLimits { bytes: 1, records: 1 }, Vec::new());
+        self.read(first.epoch, first.first, limits, &mut records).ok()?;
+        records.first().map(|record| record.at)
+    }
+
     /// The canonical bytes of a catalog, where it is kept.
     pub fn catalog(&mut self, hash: CatalogHash) -> Option<Box<[u8]>> {
         if hash == self.identity.catalog {

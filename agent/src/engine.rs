@@ -265,6 +265,11 @@ impl Engine {
         &self.depot
     }
 
+    /// The time of the first record that nobody has acknowledged, as it is read from the outbox.
+    pub fn oldest_owed_at(&mut self) -> Option<Timestamp> {
+        self.depot.oldest_owed_at()
+    }
+
     /// Where the uplink stands.
     #[must_use]
     pub fn uplink(&self) -> core::Status {

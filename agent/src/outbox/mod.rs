@@ -235,8 +235,6 @@ pub struct Stats {
     pub held_records: u64,
     /// Records nobody has acknowledged.
     pub owed_records: u64,
-    /// Time of the oldest of them, by the order of their epochs and seqs.
-    pub oldest_owed_at: Option<Timestamp>,
     /// Records appended since the opening.
     pub appended_records: u64,
     /// Bytes of them, without what the store adds.

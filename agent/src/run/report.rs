@@ -31,7 +31,7 @@ impl Agent<'_> {
         }
     }
 
-    fn answer(&self, reply: Reply, now: Now) {
+    fn answer(&mut self, reply: Reply, now: Now) {
         let document = serde_json::to_vec(&self.status(now)).unwrap_or_default();
         // Who asked may have gone.
         let _ = reply.send(document);
@@ -69,14 +69,15 @@ impl Agent<'_> {
         done.into_iter().for_each(|asked| self.answer(asked.reply, now));
     }
 
-    fn status(&self, now: Now) -> Status {
+    fn status(&mut self, now: Now) -> Status {
+        let outbox = self.outbox_status();
         let (core, counters) = (self.engine.uplink(), self.engine.counters());
         Status {
             agent: format!("{}/{}", self.config.site, self.config.agent),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             uptime_s: now.boot_ms.saturating_sub(self.started.boot_ms) / 1_000,
             clock: ClockStatus { now: now.wall.to_string(), set: now.wall_set },
-            outbox: self.outbox_status(),
+            outbox,
             uplink: UplinkStatus {
                 broker: self.config.uplink.broker.to_string(),
                 state: core.link.name().to_owned(),
@@ -94,7 +95,7 @@ impl Agent<'_> {
         }
     }
 
-    fn outbox_status(&self) -> OutboxStatus {
+    fn outbox_status(&mut self) -> OutboxStatus {
         let stats = self.engine.depot().stats();
         OutboxStatus {
             durable: self.engine.depot().failure().is_none(),
@@ -103,7 +104,7 @@ impl Agent<'_> {
             budget_bytes: stats.budget_bytes,
             held_records: stats.held_records,
             owed_records: stats.owed_records,
-            oldest_owed: stats.oldest_owed_at.map(|at| at.to_string()),
+            oldest_owed: self.engine.oldest_owed_at().map(|at| at.to_string()),
             dropped_records: stats.dropped_records,
             quarantined_records: stats.quarantined_records,
             appended_records: stats.appended_records,

@@ -100,17 +100,19 @@ fn come_to_rest(world: &mut World) {
 }
 
 /// Whether nothing is owed but what the next flush takes along.
-fn is_quiet(world: &World) -> bool {
-    let is_idle = |gateway: &Gateway| {
-        let Some(engine) = gateway.process.as_ref().map(|process| &process.engine) else { return false };
+fn is_quiet(world: &mut World) -> bool {
+    let now_ms = world.now_ms;
+    let is_idle = |gateway: &mut Gateway| {
+        let now = gateway.now(now_ms);
+        let Some(engine) = gateway.process.as_mut().map(|process| &mut process.engine) else { return false };
         let flush_ms = i64::try_from(gateway.config.uplink.flush_ms).expect("at most a day");
-        let due = gateway.now(world.now_ms).wall.plus_ms(-flush_ms - FRESH_MS);
+        let due = now.wall.plus_ms(-flush_ms - FRESH_MS);
         let is_durable = engine.depot().failure().is_none();
         let is_delivering = engine.uplink().link == LinkState::Delivering;
-        let is_fresh = engine.depot().stats().oldest_owed_at.is_none_or(|oldest| oldest >= due);
-        is_durable && is_delivering && is_fresh && world.now_ms >= gateway.started_ms + AFTER_MS
+        let is_fresh = engine.oldest_owed_at().is_none_or(|oldest| oldest >= due);
+        is_durable && is_delivering && is_fresh && now_ms >= gateway.started_ms + AFTER_MS
     };
-    world.center.committer.is_some() && world.center.is_idle() && world.gateways.iter().all(is_idle)
+    world.center.committer.is_some() && world.center.is_idle() && world.gateways.iter_mut().all(is_idle)
 }
 
 fn finish(mut world: World) -> Outcome {

@@ -31,6 +31,8 @@ pub struct Log {
     pub kept: BTreeMap<(Epoch, u64), Kept>,
     /// What the agent was told is stored.
     pub acknowledged: BTreeMap<Epoch, RangeSet>,
+    /// The same, of what was not owed again since as well.
+    ever_acknowledged: BTreeMap<Epoch, RangeSet>,
     /// Losses that the outbox named.
     pub losses: Vec<Loss>,
     /// Of these, the ranges by epoch.
@@ -77,6 +79,7 @@ impl Log {
             self.wrong.push(("acknowledged only what is committed", what));
         }
         self.acknowledged.entry(epoch).or_default().insert(first, last);
+        self.ever_acknowledged.entry(epoch).or_default().insert(first, last);
     }
 
     /// Another disk stands in the gateway: what lies on the old one is not looked for.
@@ -84,7 +87,9 @@ impl Log {
         self.card += 1;
     }
 
-    /// Whatever was durable on this card, is not acknowledged and was not given up by name, is owed still.
+    /// Whatever was durable on this card, was never acknowledged and was not given up by name, is owed still. (That a
+    /// database which was put back owes it again is written down with the next append, which the disk may lose: then
+    /// the collector says it again, and the end shows whether it was sent.)
     fn check_opened(&mut self, owed: &[OwedRange]) {
         let mut held: BTreeMap<Epoch, RangeSet> = BTreeMap::new();
         owed.iter()
@@ -94,7 +99,7 @@ impl Log {
         };
         let gone = self.kept.iter().find(|((epoch, seq), kept)| {
             kept.card == self.card
-                && ![&held, &self.acknowledged, &self.lost].into_iter().any(|of| is_in(of, *epoch, *seq))
+                && ![&held, &self.ever_acknowledged, &self.lost].into_iter().any(|of| is_in(of, *epoch, *seq))
         });
         if let Some(((epoch, seq), kept)) = gone {
             let what = format!("{epoch}/{seq} was durable, and the outbox knows it no more: {kept:?}");

@@ -163,13 +163,6 @@ impl Journal {
             owed.into_iter().map(move |(f, l)| OwedRange { epoch, first: Seq(f), last: Seq(l) })
         })
     }
-
-    fn oldest_owed_at(&self) -> Option<Timestamp> {
-        let spans = self.segments.iter().flat_map(|s| &s.spans.0);
-        let mut owed = spans.filter(|s| !self.acks.owed(s.epoch, s.first, s.last).is_empty());
-        // The run's earliest time: at most one run too early, and never too late.
-        owed.next().map(|span| span.from)
-    }
 }
 
 impl Outbox for Journal {
@@ -259,7 +252,6 @@ impl Outbox for Journal {
             segments: to_u64(self.segments.iter().filter(|s| !s.spans.0.is_empty()).count()),
             held_records: spans().map(super::spans::Span::len).sum(),
             owed_records: self.owed_spans().map(|r| r.last.0 - r.first.0 + 1).sum(),
-            oldest_owed_at: self.oldest_owed_at(),
             appended_records: self.counters.appended_records,
             appended_bytes: self.counters.appended_bytes,
             written_bytes: self.counters.written_bytes,
