@@ -30,7 +30,7 @@ use crate::outbox::{
 };
 use crate::text::chain;
 use batch::{Batch, Stuck, append_all};
-use migrate::{acknowledged, copy, is_gone, is_owed, is_told_again, not_kept};
+use migrate::{copy, is_gone, is_owed, is_told_again, not_kept, stretches};
 use unset::UnsetEpochs;
 
 /// Budget of the outbox in memory, in bytes: some minutes of a busy site, and little beside 256 MB.
@@ -316,12 +316,11 @@ impl Depot {
         // Reported where it fails once more, when the catalogs are tidied.
         let _ = disk.catalogs().put(catalog, &self.identity.catalog_bytes);
         append_all(disk, &start.borrow(catalog))?;
-        for range in &owed {
-            copy(self.store.as_mut(), disk, *range, is_owed)?;
-        }
         let mut losses = Batch::default();
-        for range in self.store.held().iter().flat_map(|held| acknowledged(held, &owed)) {
-            if let Some(time) = copy(self.store.as_mut(), disk, range, is_told_again)? {
+        for (range, owes) in self.store.held().iter().flat_map(|held| stretches(held, &owed)) {
+            let wanted = if owes { is_owed } else { is_told_again };
+            let left_out = copy(self.store.as_mut(), disk, range, wanted)?;
+            if let Some(time) = left_out.filter(|_| !owes) {
                 losses.push(&Record::Loss(is_gone(range, time)), now.wall);
             }
         }

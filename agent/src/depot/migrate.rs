@@ -65,18 +65,22 @@ pub(super) const fn is_told_again(kind: u8) -> bool {
     is_essential(kind) && !opens_epoch(kind)
 }
 
-/// What of `held` nobody owes any more: its stretches around `owed`.
-pub(super) fn acknowledged(held: &HeldEpoch, owed: &[OwedRange]) -> Vec<OwedRange> {
-    let mut ranges = Vec::new();
+/// What is held of an epoch in the order it was written, each stretch with whether it is owed: what counts by its place,
+/// as a downtime before the declaration after it, must keep it.
+pub(super) fn stretches(held: &HeldEpoch, owed: &[OwedRange]) -> Vec<(OwedRange, bool)> {
+    let mut stretches = Vec::new();
     let mut next = held.first;
-    let end = OwedRange { epoch: held.epoch, first: held.next, last: held.next };
-    for range in owed.iter().filter(|range| range.epoch == held.epoch).chain([&end]) {
-        if next < range.first {
-            ranges.push(OwedRange { epoch: held.epoch, first: next, last: Seq(range.first.0 - 1) });
-        }
+    for range in owed.iter().filter(|range| range.epoch == held.epoch) {
+        stretches.extend(between(held, next, range.first).map(|before| (before, false)));
+        stretches.push((*range, true));
         next = next.max(range.last.next());
     }
-    ranges
+    stretches.extend(between(held, next, held.next).map(|rest| (rest, false)));
+    stretches
+}
+
+fn between(held: &HeldEpoch, first: Seq, next: Seq) -> Option<OwedRange> {
+    (first < next).then(|| OwedRange { epoch: held.epoch, first, last: Seq(next.0 - 1) })
 }
 
 /// What memory gave up after it was acknowledged: a collector that has it ignores this, and to one whose database was

@@ -211,6 +211,35 @@ fn what_memory_told_before_the_disk_was_back_is_told_again_where_it_counts() {
     assert!(loss.from <= Timestamp(1_001_000) && loss.to >= Timestamp(1_002_000), "{loss:?}");
 }
 
+/// Of memory the downtime is acknowledged and the declaration after it is not: on the disk they stand in that order,
+/// or the declaration would find slots that nothing explains.
+#[test]
+fn what_is_told_again_stands_before_what_is_still_owed() {
+    let disk = MemoryDisk::new();
+    let mut depot = open(&disk);
+    depot.commit(now(1)).unwrap();
+    depot.close(Timestamp(900_000)).unwrap();
+    drop(depot);
+
+    let mut depot = open(&disk);
+    disk.die_at(disk.operations());
+    depot.commit(now(2_000)).unwrap();
+    let (memory, next) = depot.position();
+    depot.stop_reading();
+    depot.acknowledge(memory, Seq(1), Seq(next.0 - 1));
+    let complete = Record::Complete(gapless_common::reading::Completeness::default());
+    depot.gather(&complete, Timestamp(1_003_000));
+    depot.commit(now(3_000)).unwrap();
+
+    disk.restart(PowerCut::KeepNothing, 1);
+    assert!(depot.retry(now(6_000)).unwrap());
+    let of_disk = all(&mut depot).into_iter().filter(|(epoch, _)| *epoch == depot.position().0);
+    let records: Vec<Record> = of_disk.map(|(_, record)| record).collect();
+    let place = |wanted: fn(&Record) -> bool| records.iter().position(wanted).unwrap();
+    let downtime = place(|r| matches!(r, Record::Downtime(_)));
+    assert!(downtime < place(|r| matches!(r, Record::Complete(_))), "{records:?}");
+}
+
 #[test]
 fn an_epoch_without_a_durable_record_never_was() {
     let disk = MemoryDisk::new();

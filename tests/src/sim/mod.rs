@@ -92,6 +92,7 @@ fn come_to_rest(world: &mut World) {
         let until_ms = world.now_ms + LOOK_MS;
         world.run(until_ms);
     }
+    world.is_over = true;
     for no in 0..world.gateways.len() {
         world.stop(no);
     }

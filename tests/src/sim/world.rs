@@ -117,6 +117,8 @@ pub struct World {
     pub death: Option<Death>,
     /// All has healed, and stays so.
     pub is_good: bool,
+    /// The run ends: whoever has stopped stays so, whatever start was set for it before.
+    pub is_over: bool,
     /// When each agent is woken next.
     wakes: Vec<u64>,
     queue: BinaryHeap<Reverse<Due>>,
@@ -140,6 +142,7 @@ impl World {
             rng: rng.fork(5),
             death: None,
             is_good: false,
+            is_over: false,
             wakes: vec![u64::MAX; gateways.len()],
             queue: BinaryHeap::new(),
             count: 0,
@@ -255,7 +258,7 @@ impl World {
         let now_ms = self.now_ms;
         let is_off = self.gateways[no].clock.get().booted_ms > now_ms;
         // A start that was set before the machine went off is followed by the one of its boot.
-        if self.gateways[no].process.is_some() || is_off {
+        if self.gateways[no].process.is_some() || is_off || self.is_over {
             return;
         }
         match self.gateways[no].start(now_ms) {
