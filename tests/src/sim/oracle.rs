@@ -297,8 +297,14 @@ impl Oracle {
             let above = said.above.iter().map(|(first, last)| (first.0, last.0));
             for (first, last) in above.chain([watermark]).filter(|(first, last)| first <= last) {
                 let kept = log.kept.range((said.epoch, first)..=(said.epoch, last));
+                // What a database that was put back had, and the outbox has no more, can only be given up.
+                let is_forgotten = |seq| {
+                    let ever = log.committed.get(&said.epoch).is_some_and(|ever| ever.contains(seq));
+                    self.rollbacks > 0 && ever && log.is_gone(said.epoch, seq)
+                };
                 let mut early = kept.filter(|((_, seq), kept)| {
-                    kept.card == log.card && !committed.contains(*seq) && !lost.contains(*seq)
+                    let is_here = committed.contains(*seq) || lost.contains(*seq) || is_forgotten(*seq);
+                    kept.card == log.card && !is_here
                 });
                 if let Some(((epoch, seq), _)) = early.next() {
                     return Some(format!("{epoch}/{seq} is acknowledged, and no database has it"));

@@ -39,6 +39,8 @@ pub struct Log {
     pub lost: BTreeMap<Epoch, RangeSet>,
     /// What any database has committed of this gateway, whichever it was.
     pub committed: BTreeMap<Epoch, RangeSet>,
+    /// What the outbox held when it was last written to: epochs with the first seq of each.
+    pub held_from: BTreeMap<Epoch, u64>,
     /// The card in the gateway.
     pub card: u32,
     /// Openings that cut off a torn tail.
@@ -107,6 +109,11 @@ impl Log {
         }
     }
 
+    /// Whether a record is no longer in the outbox: acknowledged, and its place in the archive taken.
+    pub fn is_gone(&self, epoch: Epoch, seq: u64) -> bool {
+        self.held_from.get(&epoch).is_none_or(|first| seq < *first)
+    }
+
     fn note_losses(&mut self, losses: &[Loss]) {
         for loss in losses {
             self.lost.entry(loss.epoch).or_default().insert(loss.first.0, loss.last.0);
@@ -132,6 +139,7 @@ impl Tapped {
             opened.note_losses(&inner.pending_losses());
             tracing::debug!(held = ?inner.held(), owed = ?inner.owed(), acknowledged = ?opened.acknowledged, lost = ?opened.lost, "an outbox is opened");
             opened.check_opened(&inner.owed());
+            opened.held_from = held_from(inner.as_ref());
         }
         Self { inner, log }
     }
@@ -157,6 +165,7 @@ impl Outbox for Tapped {
         let done = self.inner.append(batch);
         // What was refused stands in the pending losses.
         self.note_losses();
+        lock(&self.log).held_from = held_from(self.inner.as_ref());
         if matches!(done, Ok(_) | Err(AppendError::Refused { .. })) {
             let (epoch, log) = (self.inner.epoch(), &mut *lock(&self.log));
             for (seq, record) in (first..).zip(batch) {
@@ -229,4 +238,8 @@ impl Outbox for Tapped {
     fn close(&mut self, at: Timestamp) -> Result<(), AppendError> {
         self.inner.close(at)
     }
+}
+
+fn held_from(outbox: &dyn Outbox) -> BTreeMap<Epoch, u64> {
+    outbox.held().into_iter().map(|held| (held.epoch, held.first.0)).collect()
 }
