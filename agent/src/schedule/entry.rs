@@ -8,6 +8,7 @@ use gapless_common::quality::{Cause, ExceptionCode};
 use gapless_common::reading::Misses;
 use gapless_common::time::Slot;
 
+use super::skips::Skips;
 use super::{FAILURES_MAX, Outcome, PROBE_DISTANCE_MS_MAX, Poll, RUN_AGE_MS_MAX, Task, boot};
 use crate::clock::Now;
 use crate::event::{BusEvent, DeviceCondition};
@@ -51,16 +52,20 @@ pub(super) struct Entry {
     failures: u32,
     in_hand: Option<InHand>,
     run: Option<Run>,
+    skips: Skips,
     told: Option<(DeviceCondition, Option<Cause>)>,
 }
 
 impl Entry {
     pub(super) fn new(task: Task, begun: Now, now: Now) -> Self {
+        let cursor = now.wall_set.then(|| task.grid.first_from(now.instant_of(begun)));
+        let mut skips = Skips::default();
+        skips.begin_course(cursor);
         Self {
             task,
             asked: false,
             begun,
-            cursor: now.wall_set.then(|| task.grid.first_from(now.instant_of(begun))),
+            cursor,
             skip: 0,
             unset_due: boot(now),
             overdue: None,
@@ -68,6 +73,7 @@ impl Entry {
             failures: 0,
             in_hand: None,
             run: None,
+            skips,
             told: None,
         }
     }
@@ -253,12 +259,22 @@ impl Entry {
     }
 
     fn jump(&mut self, cause: Cause, now: Now, out: &mut Out) {
+        self.skips.end_course(self.cursor);
+        let before = self.cursor;
         self.pass_over(cause, now, out);
+        if let Some((first, end)) = before.zip(self.cursor).filter(|_| !self.task.paused) {
+            self.skips.add(first, end);
+        }
         let again = self.task.grid.first_from(now.wall);
         if self.cursor.is_some_and(|cursor| cursor > again) {
             self.flush(out);
+            // What an earlier step had skipped and time has gone over since: nobody believed a clock far ahead.
+            for (first, count) in self.skips.before(again) {
+                self.miss(first, count, Cause::ClockStepped, now, out);
+            }
             self.cursor = Some(again);
         }
+        self.skips.begin_course(self.cursor);
         self.overdue = None;
     }
 

@@ -22,7 +22,8 @@
 //! Slots lie on the wall clock, waiting is done on the boot clock, and each call compares the two:
 //! - the clock steps forward: the slots skipped are one run of misses ([`Cause::ClockStepped`]), the slot that is
 //!   current then is polled;
-//! - it steps back: slots that come again are polled again, and both readings are kept;
+//! - it steps back: slots that come again are polled again, and both readings are kept; those that an earlier step
+//!   had skipped and that lie in the past now are told as missed once more, by a clock that may be right at last;
 //! - it is not set: polls go on at the interval of the boot clock, without slots and without misses; once it is set,
 //!   the slots between are misses ([`Cause::ClockNotSet`]), from the agent's start on.
 //!
@@ -30,6 +31,7 @@
 
 mod entry;
 mod fit;
+mod skips;
 
 use std::collections::VecDeque;
 

@@ -268,6 +268,24 @@ fn clock_steps_neither_flood_nor_starve() {
         ..row("an hour forward", vec![unit(5_000, 50)], 11_900)
     });
     check(Row {
+        steps: vec![(6_500, 3_600_000), (21_500, -3_600_000)],
+        read: vec![0, 1, 5, 6, 721, 722, 723, 724],
+        runs: vec![(2, 719, "clock_stepped"), (2, 3, "clock_stepped")],
+        ..row("an hour forward, and back", vec![unit(5_000, 50)], 31_900)
+    });
+    check(Row {
+        steps: vec![(6_500, 3_600_000), (11_500, 3_600_000), (16_500, -3_600_000), (21_500, -3_600_000)],
+        read: vec![0, 1, 5, 6, 721, 722, 724, 1442, 1443],
+        runs: vec![
+            (2, 719, "clock_stepped"),
+            (723, 719, "clock_stepped"),
+            (2, 719, "clock_stepped"),
+            (723, 1, "clock_stepped"),
+            (2, 3, "clock_stepped"),
+        ],
+        ..row("an hour forward twice, and back twice", vec![unit(5_000, 50)], 31_900)
+    });
+    check(Row {
         steps: vec![(4_500, -2_000)],
         read: vec![0, 1, 2, 3, 4, 5],
         ..row("two seconds back", vec![unit(1_000, 50)], 7_900)
