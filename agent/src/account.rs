@@ -73,18 +73,17 @@ impl LastRun {
     }
 }
 
-/// The correction of `epoch`, whose records up to before `next` may be by the boot clock.
+/// The correction of `epoch`, whose records from `first` up to before `next` may be by a boot clock that began at
+/// `boot_began`.
 #[must_use]
 pub fn correction(
     boot: BootId,
-    (epoch, next): (Epoch, Seq),
-    wall: Timestamp,
-    boot_ms: u64,
+    epoch: Epoch,
+    (first, next): (Seq, Seq),
+    boot_began: Timestamp,
 ) -> Option<ClockCorrection> {
-    let last = next.0.checked_sub(1).filter(|last| *last > 0)?;
-    let since_boot = i64::try_from(boot_ms).unwrap_or(i64::MAX);
-    let boot_began = wall.plus_ms(-since_boot);
-    Some(ClockCorrection { boot, epoch, first: Seq(1), last: Seq(last), boot_began })
+    let last = next.0.checked_sub(1).filter(|last| *last >= first.0)?;
+    Some(ClockCorrection { boot, epoch, first, last: Seq(last), boot_began })
 }
 
 #[cfg(test)]
@@ -127,9 +126,11 @@ mod tests {
     }
 
     #[test]
-    fn a_correction_names_when_the_machine_began() {
-        let made = correction(BootId(3), (Epoch(9), Seq(11)), Timestamp(1_000_000), 4_000).unwrap();
-        assert_eq!((made.first, made.last, made.boot_began), (Seq(1), Seq(10), Timestamp(996_000)));
-        assert_eq!(correction(BootId(3), (Epoch(9), Seq(1)), Timestamp(1_000_000), 4_000), None);
+    fn a_correction_names_what_was_issued() {
+        let began = Timestamp(996_000);
+        let made = correction(BootId(3), Epoch(9), (Seq(4), Seq(11)), began).unwrap();
+        assert_eq!((made.first, made.last, made.boot_began), (Seq(4), Seq(10), began));
+        assert_eq!(correction(BootId(3), Epoch(9), (Seq(1), Seq(1)), began), None);
+        assert_eq!(correction(BootId(3), Epoch(9), (Seq(4), Seq(4)), began), None);
     }
 }

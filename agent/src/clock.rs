@@ -34,6 +34,12 @@ impl Now {
         let between = self.boot_ms.saturating_sub(earlier.boot_ms);
         self.wall.plus_ms(-i64::try_from(between).unwrap_or(i64::MAX))
     }
+
+    /// When the boot clock was at zero, by the wall clock of this look.
+    #[must_use]
+    pub fn boot_began(&self) -> Timestamp {
+        self.wall.plus_ms(-i64::try_from(self.boot_ms).unwrap_or(i64::MAX))
+    }
 }
 
 /// CLOCK_MONOTONIC in nanoseconds.

@@ -19,10 +19,10 @@ use std::sync::Arc;
 use gapless_common::id::{BootId, CatalogHash, Epoch, Seq};
 use gapless_common::message::HeldEpoch;
 use gapless_common::planted::{self, Bug};
-use gapless_common::reading::{CatalogRecord, Downtime, EpochStart, Record};
+use gapless_common::reading::{CatalogRecord, ClockCorrection, Downtime, EpochStart, Record};
 use gapless_common::time::Timestamp;
 
-use crate::account::LastRun;
+use crate::account::{LastRun, correction};
 use crate::clock::Now;
 use crate::outbox::{
     self, AppendError, Found, Journal, OpenError, Opened, Opening, Options, Outbox, OwedRange, ReadError,
@@ -370,15 +370,15 @@ impl Depot {
         }
     }
 
-    /// Epochs with their ends that may have readings by the boot clock, and of which the collector was not told yet.
-    /// They count as told from here on.
-    pub fn take_unset_epochs(&mut self) -> Vec<(Epoch, Seq)> {
-        let held = self.held();
-        let unset = self.unset.take().into_iter();
-        unset.filter_map(|epoch| held.iter().find(|h| h.epoch == epoch).map(|h| (epoch, h.next))).collect()
+    /// What the collector has to be told of readings by the boot clock, as far as it was not; `now` is set. It counts as
+    /// told from here on.
+    pub fn take_corrections(&mut self, now: Now) -> Vec<ClockCorrection> {
+        let (held, boot) = (self.held(), self.identity.boot);
+        let taken = self.unset.take(&held, now.boot_began()).into_iter();
+        taken.filter_map(|(epoch, seqs, began)| correction(boot, epoch, seqs, began)).collect()
     }
 
-    /// Whether [`take_unset_epochs`](Self::take_unset_epochs) has any.
+    /// Whether [`take_corrections`](Self::take_corrections) has any.
     #[must_use]
     pub fn has_unset_epochs(&self) -> bool {
         !self.unset.is_empty()

@@ -19,7 +19,7 @@ use gapless_common::reading::{Acquired, Readings, Record};
 use gapless_common::time::Timestamp;
 use gapless_common::topic::{AgentPath, Up};
 
-use crate::account::{Account, correction};
+use crate::account::Account;
 use crate::clock::Now;
 use crate::depot::{Depot, DepotError, Draw, Identity, Opener};
 use crate::event::BusEvent;
@@ -342,10 +342,8 @@ impl Engine {
         if let Some(downtime) = self.depot.take_downtime(now) {
             self.gather(&Record::Downtime(downtime), now.wall, now);
         }
-        for epoch in self.depot.take_unset_epochs() {
-            if let Some(made) = correction(self.boot(), epoch, now.wall, now.boot_ms) {
-                self.gather(&Record::ClockCorrection(made), now.wall, now);
-            }
+        for made in self.depot.take_corrections(now) {
+            self.gather(&Record::ClockCorrection(made), now.wall, now);
         }
         self.core.handle(core::Event::StateChanged, now.boot_ms);
         Ok(())

@@ -270,7 +270,7 @@ fn readings_by_the_boot_clock_are_corrected_wherever_they_are_copied() {
     let disk = MemoryDisk::new();
     let mut depot = open(&disk);
     let marked = |depot: &mut Depot| {
-        let marked: Vec<Epoch> = depot.take_unset_epochs().iter().map(|(epoch, _)| *epoch).collect();
+        let marked: Vec<Epoch> = depot.take_corrections(now(20)).iter().map(|made| made.epoch).collect();
         (marked.contains(&depot.position().0), depot.has_unset_epochs())
     };
     depot.commit(now(1)).unwrap();
@@ -284,6 +284,38 @@ fn readings_by_the_boot_clock_are_corrected_wherever_they_are_copied() {
     disk.restart(PowerCut::KeepNothing, 1);
     assert!(depot.retry(now(6_000)).unwrap());
     assert_eq!(marked(&mut depot), (true, false), "on the disk again");
+}
+
+/// The collector may have a reading from memory and from the disk: its instant must be one. Between the two corrections the
+/// wall clock has gained on the boot clock.
+#[test]
+fn a_reading_by_the_boot_clock_has_one_instant_wherever_it_is_copied() {
+    let disk = MemoryDisk::new();
+    let mut depot = open(&disk);
+    disk.set_read_only(true);
+    depot.gather(&readings(1), Timestamp(1));
+    depot.commit(now(1)).unwrap();
+    assert!(depot.failure().is_some());
+    depot.mark_unset();
+    let (memory, next) = depot.position();
+    let told = depot.take_corrections(now(10));
+    let [in_memory] = told[..] else { panic!("one epoch: {told:?}") };
+    assert_eq!((in_memory.epoch, in_memory.first, in_memory.last), (memory, Seq(1), Seq(next.0 - 1)));
+    disk.set_read_only(false);
+    let later = Now { wall: now(6_000).wall.plus_ms(18), ..now(6_000) };
+    assert!(depot.retry(later).unwrap());
+    let told = depot.take_corrections(later);
+    let [on_disk] = told[..] else { panic!("one epoch: {told:?}") };
+    assert_eq!((on_disk.epoch, on_disk.boot_began), (depot.position().0, in_memory.boot_began));
+
+    // What comes later is by the clocks as they stand then, and what was told stays as it was.
+    depot.mark_unset();
+    depot.gather(&readings(2), Timestamp(2));
+    depot.commit(later).unwrap();
+    let told = depot.take_corrections(later);
+    let [again] = told[..] else { panic!("one epoch: {told:?}") };
+    assert_eq!((again.epoch, again.first), (on_disk.epoch, on_disk.last.next()));
+    assert_eq!(again.boot_began, later.boot_began());
 }
 
 #[test]

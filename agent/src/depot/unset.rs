@@ -2,7 +2,9 @@
 //! has to be told what that clock meant. Writes no record.
 
 use gapless_common::id::{BootId, Epoch, Seq};
+use gapless_common::message::HeldEpoch;
 use gapless_common::reading::Record;
+use gapless_common::time::Timestamp;
 use gapless_common::wire::{RecordKind, decode_record};
 
 use crate::outbox::{Outbox, ReadLimits};
@@ -10,32 +12,66 @@ use crate::outbox::{Outbox, ReadLimits};
 /// The epochs; see the module.
 #[derive(Debug, Default)]
 pub(super) struct UnsetEpochs {
-    /// Not told of yet.
-    open: Vec<Epoch>,
+    /// Not told of yet; with the begin of the boot clock that is to be told, where another epoch has decided it.
+    open: Vec<(Epoch, Option<Timestamp>)>,
     /// Told of. Readings of these may still be copied to another epoch.
-    told: Vec<Epoch>,
+    told: Vec<Told>,
+}
+
+/// What the collector was told of an epoch.
+#[derive(Debug, Clone, Copy)]
+struct Told {
+    epoch: Epoch,
+    /// The first seq that it was not told of.
+    next: Seq,
+    /// When the boot clock began.
+    began: Timestamp,
 }
 
 impl UnsetEpochs {
     /// `epoch` has a reading by the boot clock, or may get one.
     pub(super) fn mark(&mut self, epoch: Epoch) {
-        if !self.open.contains(&epoch) {
-            self.open.push(epoch);
+        self.mark_with(epoch, None);
+    }
+
+    fn mark_with(&mut self, epoch: Epoch, began: Option<Timestamp>) {
+        match self.open.iter_mut().find(|open| open.0 == epoch) {
+            Some(open) => open.1 = open.1.or(began),
+            None => self.open.push((epoch, began)),
         }
     }
 
-    /// `new` takes over readings of `old`.
+    /// `new` takes over readings of `old`. The collector may have both, and what it is told of one reading twice must be
+    /// one instant: wall and boot clock do not keep their distance.
     pub(super) fn follow(&mut self, old: Epoch, new: Epoch) {
-        if self.open.contains(&old) || self.told.contains(&old) {
-            self.mark(new);
+        let told = self.told.iter().rev().find(|told| told.epoch == old).map(|told| told.began);
+        let open = self.open.iter().find(|open| open.0 == old).map(|open| open.1);
+        if let Some(began) = open {
+            self.mark_with(old, told);
+            self.mark_with(new, told.or(began));
+        } else if told.is_some() {
+            self.mark_with(new, told);
         }
     }
 
-    /// Those not told of yet; from here on they are.
-    pub(super) fn take(&mut self) -> Vec<Epoch> {
-        let open = std::mem::take(&mut self.open);
-        self.told.extend(open.iter().filter(|epoch| !self.told.contains(epoch)).copied().collect::<Vec<_>>());
-        open
+    /// Those not told of yet among `held`, each with its first seq that was not, the first one after it that it has not
+    /// issued, and when the boot clock began: `began`, as the clocks stand now. From here on they are told of.
+    pub(super) fn take(
+        &mut self,
+        held: &[HeldEpoch],
+        began: Timestamp,
+    ) -> Vec<(Epoch, (Seq, Seq), Timestamp)> {
+        let mut taken = Vec::new();
+        for (epoch, decided) in std::mem::take(&mut self.open) {
+            let Some(held) = held.iter().find(|held| held.epoch == epoch) else { continue };
+            let before = self.told.iter().rev().find(|told| told.epoch == epoch);
+            let first = before.map_or(Seq(1), |told| told.next);
+            let began = decided.unwrap_or(began);
+            self.told.retain(|told| told.epoch != epoch);
+            self.told.push(Told { epoch, next: held.next, began });
+            taken.push((epoch, (first, held.next), began));
+        }
+        taken
     }
 
     pub(super) const fn is_empty(&self) -> bool {
