@@ -113,6 +113,29 @@ fn a_store_that_was_replaced_before_the_clock_was_set_is_the_cause_of_what_it_to
     assert_eq!(slots.open(), BTreeMap::from(expected));
 }
 
+/// The same where the new card holds no declaration before it fails: the next epoch, which follows it, proves.
+#[test]
+fn a_store_that_was_replaced_is_the_cause_where_a_later_epoch_proves() {
+    let (mut ledger, mut slots) = polled();
+    ledger.start(AGENT, Epoch(2), &start(None, (Timestamp(5_000), false)));
+    ledger.mark(AGENT, Epoch(2), 2, Mark::Catalog { hash: HASH, since: None });
+    let boot_began = at(NOW - 3).plus_ms(-5_500);
+    let (first, last) = (Seq(1), Seq(2));
+    ledger.correction(AGENT, &ClockCorrection { boot: BootId(1), epoch: Epoch(2), first, last, boot_began });
+    ledger.received(&due(), Slot(NOW - 3));
+    ledger.account(AGENT, Epoch(2), 1, 3);
+    settle(&mut ledger, &mut slots);
+    ledger.start(AGENT, Epoch(3), &start(Some((Epoch(2), Seq(4))), (at(NOW - 2), true)));
+    ledger.mark(AGENT, Epoch(3), 2, Mark::Catalog { hash: HASH, since: Some(at(NOW - 2)) });
+    ledger.received(&due(), Slot(NOW - 2));
+    ledger.mark(AGENT, Epoch(3), 3, complete(NOW - 1));
+    ledger.account(AGENT, Epoch(3), 1, 3);
+    settle(&mut ledger, &mut slots);
+    let expected =
+        [(NOW - 5, Cause::StoreReplaced), (NOW - 4, Cause::StoreReplaced), (NOW - 1, Cause::Unexplained)];
+    assert_eq!(slots.open(), BTreeMap::from(expected));
+}
+
 /// A gateway's disk fails at its start and is back before the collector has heard anything of the epoch in memory but
 /// that it was given up: the next start on the same disk follows the one before it.
 #[test]

@@ -246,14 +246,19 @@ impl Ledger {
         }
     }
 
-    /// The same where neither catalog nor downtime could say when the epoch began, because the clock was not set.
+    /// The same where neither catalog nor downtime could say when the epoch began, because the clock was not set: for each
+    /// such epoch since a device's last proof. It need not hold a declaration itself.
     fn break_chain_undated(&mut self, no: AgentNo, at: Position) {
-        let Some(agent) = self.agents.get(&no) else { return };
-        let state = agent.chain.get(&at.place).and_then(|epoch| agent.epochs.get(epoch));
-        let Some(state) = state.filter(|s| s.link.is_some()) else { return };
-        let undated = state.start.as_ref().is_some_and(|s| !s.clock_set);
-        if let Some(began) = agent.began(state).filter(|_| undated) {
-            self.break_chain(no, at, began);
+        let Some(least) = self.spans_of(no).map(|s| s.proven_at).min() else { return };
+        let Some(agent) = self.agents.get(&no).filter(|_| least.place <= at.place) else { return };
+        let undated = agent.chain.range(least.place..=at.place).filter_map(|(&place, epoch)| {
+            let state = agent.epochs.get(epoch).filter(|s| s.link.is_some())?;
+            let is_undated = state.start.as_ref().is_some_and(|s| !s.clock_set);
+            let began = agent.began(state).filter(|_| is_undated)?;
+            Some((Position { place, seq: 0 }, began)).filter(|(start, _)| *start > least)
+        });
+        for (start, began) in undated.collect::<Vec<_>>() {
+            self.break_chain(no, start, began);
         }
     }
 
@@ -263,7 +268,9 @@ impl Ledger {
         }
         self.changes.downtimes.push((no, at, downtime));
         let downtimes = &mut self.agent_mut(no).downtimes;
-        downtimes.push((at, downtime));
+        // Which one explains a slot goes by their order.
+        let place = downtimes.partition_point(|(before, _)| *before <= at);
+        downtimes.insert(place, (at, downtime));
         if downtimes.len() > DOWNTIMES_MAX {
             let (oldest, _) = downtimes.remove(0);
             self.changes.forgotten_downtimes.push((no, oldest));
