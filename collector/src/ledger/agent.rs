@@ -117,9 +117,15 @@ impl EpochState {
         self.accounted = self.committed.iter().chain(self.parked.iter()).chain(lost).collect();
     }
 
-    /// Why something of `after..=through` is not usable; `None` where all of it is stored.
-    pub(super) fn hidden(&self, after: u64, through: u64) -> Option<Cause> {
-        let lost = self.lost.iter().find(|&&(f, l, _)| l > after && f <= through).map(|&(_, _, cause)| cause);
+    /// Why something of `after..=through` is not usable, as far as the lost seqs `count`; `None` where all of it is stored.
+    pub(super) fn hidden(
+        &self,
+        after: u64,
+        through: u64,
+        count: impl Fn((u64, u64)) -> bool,
+    ) -> Option<Cause> {
+        let inside = |&&(f, l, _): &&(u64, u64, Cause)| l > after && f <= through && count((f, l));
+        let lost = self.lost.iter().find(inside).map(|&(_, _, cause)| cause);
         let parked = || self.parked.iter().any(|(f, l)| l > after && f <= through).then_some(Cause::Parked);
         lost.or_else(parked)
     }

@@ -1,9 +1,12 @@
 //! Why a proven slot is absent, in the order of ARCHITECTURE.md: a miss that names it (painted before), a
-//! downtime that holds it (nothing is written in one, so no loss lies in it), a loss whose time holds it, the end of an epoch before it could write down its last misses,
-//! records that are lost or parked without a time; a clock that is ahead, by which none of it was due; otherwise
+//! downtime that holds it (nothing is written in one, so no loss lies in it), a loss whose time holds it, the end of an
+//! epoch before it could write down its last misses, unless records before it are lost without a time; records that are
+//! lost or parked at all; a clock that is ahead, by which none of it was due; otherwise
 //! unexplained. Paints nothing.
 
+use gapless_common::id::Epoch;
 use gapless_common::quality::Cause;
+use gapless_common::reading::Loss;
 
 use super::agent::Position;
 use super::paint::{Known, Run};
@@ -20,6 +23,8 @@ pub(super) struct Account<'a> {
 }
 
 type Range = (i64, i64);
+/// First and last seq.
+type Seqs = (u64, u64);
 
 /// The slots of `from..=through` that no run holds, each with what is known of it now.
 pub(super) fn explain(account: &Account<'_>, runs: &[Run], (from, through): Range) -> Vec<(Range, Known)> {
@@ -31,7 +36,7 @@ pub(super) fn explain(account: &Account<'_>, runs: &[Run], (from, through): Rang
     take_downtimes(account, &mut absent, &mut known);
     take_losses(account, &mut absent, &mut known);
     take_ends(account, &mut absent, &mut known);
-    let rest = match hidden(account) {
+    let rest = match hidden(account, account.at, |_, _| true) {
         Some(cause) => Known::Lost(cause),
         None if account.is_ahead => Known::Unexplained(Cause::ClockStepped),
         None => Known::Unexplained(Cause::Unexplained),
@@ -61,26 +66,45 @@ fn take_downtimes(account: &Account<'_>, absent: &mut Vec<Range>, known: &mut Ve
     }
 }
 
-/// What is before a downtime and in no record: the agent ended before it could write its last misses down.
+/// What is before a downtime and in no record: the agent ended before it could write its last misses down, unless what
+/// is lost there may have said more of these slots.
 fn take_ends(account: &Account<'_>, absent: &mut Vec<Range>, known: &mut Vec<(Range, Known)>) {
     let times = account.span.times;
-    for (_, downtime) in &account.agent.downtimes {
+    for (at, downtime) in &account.agent.downtimes {
+        let lost = hidden(account, *at, |epoch, range| !has_time(account.agent, epoch, range));
+        let cause = match lost.or_else(|| broken(account, *at)) {
+            Some(cause) => Known::Lost(cause),
+            None => Known::Ended(downtime.cause),
+        };
         let before = (i64::MIN, times.first_from(downtime.to).0 - 1);
         let (held, rest) = cut(std::mem::take(absent), before);
-        known.extend(held.into_iter().map(|range| (range, Known::Ended(downtime.cause))));
+        known.extend(held.into_iter().map(|range| (range, cause)));
         *absent = rest;
     }
 }
 
-/// The cause of whatever is not usable between the last proof of the device and this one.
-fn hidden(account: &Account<'_>) -> Option<Cause> {
-    let (from, to) = (account.span.proven_at, account.at);
-    account.agent.chain.range(from.place..=to.place).find_map(|(&place, epoch)| {
+/// Why the chain is broken between the last proof of the device and `to`: of what stood before the break nothing is known.
+fn broken(account: &Account<'_>, to: Position) -> Option<Cause> {
+    let from = account.span.proven_at.place + 1;
+    let mut after = account.agent.chain.range(from..=to.place.max(from));
+    after.find_map(|(_, epoch)| account.agent.epochs.get(epoch)?.link)
+}
+
+/// The cause of whatever is not usable between the last proof of the device and `to`, as far as the lost seqs `count`.
+fn hidden(account: &Account<'_>, to: Position, count: impl Fn(Epoch, Seqs) -> bool) -> Option<Cause> {
+    let from = account.span.proven_at;
+    account.agent.chain.range(from.place..=to.place.max(from.place)).find_map(|(&place, epoch)| {
         let state = account.agent.epochs.get(epoch)?;
         let after = if place == from.place { from.seq } else { 0 };
         let through = if place == to.place { to.seq } else { u64::MAX };
-        state.hidden(after, through)
+        state.hidden(after, through, |seqs| count(*epoch, seqs))
     })
+}
+
+/// Whether a loss that has a time tells of all these seqs.
+fn has_time(agent: &Agent, epoch: Epoch, (first, last): Seqs) -> bool {
+    let tells = |loss: &&Loss| loss.epoch == epoch && loss.first.0 <= first && loss.last.0 >= last;
+    agent.losses.iter().any(|loss| tells(&loss) && loss.from <= loss.to)
 }
 
 /// What of `ranges` lies inside `by`, and what outside.

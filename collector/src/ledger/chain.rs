@@ -431,7 +431,7 @@ fn break_of(agent: &Agent, epoch: Epoch, state: &super::EpochState) -> Option<Ca
             let in_memory = |h: &&HeldEpoch| agent.epochs.get(&h.epoch).is_some_and(EpochState::is_in_memory);
             let before = at.and_then(|at| agent.held.epochs[..at].iter().rev().find(|h| !in_memory(h)));
             let placed = |h: &HeldEpoch| agent.epochs.get(&h.epoch).is_some_and(|e| e.place.is_some());
-            before.is_none_or(placed).then(|| state.hidden(0, 1).unwrap_or(Cause::Unexplained))
+            before.is_none_or(placed).then(|| state.hidden(0, 1, |_| true).unwrap_or(Cause::Unexplained))
         }
         None => None,
     }

@@ -405,6 +405,28 @@ fn what_an_archive_no_longer_holds_is_given_up_once_the_rest_is_here() {
     assert!(slots.open().is_empty(), "what was before the database is not owed to it");
 }
 
+/// The agent crashed, and then lost what it had written before without a word (its word was on a disk that rotted): the
+/// slots are missing because of that, and only those after its end because of the crash.
+#[test]
+fn what_is_lost_without_a_word_before_a_crash_is_no_crash() {
+    let history = live(&[
+        Life { slots: vec![0; 20], down: 3, dropped: 0 },
+        Life { slots: vec![0; 20], down: 0, dropped: 0 },
+    ]);
+    let (first, second) = (history.held[0], history.held[1]);
+    let (mut ledger, mut slots) = (fresh(), Memory::default());
+    ledger.birth(AGENT, &[first], first.epoch, true);
+    deliver(&mut ledger, &mut slots, &history.records[..6]);
+    ledger.birth(AGENT, &[second], second.epoch, true);
+    let held: Vec<_> = history.records.iter().filter(|(epoch, ..)| *epoch == second.epoch).cloned().collect();
+    deliver(&mut ledger, &mut slots, &held);
+    let open = slots.open();
+    let ended = history.truth.keys().min().copied().unwrap();
+    assert!(open.range(..ended).count() > 10, "{open:?}");
+    assert!(open.range(..ended).all(|(_, cause)| *cause == Cause::BudgetFull), "{open:?}");
+    assert!(open.range(ended..).all(|(_, cause)| *cause == Cause::Crashed), "{open:?}");
+}
+
 #[test]
 fn an_epoch_that_returns_after_it_was_superseded_is_a_clone() {
     let held = |epoch| [HeldEpoch { epoch: Epoch(epoch), first: Seq(1), next: Seq(2) }];
