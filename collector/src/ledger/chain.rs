@@ -338,6 +338,9 @@ impl Ledger {
         let of_birth = |e: &EpochState| e.unheld || (e.place.is_some() && e.place <= writing);
         let known = agent.epochs.iter().filter(|(e, s)| of_birth(s) || held.iter().any(|h| h.epoch == **e));
         let known: Vec<Epoch> = known.map(|(&epoch, _)| epoch).collect();
+        // What is gone from before a replaced store went with that one.
+        let replaced = |e: &&Epoch| agent.epochs.get(e).is_some_and(|e| e.link == Some(Cause::StoreReplaced));
+        let replaced = agent.chain.iter().filter(|(_, e)| replaced(e)).map(|(&place, _)| place).max();
         for epoch in known {
             let place = held.iter().find(|h| h.epoch == epoch).copied();
             let state = self.agent_mut(no).epochs.entry(epoch).or_default();
@@ -348,6 +351,9 @@ impl Ledger {
             match place {
                 Some(h) if h.first.0 > 1 => state.lose(1, h.first.0 - 1, Cause::BudgetFull),
                 Some(_) => continue,
+                None if state.place.is_some() && state.place < replaced => {
+                    state.give_up(Cause::StoreReplaced)
+                }
                 None => state.give_up(Cause::BudgetFull),
             }
             self.changes.epochs.insert((no, epoch));

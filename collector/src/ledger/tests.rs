@@ -325,6 +325,32 @@ fn a_replaced_outbox_closes_the_old_one() {
     assert_eq!(open.get(&1_030), None);
 }
 
+/// The replaced outbox's birth was lost, and its first frame came: the old one, of which more was known to exist, counted
+/// as alive until the next birth.
+#[test]
+fn what_a_replaced_outbox_took_along_went_with_it_whichever_way_that_is_heard() {
+    let history = live(&[Life { slots: vec![0; 20], down: 0, dropped: 0 }]);
+    let mut second = live(&[Life { slots: vec![0; 40], down: 0, dropped: 0 }]);
+    second.records.iter_mut().for_each(|record| record.0 = Epoch(500));
+    for (_, _, wrote) in &mut second.records {
+        match wrote {
+            Wrote::Start(start) => start.at = at(1_025),
+            Wrote::Mark(Mark::Catalog { since, .. }) => *since = Some(at(1_025)),
+            Wrote::Reading(slot) if *slot < 1_025 => *wrote = Wrote::Miss(1_030),
+            _ => {}
+        }
+    }
+    let (old, new) = (history.held[0], HeldEpoch { epoch: Epoch(500), ..second.held[0] });
+    let (mut ledger, mut slots) = (fresh(), Memory::default());
+    ledger.birth(AGENT, &[old], old.epoch, true);
+    deliver(&mut ledger, &mut slots, &history.records[..6]);
+    deliver(&mut ledger, &mut slots, &history.records[7..8]);
+    deliver(&mut ledger, &mut slots, &second.records[..1]);
+    ledger.birth(AGENT, &[new], new.epoch, true);
+    deliver(&mut ledger, &mut slots, &second.records);
+    assert_eq!(slots.open().get(&1_015), Some(&Cause::StoreReplaced), "{:?}", slots.open());
+}
+
 #[test]
 fn an_epoch_kept_in_memory_replaces_nothing_and_nothing_waits_for_it() {
     let history = live(&[
