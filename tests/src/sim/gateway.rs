@@ -140,6 +140,7 @@ impl Gateway {
 
     /// A bit flips where something is written.
     pub fn rot(&mut self, seed: u64) {
+        tap::lock(&self.log).has_rot = true;
         let mut rng = Rng::new(seed);
         let files = self.disk.list().unwrap_or_default();
         let names: Vec<String> = files.into_iter().map(|(name, _)| name).collect();

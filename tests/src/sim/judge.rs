@@ -189,8 +189,10 @@ impl Case<'_> {
         if places.is_empty() {
             let life = history.lives.iter().find(|life| life.generation == issued.generation);
             let ended = life.and_then(|life| life.ended);
-            let in_memory = history.disk_faults.iter().any(|fault| issued.told_ms >= fault.0);
-            // Not durable yet when its process ended, which it is within the window; or kept in memory.
+            // Not durable yet when its process ended, which it is within the window; or kept in memory, as what the disk
+            // was to have within the window when it failed.
+            let durable_ms = issued.told_ms + self.window_ms + LATE_MS;
+            let in_memory = history.disk_faults.iter().any(|fault| durable_ms >= fault.0);
             let waited = |ended_ms: u64| ended_ms.saturating_sub(issued.told_ms);
             return ended
                 .is_some_and(|(at, _, how)| how != Stop::Clean && waited(at) <= self.window_ms + LATE_MS)
@@ -203,7 +205,9 @@ impl Case<'_> {
                 self.log.kept.get(&(*epoch, *seq)).is_some_and(|kept| kept.card < self.log.card);
             let was_forgotten = self.oracle.rollbacks > 0
                 && self.log.acknowledged.get(epoch).is_some_and(|said| said.contains(*seq));
-            is_lost || was_replaced || was_forgotten
+            // The downtime that follows holds its slot.
+            let was_cut_off = self.log.cut_off.get(epoch).is_some_and(|cut| cut.contains(*seq));
+            is_lost || was_replaced || was_forgotten || was_cut_off
         })
     }
 
@@ -343,7 +347,10 @@ impl Case<'_> {
                 self.was_down(at, interval_ms, &[Stop::Killed]) || self.was_stopped_mute(at, interval_ms)
             }
             // Killed before it was switched off, or switched off while it was stopped.
-            Cause::PowerOff => self.was_down(at, interval_ms, &[Stop::PowerCut, Stop::Killed]),
+            Cause::PowerOff => {
+                self.was_down(at, interval_ms, &[Stop::PowerCut, Stop::Killed])
+                    || self.was_stopped_mute(at, interval_ms)
+            }
             Cause::DiskFailed => !history.disk_faults.is_empty(),
             Cause::BudgetFull => {
                 self.log.losses.iter().any(|loss| loss.cause == Cause::BudgetFull)

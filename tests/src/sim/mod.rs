@@ -44,6 +44,9 @@ const FRESH_MS: i64 = 60_000;
 /// How long things go on after they are mended, at least, in ms: fresh readings must arrive.
 const AFTER_MS: u64 = 180_000;
 
+/// How often they are started once more, because a stop left something to be told.
+const RESTS_MAX: u32 = 3;
+
 /// What came of a run.
 #[derive(Debug, Clone, Default)]
 pub struct Outcome {
@@ -80,24 +83,44 @@ pub fn run(seed: u64, scale: Scale) -> Outcome {
 /// Once nothing goes wrong any more everything arrives, and is proven.
 fn come_to_rest(world: &mut World) {
     let (mended_ms, patience_ms) = (world.now_ms, world.plan.patience_ms);
+    let mut rests = 0;
     world.run(mended_ms + AFTER_MS);
-    while !is_quiet(world) && !world.oracle.has_found() {
+    while !world.oracle.has_found() {
+        if is_quiet(world) {
+            stop_all(world);
+            if !is_owed(world) || rests == RESTS_MAX {
+                return;
+            }
+            rests += 1;
+            start_all(world);
+        }
         if world.now_ms > mended_ms + patience_ms {
             let owed: Vec<_> =
                 world.gateways.iter().map(|g| g.process.as_ref().map(|p| p.engine.depot().owed())).collect();
-            return world
-                .oracle
-                .find("liveness", format!("after {patience_ms} ms of good luck is still owed: {owed:?}"));
+            let what = format!("after {patience_ms} ms of good luck is still owed: {owed:?}");
+            return world.oracle.find("liveness", what);
         }
         let until_ms = world.now_ms + LOOK_MS;
         world.run(until_ms);
     }
+}
+
+fn stop_all(world: &mut World) {
     world.is_over = true;
-    for no in 0..world.gateways.len() {
-        world.stop(no);
-    }
+    (0..world.gateways.len()).for_each(|no| world.stop(no));
     let until_ms = world.now_ms + LOOK_MS;
     world.run(until_ms);
+}
+
+fn start_all(world: &mut World) {
+    world.is_over = false;
+    (0..world.gateways.len()).for_each(|no| world.restart(no, 1));
+}
+
+/// Whether an outbox holds what no database ever had: a stop may find what cannot be read, and its loss is told at the
+/// next start only.
+fn is_owed(world: &World) -> bool {
+    world.gateways.iter().any(|gateway| tap::lock(&gateway.log).is_owed())
 }
 
 /// Whether nothing is owed but what the next flush takes along.

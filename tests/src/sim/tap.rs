@@ -41,6 +41,10 @@ pub struct Log {
     pub committed: BTreeMap<Epoch, RangeSet>,
     /// What the outbox held when it was last written to: epochs with the first seq of each.
     pub held_from: BTreeMap<Epoch, u64>,
+    /// Bits flipped on its disk.
+    pub has_rot: bool,
+    /// Records that were cut off the end of an epoch where bits had flipped: nothing tells them from a torn write.
+    pub cut_off: BTreeMap<Epoch, RangeSet>,
     /// The card in the gateway.
     pub card: u32,
     /// Openings that cut off a torn tail.
@@ -92,7 +96,11 @@ impl Log {
     /// Whatever was durable on this card, was never acknowledged and was not given up by name, is owed still. (That a
     /// database which was put back owes it again is written down with the next append, which the disk may lose: then
     /// the collector says it again, and the end shows whether it was sent.)
-    fn check_opened(&mut self, owed: &[OwedRange]) {
+    fn check_opened(&mut self, outbox: &dyn Outbox) {
+        if self.has_rot {
+            self.note_cut_off(&outbox.held());
+        }
+        let owed = outbox.owed();
         let mut held: BTreeMap<Epoch, RangeSet> = BTreeMap::new();
         owed.iter()
             .for_each(|range| held.entry(range.epoch).or_default().insert(range.first.0, range.last.0));
@@ -101,12 +109,44 @@ impl Log {
         };
         let gone = self.kept.iter().find(|((epoch, seq), kept)| {
             kept.card == self.card
-                && ![&held, &self.ever_acknowledged, &self.lost].into_iter().any(|of| is_in(of, *epoch, *seq))
+                && ![&held, &self.ever_acknowledged, &self.lost, &self.cut_off]
+                    .into_iter()
+                    .any(|of| is_in(of, *epoch, *seq))
         });
         if let Some(((epoch, seq), kept)) = gone {
             let what = format!("{epoch}/{seq} was durable, and the outbox knows it no more: {kept:?}");
             self.wrong.push(("conservation", what));
         }
+    }
+
+    /// A loss that counts as recorded stands in a record, which the collector will get.
+    fn check_recorded(&mut self, epoch: Epoch, losses: &[Loss]) {
+        let records = self.kept.range((epoch, 0)..=(epoch, u64::MAX)).map(|(_, kept)| &kept.record);
+        let told: Vec<&Loss> = records
+            .filter_map(|record| if let Record::Loss(loss) = record { Some(loss) } else { None })
+            .collect();
+        if let Some(silent) = losses.iter().find(|loss| !told.contains(loss)) {
+            self.wrong.push(("conservation", format!("no record tells the collector of {silent:?}")));
+        }
+    }
+
+    fn note_cut_off(&mut self, held: &[HeldEpoch]) {
+        for epoch in held {
+            let known = self.kept.range((epoch.epoch, epoch.next.0)..=(epoch.epoch, u64::MAX));
+            let last = known.filter(|(_, kept)| kept.card == self.card).map(|((_, seq), _)| *seq).last();
+            if let Some(last) = last {
+                self.cut_off.entry(epoch.epoch).or_default().insert(epoch.next.0, last);
+            }
+        }
+    }
+
+    /// Whether a record on this card was never committed anywhere, nor given up.
+    pub fn is_owed(&self) -> bool {
+        let told = [&self.committed, &self.lost, &self.cut_off];
+        self.kept.iter().any(|((epoch, seq), kept)| {
+            let is_told = told.iter().any(|of| of.get(epoch).is_some_and(|ranges| ranges.contains(*seq)));
+            kept.card == self.card && !is_told
+        })
     }
 
     /// Whether a record is no longer in the outbox: acknowledged, and its place in the archive taken.
@@ -138,7 +178,7 @@ impl Tapped {
             let mut opened = lock(&log);
             opened.note_losses(&inner.pending_losses());
             tracing::debug!(held = ?inner.held(), owed = ?inner.owed(), acknowledged = ?opened.acknowledged, lost = ?opened.lost, "an outbox is opened");
-            opened.check_opened(&inner.owed());
+            opened.check_opened(inner.as_ref());
             opened.held_from = held_from(inner.as_ref());
         }
         Self { inner, log }
@@ -224,6 +264,7 @@ impl Outbox for Tapped {
     }
 
     fn losses_recorded(&mut self, losses: &[Loss]) -> Result<(), AppendError> {
+        lock(&self.log).check_recorded(self.inner.epoch(), losses);
         self.inner.losses_recorded(losses)
     }
 
