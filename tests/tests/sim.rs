@@ -10,7 +10,7 @@ use gapless_tests::sim::run;
 use gapless_tests::sim::series::Series;
 
 /// Seeds of hours.
-const HOURS: u64 = 500;
+const HOURS: u64 = 1_000;
 /// Of these, those whose finding is open: see *How we know* in ARCHITECTURE.md.
 const HOURS_OPEN: [u64; 0] = [];
 /// Seeds of weeks.
