@@ -17,6 +17,8 @@ use crate::store::{commands, parked, registry, state};
 const CATALOGS_MAX: usize = 1_024;
 /// Devices and channels of an agent's catalogs together, at most: what the writer holds of them in memory.
 const ENTRIES_MAX: usize = 1 << 20;
+/// Frames that are replayed in one transaction at most: such of misses and declarations hold no rows.
+const REPLAYED_MAX: usize = 1_024;
 /// How long the collector waits for a catalog it asked for.
 const CATALOG_COMMAND_LIFE_MS: i64 = 7 * 86_400_000;
 
@@ -77,9 +79,10 @@ impl Apply<'_, '_> {
     }
 
     /// Uses frames that waited for a catalog which is here, until none is left or the transaction has `rows_max`
-    /// rows: a little catalog may open the way for millions of readings.
+    /// rows or [`REPLAYED_MAX`] frames: a little catalog may open the way for millions of readings.
     pub(super) fn replay(&mut self, rows_max: usize) -> Done {
-        while let Some(&(no, hash)) = self.memory.replays.first() {
+        for _ in 0..REPLAYED_MAX {
+            let Some(&(no, hash)) = self.memory.replays.first() else { return Ok(()) };
             if self.batch.taken() >= rows_max {
                 return Ok(());
             }

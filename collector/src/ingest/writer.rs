@@ -1,6 +1,6 @@
 //! The writer: one thread around the [`Committer`]. Takes what waits, in turns by agent, has it committed in one
-//! transaction, and only then sends the answers. A transaction that fails is tried again with a growing pause; nothing of it is
-//! acknowledged, and the bounded queue holds the rest back.
+//! transaction, and only then sends the answers. A transaction that fails is tried again with a growing pause;
+//! nothing of it is acknowledged, and the bounded queue holds the rest back.
 
 use std::path::Path;
 use std::sync::Arc;

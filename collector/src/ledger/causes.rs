@@ -1,8 +1,7 @@
-//! Why a proven slot is absent, in the order of ARCHITECTURE.md: a miss that names it (painted before), a
-//! downtime that holds it (nothing is written in one, so no loss lies in it), a loss whose time holds it, the end of an
-//! epoch before it could write down its last misses, unless records before it are lost without a time; records that are
-//! lost or parked at all; a clock that is ahead, by which none of it was due; otherwise
-//! unexplained. Paints nothing.
+//! Why a proven slot is absent, in the order of ARCHITECTURE.md: a miss that names it (painted before); a downtime that
+//! holds it (nothing is written in one, so no loss lies in it); a loss whose time holds it; the end of an epoch before
+//! it could write down its last misses, unless records before it are lost without a time; records that are lost or
+//! parked at all; a clock that is ahead, by which none of it was due; otherwise unexplained. Paints nothing.
 
 use gapless_common::id::Epoch;
 use gapless_common::quality::Cause;

@@ -27,7 +27,7 @@ pub const MARKS_MAX: usize = 16_384;
 /// Records of one epoch that wait, at most, where a frame moves the epoch's watermark and so may be waited for.
 pub const EPOCH_MARKS_MAX: usize = 2_048;
 /// Losses of an agent whose time is known, at most. Beyond it the oldest is forgotten: its seqs stay lost, and its
-/// slots have their cause.
+/// slots have their cause as far as they were proven by then.
 pub const LOSSES_MAX: usize = 4_096;
 
 impl Ledger {
@@ -100,9 +100,13 @@ impl Ledger {
     /// The outbox gave records up.
     pub fn loss(&mut self, no: AgentNo, loss: &Loss) {
         let agent = self.agent_mut(no);
-        if agent.losses.contains(loss) {
+        let is_here =
+            agent.epochs.get(&loss.epoch).is_some_and(|e| e.committed.covers(loss.first.0, loss.last.0));
+        if is_here || agent.losses.contains(loss) {
             return;
         }
+        // One row a range: the last word counts.
+        agent.losses.retain(|l| (l.epoch, l.first, l.last) != (loss.epoch, loss.first, loss.last));
         agent.losses.push(*loss);
         let oldest = (0..agent.losses.len()).min_by_key(|&at| agent.losses[at].to);
         if let Some(at) = oldest.filter(|_| agent.losses.len() > LOSSES_MAX) {

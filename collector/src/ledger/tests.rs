@@ -412,6 +412,23 @@ fn a_loss_without_a_time_explains_no_slot() {
     }
 }
 
+/// An outbox may give up what was acknowledged, and tell a loss once more with another time.
+#[test]
+fn a_loss_of_what_is_here_says_nothing_and_the_last_word_on_a_range_counts() {
+    let (mut ledger, _, history) = one_life(&[]);
+    let held = history.held[0];
+    let loss = |epoch, first, last, to| {
+        let (first, last, from, cause) = (Seq(first), Seq(last), at(1_000), Cause::DiskFailed);
+        Loss { epoch, first, last, from, to: at(to), cause }
+    };
+    ledger.loss(AGENT, &loss(held.epoch, 1, held.next.0 - 1, 1_010));
+    assert_eq!(ledger.agent(AGENT).unwrap().losses, []);
+    for to in [1_010, 1_020] {
+        ledger.loss(AGENT, &loss(Epoch(700), 1, 9, to));
+        assert_eq!(ledger.agent(AGENT).unwrap().losses, [loss(Epoch(700), 1, 9, to)]);
+    }
+}
+
 #[test]
 fn what_an_archive_no_longer_holds_is_given_up_once_the_rest_is_here() {
     let history = live(&[

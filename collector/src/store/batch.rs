@@ -158,7 +158,9 @@ impl<'c> Batch<'c> {
         correction: &ClockCorrection,
     ) -> rusqlite::Result<Vec<(Due, Slot)>> {
         self.flush()?;
-        let sql = "INSERT OR IGNORE INTO corrections VALUES (?1, ?2, ?3, ?4, ?5, ?6)";
+        // One that begins at the same seq and says the same of more records is of a later process of one boot.
+        let sql = "INSERT INTO corrections VALUES (?1, ?2, ?3, ?4, ?5, ?6)
+            ON CONFLICT DO UPDATE SET last_seq = max(last_seq, excluded.last_seq)";
         let (epoch, first, last) = (
             correction.epoch.0.cast_signed(),
             correction.first.0.cast_signed(),
