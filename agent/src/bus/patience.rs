@@ -86,6 +86,8 @@ impl Port for Patience<'_> {
     /// Fails, as if the line were lost, once patience is over: whoever waits is to give up, not to try again.
     fn readable(&mut self, until: Mono) -> io::Result<bool> {
         loop {
+            // Before anything is waited for: whoever waits in short slices never gets past the first wait below.
+            self.look();
             let now = self.mono();
             let last = self.stop_at.map_or(until, |stop_at| until.min(stop_at));
             if self.ground.port().readable(last.min(after(now, LOOK_EVERY)))? {
@@ -99,7 +101,6 @@ impl Port for Patience<'_> {
                 self.is_over = true;
                 return Err(io::Error::new(io::ErrorKind::Interrupted, "the bus is to stop"));
             }
-            self.look();
         }
     }
 

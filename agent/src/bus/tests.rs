@@ -4,6 +4,7 @@ mod lines;
 mod polls;
 mod responder;
 mod stalls;
+mod stops;
 mod sunspec;
 
 use std::collections::BTreeMap;
