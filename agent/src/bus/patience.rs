@@ -5,8 +5,8 @@ use std::collections::VecDeque;
 use std::io;
 use std::time::Duration;
 
+use super::BusCommand;
 use super::ground::{Ground, OpenError, Opened, Port};
-use super::{BusCommand, COMMANDS_MAX};
 use crate::clock::Mono;
 
 /// How long an answer is awaited after the bus was told to stop.
@@ -17,7 +17,7 @@ const LOOK_EVERY: Duration = Duration::from_millis(100);
 /// Commands that came while the bus was busy.
 #[derive(Debug, Default)]
 pub(super) struct Inbox {
-    /// At most [`COMMANDS_MAX`].
+    /// Each once: at most as many as the bus has devices, and the stop.
     asked: VecDeque<BusCommand>,
     pub(super) stopping: bool,
 }
@@ -31,11 +31,13 @@ impl Inbox {
     /// Sees what has come, and leaves it for later; says whether the bus is to stop.
     pub(super) fn look(&mut self, ground: &mut dyn Ground) -> bool {
         while !self.stopping
-            && self.asked.len() < COMMANDS_MAX
             && let Some(command) = ground.command()
         {
             self.stopping |= command == BusCommand::Stop;
-            self.asked.push_back(command);
+            // A second one asks for nothing that the first will not bring.
+            if !self.asked.contains(&command) {
+                self.asked.push_back(command);
+            }
         }
         self.stopping
     }

@@ -93,3 +93,27 @@ fn a_stop_is_noticed_while_a_late_answer_is_waited_out() {
         assert!(took <= STOP_PATIENCE, "{link}: {took:?}");
     }
 }
+
+/// A poll that waits in the inbox waits for the end of the one in hand, which may be as slow as its device.
+#[test]
+fn a_stop_is_seen_behind_any_number_of_polls() {
+    let polls = |devices: u16| (0..devices).map(|device| BusCommand::PollNow(DeviceIndex(device)));
+    let same = std::iter::repeat_n(BusCommand::PollNow(DeviceIndex(3)), 100);
+    for (commands, kept) in [
+        (polls(0).collect::<Vec<_>>(), 0),
+        (polls(16).collect(), 16),
+        (polls(200).collect(), 200),
+        (same.collect(), 1),
+        (polls(5).chain(polls(5)).collect(), 5),
+    ] {
+        let (mut ground, mut inbox) = (Deaf::default(), Inbox::default());
+        ground.commands.extend(&commands);
+        assert!(!inbox.look(&mut ground), "{commands:?}");
+        ground.commands.extend(&commands);
+        ground.commands.push_back(BusCommand::Stop);
+        assert!(inbox.look(&mut ground), "{commands:?}");
+        let taken: Vec<BusCommand> = std::iter::from_fn(|| inbox.take(&mut ground)).collect();
+        assert_eq!(taken.last(), Some(&BusCommand::Stop), "{commands:?}");
+        assert_eq!(taken.len(), kept + 1, "{commands:?}");
+    }
+}
