@@ -234,7 +234,7 @@ impl Depot {
         let failure = Failure::new(error, now);
         tracing::error!("the disk has failed, readings are kept in memory only: {}", failure.why);
         let memory = open_in_memory(draw_opening(&self.draw, self.identity.boot)?)?;
-        self.unset.follow(self.store.epoch(), memory.epoch());
+        self.unset.follow(self.position(), memory.epoch());
         self.dead = Some(std::mem::replace(&mut self.store, memory));
         self.failure = Some(failure);
         let waiting = std::mem::take(&mut self.batch);
@@ -295,7 +295,7 @@ impl Depot {
         let waiting = std::mem::take(&mut self.batch);
         let previous = previous(&found, disk.as_ref());
         self.gather_start((disk.epoch(), true), previous, now);
-        self.unset.follow(self.store.epoch(), disk.epoch());
+        self.unset.follow(self.position(), disk.epoch());
         let start = std::mem::replace(&mut self.batch, waiting);
         match self.write_along(disk.as_mut(), &start, now) {
             Ok(()) => {

@@ -318,6 +318,48 @@ fn a_reading_by_the_boot_clock_has_one_instant_wherever_it_is_copied() {
     assert_eq!(again.boot_began, later.boot_began());
 }
 
+/// The collector has all that memory held before the disk is back, and the clock is set only after that.
+#[test]
+fn readings_by_the_boot_clock_are_corrected_though_nothing_holds_them_any_more() {
+    let disk = MemoryDisk::new();
+    let mut depot = open(&disk);
+    disk.set_read_only(true);
+    depot.gather(&readings(1), Timestamp(1));
+    depot.commit(now(1)).unwrap();
+    depot.mark_unset();
+    let (memory, next) = depot.position();
+    depot.acknowledge(memory, Seq(1), Seq(next.0 - 1));
+    disk.set_read_only(false);
+    assert!(depot.retry(now(6_000)).unwrap());
+    assert!(depot.held().iter().all(|held| held.epoch != memory));
+    let told = depot.take_corrections(now(7_000));
+    let of_memory: Vec<_> = told.iter().filter(|c| c.epoch == memory).collect();
+    let [made] = of_memory[..] else { panic!("one of memory: {told:?}") };
+    assert_eq!((made.first, made.last), (Seq(1), Seq(next.0 - 1)));
+    assert!(told.iter().all(|c| c.boot_began == made.boot_began), "{told:?}");
+    assert!(!depot.has_unset_epochs());
+}
+
+/// An agent that ran before on the same clock: all it left may be acknowledged, and its segments used again, before the
+/// clock is set.
+#[test]
+fn readings_of_an_earlier_run_are_corrected_though_nothing_holds_them_any_more() {
+    let (disk, options) = (MemoryDisk::new(), Options { budget_bytes: 1 << 20, ..Options::default() });
+    let identity = Identity { boot: BootId(1), catalog: CATALOG, catalog_bytes: Box::new([1, 2, 3]) };
+    let unset = Now { wall_set: false, ..now(0) };
+    let mut depot = Depot::open(identity, opener(&disk, options), Arc::new(getrandom::u64), unset).unwrap();
+    depot.gather(&readings(1), Timestamp(1));
+    depot.commit(unset).unwrap();
+    let (epoch, next) = depot.position();
+    drop(depot);
+
+    let opening = Opening { epoch: Epoch(9), boot: BootId(1) };
+    let mut store = opener(&disk, options)(opening).unwrap().outbox;
+    let mut found = UnsetEpochs::default();
+    found.find(store.as_mut(), BootId(1));
+    assert_eq!(found.take(&[], Timestamp(5)), [(epoch, (Seq(1), next), Timestamp(5))]);
+}
+
 #[test]
 fn a_record_that_no_segment_holds_leaves_a_miss() {
     for dies in [false, true] {

@@ -12,10 +12,21 @@ use crate::outbox::{Outbox, ReadLimits};
 /// The epochs; see the module.
 #[derive(Debug, Default)]
 pub(super) struct UnsetEpochs {
-    /// Not told of yet; with the begin of the boot clock that is to be told, where another epoch has decided it.
-    open: Vec<(Epoch, Option<Timestamp>)>,
+    /// Not told of yet.
+    open: Vec<Open>,
     /// Told of. Readings of these may still be copied to another epoch.
     told: Vec<Told>,
+}
+
+/// What the collector is to be told of an epoch.
+#[derive(Debug, Clone, Copy)]
+struct Open {
+    epoch: Epoch,
+    /// When the boot clock began, where another epoch has decided it.
+    began: Option<Timestamp>,
+    /// The first seq that it has not issued, where no more are written to it: once all is acknowledged it may be held no
+    /// longer, and the collector has its readings by the boot clock all the same.
+    next: Option<Seq>,
 }
 
 /// What the collector was told of an epoch.
@@ -31,45 +42,51 @@ struct Told {
 impl UnsetEpochs {
     /// `epoch` has a reading by the boot clock, or may get one.
     pub(super) fn mark(&mut self, epoch: Epoch) {
-        self.mark_with(epoch, None);
+        self.mark_with(Open { epoch, began: None, next: None });
     }
 
-    fn mark_with(&mut self, epoch: Epoch, began: Option<Timestamp>) {
-        match self.open.iter_mut().find(|open| open.0 == epoch) {
-            Some(open) => open.1 = open.1.or(began),
-            None => self.open.push((epoch, began)),
+    fn mark_with(&mut self, mark: Open) {
+        match self.open.iter_mut().find(|open| open.epoch == mark.epoch) {
+            Some(open) => {
+                open.began = open.began.or(mark.began);
+                open.next = open.next.max(mark.next);
+            }
+            None => self.open.push(mark),
         }
     }
 
-    /// `new` takes over readings of `old`. The collector may have both, and what it is told of one reading twice must be
-    /// one instant: wall and boot clock do not keep their distance.
-    pub(super) fn follow(&mut self, old: Epoch, new: Epoch) {
+    /// `new` takes over readings of `old`, which has issued the seqs before `next`. The collector may have both, and what it
+    /// is told of one reading twice must be one instant: wall and boot clock do not keep their distance.
+    pub(super) fn follow(&mut self, (old, next): (Epoch, Seq), new: Epoch) {
         let told = self.told.iter().rev().find(|told| told.epoch == old).map(|told| told.began);
-        let open = self.open.iter().find(|open| open.0 == old).map(|open| open.1);
+        let open = self.open.iter().find(|open| open.epoch == old).map(|open| open.began);
         if let Some(began) = open {
-            self.mark_with(old, told);
-            self.mark_with(new, told.or(began));
+            self.mark_with(Open { epoch: old, began: told, next: Some(next) });
+            self.mark_with(Open { epoch: new, began: told.or(began), next: None });
         } else if told.is_some() {
-            self.mark_with(new, told);
+            self.mark_with(Open { epoch: new, began: told, next: None });
         }
     }
 
-    /// Those not told of yet among `held`, each with its first seq that was not, the first one after it that it has not
-    /// issued, and when the boot clock began: `began`, as the clocks stand now. From here on they are told of.
+    /// Those not told of yet, each with its first seq that was not, the first one after it that it has not issued, as
+    /// `held` says where it is held, and when the boot clock began: `began`, as the clocks stand now. From here on they are
+    /// told of.
     pub(super) fn take(
         &mut self,
         held: &[HeldEpoch],
         began: Timestamp,
     ) -> Vec<(Epoch, (Seq, Seq), Timestamp)> {
         let mut taken = Vec::new();
-        for (epoch, decided) in std::mem::take(&mut self.open) {
-            let Some(held) = held.iter().find(|held| held.epoch == epoch) else { continue };
+        for Open { epoch, began: decided, next } in std::mem::take(&mut self.open) {
+            let issued = held.iter().find(|held| held.epoch == epoch).map(|held| held.next);
+            // Neither: an epoch without a durable record, which never was.
+            let Some(next) = issued.or(next) else { continue };
             let before = self.told.iter().rev().find(|told| told.epoch == epoch);
             let first = before.map_or(Seq(1), |told| told.next);
             let began = decided.unwrap_or(began);
             self.told.retain(|told| told.epoch != epoch);
-            self.told.push(Told { epoch, next: held.next, began });
-            taken.push((epoch, (first, held.next), began));
+            self.told.push(Told { epoch, next, began });
+            taken.push((epoch, (first, next), began));
         }
         taken
     }
@@ -96,7 +113,7 @@ impl UnsetEpochs {
                 && start.boot == boot
                 && !start.clock_set
             {
-                self.mark(held.epoch);
+                self.mark_with(Open { epoch: held.epoch, began: None, next: Some(held.next) });
             }
         }
     }
