@@ -386,7 +386,10 @@ impl Depot {
 
     /// The epoch being written has a reading by the boot clock.
     pub fn mark_unset(&mut self) {
-        self.unset.mark(self.store.epoch());
+        match self.failure {
+            Some(_) => self.unset.mark_in_memory(self.store.epoch()),
+            None => self.unset.mark(self.store.epoch()),
+        }
     }
 
     /// Reads records, wherever they are; see [`Outbox::read`].

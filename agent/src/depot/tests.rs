@@ -360,6 +360,34 @@ fn readings_of_an_earlier_run_are_corrected_though_nothing_holds_them_any_more()
     assert_eq!(found.take(&[], Timestamp(5)), [(epoch, (Seq(1), next), Timestamp(5))]);
 }
 
+/// A poll that began before the clock was set may be answered after the readings before it were corrected, and go to the
+/// same memory; the copies of both have one epoch, and one begin of the boot clock.
+#[test]
+fn a_reading_by_the_boot_clock_has_one_instant_though_memory_is_corrected_twice() {
+    let disk = MemoryDisk::new();
+    let mut depot = open(&disk);
+    disk.set_read_only(true);
+    depot.gather(&readings(1), Timestamp(1));
+    depot.commit(now(1)).unwrap();
+    depot.mark_unset();
+    let told = depot.take_corrections(now(10));
+    let [first] = told[..] else { panic!("one epoch: {told:?}") };
+
+    let later = Now { wall: now(6_000).wall.plus_ms(18), ..now(6_000) };
+    depot.mark_unset();
+    depot.gather(&readings(2), Timestamp(2));
+    depot.commit(later).unwrap();
+    let told = depot.take_corrections(later);
+    let [second] = told[..] else { panic!("one epoch: {told:?}") };
+    assert_eq!((second.epoch, second.first), (first.epoch, first.last.next()));
+
+    disk.set_read_only(false);
+    assert!(depot.retry(later).unwrap());
+    let told = depot.take_corrections(later);
+    let [on_disk] = told[..] else { panic!("one epoch: {told:?}") };
+    assert_eq!([second.boot_began, on_disk.boot_began], [first.boot_began; 2]);
+}
+
 #[test]
 fn a_record_that_no_segment_holds_leaves_a_miss() {
     for dies in [false, true] {

@@ -45,6 +45,17 @@ impl UnsetEpochs {
         self.mark_with(Open { epoch, began: None, next: None });
     }
 
+    /// As [`mark`](Self::mark), of an epoch in memory. What it holds is copied to one epoch, which has one begin of the boot
+    /// clock: the one that was told first, by which the collector has some of its readings already.
+    pub(super) fn mark_in_memory(&mut self, epoch: Epoch) {
+        self.mark_with(Open { epoch, began: self.told_of(epoch), next: None });
+    }
+
+    /// When the boot clock began, as the collector was last told of `epoch`.
+    fn told_of(&self, epoch: Epoch) -> Option<Timestamp> {
+        self.told.iter().rev().find(|told| told.epoch == epoch).map(|told| told.began)
+    }
+
     fn mark_with(&mut self, mark: Open) {
         match self.open.iter_mut().find(|open| open.epoch == mark.epoch) {
             Some(open) => {
@@ -58,7 +69,7 @@ impl UnsetEpochs {
     /// `new` takes over readings of `old`, which has issued the seqs before `next`. The collector may have both, and what it
     /// is told of one reading twice must be one instant: wall and boot clock do not keep their distance.
     pub(super) fn follow(&mut self, (old, next): (Epoch, Seq), new: Epoch) {
-        let told = self.told.iter().rev().find(|told| told.epoch == old).map(|told| told.began);
+        let told = self.told_of(old);
         let open = self.open.iter().find(|open| open.epoch == old).map(|open| open.began);
         if let Some(began) = open {
             self.mark_with(Open { epoch: old, began: told, next: Some(next) });
