@@ -5,6 +5,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use gapless_common::id::BootId;
 use gapless_common::time::Timestamp;
@@ -51,6 +52,12 @@ impl Mono {
     #[must_use]
     pub const fn plus_ns(self, ns: u64) -> Self {
         Self(self.0.saturating_add(ns))
+    }
+
+    /// The instant a span later.
+    #[must_use]
+    pub fn plus(self, span: Duration) -> Self {
+        self.plus_ns(u64::try_from(span.as_nanos()).unwrap_or(u64::MAX))
     }
 
     /// Nanoseconds since `earlier`; 0 where that is later.

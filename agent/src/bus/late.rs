@@ -54,10 +54,15 @@ impl LateAnswers {
         self.owed.iter().filter(passes).map(|owed| owed.until).max()
     }
 
+    /// How long `ask` must wait; see [`wait_until`](Self::wait_until).
+    pub(super) fn wait(&mut self, ask: &Ask<'_>, now: Mono) -> Duration {
+        let until = self.wait_until(ask, now).unwrap_or(now);
+        Duration::from_nanos(until.since_ns(now))
+    }
+
     /// The last character of `ask` leaves by `end`, which leaves room for what an adapter or a network keeps back.
     pub(super) fn sent(&mut self, ask: &Ask<'_>, end: Mono) {
-        let late: Duration = ask.timeout * LATE_TIMEOUTS;
-        let until = end.plus_ns(u64::try_from(late.as_nanos()).unwrap_or(u64::MAX));
+        let until = end.plus(ask.timeout * LATE_TIMEOUTS);
         self.tail.clear();
         match self.position(ask) {
             Some(index) => {

@@ -59,7 +59,7 @@ impl<'a> Patience<'a> {
 
     fn look(&mut self) {
         if self.stop_at.is_none() && self.inbox.look(self.ground) {
-            self.stop_at = Some(after(self.mono(), STOP_PATIENCE));
+            self.stop_at = Some(self.mono().plus(STOP_PATIENCE));
         }
     }
 }
@@ -92,7 +92,7 @@ impl Port for Patience<'_> {
             self.look();
             let now = self.mono();
             let last = self.stop_at.map_or(until, |stop_at| until.min(stop_at));
-            if self.ground.port().readable(last.min(after(now, LOOK_EVERY)))? {
+            if self.ground.port().readable(last.min(now.plus(LOOK_EVERY)))? {
                 return Ok(true);
             }
             let now = self.mono();
@@ -109,8 +109,4 @@ impl Port for Patience<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         self.ground.port().read(buffer)
     }
-}
-
-fn after(instant: Mono, span: Duration) -> Mono {
-    instant.plus_ns(u64::try_from(span.as_nanos()).unwrap_or(u64::MAX))
 }

@@ -54,7 +54,7 @@ impl SerialLine {
     pub(super) fn open(&mut self, port: &mut dyn Port) -> Result<(), OpenError> {
         self.is_open = false;
         self.prompt = port.open()?.prompt;
-        self.free_at = after(port.mono(), self.timing.t3_5());
+        self.free_at = port.mono().plus(self.timing.t3_5());
         self.is_open = true;
         Ok(())
     }
@@ -98,10 +98,10 @@ impl SerialLine {
         port.sleep_until(self.free_at);
         self.discard(port)?;
         let sent = self.send(port, ask)?;
-        match self.receive(port, ask, after(sent, ask.timeout)) {
+        match self.receive(port, ask, sent.plus(ask.timeout)) {
             Ok(answer) => {
                 self.late.answered(ask);
-                self.free_at = after(port.mono(), self.timing.t3_5() + ask.turnaround);
+                self.free_at = port.mono().plus(self.timing.t3_5() + ask.turnaround);
                 Ok(answer)
             }
             Err(ExchangeError::Lost(e)) => Err(ExchangeError::Lost(e)),
@@ -116,10 +116,10 @@ impl SerialLine {
     fn send(&mut self, port: &mut dyn Port, ask: &Ask<'_>) -> Result<Mono, ExchangeError> {
         let frame = encode(ask.unit, ask.request);
         let on_wire = self.timing.wire_time(frame.len());
-        let end = after(port.mono(), on_wire);
-        self.free_at = after(end, self.timing.t3_5());
-        self.late.sent(ask, after(end, self.silence()));
-        port.write_all(&frame, after(end, on_wire + CHUNK_DELAY_MAX)).map_err(unsent)?;
+        let end = port.mono().plus(on_wire);
+        self.free_at = end.plus(self.timing.t3_5());
+        self.late.sent(ask, end.plus(self.silence()));
+        port.write_all(&frame, end.plus(on_wire + CHUNK_DELAY_MAX)).map_err(unsent)?;
         Ok(end)
     }
 
@@ -141,12 +141,12 @@ impl SerialLine {
             let count = port.read(&mut buffer)?;
             self.late.read(&buffer[..count]);
             match receiver.push(&buffer[..count]) {
-                Progress::Frame(_) if port.mono() > after(until, STALL_MAX) => break ExchangeError::TimedOut,
+                Progress::Frame(_) if port.mono() > until.plus(STALL_MAX) => break ExchangeError::TimedOut,
                 Progress::Frame(answer) => return Ok(answer),
                 Progress::Corrupt(why) => break ExchangeError::Corrupt(why),
                 Progress::NeedMore(rest) => {
                     let rest = self.timing.wire_time(rest);
-                    (until, silence) = (after(port.mono(), rest + CHUNK_DELAY_MAX), ExchangeError::Truncated);
+                    (until, silence) = (port.mono().plus(rest + CHUNK_DELAY_MAX), ExchangeError::Truncated);
                     doze(port, rest);
                 }
             }
@@ -163,14 +163,14 @@ impl SerialLine {
             ExchangeError::TimedOut => settle(timeout),
             _ => SETTLE_MIN,
         };
-        let until = after(port.mono(), least);
+        let until = port.mono().plus(least);
         self.discard_until(port, until)
     }
 
     /// Listens for as long as a late answer could pass for the answer to this request.
     fn await_late(&mut self, port: &mut dyn Port, ask: &Ask<'_>) -> io::Result<()> {
         while let Some(until) = self.late.wait_until(ask, port.mono()) {
-            let least = after(port.mono(), SETTLE_MIN).min(until);
+            let least = port.mono().plus(SETTLE_MIN).min(until);
             self.discard_until(port, least)?;
         }
         Ok(())
@@ -179,11 +179,11 @@ impl SerialLine {
     /// Discards what arrives until `least` has come and the line is silent.
     fn discard_until(&mut self, port: &mut dyn Port, least: Mono) -> io::Result<()> {
         let (begin, silence) = (port.mono(), self.silence());
-        let last = after(least, BABBLE_MAX);
-        let mut until = least.max(after(begin, silence));
+        let last = least.plus(BABBLE_MAX);
+        let mut until = least.max(begin.plus(silence));
         while port.mono() < last && port.readable(until)? {
             self.discard(port)?;
-            until = least.max(after(port.mono(), silence));
+            until = least.max(port.mono().plus(silence));
         }
         self.free_at = self.free_at.max(port.mono());
         Ok(())
@@ -206,8 +206,7 @@ impl SerialLine {
 
     /// How long this request would have to wait for a late answer.
     pub(super) fn late_wait(&mut self, ask: &Ask<'_>, now: Mono) -> Duration {
-        let until = self.late.wait_until(ask, now).unwrap_or(now);
-        Duration::from_nanos(until.since_ns(now))
+        self.late.wait(ask, now)
     }
 }
 
@@ -215,14 +214,10 @@ fn settle(timeout: Duration) -> Duration {
     (timeout / SETTLE_SHARE).max(SETTLE_MIN)
 }
 
-fn after(instant: Mono, span: Duration) -> Mono {
-    instant.plus_ns(u64::try_from(span.as_nanos()).unwrap_or(u64::MAX))
-}
-
 /// Sleeps through half of the time that the rest of an answer takes at least, instead of waking at each byte.
 fn doze(port: &mut dyn Port, rest: Duration) {
     if rest >= DOZE_MIN {
-        let half = after(port.mono(), rest / 2);
+        let half = port.mono().plus(rest / 2);
         port.sleep_until(half);
     }
 }

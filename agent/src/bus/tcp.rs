@@ -1,6 +1,7 @@
 //! Exchanges on a TCP connection, which is kept, and closed after any failure, so that no late answer can meet another
 //! request. Where the frames are RTU that is not enough: a serial server hands a late answer to whoever is connected
-//! when it comes, and the rule of [`super::late`] holds as on a serial line. Decides nothing of when or whom to ask, and knows the connection only as bytes and time.
+//! when it comes, and the rule of [`super::late`] holds as on a serial line. Decides nothing of when or whom to ask, and
+//! knows the connection only as bytes and time.
 
 use std::io;
 use std::time::Duration;
@@ -64,7 +65,7 @@ impl TcpLine {
         }
         let result = self.exchange_on(port, ask);
         match result {
-            Ok(_) => self.free_at = port.mono().plus_ns(nanos(ask.turnaround)),
+            Ok(_) => self.free_at = port.mono().plus(ask.turnaround),
             Err(_) => self.close(port),
         }
         result
@@ -76,11 +77,11 @@ impl TcpLine {
         let frame = self.framing.encode(self.transaction, ask.unit, ask.request);
         let now = port.mono();
         if self.framing == Framing::Rtu {
-            self.late.sent(ask, now.plus_ns(nanos(SERVER_DELAY)));
+            self.late.sent(ask, now.plus(SERVER_DELAY));
         }
-        port.write_all(&frame, now.plus_ns(nanos(WRITE_TIMEOUT)))?;
+        port.write_all(&frame, now.plus(WRITE_TIMEOUT))?;
         let mut receiver = self.framing.receiver(self.transaction, ask.unit, ask.request);
-        let until = port.mono().plus_ns(nanos(ask.timeout));
+        let until = port.mono().plus(ask.timeout);
         let result = receive(port, &mut receiver, until, &mut self.late);
         let damaged = matches!(&receiver, Receiver::Rtu(rtu) if begins_as_answer(ask, rtu.received()));
         if result.is_ok() || damaged {
@@ -102,8 +103,7 @@ impl TcpLine {
 
     /// How long this request would have to wait for a late answer.
     pub(super) fn late_wait(&mut self, ask: &Ask<'_>, now: Mono) -> Duration {
-        let until = self.late.wait_until(ask, now).unwrap_or(now);
-        Duration::from_nanos(until.since_ns(now))
+        self.late.wait(ask, now)
     }
 
     /// Whether there is a connection, and its other end has not closed it meanwhile.
@@ -153,9 +153,7 @@ fn receive(
         let count = port.read(&mut buffer)?;
         late.read(&buffer[..count]);
         match receiver.push(&buffer[..count]) {
-            Progress::Frame(_) if port.mono() > until.plus_ns(nanos(STALL_MAX)) => {
-                return Err(ExchangeError::TimedOut);
-            }
+            Progress::Frame(_) if port.mono() > until.plus(STALL_MAX) => return Err(ExchangeError::TimedOut),
             Progress::Frame(answer) => return Ok(answer),
             Progress::Corrupt(why) => return Err(ExchangeError::Corrupt(why)),
             // One that sends other frames without end has not answered either.
@@ -163,8 +161,4 @@ fn receive(
             Progress::NeedMore(_) => silence = ExchangeError::Truncated,
         }
     }
-}
-
-fn nanos(span: Duration) -> u64 {
-    u64::try_from(span.as_nanos()).unwrap_or(u64::MAX)
 }
