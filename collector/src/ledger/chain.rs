@@ -355,15 +355,18 @@ impl Ledger {
             match place {
                 Some(h) if h.first.0 > 1 => state.lose(1, h.first.0 - 1, Cause::BudgetFull),
                 Some(_) => continue,
-                None if state.place.is_some() && state.place < replaced => {
-                    state.give_up(Cause::StoreReplaced)
-                }
-                None => state.give_up(Cause::BudgetFull),
+                None => state.give_up(cause_of(state, replaced)),
             }
             self.changes.epochs.insert((no, epoch));
         }
         true
     }
+}
+
+/// Why an epoch is gone that the agent no longer holds: with a store that was replaced, where one stands behind it.
+fn cause_of(state: &EpochState, replaced: Option<usize>) -> Cause {
+    let went_along = state.place.is_some() && state.place < replaced;
+    if went_along { Cause::StoreReplaced } else { Cause::BudgetFull }
 }
 
 /// Whether a set takes `first..=last` without having more ranges than `ranges_max`.

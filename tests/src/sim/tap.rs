@@ -133,7 +133,7 @@ impl Log {
     fn note_cut_off(&mut self, held: &[HeldEpoch]) {
         for epoch in held {
             let known = self.kept.range((epoch.epoch, epoch.next.0)..=(epoch.epoch, u64::MAX));
-            let last = known.filter(|(_, kept)| kept.card == self.card).map(|((_, seq), _)| *seq).last();
+            let last = known.filter(|(_, kept)| kept.card == self.card).map(|((_, seq), _)| *seq).next_back();
             if let Some(last) = last {
                 self.cut_off.entry(epoch.epoch).or_default().insert(epoch.next.0, last);
             }
