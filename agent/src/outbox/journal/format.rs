@@ -106,6 +106,17 @@ impl SegmentHeader {
         })
     }
 
+    /// Whether `head` is where the writing of a first header ended with the power, over zeros: nothing behind it was ever
+    /// durable. `number` is the one that this life would have had.
+    pub(super) fn is_torn(head: &[u8], number: u64) -> bool {
+        let written = head.iter().rposition(|&byte| byte != 0).map_or(0, |last| last + 1);
+        let mut begin = [0; 16];
+        begin[..8].copy_from_slice(&SEGMENT_MAGIC);
+        begin[8..].copy_from_slice(&number.to_le_bytes());
+        let known = written.min(begin.len());
+        (1..SEGMENT_HEADER_BYTES).contains(&written) && head[..known] == begin[..known]
+    }
+
     /// Reads the header of a segment, from whichever copy is valid.
     pub(super) fn decode(segment: &[u8]) -> Option<Self> {
         let first = Self::decode_one(segment);
@@ -281,6 +292,11 @@ fn next_header(segment: &[u8], from: usize, number: u64) -> Option<(usize, Frame
         }
         at += 1;
     }
+}
+
+/// Whether any frame of a segment was written under this number.
+pub(super) fn holds_frames_of(segment: &[u8], number: u64) -> bool {
+    next_header(segment, DATA_AT, number).is_some()
 }
 
 /// The number of a segment both of whose headers are damaged: the one of `candidates` that its first frames

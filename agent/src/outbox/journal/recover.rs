@@ -1,7 +1,7 @@
 //! Opening: finding the segments, cutting off what a crash tore, quarantining what is damaged, naming what is missing.
 //!
 //! `files` sorts the files, `tail` says where the newest segment ends, `account` says what the frames mean; here they
-//! are put together, and the journal is made of what they give. The only writes are zeros over a torn tail, the
+//! are put together, and the journal is made of what they give. The only writes are zeros over what is torn, the
 //! quarantine, and losses; doing all of it twice gives the same.
 
 mod account;
@@ -45,6 +45,7 @@ pub(super) fn open(
     files::distrust_newest(disk.as_mut(), &files)?;
     let (lives, spares) = recovery.find(disk.as_mut(), &files)?;
     recovery.read_all(disk.as_mut(), lives)?;
+    files::erase_unbegun(disk.as_mut(), &spares, recovery.segments.last().map_or(0, |s| s.number))?;
     recovery.finish(disk.as_mut())?;
     let is_used = recovery.epochs.iter().any(|&(epoch, _)| epoch == opening.epoch);
     if is_used && !planted::has(Bug::ReuseSeq) {

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use super::super::format::{DATA_AT, SegmentHeader, guess_number};
+use super::super::format::{DATA_AT, SegmentHeader, guess_number, holds_frames_of};
 use super::super::{SEGMENT_SUFFIX, SpareFile};
 use super::{Recovery, failed, read};
 use crate::outbox::disk::Disk;
@@ -67,7 +67,7 @@ impl Recovery {
                     lives.insert(number, Life { name, len, number, header: Some(header) });
                 }
                 None if is_refused || head.iter().any(|&byte| byte != 0) => {
-                    nameless.push(SpareFile { name, len });
+                    nameless.push((SpareFile { name, len }, head));
                 }
                 _ => spares.push(SpareFile { name, len }),
             }
@@ -79,7 +79,12 @@ impl Recovery {
         }
         // Each of them may be one further on: where no header is left, none of the others tells.
         let reach = to_u64(nameless.len());
-        for file in nameless {
+        let next = lives.last_key_value().map_or(0, |(&number, _)| number).saturating_add(1);
+        for (file, head) in nameless {
+            if SegmentHeader::is_torn(&head, next) && !holds_frames_of(&contents(disk, &file)?, next) {
+                spares.push(file);
+                continue;
+            }
             let (life, refused) = recognise(disk, &file, &lives, reach)?;
             match life {
                 Some(life) => drop(lives.insert(life.number, life)),
@@ -93,6 +98,34 @@ impl Recovery {
         }
         Ok((lives.into_values().collect(), spares))
     }
+}
+
+fn contents(disk: &mut dyn Disk, file: &SpareFile) -> Result<Vec<u8>, OpenError> {
+    let mut bytes = vec![0; to_usize(file.len)];
+    // What cannot be read is zero, and no frame.
+    read(disk, &file.name, &mut bytes)?;
+    Ok(bytes)
+}
+
+/// Erases what a crash left in spare files of the first write of a segment whose header did not get to the disk: the next
+/// segment has the same number, so that behind its own frames these would be valid again.
+pub(super) fn erase_unbegun(
+    disk: &mut dyn Disk,
+    spares: &[SpareFile],
+    last_number: u64,
+) -> Result<(), OpenError> {
+    let next = last_number.saturating_add(1);
+    for file in spares {
+        let bytes = contents(disk, file)?;
+        let is_torn = SegmentHeader::is_torn(&bytes[..DATA_AT], next);
+        if is_torn || holds_frames_of(&bytes, next) {
+            let done = disk.write_at(&file.name, 0, &vec![0; bytes.len()]);
+            done.and_then(|()| disk.sync(&file.name)).map_err(|e| failed("erase a torn segment", e))?;
+        }
+        // Reading ahead, and so long a write, make large folios; see `disk` on what they do to small appends.
+        disk.forget_cache(&file.name);
+    }
+    Ok(())
 }
 
 /// Finds the number of a segment that has lost both headers among those that are missing in the order and the `reach`
