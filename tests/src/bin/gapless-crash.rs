@@ -13,7 +13,8 @@ use gapless_tests::crash::recorded::{self, Recorded, Subject};
 use gapless_tests::crash::{Extent, Tally, damage, journal};
 
 const HELP: &str = "\
-gapless-crash all [SEED]                                    every crash point, one page at the end
+gapless-crash all [SEED [PART [IMAGES]]]                    every crash point, or those of one part (its first letters),
+                                                            or about so many of them, and one page at the end
 gapless-crash record WHAT DIRECTORY MARKS SEED OPERATIONS   the program that is recorded (journal, sled, collector)
 ";
 
@@ -36,8 +37,13 @@ fn run() -> Result<ExitCode> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
     match words[..] {
-        ["all"] => all(1),
-        ["all", seed] => all(seed.parse().context("SEED is a number")?),
+        ["all", ref rest @ ..] if rest.len() < 4 => {
+            let number = |n: usize, what: &'static str| -> Result<Option<u64>> {
+                rest.get(n).map(|text| text.parse().context(what)).transpose()
+            };
+            let extent = number(2, "IMAGES is a number")?.map_or(Extent::All, Extent::Sample);
+            all(number(0, "SEED is a number")?.unwrap_or(1), rest.get(1).unwrap_or(&""), extent)
+        }
         ["record", what, directory, marks, seed, operations] => {
             let (seed, operations) = (seed.parse()?, operations.parse()?);
             record(what, Path::new(directory), Path::new(marks), seed, operations)?;
@@ -59,13 +65,16 @@ fn record(what: &str, directory: &Path, marks: &Path, seed: u64, operations: u64
     }
 }
 
-fn all(seed: u64) -> Result<ExitCode> {
+fn all(seed: u64, only: &str, extent: Extent) -> Result<ExitCode> {
     // A check that panics is a finding; its place need not be printed each time.
     std::panic::set_hook(Box::new(|_| {}));
     let recorder = std::env::current_exe()?;
     let mut page = format!("Crash points, seed {seed}\n");
     let mut findings = 0;
     let mut part = |title: &str, cut: &dyn Fn() -> Result<Option<Tally>>| -> Result<()> {
+        if !title.starts_with(only) {
+            return Ok(());
+        }
         let began = Instant::now();
         let told = match cut()? {
             Some(tally) => {
@@ -79,19 +88,19 @@ fn all(seed: u64) -> Result<ExitCode> {
         page += &format!("\n{title}\n{told}");
         Ok(())
     };
-    part("journal, disk in memory", &|| journal::cut(seed, OPERATIONS, Extent::All).map(Some))?;
-    part("journal, damaged bytes", &|| damage::hurt(seed, Extent::All).map(Some))?;
+    part("journal, disk in memory", &|| journal::cut(seed, OPERATIONS, extent).map(Some))?;
+    part("journal, damaged bytes", &|| damage::hurt(seed, extent).map(Some))?;
     part("journal, recorded", &|| {
         let subject = OutboxSubject::new(StoreKind::Journal);
-        recorded_part(&recorder, "journal", &subject, seed, OPERATIONS)
+        recorded_part(&recorder, "journal", &subject, (seed, OPERATIONS, extent))
     })?;
     part("sled, recorded", &|| {
         let subject = OutboxSubject::new(StoreKind::Sled);
-        recorded_part(&recorder, "sled", &subject, seed, SLED_OPERATIONS)
+        recorded_part(&recorder, "sled", &subject, (seed, SLED_OPERATIONS, extent))
     })?;
     part("collector, recorded", &|| {
         let subject = CollectorSubject::new(OPERATIONS);
-        recorded_part(&recorder, "collector", &subject, seed, OPERATIONS)
+        recorded_part(&recorder, "collector", &subject, (seed, OPERATIONS, extent))
     })?;
     say(&format!("\n{page}"));
     Ok(if findings == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
@@ -101,13 +110,12 @@ fn recorded_part<S: Subject>(
     recorder: &Path,
     what: &str,
     subject: &S,
-    seed: u64,
-    operations: u64,
+    (seed, operations, extent): (u64, u64, Extent),
 ) -> Result<Option<Tally>> {
     match recorded::record(recorder, what, seed, operations)? {
         Recorded::Refused(_) => Ok(None),
         Recorded::Yes(recording) => {
-            let mut tally = recorded::cut(what, &recording, subject, seed, Extent::All)?;
+            let mut tally = recorded::cut(what, &recording, subject, seed, extent)?;
             tally.operations = operations;
             Ok(Some(tally))
         }

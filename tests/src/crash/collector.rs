@@ -2,7 +2,7 @@
 //! some of them twice and out of order, in groups, with checkpoints in between. What a cut leaves is opened by the
 //! collector itself.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io::Write as _;
 use std::path::Path;
@@ -34,13 +34,15 @@ const CHANNELS: u16 = 4;
 /// Pages of the log after which it is folded into the database; the product's own 4,000 would never be reached here.
 const CHECKPOINT_PAGES: u32 = 100;
 /// Every frame is sent again to one image in so many; it costs the most.
-const ALL_AGAIN_ONE_IN: u64 = 8;
+const ALL_AGAIN_ONE_IN: u64 = 40;
 const NOW: Timestamp = Timestamp(2_000_000_000_000);
 
 /// A frame: of which agent, the how manieth.
 type FrameId = (u64, u64);
-/// A reading as the database has it, by device, channel and time: the bits of its value.
-type Rows = BTreeMap<(String, String, i64), u64>;
+/// Readings that the database has of each frame: each as it was sent, bit for bit.
+type Rows = BTreeMap<FrameId, u64>;
+/// Readings of a frame.
+const FRAME_READINGS: u64 = POLLS * CHANNELS as u64;
 
 #[derive(Debug, Serialize, Deserialize)]
 enum Mark {
@@ -164,17 +166,6 @@ const fn epoch(agent: u64) -> Epoch {
     Epoch(agent + 1)
 }
 
-fn rows_of(frame: FrameId) -> Result<Rows> {
-    let mut rows = Rows::new();
-    for poll in polls(frame) {
-        for channel in 0..CHANNELS {
-            let place = (device(frame.0), format!("c{channel}"), time(poll)?.0);
-            rows.insert(place, value(frame.0, poll, channel).to_bits());
-        }
-    }
-    Ok(rows)
-}
-
 /// Frames in the order in which they come: each agent's in turn, some late, some twice.
 fn groups(seed: u64, messages: u64) -> Vec<Vec<FrameId>> {
     let mut random = Random::of(seed, 5);
@@ -247,8 +238,8 @@ fn commit(committer: &mut Committer, group: &[FrameId]) -> Result<Vec<Ack>> {
 pub struct CollectorSubject {
     messages: u64,
     incarnation: Option<u64>,
-    committed: Vec<FrameId>,
-    in_flight: Vec<FrameId>,
+    committed: BTreeSet<FrameId>,
+    in_flight: BTreeSet<FrameId>,
     commit: u64,
 }
 
@@ -256,7 +247,13 @@ impl CollectorSubject {
     /// Before the first of so many messages.
     #[must_use]
     pub fn new(messages: u64) -> Self {
-        Self { messages, incarnation: None, committed: Vec::new(), in_flight: Vec::new(), commit: 0 }
+        Self {
+            messages,
+            incarnation: None,
+            committed: BTreeSet::new(),
+            in_flight: BTreeSet::new(),
+            commit: 0,
+        }
     }
 }
 
@@ -264,7 +261,7 @@ impl Subject for CollectorSubject {
     fn mark(&mut self, mark: &str) -> Result<()> {
         match serde_json::from_str(mark).with_context(|| format!("mark {mark}"))? {
             Mark::Opened(incarnation) => self.incarnation = Some(incarnation),
-            Mark::Handing(frames) => self.in_flight = frames,
+            Mark::Handing(frames) => self.in_flight = frames.into_iter().collect(),
             Mark::Committed(commit) => {
                 self.committed.append(&mut self.in_flight);
                 self.commit = commit;
@@ -283,10 +280,10 @@ impl Subject for CollectorSubject {
         let there = self.check_frames(&rows(&committer)?)?;
         self.check_ledger(&mut committer, &there)?;
         let mut figures = vec![("frames stored, compared bit by bit", there.len() as u64)];
-        let in_flight = self.in_flight.iter().filter(|frame| !self.committed.contains(frame));
-        let kept = in_flight.clone().filter(|frame| there.contains(frame)).count();
+        let in_flight = &self.in_flight - &self.committed;
+        let kept = in_flight.intersection(&there).count();
         figures.push(("frames being committed: kept", kept as u64));
-        figures.push(("frames being committed: gone", (in_flight.count() - kept) as u64));
+        figures.push(("frames being committed: gone", (in_flight.len() - kept) as u64));
         if Random::new(seed).one_in(ALL_AGAIN_ONE_IN) {
             self.check_all_again(&mut committer)?;
             figures.push(("databases that all frames were sent to again", 1));
@@ -297,30 +294,26 @@ impl Subject for CollectorSubject {
 
 impl CollectorSubject {
     /// Each frame is there, all of it and bit for bit, or not at all; nothing else is; those acknowledged are.
-    fn check_frames(&self, rows: &Rows) -> Result<Vec<FrameId>> {
-        let (mut there, mut counted) = (Vec::new(), 0);
-        let mut handed = [self.committed.as_slice(), &self.in_flight].concat();
-        handed.sort_unstable();
-        handed.dedup();
-        for frame in handed {
-            let expected = rows_of(frame)?;
-            let found = expected.iter().filter(|(place, bits)| rows.get(place) == Some(bits)).count();
-            ensure!(
-                found == 0 || found == expected.len(),
-                "{found} of {} readings of {frame:?}",
-                expected.len()
-            );
-            let is_there = found > 0;
-            ensure!(is_there || frame.1 == 0 || !self.committed.contains(&frame), "{frame:?} is gone");
-            counted += found;
-            there.extend(is_there.then_some(frame));
+    fn check_frames(&self, rows: &Rows) -> Result<BTreeSet<FrameId>> {
+        let mut there = BTreeSet::new();
+        let handed = &self.committed | &self.in_flight;
+        for frame in rows.keys() {
+            ensure!(handed.contains(frame), "readings of {frame:?}, which was never sent");
         }
-        ensure!(rows.len() == counted, "{} readings that were never sent", rows.len() - counted);
+        for frame in handed {
+            let found = rows.get(&frame).copied().unwrap_or(0);
+            ensure!(
+                found == 0 || found == FRAME_READINGS,
+                "{found} of {FRAME_READINGS} readings of {frame:?}"
+            );
+            ensure!(found > 0 || frame.1 == 0 || !self.committed.contains(&frame), "{frame:?} is gone");
+            there.extend((found > 0).then_some(frame));
+        }
         Ok(there)
     }
 
     /// The ledger says of the same frames that they are there as the readings do.
-    fn check_ledger(&self, committer: &mut Committer, there: &[FrameId]) -> Result<()> {
+    fn check_ledger(&self, committer: &mut Committer, there: &BTreeSet<FrameId>) -> Result<()> {
         for agent in 0..AGENTS {
             if !self.committed.contains(&(agent, 0)) {
                 continue;
@@ -353,10 +346,8 @@ impl CollectorSubject {
         for group in all.chunks(64) {
             commit(committer, group)?;
         }
-        let mut expected = Rows::new();
-        for frame in &all {
-            expected.append(&mut rows_of(*frame)?);
-        }
+        let expected: Rows =
+            all.iter().filter(|(_, n)| *n > 0).map(|&frame| (frame, FRAME_READINGS)).collect();
         ensure!(rows(committer)? == expected, "after all were sent again it has other readings");
         let conflicts: i64 =
             committer.connection().query_row("SELECT count(*) FROM conflicts", [], |r| r.get(0))?;
@@ -381,17 +372,33 @@ fn acknowledged(committer: &mut Committer, agent: u64) -> Result<RangeSet> {
     Ok(stored)
 }
 
+/// All readings; each is compared with what was sent for its device, channel and time.
 fn rows(committer: &Committer) -> Result<Rows> {
-    let sql = "SELECT d.name, s.channel, r.ts, r.value, r.quality FROM readings r
-        JOIN series s ON s.id = r.series JOIN devices d ON d.id = s.device";
-    let mut statement = committer.connection().prepare(sql)?;
+    let connection = committer.connection();
+    let sql = "SELECT s.id, d.name, s.channel FROM series s JOIN devices d ON d.id = s.device";
+    let mut statement = connection.prepare_cached(sql)?;
+    let mut series: BTreeMap<i64, (u64, u16)> = BTreeMap::new();
+    let mut found = statement.query([])?;
+    while let Some(row) = found.next()? {
+        let (id, name, channel): (i64, String, String) = (row.get(0)?, row.get(1)?, row.get(2)?);
+        let agent = (0..AGENTS).find(|&agent| device(agent) == name);
+        let channel = (0..CHANNELS).find(|n| format!("c{n}") == channel);
+        series.insert(id, agent.zip(channel).with_context(|| format!("series {id} of {name} is none"))?);
+    }
+    let (begin, step) = (time(0)?.0, time(1)?.0 - time(0)?.0);
+    let mut statement = connection.prepare_cached("SELECT series, ts, value, quality FROM readings")?;
     let mut found = statement.query([])?;
     let mut rows = Rows::new();
     while let Some(row) = found.next()? {
-        let (device, channel, ts): (String, String, i64) = (row.get(0)?, row.get(1)?, row.get(2)?);
-        let (value, quality): (f64, i64) = (row.get(3)?, row.get(4)?);
-        ensure!(quality == i64::from(Quality::Good.code()), "quality {quality} of {device} at {ts}");
-        rows.insert((device, channel, ts), value.to_bits());
+        let (id, ts): (i64, i64) = (row.get(0)?, row.get(1)?);
+        let (number, quality): (f64, i64) = (row.get(2)?, row.get(3)?);
+        let &(agent, channel) = series.get(&id).with_context(|| format!("a reading of no series {id}"))?;
+        let poll = u64::try_from((ts - begin) / step).ok().filter(|_| (ts - begin) % step == 0);
+        let poll = poll.with_context(|| format!("a reading of agent {agent} at {ts}, where none was"))?;
+        ensure!(quality == i64::from(Quality::Good.code()), "quality {quality} of agent {agent} at {ts}");
+        let is_same = number.to_bits() == value(agent, poll, channel).to_bits();
+        ensure!(is_same, "poll {poll}, channel {channel} of agent {agent} is altered");
+        *rows.entry((agent, poll / POLLS + 1)).or_default() += 1;
     }
     Ok(rows)
 }

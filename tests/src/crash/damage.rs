@@ -2,9 +2,10 @@
 //! opens, keeps what was not hit, names what was, and gives back nothing altered.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use anyhow::{Result, bail, ensure};
+use anyhow::{Context as _, Result, bail, ensure};
 use gapless_agent::outbox::memory_disk::MemoryDisk;
 use gapless_agent::outbox::{Found, Journal, Opening, Options, Outbox, disk::Disk};
 use gapless_common::id::{BootId, CatalogHash, Epoch, Seq};
@@ -19,6 +20,9 @@ const BEYOND: usize = 64;
 /// Times that some bits are flipped at once.
 const MULTIPLE: u64 = 4000;
 const CATALOG: u64 = 1;
+/// Bytes of the frame in which an epoch begins, and of a goodbye.
+const OPENED_FRAME_BYTES: usize = 48 + 24;
+const GOODBYE_FRAME_BYTES: usize = 48;
 const SEGMENT: &str = "0000.seg";
 
 /// What was stored, by epoch and seq, in the order of writing.
@@ -29,8 +33,12 @@ struct Small {
     stored: Stored,
     /// Named as lost before anything is hurt.
     lost: (u64, u64),
-    /// The last record before the goodbye.
-    last: (u64, u64),
+    /// What it was, and the byte of the segment that hid it, as it was before.
+    lost_made: Made,
+    hidden_by: (usize, u8),
+    /// The last record of each epoch, and where in the segment the one frame lies that says that it was: that in which
+    /// the next epoch begins, or the goodbye.
+    last: [((u64, u64), Range<usize>); 2],
     /// Where each record ends in the segment.
     ends: BTreeMap<(u64, u64), usize>,
     /// Files with the number of bytes in use.
@@ -59,16 +67,27 @@ impl Small {
         let Some(at) = segment.windows(bytes.len()).position(|w| w == bytes) else {
             bail!("no record {lost:?}")
         };
+        let hidden_by = (at + 9, segment[at + 9]);
         segment[at + 9] ^= 1;
         disk.set_contents(SEGMENT, &segment);
-        stored.remove(&lost);
+        let Some(lost_made) = stored.remove(&lost) else { bail!("{lost:?} was not made") };
         let (mut outbox, _) = open(&disk, 2)?;
         append(&mut outbox, &[30, 30, 30, 30], &mut stored)?;
         outbox.acknowledge(Epoch(1), Seq(1), &[]);
         append(&mut outbox, &[10], &mut stored)?;
         outbox.close(time(99))?;
         drop(outbox);
-        let mut small = Self { disk, stored, lost, last: (2, 5), ends: BTreeMap::new(), files: Vec::new() };
+        let (ends, files) = (BTreeMap::new(), Vec::new());
+        let mut small = Self {
+            disk,
+            stored,
+            lost,
+            lost_made,
+            hidden_by,
+            last: [((1, 6), 0..0), ((2, 5), 0..0)],
+            ends,
+            files,
+        };
         small.measure()?;
         Ok(small)
     }
@@ -86,13 +105,24 @@ impl Small {
             let at = segment.windows(bytes.len()).position(|w| w == bytes).unwrap_or(0);
             self.ends.insert(place, at + bytes.len());
         }
+        for ((place, told), len) in self.last.iter_mut().zip([OPENED_FRAME_BYTES, GOODBYE_FRAME_BYTES]) {
+            let end = self.ends.get(place).copied().unwrap_or_default();
+            *told = end..end + len;
+        }
         Ok(())
     }
 
     /// Opens a hurt copy: at most `lost_max` records are gone, each of them named.
-    fn check(&self, hurt: &MemoryDisk, hit: &[&str], lost_max: usize) -> Result<u64> {
+    fn check(&self, hurt: &MemoryDisk, hit: &[(&str, usize)]) -> Result<u64> {
+        let in_segment = || hit.iter().filter(|(file, _)| *file == SEGMENT).map(|&(_, at)| at);
+        let lost_max = in_segment().count();
+        let is_told = |place: &(u64, u64)| {
+            let told = self.last.iter().find(|(last, _)| last == place);
+            told.is_none_or(|(_, told)| !in_segment().any(|at| told.contains(&at)))
+        };
         let (mut outbox, found) = open(hurt, 3)?;
-        let held = self.held(&mut outbox)?;
+        let is_undone = self.is_undone(hurt);
+        let held = self.held(&mut outbox, is_undone)?;
         let gone: Vec<_> = self.stored.keys().filter(|place| !held.contains(place)).collect();
         ensure!(gone.len() <= lost_max, "{gone:?} are gone");
         let losses = outbox.pending_losses();
@@ -105,45 +135,54 @@ impl Small {
         };
         ensure!(names(&self.lost), "{:?} was lost before and is not named any more", self.lost);
         for place in &gone {
-            // The first one is acknowledged. The last one passes for torn where the goodbye behind it is hit, too.
-            let is_excused = **place == (1, 1) || (lost_max > 1 && **place == self.last);
+            // The first one is acknowledged. That an epoch's last one was there only the frame behind it says.
+            let is_excused = **place == (1, 1) || (lost_max > 1 && !is_told(place));
             ensure!(is_excused || names(place), "{place:?} is gone, and nothing says so");
             let says = found.report.quarantined_bytes + found.report.torn_bytes > 0;
             ensure!(says, "{place:?} is gone, and the report is {:?}", found.report);
         }
         ensure!(
-            losses
+            losses.iter().all(|l| !held
                 .iter()
-                .all(|l| !held.iter().any(|&(e, s)| l.epoch.0 == e && l.first.0 <= s && s <= l.last.0)),
+                .filter(|place| !(is_undone && **place == self.lost))
+                .any(|&(e, s)| l.epoch.0 == e && l.first.0 <= s && s <= l.last.0)),
             "what is held is named as lost: {losses:?}"
         );
-        check_catalog(&mut outbox, hit)?;
+        check_catalog(&mut outbox, &hit.iter().map(|&(file, _)| file).collect::<Vec<_>>())?;
         drop(outbox);
         let (mut again, found) = open(hurt, 4)?;
         ensure!(found.report.quarantined_bytes == 0, "reported twice");
         ensure!(
-            self.held(&mut again)? == held && again.pending_losses() == losses,
+            self.held(&mut again, is_undone)? == held && again.pending_losses() == losses,
             "another account the next time"
         );
         goes_on(&mut again)?;
         Ok(gone.len() as u64)
     }
 
-    fn held(&self, outbox: &mut Journal) -> Result<Vec<(u64, u64)>> {
+    fn held(&self, outbox: &mut Journal, is_undone: bool) -> Result<Vec<(u64, u64)>> {
         let mut held = Vec::new();
         for record in read_all(outbox)? {
             let place = (record.epoch.0, record.seq.0);
-            let Some(made) = self.stored.get(&place) else { bail!("{place:?} was never stored") };
+            let made =
+                if place == self.lost && is_undone { Some(&self.lost_made) } else { self.stored.get(&place) };
+            let Some(made) = made else { bail!("{place:?} was never stored") };
             ensure!(made.is(&record), "{place:?} is altered");
             held.push(place);
         }
         Ok(held)
     }
 
+    /// Whether the bit that hid the lost record is flipped back: then it is there again, as it was, though it is named.
+    fn is_undone(&self, hurt: &MemoryDisk) -> bool {
+        let (at, byte) = self.hidden_by;
+        hurt.contents(SEGMENT).is_some_and(|segment| segment.get(at) == Some(&byte))
+    }
+
     /// Opens a copy with a file cut at `len`.
     fn check_cut(&self, hurt: &MemoryDisk, file: &str, len: usize) -> Result<u64> {
         let (mut outbox, _) = open(hurt, 3)?;
-        let held = self.held(&mut outbox)?;
+        let held = self.held(&mut outbox, false)?;
         for (place, &end) in &self.ends {
             let is_before = file != SEGMENT || end <= len;
             ensure!(held.contains(place) || !is_before, "{place:?} lies before the cut and is gone");
@@ -231,10 +270,9 @@ struct Hurter {
 
 impl Hurter {
     fn flip_byte(&mut self, file: &str, at: usize, mask: u8) {
-        let lost_max = usize::from(file == SEGMENT);
         self.hurt(&format!("{file}, byte {at} ^ {mask}"), "records lost to one byte", |small, disk| {
             change(disk, file, |bytes| bytes[at] ^= mask);
-            small.check(disk, &[file], lost_max)
+            small.check(disk, &[(file, at)])
         });
     }
 
@@ -256,9 +294,9 @@ impl Hurter {
                 let (file, used) = &small.files[index];
                 let at = usize::try_from(random.below(*used as u64))?;
                 change(disk, file, |bytes| bytes[at] ^= 1 << random.below(8));
-                hit.push(file.as_str());
+                hit.push((file.as_str(), at));
             }
-            small.check(disk, &hit, hit.iter().filter(|file| **file == SEGMENT).count())
+            small.check(disk, &hit).with_context(|| format!("{hit:?}"))
         });
     }
 

@@ -1,6 +1,7 @@
 //! The files below one directory as a device has them and as its cache does, operation by operation, and what a power
-//! cut leaves of what lies between, written to a directory. Knows nothing of what the files mean.
+//! cut leaves of what lies between. Knows nothing of what the files mean.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::rc::Rc;
@@ -93,6 +94,20 @@ fn rename(names: &mut BTreeMap<String, usize>, from: &str, to: &str) {
     }
 }
 
+/// What a cut leaves, by path; directories have no contents. Two that are equal, and hash the same, are the same image.
+#[derive(Debug, PartialEq, Eq, Hash)]
+pub(super) struct Left<'a>(BTreeMap<String, Option<Cow<'a, [u8]>>>);
+
+impl Left<'_> {
+    /// Writes it to an empty directory.
+    pub(super) fn write(&self, to: &Path) -> io::Result<()> {
+        self.0.iter().try_for_each(|(path, contents)| match contents {
+            None => fs::create_dir(to.join(path)),
+            Some(contents) => fs::write(to.join(path), contents),
+        })
+    }
+}
+
 /// See the module's text.
 #[derive(Debug)]
 pub(super) struct Image {
@@ -180,28 +195,31 @@ impl Image {
         forced.iter().for_each(|(_, change)| change.apply(&mut self.durable_names));
     }
 
-    /// Writes what a cut now leaves to an empty directory.
-    pub(super) fn leave(&self, model: Model, random: &mut Random, to: &Path) -> io::Result<()> {
+    /// What a cut now leaves: all files with their contents, all directories without.
+    pub(super) fn left(&self, model: Model, random: &mut Random) -> Left<'_> {
         let names = self.names_left(model, random);
         let kept = self.changes_left(model, random);
-        for (path, &node) in &names {
+        let mut left: BTreeMap<String, Option<Cow<'_, [u8]>>> = BTreeMap::new();
+        for (path, node) in names {
             // What lies in a directory that is gone is gone, however durable its own name is.
-            if !to.join(directory_of(path)).is_dir() {
+            let directory = directory_of(&path);
+            if !directory.is_empty() && left.get(directory).is_none_or(Option::is_some) {
                 continue;
             }
-            match &self.nodes[node] {
-                Node::Directory => fs::create_dir(to.join(path))?,
-                Node::File(file) => match kept.get(&node) {
-                    None => fs::write(to.join(path), &file.durable)?,
+            let contents = match &self.nodes[node] {
+                Node::Directory => None,
+                Node::File(file) => Some(match kept.get(&node) {
+                    None => Cow::Borrowed(file.durable.as_slice()),
                     Some(changes) => {
                         let mut contents = file.durable.clone();
                         changes.iter().for_each(|change| change.apply(&mut contents));
-                        fs::write(to.join(path), contents)?;
+                        Cow::Owned(contents)
                     }
-                },
-            }
+                }),
+            };
+            left.insert(path, contents);
         }
-        Ok(())
+        Left(left)
     }
 
     fn names_left(&self, model: Model, random: &mut Random) -> BTreeMap<String, usize> {
@@ -327,7 +345,7 @@ mod tests {
             let mut seen = std::collections::BTreeSet::new();
             for seed in 0..64 {
                 let directory = tempfile::tempdir().unwrap();
-                image.leave(model, &mut Random::new(seed), directory.path()).unwrap();
+                image.left(model, &mut Random::new(seed)).write(directory.path()).unwrap();
                 assert!(directory.path().join("d").is_dir());
                 seen.insert(fs::metadata(directory.path().join("d/f")).map_or(0, |meta| meta.len()));
             }
@@ -351,7 +369,7 @@ mod tests {
         ];
         ops.iter().enumerate().for_each(|(n, op)| assert!(image.apply(n, op)));
         let directory = tempfile::tempdir().unwrap();
-        image.leave(Model::Nothing, &mut Random::new(1), directory.path()).unwrap();
+        image.left(Model::Nothing, &mut Random::new(1)).write(directory.path()).unwrap();
         assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 0);
     }
 
@@ -366,7 +384,7 @@ mod tests {
         ];
         ops.iter().enumerate().for_each(|(n, op)| assert!(image.apply(n, op)));
         let directory = tempfile::tempdir().unwrap();
-        image.leave(Model::Killed, &mut Random::new(1), directory.path()).unwrap();
+        image.left(Model::Killed, &mut Random::new(1)).write(directory.path()).unwrap();
         assert!(directory.path().join("c/f").is_file() && directory.path().join("ab").is_file());
         assert!(!directory.path().join("a").exists());
     }

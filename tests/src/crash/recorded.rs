@@ -3,7 +3,9 @@
 //!
 //! Recording needs `ptrace`; where that is refused, as in some containers, [`record`] says so.
 
+use std::collections::HashSet;
 use std::fs::File;
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::io::BufReader;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
@@ -31,6 +33,10 @@ const CUTS: [(Model, Names); 5] = [
     (Model::Sectors, Names::Lenient),
     (Model::Killed, Names::Strict),
 ];
+
+/// Figure of images that are to the byte what an image before them was, with nothing promised in between: the same
+/// judgement would be made again.
+const SAME: &str = "images that are the same as one before: not opened again";
 
 /// Something that was recorded and can be judged.
 pub trait Subject: Clone + Send + Sync {
@@ -152,6 +158,8 @@ struct Share<'a, S> {
     strict: Image,
     lenient: Image,
     scratch: TempDir,
+    /// Images that were judged since something was last promised, by their hashes.
+    judged: HashSet<u64>,
     tally: Tally,
 }
 
@@ -166,6 +174,7 @@ impl<'a, S: Subject> Share<'a, S> {
             strict: Image::new(Names::Strict),
             lenient: Image::new(Names::Lenient),
             scratch: scratch()?,
+            judged: HashSet::new(),
             tally: Tally::default(),
         })
     }
@@ -177,6 +186,7 @@ impl<'a, S: Subject> Share<'a, S> {
                 for line in mark.lines() {
                     self.subject.mark(line)?;
                 }
+                self.judged.clear();
                 has_changed = true;
                 continue;
             }
@@ -208,13 +218,20 @@ impl<'a, S: Subject> Share<'a, S> {
         let context = format!("{}, seed {}, cut {point}, {model:?}, names {names:?}", self.what, self.seed);
         let mut random = Random::of(self.seed ^ point, n);
         let image = if names == Names::Strict { &self.strict } else { &self.lenient };
+        let left = image.left(model, &mut random);
+        let mut hasher = DefaultHasher::new();
+        left.hash(&mut hasher);
+        if !self.judged.insert(hasher.finish()) {
+            self.tally.count(SAME, 1);
+            return;
+        }
+        *self.tally.images.entry(model).or_default() += 1;
         let directory = self.scratch.path().join("image");
         let result = catch_unwind(AssertUnwindSafe(|| {
             std::fs::create_dir(&directory)?;
-            image.leave(model, &mut random, &directory)?;
+            left.write(&directory)?;
             self.subject.judge(&directory, random.next())
         }));
-        *self.tally.images.entry(model).or_default() += 1;
         if let Ok(Ok(figures)) = &result {
             for &(what, n) in figures {
                 self.tally.count(what, n);
