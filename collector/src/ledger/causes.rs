@@ -84,15 +84,16 @@ fn take_ends(account: &Account<'_>, absent: &mut Vec<Range>, known: &mut Vec<(Ra
 
 /// Why the chain is broken between the last proof of the device and `to`: of what stood before the break nothing is known.
 fn broken(account: &Account<'_>, to: Position) -> Option<Cause> {
-    let from = account.span.proven_at.place + 1;
-    let mut after = account.agent.chain.range(from..=to.place.max(from));
-    after.find_map(|(_, epoch)| account.agent.epochs.get(epoch)?.link)
+    let from = account.span.proven_at.place;
+    let mut after = account.agent.chain.range(from..).take_while(|(place, _)| **place <= to.place);
+    after.find_map(|(&place, epoch)| account.agent.epochs.get(epoch)?.link.filter(|_| place > from))
 }
 
 /// The cause of whatever is not usable between the last proof of the device and `to`, as far as the lost seqs `count`.
 fn hidden(account: &Account<'_>, to: Position, count: impl Fn(Epoch, Seqs) -> bool) -> Option<Cause> {
     let from = account.span.proven_at;
-    account.agent.chain.range(from.place..=to.place.max(from.place)).find_map(|(&place, epoch)| {
+    let mut between = account.agent.chain.range(from.place..).take_while(|(place, _)| **place <= to.place);
+    between.find_map(|(&place, epoch)| {
         let state = account.agent.epochs.get(epoch)?;
         let after = if place == from.place { from.seq } else { 0 };
         let through = if place == to.place { to.seq } else { u64::MAX };

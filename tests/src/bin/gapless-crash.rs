@@ -70,11 +70,12 @@ fn all(seed: u64, only: &str, extent: Extent) -> Result<ExitCode> {
     std::panic::set_hook(Box::new(|_| {}));
     let recorder = std::env::current_exe()?;
     let mut page = format!("Crash points, seed {seed}\n");
-    let mut findings = 0;
+    let (mut parts, mut findings) = (0, 0);
     let mut part = |title: &str, cut: &dyn Fn() -> Result<Option<Tally>>| -> Result<()> {
         if !title.starts_with(only) {
             return Ok(());
         }
+        parts += 1;
         let began = Instant::now();
         let told = match cut()? {
             Some(tally) => {
@@ -102,6 +103,9 @@ fn all(seed: u64, only: &str, extent: Extent) -> Result<ExitCode> {
         let subject = CollectorSubject::new(OPERATIONS);
         recorded_part(&recorder, "collector", &subject, (seed, OPERATIONS, extent))
     })?;
+    if parts == 0 {
+        bail!("no part begins with \"{only}\": there are journal, sled and collector");
+    }
     say(&format!("\n{page}"));
     Ok(if findings == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }

@@ -34,7 +34,7 @@ const CHANNELS: u16 = 4;
 /// Pages of the log after which it is folded into the database; the product's own 4,000 would never be reached here.
 const CHECKPOINT_PAGES: u32 = 100;
 /// Every frame is sent again to one image in so many; it costs the most.
-const ALL_AGAIN_ONE_IN: u64 = 40;
+const ALL_AGAIN_ONE_IN: u64 = 8;
 const NOW: Timestamp = Timestamp(2_000_000_000_000);
 
 /// A frame: of which agent, the how manieth.

@@ -12,6 +12,7 @@ use gapless_agent::outbox::disk::Disk;
 use gapless_agent::outbox::memory_disk::{MemoryDisk, PowerCut};
 use gapless_agent::outbox::{Journal, Opening, Outbox, StoreKind, StoredRecord};
 use gapless_common::id::{BootId, Epoch, Seq};
+use gapless_common::quality::Cause;
 
 use super::random::Random;
 use super::twin::{Event, Twin, read_all};
@@ -182,7 +183,7 @@ impl Cutter {
         let places = before.held.keys().copied();
         let given_up: BTreeSet<_> = places.filter(|place| !after.held.contains_key(place)).collect();
         for place in &given_up {
-            let is_accounted = !before.owed.contains(place) || after.lost.contains(place);
+            let is_accounted = !before.owed.contains(place) || after.lost.contains_key(place);
             ensure!(is_accounted, "{place:?} is gone at the second opening, and nothing says so");
         }
         let lost: BTreeSet<_> = before.owed.intersection(&given_up).copied().collect();
@@ -192,7 +193,9 @@ impl Cutter {
             after.owed == &before.owed - &given_up,
             "the second opening owes something else than the first"
         );
-        ensure!(after.lost == &before.lost | &lost, "the second opening names other losses than the first");
+        let mut named = before.lost;
+        named.extend(lost.into_iter().map(|place| (place, Cause::BudgetFull)));
+        ensure!(after.lost == named, "the second opening names other losses than the first");
         Ok(())
     }
 }
@@ -201,7 +204,7 @@ impl Cutter {
 struct Account {
     held: BTreeMap<(u64, u64), StoredRecord>,
     owed: BTreeSet<(u64, u64)>,
-    lost: BTreeSet<(u64, u64)>,
+    lost: BTreeMap<(u64, u64), Cause>,
 }
 
 impl Account {
@@ -210,7 +213,9 @@ impl Account {
         let held =
             read_all(outbox)?.into_iter().map(|record| ((record.epoch.0, record.seq.0), record)).collect();
         let owed = outbox.owed().iter().flat_map(|o| places(o.epoch, o.first, o.last)).collect();
-        let lost = outbox.pending_losses().iter().flat_map(|l| places(l.epoch, l.first, l.last)).collect();
+        let losses = outbox.pending_losses();
+        let lost = losses.iter().flat_map(|l| places(l.epoch, l.first, l.last).map(|place| (place, l.cause)));
+        let lost = lost.collect();
         Ok(Self { held, owed, lost })
     }
 }

@@ -41,7 +41,7 @@ pub struct Log {
     pub committed: BTreeMap<Epoch, RangeSet>,
     /// What the outbox held when it was last written to: epochs with the first seq of each.
     pub held_from: BTreeMap<Epoch, u64>,
-    /// Bits flipped on its disk.
+    /// Bits flipped on its disk since its outbox was opened: each opening reads all of it.
     pub has_rot: bool,
     /// Records that were cut off the end of an epoch where bits had flipped: nothing tells them from a torn write.
     pub cut_off: BTreeMap<Epoch, RangeSet>,
@@ -97,7 +97,7 @@ impl Log {
     /// database which was put back owes it again is written down with the next append, which the disk may lose: then
     /// the collector says it again, and the end shows whether it was sent.)
     fn check_opened(&mut self, outbox: &dyn Outbox) {
-        if self.has_rot {
+        if std::mem::take(&mut self.has_rot) {
             self.note_cut_off(&outbox.held());
         }
         let owed = outbox.owed();
