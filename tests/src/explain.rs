@@ -1,8 +1,9 @@
 //! Whether the cause that a gap is told with is true: something that was done, or the machine's own trouble, must
 //! explain each of its slots. Pure.
 //!
-//! A deed explains a cause within a window around it. What was known only to a process that was killed goes with it:
-//! a *crashed* gap reaches back over the troubles that were just being written down.
+//! A deed explains a cause within a window around it. The time after it in which its effect may last is time that the
+//! agent runs: while it stands still it finds nothing back. What was known only to a process that was killed goes with
+//! it: a *crashed* gap reaches back over the troubles that were just being written down.
 
 use gapless_common::time::Timestamp;
 
@@ -95,7 +96,7 @@ impl Case<'_> {
     fn windows(&self, cause: &str) -> Vec<Window> {
         let near = |explains: &dyn Fn(&Deed) -> bool, after_ms: i64| -> Vec<Window> {
             let found = self.deeds.iter().filter(|deed| explains(deed));
-            found.map(|deed| Window::of(deed).padded(NEAR_MS, after_ms)).collect()
+            found.map(|deed| self.around(deed, after_ms)).collect()
         };
         match cause {
             "crashed" => {
@@ -113,10 +114,25 @@ impl Case<'_> {
         }
     }
 
+    /// From just before `deed` until the agent has run for `after_ms` since its end.
+    fn around(&self, deed: &Deed, after_ms: i64) -> Window {
+        let mut window = Window::of(deed).padded(NEAR_MS, after_ms);
+        let mut still: Vec<_> = self.deeds.iter().filter(|deed| stands_still(deed)).map(Window::of).collect();
+        still.sort_by_key(|still| still.from);
+        let mut counted_to = deed.to.0;
+        for pause in still {
+            if pause.from <= window.to && pause.to > counted_to {
+                window.to += pause.to - pause.from.max(counted_to);
+                counted_to = pause.to;
+            }
+        }
+        window
+    }
+
     /// From the last instant of which a durable record may speak until the agent polls again: back over every
     /// trouble in which records were not durable, or misses not yet written.
     fn since_written(&self, kill: &Deed) -> Window {
-        let mut window = Window::of(kill).padded(NEAR_MS, START_MS);
+        let mut window = self.around(kill, START_MS);
         loop {
             let reaches = |deed: &&Deed| {
                 let lasting = if is_disk(deed) { DISK_RETRY_MS } else { CHAIN_MS };
@@ -137,7 +153,7 @@ impl Case<'_> {
         let silent = self.deeds.iter().filter(|deed| self.is_own(deed) || stands_still(deed));
         let aside = |deed: &Deed| {
             let lasted = deed.to.0 - deed.from.0;
-            Window::of(deed).padded(NEAR_MS, 2 * lasted + RECONNECT_MS)
+            self.around(deed, 2 * lasted + RECONNECT_MS)
         };
         silent.map(aside).collect()
     }
@@ -236,7 +252,8 @@ mod tests {
         let neighbour = deed(Mischief::Silence(3), 1_000, 1_010);
         let kill = deed(Mischief::KillAgent, 1_020, 1_024);
         let full = deed(Mischief::FillOutbox, 1_000, 1_010);
-        let rows: [Row<'_>; 19] = [
+        let plug = deed(Mischief::UnplugLine, 1_000, 1_005);
+        let rows: [Row<'_>; 22] = [
             (&[], "crashed", 1_000, 1_002, 1),
             (&[kill], "crashed", 1_018, 1_028, 0),
             (&[kill], "crashed", 1_000, 1_028, 8),
@@ -250,7 +267,16 @@ mod tests {
             (&[neighbour], "overrun", 1_000, 1_010, 0),
             (&[silent], "back_off", 1_000, 1_030, 0),
             (&[silent], "not_connected", 1_000, 1_002, 1),
-            (&[deed(Mischief::UnplugLine, 1_000, 1_005)], "not_connected", 1_000, 1_010, 0),
+            (&[plug], "not_connected", 1_000, 1_010, 0),
+            (&[plug], "not_connected", 1_000, 1_030, 6),
+            (&[plug, deed(Mischief::FreezeAgent, 1_006, 1_021)], "not_connected", 1_000, 1_030, 0),
+            (
+                &[plug, deed(Mischief::FreezeAgent, 1_003, 1_006), busy(1_004, 1_007)],
+                "not_connected",
+                1_000,
+                1_026,
+                3,
+            ),
             (&[deed(Mischief::UnplugTcp(0), 1_000, 1_005)], "not_connected", 1_000, 1_010, 5),
             (&[full], "disk_failed", 1_000, 1_050, 0),
             (&[kill], "stopped", 1_020, 1_024, 2),
