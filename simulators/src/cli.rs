@@ -12,6 +12,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use gapless_common::reading::Value;
 use gapless_common::time::Timestamp;
 
+use crate::campbell::cli::{self as campbell, CampbellArgs};
 use crate::modbus::bench::{Bench, Endpoint, Said};
 use crate::modbus::{Device, DeviceKind, Framing, LineConfig, PtyLine, TcpConfig, TcpServer, profiles};
 
@@ -28,6 +29,9 @@ enum Ask {
     /// Serves Modbus devices on a TCP port, on a pty paced like a serial line, or on both, until Ctrl-C.
     #[command(after_help = MODBUS_HELP)]
     Modbus(ModbusArgs),
+    /// Serves a Campbell Scientific data logger with its memory, over HTTP, until Ctrl-C.
+    #[command(after_help = campbell::EXAMPLES)]
+    Campbell(CampbellArgs),
     /// Prints what a simulated device measures at an instant: what a stored reading must be, bit for bit.
     Truth(TruthArgs),
     /// Lists the kinds of devices.
@@ -134,6 +138,7 @@ struct TruthArgs {
 pub fn run(ended: impl FnOnce(std::sync::mpsc::Receiver<()>)) -> anyhow::Result<()> {
     match Cli::parse().command {
         Ask::Modbus(args) => serve(&args, ended),
+        Ask::Campbell(args) => campbell::serve(&args, ended),
         Ask::Truth(args) => truth(&args),
         Ask::Profiles => {
             let list = ["generic:N", "generic:N:cdab"].into_iter().chain(profiles::names());
