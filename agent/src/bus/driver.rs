@@ -249,6 +249,10 @@ impl Host for Scheduled<'_> {
     fn exchange(&mut self, ask: &Ask<'_>) -> Result<Answer, ExchangeError> {
         let begin = self.mono();
         let mut port = Patience::new(&mut *self.ground, &mut self.driver.inbox);
+        if let Err(error) = port.check() {
+            self.given_up = true;
+            return Err(ExchangeError::Lost(error));
+        }
         let result = self.driver.line.exchange(&mut port, ask);
         self.given_up |= port.is_over;
         let busy = Duration::from_nanos(self.mono().since_ns(begin));

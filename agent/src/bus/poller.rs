@@ -278,7 +278,7 @@ impl Poller {
             Err(ExchangeError::Corrupt(_) | ExchangeError::Truncated) => {
                 tally.corrupt = true;
                 self.poll.failed(Quality::BadCorrupt);
-                true
+                !host.is_stopping()
             }
             // A device that has answered in this poll is alive: what it passes over in silence costs its time-out.
             Err(ExchangeError::TimedOut) => {

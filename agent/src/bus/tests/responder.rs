@@ -34,6 +34,8 @@ pub(super) enum Do {
     BadCrc,
     WrongUnit,
     Truncated,
+    /// Noise without end or pause; on a pty only.
+    Babble,
     HangUp,
 }
 
@@ -151,14 +153,14 @@ fn serve_serial(master: OwnedFd, _slave: &File, script: &Script, stop: &Mutex<bo
         let mut buffer = [0; 64];
         let count = port.read(&mut buffer).unwrap();
         request.extend(&buffer[..count]);
-        if !serve_requests(&mut port, &mut request, script) {
+        if !serve_requests(&mut port, &mut request, script, stop) {
             return;
         }
     }
 }
 
 /// Does what the script says with each whole request; `false` where it hangs up.
-fn serve_requests(port: &mut File, request: &mut Vec<u8>, script: &Script) -> bool {
+fn serve_requests(port: &mut File, request: &mut Vec<u8>, script: &Script, stop: &Mutex<bool>) -> bool {
     while request.len() >= 8 {
         let word = |at: usize| u16::from_be_bytes([request[at], request[at + 1]]);
         let action = script.next(request[0], word(2), word(4));
@@ -169,6 +171,7 @@ fn serve_requests(port: &mut File, request: &mut Vec<u8>, script: &Script) -> bo
             Do::HangUp => return false,
             Do::Silence => {}
             Do::Chunks => write_in_chunks(port, &rtu_answer(request, action, script)),
+            Do::Babble => babble(port, stop),
             action => port.write_all(&rtu_answer(request, action, script)).unwrap(),
         }
         request.drain(..8);
@@ -180,6 +183,17 @@ fn write_in_chunks(port: &mut File, frame: &[u8]) {
     for chunk in frame.chunks(3) {
         port.write_all(chunk).unwrap();
         std::thread::sleep(Duration::from_millis(16));
+    }
+}
+
+/// Ends with the port, which a full line must not hold.
+fn babble(port: &mut File, stop: &Mutex<bool>) {
+    while !*stop.lock().unwrap() {
+        let mut fds = [PollFd::new(port, PollFlags::OUT)];
+        let brief = rustix::event::Timespec { tv_sec: 0, tv_nsec: 10_000_000 };
+        if rustix::event::poll(&mut fds, Some(&brief)).unwrap() > 0 {
+            port.write_all(&[0x55; 16]).unwrap();
+        }
     }
 }
 

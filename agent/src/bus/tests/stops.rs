@@ -3,20 +3,22 @@
 use std::collections::VecDeque;
 use std::io;
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::super::line::{Ask, ExchangeError, Line};
 use super::super::patience::{Inbox, Patience};
 use super::*;
 use crate::clock::Mono;
-use crate::modbus::UnitId;
+use crate::config::Link;
 use crate::modbus::pdu::Request;
+use crate::modbus::{Answer, UnitId};
 
 const MS: u64 = 1_000_000;
 
-/// A line on which nothing ever comes, and commands that have been given.
+/// A line on which nothing ever comes, or noise without end, and commands that have been given.
 #[derive(Default)]
 struct Deaf {
+    babbles: bool,
     now: Mono,
     commands: VecDeque<BusCommand>,
 }
@@ -41,12 +43,14 @@ impl ground::Port for Deaf {
     }
 
     fn readable(&mut self, until: Mono) -> io::Result<bool> {
-        self.now = self.now.max(until);
-        Ok(false)
+        self.now = if self.babbles { self.now.plus_ns(MS) } else { self.now.max(until) };
+        Ok(self.babbles)
     }
 
-    fn read(&mut self, _: &mut [u8]) -> io::Result<usize> {
-        Ok(0)
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let count = if self.babbles { buffer.len().min(16) } else { 0 };
+        buffer[..count].fill(0x55);
+        Ok(count)
     }
 }
 
@@ -68,30 +72,73 @@ impl Ground for Deaf {
     }
 }
 
-/// Register 10 of unit 7 was asked for in vain; register 300 may not be asked for before that answer can no longer come.
+/// The requests of one poll, each asked for in vain.
+struct Asking {
+    ground: Deaf,
+    inbox: Inbox,
+    line: Line,
+}
+
+impl Asking {
+    fn new(link: &Link, babbles: bool) -> Self {
+        let mut ground = Deaf { babbles, ..Deaf::default() };
+        let mut line = Line::new(link);
+        line.open(&mut ground).unwrap();
+        Self { ground, inbox: Inbox::default(), line }
+    }
+
+    /// Asks unit 7, which has a time-out of three seconds, for the register at `address`; says also whether patience was
+    /// over, and how long it took.
+    fn ask(&mut self, address: u16) -> (Result<Answer, ExchangeError>, bool, Duration) {
+        let begin = self.ground.now;
+        let request = Request::read(RegisterTable::HoldingRegister, address, 1).unwrap();
+        let (unit, timeout, turnaround) = (UnitId(7), Duration::from_secs(3), Duration::ZERO);
+        let ask = Ask { unit, request: &request, timeout, turnaround, is_retry: false };
+        let mut port = Patience::new(&mut self.ground, &mut self.inbox);
+        let (result, is_over) = (self.line.exchange(&mut port, &ask), port.is_over);
+        (result, is_over, Duration::from_nanos(self.ground.now.since_ns(begin)))
+    }
+}
+
+/// Register 300 may not be asked for before a late answer for register 10 can no longer come; on a line that is never
+/// silent there is always something to read meanwhile.
 #[test]
 fn a_stop_is_noticed_while_a_late_answer_is_waited_out() {
-    let timeout = Duration::from_secs(3);
-    for link in [serial_bus(Path::new("none"), vec![]).link, tcp_bus(1, TcpFraming::Rtu, vec![]).link] {
-        let (mut ground, mut inbox, mut line) = (Deaf::default(), Inbox::default(), Line::new(&link));
-        line.open(&mut ground).unwrap();
-        let mut exchange = |ground: &mut Deaf, address| {
-            let request = Request::read(RegisterTable::HoldingRegister, address, 1).unwrap();
-            let (unit, turnaround) = (UnitId(7), Duration::ZERO);
-            let mut port = Patience::new(ground, &mut inbox);
-            let ask = Ask { unit, request: &request, timeout, turnaround, is_retry: false };
-            (line.exchange(&mut port, &ask), port.is_over)
-        };
-        let (first, is_over) = exchange(&mut ground, 10);
-        assert!(matches!(first, Err(ExchangeError::TimedOut)) && !is_over, "{link}: {first:?}");
+    let serial = serial_bus(Path::new("none"), vec![]).link;
+    let tcp = tcp_bus(1, TcpFraming::Rtu, vec![]).link;
+    for (link, babbles) in [(&serial, false), (&tcp, false), (&serial, true)] {
+        let mut asking = Asking::new(link, babbles);
+        let (first, is_over, _) = asking.ask(10);
+        assert!(first.is_err() && !is_over, "{link}: {first:?}");
 
-        ground.commands.push_back(BusCommand::Stop);
-        let begin = ground.now;
-        let (second, is_over) = exchange(&mut ground, 300);
-        let took = Duration::from_nanos(ground.now.since_ns(begin));
+        asking.ground.commands.push_back(BusCommand::Stop);
+        let (second, is_over, took) = asking.ask(300);
         assert!(matches!(second, Err(ExchangeError::Lost(_))) && is_over, "{link}: {second:?}, {took:?}");
-        assert!(took <= STOP_PATIENCE, "{link}: {took:?}");
+        assert!(took <= STOP_PATIENCE + Duration::from_millis(2), "{link}: {took:?}");
+
+        let (third, _, took) = asking.ask(500);
+        assert!(matches!(third, Err(ExchangeError::Lost(_))), "{link}: {third:?}");
+        assert!(took <= Duration::from_millis(2), "one patience for all of a poll; {link}: {took:?}");
     }
+}
+
+/// The request of another poll waits for the late answer to the first one, for two time-outs.
+#[test]
+fn a_line_that_is_never_silent_holds_up_no_stop() {
+    let end = End::serial(&Script::new(&[Do::Babble]));
+    let slow = Device { timeout_ms: 20_000, ..device(0, 7, 3_600_000, &[10]) };
+    let mut running = Running::start(end.bus(vec![slow]), ClockTrust::Always);
+    let commands = running.handle.as_ref().unwrap().commands.clone();
+    running.until("the port", opened);
+    commands.send(BusCommand::PollNow(DeviceIndex(0))).unwrap();
+    running.until("the failure of a poll", |event| matches!(event, BusEvent::Device { .. }));
+    commands.send(BusCommand::PollNow(DeviceIndex(0))).unwrap();
+    // Nothing tells that it waits; where it does not yet, there is less to give up.
+    std::thread::sleep(Duration::from_millis(300));
+    drop(commands);
+    let begin = Instant::now();
+    running.stop();
+    assert!(begin.elapsed() < Duration::from_secs(4), "{:?}", begin.elapsed());
 }
 
 /// A poll that waits in the inbox waits for the end of the one in hand, which may be as slow as its device.
