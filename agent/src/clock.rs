@@ -121,7 +121,9 @@ fn read_pair() -> (u64, Timestamp) {
     pair
 }
 
-fn boot_ms() -> u64 {
+/// Reads CLOCK_BOOTTIME, in milliseconds.
+#[must_use]
+pub fn boot_ms() -> u64 {
     u64::try_from(millis(clock_gettime(ClockId::Boottime))).unwrap_or(0)
 }
 

@@ -14,8 +14,14 @@ use crate::event::BusEvent;
 /// Calling contract: at first it is closed; [`open`](Self::open) replaces what is open; bytes are written, awaited
 /// and read only while it is open. After an error of `write_all`, `readable` or `read` it is closed and opened again.
 pub trait Port {
-    /// The monotonic clock.
+    /// The monotonic clock: it times the wire, and stands still while the machine is suspended, as the wire does.
     fn mono(&mut self) -> Mono;
+
+    /// CLOCK_BOOTTIME in milliseconds: it goes on while the machine is suspended. By default the same time as
+    /// [`mono`](Self::mono), for a port whose machine never is.
+    fn boot_ms(&mut self) -> u64 {
+        self.mono().0 / 1_000_000
+    }
 
     /// Lets time pass until `instant`; not at all where it has passed.
     fn sleep_until(&mut self, instant: Mono);

@@ -17,6 +17,28 @@ use crate::modbus::{Answer, Corrupt, UnitId};
 /// as none.
 pub(super) const STALL_MAX: Duration = Duration::from_secs(1);
 
+/// Until when an answer, or its next character, is awaited.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Deadline {
+    /// By the clock of the wire.
+    pub(super) until: Mono,
+    /// When what is found is too late to be taken, by the clock that goes on while the machine is suspended.
+    stalled_ms: u64,
+}
+
+impl Deadline {
+    pub(super) fn new(port: &mut dyn Port, until: Mono) -> Self {
+        let left = Duration::from_nanos(until.since_ns(port.mono())) + STALL_MAX;
+        let left_ms = u64::try_from(left.as_millis()).unwrap_or(u64::MAX);
+        Self { until, stalled_ms: port.boot_ms().saturating_add(left_ms) }
+    }
+
+    /// Whether what is found now may have lain there while all stood still; see [`STALL_MAX`].
+    pub(super) fn is_stalled(&self, port: &mut dyn Port) -> bool {
+        port.boot_ms() > self.stalled_ms
+    }
+}
+
 /// One request and what its device needs.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Ask<'a> {

@@ -85,6 +85,10 @@ impl Port for Patience<'_> {
         self.ground.port().mono()
     }
 
+    fn boot_ms(&mut self) -> u64 {
+        self.ground.port().boot_ms()
+    }
+
     /// Returns early where patience is over: what was to come after the sleep is refused then.
     fn sleep_until(&mut self, instant: Mono) {
         while self.mono() < instant

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use super::ground::{OpenError, Port};
 use super::late::{LateAnswers, begins_as_answer};
-use super::line::{Ask, ExchangeError, STALL_MAX};
+use super::line::{Ask, Deadline, ExchangeError};
 use crate::clock::Mono;
 use crate::config::Serial;
 use crate::modbus::pdu::Request;
@@ -97,8 +97,8 @@ impl SerialLine {
         self.await_late(port, ask)?;
         port.sleep_until(self.free_at);
         self.discard(port)?;
-        let sent = self.send(port, ask)?;
-        match self.receive(port, ask, sent.plus(ask.timeout)) {
+        let deadline = self.send(port, ask)?;
+        match self.receive(port, ask, deadline) {
             Ok(answer) => {
                 self.late.answered(ask);
                 self.free_at = port.mono().plus(self.timing.t3_5() + ask.turnaround);
@@ -112,15 +112,17 @@ impl SerialLine {
         }
     }
 
-    /// Writes the request; says when its last character has left the port, as the driver may buffer it.
-    fn send(&mut self, port: &mut dyn Port, ask: &Ask<'_>) -> Result<Mono, ExchangeError> {
+    /// Writes the request; says until when its answer must begin. That counts from when its last character has left the
+    /// port, as the driver may buffer it.
+    fn send(&mut self, port: &mut dyn Port, ask: &Ask<'_>) -> Result<Deadline, ExchangeError> {
         let frame = encode(ask.unit, ask.request);
         let on_wire = self.timing.wire_time(frame.len());
         let end = port.mono().plus(on_wire);
         self.free_at = end.plus(self.timing.t3_5());
         self.late.sent(ask, end.plus(self.silence()));
+        let deadline = Deadline::new(port, end.plus(ask.timeout));
         port.write_all(&frame, end.plus(on_wire + CHUNK_DELAY_MAX)).map_err(unsent)?;
-        Ok(end)
+        Ok(deadline)
     }
 
     /// Reads until the answer is complete. The time-out is for its begin; from then on each character has its
@@ -129,24 +131,25 @@ impl SerialLine {
         &mut self,
         port: &mut dyn Port,
         ask: &Ask<'_>,
-        begin_until: Mono,
+        mut deadline: Deadline,
     ) -> Result<Answer, ExchangeError> {
         let mut receiver = RtuReceiver::new(ask.unit, ask.request);
-        let (mut until, mut silence) = (begin_until, ExchangeError::TimedOut);
+        let mut silence = ExchangeError::TimedOut;
         let failure = loop {
-            if !port.readable(until)? {
+            if !port.readable(deadline.until)? {
                 break silence;
             }
             let mut buffer = [0; 256];
             let count = port.read(&mut buffer)?;
             self.late.read(&buffer[..count]);
             match receiver.push(&buffer[..count]) {
-                Progress::Frame(_) if port.mono() > until.plus(STALL_MAX) => break ExchangeError::TimedOut,
-                Progress::Frame(answer) => return Ok(answer),
                 Progress::Corrupt(why) => break ExchangeError::Corrupt(why),
+                _ if deadline.is_stalled(port) => break ExchangeError::TimedOut,
+                Progress::Frame(answer) => return Ok(answer),
                 Progress::NeedMore(rest) => {
                     let rest = self.timing.wire_time(rest);
-                    (until, silence) = (port.mono().plus(rest + CHUNK_DELAY_MAX), ExchangeError::Truncated);
+                    let until = port.mono().plus(rest + CHUNK_DELAY_MAX);
+                    (deadline, silence) = (Deadline::new(port, until), ExchangeError::Truncated);
                     doze(port, rest);
                 }
             }

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use super::ground::{OpenError, Port};
 use super::late::{LateAnswers, begins_as_answer};
-use super::line::{Ask, ExchangeError, STALL_MAX};
+use super::line::{Ask, Deadline, ExchangeError};
 use crate::clock::Mono;
 use crate::config::{Tcp, TcpFraming};
 use crate::modbus::{Answer, Framing, Progress, Receiver};
@@ -82,7 +82,8 @@ impl TcpLine {
         port.write_all(&frame, now.plus(WRITE_TIMEOUT))?;
         let mut receiver = self.framing.receiver(self.transaction, ask.unit, ask.request);
         let until = port.mono().plus(ask.timeout);
-        let result = receive(port, &mut receiver, until, &mut self.late);
+        let deadline = Deadline::new(port, until);
+        let result = receive(port, &mut receiver, deadline, &mut self.late);
         let damaged = matches!(&receiver, Receiver::Rtu(rtu) if begins_as_answer(ask, rtu.received()));
         if result.is_ok() || damaged {
             self.late.answered(ask);
@@ -142,22 +143,22 @@ impl TcpLine {
 fn receive(
     port: &mut dyn Port,
     receiver: &mut Receiver<'_>,
-    until: Mono,
+    deadline: Deadline,
     late: &mut LateAnswers,
 ) -> Result<Answer, ExchangeError> {
     let (mut buffer, mut silence) = ([0; 512], ExchangeError::TimedOut);
     loop {
-        if !port.readable(until)? {
+        if !port.readable(deadline.until)? {
             return Err(silence);
         }
         let count = port.read(&mut buffer)?;
         late.read(&buffer[..count]);
         match receiver.push(&buffer[..count]) {
-            Progress::Frame(_) if port.mono() > until.plus(STALL_MAX) => return Err(ExchangeError::TimedOut),
+            Progress::Frame(_) if deadline.is_stalled(port) => return Err(ExchangeError::TimedOut),
             Progress::Frame(answer) => return Ok(answer),
             Progress::Corrupt(why) => return Err(ExchangeError::Corrupt(why)),
             // One that sends other frames without end has not answered either.
-            Progress::NeedMore(_) if port.mono() >= until => return Err(ExchangeError::Truncated),
+            Progress::NeedMore(_) if port.mono() >= deadline.until => return Err(ExchangeError::Truncated),
             Progress::NeedMore(_) => silence = ExchangeError::Truncated,
         }
     }

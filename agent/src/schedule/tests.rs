@@ -29,6 +29,8 @@ fn unit(interval_ms: u64, poll_ms: u64) -> Unit {
 
 struct World {
     units: Vec<Unit>,
+    /// Boot times at which the machine is suspended, and for how long: both clocks go on, and nothing is done.
+    suspends: Vec<(u64, u64)>,
     schedule: Schedule,
     boot_ms: u64,
     offset: i64,
@@ -67,7 +69,20 @@ impl World {
         let schedule = Schedule::new(BusId::new("b").unwrap(), &tasks, now, now);
         let (steps, unplugged, polls, events) = (vec![], 0..0, vec![], vec![]);
         let (boot_ms, offset, notice_ms) = (0, EPOCH_MS, 0);
-        Self { units, schedule, boot_ms, offset, wall_set, steps, unplugged, notice_ms, polls, events }
+        let suspends = vec![];
+        Self {
+            units,
+            suspends,
+            schedule,
+            boot_ms,
+            offset,
+            wall_set,
+            steps,
+            unplugged,
+            notice_ms,
+            polls,
+            events,
+        }
     }
 
     fn now(&self) -> Now {
@@ -77,6 +92,9 @@ impl World {
 
     fn pass(&mut self, ms: u64) {
         self.boot_ms += ms;
+        if let Some((_, length)) = self.suspends.pop_if(|(at, _)| *at <= self.boot_ms) {
+            self.boot_ms += length;
+        }
         while self.steps.first().is_some_and(|(at, _)| *at <= self.boot_ms) {
             match self.steps.remove(0) {
                 (_, SETS) => self.wall_set = true,
@@ -308,6 +326,27 @@ fn clock_steps_neither_flood_nor_starve() {
         runs: vec![(3, 2, "clock_not_set")],
         ..row("set, no longer, and again", vec![unit(1_000, 50)], 5_900)
     });
+}
+
+/// An hour suspended, while nothing is in hand, and between a request and its answer, which the bus tells from a stall: no
+/// step of the clock, and each slot in it is a miss that says why.
+#[test]
+fn slots_that_pass_while_the_machine_is_suspended_are_misses() {
+    let rows = [(2_500, 0..0, (3, 3_600, "overrun")), (2_010, 2_000..2_500, (3, 3_599, "overrun"))];
+    for (at, dead, expected) in rows {
+        let in_hand = !dead.is_empty();
+        let mut world = World::new(vec![Unit { dead, ..unit(1_000, 50) }], true);
+        world.suspends = vec![(at, 3_600_000)];
+        world.run_until(3_605_000);
+        world.stop();
+        let runs = world.runs(0);
+        let answered = (2, 1, "no_answer");
+        assert_eq!(runs.first() == Some(&answered), in_hand, "{runs:?}");
+        assert!(runs.contains(&expected), "{at}: {runs:?}");
+        let account = world.account(0);
+        assert!((0..3_605).all(|slot| account.get(&slot).is_some_and(|(read, missed)| read + missed == 1)));
+        check_through(&world, 0);
+    }
 }
 
 #[test]

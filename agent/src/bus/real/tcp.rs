@@ -38,6 +38,10 @@ impl Port for TcpPort {
         clock::mono()
     }
 
+    fn boot_ms(&mut self) -> u64 {
+        clock::boot_ms()
+    }
+
     fn sleep_until(&mut self, instant: Mono) {
         clock::sleep_until(instant);
     }

@@ -12,17 +12,32 @@ use crate::modbus::pdu::Request;
 use crate::modbus::rtu::crc16;
 use crate::modbus::{Framing, UnitId};
 
-/// Answers register 10 of unit 7, and stands still for a while as soon as the answer is there.
+/// What stands still.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Still {
+    Process,
+    /// Suspended: its monotonic clock stands still, too.
+    Machine,
+}
+
+/// Answers register 10 of unit 7, and stands still for a while as soon as the begin of the answer is there.
 struct Stalling {
     now: Mono,
-    still: Duration,
+    suspended: Duration,
+    still: Option<(Still, Duration)>,
     framing: Framing,
+    /// Bytes that come before it stands still; the others come after.
+    begin: usize,
     answer: Vec<u8>,
 }
 
 impl Port for Stalling {
     fn mono(&mut self) -> Mono {
         self.now
+    }
+
+    fn boot_ms(&mut self) -> u64 {
+        self.now.plus(self.suspended).0 / 1_000_000
     }
 
     fn sleep_until(&mut self, instant: Mono) {
@@ -49,14 +64,22 @@ impl Port for Stalling {
             self.now = self.now.max(until);
             return Ok(false);
         }
-        self.now = self.now.plus_ns(u64::try_from(self.still.as_nanos()).unwrap());
+        match self.still.take() {
+            Some((Still::Process, time)) => self.now = self.now.plus(time),
+            Some((Still::Machine, time)) => self.suspended += time,
+            None => {}
+        }
         Ok(true)
     }
 
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let answer = std::mem::take(&mut self.answer);
-        buffer[..answer.len()].copy_from_slice(&answer);
-        Ok(answer.len())
+        if self.answer.is_empty() {
+            return Ok(0);
+        }
+        let count = std::mem::replace(&mut self.begin, usize::MAX).min(self.answer.len());
+        buffer[..count].copy_from_slice(&self.answer[..count]);
+        self.answer.drain(..count);
+        Ok(count)
     }
 }
 
@@ -68,28 +91,30 @@ fn an_answer_that_lay_there_while_all_stood_still_is_none() {
     let timeout = Duration::from_millis(TIMEOUT_MS.into());
     let rtu = serial_bus(Path::new("none"), vec![]).link;
     let mbap = tcp_bus(1, TcpFraming::Mbap, vec![]).link;
-    for (link, framing) in [(&rtu, Framing::Rtu), (&mbap, Framing::Mbap)] {
-        for (still, counts) in [
-            (Duration::from_millis(1), true),
-            (timeout + STALL_MAX / 2, true),
-            (timeout + STALL_MAX * 2, false),
-            (Duration::from_secs(3_600), false),
-        ] {
-            let mut port = Stalling { now: Mono(1_000_000_000), still, framing, answer: Vec::new() };
+    let rows = [
+        (Duration::from_millis(1), true),
+        (timeout + STALL_MAX / 2, true),
+        (timeout + STALL_MAX * 2, false),
+        (Duration::from_secs(3_600), false),
+    ];
+    let ends =
+        [(&rtu, Framing::Rtu, usize::MAX), (&rtu, Framing::Rtu, 3), (&mbap, Framing::Mbap, usize::MAX)];
+    for (link, framing, begin) in ends {
+        let still = |what| rows.map(|(time, counts)| (what, time, counts));
+        for (what, time, counts) in still(Still::Process).into_iter().chain(still(Still::Machine)) {
+            let now = Mono(1_000_000_000);
+            let (suspended, still, answer) = (Duration::ZERO, Some((what, time)), Vec::new());
+            let mut port = Stalling { now, suspended, still, framing, begin, answer };
             let mut line = Line::new(link);
             line.open(&mut port).unwrap();
             let request = Request::read(RegisterTable::HoldingRegister, 10, 1).unwrap();
-            let ask = Ask {
-                unit: UnitId(7),
-                request: &request,
-                timeout,
-                turnaround: Duration::ZERO,
-                is_retry: false,
-            };
+            let (unit, turnaround) = (UnitId(7), Duration::ZERO);
+            let ask = Ask { unit, request: &request, timeout, turnaround, is_retry: false };
+            let case = format!("{framing:?} after {what:?} stood still for {time:?}, {begin} bytes before");
             match line.exchange(&mut port, &ask) {
-                Ok(_) => assert!(counts, "{framing:?} after {still:?}"),
-                Err(ExchangeError::TimedOut) => assert!(!counts, "{framing:?} after {still:?}"),
-                Err(other) => panic!("{framing:?} after {still:?}: {other}"),
+                Ok(_) => assert!(counts, "{case}"),
+                Err(ExchangeError::TimedOut) => assert!(!counts, "{case}"),
+                Err(other) => panic!("{case}: {other}"),
             }
         }
     }
