@@ -1,15 +1,16 @@
-//! The agent's use of its outbox: gathers records, appends them in groups, and goes on in memory while the disk
-//! has failed.
+//! The agent's use of its outbox: gathers records, appends them in groups, opens its epochs, and says what is held and
+//! owed, on the disk and in memory.
 //!
 //! Contract: [`Depot::gather`] records, then [`Depot::commit`]; only what a commit returned may be sent. After an
-//! error of the disk a bounded outbox in memory takes over, with an epoch of its own whose start record says that
-//! it is not durable; [`Depot::retry`] goes back to the disk and takes along what is still owed. Decides nothing
-//! about time: it is told when.
+//! error of the disk a bounded outbox in memory takes over (`fallback`), with an epoch of its own whose start record
+//! says that it is not durable; [`Depot::retry`] goes back to the disk and takes along what is still owed. Reads no
+//! clock: it is told the time.
 //!
 //! Epochs on the disk form a chain: each names the one before it. An epoch in memory stands beside that chain: it
 //! names none, and none names it. An epoch of which no record became durable never was.
 
 mod batch;
+mod fallback;
 mod migrate;
 mod unset;
 
@@ -25,19 +26,14 @@ use gapless_common::time::Timestamp;
 use crate::account::{LastRun, correction};
 use crate::clock::Now;
 use crate::outbox::{
-    self, AppendError, Found, Journal, OpenError, Opened, Opening, Options, Outbox, OwedRange, ReadError,
-    ReadLimits, Stats, StoredRecord,
+    self, AppendError, Found, OpenError, Opened, Opening, Outbox, OwedRange, ReadError, ReadLimits, Stats,
+    StoredRecord,
 };
 use crate::text::chain;
-use batch::{Batch, Stuck, append_all};
-use migrate::{copy, is_gone, is_owed, is_told_again, not_kept, stretches};
+use batch::{Batch, append_all};
+pub use fallback::Failure;
+use fallback::open_in_memory;
 use unset::UnsetEpochs;
-
-/// Budget of the outbox in memory, in bytes: some minutes of a busy site, and little beside 256 MB.
-const MEMORY_BUDGET_BYTES: u64 = 2 << 20;
-
-/// First and longest wait before the disk is tried again, in ms.
-const RETRY_MS: (u64, u64) = (5_000, 300_000);
 
 /// What stays the same for as long as the agent runs.
 #[derive(Debug, Clone)]
@@ -100,15 +96,6 @@ pub struct Depot {
     is_found: bool,
     /// How the last run ended, until its downtime is written.
     last_run: Option<LastRun>,
-}
-
-/// The disk cannot be used.
-#[derive(Debug, Clone)]
-pub struct Failure {
-    /// The error with its sources.
-    pub why: String,
-    retry_at_ms: u64,
-    wait_ms: u64,
 }
 
 impl Depot {
@@ -222,113 +209,6 @@ impl Depot {
                 self.fall_back(&stuck.error, now, committed).map(|()| false)
             }
         }
-    }
-
-    /// The disk has failed: goes on in memory, the batch first.
-    fn fall_back(
-        &mut self,
-        error: &dyn std::error::Error,
-        now: Now,
-        committed: &mut Committed,
-    ) -> Result<(), DepotError> {
-        let failure = Failure::new(error, now);
-        tracing::error!("the disk has failed, readings are kept in memory only: {}", failure.why);
-        let memory = open_in_memory(draw_opening(&self.draw, self.identity.boot)?)?;
-        self.unset.follow(self.position(), memory.epoch());
-        self.dead = Some(std::mem::replace(&mut self.store, memory));
-        self.failure = Some(failure);
-        let waiting = std::mem::take(&mut self.batch);
-        self.gather_start((self.store.epoch(), false), None, now);
-        for batch in [std::mem::take(&mut self.batch), waiting] {
-            append_all(self.store.as_mut(), &batch.borrow(self.identity.catalog))
-                .map_err(|stuck| DepotError::Memory(stuck.error))?;
-        }
-        committed.held_changed = true;
-        Ok(())
-    }
-
-    /// When to call [`retry`](Self::retry).
-    #[must_use]
-    pub fn retry_at_ms(&self) -> Option<u64> {
-        self.failure.as_ref().map(|failure| failure.retry_at_ms)
-    }
-
-    /// Tries the disk again; `true` where readings are durable from now on.
-    ///
-    /// # Errors
-    /// [`DepotError::Random`].
-    pub fn retry(&mut self, now: Now) -> Result<bool, DepotError> {
-        let Some(failure) = self.failure.clone() else { return Ok(true) };
-        self.stop_reading();
-        let opening = draw_opening(&self.draw, self.identity.boot)?;
-        let back = (self.opener)(opening)
-            .map_err(|e| chain(&e))
-            .and_then(|opened| self.take_along(opened, now).map_err(|stuck| chain(&stuck.error)));
-        match back {
-            Ok(()) => {
-                tracing::warn!("the disk takes records again, readings are durable");
-                (self.failure, self.absent) = (None, Vec::new());
-                Ok(true)
-            }
-            Err(why) => {
-                self.failure = Some(failure.again(why, now));
-                Ok(false)
-            }
-        }
-    }
-
-    /// Lets go of a disk that has failed: what it holds can be read again once it is opened again.
-    pub fn stop_reading(&mut self) {
-        if let Some(dead) = self.dead.take() {
-            self.absent = held_durably(dead.as_ref());
-        }
-    }
-
-    /// Opens an epoch on the disk, and writes there what the one in memory still owes. Its own seqs are given up:
-    /// a loss says so, and that the readings are present is what the collector sees.
-    fn take_along(&mut self, Opened { outbox: mut disk, found }: Opened, now: Now) -> Result<(), Stuck> {
-        if !self.is_found {
-            self.unset.find(disk.as_mut(), self.identity.boot);
-        }
-        self.note_last_run(&found);
-        let last_run = self.last_run;
-        let waiting = std::mem::take(&mut self.batch);
-        let previous = previous(&found, disk.as_ref());
-        self.gather_start((disk.epoch(), true), previous, now);
-        self.unset.follow(self.position(), disk.epoch());
-        let start = std::mem::replace(&mut self.batch, waiting);
-        match self.write_along(disk.as_mut(), &start, now) {
-            Ok(()) => {
-                self.store = disk;
-                self.keep_catalogs();
-                Ok(())
-            }
-            Err(stuck) => {
-                // What was gathered of it may not be durable: once more next time.
-                self.last_run = last_run;
-                Err(stuck)
-            }
-        }
-    }
-
-    fn write_along(&mut self, disk: &mut dyn Outbox, start: &Batch, now: Now) -> Result<(), Stuck> {
-        let (catalog, owed) = (self.identity.catalog, self.store.owed());
-        // Reported where it fails once more, when the catalogs are tidied.
-        let _ = disk.catalogs().put(catalog, &self.identity.catalog_bytes);
-        append_all(disk, &start.borrow(catalog))?;
-        let mut losses = Batch::default();
-        for (range, owes) in self.store.held().iter().flat_map(|held| stretches(held, &owed)) {
-            let wanted = if owes { is_owed } else { is_told_again };
-            let left_out = copy(self.store.as_mut(), disk, range, wanted)?;
-            if let Some(time) = left_out.filter(|_| !owes) {
-                losses.push(&Record::Loss(is_gone(range, time)), now.wall);
-            }
-        }
-        let given_up = owed.into_iter().map(|range| not_kept(range, now));
-        for loss in given_up.chain(self.store.pending_losses()) {
-            losses.push(&Record::Loss(loss), now.wall);
-        }
-        append_all(disk, &losses.borrow(catalog)).map(drop)
     }
 
     /// What opens `epoch`, which is durable or not.
@@ -476,12 +356,6 @@ impl Depot {
         (self.store.epoch(), self.store.next_seq())
     }
 
-    /// Why records are not durable, where they are not.
-    #[must_use]
-    pub const fn failure(&self) -> Option<&Failure> {
-        self.failure.as_ref()
-    }
-
     /// Figures of the outbox in use.
     #[must_use]
     pub fn stats(&self) -> Stats {
@@ -494,17 +368,6 @@ impl Depot {
     /// [`AppendError`].
     pub fn close(&mut self, at: Timestamp) -> Result<(), AppendError> {
         self.store.close(at)
-    }
-}
-
-impl Failure {
-    fn new(error: &dyn std::error::Error, now: Now) -> Self {
-        Self { why: chain(error), retry_at_ms: now.boot_ms + RETRY_MS.0, wait_ms: RETRY_MS.0 }
-    }
-
-    fn again(self, why: String, now: Now) -> Self {
-        let wait_ms = (self.wait_ms * 2).min(RETRY_MS.1);
-        Self { why, retry_at_ms: now.boot_ms + wait_ms, wait_ms }
     }
 }
 
@@ -526,13 +389,6 @@ fn previous(found: &Found, disk: &dyn Outbox) -> Option<(Epoch, Seq)> {
 fn draw_opening(draw: &Draw, boot: BootId) -> Result<Opening, DepotError> {
     let drawn = if planted::has(Bug::ReuseSeq) { 7 } else { draw().map_err(DepotError::Random)? };
     Ok(Opening { epoch: Epoch(drawn), boot })
-}
-
-fn open_in_memory(opening: Opening) -> Result<Box<dyn Outbox>, DepotError> {
-    let options = Options { budget_bytes: MEMORY_BUDGET_BYTES, ..Options::default() };
-    let disk = Box::new(outbox::memory_disk::MemoryDisk::new());
-    let (journal, _) = Journal::open(disk, &options, opening)?;
-    Ok(Box::new(journal))
 }
 
 fn is_in_use(error: &OpenError) -> bool {

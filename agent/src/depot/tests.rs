@@ -10,8 +10,10 @@ use gapless_common::quality::Cause;
 use gapless_common::reading::{Loss, Misses};
 use gapless_common::wire::{RecordKind, decode_record, record_kind};
 
+use super::migrate::not_kept;
 use super::*;
 use crate::outbox::memory_disk::{MemoryDisk, PowerCut};
+use crate::outbox::{Journal, Options};
 
 const CATALOG: CatalogHash = CatalogHash(7);
 
