@@ -90,9 +90,7 @@ impl Depot {
     /// Opens an epoch on the disk, and writes there what the one in memory still owes. Its own seqs are given up:
     /// a loss says so, and that the readings are present is what the collector sees.
     fn take_along(&mut self, Opened { outbox: mut disk, found }: Opened, now: Now) -> Result<(), Stuck> {
-        if !self.is_found {
-            self.unset.find(disk.as_mut(), self.identity.boot);
-        }
+        self.look_over(disk.as_mut());
         self.note_last_run(&found);
         let last_run = self.last_run;
         let waiting = std::mem::take(&mut self.batch);
@@ -112,6 +110,17 @@ impl Depot {
                 Err(stuck)
             }
         }
+    }
+
+    /// Notes what a disk that was opened again holds.
+    fn look_over(&mut self, disk: &mut dyn Outbox) {
+        let (memory, boot) = (self.store.epoch(), self.identity.boot);
+        if self.is_found {
+            self.unset.find_more(disk, &self.absent, (memory, boot));
+        } else {
+            self.unset.find(disk, boot);
+        }
+        self.absent = held_durably(disk).into_iter().filter(|held| held.epoch != disk.epoch()).collect();
     }
 
     fn write_along(&mut self, disk: &mut dyn Outbox, start: &Batch, now: Now) -> Result<(), Stuck> {

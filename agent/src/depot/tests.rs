@@ -55,6 +55,10 @@ fn readings(slot: i64) -> Record {
 
 /// Everything that can be read, in order.
 fn all(depot: &mut Depot) -> Vec<(Epoch, Record)> {
+    stored(depot).into_iter().map(|r| (r.epoch, decode_record(&r.bytes).unwrap())).collect()
+}
+
+fn stored(depot: &mut Depot) -> Vec<StoredRecord> {
     let mut records = Vec::new();
     for held in depot.readable() {
         let mut next = held.first;
@@ -63,7 +67,7 @@ fn all(depot: &mut Depot) -> Vec<(Epoch, Record)> {
             let limits = ReadLimits { bytes: 1 << 16, records: 100 };
             depot.read(held.epoch, next, limits, &mut some).unwrap();
             let Some(last) = some.last().map(|record| record.seq) else { break };
-            records.extend(some.into_iter().map(|r| (r.epoch, decode_record(&r.bytes).unwrap())));
+            records.extend(some);
             next = last.next();
         }
     }
@@ -360,6 +364,81 @@ fn readings_of_an_earlier_run_are_corrected_though_nothing_holds_them_any_more()
     let mut found = UnsetEpochs::default();
     found.find(store.as_mut(), BootId(1));
     assert_eq!(found.take(&[], Timestamp(5)), [(epoch, (Seq(1), next), Timestamp(5))]);
+}
+
+fn by_boot_clock() -> Record {
+    let Record::Readings(readings) = readings(1) else { unreachable!() };
+    Record::Readings(Readings { acquired: Acquired::SinceBoot(5), ..readings })
+}
+
+/// Each reading by the boot clock that can be read is spoken of by corrections that have one begin; gives their number.
+fn check_corrected(depot: &mut Depot, told: &[ClockCorrection], case: &str) -> usize {
+    let is_unset = |record: &StoredRecord| {
+        let decoded = decode_record(&record.bytes).unwrap();
+        matches!(decoded, Record::Readings(Readings { acquired: Acquired::SinceBoot(_), .. }))
+    };
+    let unset: Vec<StoredRecord> = stored(depot).into_iter().filter(is_unset).collect();
+    for record in &unset {
+        let holds =
+            |c: &&ClockCorrection| c.epoch == record.epoch && (c.first..=c.last).contains(&record.seq);
+        let began: Vec<Timestamp> = told.iter().filter(holds).map(|c| c.boot_began).collect();
+        assert_eq!(began, [told[0].boot_began], "{case}: {:?}, {:?}, {told:?}", record.epoch, record.seq);
+    }
+    unset.len()
+}
+
+/// What an attempt to go back to the disk has written there before it failed is owed like anything else, and the epoch it
+/// stands in is held only once the disk is back: long after the clock was set, and the epoch marked.
+#[test]
+fn readings_by_the_boot_clock_are_corrected_though_they_were_taken_along_half_way() {
+    let mut left_half_way = 0;
+    for operations in 0_u64.. {
+        let disk = MemoryDisk::new();
+        let mut depot = open(&disk);
+        depot.commit(now(1)).unwrap();
+        disk.set_read_only(true);
+        depot.mark_unset();
+        depot.gather(&by_boot_clock(), Timestamp(1));
+        depot.commit(now(10)).unwrap();
+        let mut told = depot.take_corrections(now(20));
+        disk.set_read_only(false);
+        disk.die_at(disk.operations() + operations);
+        let is_back = depot.retry(now(6_000)).unwrap();
+        told.extend(depot.take_corrections(now(7_000)));
+        assert!(!depot.has_unset_epochs());
+        if is_back {
+            break;
+        }
+        disk.restart(PowerCut::KeepAll, 1);
+        assert!(depot.retry(now(20_000)).unwrap());
+        told.extend(depot.take_corrections(now(21_000)));
+        left_half_way += check_corrected(&mut depot, &told, &format!("{operations} operations")) - 1;
+    }
+    assert!(left_half_way > 0, "no attempt was cut where it matters");
+}
+
+/// An append that was called failed may have become durable: its records are in memory, and found again on the disk.
+#[test]
+fn readings_by_the_boot_clock_are_corrected_though_their_append_was_called_failed() {
+    let mut found_again = 0;
+    for operations in 0_u64.. {
+        let disk = MemoryDisk::new();
+        let mut depot = open(&disk);
+        depot.commit(now(1)).unwrap();
+        depot.mark_unset();
+        depot.gather(&by_boot_clock(), Timestamp(1));
+        disk.die_at(disk.operations() + operations);
+        depot.commit(now(10)).unwrap();
+        let mut told = depot.take_corrections(now(20));
+        if depot.failure().is_none() {
+            break;
+        }
+        disk.restart(PowerCut::KeepAll, 1);
+        assert!(depot.retry(now(6_000)).unwrap());
+        told.extend(depot.take_corrections(now(7_000)));
+        found_again += check_corrected(&mut depot, &told, &format!("{operations} operations")) - 1;
+    }
+    assert!(found_again > 0, "no append was cut where it matters");
 }
 
 /// A poll that began before the clock was set may be answered after the readings before it were corrected, and go to the

@@ -3,7 +3,7 @@
 
 use gapless_common::id::{BootId, Epoch, Seq};
 use gapless_common::message::HeldEpoch;
-use gapless_common::reading::Record;
+use gapless_common::reading::{EpochStart, Record};
 use gapless_common::time::Timestamp;
 use gapless_common::wire::{RecordKind, decode_record};
 
@@ -90,7 +90,8 @@ impl UnsetEpochs {
         let mut taken = Vec::new();
         for Open { epoch, began: decided, next } in std::mem::take(&mut self.open) {
             let issued = held.iter().find(|held| held.epoch == epoch).map(|held| held.next);
-            // Neither: an epoch without a durable record, which never was.
+            // Neither: an epoch without a durable record, which never was; or one of a disk that failed while it was
+            // opened, which is found when the disk is back.
             let Some(next) = issued.or(next) else { continue };
             let before = self.told.iter().rev().find(|told| told.epoch == epoch);
             let first = before.map_or(Seq(1), |told| told.next);
@@ -109,23 +110,53 @@ impl UnsetEpochs {
     /// Marks the epochs of earlier runs within `boot` that began before the wall clock was set. Their start records
     /// say so, as long as they are held.
     pub(super) fn find(&mut self, store: &mut dyn Outbox, boot: BootId) {
-        let mut first = Vec::new();
         for held in store.held() {
-            first.clear();
-            let limits = ReadLimits { bytes: 1, records: 1 };
-            let read = store.read(held.epoch, Seq(1), limits, &mut first);
-            let Some(stored) = first.first().filter(|_| read.is_ok() && held.first <= Seq(1)) else {
-                continue;
-            };
-            if stored.kind != RecordKind::Start as u8 {
-                continue;
-            }
-            if let Ok(Record::Start(start)) = decode_record(&stored.bytes)
-                && start.boot == boot
-                && !start.clock_set
-            {
+            if start_of(store, held).is_some_and(|start| start.boot == boot && !start.clock_set) {
                 self.mark_with(Open { epoch: held.epoch, began: None, next: Some(held.next) });
             }
         }
+    }
+
+    /// `disk` was opened again, and holds more than could be known when it failed: records of an append that was called
+    /// failed, and epochs that are not among those `known`, left of attempts to go back, which had taken readings of
+    /// `memory` along. Nobody held these until now, so what was told before has left them out.
+    pub(super) fn find_more(
+        &mut self,
+        disk: &mut dyn Outbox,
+        known: &[HeldEpoch],
+        (memory, boot): (Epoch, BootId),
+    ) {
+        let told_of_memory = self.told_of(memory);
+        let open_in_memory = self.open.iter().find(|open| open.epoch == memory).map(|open| open.began);
+        let current = disk.epoch();
+        for held in disk.held().into_iter().filter(|held| held.epoch != current) {
+            let (epoch, next) = (held.epoch, Some(held.next));
+            let is_known = known.iter().any(|known| known.epoch == epoch);
+            if let Some(told) = self.told.iter().find(|told| told.epoch == epoch) {
+                if told.next < held.next {
+                    self.mark_with(Open { epoch, began: Some(told.began), next });
+                }
+            } else if self.open.iter().any(|open| open.epoch == epoch) {
+                self.mark_with(Open { epoch, began: None, next });
+            } else if !is_known
+                && (told_of_memory.is_some() || open_in_memory.is_some())
+                && start_of(disk, held).is_some_and(|start| start.boot == boot)
+            {
+                self.mark_with(Open { epoch, began: told_of_memory.or(open_in_memory.flatten()), next });
+            }
+        }
+    }
+}
+
+/// The start record of an epoch, as long as it is held.
+fn start_of(store: &mut dyn Outbox, held: HeldEpoch) -> Option<EpochStart> {
+    let (limits, mut first) = (ReadLimits { bytes: 1, records: 1 }, Vec::new());
+    if held.first > Seq(1) || store.read(held.epoch, Seq(1), limits, &mut first).is_err() {
+        return None;
+    }
+    let stored = first.first().filter(|stored| stored.kind == RecordKind::Start as u8)?;
+    match decode_record(&stored.bytes) {
+        Ok(Record::Start(start)) => Some(start),
+        _ => None,
     }
 }
