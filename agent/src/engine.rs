@@ -10,11 +10,11 @@
 
 mod outbound;
 mod pace;
-mod polls;
 
 use std::collections::VecDeque;
 
 use gapless_common::id::{BootId, ConnectionId, DeviceId, DeviceIndex, Epoch, Seq};
+use gapless_common::message::Outcome;
 use gapless_common::reading::{Acquired, Readings, Record};
 use gapless_common::time::Timestamp;
 use gapless_common::topic::{AgentPath, Up};
@@ -24,9 +24,9 @@ use crate::clock::Now;
 use crate::depot::{Depot, DepotError, Draw, Identity, Opener};
 use crate::event::BusEvent;
 use crate::frames::Packer;
+use crate::polls::{POLL_WAIT_MS, Polls};
 use crate::uplink::core::{self, Core};
 use pace::Pace;
-use polls::Polls;
 
 /// Least distance of two completeness records, in ms.
 const COMPLETE_MS: u64 = 10_000;
@@ -105,7 +105,8 @@ pub struct Engine {
     core: Core,
     packer: Packer,
     connection: Option<ConnectionId>,
-    polls: Polls,
+    /// Of collectors' commands, by their id.
+    polls: Polls<u64>,
     counters: Counters,
     pace: Pace,
     complete_at_ms: u64,
@@ -159,7 +160,8 @@ impl Engine {
                 }
                 let readings = Readings { device, acquired, at, samples };
                 self.gather(&Record::Readings(readings), at, now);
-                self.end_polls(now, |polls| polls.answered(device));
+                let done = self.polls.answered(device);
+                self.end_polls(done, &Outcome::Done, now);
             }
             BusEvent::Missed(run) => self.gather(&Record::Misses(run), now.wall, now),
             BusEvent::Through { device, slot } => self.account.through(device, slot),
@@ -200,7 +202,9 @@ impl Engine {
         if self.pace.commit_at_ms().is_some_and(|at| at <= now.boot_ms) {
             self.commit(now)?;
         }
-        self.end_polls(now, |polls| polls.late(now.boot_ms));
+        let late = self.polls.late(now.boot_ms);
+        let why = format!("the device did not answer within {} s", POLL_WAIT_MS / 1_000);
+        self.end_polls(late, &Outcome::Failed(why.into()), now);
         self.act(now)
     }
 

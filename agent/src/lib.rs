@@ -11,6 +11,7 @@ pub mod event;
 pub mod frames;
 pub mod modbus;
 pub mod outbox;
+mod polls;
 pub mod run;
 pub mod schedule;
 pub mod service;

@@ -21,11 +21,12 @@ use crate::depot::{DepotError, Identity, Opener};
 use crate::engine::{Effect, Engine, Setup};
 use crate::event::BusEvent;
 use crate::outbox;
+use crate::polls::Polls;
 use crate::service::{self, ServiceEvent};
 use crate::status::Board;
 use crate::uplink::core;
 use crate::uplink::mqtt::{Mqtt, MqttEvent};
-use report::Asked;
+use report::Reply;
 
 /// Events that wait for the loop; bus and MQTT threads wait where it is full.
 const EVENTS_MAX: usize = 256;
@@ -124,7 +125,8 @@ struct Agent<'a> {
     board: Board,
     mqtt: Mqtt,
     buses: Vec<BusHandle>,
-    asked: Vec<Asked>,
+    /// People who wait for a poll out of turn.
+    asked: Polls<Reply>,
     is_stopping: bool,
     watchdog_at_ms: u64,
 }
@@ -158,7 +160,7 @@ impl<'a> Agent<'a> {
             board: Board::new(config),
             mqtt,
             buses,
-            asked: Vec::new(),
+            asked: Polls::default(),
             is_stopping: false,
             watchdog_at_ms: 0,
         })
@@ -197,7 +199,7 @@ impl<'a> Agent<'a> {
     }
 
     fn deadline_ms(&self, now: Now) -> u64 {
-        let next = self.engine.next_deadline(now).min(self.answer_at_ms().unwrap_or(u64::MAX));
+        let next = self.engine.next_deadline(now).min(self.asked.deadline_ms().unwrap_or(u64::MAX));
         next.min(now.boot_ms.saturating_add(TURN_MS))
     }
 
@@ -206,8 +208,12 @@ impl<'a> Agent<'a> {
         match event {
             Event::Bus(event) => {
                 self.board.note(&event);
+                let answered = match event {
+                    BusEvent::Answered { device, .. } => Some(device),
+                    _ => None,
+                };
                 self.tell(|engine| engine.on_bus(event, now))?;
-                self.answer_polled(now);
+                answered.into_iter().for_each(|device| self.answer_polled(device, now));
             }
             Event::Mqtt(event) => self.tell(|engine| engine.on_mqtt(event, now))?,
             Event::Service(ServiceEvent::Stop) => self.is_stopping = true,

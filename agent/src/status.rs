@@ -232,12 +232,6 @@ impl Board {
         }
     }
 
-    /// Answers of `device` so far: tells whether a new one came.
-    #[must_use]
-    pub fn answers(&self, device: DeviceIndex) -> u64 {
-        self.devices.get(usize::from(device.0)).map_or(0, |device| device.answers)
-    }
-
     /// The buses, for the document.
     #[must_use]
     pub fn buses(&self) -> Vec<BusStatus> {

@@ -7,7 +7,6 @@ use gapless_common::reading::Record;
 use gapless_common::topic::{Down, Up};
 use gapless_common::wire::{Message, decode, encode};
 
-use super::polls::{Ended, Polls};
 use super::{Effect, Engine};
 use crate::clock::Now;
 use crate::depot::DepotError;
@@ -59,7 +58,7 @@ impl Engine {
     /// # Errors
     /// As [`on_bus`](Self::on_bus).
     pub fn poll_refused(&mut self, command: u64, why: &str, now: Now) -> Result<(), DepotError> {
-        self.polls.forget(command);
+        self.polls.forget(|who| *who == command);
         self.core.handle(Event::CommandEnded(command, Outcome::Failed(why.into())), now.boot_ms);
         self.act(now)
     }
@@ -225,7 +224,7 @@ impl Engine {
         let index = place.and_then(|place| u16::try_from(place).ok()).map(DeviceIndex);
         let refused = match index {
             None => "this agent has no such device",
-            Some(device) if self.polls.begin(command, device, now.boot_ms) => {
+            Some(device) if self.polls.begin(command, device, now.boot_ms).is_ok() => {
                 return self.effects.push_back(Effect::PollNow { command, device });
             }
             Some(_) => "too many polls are waited for",
@@ -233,9 +232,9 @@ impl Engine {
         self.core.handle(Event::CommandEnded(command, Outcome::Failed(refused.into())), now.boot_ms);
     }
 
-    pub(super) fn end_polls(&mut self, now: Now, ended: impl FnOnce(&mut Polls) -> Ended) {
-        for (command, outcome) in ended(&mut self.polls) {
-            self.core.handle(Event::CommandEnded(command, outcome), now.boot_ms);
+    pub(super) fn end_polls(&mut self, commands: Vec<u64>, outcome: &Outcome, now: Now) {
+        for command in commands {
+            self.core.handle(Event::CommandEnded(command, outcome.clone()), now.boot_ms);
         }
     }
 

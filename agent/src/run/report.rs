@@ -7,20 +7,8 @@ use crate::clock::Now;
 use crate::service::Question;
 use crate::status::{ClockStatus, OutboxStatus, Status, UplinkStatus};
 
-/// How long a poll out of turn is waited for, in ms; then the document goes out as it is.
-const POLL_WAIT_MS: u64 = 15_000;
-
 /// Takes the answer to a question.
-type Reply = tokio::sync::oneshot::Sender<Vec<u8>>;
-
-/// Somebody waits for a device.
-#[derive(Debug)]
-pub(super) struct Asked {
-    device: DeviceIndex,
-    answers_before: u64,
-    until_ms: u64,
-    reply: Reply,
-}
+pub(super) type Reply = tokio::sync::oneshot::Sender<Vec<u8>>;
 
 impl Agent<'_> {
     pub(super) fn on_question(&mut self, question: Question, reply: Reply) {
@@ -37,36 +25,26 @@ impl Agent<'_> {
         let _ = reply.send(document);
     }
 
+    /// The document goes out once the device has answered, and as it is where there is nothing to wait for.
     fn begin_poll(&mut self, device: &str, reply: Reply, now: Now) {
         let polled = DeviceId::new(device).map_err(|_| "").and_then(|device| self.poll_device(&device));
-        match polled {
-            Ok(device) => self.asked.push(Asked {
-                device,
-                answers_before: self.board.answers(device),
-                until_ms: now.boot_ms + POLL_WAIT_MS,
-                reply,
-            }),
-            Err(_) => self.answer(reply, now),
+        let waits = match polled {
+            Ok(device) => self.asked.begin(reply, device, now.boot_ms),
+            Err(_) => Err(reply),
+        };
+        if let Err(reply) = waits {
+            self.answer(reply, now);
         }
     }
 
-    /// Answers those whose device has answered.
-    pub(super) fn answer_polled(&mut self, now: Now) {
-        let board = &self.board;
-        let done = self.asked.extract_if(.., |a| board.answers(a.device) > a.answers_before);
-        let done: Vec<Asked> = done.collect();
-        done.into_iter().for_each(|asked| self.answer(asked.reply, now));
-    }
-
-    /// When [`answer_late`](Self::answer_late) has somebody to answer.
-    pub(super) fn answer_at_ms(&self) -> Option<u64> {
-        self.asked.iter().map(|asked| asked.until_ms).min()
+    /// Answers those who wait for `device`, which has answered.
+    pub(super) fn answer_polled(&mut self, device: DeviceIndex, now: Now) {
+        self.asked.answered(device).into_iter().for_each(|reply| self.answer(reply, now));
     }
 
     /// Answers those who have waited long enough.
     pub(super) fn answer_late(&mut self, now: Now) {
-        let done: Vec<Asked> = self.asked.extract_if(.., |a| a.until_ms <= now.boot_ms).collect();
-        done.into_iter().for_each(|asked| self.answer(asked.reply, now));
+        self.asked.late(now.boot_ms).into_iter().for_each(|reply| self.answer(reply, now));
     }
 
     fn status(&mut self, now: Now) -> Status {
