@@ -64,6 +64,8 @@ pub struct SiteSpec {
     pub flush: String,
     /// Bytes of disk for the outbox.
     pub budget: String,
+    /// Bytes that the agent may send in a day.
+    pub daily_budget: Option<u64>,
     /// Whether the collector runs its own broker instead of Mosquitto.
     pub embedded_broker: bool,
     /// The agent's MQTT keep-alive.
@@ -94,6 +96,7 @@ impl Default for SiteSpec {
             devices,
             flush: "0s".to_owned(),
             budget: "16MiB".to_owned(),
+            daily_budget: None,
             embedded_broker: false,
             keep_alive: "60s".to_owned(),
             proxies: false,
@@ -202,6 +205,31 @@ impl Site {
         let mut command = Command::new(own_binary("gapless-agent"));
         command.arg("run").arg(self.path("agent.toml"));
         self.agent = Some(Process::start("agent", &mut command, &self.path("agent.log")));
+    }
+
+    /// From its next start on the agent may send so many bytes in a day.
+    ///
+    /// # Panics
+    /// When the folder cannot be written.
+    pub fn set_daily_budget(&mut self, bytes: Option<u64>) {
+        self.spec.daily_budget = bytes;
+        self.write_configs();
+    }
+
+    /// What the agent's status says, to programs and to people.
+    ///
+    /// # Errors
+    /// What it says instead, where no agent answers.
+    pub fn agent_status(&self) -> Result<(serde_json::Value, String), String> {
+        let ask = |options: &[&str]| {
+            let mut command = Command::new(own_binary("gapless-agent"));
+            let output = command.arg("status").arg(self.path("agent.toml")).args(options).output();
+            let output = output.map_err(|e| e.to_string())?;
+            let said = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+            if output.status.success() { Ok(said(&output.stdout)) } else { Err(said(&output.stderr)) }
+        };
+        let document = serde_json::from_str(&ask(&["--json"])?).map_err(|e| e.to_string())?;
+        Ok((document, ask(&[])?))
     }
 
     /// Starts the collector and waits until it answers.

@@ -15,9 +15,11 @@ impl Site {
     }
 
     fn agent_config(&self) -> String {
+        let daily = self.spec.daily_budget;
+        let daily = daily.map_or(String::new(), |bytes| format!("daily_budget = \"{}KiB\"\n", bytes >> 10));
         let mut text = format!(
             "site = \"{SITE}\"\nagent = \"gateway\"\n\n\
-             [uplink]\nbroker = \"mqtt://127.0.0.1:{}\"\nflush = \"{}\"\nkeep_alive = \"{}\"\n\n\
+             [uplink]\nbroker = \"mqtt://127.0.0.1:{}\"\nflush = \"{}\"\nkeep_alive = \"{}\"\n{daily}\n\
              [outbox]\npath = \"{}\"\nbudget = \"{}\"\n\n[clock]\ntrust = \"always\"\n\n\
              [status]\nsocket = \"{}\"\n",
             self.agent_link.as_ref().map_or(self.mqtt_port, Proxy::port),
