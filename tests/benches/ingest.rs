@@ -9,97 +9,20 @@
 )]
 
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use gapless_collector::api::Health;
-use gapless_collector::config::Config;
 use gapless_collector::ingest::{INBOUND_MAX, Inbound, OUTBOUND_MAX, Outbound, writer};
-use gapless_collector::run;
 use gapless_collector::store::{ReadStore, Reader};
-use gapless_common::catalog::{Aggregation, Catalog, Channel, Device, PeriodLabel};
-use gapless_common::id::{
-    AgentId, BootId, ChannelId, ChannelIndex, ConnectionId, DeviceId, DeviceIndex, Epoch, Seq, SiteId,
-};
-use gapless_common::message::DataFrame;
-use gapless_common::quality::Quality;
-use gapless_common::reading::{
-    Acquired, CatalogRecord, Completeness, EpochStart, Readings, Record, Sample, Value,
-};
-use gapless_common::time::{Interval, Slot, SlotGrid, Timestamp};
-use gapless_common::topic::{AgentPath, Up};
-use gapless_common::wire;
+use gapless_common::time::Timestamp;
+use gapless_tests::load::{Behind, CHANNELS, POLLS, frame};
 use rumqttc::{AsyncClient, MqttOptions, QoS};
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::mpsc;
 
 const AGENTS: u64 = 20;
 const FRAMES: u64 = 100;
-const POLLS: u64 = 15;
-const CHANNELS: u16 = 20;
 const READINGS: u64 = AGENTS * FRAMES * POLLS * 20;
-
-fn path(agent: u64) -> AgentPath {
-    AgentPath { site: SiteId::new("farm").unwrap(), agent: AgentId::new(&format!("gw-{agent}")).unwrap() }
-}
-
-fn grid() -> SlotGrid {
-    SlotGrid::every(Interval::from_ms(10_000).unwrap())
-}
-
-fn catalog(agent: u64) -> Catalog {
-    let channel = |n: u16| Channel {
-        id: ChannelId::new(&format!("c{n}")).unwrap(),
-        unit: "V".into(),
-        quantity: "".into(),
-        aggregation: Aggregation::Instant,
-        label: PeriodLabel::End,
-        attributes: Default::default(),
-    };
-    let device = Device {
-        id: DeviceId::new(&format!("meter-{agent}")).unwrap(),
-        grid: grid(),
-        paused: false,
-        channels: (0..CHANNELS).map(channel).collect(),
-        attributes: Default::default(),
-    };
-    Catalog { devices: vec![device] }
-}
-
-fn poll(slot: Slot) -> Record {
-    let x = |channel: u16| f64::from(channel) * 10.0 + f64::from(u8::try_from(slot.0 % 97).unwrap()) / 10.0;
-    let samples = (0..CHANNELS).map(|channel| Sample {
-        channel: ChannelIndex(channel),
-        value: Some(Value::Number(x(channel))),
-        quality: Quality::Good,
-    });
-    let at = grid().at(slot).plus_ms(120);
-    let (device, acquired) = (DeviceIndex(0), Acquired::InSlot(slot));
-    Record::Readings(Readings { device, acquired, at, samples: samples.collect() })
-}
-
-fn frame(agent: u64, n: u64) -> (String, Vec<u8>) {
-    let catalog = catalog(agent);
-    let (hash, bytes) = wire::encode_catalog(&catalog);
-    let slot = |n: u64| Slot(1_000 + i64::try_from(n).unwrap());
-    let since = Some(grid().at(slot(0)));
-    let (first, records) = if n == 0 {
-        let (boot, at, clock_set, durable) = (BootId(1), grid().at(slot(0)), true, true);
-        let agent_version = "1".into();
-        let start =
-            EpochStart { previous: None, boot, boot_clock_ms: 0, at, clock_set, durable, agent_version };
-        (1, vec![Record::Start(start), Record::Catalog(CatalogRecord { hash, since, bytes })])
-    } else {
-        let polls = (n - 1) * POLLS..n * POLLS;
-        let last = slot(n * POLLS - 1);
-        let complete = Record::Complete(Completeness { through: vec![(DeviceIndex(0), last)] });
-        (3 + (n - 1) * (POLLS + 1), polls.map(|p| poll(slot(p))).chain([complete]).collect())
-    };
-    let path = path(agent);
-    let (tag, connection, epoch) = (path.tag(), ConnectionId(1), Epoch(agent + 1));
-    let frame = DataFrame { agent: tag, connection, epoch, first: Seq(first), catalog: hash, records };
-    (path.up(Up::Data), wire::encode_data(&frame, &catalog).unwrap())
-}
 
 fn all_frames() -> Vec<(String, Vec<u8>)> {
     (0..=FRAMES).flat_map(|n| (0..AGENTS).map(move |agent| frame(agent, n))).collect()
@@ -136,48 +59,13 @@ fn through_memory(path: &Path, frames: &[(String, Vec<u8>)]) -> Duration {
     took
 }
 
-struct Mosquitto(Child);
-
-impl Drop for Mosquitto {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
-fn mosquitto(dir: &Path, port: u16) -> Mosquitto {
-    let file = dir.join("mosquitto.conf");
-    let text = format!(
-        "listener {port} 127.0.0.1\nallow_anonymous true\nmax_inflight_messages 100\nmax_queued_messages 0\n"
-    );
-    std::fs::write(&file, text).unwrap();
-    let mut command = Command::new("/usr/sbin/mosquitto");
-    Mosquitto(command.arg("-c").arg(&file).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap())
-}
-
 /// The running collector behind Mosquitto; until its database holds all readings.
 async fn through_mosquitto(dir: &Path, frames: Vec<(String, Vec<u8>)>) -> Duration {
-    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-    let broker = mosquitto(dir, port);
-    let mut config = Config { data_dir: dir.to_owned(), ..Config::default() };
-    config.http.listen = ([127, 0, 0, 1], 0).into();
-    config.mqtt.broker = Some(format!("mqtt://127.0.0.1:{port}"));
-    let (end, shutdown) = watch::channel(false);
-    let (told, ready) = oneshot::channel();
-    let collector = tokio::spawn(async move {
-        run::run(&config, shutdown, |addresses| told.send(addresses).unwrap()).await.unwrap();
-    });
-    ready.await.unwrap();
+    let collector = Behind::start(dir).await;
+    let port = collector.port;
     let mut options = MqttOptions::new("bench", "127.0.0.1", port);
     options.set_max_packet_size(1 << 17, 1 << 17).set_inflight(100);
     let (client, mut events) = AsyncClient::new(options, 100);
-    // A retained presence says that the collector has subscribed.
-    client.subscribe(gapless_common::topic::PRESENCE_FILTER, QoS::AtLeastOnce).await.unwrap();
-    loop {
-        if let Ok(rumqttc::Event::Incoming(rumqttc::Incoming::Publish(_))) = events.poll().await {
-            break;
-        }
-    }
     let polled = tokio::spawn(async move { while events.poll().await.is_ok() {} });
     let began = Instant::now();
     for (topic, payload) in frames {
@@ -188,10 +76,8 @@ async fn through_mosquitto(dir: &Path, frames: Vec<(String, Vec<u8>)>) -> Durati
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
     let took = began.elapsed();
-    end.send_replace(true);
-    collector.await.unwrap();
+    collector.stop().await;
     polled.abort();
-    drop(broker);
     took
 }
 

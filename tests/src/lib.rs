@@ -12,6 +12,7 @@ pub mod explain;
 pub mod havoc;
 pub mod hostile;
 pub mod line;
+pub mod load;
 pub mod mischief;
 pub mod process;
 pub mod proxy;
