@@ -21,7 +21,8 @@ use gapless_common::id::{BootId, CatalogHash, Epoch, Seq};
 use gapless_common::message::HeldEpoch;
 use gapless_common::planted::{self, Bug};
 use gapless_common::reading::{CatalogRecord, ClockCorrection, Downtime, EpochStart, Record};
-use gapless_common::time::Timestamp;
+use gapless_common::time::{SlotGrid, Timestamp};
+use gapless_common::wire::decode_catalog;
 
 use crate::account::{LastRun, correction};
 use crate::clock::Now;
@@ -30,7 +31,7 @@ use crate::outbox::{
     StoredRecord,
 };
 use crate::text::chain;
-use batch::{Batch, append_all};
+use batch::{Batch, append_all, begin_of};
 pub use fallback::Failure;
 use fallback::open_in_memory;
 use unset::UnsetEpochs;
@@ -78,6 +79,8 @@ pub struct Committed {
 /// The agent's outbox; see the module.
 pub struct Depot {
     identity: Identity,
+    /// The slots of the devices of the catalog in force.
+    grids: Vec<SlotGrid>,
     opener: Opener,
     draw: Draw,
     /// Takes records: on the disk, or in memory while the disk has failed.
@@ -115,6 +118,7 @@ impl Depot {
             }
         };
         let mut depot = Self {
+            grids: grids_of(&identity),
             identity,
             opener,
             draw,
@@ -159,7 +163,8 @@ impl Depot {
 
     /// Puts a record into the batch.
     pub fn gather(&mut self, record: &Record, at: Timestamp) {
-        self.batch.push(record, at);
+        let from = begin_of(record, &self.grids, at);
+        self.batch.push_from(record, (from, at));
     }
 
     /// Whether nothing waits for a commit.
@@ -369,6 +374,12 @@ impl Depot {
     pub fn close(&mut self, at: Timestamp) -> Result<(), AppendError> {
         self.store.close(at)
     }
+}
+
+/// When the devices of the catalog are due; a catalog that does not decode is none of ours.
+fn grids_of(identity: &Identity) -> Vec<SlotGrid> {
+    let catalog = decode_catalog(&identity.catalog_bytes).map(|(_, catalog)| catalog);
+    catalog.map(|catalog| catalog.devices.iter().map(|device| device.grid).collect()).unwrap_or_default()
 }
 
 /// What a disk that has failed holds; an epoch without a durable record never was.

@@ -142,7 +142,7 @@ pub struct Loss {
     pub first: Seq,
     /// Last seq lost.
     pub last: Seq,
-    /// Earliest time of a lost record.
+    /// Earliest instant that a lost record speaks of: of a run of misses one within its first slot.
     pub from: Timestamp,
     /// Latest time of a lost record.
     pub to: Timestamp,

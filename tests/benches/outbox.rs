@@ -50,6 +50,7 @@ impl Store for Ours {
         let record = NewRecord {
             kind: 1,
             at: Timestamp(0),
+            from: Timestamp(0),
             catalog: CatalogHash(1),
             is_essential: false,
             bytes: batch,
@@ -224,8 +225,14 @@ impl Written {
 fn append_product(outbox: &mut dyn Outbox, n: u64) -> Result<()> {
     let epoch = outbox.epoch();
     let bytes = batch(n, PRODUCT_BATCH_BYTES);
-    let record =
-        |bytes| NewRecord { kind: 1, at: Timestamp(0), catalog: CatalogHash(1), is_essential: false, bytes };
+    let record = |bytes| NewRecord {
+        kind: 1,
+        at: Timestamp(0),
+        from: Timestamp(0),
+        catalog: CatalogHash(1),
+        is_essential: false,
+        bytes,
+    };
     let records: Vec<_> = bytes.chunks(PRODUCT_BATCH_BYTES / 10).map(record).collect();
     let last = outbox.append(&records)?;
     outbox.acknowledge(epoch, last, &[]);

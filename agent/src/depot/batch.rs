@@ -2,8 +2,8 @@
 
 use gapless_common::id::CatalogHash;
 use gapless_common::quality::Cause;
-use gapless_common::reading::{Acquired, Misses, Record};
-use gapless_common::time::Timestamp;
+use gapless_common::reading::{Acquired, Misses, Readings, Record};
+use gapless_common::time::{SlotGrid, Timestamp};
 use gapless_common::wire::{RecordKind, decode_record, encode_record, record_kind};
 
 use crate::outbox::{AppendError, NewRecord, Outbox};
@@ -20,17 +20,24 @@ pub(super) struct Batch {
 pub(super) struct Entry {
     kind: u8,
     at: Timestamp,
+    from: Timestamp,
     end: usize,
 }
 
 impl Batch {
-    pub(super) fn push(&mut self, record: &Record, at: Timestamp) {
+    /// Adds a record of `at` that speaks of nothing before `from`.
+    pub(super) fn push_from(&mut self, record: &Record, (from, at): (Timestamp, Timestamp)) {
         self.bytes.extend_from_slice(&encode_record(record));
-        self.records.push(Entry { kind: record_kind(record) as u8, at, end: self.bytes.len() });
+        self.records.push(Entry { kind: record_kind(record) as u8, at, from, end: self.bytes.len() });
         self.weight += match record {
             Record::Readings(readings) => u64::try_from(readings.samples.len()).unwrap_or(u64::MAX),
             _ => 1,
         };
+    }
+
+    /// Adds a record that speaks of its own time alone.
+    pub(super) fn push(&mut self, record: &Record, at: Timestamp) {
+        self.push_from(record, (at, at));
     }
 
     pub(super) fn borrow(&self, catalog: CatalogHash) -> Vec<NewRecord<'_>> {
@@ -41,6 +48,7 @@ impl Batch {
             NewRecord {
                 kind: entry.kind,
                 at: entry.at,
+                from: entry.from,
                 catalog,
                 is_essential: is_essential(entry.kind),
                 bytes,
@@ -68,6 +76,22 @@ impl Batch {
         self.records.clear();
         self.weight = 0;
     }
+}
+
+/// The earliest instant that a record of `at` speaks of, as far as the slots of `grids` say: a run of misses is written
+/// behind its last slot, and an answer may come behind the slot after its own. Of a slot it is the last instant, which
+/// is in no other one.
+pub(super) fn begin_of(record: &Record, grids: &[SlotGrid], at: Timestamp) -> Timestamp {
+    let (device, slot) = match record {
+        Record::Misses(misses) => (misses.device, misses.first),
+        Record::Readings(Readings {
+            device,
+            acquired: Acquired::InSlot(slot) | Acquired::Recorded(slot),
+            ..
+        }) => (*device, *slot),
+        _ => return at,
+    };
+    grids.get(usize::from(device.0)).map_or(at, |grid| at.min(grid.at(slot.plus(1)).plus_ms(-1)))
 }
 
 /// Whether records of `kind` are stored even where the outbox refuses new ones: they are few, and the account of

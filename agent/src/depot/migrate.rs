@@ -32,15 +32,16 @@ pub(super) fn copy(
         let Some(last) = records.last().map(|record| record.seq) else { break };
         records.retain(|r| r.seq <= range.last);
         let (taken, left): (Vec<_>, Vec<_>) = records.iter().partition(|r| wanted(r.kind));
-        for at in left.into_iter().map(|r| r.at) {
-            let (first, last) = left_out.unwrap_or((at, at));
-            left_out = Some((at.min(first), at.max(last)));
+        for (from, at) in left.into_iter().map(|r| (r.from, r.at)) {
+            let (first, last) = left_out.unwrap_or((from, at));
+            left_out = Some((from.min(first), at.max(last)));
         }
         let batch: Vec<NewRecord<'_>> = taken
             .into_iter()
             .map(|r| NewRecord {
                 kind: r.kind,
                 at: r.at,
+                from: r.from,
                 catalog: r.catalog,
                 is_essential: is_essential(r.kind),
                 bytes: &r.bytes,

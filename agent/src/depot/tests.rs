@@ -4,11 +4,11 @@ use gapless_common::id::ChannelIndex;
 use gapless_common::id::DeviceIndex;
 use gapless_common::quality::Quality;
 use gapless_common::reading::{Acquired, Readings, Sample, Value};
-use gapless_common::time::Slot;
+use gapless_common::time::{Interval, Slot};
 
 use gapless_common::quality::Cause;
 use gapless_common::reading::{Loss, Misses};
-use gapless_common::wire::{RecordKind, decode_record, record_kind};
+use gapless_common::wire::{RecordKind, decode_record, encode_catalog, record_kind};
 
 use super::migrate::not_kept;
 use super::*;
@@ -215,6 +215,40 @@ fn what_memory_told_before_the_disk_was_back_is_told_again_where_it_counts() {
         of_disk.iter().find_map(|(_, r)| if let Record::Loss(l) = r { Some(*l) } else { None }).unwrap();
     assert_eq!((loss.epoch, loss.first, loss.last), (memory, Seq(1), Seq(next.0 - 1)));
     assert!(loss.from <= Timestamp(1_001_000) && loss.to >= Timestamp(1_002_000), "{loss:?}");
+}
+
+/// A run of misses is written long after its first slot, perhaps after the disk had failed: the loss says from when on its
+/// slots are missing, and no slot more.
+#[test]
+fn what_memory_gave_up_is_lost_from_the_first_slot_that_it_spoke_of() {
+    let (disk, options) = (MemoryDisk::new(), Options { budget_bytes: 1 << 20, ..Options::default() });
+    let device = gapless_common::catalog::Device {
+        id: gapless_common::id::DeviceId::new("meter").unwrap(),
+        grid: SlotGrid::every(Interval::from_ms(1_000).unwrap()),
+        paused: false,
+        channels: Vec::new(),
+        attributes: std::collections::BTreeMap::new(),
+    };
+    let grid = device.grid;
+    let catalog = gapless_common::catalog::Catalog { devices: vec![device] };
+    let (hash, bytes) = encode_catalog(&catalog);
+    let identity = Identity { boot: BootId(1), catalog: hash, catalog_bytes: bytes };
+    let mut depot = Depot::open(identity, opener(&disk, options), Arc::new(getrandom::u64), now(0)).unwrap();
+    depot.commit(now(1)).unwrap();
+    disk.die_at(disk.operations());
+    let run = Misses { device: DeviceIndex(0), first: Slot(1_003), count: 60, cause: Cause::NoAnswer };
+    depot.gather(&Record::Misses(run), now(63_000).wall);
+    depot.commit(now(64_000)).unwrap();
+    let (memory, next) = depot.position();
+    depot.stop_reading();
+    depot.acknowledge(memory, Seq(1), Seq(next.0 - 1));
+
+    disk.restart(PowerCut::KeepNothing, 1);
+    assert!(depot.retry(now(70_000)).unwrap());
+    let loss = |record| if let Record::Loss(loss) = record { Some(loss) } else { None };
+    let losses: Vec<Loss> = all(&mut depot).into_iter().filter_map(|(_, record)| loss(record)).collect();
+    let [loss] = losses[..] else { panic!("one of memory: {losses:?}") };
+    assert_eq!((loss.epoch, grid.slot_at(loss.from)), (memory, run.first), "{loss:?}");
 }
 
 /// Of memory the downtime is acknowledged and the declaration after it is not: on the disk they stand in that order,

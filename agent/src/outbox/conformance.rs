@@ -45,6 +45,7 @@ pub(super) fn append(outbox: &mut dyn Outbox, from: u64, count: u64, len: usize)
         .map(|(n, bytes)| NewRecord {
             kind: 3,
             at: time(n),
+            from: time(n),
             catalog: CatalogHash(5),
             is_essential: false,
             bytes,
@@ -115,7 +116,14 @@ fn records_keep_their_place_for_ever(subject: &mut dyn Subject) {
 fn reading_respects_limits_and_catalogs(subject: &mut dyn Subject) {
     let (mut outbox, _) = subject.open(&options(), opening(1)).unwrap();
     append(outbox.as_mut(), 1, 5, 100).unwrap();
-    let other = NewRecord { kind: 1, at: time(6), catalog: CatalogHash(6), is_essential: false, bytes: b"x" };
+    let other = NewRecord {
+        kind: 1,
+        at: time(6),
+        from: time(6),
+        catalog: CatalogHash(6),
+        is_essential: false,
+        bytes: b"x",
+    };
     outbox.append(&[other, other]).unwrap();
     let rows = [
         (1, 1000, 2, 1..=2),
@@ -252,7 +260,7 @@ fn the_newest_are_refused_by_policy(subject: &mut dyn Subject) {
 
 /// A record of which `n` is told again by its time and its bytes.
 fn essential(bytes: &[u8], n: u64) -> NewRecord<'_> {
-    NewRecord { kind: 1, at: time(n), catalog: CatalogHash(5), is_essential: true, bytes }
+    NewRecord { kind: 1, at: time(n), from: time(n), catalog: CatalogHash(5), is_essential: true, bytes }
 }
 
 /// Opens under the policy that refuses, and appends until it does; returns the number of the last record stored.

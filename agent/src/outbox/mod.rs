@@ -59,8 +59,10 @@ pub use options::{BUDGET_MIN_BYTES, DropPolicy, Options, StoreKind};
 pub struct NewRecord<'a> {
     /// What it is; opaque here.
     pub kind: u8,
-    /// Its time: the time range of a loss is made of these.
+    /// Its time.
     pub at: Timestamp,
+    /// The earliest instant that it speaks of, not after `at`: the time range of a loss is made of both.
+    pub from: Timestamp,
     /// The catalog in force, which a frame of these records has to name.
     pub catalog: CatalogHash,
     /// Without it other records cannot be understood or accounted for (a start, a loss, a catalog): it is taken even
@@ -81,6 +83,8 @@ pub struct StoredRecord {
     pub kind: u8,
     /// Its time.
     pub at: Timestamp,
+    /// The earliest instant that it speaks of.
+    pub from: Timestamp,
     /// The catalog in force when it was written.
     pub catalog: CatalogHash,
     /// The record.

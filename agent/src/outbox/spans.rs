@@ -21,7 +21,7 @@ pub(super) struct Span {
     pub(super) catalog: CatalogHash,
     pub(super) first: u64,
     pub(super) last: u64,
-    /// Earliest time of a record.
+    /// Earliest instant that a record speaks of.
     pub(super) from: Timestamp,
     /// Latest time of a record.
     pub(super) to: Timestamp,
@@ -61,6 +61,7 @@ pub(super) struct Entry {
     pub(super) seq: u64,
     pub(super) catalog: CatalogHash,
     pub(super) at: Timestamp,
+    pub(super) from: Timestamp,
     pub(super) offset: u64,
 }
 
@@ -83,7 +84,7 @@ impl Spans {
                     && span.last + 1 == entry.seq =>
             {
                 span.last = entry.seq;
-                span.from = span.from.min(entry.at);
+                span.from = span.from.min(entry.from);
                 span.to = span.to.max(entry.at);
                 if span.marks.last().is_none_or(|&(_, o)| entry.offset >= o + MARK_EVERY_BYTES) {
                     span.marks.push((entry.seq, entry.offset));
@@ -94,7 +95,7 @@ impl Spans {
                 catalog: entry.catalog,
                 first: entry.seq,
                 last: entry.seq,
-                from: entry.at,
+                from: entry.from,
                 to: entry.at,
                 marks: vec![(entry.seq, entry.offset)],
             }),

@@ -22,6 +22,10 @@ pub struct Position {
     pub seq: u64,
 }
 
+/// What the first records of an epoch speak of may have begun so long before it, in ms: a run of misses is open for a
+/// minute at most, and then waits for its commit.
+const BEFORE_EPOCH_MS_MAX: i64 = 120_000;
+
 /// What one epoch has delivered.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct EpochState {
@@ -218,14 +222,17 @@ impl Agent {
         self.held.epochs.iter().any(|h| h.epoch == epoch) || self.epochs.get(&epoch).is_some_and(|e| e.heard)
     }
 
-    /// The time of the records that a loss speaks of. One of them may bear a time from before the clock was set:
-    /// none is older than its epoch. `None` where it ends before it begins: its records were written again elsewhere.
+    /// The time that the records of a loss speak of. One of them may bear a time from before the clock was set: none
+    /// is older than its epoch, but that misses from before it may be written within it ([`BEFORE_EPOCH_MS_MAX`]).
+    /// `None` where it ends before it begins: its records were written again elsewhere.
     pub(super) fn time_of(&self, loss: &Loss) -> Option<(Timestamp, Timestamp)> {
         if loss.from > loss.to {
             return None;
         }
         let began = self.epochs.get(&loss.epoch).and_then(|e| self.began(e));
-        Some((began.map_or(loss.from, |began| loss.from.max(began)), loss.to))
+        let is_run = |began: Timestamp| began.since_ms(loss.from) <= BEFORE_EPOCH_MS_MAX;
+        let from = began.map_or(loss.from, |began| if is_run(began) { loss.from } else { began });
+        Some((from, loss.to))
     }
 
     /// When the epoch began; `None` as long as that cannot be told.

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use gapless_common::id::{BootId, Epoch, Seq};
 use gapless_common::message::HeldEpoch;
 use gapless_common::quality::Cause;
-use gapless_common::reading::EpochStart;
+use gapless_common::reading::{EpochStart, Loss};
 use gapless_common::time::Timestamp;
 
 use super::tests::{AGENT, History, Life, Memory, Wrote, at, chain, deliver, frames, fresh, live, settle};
@@ -120,6 +120,28 @@ fn a_loss_of_records_from_before_the_clock_was_set_renames_nothing_else() {
             let expected = history.truth[&slot];
             assert!(cause == expected || expected == Cause::Unexplained, "{slot}: {cause:?}");
         }
+    }
+}
+
+/// Misses from before a gateway's disk failed may stand in the epoch that it keeps in memory since.
+#[test]
+fn a_loss_speaks_of_what_its_records_speak_of() {
+    let history = live(&[answered(3)]);
+    let (mut ledger, mut slots) = (fresh(), Memory::default());
+    history.records.iter().for_each(|record| deliver(&mut ledger, &mut slots, std::slice::from_ref(record)));
+    let epoch = history.held[0].epoch;
+    let Wrote::Start(start) = &history.records[0].2 else { panic!("the first record is a start") };
+    let before = |ms: i64| start.at.plus_ms(-ms);
+    let rows = [
+        (before(-5_000), before(-5_000)),
+        (before(75_000), before(75_000)),
+        (before(3_600_000), start.at),
+        (Timestamp(0), start.at),
+    ];
+    for (from, expected) in rows {
+        let (first, last, to, cause) = (Seq(1), Seq(2), before(-9_000), Cause::DiskFailed);
+        let loss = Loss { epoch, first, last, from, to, cause };
+        assert_eq!(ledger.agent(AGENT).unwrap().time_of(&loss), Some((expected, to)), "{from:?}");
     }
 }
 

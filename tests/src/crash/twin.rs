@@ -52,6 +52,7 @@ impl Made {
         NewRecord {
             kind: self.kind,
             at: self.at(),
+            from: self.at(),
             catalog: CatalogHash(self.catalog),
             is_essential: self.is_essential,
             bytes,

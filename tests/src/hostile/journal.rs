@@ -87,6 +87,7 @@ fn append(outbox: &mut Journal, count: u64, len: usize, records: &mut BTreeMap<(
         seq: Seq(n),
         kind: 3,
         at: Timestamp(i64::try_from(n * 1_000).expect("few")),
+        from: Timestamp(i64::try_from(n * 1_000).expect("few")),
         catalog: CatalogHash(5 + n / 16),
         bytes: (n * 31..).map(|i| i.to_le_bytes()[0]).take(len).collect(),
     });
@@ -96,6 +97,7 @@ fn append(outbox: &mut Journal, count: u64, len: usize, records: &mut BTreeMap<(
         .map(|r| NewRecord {
             kind: r.kind,
             at: r.at,
+            from: r.from,
             catalog: r.catalog,
             is_essential: false,
             bytes: &r.bytes,

@@ -12,7 +12,7 @@ use gapless_common::time::Timestamp;
 
 use super::format::{
     DATA_AT, FIRST, FRAME_HEADER_BYTES, FrameHeader, INTERNAL, KIND_CLEAN, KIND_CURSOR, KIND_OPENED,
-    KIND_REFUSED, REFUSED_BYTES, SegmentHeader, encode_refused,
+    KIND_REFUSED, Lead, REFUSED_BYTES, SegmentHeader, encode_refused,
 };
 use super::{Journal, Segment};
 use crate::outbox::acks::CURSOR_BYTES_MAX;
@@ -80,9 +80,11 @@ impl Journal {
                 seq: next,
                 catalog: record.catalog,
                 at: record.at,
+                from: Lead::between(record.from, record.at).before(record.at),
                 offset: begin + to_u64(self.buffer.len()),
             });
-            self.push_frame(0, record.kind, (next, record.at, record.catalog), record.bytes);
+            let lead = Lead::between(record.from, record.at);
+            self.push_frame((0, record.kind, lead), (next, record.at, record.catalog), record.bytes);
             payload_bytes += to_u64(record.bytes.len());
             next += 1;
         }
@@ -121,16 +123,16 @@ impl Journal {
         let place = (self.next() - 1, Timestamp::default(), CatalogHash::default());
         if let Some(refused) = &self.refused {
             let payload = encode_refused(refused);
-            self.push_frame(INTERNAL, KIND_REFUSED, place, &payload);
+            self.push_frame((INTERNAL, KIND_REFUSED, Lead::NONE), place, &payload);
         }
         if !self.is_announced {
-            self.push_frame(INTERNAL, KIND_OPENED, place, &self.opened_payload());
+            self.push_frame((INTERNAL, KIND_OPENED, Lead::NONE), place, &self.opened_payload());
         }
         let whole = is_new_segment || self.needs_whole_cursor;
         self.needs_whole_cursor = false;
         let cursor = self.acks.take_cursor(whole);
         if !cursor.is_empty() {
-            self.push_frame(INTERNAL, KIND_CURSOR, place, &cursor);
+            self.push_frame((INTERNAL, KIND_CURSOR, Lead::NONE), place, &cursor);
         }
     }
 
@@ -151,8 +153,7 @@ impl Journal {
 
     fn push_frame(
         &mut self,
-        flags: u8,
-        kind: u8,
+        (flags, kind, lead): (u8, u8, Lead),
         (seq, at, catalog): (u64, Timestamp, CatalogHash),
         payload: &[u8],
     ) {
@@ -165,6 +166,7 @@ impl Journal {
             length: payload.len(),
             epoch: self.opening.epoch,
             seq: Seq(seq),
+            lead,
             at,
             catalog,
             payload_crc: 0,
@@ -245,13 +247,12 @@ impl Journal {
     fn refuse(&mut self, records: &[NewRecord<'_>]) -> Result<(), AppendError> {
         let first = Seq(self.next());
         let last = Seq(self.next() - 1 + to_u64(records.len()));
-        let times = || records.iter().map(|record| record.at);
         let loss = Loss {
             epoch: self.opening.epoch,
             first,
             last,
-            from: times().min().unwrap_or_default(),
-            to: times().max().unwrap_or_default(),
+            from: records.iter().map(|record| record.from).min().unwrap_or_default(),
+            to: records.iter().map(|record| record.at).max().unwrap_or_default(),
             cause: Cause::BudgetFull,
         };
         self.record_losses(&[loss])?;
@@ -293,7 +294,7 @@ impl Journal {
         let (is_new, room) = (active.end == 0, active.len - active.end);
         self.begin_write(is_new);
         let place = (self.next() - 1, at, CatalogHash::default());
-        self.push_frame(INTERNAL, KIND_CLEAN, place, &[]);
+        self.push_frame((INTERNAL, KIND_CLEAN, Lead::NONE), place, &[]);
         if to_u64(self.buffer.len()) > room {
             self.needs_whole_cursor = true;
             return Ok(false);

@@ -9,7 +9,7 @@
 //!
 //! frame     0  magic 2 | flags 1 | kind 1 | length 3 | batch 1
 //!           8  epoch 8
-//!           16 seq 8
+//!           16 seq 6 | lead 2
 //!           24 at 8
 //!           32 catalog 8
 //!           40 payload crc 4 | header crc 4
@@ -18,6 +18,9 @@
 //! All integers are little endian. The header crc of a frame covers the segment's number and bytes 0 to 44, so
 //! bytes of an earlier life of the segment never validate; since it covers the payload's crc too, a frame whose
 //! payload is hit still says exactly which record it was. Both are CRC-32C (RFC 3720, appendix B.4).
+//!
+//! *lead* is how far the record reaches back before *at*, see [`Lead`]; zero in frames that were written before it was
+//! drawn here.
 //!
 //! *batch* is the low byte of the number of the write: neighbours differ, so that it can be told which frames
 //! came with the last write, the only one that a power cut may have torn.
@@ -125,6 +128,32 @@ impl SegmentHeader {
     }
 }
 
+/// How far a record reaches back before its time, in two bytes: 4 bits of scale, 12 bits of length, which stands for
+/// `length × 4^scale` ms. Rounded up, by a thousandth at most.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Lead(u16);
+
+impl Lead {
+    /// A record that speaks of its own instant alone.
+    pub(super) const NONE: Self = Self(0);
+
+    /// The least one that reaches from `at` back to `from`.
+    pub(super) fn between(from: Timestamp, at: Timestamp) -> Self {
+        let ms = at.since_ms(from).max(0).cast_unsigned();
+        let fits = (0..16_u16).find_map(|scale| {
+            let length = u16::try_from(ms.div_ceil(1 << (2 * scale))).ok()?;
+            (length < 1 << 12).then_some(scale << 12 | length)
+        });
+        Self(fits.unwrap_or(u16::MAX))
+    }
+
+    /// Where a record of `at` begins.
+    pub(super) const fn before(self, at: Timestamp) -> Timestamp {
+        let (length, scale) = ((self.0 & 0xFFF) as i64, 2 * (self.0 >> 12));
+        at.plus_ms(-(length << scale))
+    }
+}
+
 /// What stands before a payload.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct FrameHeader {
@@ -140,6 +169,8 @@ pub(super) struct FrameHeader {
     pub(super) epoch: Epoch,
     /// Its place in the epoch.
     pub(super) seq: Seq,
+    /// How far before its time it reaches.
+    pub(super) lead: Lead,
     /// Its time.
     pub(super) at: Timestamp,
     /// The catalog in force.
@@ -152,6 +183,11 @@ impl FrameHeader {
     /// Whether it is a record and not the journal's own.
     pub(super) const fn is_record(&self) -> bool {
         self.flags & INTERNAL == 0
+    }
+
+    /// The earliest instant that it speaks of.
+    pub(super) const fn from(&self) -> Timestamp {
+        self.lead.before(self.at)
     }
 
     /// Bytes of header and payload.
@@ -180,7 +216,8 @@ impl FrameHeader {
             batch: bytes[7],
             length,
             epoch: Epoch(u64_at(bytes, 8)?),
-            seq: Seq(count_at(bytes, 16)?),
+            seq: Seq(u64_at(bytes, 16)? & COUNT_MAX),
+            lead: Lead(u16::from_le_bytes([bytes[22], bytes[23]])),
             at: Timestamp(i64::from_le_bytes(u64_at(bytes, 24)?.to_le_bytes())),
             catalog: CatalogHash(u64_at(bytes, 32)?),
             payload_crc: u32_at(bytes, 40)?,
@@ -200,7 +237,7 @@ impl FrameHeader {
         into.extend_from_slice(&FRAME_MAGIC);
         into.extend_from_slice(&[self.flags, self.kind, length[0], length[1], length[2], self.batch]);
         into.extend_from_slice(&self.epoch.0.to_le_bytes());
-        into.extend_from_slice(&self.seq.0.to_le_bytes());
+        into.extend_from_slice(&(self.seq.0 & COUNT_MAX | u64::from(self.lead.0) << 48).to_le_bytes());
         into.extend_from_slice(&self.at.0.to_le_bytes());
         into.extend_from_slice(&self.catalog.0.to_le_bytes());
         into.extend_from_slice(&crc32c::crc32c(payload).to_le_bytes());
@@ -327,6 +364,7 @@ mod tests {
             length: 3,
             epoch: Epoch(0x1122),
             seq: Seq(3),
+            lead: Lead::NONE,
             at: Timestamp(-1),
             catalog: CatalogHash(6),
             payload_crc: crc32c::crc32c(b"abc"),
@@ -339,6 +377,12 @@ mod tests {
         assert_eq!(FrameHeader::decode(&out, 7), Some(frame));
         assert_eq!(FrameHeader::decode(&out, 8), None, "another life of the segment");
         assert_eq!(frame.payload(&out), Some(&b"abc"[..]));
+        let run = FrameHeader { lead: Lead::between(Timestamp(-75_001), Timestamp(-1)), ..frame };
+        let mut out = Vec::new();
+        run.encode(7, b"abc", &mut out);
+        assert_eq!(&out[16..24], &[3, 0, 0, 0, 0, 0, 0x94, 0x34]);
+        assert_eq!(FrameHeader::decode(&out, 7), Some(run));
+        assert_eq!(run.from(), Timestamp(-1 - 75_008));
         let refused = Loss {
             epoch: Epoch(0x1122),
             first: Seq(3),
@@ -351,5 +395,15 @@ mod tests {
         assert_eq!(crc32c::crc32c(&payload), 970_009_734);
         assert_eq!(decode_refused(&payload), Some(refused));
         assert_eq!(decode_refused(&payload[..39]), None);
+    }
+
+    #[test]
+    fn a_lead_reaches_as_far_as_its_record_and_hardly_further() {
+        for ms in [0, 1, 4_095, 4_096, 16_380, 16_381, 75_000, 86_400_000, 40 * 366 * 86_400_000_i64] {
+            let at = Timestamp(5_000_000_000_000);
+            let back = at.since_ms(Lead::between(at.plus_ms(-ms), at).before(at));
+            assert!(back >= ms && back - ms <= ms / 1_000, "{ms}: {back}");
+        }
+        assert_eq!(Lead::between(Timestamp(5), Timestamp(4)), Lead::NONE);
     }
 }

@@ -171,6 +171,7 @@ impl Journal {
                     seq: h.seq.0,
                     catalog: h.catalog,
                     at: h.at,
+                    from: h.from(),
                     offset: to_u64(offset),
                 }),
                 Item::Frame(_) => {}
@@ -208,6 +209,7 @@ fn stored(header: &FrameHeader, payload: &[u8]) -> StoredRecord {
         seq: Seq(header.seq.0),
         kind: header.kind,
         at: header.at,
+        from: header.from(),
         catalog: header.catalog,
         bytes: payload.into(),
     }

@@ -331,8 +331,14 @@ fn an_essential_record_is_taken_after_the_budget_was_lowered() {
     let small = Options { budget_bytes: 1 << 20, ..large };
     let (mut outbox, _) = Journal::open(Box::new(disk.clone()), &small, opening(2)).unwrap();
     let bytes = payload(1, 40_000);
-    let record =
-        NewRecord { kind: 1, at: time(1), catalog: CatalogHash(5), is_essential: true, bytes: &bytes };
+    let record = NewRecord {
+        kind: 1,
+        at: time(1),
+        from: time(1),
+        catalog: CatalogHash(5),
+        is_essential: true,
+        bytes: &bytes,
+    };
     assert_eq!(outbox.append(&[record]).unwrap(), Seq(1));
     assert_eq!(outbox.held()[0].epoch, Epoch(1), "no more is given up than it takes");
 }
@@ -346,8 +352,14 @@ fn what_the_policy_refused_is_no_damage_however_it_was_told() {
     let (mut outbox, _) = open(1);
     fill(&mut outbox);
     let essential = |outbox: &mut Journal| {
-        let record =
-            NewRecord { kind: 1, at: time(7), catalog: CatalogHash(5), is_essential: true, bytes: b"x" };
+        let record = NewRecord {
+            kind: 1,
+            at: time(7),
+            from: time(7),
+            catalog: CatalogHash(5),
+            is_essential: true,
+            bytes: b"x",
+        };
         outbox.append(&[record]).unwrap();
     };
     for _ in 0..40 {
@@ -425,7 +437,7 @@ proptest! {
         }
         let (mut outbox, _) = open(&disk, 3);
         numbers(&mut outbox);
-        let record = NewRecord { kind: 1, at: time(1), catalog: CatalogHash(1), is_essential: false, bytes: b"on we go" };
+        let record = NewRecord { kind: 1, at: time(1), from: time(1), catalog: CatalogHash(1), is_essential: false, bytes: b"on we go" };
         prop_assert_eq!(outbox.append(&[record]).unwrap(), Seq(1));
         drop(outbox);
         open(&disk, 4);

@@ -56,11 +56,12 @@ impl Recovery {
         }
         let (epoch, seq) = (header.epoch, header.seq.0);
         self.expect(epoch, seq, header.at);
+        let from = header.from();
         if is_intact {
             let (catalog, at) = (header.catalog, header.at);
-            spans.push(&Entry { epoch, seq, catalog, at, offset: to_u64(offset) });
+            spans.push(&Entry { epoch, seq, catalog, at, from, offset: to_u64(offset) });
         } else {
-            self.miss(epoch, (seq, seq), (header.at, header.at));
+            self.miss(epoch, (seq, seq), (from, header.at));
         }
         self.expected = Some((epoch, seq.saturating_add(1)));
         self.know(epoch, seq.saturating_add(1));
