@@ -90,14 +90,28 @@ impl Site {
     }
 
     fn birth(&mut self, seconds: i64, flush_ms: u32) -> Vec<Command> {
+        self.birth_of(
+            (ConnectionId(1), seconds),
+            &[HeldEpoch { epoch: EPOCH, first: Seq(1), next: Seq(9) }],
+            flush_ms,
+        )
+    }
+
+    /// A birth of what writes the last epoch held.
+    fn birth_of(
+        &mut self,
+        (connection, seconds): (ConnectionId, i64),
+        held: &[HeldEpoch],
+        flush_ms: u32,
+    ) -> Vec<Command> {
         let state = AgentState::Birth {
             path: path(),
-            connection: ConnectionId(1),
+            connection,
             agent_version: "1".into(),
             boot: BootId(5),
-            epoch: EPOCH,
+            epoch: held.last().unwrap().epoch,
             catalog: wire::encode_catalog(&catalog("V")).0,
-            held: vec![HeldEpoch { epoch: EPOCH, first: Seq(1), next: Seq(9) }],
+            held: held.to_vec(),
             durable: true,
             clock_set: true,
             flush_ms,
@@ -200,4 +214,25 @@ fn a_command_that_is_answered_expired_is_done_with() {
     let answered = site.0.connection().query_row(sql, [], |r| Ok((r.get(0)?, r.get(1)?)));
     assert_eq!(answered, Ok((2, at(40).0)), "expired, at the instant of its answer");
     assert_eq!(site.data(70, 4, vec![polled(1)], &catalog("kV")).len(), 1);
+}
+
+/// The birth of an earlier process arrives behind its follower's: it makes no clone, and the connection that is there stays.
+#[test]
+fn a_birth_that_was_overtaken_changes_nothing() {
+    let mut site = Site::new();
+    let held = |epoch, next| HeldEpoch { epoch, first: Seq(1), next: Seq(next) };
+    let (first, second, third) = (held(EPOCH, 4), held(Epoch(10), 4), held(Epoch(11), 3));
+    let now = (ConnectionId(3), 10);
+    site.birth_of(now, &[first, second, third], 0);
+    site.birth_of((ConnectionId(1), 11), &[held(EPOCH, 3)], 0);
+    site.birth_of((ConnectionId(2), 12), &[first, held(Epoch(10), 1)], 0);
+    let sql = "SELECT connection, cloned_at IS NULL FROM agents";
+    let row = |r: &rusqlite::Row<'_>| Ok((r.get::<_, i64>(0)?, r.get::<_, bool>(1)?));
+    assert_eq!(site.0.connection().query_row(sql, [], row).unwrap(), (3, true));
+    site.birth_of((ConnectionId(4), 13), &[held(EPOCH, 9)], 0);
+    assert_eq!(
+        site.0.connection().query_row(sql, [], row).unwrap(),
+        (4, false),
+        "it went on: two outboxes write"
+    );
 }

@@ -328,6 +328,12 @@ impl<'a, 'c> Apply<'a, 'c> {
                 self.batch.tally(no).refused += 1;
                 Ok(())
             }
+            AgentState::Birth { held, epoch, connection: id, .. }
+                if self.memory.ledger.is_overtaken(no, held, *epoch) =>
+            {
+                tracing::debug!(agent = %path, connection = %id, %epoch, "a birth of an earlier process: too late");
+                Ok(())
+            }
             AgentState::Birth { held, .. } if !self.memory.ledger.has_room_for_birth(no, held) => {
                 // Its frames are taken all the same: what they bring may make room.
                 commands::birth(connection, no, state, self.batch.now)?;

@@ -123,7 +123,18 @@ impl Ledger {
         state.accounted.insert(loss.first.0, loss.last.0);
     }
 
-    /// The agent said what it holds. `writing` is the epoch being written, on its disk.
+    /// Whether a birth was overtaken by that of a later process: another epoch has followed the one it writes, and it says
+    /// no more of that than its follower found. Nothing it says counts, and its connection is no more. An outbox that
+    /// went on behind what its follower found is another gateway's.
+    #[must_use]
+    pub fn is_overtaken(&self, no: AgentNo, held: &[HeldEpoch], writing: Epoch) -> bool {
+        let end = self.agent(no).and_then(|agent| end_of(agent, writing));
+        let next = held.iter().find(|h| h.epoch == writing).map(|h| h.next.0);
+        end.zip(next).is_some_and(|(end, next)| next <= end)
+    }
+
+    /// The agent said what it holds. `writing` is the epoch being written, on its disk. Not to be called with a birth
+    /// that [`is_overtaken`](Self::is_overtaken).
     pub fn birth(&mut self, no: AgentNo, held: &[HeldEpoch], writing: Epoch, fresh: bool) -> Option<Finding> {
         let written = self.agent(no).and_then(|a| a.held.epochs.last()).map(|h| h.epoch);
         let is_late = self.agent(no).is_some_and(|agent| is_superseded(agent, writing, written));
@@ -150,7 +161,9 @@ impl Ledger {
         let agent = self.agent_mut(no);
         let before = agent.held.epochs.last().map(|h| h.epoch);
         agent.held = Held { epochs: held.to_vec(), drained: false };
-        let returns = is_superseded(agent, writing, before) || agent.forgotten.contains(writing);
+        let returns = is_superseded(agent, writing, before)
+            || end_of(agent, writing).is_some()
+            || agent.forgotten.contains(writing);
         self.changes.agents.insert(no);
         for (epoch, state) in &mut self.agent_mut(no).epochs {
             state.unheld &= *epoch != writing && !held.iter().any(|h| h.epoch == *epoch);
@@ -385,6 +398,11 @@ fn is_superseded(agent: &Agent, epoch: Epoch, written: Option<Epoch>) -> bool {
     let stands_before =
         written.and_then(place).is_some_and(|after| place(epoch).is_some_and(|place| place < after));
     stands_before || agent.epochs.get(&epoch).is_some_and(|e| e.unheld)
+}
+
+/// The first seq that an epoch never issued, as the one that followed it found.
+fn end_of(agent: &Agent, epoch: Epoch) -> Option<u64> {
+    agent.epochs.get(&epoch)?.end
 }
 
 enum Link {

@@ -223,3 +223,22 @@ fn a_birth_that_comes_late_gives_up_nothing_that_came_after_it() {
     settle(&mut ledger, &mut slots);
     assert_eq!(ledger.agent(AGENT).unwrap().epochs[&second.epoch].watermark(), missing.1 - 1);
 }
+
+/// Three processes; the birth of the first one comes behind that of the third and all the frames that have come, before
+/// any of those has a place in the chain: it is told from a cloned gateway by what the follower found.
+#[test]
+fn a_birth_is_overtaken_where_another_epoch_has_followed_and_found_all_that_it_says() {
+    let life = || Life { slots: vec![0; 4], down: 2, dropped: 0 };
+    let history = live(&[life(), life(), life()]);
+    let [first, second, third] = history.held[..] else { panic!("three lives") };
+    let mut ledger = fresh();
+    let late = [HeldEpoch { next: Seq(first.next.0 - 1), ..first }];
+    assert!(!ledger.is_overtaken(AGENT, &late, first.epoch), "nothing is known of it");
+    ledger.birth(AGENT, &history.held, third.epoch, true);
+    assert!(ledger.is_overtaken(AGENT, &late, first.epoch));
+    assert!(ledger.is_overtaken(AGENT, &[first], first.epoch));
+    assert!(ledger.is_overtaken(AGENT, &[first, second], second.epoch));
+    assert!(!ledger.is_overtaken(AGENT, &history.held, third.epoch), "said once more");
+    let went_on = HeldEpoch { next: Seq(first.next.0 + 1), ..first };
+    assert!(!ledger.is_overtaken(AGENT, &[went_on], first.epoch), "two outboxes write");
+}
