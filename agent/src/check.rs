@@ -7,6 +7,7 @@
 
 mod bus;
 mod locate;
+mod logger;
 mod render;
 mod traffic;
 
@@ -21,6 +22,7 @@ use gapless_common::profile::RegisterTable;
 use gapless_common::text::format_bytes;
 use gapless_common::time::Interval;
 
+use crate::campbell::zone::Zone;
 use crate::config::Config;
 
 /// The whole explanation; `Display` writes it for people.
@@ -28,6 +30,8 @@ use crate::config::Config;
 pub struct Report {
     /// In the order of the configuration.
     pub buses: Vec<BusReport>,
+    /// In the order of the configuration.
+    pub loggers: Vec<LoggerReport>,
     /// What goes out and what waits.
     pub traffic: Traffic,
     /// What cannot work.
@@ -47,6 +51,36 @@ pub struct BusReport {
     pub least_cycle: Option<Duration>,
     /// Part of the time that the line is busy when all goes well: 1.0 is all of it; `None` over TCP.
     pub load: Option<f64>,
+}
+
+/// One logger and its tables.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LoggerReport {
+    /// Its name as a bus.
+    pub id: BusId,
+    /// Where it is, for people.
+    pub link: String,
+    /// In the order of the configuration.
+    pub tables: Vec<TableReport>,
+}
+
+/// One table of a logger.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TableReport {
+    /// The device's name.
+    pub id: DeviceId,
+    /// Its name in the logger.
+    pub table: Box<str>,
+    /// How often a record is due.
+    pub interval: Interval,
+    /// The logger's zone.
+    pub zone: Zone,
+    /// How far back it is read at the start, in ms.
+    pub first_ms: u64,
+    /// Number of channels; `None` where all fields are.
+    pub channels: Option<usize>,
+    /// Not read for now.
+    pub paused: bool,
 }
 
 /// One device and its requests.
@@ -170,7 +204,8 @@ impl Report {
         let buses = config.buses.iter().map(|bus| bus::report(bus, &mut problems)).collect();
         let traffic = traffic::estimate(config);
         problems.extend(traffic::problem(&traffic));
-        Self { buses, traffic, problems }
+        let loggers = config.loggers.iter().map(logger::report).collect();
+        Self { buses, loggers, traffic, problems }
     }
 
     /// Whether the configuration can work.

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, Result, bail};
 use clap::{Parser, Subcommand};
 use gapless_agent::check::Report;
-use gapless_agent::config::{Bus, Config, Device};
+use gapless_agent::config::{Bus, Config, Device, LogTable, Logger};
 use gapless_agent::outbox::Summary;
 use gapless_agent::run::{run, socket_path};
 use gapless_agent::service::{AskError, Question, ask};
@@ -134,16 +134,26 @@ fn check(path: &Path) -> Result<()> {
 
 fn read(config: &Config, device: &str) -> Result<()> {
     let id: DeviceId = device.parse()?;
-    let Some((bus, device)) = config.devices().find(|(_, d)| d.id == id) else {
-        let known: Vec<String> = config.devices().map(|(_, d)| d.id.to_string()).collect();
+    let polled = config.devices().find(|(_, device)| device.id == id);
+    let logged = config.tables().find(|(_, table)| table.id == id);
+    if polled.is_none() && logged.is_none() {
+        let known: Vec<String> = config.device_ids().map(ToString::to_string).collect();
         bail!("no device `{id}` in this configuration; it has {}", known.join(", "));
-    };
-    // A running agent owns the port: it is asked, so that two masters never talk on one line.
-    match ask(&socket_path(config), &Question::Poll(device.id.to_string())) {
-        Ok(document) => read_through_agent(&document, device),
-        Err(AskError::NotRunning { .. }) => read_directly(bus, device),
-        Err(e) => Err(e).context("an agent has the port, and it did not answer: stop it, or try again"),
     }
+    // A running agent owns the port: it is asked, so that two masters never talk on one line.
+    match (ask(&socket_path(config), &Question::Poll(id.to_string())), polled, logged) {
+        (Ok(document), ..) => read_through_agent(&document, &id),
+        (Err(AskError::NotRunning { .. }), Some((bus, device)), _) => read_directly(bus, device),
+        (Err(AskError::NotRunning { .. }), None, Some((logger, table))) => read_logger(logger, table),
+        (Err(e), ..) => Err(e).context("an agent has the port, and it did not answer: stop it, or try again"),
+    }
+}
+
+fn read_logger(logger: &Logger, table: &LogTable) -> Result<()> {
+    let shown = bus::read_table(logger, table)
+        .with_context(|| format!("device {} (table {}) of the {logger}", table.id, table.table))?;
+    say(&format!("{}\nrecord {} of {}\n", shown.logger, shown.no, shown.time))?;
+    say(&text::values(&shown.values))
 }
 
 fn read_directly(bus: &Bus, device: &Device) -> Result<()> {
@@ -161,13 +171,13 @@ fn read_directly(bus: &Bus, device: &Device) -> Result<()> {
     say(&text::values(&values.collect::<Vec<_>>()))
 }
 
-fn read_through_agent(document: &[u8], device: &Device) -> Result<()> {
+fn read_through_agent(document: &[u8], device: &DeviceId) -> Result<()> {
     let status: Status = serde_json::from_slice(document).context("the running agent's answer")?;
-    let Some(now) = status.devices.iter().find(|d| d.id == device.id.as_str()) else {
-        bail!("the running agent does not poll {}: it was started with another configuration", device.id);
+    let Some(now) = status.devices.iter().find(|d| d.id == device.as_str()) else {
+        bail!("the running agent does not poll {device}: it was started with another configuration");
     };
     if let Some(error) = &now.last_error {
-        bail!("{}: {error} (asked through the running agent)", device.id);
+        bail!("{device}: {error} (asked through the running agent)");
     }
     say(&format!("read by the running agent, {}\n", now.last_reading.as_deref().unwrap_or("never")))?;
     say(&text::values(&now.values))

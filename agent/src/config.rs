@@ -5,6 +5,7 @@
 mod bus;
 mod device;
 mod endpoint;
+mod logger;
 mod parse;
 #[cfg(test)]
 mod tests;
@@ -18,6 +19,9 @@ use gapless_common::id::{AgentId, BusId, DeviceId, DeviceIndex, SiteId};
 use gapless_common::profile::{ChannelSpec, SunSpec};
 use gapless_common::time::SlotGrid;
 
+use crate::campbell::layout::Channels;
+use crate::campbell::table::Settings;
+use crate::campbell::zone::Zone;
 pub use parse::ConfigError;
 
 /// The whole of it.
@@ -35,12 +39,15 @@ pub struct Config {
     pub clock: ClockTrust,
     /// Unix socket on which the running agent answers `gapless-agent status`.
     pub status_socket: Option<PathBuf>,
-    /// In the order of the file.
+    /// Those that are polled, in the order of the file.
     pub buses: Vec<Bus>,
+    /// Loggers with a memory, in the order of the file.
+    pub loggers: Vec<Logger>,
 }
 
 impl Config {
-    /// All devices in the order that [`DeviceIndex`] counts: over all buses, as in the file.
+    /// All devices that are polled, in the order that [`DeviceIndex`] counts: over all buses, as in the file. The
+    /// [`tables`](Self::tables) of loggers follow them.
     pub fn devices(&self) -> impl Iterator<Item = (&Bus, &Device)> {
         self.buses.iter().flat_map(|bus| bus.devices.iter().map(move |device| (bus, device)))
     }
@@ -48,7 +55,19 @@ impl Config {
     /// What the collector is told of the devices.
     #[must_use]
     pub fn catalog(&self) -> Catalog {
-        Catalog { devices: self.devices().map(|(bus, device)| device.to_catalog(bus)).collect() }
+        let polled = self.devices().map(|(bus, device)| device.to_catalog(bus));
+        let logged = self.tables().map(|(logger, table)| table.to_catalog(logger));
+        Catalog { devices: polled.chain(logged).collect() }
+    }
+
+    /// All tables of loggers, in the order that [`DeviceIndex`] counts.
+    pub fn tables(&self) -> impl Iterator<Item = (&Logger, &LogTable)> {
+        self.loggers.iter().flat_map(|logger| logger.tables.iter().map(move |table| (logger, table)))
+    }
+
+    /// The names of all devices, in the order that [`DeviceIndex`] counts.
+    pub fn device_ids(&self) -> impl Iterator<Item = &DeviceId> {
+        self.devices().map(|(_, device)| &device.id).chain(self.tables().map(|(_, table)| &table.id))
     }
 }
 
@@ -337,6 +356,89 @@ pub struct Device {
     pub attributes: BTreeMap<String, String>,
     /// Not polled for now; its slots are recorded as misses with that cause.
     pub paused: bool,
+}
+
+/// A logger with a memory, and the tables of it that are collected.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Logger {
+    /// Its name as a bus, unique in the file.
+    pub id: BusId,
+    /// Its web server.
+    pub web: Web,
+    /// Time for an answer to be complete.
+    pub timeout_ms: u32,
+    /// At least one.
+    pub tables: Vec<LogTable>,
+}
+
+/// `Campbell logger at http://10.0.0.9`
+impl fmt::Display for Logger {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Campbell logger at {}", self.web.url)
+    }
+}
+
+/// The web server of a logger.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Web {
+    /// `http://host[:port]`, without a slash at its end.
+    pub url: String,
+    /// User of basic authentication.
+    pub username: Option<String>,
+    /// Its password.
+    pub password: Option<Password>,
+}
+
+/// A table of a logger's memory: a device.
+#[derive(Debug, Clone, PartialEq)]
+pub struct LogTable {
+    /// Its name, unique in the site.
+    pub id: DeviceId,
+    /// Its place in the catalog.
+    pub index: DeviceIndex,
+    /// Its name in the logger.
+    pub table: Box<str>,
+    /// When a record is due.
+    pub grid: SlotGrid,
+    /// The logger's local time.
+    pub zone: Zone,
+    /// How far back records are read at each start, in ms.
+    pub first_ms: i64,
+    /// What is read of a record.
+    pub channels: Channels,
+    /// Make, model, serial number and what else was written down.
+    pub attributes: BTreeMap<String, String>,
+    /// Not read for now; its slots are recorded as misses with that cause.
+    pub paused: bool,
+}
+
+impl LogTable {
+    /// What the collector is told of it; of a table whose fields are all channels, before the logger has named them.
+    fn to_catalog(&self, logger: &Logger) -> catalog::Device {
+        let mut attributes = self.attributes.clone();
+        attributes.insert("bus".to_owned(), logger.id.to_string());
+        attributes.insert("table".to_owned(), self.table.to_string());
+        attributes.insert("zone".to_owned(), self.zone.to_string());
+        let channels = match &self.channels {
+            Channels::All => Vec::new(),
+            Channels::Named(wanted) => wanted.iter().map(|wanted| wanted.channel.clone()).collect(),
+        };
+        catalog::Device { id: self.id.clone(), grid: self.grid, paused: self.paused, channels, attributes }
+    }
+
+    /// What the collection of it is told.
+    #[must_use]
+    pub fn settings(&self) -> Settings {
+        Settings {
+            device: self.index,
+            table: self.table.clone(),
+            grid: self.grid,
+            zone: self.zone,
+            first_ms: self.first_ms,
+            channels: self.channels.clone(),
+            paused: self.paused,
+        }
+    }
 }
 
 impl Device {

@@ -234,6 +234,10 @@ impl Depot {
         if let Some(downtime) = self.take_downtime(now) {
             self.batch.push(&Record::Downtime(downtime), now.wall);
         }
+        self.gather_catalog(now);
+    }
+
+    fn gather_catalog(&mut self, now: Now) {
         let catalog = CatalogRecord {
             hash: self.identity.catalog,
             since: now.wall_set.then_some(now.wall),
@@ -347,6 +351,19 @@ impl Depot {
         }
         let store = self.dead.as_mut().unwrap_or(&mut self.store);
         store.catalogs().get(hash).ok().flatten().map(Vec::into_boxed_slice)
+    }
+
+    /// The canonical bytes of the catalog in force.
+    #[must_use]
+    pub const fn catalog_bytes(&self) -> &[u8] {
+        &self.identity.catalog_bytes
+    }
+
+    /// Another catalog is in force for what is gathered from now on. To be called with an empty batch.
+    pub fn change_catalog(&mut self, catalog: CatalogHash, bytes: Box<[u8]>, now: Now) {
+        (self.identity.catalog, self.identity.catalog_bytes) = (catalog, bytes);
+        self.keep_catalogs();
+        self.gather_catalog(now);
     }
 
     /// The catalog in force.

@@ -13,11 +13,13 @@ mod pace;
 
 use std::collections::VecDeque;
 
+use gapless_common::catalog::Channel;
 use gapless_common::id::{BootId, ConnectionId, DeviceId, DeviceIndex, Epoch, Seq};
 use gapless_common::message::Outcome;
 use gapless_common::reading::{Acquired, Readings, Record};
 use gapless_common::time::Timestamp;
 use gapless_common::topic::{AgentPath, Up};
+use gapless_common::wire::{decode_catalog, encode_catalog};
 
 use crate::account::Account;
 use crate::clock::Now;
@@ -80,6 +82,15 @@ pub enum Effect {
         command: u64,
         /// Which device.
         device: DeviceIndex,
+    },
+    /// Ask the device's bus to read its memory again; it answers with [`BusEvent::HistoryRead`].
+    ReadHistory {
+        /// The collector's command.
+        command: u64,
+        /// Which device.
+        device: DeviceIndex,
+        /// The first instant, and the first one that is not wanted.
+        range: (Timestamp, Timestamp),
     },
 }
 
@@ -158,13 +169,19 @@ impl Engine {
                 if matches!(acquired, Acquired::SinceBoot(_)) {
                     self.depot.mark_unset();
                 }
+                let told_at =
+                    if matches!(acquired, Acquired::Recorded(_)) { recorded_at(at, now) } else { at };
                 let readings = Readings { device, acquired, at, samples };
-                self.gather(&Record::Readings(readings), at, now);
+                self.gather(&Record::Readings(readings), told_at, now);
                 let done = self.polls.answered(device);
                 self.end_polls(done, &Outcome::Done, now);
             }
             BusEvent::Missed(run) => self.gather(&Record::Misses(run), now.wall, now),
             BusEvent::Through { device, slot } => self.account.through(device, slot),
+            BusEvent::Channels { device, channels } => self.relabel(device, channels, now)?,
+            BusEvent::HistoryRead { command, outcome } => {
+                self.core.handle(core::Event::CommandEnded(command, outcome), now.boot_ms);
+            }
             BusEvent::Bus { .. } | BusEvent::Device { .. } | BusEvent::Metrics { .. } => {}
         }
         self.act(now)
@@ -326,6 +343,23 @@ impl Engine {
         Ok(())
     }
 
+    /// A device has other channels from here on: what was told before stays under the catalog that was in force then.
+    fn relabel(&mut self, device: DeviceIndex, channels: Vec<Channel>, now: Now) -> Result<(), DepotError> {
+        let Ok((hash, mut catalog)) = decode_catalog(self.depot.catalog_bytes()) else { return Ok(()) };
+        let Some(known) = catalog.devices.get_mut(usize::from(device.0)) else { return Ok(()) };
+        known.channels = channels;
+        let (new_hash, bytes) = encode_catalog(&catalog);
+        if new_hash == hash && *bytes == *self.depot.catalog_bytes() {
+            return Ok(());
+        }
+        self.commit(now)?;
+        self.depot.change_catalog(new_hash, bytes, now);
+        self.pace.gathered(now.boot_ms);
+        self.commit(now)?;
+        self.core.handle(core::Event::StateChanged, now.boot_ms);
+        Ok(())
+    }
+
     /// Writes down how far every device is accounted for.
     fn declare(&mut self, now: Now) {
         let distance_ms = COMPLETE_MS.max(u64::from(self.setup.uplink.flush_ms));
@@ -373,6 +407,15 @@ impl Engine {
     const fn boot(&self) -> BootId {
         self.setup.identity.boot
     }
+}
+
+/// How old a record may be to be written down under its own time, in ms.
+const FRESH_MS: i64 = 60_000;
+
+/// The time of a device's own record in the outbox: of a fresh one its own, so that a loss of it is dated; otherwise that
+/// of its coming, because a start after a crash takes the last time that it finds for the end of the run.
+fn recorded_at(at: Timestamp, now: Now) -> Timestamp {
+    if (0..=FRESH_MS).contains(&now.wall.since_ms(at)) { at } else { now.wall }
 }
 
 #[cfg(test)]

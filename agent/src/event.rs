@@ -3,7 +3,9 @@
 //! Order is part of the meaning: a run of misses comes before the answer that ends it, and
 //! [`BusEvent::Through`] after every event that accounts for the slots it names.
 
+use gapless_common::catalog::Channel;
 use gapless_common::id::{BusId, DeviceIndex};
+use gapless_common::message::Outcome;
 use gapless_common::quality::Cause;
 use gapless_common::reading::{Acquired, Misses, Sample};
 use gapless_common::time::{Slot, Timestamp};
@@ -31,6 +33,20 @@ pub enum BusEvent {
         device: DeviceIndex,
         /// The last one accounted for.
         slot: Slot,
+    },
+    /// What a device records has become known, or has changed: its channels from here on, in the order of their index.
+    Channels {
+        /// Whose.
+        device: DeviceIndex,
+        /// All of them.
+        channels: Vec<Channel>,
+    },
+    /// What the collector wanted of a device's memory was read, or was not.
+    HistoryRead {
+        /// The collector's command.
+        command: u64,
+        /// How it ended.
+        outcome: Outcome,
     },
     /// A device's condition changed.
     Device {

@@ -2,6 +2,7 @@
 
 pub mod account;
 pub mod bus;
+pub mod campbell;
 pub mod check;
 pub mod clock;
 pub mod config;

@@ -152,6 +152,10 @@ impl<'a> Agent<'a> {
             let spawned = bus::spawn(bus.clone(), clock.clone(), started, sender.clone());
             buses.push(spawned.map_err(|source| RunError::Bus { bus: bus.id.clone(), source })?);
         }
+        for logger in &config.loggers {
+            let spawned = bus::spawn_logger(logger, clock.clone(), started, sender.clone());
+            buses.push(spawned.map_err(|source| RunError::Bus { bus: logger.id.clone(), source })?);
+        }
         Ok(Self {
             config,
             clock,
@@ -244,6 +248,13 @@ impl<'a> Agent<'a> {
             Effect::Publish { connection, kind, payload } => self.mqtt.publish(connection, kind, payload),
             Effect::Goodbye { connection, payload } => self.mqtt.goodbye(connection, payload),
             Effect::PollNow { command, device } => return self.poll_for(command, device),
+            Effect::ReadHistory { command, device, range } => {
+                let ask = BusCommand::ReadHistory { command, device, range };
+                return match self.command(device, ask) {
+                    Ok(()) => Ok(()),
+                    Err(why) => self.engine.poll_refused(command, why, self.clock.now()),
+                };
+            }
         };
         match taken {
             Ok(()) => Ok(()),
@@ -252,28 +263,32 @@ impl<'a> Agent<'a> {
     }
 
     fn poll_for(&mut self, command: u64, device: DeviceIndex) -> Result<(), DepotError> {
-        match self.poll_now(|found| found.index == device) {
-            Ok(_) => Ok(()),
+        match self.command(device, BusCommand::PollNow(device)) {
+            Ok(()) => Ok(()),
             Err(why) => self.engine.poll_refused(command, why, self.clock.now()),
         }
     }
 
-    /// Asks a bus for a poll out of turn.
-    fn poll_now(&self, is_it: impl Fn(&config::Device) -> bool) -> Result<DeviceIndex, &'static str> {
-        let found = self.config.buses.iter().zip(&self.buses).find_map(|(bus, handle)| {
-            let device = bus.devices.iter().find(|device| is_it(device))?;
-            Some((device.index, handle))
-        });
-        let (index, handle) = found.ok_or("this agent has no such device")?;
-        match handle.commands.try_send(BusCommand::PollNow(index)) {
-            Ok(()) => Ok(index),
+    /// Tells the bus of a device something.
+    fn command(&self, device: DeviceIndex, command: BusCommand) -> Result<(), &'static str> {
+        let polled =
+            self.config.buses.iter().map(|bus| bus.devices.iter().any(|known| known.index == device));
+        let logged =
+            self.config.loggers.iter().map(|logger| logger.tables.iter().any(|known| known.index == device));
+        // The handles are in the order of the configuration, loggers last.
+        let found = polled.chain(logged).zip(&self.buses).find_map(|(has, handle)| has.then_some(handle));
+        match found.ok_or("this agent has no such device")?.commands.try_send(command) {
+            Ok(()) => Ok(()),
             Err(TrySendError::Full(_)) => Err("the bus has too many commands waiting"),
             Err(TrySendError::Disconnected(_)) => Err("the bus has stopped"),
         }
     }
 
     fn poll_device(&self, device: &DeviceId) -> Result<DeviceIndex, &'static str> {
-        self.poll_now(|found| found.id == *device)
+        let place = self.config.device_ids().position(|known| known == device);
+        let index = place.and_then(|place| u16::try_from(place).ok()).map(DeviceIndex);
+        let index = index.ok_or("this agent has no such device")?;
+        self.command(index, BusCommand::PollNow(index)).map(|()| index)
     }
 
     /// SIGTERM: the polls in hand end, all is synced, the goodbye leaves; 5 s at most.
@@ -354,7 +369,7 @@ pub fn setup(config: &Config, boot: BootId) -> Setup {
             ..core::Settings::default()
         },
         durability_ms: config.outbox.durability_ms,
-        devices: config.devices().map(|(_, device)| device.id.clone()).collect(),
+        devices: config.device_ids().cloned().collect(),
     }
 }
 

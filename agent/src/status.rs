@@ -3,9 +3,9 @@
 
 use std::collections::BTreeMap;
 
-use gapless_common::catalog::Catalog;
+use gapless_common::catalog::{Catalog, Channel};
 use gapless_common::id::DeviceIndex;
-use gapless_common::reading::{Sample, Value};
+use gapless_common::reading::{Acquired, Sample, Value};
 use gapless_common::time::Timestamp;
 use serde::{Deserialize, Serialize};
 
@@ -176,23 +176,27 @@ impl Board {
     /// An empty board for what `config` polls.
     #[must_use]
     pub fn new(config: &Config) -> Self {
-        let buses = config.buses.iter().map(|bus| BusStatus {
-            id: bus.id.to_string(),
-            link: bus.link.to_string(),
-            ..BusStatus::default()
-        });
-        let devices = config.devices().map(|(bus, device)| DeviceNow {
-            bus: bus.id.to_string(),
+        let (lines, loggers) = (config.buses.iter(), config.loggers.iter());
+        let ids = lines
+            .map(|bus| (bus.id.to_string(), bus.link.to_string()))
+            .chain(loggers.map(|logger| (logger.id.to_string(), logger.to_string())));
+        let buses = ids.map(|(id, link)| BusStatus { id, link, ..BusStatus::default() });
+        let catalog = config.catalog();
+        let devices = catalog.devices.iter().map(|device| DeviceNow {
+            bus: device.attributes.get("bus").cloned().unwrap_or_default(),
             samples: vec![None; device.channels.len()],
             ..DeviceNow::default()
         });
-        Self { catalog: config.catalog(), buses: buses.collect(), devices: devices.collect() }
+        Self { buses: buses.collect(), devices: devices.collect(), catalog }
     }
 
     /// Takes in what a bus reported.
     pub fn note(&mut self, event: &BusEvent) {
         match event {
-            BusEvent::Answered { device, at, samples, .. } => self.answered(*device, *at, samples),
+            BusEvent::Answered { device, acquired, at, samples } => {
+                let is_recorded = matches!(acquired, Acquired::Recorded(_));
+                self.answered(*device, *at, samples, is_recorded);
+            }
             BusEvent::Missed(run) => {
                 if let Some(device) = self.devices.get_mut(usize::from(run.device.0)) {
                     *device.misses.entry(run.cause.slug()).or_default() += u64::from(run.count);
@@ -217,14 +221,27 @@ impl Board {
                     bus.count(totals);
                 }
             }
-            BusEvent::Through { .. } => {}
+            BusEvent::Channels { device, channels } => self.relabel(*device, channels),
+            BusEvent::Through { .. } | BusEvent::HistoryRead { .. } => {}
         }
     }
 
-    fn answered(&mut self, device: DeviceIndex, at: Timestamp, samples: &[Sample]) {
+    fn relabel(&mut self, device: DeviceIndex, channels: &[Channel]) {
+        let place = usize::from(device.0);
+        if let (Some(known), Some(now)) = (self.catalog.devices.get_mut(place), self.devices.get_mut(place)) {
+            known.channels = channels.to_vec();
+            now.samples = vec![None; channels.len()];
+        }
+    }
+
+    fn answered(&mut self, device: DeviceIndex, at: Timestamp, samples: &[Sample], is_recorded: bool) {
         let Some(device) = self.devices.get_mut(usize::from(device.0)) else { return };
-        device.last_reading = Some(at);
         device.answers += 1;
+        // What a logger has to tell of the past is no news of how it is.
+        if is_recorded && device.last_reading.is_some_and(|last| last > at) {
+            return;
+        }
+        device.last_reading = Some(at);
         for sample in samples {
             if let Some(place) = device.samples.get_mut(usize::from(sample.channel.0)) {
                 *place = Some(sample.clone());

@@ -139,9 +139,14 @@ impl fmt::Display for Quality {
     }
 }
 
-/// Why a slot has no reading: the one closed list, used by misses, downtime, losses and gaps alike.
+/// Why a slot has no reading: the one closed list, used by misses, downtime, losses and gaps alike. Of two that are told
+/// of one slot the first in this order stands: what a device's own memory says is the last word.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Cause {
+    /// The device had recorded it, and its own memory no longer holds it.
+    Overwritten,
+    /// The device itself has no record of it.
+    NotRecorded,
     /// The device did not answer.
     NoAnswer,
     /// The device refused the whole poll.
@@ -206,6 +211,8 @@ impl Cause {
             Self::Unreachable => 17,
             Self::Unexplained => 18,
             Self::ClockStepped => 19,
+            Self::Overwritten => 20,
+            Self::NotRecorded => 21,
         }
     }
 
@@ -233,6 +240,8 @@ impl Cause {
             (17, 0) => Self::Unreachable,
             (18, 0) => Self::Unexplained,
             (19, 0) => Self::ClockStepped,
+            (20, 0) => Self::Overwritten,
+            (21, 0) => Self::NotRecorded,
             _ => return None,
         })
     }
@@ -241,6 +250,8 @@ impl Cause {
     #[must_use]
     pub const fn slug(self) -> &'static str {
         match self {
+            Self::Overwritten => "overwritten",
+            Self::NotRecorded => "not_recorded",
             Self::NoAnswer => "no_answer",
             Self::Refused(_) => "refused",
             Self::Corrupt => "corrupt",
@@ -267,6 +278,8 @@ impl Cause {
 impl fmt::Display for Cause {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Self::Overwritten => f.write_str("the device's memory no longer holds it"),
+            Self::NotRecorded => f.write_str("the device has no record of it"),
             Self::NoAnswer => f.write_str("the device did not answer"),
             Self::Refused(exception) => write!(f, "the device refused: {exception}"),
             Self::Corrupt => f.write_str("the answer was corrupt"),
@@ -308,7 +321,7 @@ mod tests {
                 causes += 1;
             }
         }
-        assert_eq!((qualities, causes), (9 + 256, 18 + 256));
+        assert_eq!((qualities, causes), (9 + 256, 20 + 256));
         assert_eq!(Quality::BadRefused(ExceptionCode(2)).code(), 0x0281);
         assert_eq!(Cause::Refused(ExceptionCode(11)).code(), 0x0B02);
     }

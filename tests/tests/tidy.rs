@@ -91,8 +91,9 @@ const IMPURE: [&str; 14] = [
 ];
 
 /// The cores: folders or single files.
-const CORES: [&str; 8] = [
+const CORES: [&str; 9] = [
     "common/src",
+    "agent/src/campbell",
     "agent/src/modbus",
     "agent/src/schedule",
     "agent/src/uplink/budget",

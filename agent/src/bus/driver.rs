@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use gapless_common::id::DeviceIndex;
+use gapless_common::message::Outcome as Answered;
 use gapless_common::quality::{Cause, ExceptionCode, Quality};
 use gapless_common::reading::Sample;
 use gapless_common::time::Timestamp;
@@ -125,6 +126,10 @@ impl Driver {
         while let Some(command) = self.inbox.take(ground) {
             match command {
                 BusCommand::PollNow(device) => self.schedule.poll_now(device),
+                BusCommand::ReadHistory { command, .. } => {
+                    let outcome = Answered::Failed("the device has no memory that can be read".into());
+                    self.send(BusEvent::HistoryRead { command, outcome }, ground);
+                }
                 BusCommand::Stop => return self.inbox.stopping = true,
             }
         }

@@ -10,6 +10,7 @@ mod driver;
 mod ground;
 mod late;
 mod line;
+mod logger;
 mod once;
 mod patience;
 mod poller;
@@ -23,6 +24,7 @@ use std::thread::JoinHandle;
 
 use gapless_common::id::DeviceIndex;
 use gapless_common::reading::Sample;
+use gapless_common::time::Timestamp;
 
 use crate::clock::{Clock, Now};
 use crate::config::{Bus, Device};
@@ -30,6 +32,7 @@ use crate::event::BusEvent;
 pub use driver::{Driver, Turn};
 pub use ground::{Ground, OpenError, Opened, Port};
 use line::Line;
+pub use logger::{ReadError, Shown, read_table, spawn_logger};
 use once::Once;
 pub use patience::STOP_PATIENCE;
 pub use poller::PollError;
@@ -46,6 +49,15 @@ const STACK_BYTES: usize = 256 << 10;
 pub enum BusCommand {
     /// Poll a device as soon as the bus is free.
     PollNow(DeviceIndex),
+    /// Read these instants (half open) from a device's memory, and say how that ended.
+    ReadHistory {
+        /// The collector's command.
+        command: u64,
+        /// Which device.
+        device: DeviceIndex,
+        /// The first instant, and the first one that is not wanted.
+        range: (Timestamp, Timestamp),
+    },
     /// Finish the poll in hand, account for the slots up to now, and end.
     Stop,
 }

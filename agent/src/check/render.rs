@@ -12,6 +12,9 @@ impl fmt::Display for Report {
         for bus in &self.buses {
             writeln!(f, "{bus}")?;
         }
+        for logger in &self.loggers {
+            writeln!(f, "{logger}")?;
+        }
         writeln!(f, "{}", self.traffic)?;
         for problem in &self.problems {
             writeln!(f, "error: {problem}")?;

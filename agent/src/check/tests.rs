@@ -190,3 +190,18 @@ fn the_example_reads_well() {
     assert!(traffic.contains("401760 readings in 8640 messages"), "{traffic}");
     assert!(traffic.contains("the budget holds an outage of "), "{traffic}");
 }
+
+#[test]
+fn a_logger_is_explained_table_by_table() {
+    let config = config(
+        "[[bus]]\nid = \"mast\"\ncampbell = { url = \"http://10.0.0.9\" }\n\
+         [[bus.device]]\nid = \"met\"\ntable = \"Met\"\ninterval = \"10m\"\nzone = \"+01:00\"\nfirst = \"2d\"\nchannels = \"all\"\n",
+    );
+    let report = Report::of(&config);
+    assert!(report.is_sound());
+    assert!((report.traffic.readings_per_day - 144.0 * 20.0).abs() < 1.0, "{:?}", report.traffic);
+    let text = report.to_string();
+    let expected = "bus mast: Campbell logger at http://10.0.0.9\n  met: table Met, all fields (20 assumed below), a record every \
+                    10m, logger's clock +01:00\n    collected by record number; at each start the last 2d once more\n";
+    assert!(text.starts_with(expected), "{text}");
+}

@@ -14,7 +14,8 @@ use gapless_common::topic::{AgentPath, Up};
 use gapless_common::wire::{encode_prefix, encode_record};
 
 use super::{CheckProblem, Traffic};
-use crate::config::{Config, Device};
+use crate::campbell::layout::Channels;
+use crate::config::{Config, Device, LogTable};
 use crate::uplink::cost::message_bytes;
 
 const DAY_MS: f64 = 86_400_000.0;
@@ -32,9 +33,11 @@ const POLLS_MAX: i64 = 3_600;
 const START_MS: i64 = 1_767_225_600_000;
 
 pub(super) fn estimate(config: &Config) -> Traffic {
-    let devices: Vec<&Device> = config.devices().map(|(_, device)| device).collect();
+    let polled = config.devices().map(|(_, device)| Source::Polled(device));
+    let devices: Vec<Source<'_>> =
+        polled.chain(config.tables().map(|(_, table)| Source::Logged(table))).collect();
     let catalog = config.catalog();
-    let (span_ms, polls) = polls(config);
+    let (span_ms, polls) = polls(config, &devices);
     if polls.is_empty() {
         return Traffic { daily_budget_bytes: config.uplink.daily_budget_bytes, ..Traffic::NONE };
     }
@@ -55,12 +58,12 @@ fn period_ms(config: &Config) -> i64 {
 
 /// The slots of all devices, as (instant, place of the device) in order of time, within a span of two flushes and
 /// two slots of the slowest device; shorter where that would be more than [`POLLS_MAX`].
-fn polls(config: &Config) -> (i64, Vec<(i64, usize)>) {
-    let active: Vec<(usize, SlotGrid)> = config
-        .devices()
+fn polls(config: &Config, devices: &[Source<'_>]) -> (i64, Vec<(i64, usize)>) {
+    let active: Vec<(usize, SlotGrid)> = devices
+        .iter()
         .enumerate()
-        .filter(|(_, (_, device))| !device.paused)
-        .map(|(place, (_, device))| (place, device.grid))
+        .filter(|(_, device)| !device.is_paused())
+        .map(|(place, device)| (place, device.grid()))
         .collect();
     let longest = active.iter().map(|(_, grid)| grid.interval.as_ms()).max().unwrap_or(0);
     let shortest = active.iter().map(|(_, grid)| grid.interval.as_ms()).min().unwrap_or(0);
@@ -77,16 +80,71 @@ fn polls(config: &Config) -> (i64, Vec<(i64, usize)>) {
     (span_ms, polls)
 }
 
-fn records(group: &[(i64, usize)], devices: &[&Device], declared_ms: &mut i64) -> Vec<Record> {
-    let answers = group.iter().filter_map(|(at, place)| Some(answer(*at, *place, devices.get(*place)?)));
+fn records(group: &[(i64, usize)], devices: &[Source<'_>], declared_ms: &mut i64) -> Vec<Record> {
+    let answers = group.iter().filter_map(|(at, place)| Some(devices.get(*place)?.readings(*at, *place)));
     let mut records: Vec<Record> = answers.map(Record::Readings).collect();
     let now = group.last().map_or(0, |(at, _)| *at);
     if now - *declared_ms >= COMPLETE_EVERY_MS {
         *declared_ms = now;
-        let through = devices.iter().map(|device| (device.index, device.grid.slot_at(Timestamp(now))));
+        let through = devices
+            .iter()
+            .zip(0..)
+            .map(|(device, index)| (DeviceIndex(index), device.grid().slot_at(Timestamp(now))));
         records.push(Record::Complete(Completeness { through: through.collect() }));
     }
     records
+}
+
+/// A device that makes readings.
+enum Source<'a> {
+    Polled(&'a Device),
+    Logged(&'a LogTable),
+}
+
+/// Fields that a table is taken to have whose program has not been seen.
+pub(super) const FIELDS_ASSUMED: usize = 20;
+
+impl Source<'_> {
+    const fn grid(&self) -> SlotGrid {
+        match self {
+            Self::Polled(device) => device.grid,
+            Self::Logged(table) => table.grid,
+        }
+    }
+
+    const fn is_paused(&self) -> bool {
+        match self {
+            Self::Polled(device) => device.paused,
+            Self::Logged(table) => table.paused,
+        }
+    }
+
+    fn readings(&self, at: i64, place: usize) -> Readings {
+        match self {
+            Self::Polled(device) => answer(at, place, device),
+            Self::Logged(table) => record(at, place, table),
+        }
+    }
+}
+
+/// A record of a logger: numbers of two decimal places.
+fn record(at: i64, place: usize, table: &LogTable) -> Readings {
+    let slot = table.grid.slot_at(Timestamp(at));
+    let count = match &table.channels {
+        Channels::All => FIELDS_ASSUMED,
+        Channels::Named(wanted) => wanted.len(),
+    };
+    let samples = (0..u16::try_from(count).unwrap_or(u16::MAX)).map(|index| Sample {
+        channel: ChannelIndex(index),
+        value: Some(Value::Number((2_300.0 + f64::from(noise(slot, u64::from(index)))) / 100.0)),
+        quality: Quality::Good,
+    });
+    Readings {
+        device: DeviceIndex(u16::try_from(place).unwrap_or(u16::MAX)),
+        acquired: Acquired::Recorded(slot),
+        at: Timestamp(at),
+        samples: samples.collect(),
+    }
 }
 
 fn answer(at: i64, place: usize, device: &Device) -> Readings {

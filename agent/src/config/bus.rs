@@ -8,8 +8,9 @@ use gapless_common::profile::ProfileSet;
 
 use super::device::{BusDefaults, read_device};
 use super::endpoint::endpoint;
+use super::logger::{EXAMPLE, read_logger};
 use super::parse::path;
-use super::{Bus, Device, Link, Parity, Serial, Tcp, TcpFraming};
+use super::{Bus, Device, Link, Logger, Parity, Serial, Tcp, TcpFraming};
 
 /// Rates that Linux and common adapters know by name.
 const BAUD_RATES: [u32; 13] =
@@ -23,36 +24,62 @@ const RETRIES_DEFAULT: u8 = 1;
 pub(super) struct Seen {
     buses: Vec<(BusId, Place)>,
     ports: Vec<(PathBuf, Place)>,
-    devices: Vec<(DeviceId, Place)>,
+    pub(super) devices: Vec<(DeviceId, Place)>,
     units: Vec<(u8, Place)>,
 }
 
-pub(super) fn read_buses(root: &Table<'_>, profiles: &ProfileSet) -> Option<Vec<Bus>> {
+/// Buses that are polled, and loggers.
+pub(super) fn read_buses(root: &Table<'_>, profiles: &ProfileSet) -> Option<(Vec<Bus>, Vec<Logger>)> {
     root.need("bus", "[{ id = \"rs485\", serial = { port = \"/dev/ttyUSB0\", baud = 9600 } }]");
     let mut seen = Seen::default();
-    let read: Vec<Option<Bus>> =
-        root.tables("bus").iter().map(|table| read_bus(table, profiles, &mut seen)).collect();
-    let mut buses: Vec<Bus> = read.into_iter().collect::<Option<_>>()?;
-    number_devices(root, &mut buses);
-    Some(buses)
+    let (mut buses, mut loggers, mut is_sound) = (Vec::new(), Vec::new(), true);
+    for table in root.tables("bus") {
+        match read_either(&table, profiles, &mut seen) {
+            Some(Either::Bus(bus)) => buses.push(bus),
+            Some(Either::Logger(logger)) => loggers.push(logger),
+            None => is_sound = false,
+        }
+    }
+    number_devices(root, &mut buses, &mut loggers);
+    is_sound.then_some((buses, loggers))
 }
 
-/// Gives each device its place in the catalog.
-fn number_devices(root: &Table<'_>, buses: &mut [Bus]) {
-    for (place, device) in buses.iter_mut().flat_map(|bus| &mut bus.devices).enumerate() {
+enum Either {
+    Bus(Bus),
+    Logger(Logger),
+}
+
+/// Gives each device its place in the catalog: first those that are polled, then the tables of loggers.
+fn number_devices(root: &Table<'_>, buses: &mut [Bus], loggers: &mut [Logger]) {
+    let polled = buses.iter_mut().flat_map(|bus| &mut bus.devices).map(|device| &mut device.index);
+    let logged = loggers.iter_mut().flat_map(|logger| &mut logger.tables).map(|table| &mut table.index);
+    for (place, index) in polled.chain(logged).enumerate() {
         match u16::try_from(place) {
-            Ok(index) => device.index.0 = index,
+            Ok(place) => index.0 = place,
             Err(_) => root.report(root.place(), "a catalog holds 65,536 devices at most"),
         }
     }
 }
 
-fn read_bus(table: &Table<'_>, profiles: &ProfileSet, seen: &mut Seen) -> Option<Bus> {
+fn read_either(table: &Table<'_>, profiles: &ProfileSet, seen: &mut Seen) -> Option<Either> {
     table.need("id", "\"rs485\"");
     let id = table.parsed::<BusId>("id");
     if let Some(id) = &id {
         once(table, "bus", &mut seen.buses, id.value.clone(), id.place);
     }
+    let id = id.map(|id| id.value);
+    let is_polled = table.place_of("serial").is_some() || table.place_of("tcp").is_some();
+    match table.place_of("campbell") {
+        Some(at) if is_polled => {
+            table.report(at, "a bus is one of `serial`, `tcp` and `campbell`: make two buses of it");
+            None
+        }
+        Some(_) => read_logger(table, id, seen).map(Either::Logger),
+        None => read_bus(table, id, profiles, seen).map(Either::Bus),
+    }
+}
+
+fn read_bus(table: &Table<'_>, id: Option<BusId>, profiles: &ProfileSet, seen: &mut Seen) -> Option<Bus> {
     let link = read_link(table);
     if let (Some(Link::Serial(line)), Some(at)) = (&link, table.place_of("serial")) {
         once_port(table, seen, &line.port, at);
@@ -66,7 +93,7 @@ fn read_bus(table: &Table<'_>, profiles: &ProfileSet, seen: &mut Seen) -> Option
     };
     let devices = read_devices(table, profiles, &defaults, seen);
     table.finish();
-    Some(Bus { id: id?.value, link: link?, devices: devices? })
+    Some(Bus { id: id?, link: link?, devices: devices? })
 }
 
 fn read_devices(
@@ -93,7 +120,7 @@ fn read_devices(
     devices.into_iter().collect()
 }
 
-fn once<T: PartialEq + std::fmt::Display>(
+pub(super) fn once<T: PartialEq + std::fmt::Display>(
     table: &Table<'_>,
     what: &str,
     seen: &mut Vec<(T, Place)>,
@@ -135,7 +162,8 @@ fn read_link(table: &Table<'_>) -> Option<Link> {
             if missing {
                 let examples = "serial = { port = \"/dev/ttyUSB0\", baud = 9600 } or \
                                 tcp = { address = \"10.0.0.7:502\" }";
-                table.report(table.place(), format!("a bus needs its line: {examples}"));
+                let logger = format!("or, for a logger with a memory, {EXAMPLE}");
+                table.report(table.place(), format!("a bus needs its line: {examples}, {logger}"));
             }
             None
         }

@@ -28,7 +28,7 @@ pub(super) fn read_device(table: &Table<'_>, profiles: &ProfileSet, bus: &BusDef
     let unit = table.u8("unit", if bus.serial { 1..=247 } else { 0..=255 });
     let profile = read_profile_name(table, profiles);
     let defaults = read_defaults(table, profile.as_ref().ok().and_then(|profile| *profile));
-    let grid = read_grid(table, bus);
+    let grid = read_grid(table, bus.interval_ms);
     let channels = read_channels(table, &profile, &defaults);
     let sunspec = read_sunspec(table, profile.as_ref().ok().and_then(|profile| *profile), &channels);
     let timing = Timing::read(table, bus, &defaults);
@@ -98,13 +98,13 @@ impl Timing {
     }
 }
 
-fn read_grid(table: &Table<'_>, bus: &BusDefaults) -> Option<SlotGrid> {
+pub(super) fn read_grid(table: &Table<'_>, of_bus: Option<At<u64>>) -> Option<SlotGrid> {
     let own = table.duration_ms("interval");
     let phase = table.duration_ms("phase");
-    if own.is_none() && bus.interval_ms.is_none() {
+    if own.is_none() && of_bus.is_none() {
         table.need("interval", "\"10s\"");
     }
-    let found = own.or(bus.interval_ms)?;
+    let found = own.or(of_bus)?;
     let interval =
         Interval::from_ms(found.value).map_err(|error| table.report(found.place, error.to_string())).ok()?;
     let phase_ms = phase.map_or(0, |phase| phase.value);
@@ -212,7 +212,7 @@ fn read_sunspec(
 }
 
 /// The free attributes, with make, model and kind from the profile and the three that have keys of their own.
-fn read_attributes(table: &Table<'_>, profile: Option<&Profile>) -> BTreeMap<String, String> {
+pub(super) fn read_attributes(table: &Table<'_>, profile: Option<&Profile>) -> BTreeMap<String, String> {
     let mut attributes = table.attributes("attributes");
     for key in ["make", "model", "serial_number"] {
         if let Some(found) = table.filled_text(key) {

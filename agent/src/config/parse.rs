@@ -49,6 +49,7 @@ fn read(root: &Table<'_>, profiles: &ProfileSet) -> Option<Config> {
     let clock = root.table("clock").map_or_else(ClockTrust::default, |table| read_clock(&table));
     let status_socket = root.table("status").and_then(|table| read_status(&table));
     let buses = read_buses(root, profiles);
+    let (buses, loggers) = buses?;
     Some(Config {
         site: site?.value,
         agent: agent?.value,
@@ -56,7 +57,8 @@ fn read(root: &Table<'_>, profiles: &ProfileSet) -> Option<Config> {
         outbox: outbox?,
         clock,
         status_socket,
-        buses: buses?,
+        buses,
+        loggers,
     })
 }
 
@@ -109,7 +111,7 @@ fn read_broker(table: &Table<'_>, found: At<&str>) -> Option<Broker> {
     }
 }
 
-fn read_password(table: &Table<'_>) -> Option<Password> {
+pub(super) fn read_password(table: &Table<'_>) -> Option<Password> {
     let inline = table.filled_text("password").map(|found| Secret::new(found.value.to_owned()));
     let file = path(table, "password_file");
     match (inline, file) {

@@ -223,3 +223,105 @@ fn sunspec_devices_know_where_to_look() {
     let config = config.unwrap_or_else(|e| panic!("{e}"));
     assert_eq!(config.buses[0].devices[0].sunspec, Some(SunSpec { bases: vec![40069] }));
 }
+
+const LOGGER: &str = r#"
+site = "s"
+agent = "a"
+uplink = { broker = "mqtt://localhost" }
+outbox = { path = "/tmp/o" }
+[[bus]]
+id = "mast"
+campbell = { url = "http://10.0.0.9:8080/", username = "u", password = "p" }
+timeout = "5s"
+[[bus.device]]
+id = "met"
+table = "Met10"
+interval = "10m"
+zone = "+01:00"
+channels = ["Batt_Min", "AirTC(2)"]
+channel = [{ field = "WS_ms_Avg", id = "wind_80m", unit = "m/s", aggregation = "mean", scale = 2 }]
+[[bus.device]]
+id = "status"
+table = "Status"
+interval = "1h"
+zone = "-07:00"
+first = "7d"
+channels = "all"
+[[bus]]
+id = "b"
+tcp = { address = "localhost" }
+[[bus.device]]
+id = "meter"
+unit = 1
+interval = "1s"
+channel = [{ id = "c", address = 0, type = "u16" }]
+"#;
+
+#[test]
+fn a_logger_is_a_bus_of_its_tables() {
+    let config = parse(LOGGER).unwrap_or_else(|e| panic!("{e}"));
+    let ids: Vec<&str> = config.device_ids().map(DeviceId::as_str).collect();
+    assert_eq!(ids, ["meter", "met", "status"], "what is polled comes first in the catalog");
+    let logger = &config.loggers[0];
+    assert_eq!(
+        (logger.to_string().as_str(), logger.timeout_ms),
+        ("Campbell logger at http://10.0.0.9:8080", 5_000)
+    );
+    assert_eq!(logger.web.username.as_deref(), Some("u"));
+    let tables: Vec<(u16, i64, String)> =
+        logger.tables.iter().map(|table| (table.index.0, table.first_ms, table.zone.to_string())).collect();
+    assert_eq!(tables, [(1, 86_400_000, "+01:00".to_owned()), (2, 7 * 86_400_000, "-07:00".to_owned())]);
+    let catalog = config.catalog();
+    let channels: Vec<(&str, &str)> =
+        catalog.devices[1].channels.iter().map(|c| (c.id.as_str(), c.attributes["field"].as_str())).collect();
+    assert_eq!(channels, [("Batt_Min", "Batt_Min"), ("AirTC.2", "AirTC(2)"), ("wind_80m", "WS_ms_Avg")]);
+    assert_eq!(catalog.devices[1].attributes["table"], "Met10");
+    assert_eq!(catalog.devices[2].channels, []);
+}
+
+#[test]
+fn what_is_wrong_with_a_logger_is_said_where_it_stands() {
+    let rows = [
+        (
+            "http://10.0.0.9:8080/",
+            "https://10.0.0.9",
+            "8:20 `url` must begin with http://: this version speaks no TLS",
+        ),
+        ("http://10.0.0.9:8080/", "http://u:p@h", "8:20 `url` holds no user name"),
+        ("http://10.0.0.9:8080/", "10.0.0.9", "8:20 `url` must begin with http://"),
+        ("http://10.0.0.9:8080/", "http://h/x", "8:20 `url` must be host or host:port"),
+        ("username = \"u\", ", "", "8:12 a password needs a `username`"),
+        ("zone = \"+01:00\"", "zone = \"CET\"", "14:8 `zone`: `CET` is no offset from UTC"),
+        ("zone = \"+01:00\"\n", "", "10:1 `zone` is missing: for example zone = \"+01:00\""),
+        ("table = \"Met10\"\n", "", "10:1 `table` is missing"),
+        ("first = \"7d\"", "first = \"400d\"", "22:9 `first` must be a year"),
+        ("channels = \"all\"", "", "17:1 this device has no channels: write channels = \"all\""),
+        ("[\"Batt_Min\", ", "[\"AirTC.2\", ", "15:24 channel `AirTC.2` is there twice"),
+        ("scale = 2", "scale = 0", "16:96 a scale must be finite and not 0"),
+        (
+            "aggregation = \"mean\"",
+            "aggregaton = \"mean\"",
+            "unknown key `aggregaton`: did you mean `aggregation`?",
+        ),
+        (
+            "timeout = \"5s\"",
+            "tcp = { address = \"x\" }",
+            "8:12 a bus is one of `serial`, `tcp` and `campbell`",
+        ),
+        ("id = \"status\"", "id = \"met\"", "device `met` is unique in its site"),
+        ("id = \"met\"", "id = \"met\"\nunit = 3", "unknown key `unit`"),
+    ];
+    for (from, to, expected) in rows {
+        assert!(LOGGER.contains(from), "{from} is not in the example");
+        let problems = match parse(&LOGGER.replacen(from, to, 1)) {
+            Ok(_) => String::new(),
+            Err(ConfigError(problems)) => problems
+                .list
+                .iter()
+                .map(|problem| format!("{}:{} {}", problem.line, problem.column, problem.message))
+                .collect::<Vec<_>>()
+                .join("\n"),
+        };
+        assert!(problems.contains(expected), "{to}: {problems}");
+    }
+}

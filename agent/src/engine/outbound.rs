@@ -4,6 +4,7 @@
 use gapless_common::id::{CatalogHash, ConnectionId, DeviceId, DeviceIndex};
 use gapless_common::message::{AgentState, Outcome};
 use gapless_common::reading::Record;
+use gapless_common::time::Timestamp;
 use gapless_common::topic::{Down, Up};
 use gapless_common::wire::{Message, decode, encode};
 
@@ -53,7 +54,7 @@ impl Engine {
         self.act(now)
     }
 
-    /// The bus does not take the poll of an [`Effect::PollNow`].
+    /// The bus does not take the poll of an [`Effect::PollNow`], or an [`Effect::ReadHistory`].
     ///
     /// # Errors
     /// As [`on_bus`](Self::on_bus).
@@ -134,6 +135,7 @@ impl Engine {
             Action::Reply(reply) => self.publish(Up::Reply, &Message::Reply(reply), now),
             Action::SendCatalog(id, hash) => self.send_catalog(id, hash, now),
             Action::PollNow(id, device) => self.poll_now(id, &device, now),
+            Action::ReadHistory(id, device, range) => self.read_history(id, &device, range, now),
             Action::Goodbye => self.goodbye(),
         }
         Ok(())
@@ -218,11 +220,25 @@ impl Engine {
         self.core.handle(Event::CommandEnded(id, outcome), now.boot_ms);
     }
 
+    fn index_of(&self, device: &DeviceId) -> Option<DeviceIndex> {
+        let place = self.setup.devices.iter().position(|known| known == device);
+        place.and_then(|place| u16::try_from(place).ok()).map(DeviceIndex)
+    }
+
+    /// The command ends when the bus says so.
+    fn read_history(&mut self, command: u64, device: &DeviceId, range: (Timestamp, Timestamp), now: Now) {
+        match self.index_of(device) {
+            Some(device) => self.effects.push_back(Effect::ReadHistory { command, device, range }),
+            None => {
+                let outcome = Outcome::Failed("this agent has no such device".into());
+                self.core.handle(Event::CommandEnded(command, outcome), now.boot_ms);
+            }
+        }
+    }
+
     /// The command ends when the device has answered.
     fn poll_now(&mut self, command: u64, device: &DeviceId, now: Now) {
-        let place = self.setup.devices.iter().position(|known| known == device);
-        let index = place.and_then(|place| u16::try_from(place).ok()).map(DeviceIndex);
-        let refused = match index {
+        let refused = match self.index_of(device) {
             None => "this agent has no such device",
             Some(device) if self.polls.begin(command, device, now.boot_ms).is_ok() => {
                 return self.effects.push_back(Effect::PollNow { command, device });

@@ -353,7 +353,9 @@ impl Core {
                 Action::Acknowledge(..) | Action::Unacknowledge(_) | Action::Disconnect(_) => {
                     self.actions.push_back(action);
                 }
-                Action::SendCatalog(id, _) | Action::PollNow(id, _) => self.commands.forget(id),
+                Action::SendCatalog(id, _) | Action::PollNow(id, _) | Action::ReadHistory(id, ..) => {
+                    self.commands.forget(id);
+                }
                 _ => {}
             }
         }

@@ -123,6 +123,8 @@ pub enum Action {
     SendCatalog(u64, CatalogHash),
     /// Command `0` asks for a poll of this device, now.
     PollNow(u64, DeviceId),
+    /// Command `0` wants these instants (half open) read from the memory of this device.
+    ReadHistory(u64, DeviceId, (Timestamp, Timestamp)),
     /// Publish the goodbye, and disconnect.
     Goodbye,
 }

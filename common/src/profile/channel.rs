@@ -108,8 +108,8 @@ impl Meaning {
         Self {
             unit: table.text("unit").map_or_else(Box::default, |found| found.value.into()),
             quantity: table.text("quantity").map_or_else(Box::default, |found| found.value.into()),
-            aggregation: table.word("aggregation", &AGGREGATIONS).unwrap_or_default(),
-            label: table.word("label", &LABELS).unwrap_or_default(),
+            aggregation: read_aggregation(table).unwrap_or_default(),
+            label: read_label(table).unwrap_or_default(),
             attributes: table.attributes("attributes"),
         }
     }
@@ -202,7 +202,21 @@ fn read_scale(table: &Table<'_>, name: &str, value_type: Option<ValueType>) -> O
     scale
 }
 
-fn read_valid(table: &Table<'_>, name: &str) -> Option<(f64, f64)> {
+/// How a channel's number comes about, where `aggregation` says so.
+#[must_use]
+pub fn read_aggregation(table: &Table<'_>) -> Option<Aggregation> {
+    table.word("aggregation", &AGGREGATIONS)
+}
+
+/// Which end of a period is named, where `label` says so.
+#[must_use]
+pub fn read_label(table: &Table<'_>) -> Option<PeriodLabel> {
+    table.word("label", &LABELS)
+}
+
+/// The limits that `valid` says.
+#[must_use]
+pub fn read_valid(table: &Table<'_>, name: &str) -> Option<(f64, f64)> {
     let items = table.items("valid")?;
     let bounds: Vec<f64> = items.iter().filter_map(|found| float(found.value)).collect();
     if let &[low, high] = bounds.as_slice()

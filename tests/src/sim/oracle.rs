@@ -178,7 +178,10 @@ impl Oracle {
                 self.note_answer(no, gateway, *device, &issued);
             }
             BusEvent::Missed(misses) => self.histories[no].missed.push(*misses),
+            // Channels and histories are of devices with a memory, and there are none here.
             BusEvent::Through { .. }
+            | BusEvent::Channels { .. }
+            | BusEvent::HistoryRead { .. }
             | BusEvent::Device { .. }
             | BusEvent::Bus { .. }
             | BusEvent::Metrics { .. } => {}

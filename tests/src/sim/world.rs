@@ -365,6 +365,8 @@ impl World {
                 self.gateways[no].command(bus, BusCommand::PollNow(device));
                 Vec::new()
             }
+            // No device here has a memory, and nobody asks for one.
+            Effect::ReadHistory { .. } => Vec::new(),
         };
         self.send(sent);
     }

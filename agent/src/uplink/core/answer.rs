@@ -85,11 +85,8 @@ impl Core {
                 self.actions.push_back(Action::SendCatalog(command.id, hash));
             }
             CommandBody::PollNow(device) => self.actions.push_back(Action::PollNow(command.id, device)),
-            CommandBody::ReadHistory { .. } => {
-                self.reply(
-                    command.id,
-                    Outcome::Failed("no device of this agent has a memory to read".into()),
-                );
+            CommandBody::ReadHistory { device, from, to } => {
+                self.actions.push_back(Action::ReadHistory(command.id, device, (from, to)));
             }
             CommandBody::Unknown => {
                 let why = "this version of the agent does not know the command";

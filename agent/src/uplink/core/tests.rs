@@ -115,6 +115,11 @@ fn command(body: &[&str]) -> CommandBody {
         }
         ["catalog", hash, ..] => CommandBody::SendCatalog(CatalogHash(number(hash))),
         ["poll", device, ..] => CommandBody::PollNow(DeviceId::new(device).unwrap()),
+        ["history", device, ..] => CommandBody::ReadHistory {
+            device: DeviceId::new(device).unwrap(),
+            from: Timestamp(10),
+            to: Timestamp(20),
+        },
         _ => CommandBody::Unknown,
     }
 }
@@ -134,6 +139,7 @@ fn text(action: &Action) -> String {
         },
         Action::SendCatalog(id, hash) => format!("catalog {id} {}", hash.0),
         Action::PollNow(id, device) => format!("poll {id} {device}"),
+        Action::ReadHistory(id, device, (from, to)) => format!("history {id} {device} {}-{}", from.0, to.0),
         Action::Goodbye => "goodbye".into(),
     }
 }
@@ -643,16 +649,18 @@ fn a_command_that_a_lost_connection_kept_from_being_carried_out_is_carried_out_w
     drain(&mut core, 0);
     core.handle(Event::Connected, 1);
     drain(&mut core, 1);
-    for (id, body) in [("3", ["catalog", "77"]), ("4", ["poll", "meter-1"])] {
+    for (id, body) in [("3", ["catalog", "77"]), ("4", ["poll", "meter-1"]), ("5", ["history", "mast"])] {
         core.handle(event(&[&["command", id], &body[..]].concat()), 2);
     }
     core.handle(Event::Disconnected, 2);
     assert_eq!(drain(&mut core, 2_000), [Action::Connect]);
     core.handle(Event::Connected, 2_001);
     drain(&mut core, 2_001);
-    for (id, body, expected) in
-        [("3", ["catalog", "77"], "catalog 3 77"), ("4", ["poll", "meter-1"], "poll 4 meter-1")]
-    {
+    for (id, body, expected) in [
+        ("3", ["catalog", "77"], "catalog 3 77"),
+        ("4", ["poll", "meter-1"], "poll 4 meter-1"),
+        ("5", ["history", "mast"], "history 5 mast 10-20"),
+    ] {
         core.handle(event(&[&["command", id], &body[..]].concat()), 2_002);
         assert_eq!(drain(&mut core, 2_002).iter().map(text).collect::<Vec<_>>(), [expected]);
     }
