@@ -1,0 +1,459 @@
+//! Loggers that remember: the agent's collection against the simulated logger, first both in made-up time, then the whole
+//! way with real processes.
+
+#![expect(clippy::unwrap_used, clippy::panic, reason = "a test's helpers fail its test")]
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::time::Duration;
+
+use gapless_agent::campbell::core::{Collector, Failure, Step};
+use gapless_agent::campbell::layout::Channels;
+use gapless_agent::campbell::table::Settings;
+use gapless_agent::clock::Now;
+use gapless_agent::event::BusEvent;
+use gapless_common::id::{BusId, DeviceIndex};
+use gapless_common::message::Outcome;
+use gapless_common::quality::{Cause, Quality};
+use gapless_common::reading::{Acquired, Misses, Sample, Value};
+use gapless_common::time::{Interval, Slot, SlotGrid, Timestamp};
+use gapless_simulators::campbell::{Cell, Fault, FaultKind, Logger, LoggerConfig, LoggerServer, TableConfig};
+use gapless_tests::api::{Api, instant_ms};
+use gapless_tests::site::{SITE, Site, SiteSpec};
+use gapless_tests::{settle, wait};
+
+const SOON: Duration = Duration::from_secs(120);
+/// 2026-01-01T00:00:00Z
+const T: i64 = 1_767_225_600_000;
+const HOUR: i64 = 3_600_000;
+const ZONE: i64 = -7 * HOUR;
+
+fn table(interval_ms: i64, capacity: u64) -> TableConfig {
+    TableConfig { name: "Met".to_owned(), interval_ms, capacity, fields: 4 }
+}
+
+/// Collection and logger in made-up time.
+struct Bench {
+    logger: Logger,
+    collector: Collector,
+    grid: SlotGrid,
+    /// Milliseconds since the begin.
+    ms: i64,
+    is_up: bool,
+    /// The channels that were told last.
+    channels: Vec<String>,
+    readings: BTreeMap<i64, (Vec<String>, Vec<Sample>)>,
+    twice: usize,
+    missed: BTreeMap<i64, Cause>,
+    through: Option<Slot>,
+    history: Vec<(u64, Outcome)>,
+}
+
+impl Bench {
+    fn new(config: LoggerConfig, first_ms: i64) -> Self {
+        let interval = u64::try_from(config.tables[0].interval_ms).unwrap();
+        let grid = SlotGrid::every(Interval::from_ms(interval).unwrap());
+        let settings = Settings {
+            device: DeviceIndex(0),
+            table: "Met".into(),
+            grid,
+            zone: "-07:00".parse().unwrap(),
+            first_ms,
+            channels: Channels::All,
+            paused: false,
+        };
+        let config = LoggerConfig { zone_ms: ZONE, ..config };
+        let logger = Logger::new(config, T);
+        let collector = Collector::new(BusId::new("mast").unwrap(), vec![settings], now(0), now(0));
+        let mut bench = Self {
+            logger,
+            collector,
+            grid,
+            ms: 0,
+            is_up: true,
+            channels: Vec::new(),
+            readings: BTreeMap::new(),
+            twice: 0,
+            missed: BTreeMap::new(),
+            through: None,
+            history: Vec::new(),
+        };
+        // Whole hours from here on end when the record of their end has come.
+        bench.run(10_000);
+        bench
+    }
+
+    /// Lets time pass.
+    fn run(&mut self, span_ms: i64) {
+        let end = self.ms + span_ms;
+        while self.ms < end {
+            match self.collector.next(now(self.ms)) {
+                Step::Wait { until_boot_ms } => {
+                    self.ms = i64::try_from(until_boot_ms).unwrap().clamp(self.ms + 1, end);
+                }
+                Step::Ask(target) => {
+                    self.ms += 20;
+                    if self.is_up {
+                        let reply = self.logger.answer(&target, None, T + self.ms);
+                        let end = reply.body.len()
+                            / if reply.faults.contains(&FaultKind::Truncated) { 2 } else { 1 };
+                        self.collector.answered(&reply.body.as_bytes()[..end], now(self.ms));
+                    } else {
+                        let why = Failure::NotConnected("the link is down".to_owned());
+                        self.collector.failed(&why, now(self.ms));
+                    }
+                }
+            }
+            self.take();
+        }
+    }
+
+    fn take(&mut self) {
+        while let Some(event) = self.collector.drain() {
+            match event {
+                BusEvent::Answered { acquired, at, samples, .. } => {
+                    let Acquired::Recorded(slot) = acquired else { panic!("{acquired:?}") };
+                    assert_eq!(slot, self.grid.slot_at(at));
+                    let new = (self.channels.clone(), samples);
+                    self.twice += usize::from(self.readings.insert(at.0, new).is_some());
+                }
+                BusEvent::Missed(Misses { first, count, cause, .. }) => {
+                    for slot in first.0..first.0 + i64::from(count) {
+                        // As the collector's ledger does: the first in the order of causes stands.
+                        let known = self.missed.entry(self.grid.at(Slot(slot)).0).or_insert(cause);
+                        *known = cause.min(*known);
+                    }
+                }
+                BusEvent::Through { slot, .. } => self.through = Some(slot),
+                BusEvent::Channels { channels, .. } => {
+                    self.channels =
+                        channels.iter().map(|channel| channel.attributes["field"].clone()).collect();
+                }
+                BusEvent::HistoryRead { command, outcome } => self.history.push((command, outcome)),
+                BusEvent::Device { .. } | BusEvent::Bus { .. } | BusEvent::Metrics { .. } => {}
+            }
+        }
+    }
+
+    /// Ends it; every value is the logger's, and each slot from the begin to the end a reading or a miss. Gives the misses
+    /// that no reading came for.
+    fn audit(&mut self) -> BTreeMap<i64, Cause> {
+        self.collector.stop(now(self.ms));
+        self.take();
+        for (at, (channels, samples)) in &self.readings {
+            assert_eq!(channels.len(), samples.len());
+            for (field, sample) in channels.iter().zip(samples) {
+                let told = (sample.value.as_ref(), sample.quality);
+                let truth = self.logger.truth("Met", field, *at).unwrap();
+                assert!(is_true(told, truth), "{field} at {at}: {told:?}, and true is {truth:?}");
+            }
+        }
+        let left: BTreeMap<i64, Cause> = self
+            .missed
+            .iter()
+            .filter(|(at, _)| !self.readings.contains_key(at))
+            .map(|(at, cause)| (*at, *cause))
+            .collect();
+        let through = self.through.expect("something is declared");
+        for slot in self.grid.first_from(Timestamp(T)).0..=through.0 {
+            let at = self.grid.at(Slot(slot)).0;
+            assert!(
+                self.readings.contains_key(&at) || left.contains_key(&at),
+                "{at} is neither read nor missed"
+            );
+        }
+        assert_eq!(through, self.grid.slot_at(Timestamp(T + self.ms)), "all is accounted for");
+        left
+    }
+
+    /// Misses between two instants since the begin, by cause.
+    fn counts(left: &BTreeMap<i64, Cause>) -> BTreeMap<&'static str, usize> {
+        let mut counts = BTreeMap::new();
+        left.values().for_each(|cause| *counts.entry(cause.slug()).or_default() += 1);
+        counts
+    }
+}
+
+fn now(ms: i64) -> Now {
+    Now { boot_ms: u64::try_from(ms).unwrap(), wall: Timestamp(T + ms), wall_set: true }
+}
+
+fn is_true(told: (Option<&Value>, Quality), truth: Cell) -> bool {
+    match (told, truth) {
+        ((Some(Value::Number(told)), Quality::Good), Cell::Number(truth)) => {
+            told.to_bits() == truth.to_bits()
+        }
+        ((None, Quality::BadInvalid), Cell::Nan) | ((None, Quality::BadOutOfRange), Cell::Infinite) => true,
+        _ => false,
+    }
+}
+
+fn minutely(capacity: u64) -> LoggerConfig {
+    LoggerConfig { tables: vec![table(60_000, capacity)], history_ms: 48 * HOUR, ..LoggerConfig::default() }
+}
+
+#[test]
+fn a_day_without_a_link_is_read_when_it_is_back_and_nothing_is_missing() {
+    for since_record_inclusive in [true, false] {
+        let mut bench = Bench::new(LoggerConfig { since_record_inclusive, ..minutely(5_000) }, 36 * HOUR);
+        bench.run(HOUR);
+        assert_eq!(bench.readings.len(), 36 * 60 + 60 + 1, "what it held before, and the hour since");
+        bench.is_up = false;
+        bench.run(24 * HOUR);
+        assert!(
+            bench.missed.len() > 23 * 60,
+            "what was due is missed when it was due: {}",
+            bench.missed.len()
+        );
+        bench.is_up = true;
+        bench.run(HOUR);
+        let left = bench.audit();
+        assert_eq!((left.len(), bench.twice), (0, 0), "{left:?}");
+        assert_eq!(bench.readings.len(), (36 + 26) * 60 + 1);
+        let asked = bench.logger.answers().len();
+        assert!(asked < 220, "{asked} requests for 122 records live and two backlogs");
+    }
+}
+
+#[test]
+fn what_was_overwritten_is_missed_for_that_and_the_rest_is_read() {
+    let mut bench = Bench::new(minutely(600), HOUR);
+    bench.run(HOUR);
+    bench.is_up = false;
+    bench.run(24 * HOUR);
+    bench.is_up = true;
+    bench.run(HOUR);
+    let left = bench.audit();
+    // Ten hours of 24 are held; the first of them were overwritten while it was read.
+    let counts = Bench::counts(&left);
+    assert_eq!(counts.keys().copied().collect::<Vec<_>>(), ["overwritten"], "{counts:?}");
+    assert!((14 * 60 - 5..14 * 60 + 5).contains(&counts["overwritten"]), "{counts:?}");
+    let last = left.last_key_value().unwrap().0 - left.first_key_value().unwrap().0;
+    assert_eq!(usize::try_from(last / 60_000 + 1).unwrap(), left.len(), "one stretch, the oldest");
+}
+
+#[test]
+fn another_program_loses_nothing_that_could_be_read() {
+    let mut bench = Bench::new(minutely(5_000), HOUR);
+    bench.run(2 * HOUR + 90_000);
+    let before = bench.channels.clone();
+    bench.logger.change_program(T + bench.ms);
+    bench.run(2 * HOUR);
+    assert_ne!(before, bench.channels);
+    bench.is_up = false;
+    bench.run(HOUR);
+    bench.logger.change_program(T + bench.ms);
+    bench.run(HOUR);
+    bench.is_up = true;
+    bench.run(HOUR);
+    let counts = Bench::counts(&bench.audit());
+    // The hour before the second change was in a memory that was wiped.
+    assert_eq!(counts.keys().copied().collect::<Vec<_>>(), ["overwritten"], "{counts:?}");
+    assert!((58..=62).contains(&counts["overwritten"]), "{counts:?}");
+}
+
+#[test]
+fn bad_answers_cost_time_and_no_reading() {
+    let mut bench = Bench::new(LoggerConfig { records_max: 37, ..minutely(5_000) }, 12 * HOUR);
+    for (n, kind) in [FaultKind::ErrorBody, FaultKind::Html, FaultKind::Truncated].into_iter().enumerate() {
+        bench.logger.add_fault(Fault::new(kind).after(3 + 4 * u32::try_from(n).unwrap()).times(2));
+    }
+    bench.run(3 * HOUR);
+    let left = bench.audit();
+    assert_eq!((left.len(), bench.readings.len()), (0, 15 * 60 + 1), "{left:?}");
+}
+
+#[test]
+fn a_logger_whose_clock_is_set_keeps_its_own_time() {
+    let mut bench = Bench::new(LoggerConfig { speed_ppm: 1_000_200, ..minutely(5_000) }, HOUR);
+    bench.run(2 * HOUR);
+    bench.logger.step_clock(10 * 60_000, T + bench.ms);
+    bench.run(HOUR);
+    bench.logger.step_clock(-20 * 60_000, T + bench.ms);
+    bench.run(2 * HOUR);
+    let counts = Bench::counts(&bench.audit());
+    // Ten minutes that never were; the last ones are still to come, as its clock is ten minutes behind now.
+    assert!(counts["not_recorded"] >= 9, "{counts:?}");
+    assert!(counts.values().sum::<usize>() <= 25, "{counts:?}");
+}
+
+#[test]
+fn the_memory_is_read_again_when_the_collector_asks() {
+    let mut bench = Bench::new(minutely(5_000), 0);
+    bench.run(HOUR);
+    let range = |from: i64, to: i64| (Timestamp(T + from), Timestamp(T + to));
+    assert_eq!(bench.readings.len(), 61);
+    bench.collector.read_history(1, DeviceIndex(0), range(-20 * HOUR, -10 * HOUR));
+    bench.collector.read_history(2, DeviceIndex(0), range(-200 * HOUR, -190 * HOUR));
+    bench.run(HOUR);
+    assert_eq!(bench.history, [(1, Outcome::Done), (2, Outcome::NoData)]);
+    assert_eq!(bench.readings.len(), 121 + 600);
+    assert_eq!(bench.audit().len(), 0);
+}
+
+/// A site with a logger alone.
+struct LoggerSite {
+    site: Site,
+    logger: LoggerServer,
+    grid: SlotGrid,
+}
+
+impl LoggerSite {
+    fn new(config: LoggerConfig, first: &str, channels: &str) -> Self {
+        let interval = u64::try_from(config.tables[0].interval_ms).unwrap();
+        let interval = Interval::from_ms(interval).unwrap();
+        let logger = LoggerServer::start(config, ([127, 0, 0, 1], 0).into()).unwrap();
+        let spec = SiteSpec { devices: Vec::new(), embedded_broker: true, ..SiteSpec::default() };
+        let site = Site::new(spec);
+        let path = site.path("agent.toml");
+        let mut text = std::fs::read_to_string(&path).unwrap();
+        let _ = write!(
+            text,
+            "\n[[bus]]\nid = \"mast\"\ncampbell = {{ url = \"http://{}\" }}\ntimeout = \"2s\"\n\
+             [[bus.device]]\nid = \"met\"\ntable = \"Met\"\ninterval = \"{interval}\"\nzone = \"-07:00\"\n\
+             first = \"{first}\"\nchannels = {channels}\n",
+            logger.address()
+        );
+        std::fs::write(&path, text).unwrap();
+        Self { site, logger, grid: SlotGrid::every(interval) }
+    }
+
+    /// All stored readings by their instant and channel; each of them is the logger's.
+    fn stored(&self, api: &Api) -> BTreeMap<(i64, String), serde_json::Value> {
+        let readings = match api.readings(&format!("{SITE}/met/*")) {
+            // The logger has not told its fields yet.
+            Err(why) if why.contains("there is no series") => Vec::new(),
+            told => told.expect("the API answers"),
+        };
+        let mut all = BTreeMap::new();
+        for reading in readings {
+            let channel = reading.series.rsplit('/').next().unwrap().to_owned();
+            let truth = self.logger.with(|logger, _| logger.truth("Met", &channel, reading.at_ms)).unwrap();
+            let is_true = match truth {
+                Cell::Number(truth) => {
+                    reading.quality == "good"
+                        && reading.value.as_f64().map(f64::to_bits) == Some(truth.to_bits())
+                }
+                Cell::Nan => reading.quality == "bad_invalid" && reading.value.is_null(),
+                Cell::Infinite => reading.quality == "bad_out_of_range" && reading.value.is_null(),
+            };
+            assert!(is_true, "{reading:?}, and true is {truth:?}");
+            let twice = all.insert((reading.at_ms, channel), reading.value);
+            assert_eq!(twice, None, "a reading is told twice");
+        }
+        all
+    }
+
+    /// Instants of which all of `fields` are stored.
+    fn instants(&self, api: &Api, fields: usize) -> Vec<i64> {
+        let mut counts: BTreeMap<i64, usize> = BTreeMap::new();
+        self.stored(api).keys().for_each(|(at, _)| *counts.entry(*at).or_default() += 1);
+        counts.into_iter().filter(|(_, count)| *count == fields).map(|(at, _)| at).collect()
+    }
+
+    fn wait_for(&self, api: &Api, what: &str, is_it: impl Fn(&[i64]) -> bool) -> Vec<i64> {
+        wait::until(what, SOON, || {
+            let instants = self.instants(api, 4);
+            if is_it(&instants) { Ok(instants) } else { Err((instants.len(), instants.last().copied())) }
+        })
+    }
+}
+
+fn gaps(api: &Api, state: &str) -> Vec<serde_json::Value> {
+    api.items(&format!("/api/v1/gaps?site={SITE}&device=met&state={state}&limit=1000"))
+        .expect("the API answers")
+}
+
+/// The link is gone for a day of the logger's own time, in which the gateway lives some seconds: the logger's clock is a
+/// day behind at first, and has caught up when it is back.
+#[test]
+fn a_day_of_the_logger_s_own_time_comes_back_without_a_person() {
+    let day = 24 * HOUR;
+    let config = LoggerConfig {
+        tables: vec![table(30_000, 20_000)],
+        zone_ms: ZONE,
+        wrong_by_ms: -day,
+        history_ms: HOUR,
+        ..LoggerConfig::default()
+    };
+    let mut place = LoggerSite::new(config, "30m", "\"all\"");
+    place.site.start_collector();
+    place.site.start_agent();
+    let api = place.site.api();
+    // The half hour before the start, and live readings on top.
+    place.wait_for(&api, "the first half hour", |instants| instants.len() > 61);
+
+    place.logger.unplug();
+    let down = settle::now();
+    place.logger.with(|logger, now| logger.pass(86_400_000, now));
+    wait::until("what was due meanwhile to be a gap", SOON, || {
+        let gaps = gaps(&api, "open");
+        if gaps.iter().any(|gap| gap["cause"] == "not_connected") { Ok(()) } else { Err(gaps) }
+    });
+    place.logger.replug().unwrap();
+    let count = usize::try_from(day / 30_000).unwrap();
+    let instants = place.wait_for(&api, "the whole day", |instants| instants.len() > count + 61);
+    for two in instants.windows(2) {
+        assert_eq!(two[1] - two[0], 30_000, "a hole behind {}", Timestamp(two[0]));
+    }
+    assert!(*instants.last().unwrap() >= down.0, "{}", Timestamp(*instants.last().unwrap()));
+    wait::until("the gaps of the outage to close", SOON, || {
+        let left = gaps(&api, "open");
+        let outage = |gap: &&serde_json::Value| instant_ms(&gap["to"]).unwrap() > down.0;
+        let left: Vec<_> = left.iter().filter(outage).cloned().collect();
+        if left.is_empty() { Ok(()) } else { Err(left) }
+    });
+    assert!(!gaps(&api, "filled").is_empty(), "what was a gap was filled");
+    place.site.stop_agent();
+    place.site.stop_collector();
+}
+
+#[test]
+fn what_the_ring_lost_stays_a_named_gap_and_a_new_program_is_a_new_catalog() {
+    let config = LoggerConfig {
+        tables: vec![table(1_000, 12)],
+        zone_ms: ZONE,
+        history_ms: HOUR,
+        ..LoggerConfig::default()
+    };
+    let mut place = LoggerSite::new(config, "5s", "\"all\"");
+    place.site.start_collector();
+    place.site.start_agent();
+    let api = place.site.api();
+    place.wait_for(&api, "some readings", |instants| instants.len() > 8);
+    place.logger.unplug();
+    let down = settle::now();
+    wait::until_true("twice what the ring holds", SOON, || settle::now().since_ms(down) > 25_000);
+    place.logger.replug().unwrap();
+    let back = settle::now();
+    let instants = place.wait_for(&api, "the rest of it", |instants| {
+        instants.iter().filter(|at| **at > down.0 && **at < back.0 - 1_000).count() >= 5
+            && instants.last().is_some_and(|last| *last > back.0 + 3_000)
+    });
+    let gone = instants.windows(2).find(|two| two[1] - two[0] > 2_000).expect("a hole that stays");
+    let lost = (place.grid.slot_at(Timestamp(gone[0])).plus(1), place.grid.slot_at(Timestamp(gone[1])));
+    wait::until("the gap of what was overwritten", SOON, || {
+        let told = gaps(&api, "open");
+        let is_it = |gap: &serde_json::Value| {
+            gap["cause"] == "overwritten"
+                && instant_ms(&gap["from"]) == Ok(place.grid.at(lost.0).0)
+                && instant_ms(&gap["to"]) == Ok(place.grid.at(lost.1).0)
+        };
+        if told.iter().any(is_it) { Ok(()) } else { Err((lost, told)) }
+    });
+
+    place.logger.with(Logger::change_program);
+    let changed = settle::now();
+    let added = wait::until("the new program's field", SOON, || {
+        let stored = place.stored(&api);
+        let added: Vec<i64> =
+            stored.keys().filter(|(_, channel)| channel == "Added_1_Avg").map(|(at, _)| *at).collect();
+        if added.len() > 5 { Ok(added) } else { Err(added.len()) }
+    });
+    assert!(added[0] >= changed.0 - 1_000, "none from before");
+    assert!(added.windows(2).all(|two| two[1] - two[0] == 1_000), "without a hole: {added:?}");
+    let old = place.stored(&api).keys().filter(|(_, channel)| channel == "WindDir_D1_WVT").count();
+    assert!(old > 8, "what the old program stored is still there");
+    place.site.stop_agent();
+    place.site.stop_collector();
+}
