@@ -1,11 +1,12 @@
 //! Why a proven slot is absent, in the order of ARCHITECTURE.md: a miss that names it (painted before); a downtime that
 //! holds it (nothing is written in one, so no loss lies in it); a loss whose time holds it; the end of an epoch before
 //! it could write down its last misses, unless records before it are lost without a time; records that are lost or
-//! parked at all; a clock that is ahead, by which none of it was due; otherwise unexplained. Paints nothing.
+//! parked at all; a life that went on in memory alone and went with it; a clock that is ahead, by which none of it was due; otherwise unexplained. Paints nothing.
 
 use gapless_common::id::Epoch;
 use gapless_common::quality::Cause;
 use gapless_common::reading::Loss;
+use gapless_common::time::Timestamp;
 
 use super::agent::Position;
 use super::paint::{Known, Run};
@@ -35,6 +36,7 @@ pub(super) fn explain(account: &Account<'_>, runs: &[Run], (from, through): Rang
     take_downtimes(account, &mut absent, &mut known);
     take_losses(account, &mut absent, &mut known);
     take_ends(account, &mut absent, &mut known);
+    take_memories(account, &mut absent, &mut known);
     let rest = match hidden(account, account.at, |_, _| true) {
         Some(cause) => Known::Lost(cause),
         None if account.is_ahead => Known::Unexplained(Cause::ClockStepped),
@@ -78,6 +80,26 @@ fn take_ends(account: &Account<'_>, absent: &mut Vec<Range>, known: &mut Vec<(Ra
         let before = (i64::MIN, times.first_from(downtime.to).0 - 1);
         let (held, rest) = cut(std::mem::take(absent), before);
         known.extend(held.into_iter().map(|range| (range, cause)));
+        *absent = rest;
+    }
+}
+
+/// What an agent had in memory alone went with its process where no epoch on the disk took it along, as a loss would tell:
+/// no disk saw when it ended, so that what followed knew of no downtime. Its time goes up to the next begin of an epoch.
+fn take_memories(account: &Account<'_>, absent: &mut Vec<Range>, known: &mut Vec<(Range, Known)>) {
+    let (agent, times) = (account.agent, account.span.times);
+    if absent.is_empty() {
+        return;
+    }
+    let began: Vec<Timestamp> = agent.epochs.values().filter_map(|epoch| agent.began(epoch)).collect();
+    let went = agent.epochs.iter().filter(|(epoch, state)| {
+        state.is_in_memory() && !agent.losses.iter().any(|loss| loss.epoch == **epoch)
+    });
+    for from in went.filter_map(|(_, state)| agent.began(state)) {
+        let Some(until) = began.iter().copied().filter(|next| *next > from).min() else { continue };
+        let inside = (times.first_from(from).0, times.first_from(until).0 - 1);
+        let (held, rest) = cut(std::mem::take(absent), inside);
+        known.extend(held.into_iter().map(|range| (range, Known::Lost(Cause::DiskFailed))));
         *absent = rest;
     }
 }

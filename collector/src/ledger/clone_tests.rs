@@ -242,3 +242,52 @@ fn a_birth_is_overtaken_where_another_epoch_has_followed_and_found_all_that_it_s
     let went_on = HeldEpoch { next: Seq(first.next.0 + 1), ..first };
     assert!(!ledger.is_overtaken(AGENT, &[went_on], first.epoch), "two outboxes write");
 }
+
+/// A gateway whose disk never took anything ran in memory, was killed, and started again on a disk that is in order: no
+/// downtime tells of it.
+#[test]
+fn what_only_memory_had_went_with_the_disk_that_failed() {
+    let start = |slot, durable| {
+        let clock_set = true;
+        let (boot, agent_version) = (BootId(1), "".into());
+        let at = at(slot);
+        Wrote::Start(EpochStart {
+            previous: None,
+            boot,
+            boot_clock_ms: 0,
+            at,
+            clock_set,
+            durable,
+            agent_version,
+        })
+    };
+    let through = BTreeMap::from([(super::tests::GRID, Slot(1_022))]);
+    let (memory, disk) = (Epoch(700), Epoch(1));
+    for is_told in [false, true] {
+        let (mut ledger, mut slots) = (fresh(), Memory::default());
+        let loss = Loss {
+            epoch: memory,
+            first: Seq(1),
+            last: Seq(9),
+            from: at(2),
+            to: at(1),
+            cause: Cause::DiskFailed,
+        };
+        let mut records = vec![
+            (memory, 1, start(1_000, false)),
+            (memory, 2, Wrote::Reading(1_000)),
+            (disk, 1, start(1_010, true)),
+            (disk, 2, Wrote::Mark(Mark::Catalog { hash: super::tests::HASH, since: None })),
+            (disk, 3, Wrote::Reading(1_010)),
+            (disk, 4, if is_told { Wrote::Loss(loss) } else { Wrote::Reading(1_011) }),
+        ];
+        records.push((disk, 5, Wrote::Reading(1_022)));
+        let complete = Mark::Complete { hash: super::tests::HASH, through: through.clone() };
+        records.push((disk, 6, Wrote::Mark(complete)));
+        records.iter().for_each(|record| deliver(&mut ledger, &mut slots, std::slice::from_ref(record)));
+        let causes = slots.open();
+        let in_memory = if is_told { Cause::Unexplained } else { Cause::DiskFailed };
+        assert_eq!((1_001..1_010).map(|slot| causes[&slot]).collect::<Vec<_>>(), [in_memory; 9], "{is_told}");
+        assert_eq!(causes[&1_015], Cause::Unexplained, "{is_told}: the disk was in order then");
+    }
+}
