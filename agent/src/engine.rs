@@ -169,8 +169,8 @@ impl Engine {
                 if matches!(acquired, Acquired::SinceBoot(_)) {
                     self.depot.mark_unset();
                 }
-                let told_at =
-                    if matches!(acquired, Acquired::Recorded(_)) { recorded_at(at, now) } else { at };
+                // A start after a crash takes the last time that it finds for the end of the run; an old record is none.
+                let told_at = if matches!(acquired, Acquired::Recorded(_)) { now.wall } else { at };
                 let readings = Readings { device, acquired, at, samples };
                 self.gather(&Record::Readings(readings), told_at, now);
                 let done = self.polls.answered(device);
@@ -407,15 +407,6 @@ impl Engine {
     const fn boot(&self) -> BootId {
         self.setup.identity.boot
     }
-}
-
-/// How old a record may be to be written down under its own time, in ms.
-const FRESH_MS: i64 = 60_000;
-
-/// The time of a device's own record in the outbox: of a fresh one its own, so that a loss of it is dated; otherwise that
-/// of its coming, because a start after a crash takes the last time that it finds for the end of the run.
-fn recorded_at(at: Timestamp, now: Now) -> Timestamp {
-    if (0..=FRESH_MS).contains(&now.wall.since_ms(at)) { at } else { now.wall }
 }
 
 #[cfg(test)]

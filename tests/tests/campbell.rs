@@ -13,14 +13,17 @@ use gapless_agent::campbell::table::Settings;
 use gapless_agent::clock::Now;
 use gapless_agent::event::BusEvent;
 use gapless_common::id::{BusId, DeviceIndex};
-use gapless_common::message::Outcome;
+use gapless_common::message::{Command, CommandBody, Outcome};
 use gapless_common::quality::{Cause, Quality};
 use gapless_common::reading::{Acquired, Misses, Sample, Value};
 use gapless_common::time::{Interval, Slot, SlotGrid, Timestamp};
+use gapless_common::topic::{AgentPath, Down, Up};
+use gapless_common::wire::{Message, decode, encode};
 use gapless_simulators::campbell::{Cell, Fault, FaultKind, Logger, LoggerConfig, LoggerServer, TableConfig};
 use gapless_tests::api::{Api, instant_ms};
 use gapless_tests::site::{SITE, Site, SiteSpec};
 use gapless_tests::{settle, wait};
+use rumqttc::{Client, Event, Incoming, MqttOptions, QoS};
 
 const SOON: Duration = Duration::from_secs(120);
 /// 2026-01-01T00:00:00Z
@@ -309,7 +312,7 @@ impl LoggerSite {
         let mut text = std::fs::read_to_string(&path).unwrap();
         let _ = write!(
             text,
-            "\n[[bus]]\nid = \"mast\"\ncampbell = {{ url = \"http://{}\" }}\ntimeout = \"2s\"\n\
+            "\n[[bus]]\nid = \"mast\"\ncampbell = {{ url = \"http://{}\" }}\ntimeout = \"20s\"\n\
              [[bus.device]]\nid = \"met\"\ntable = \"Met\"\ninterval = \"{interval}\"\nzone = \"-07:00\"\n\
              first = \"{first}\"\nchannels = {channels}\n",
             logger.address()
@@ -454,6 +457,91 @@ fn what_the_ring_lost_stays_a_named_gap_and_a_new_program_is_a_new_catalog() {
     assert!(added.windows(2).all(|two| two[1] - two[0] == 1_000), "without a hole: {added:?}");
     let old = place.stored(&api).keys().filter(|(_, channel)| channel == "WindDir_D1_WVT").count();
     assert!(old > 8, "what the old program stored is still there");
+
+    // Another agent process knows no fields until the logger has told them.
     place.site.stop_agent();
+    let stopped = settle::now();
+    place.site.start_agent();
+    let is_new = |(at, channel): &(i64, String)| channel == "Added_1_Avg" && *at > stopped.0 + 2_000;
+    wait::until("readings after a restart", SOON, || {
+        let stored = place.stored(&api);
+        if stored.keys().any(is_new) { Ok(()) } else { Err(stored.len()) }
+    });
+    let around: Vec<i64> = place
+        .stored(&api)
+        .keys()
+        .filter(|(at, channel)| {
+            channel == "Added_1_Avg" && *at > stopped.0 - 3_000 && *at < stopped.0 + 3_000
+        })
+        .map(|(at, _)| *at)
+        .collect();
+    assert!(around.windows(2).all(|two| two[1] - two[0] == 1_000), "the restart left no hole: {around:?}");
+    place.site.stop_agent();
+    place.site.stop_collector();
+}
+
+/// Sends a command as the collector would, and gives the agent's answer.
+fn command(port: u16, body: CommandBody) -> Outcome {
+    let path = AgentPath { site: SITE.parse().unwrap(), agent: "gateway".parse().unwrap() };
+    let (client, mut connection) = Client::new(MqttOptions::new("tester", "127.0.0.1", port), 10);
+    client.subscribe(path.up(Up::Reply), QoS::AtLeastOnce).unwrap();
+    let expires = settle::now().plus_ms(60_000);
+    let message = Message::Command(Command { id: 7_007, expires, body });
+    let mut is_sent = false;
+    for event in connection.iter() {
+        match event.expect("the broker is there") {
+            Event::Incoming(Incoming::SubAck(_)) if !is_sent => {
+                let payload = encode(&message).unwrap();
+                client.publish(path.down(Down::Command), QoS::AtLeastOnce, false, payload).unwrap();
+                is_sent = true;
+            }
+            Event::Incoming(Incoming::Publish(publish)) => {
+                if let Ok(Message::Reply(reply)) = decode(&publish.payload)
+                    && reply.id == 7_007
+                {
+                    return reply.outcome;
+                }
+            }
+            _ => {}
+        }
+    }
+    panic!("the connection ended without an answer")
+}
+
+#[test]
+fn a_command_reads_the_memory_and_a_silent_logger_holds_up_no_stop() {
+    let config = LoggerConfig {
+        tables: vec![table(10_000, 5_000)],
+        zone_ms: ZONE,
+        history_ms: 2 * HOUR,
+        ..LoggerConfig::default()
+    };
+    let mut place = LoggerSite::new(config, "0s", "\"all\"");
+    place.site.start_collector();
+    place.site.start_agent();
+    let api = place.site.api();
+    let first = place.wait_for(&api, "the newest record", |instants| !instants.is_empty())[0];
+    let text = std::fs::read_to_string(place.site.path("agent.toml")).unwrap();
+    let port = text.split("mqtt://127.0.0.1:").nth(1).and_then(|rest| rest.split('"').next()).unwrap();
+    let port: u16 = port.parse().unwrap();
+    let read = |from: i64, to: i64| CommandBody::ReadHistory {
+        device: "met".parse().unwrap(),
+        from: Timestamp(first + from),
+        to: Timestamp(first + to),
+    };
+    assert_eq!(command(port, read(-HOUR, -HOUR / 2)), Outcome::Done);
+    let instants = place.wait_for(&api, "the half hour", |instants| instants.len() > 180);
+    assert_eq!((instants[0], instants[179]), (first - HOUR, first - HOUR / 2 - 10_000));
+
+    place.logger.with(|logger, _| logger.add_fault(Fault::new(FaultKind::Silent)));
+    wait::until_true("a request that is not answered", SOON, || {
+        place.logger.with(|logger, _| logger.answers().last().is_some_and(|last| !last.faults.is_empty()))
+    });
+    let begun = settle::now();
+    place.site.stop_agent();
+    let took = settle::now().since_ms(begun);
+    assert!(took < 5_000, "the stop took {took} ms");
+    let log = std::fs::read_to_string(place.site.path("agent.log")).unwrap();
+    assert!(!log.contains("did not stop in time"), "{log}");
     place.site.stop_collector();
 }

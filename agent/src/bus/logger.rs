@@ -235,8 +235,8 @@ pub enum ReadError {
     /// The password cannot be read.
     #[error(transparent)]
     Password(#[from] io::Error),
-    /// What came is no answer.
-    #[error("{0}; its tables are {1}")]
+    /// What came is no answer: for a table that is not there, too.
+    #[error("no record of this table; those of the logger are {1}")]
     Answer(#[source] AnswerError, String),
     /// The table has nothing yet.
     #[error("the table has no record yet")]

@@ -229,6 +229,9 @@ mod tests {
             let error = read(body.as_bytes()).unwrap_err().to_string();
             assert!(error.starts_with(expected), "{body}: {error}");
         }
+        for end in 0..ANSWER.len() {
+            assert!(read(&ANSWER.as_bytes()[..end]).is_err(), "broken off after {end}");
+        }
         let long = vec![b' '; BODY_BYTES_MAX + 1];
         assert!(matches!(read(&long), Err(AnswerError::TooLong(_))));
         let symbols = read_symbols(br#"{"symbols": [{"name": "Met", "type": 6}]}"#).unwrap();

@@ -74,6 +74,9 @@ const LATE_TRIES_MAX: u8 = 3;
 /// A record that has not come after two intervals and this time is not waited for, in ms: the logger's clock may be slow.
 const GRACE_MS: i64 = 30_000;
 
+/// After so many sparse records in a row a person is told.
+const SPARSE_TOLD: u8 = 5;
+
 /// What the collector wants to be read.
 #[derive(Debug, Clone, Copy)]
 struct History {
@@ -113,6 +116,8 @@ pub struct Table {
     delay_ms: i64,
     late_tries: u8,
     corrupt: u32,
+    /// Records in a row that came slots after the one before, though nothing was between them.
+    sparse: u8,
 }
 
 impl Table {
@@ -135,6 +140,7 @@ impl Table {
             delay_ms: (interval / 20).clamp(50, 5_000),
             late_tries: 0,
             corrupt: 0,
+            sparse: 0,
             settings,
         }
     }
@@ -306,9 +312,21 @@ impl Table {
         if is_anew {
             self.add_hole(Hole::new(range, None, Some(mark)).map(Hole::erased));
         } else {
+            self.note_distance(before, mark);
             // Where the numbers say that nothing is missing, one request asks all the same: a table may have been made
             // anew and have come to just this number.
             self.add_hole(Hole::new(range, Some(before), Some(mark)));
+        }
+    }
+
+    /// Says so, once, where the table is written less often than the configuration says.
+    fn note_distance(&mut self, before: Mark, mark: Mark) {
+        let is_sparse = mark.no == before.no + 1 && mark.slot > before.slot.plus(1);
+        self.sparse = if is_sparse { self.sparse.saturating_add(1) } else { 0 };
+        if self.sparse == SPARSE_TOLD {
+            let (table, ms) =
+                (&self.settings.table, (mark.slot.0 - before.slot.0).saturating_mul(self.interval()));
+            tracing::warn!(%table, "its records come every {} s, less often than `interval` says", ms / 1_000);
         }
     }
 
