@@ -7,19 +7,24 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::time::Duration;
 
+use gapless_agent::bus;
 use gapless_agent::campbell::core::{Collector, Failure, Step};
 use gapless_agent::campbell::layout::Channels;
 use gapless_agent::campbell::table::Settings;
 use gapless_agent::clock::Now;
+use gapless_agent::config::Config;
 use gapless_agent::event::BusEvent;
+use gapless_agent::text::chain;
 use gapless_common::id::{BusId, DeviceIndex};
 use gapless_common::message::{Command, CommandBody, Outcome};
+use gapless_common::profile::ProfileSet;
 use gapless_common::quality::{Cause, Quality};
 use gapless_common::reading::{Acquired, Misses, Sample, Value};
 use gapless_common::time::{Interval, Slot, SlotGrid, Timestamp};
 use gapless_common::topic::{AgentPath, Down, Up};
 use gapless_common::wire::{Message, decode, encode};
 use gapless_simulators::campbell::{Cell, Fault, FaultKind, Logger, LoggerConfig, LoggerServer, TableConfig};
+use gapless_simulators::truth::mix;
 use gapless_tests::api::{Api, instant_ms};
 use gapless_tests::site::{SITE, Site, SiteSpec};
 use gapless_tests::{settle, wait};
@@ -165,7 +170,8 @@ impl Bench {
                 "{at} is neither read nor missed"
             );
         }
-        assert_eq!(through, self.grid.slot_at(Timestamp(T + self.ms)), "all is accounted for");
+        // Further only where the logger's clock is ahead, and its records are there.
+        assert!(through >= self.grid.slot_at(Timestamp(T + self.ms)), "all is accounted for");
         left
     }
 
@@ -292,6 +298,106 @@ fn the_memory_is_read_again_when_the_collector_asks() {
     assert_eq!(bench.history, [(1, Outcome::Done), (2, Outcome::NoData)]);
     assert_eq!(bench.readings.len(), 121 + 600);
     assert_eq!(bench.audit().len(), 0);
+}
+
+/// The next of a row of numbers that looks like chance, below `end`.
+fn dice(state: &mut u64, end: i64) -> i64 {
+    *state = mix(&[*state]);
+    i64::try_from(*state >> 33).unwrap() % end
+}
+
+/// Whatever happens to link, answers, clock and program, once it is over all that the logger still holds has been read,
+/// every value is its own, and each slot is a reading or a miss.
+#[test]
+fn forty_unlucky_weeks() {
+    for seed in 1..=40 {
+        let mut state = seed;
+        let config = LoggerConfig {
+            records_max: usize::try_from(20 + dice(&mut state, 200)).unwrap(),
+            since_record_inclusive: seed % 2 == 0,
+            ..minutely(u64::try_from(200 + dice(&mut state, 2_000)).unwrap())
+        };
+        let mut bench = Bench::new(config, 3 * HOUR);
+        let mut deeds = Vec::new();
+        for _ in 0..8 {
+            bench.run(60_000 * dice(&mut state, 180));
+            let deed = dice(&mut state, 6);
+            deeds.push((bench.ms / 60_000, deed));
+            bench.is_up = deed < 3;
+            let at = T + bench.ms;
+            match deed {
+                0 | 3 => bench.logger.step_clock(60_000 * (dice(&mut state, 240) - 120), at),
+                1 | 4 => bench.logger.change_program(at),
+                2 => {
+                    let kinds = [FaultKind::ErrorBody, FaultKind::Html, FaultKind::Truncated];
+                    let kind = kinds[usize::try_from(dice(&mut state, 3)).unwrap()];
+                    let times = u32::try_from(1 + dice(&mut state, 6)).unwrap();
+                    bench.logger.add_fault(Fault::new(kind).times(times));
+                }
+                _ => {}
+            }
+            bench.run(60_000 * dice(&mut state, 600));
+            bench.is_up = true;
+        }
+        bench.run(6 * HOUR);
+        let held = bench.logger.held("Met", T + bench.ms);
+        let lost: Vec<_> = held[..held.len() - 2]
+            .iter()
+            .filter(|(_, at)| *at >= T && !bench.readings.contains_key(at))
+            .collect();
+        assert!(
+            lost.is_empty(),
+            "seed {seed}: {} records were not read, first {:?}; {deeds:?}",
+            lost.len(),
+            lost[0]
+        );
+        bench.audit();
+    }
+}
+
+/// (what is wrong, what a person is told who reads the table)
+#[test]
+fn what_is_wrong_with_a_logger_is_told_to_the_person_who_reads_it() {
+    let config = LoggerConfig { login: Some(("reader".to_owned(), "secret".to_owned())), ..minutely(100) };
+    let server = LoggerServer::start(config, ([127, 0, 0, 1], 0).into()).unwrap();
+    let read = |password: &str, table: &str| {
+        let text = format!(
+            "site = \"s\"\nagent = \"a\"\nuplink = {{ broker = \"mqtt://h\" }}\noutbox = {{ path = \"/o\" }}\n\
+             [[bus]]\nid = \"b\"\ncampbell = {{ url = \"http://{}\", username = \"reader\", password = \"{password}\" }}\n\
+             timeout = \"300ms\"\n[[bus.device]]\nid = \"met\"\ntable = \"{table}\"\ninterval = \"1m\"\n\
+             zone = \"+00:00\"\nchannels = \"all\"\n",
+            server.address()
+        );
+        let config = Config::parse("a.toml", &text, &ProfileSet::embedded().unwrap()).unwrap();
+        let (logger, table) = config.tables().next().unwrap();
+        match bus::read_table(logger, table) {
+            Ok(shown) => format!("{} values", shown.values.len()),
+            Err(error) => chain(&error),
+        }
+    };
+    assert_eq!(read("secret", "Met"), "4 values");
+    assert!(read("wrong", "Met").contains("refuses user and password"));
+    let told = read("secret", "None");
+    assert!(told.contains("those of the logger are Met") && told.contains("no table None"), "{told}");
+    let rows = [
+        (FaultKind::Slow { ms: 100 }, "4 values"),
+        (FaultKind::Slow { ms: 2_000 }, "no answer"),
+        (FaultKind::Silent, "no answer"),
+        (FaultKind::ErrorBody, "no records, but: Error: the command could not be carried out"),
+        (FaultKind::Html, "no records, but: Please log in"),
+        (FaultKind::Truncated, "an answer that is not CSIJSON"),
+    ];
+    for (kind, expected) in rows {
+        server.with(|logger, _| logger.add_fault(Fault::new(kind).times(1)));
+        let told = read("secret", "Met");
+        assert!(told.contains(expected), "{kind}: {told}");
+        server.with(|logger, _| logger.clear_faults());
+    }
+    server.with(|logger, _| logger.add_fault(Fault::new(FaultKind::CutOff).times(1)));
+    let told = read("secret", "Met");
+    assert!(!told.contains("values"), "{told}");
+    server.unplug();
+    assert!(read("secret", "Met").contains("no connection"));
 }
 
 /// A site with a logger alone.

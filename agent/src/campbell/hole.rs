@@ -31,8 +31,8 @@ pub struct Hole {
     end: Slot,
     before: Option<Mark>,
     after: Option<Mark>,
-    /// The table was made anew since: numbers of before and after say nothing of each other.
-    is_erased: bool,
+    /// Why a record is missing where numbers of before and after say nothing of each other.
+    known: Option<Cause>,
     /// The numbers say nothing of how much is in it.
     is_stepwise: bool,
     tries: u8,
@@ -48,7 +48,7 @@ impl Hole {
             end,
             before,
             after,
-            is_erased: false,
+            known: None,
             is_stepwise: false,
             tries: 0,
         };
@@ -58,7 +58,13 @@ impl Hole {
     /// The table was made anew: what it had is gone.
     #[must_use]
     pub const fn erased(self) -> Self {
-        Self { is_erased: true, ..self }
+        Self { known: Some(Cause::Overwritten), ..self }
+    }
+
+    /// The logger's clock was set back: some of it may never have been recorded.
+    #[must_use]
+    pub const fn of_set_clock(self) -> Self {
+        Self { known: Some(Cause::NotRecorded), ..self }
     }
 
     /// The first slot whose fate is not known.
@@ -84,7 +90,7 @@ impl Hole {
         let held =
             self.before.zip(self.after).and_then(|(before, after)| after.no.checked_sub(before.no + 1));
         let are_few = held.and_then(|held| i64::try_from(held).ok()).is_some_and(|held| held <= count);
-        if are_few && !self.is_erased && !self.is_stepwise {
+        if are_few && self.known.is_none() && !self.is_stepwise {
             return (self.cursor, self.end);
         }
         (self.cursor, self.cursor.plus(count.max(1)).min(self.end))
@@ -109,7 +115,7 @@ impl Hole {
                 }
             }
             self.missing = self.missing.max(mark.slot.plus(1));
-            (self.before, self.is_erased) = (Some(*mark), false);
+            (self.before, self.known) = (Some(*mark), None);
         }
         let broke_off = marks.last().filter(|_| more).map(|last| last.slot.plus(1));
         self.cursor =
@@ -141,9 +147,11 @@ impl Hole {
     }
 
     /// Why there is no record between the last one that came and `after`.
-    const fn cause(&self, after: Option<Mark>) -> Cause {
+    fn cause(&self, after: Option<Mark>) -> Cause {
+        if let Some(cause) = self.known {
+            return cause;
+        }
         match (self.before, after) {
-            _ if self.is_erased => Cause::Overwritten,
             (Some(before), Some(after)) if after.no == before.no + 1 => Cause::NotRecorded,
             // Number 0 is the first record of a table.
             (None, Some(Mark { no: 0, .. })) => Cause::NotRecorded,

@@ -313,9 +313,7 @@ impl Table {
             self.add_hole(Hole::new(range, None, Some(mark)).map(Hole::erased));
         } else {
             self.note_distance(before, mark);
-            // Where the numbers say that nothing is missing, one request asks all the same: a table may have been made
-            // anew and have come to just this number.
-            self.add_hole(Hole::new(range, Some(before), Some(mark)));
+            self.add_hole(between(before, mark));
         }
     }
 
@@ -474,4 +472,17 @@ impl Table {
             out.push_back(BusEvent::HistoryRead { command: history.command, outcome });
         }
     }
+}
+
+/// Where the records between two may be. Where the numbers say that nothing is missing, one request asks all the same: a
+/// table may have been made anew and have come to just this number.
+fn between(before: Mark, mark: Mark) -> Option<Hole> {
+    let range = (before.slot.plus(1), mark.slot);
+    let missing = i64::try_from(mark.no - before.no - 1).unwrap_or(i64::MAX);
+    if missing == 0 || missing <= range.1.0.saturating_sub(range.0.0) {
+        return Hole::new(range, Some(before), Some(mark));
+    }
+    // More records than slots: the clock was set back. They follow the one that we have, or go before the one that came.
+    let first = range.0.min(mark.slot.plus(missing.saturating_neg()));
+    Hole::new((first, before.slot.plus(missing).plus(1)), None, None).map(Hole::of_set_clock)
 }
