@@ -1,9 +1,14 @@
 //! The collector's configuration: one TOML file, every key optional. Opens nothing but that file.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
+use gapless_common::text::parse_duration_ms;
 use serde::Deserialize;
+
+use crate::gaps::plan::Order;
+use crate::gaps::{Policies, Policy};
 
 /// Why there is no configuration.
 #[derive(Debug, thiserror::Error)]
@@ -49,6 +54,68 @@ pub struct Config {
     pub mqtt: Mqtt,
     /// API and page.
     pub http: Http,
+    /// How devices are asked for what is missing.
+    pub gaps: Gaps,
+}
+
+/// How devices are asked for what is missing; each class of devices may have ways of its own.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, Default)]
+#[serde(deny_unknown_fields, default)]
+pub struct Gaps {
+    /// The distance of each attempt from the one before.
+    pub attempts: Option<Vec<Span>>,
+    /// The longest window of one request.
+    pub window: Option<Span>,
+    /// Which windows come first.
+    pub order: Option<Order>,
+    /// By the attribute `class` of a device; what is not said there is as above.
+    pub class: BTreeMap<String, GapsOfClass>,
+}
+
+/// The same for one class.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, Default)]
+#[serde(deny_unknown_fields, default)]
+pub struct GapsOfClass {
+    /// As in [`Gaps`].
+    pub attempts: Option<Vec<Span>>,
+    /// As in [`Gaps`].
+    pub window: Option<Span>,
+    /// As in [`Gaps`].
+    pub order: Option<Order>,
+}
+
+/// A length of time, written as `3d`, `2w`, `90d`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "String")]
+pub struct Span(i64);
+
+impl TryFrom<String> for Span {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        let ms = parse_duration_ms(&text).map_err(|e| e.to_string())?;
+        i64::try_from(ms).map(Self).map_err(|_| format!("`{text}` is longer than can be counted"))
+    }
+}
+
+impl Gaps {
+    /// What they say.
+    #[must_use]
+    pub fn policies(&self) -> Policies {
+        let with = |base: &Policy,
+                    attempts: Option<&Vec<Span>>,
+                    window: Option<Span>,
+                    order: Option<Order>| Policy {
+            waits_ms: attempts.map_or_else(|| base.waits_ms.clone(), |all| all.iter().map(|s| s.0).collect()),
+            window_ms: window.map_or(base.window_ms, |window| window.0),
+            order: order.unwrap_or(base.order),
+        };
+        let usual = with(&Policy::default(), self.attempts.as_ref(), self.window, self.order);
+        let of_class = self.class.iter().map(|(class, gaps)| {
+            (class.clone(), with(&usual, gaps.attempts.as_ref(), gaps.window, gaps.order))
+        });
+        Policies { of_class: of_class.collect(), usual }
+    }
 }
 
 /// The broker.
@@ -82,6 +149,7 @@ impl Default for Config {
             data_dir: PathBuf::from("gapless-data"),
             mqtt: Mqtt::default(),
             http: Http::default(),
+            gaps: Gaps::default(),
         }
     }
 }

@@ -4,6 +4,7 @@ pub mod api;
 pub mod backup;
 pub mod clock;
 pub mod config;
+pub mod gaps;
 pub mod ingest;
 pub mod ledger;
 pub mod run;

@@ -4,14 +4,19 @@
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::{mpsc, watch};
 
 use crate::api::{self, ApiState, Health};
 use crate::config::{BrokerChoice, Config, ConfigError};
-use crate::ingest::{INBOUND_MAX, OUTBOUND_MAX, broker, mqtt, writer};
+use crate::ingest::committer::{Committer, LoadError};
+use crate::ingest::{INBOUND_MAX, OUTBOUND_MAX, Orders, broker, mqtt, writer};
 use crate::store::{Reader, sqlite};
 use crate::{clock, tokens};
+
+/// How often it is seen whether a gap has come due.
+const LOOK_AFTER_GAPS_EVERY: Duration = Duration::from_secs(1);
 
 /// Why the collector does not run.
 #[derive(Debug, thiserror::Error)]
@@ -37,6 +42,9 @@ pub enum RunError {
     /// The embedded broker.
     #[error(transparent)]
     Broker(#[from] broker::BrokerError),
+    /// The database cannot be written to.
+    #[error(transparent)]
+    Load(#[from] LoadError),
     /// The writer.
     #[error(transparent)]
     Writer(#[from] writer::StartError),
@@ -91,14 +99,18 @@ pub async fn run(
     let health = Arc::new(Health::default());
     let (inbound, to_writer) = mpsc::channel(INBOUND_MAX);
     let (from_writer, outbound) = mpsc::channel(OUTBOUND_MAX);
-    let (watch, thread) = writer::start(&database, to_writer, from_writer, Arc::clone(&health))?;
+    let committer = Committer::open(&database)?.with_policies(config.gaps.policies());
+    let (watch, thread) = writer::start_with(committer, to_writer, from_writer, Arc::clone(&health))?;
+    let orders = Orders::to(&inbound);
+    tokio::spawn(look_after_gaps(orders.clone()));
     let (options, embedded) = broker_options(config, watch.head.incarnation)?;
     let listen = config.http.listen;
     let failed = |source| RunError::Api { listen, source };
     let listener = api::bind(listen).await.map_err(failed)?;
     ready(Addresses { http: listener.local_addr().map_err(failed)?, mqtt: embedded });
     let store = Arc::new(Reader::new(&database));
-    let state = ApiState { store, commits: watch.commits, health: Arc::clone(&health), now: clock::now };
+    let state =
+        ApiState { store, commits: watch.commits, health: Arc::clone(&health), orders, now: clock::now };
     let served = tokio::spawn(api::serve(state, listener, ended(shutdown.clone())));
     let shell = mqtt::run(options, mqtt::Ends { inbound, outbound, health, shutdown }).await;
     served.abort();
@@ -108,6 +120,13 @@ pub async fn run(
         return Err(RunError::WriterFailed);
     }
     Ok(shell?)
+}
+
+/// Has gaps looked after as long as there is a writer.
+async fn look_after_gaps(orders: Orders) {
+    while orders.look_after_gaps(clock::now()).await {
+        tokio::time::sleep(LOOK_AFTER_GAPS_EVERY).await;
+    }
 }
 
 async fn ended(mut shutdown: watch::Receiver<bool>) {

@@ -8,7 +8,8 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 
 use gapless_collector::backup::backup;
-use gapless_collector::ingest::{INBOUND_MAX, Inbound, OUTBOUND_MAX, Outbound, writer};
+use gapless_collector::ingest::committer::{Committer, PARK_BYTES_MAX};
+use gapless_collector::ingest::{INBOUND_MAX, Inbound, OUTBOUND_MAX, Outbound, Task, writer};
 use gapless_collector::store::model::{Flow, GapFilter, ParkReason, Scan, SeriesNo, StoredReading};
 use gapless_collector::store::{ReadStore, Reader};
 use gapless_common::catalog::{Aggregation, Catalog, Channel, Device, PeriodLabel};
@@ -114,7 +115,7 @@ fn framed(first: u64, records: Vec<Record>, hash: CatalogHash, catalog: &Catalog
 }
 
 struct Running {
-    inbound: Option<mpsc::Sender<Inbound>>,
+    inbound: Option<mpsc::Sender<Task>>,
     outbound: mpsc::Receiver<Outbound>,
     thread: Option<JoinHandle<()>>,
     token: u64,
@@ -122,15 +123,14 @@ struct Running {
 
 impl Running {
     fn start(dir: &Path) -> Self {
-        Self::start_bounded(dir, writer::PARK_BYTES_MAX)
+        Self::start_bounded(dir, PARK_BYTES_MAX)
     }
 
     fn start_bounded(dir: &Path, park_bytes_max: i64) -> Self {
         let (inbound, to_writer) = mpsc::channel(INBOUND_MAX);
         let (from_writer, outbound) = mpsc::channel(OUTBOUND_MAX);
-        let (_, thread) =
-            writer::start_bounded(&dir.join("db"), to_writer, from_writer, Arc::default(), park_bytes_max)
-                .unwrap();
+        let committer = Committer::open(&dir.join("db")).unwrap().with_park_bytes_max(park_bytes_max);
+        let (_, thread) = writer::start_with(committer, to_writer, from_writer, Arc::default()).unwrap();
         Self { inbound: Some(inbound), outbound, thread: Some(thread), token: 0 }
     }
 
@@ -151,7 +151,7 @@ impl Running {
         self.token += 1;
         let at = Timestamp(2_000_000);
         let message = Inbound { topic, payload, at, token: self.token };
-        self.inbound.as_ref().unwrap().blocking_send(message).unwrap();
+        self.inbound.as_ref().unwrap().blocking_send(message.into()).unwrap();
         let mut answers = Vec::new();
         loop {
             match self.outbound.blocking_recv().unwrap() {
@@ -461,7 +461,8 @@ fn a_flood_from_one_agent_holds_the_others_up_by_one_transaction() {
     let (inbound, to_writer) = mpsc::channel(INBOUND_MAX);
     let (from_writer, mut outbound) = mpsc::channel(OUTBOUND_MAX);
     let send = |topic: String, payload: Vec<u8>, token| {
-        inbound.blocking_send(Inbound { topic, payload, at: Timestamp(2_000_000), token }).unwrap();
+        let message = Inbound { topic, payload, at: Timestamp(2_000_000), token };
+        inbound.blocking_send(message.into()).unwrap();
     };
     // All of it waits before the writer starts, the other agent's frame behind the flood.
     (0..8).for_each(|n| send(flood.up(Up::Data), dense(&flood, 1 + 351 * n), n));

@@ -50,7 +50,7 @@ fn through_memory(path: &Path, frames: &[(String, Vec<u8>)]) -> Duration {
     });
     for (token, (topic, payload)) in (0..).zip(frames) {
         let (topic, payload, at) = (topic.clone(), payload.clone(), Timestamp(2_000_000_000));
-        inbound.blocking_send(Inbound { topic, payload, at, token }).unwrap();
+        inbound.blocking_send(Inbound { topic, payload, at, token }.into()).unwrap();
     }
     released.join().unwrap();
     let took = began.elapsed();

@@ -48,6 +48,19 @@ impl Api {
         Ok((answer.status().as_u16(), body, tag))
     }
 
+    /// Status and body of a POST without a body.
+    ///
+    /// # Errors
+    /// The transport's words, where no answer came or it broke off.
+    pub fn post(&self, path: &str) -> Result<(u16, String), String> {
+        let agent = ureq::Agent::config_builder().http_status_as_error(false).build().new_agent();
+        let request = agent
+            .post(format!("{}{path}", self.base))
+            .header("Authorization", format!("Bearer {}", self.token));
+        let mut answer = request.send_empty().map_err(|e| e.to_string())?;
+        Ok((answer.status().as_u16(), answer.body_mut().read_to_string().map_err(|e| e.to_string())?))
+    }
+
     /// The JSON of a GET that must be answered with 200.
     ///
     /// # Errors

@@ -170,7 +170,7 @@ fn slots(api: &Api, spec: &DeviceSpec) -> (u64, u64) {
 
 /// The gaps; no slot is in two.
 fn gaps(api: &Api, spec: &DeviceSpec) -> Vec<Gap> {
-    let path = format!("/api/v1/gaps?site={SITE}&device={}&state=open&limit=10000", spec.name);
+    let path = format!("/api/v1/gaps?site={SITE}&device={}&state=unfilled&limit=10000", spec.name);
     let rows = api.items(&path).expect("the API answers");
     let gap = |row: &Json| Gap {
         from: instant(row, "from"),

@@ -44,7 +44,7 @@ fn polled(site: &Site) -> u64 {
 
 /// Gaps other than those that a busy machine makes: slots of 30 ms are soon over.
 fn false_gaps(api: &Api) -> Vec<serde_json::Value> {
-    let gaps = api.items("/api/v1/gaps?state=open").expect("the API answers");
+    let gaps = api.items("/api/v1/gaps?state=unfilled").expect("the API answers");
     gaps.into_iter().filter(|gap| !BUSY.iter().any(|cause| gap["cause"] == *cause)).collect()
 }
 

@@ -525,7 +525,7 @@ fn a_day_of_the_logger_s_own_time_comes_back_without_a_person() {
     let down = settle::now();
     place.logger.with(|logger, now| logger.pass(86_400_000, now));
     wait::until("what was due meanwhile to be a gap", SOON, || {
-        let gaps = gaps(&api, "open");
+        let gaps = gaps(&api, "unfilled");
         if gaps.iter().any(|gap| gap["cause"] == "not_connected") { Ok(()) } else { Err(gaps) }
     });
     place.logger.replug().unwrap();
@@ -536,7 +536,7 @@ fn a_day_of_the_logger_s_own_time_comes_back_without_a_person() {
     }
     assert!(*instants.last().unwrap() >= down.0, "{}", Timestamp(*instants.last().unwrap()));
     wait::until("the gaps of the outage to close", SOON, || {
-        let left = gaps(&api, "open");
+        let left = gaps(&api, "unfilled");
         let outage = |gap: &&serde_json::Value| instant_ms(&gap["to"]).unwrap() > down.0;
         let left: Vec<_> = left.iter().filter(outage).cloned().collect();
         if left.is_empty() { Ok(()) } else { Err(left) }
@@ -570,15 +570,16 @@ fn what_the_ring_lost_stays_a_named_gap_and_a_new_program_is_a_new_catalog() {
     });
     let gone = instants.windows(2).find(|two| two[1] - two[0] > 2_000).expect("a hole that stays");
     let lost = (place.grid.slot_at(Timestamp(gone[0])).plus(1), place.grid.slot_at(Timestamp(gone[1])));
-    wait::until("the gap of what was overwritten", SOON, || {
-        let told = gaps(&api, "open");
+    let gap = wait::until("the gap of what was overwritten", SOON, || {
+        let told = gaps(&api, "unfilled");
         let is_it = |gap: &serde_json::Value| {
             gap["cause"] == "overwritten"
                 && instant_ms(&gap["from"]) == Ok(place.grid.at(lost.0).0)
                 && instant_ms(&gap["to"]) == Ok(place.grid.at(lost.1).0)
         };
-        if told.iter().any(is_it) { Ok(()) } else { Err((lost, told)) }
+        told.iter().find(|gap| is_it(gap)).and_then(|gap| gap["id"].as_i64()).ok_or((lost, told))
     });
+    check_the_schedule(&api, gap);
 
     place.logger.with(Logger::change_program);
     let changed = settle::now();
@@ -613,6 +614,37 @@ fn what_the_ring_lost_stays_a_named_gap_and_a_new_program_is_a_new_catalog() {
     assert!(around.windows(2).all(|two| two[1] - two[0] == 1_000), "the restart left no hole: {around:?}");
     place.site.stop_agent();
     place.site.stop_collector();
+}
+
+/// The collector asks the logger for what is missing by itself, is told that there is nothing, and will ask again in
+/// three days; or at once, where a person wants it.
+fn check_the_schedule(api: &Api, gap: i64) {
+    let path = format!("/api/v1/gaps/{gap}");
+    let told = |events: &[&str]| {
+        wait::until(&format!("the gap's history to be {events:?}"), SOON, || {
+            let gap = api.get(&path)?;
+            let history = gap["history"].as_array().cloned().unwrap_or_default();
+            let is_told = gap["state"] == "waiting"
+                && history
+                    .iter()
+                    .map(|event| event["event"].as_str().unwrap_or_default())
+                    .eq(events.iter().copied());
+            if is_told { Ok(gap) } else { Err(gap.to_string()) }
+        })
+    };
+    let waiting = told(&["opened", "requested", "no_data"]);
+    assert_eq!((&waiting["attempts"], &waiting["source"]), (&1.into(), &"device".into()));
+    let days = |gap: &serde_json::Value| {
+        let next = instant_ms(&gap["next_try_at"]).expect("an instant");
+        (next - settle::now().0) as f64 / 86_400_000.0
+    };
+    assert!((2.99..=3.0).contains(&days(&waiting)), "{waiting}");
+    assert_eq!(waiting["history"][2]["actor"], "agent gateway");
+    assert_eq!(api.post(&format!("{path}/reopen")).map(|answer| answer.0), Ok(409));
+    assert_eq!(api.post(&format!("{path}/retry")).map(|answer| answer.0), Ok(200));
+    let again = told(&["opened", "requested", "no_data", "retried", "requested", "no_data"]);
+    assert_eq!(again["history"][3]["actor"], "token admin");
+    assert!((13.99..=14.0).contains(&days(&again)), "{again}");
 }
 
 /// Sends a command as the collector would, and gives the agent's answer.

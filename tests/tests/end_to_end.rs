@@ -38,7 +38,7 @@ fn wait_for_fresh(site: &Site, api: &Api) {
 }
 
 fn no_open_gap(api: &Api) -> Vec<serde_json::Value> {
-    api.items("/api/v1/gaps?state=open").expect("the API answers")
+    api.items("/api/v1/gaps?state=unfilled").expect("the API answers")
 }
 
 #[test]

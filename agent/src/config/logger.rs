@@ -92,7 +92,9 @@ fn read_table(table: &Table<'_>, interval_ms: Option<At<u64>>) -> Option<LogTabl
     let zone = table.parsed::<Zone>("zone");
     let first_ms = read_first(table);
     let channels = read_channels(table);
-    let attributes = read_attributes(table, None);
+    let mut attributes = read_attributes(table, None);
+    // What is missing can be read again from the logger's own memory: the collector asks for it.
+    attributes.insert("history".to_owned(), "device".to_owned());
     let paused = table.flag("paused").unwrap_or(false);
     table.finish();
     Some(LogTable {

@@ -32,18 +32,33 @@ fn cookie(headers: &HeaderMap) -> Option<&str> {
         .map(|(_, token)| token)
 }
 
+/// Who asks: the name of the token.
+#[derive(Debug, Clone)]
+pub(super) struct Asker(pub(super) String);
+
+async fn asker(state: &ApiState, headers: &HeaderMap) -> Result<Option<Asker>, Problem> {
+    let Some(token) = bearer(headers).or_else(|| cookie(headers)) else { return Ok(None) };
+    let hash = hash_token(token);
+    Ok(state.ask(move |store| store.token_name(&hash)).await?.map(Asker))
+}
+
 /// Whether the request carries a known token.
 pub(crate) async fn is_known(state: &ApiState, headers: &HeaderMap) -> Result<bool, Problem> {
-    let Some(token) = bearer(headers).or_else(|| cookie(headers)) else { return Ok(false) };
-    let hash = hash_token(token);
-    state.ask(move |store| store.token_known(&hash)).await
+    Ok(asker(state, headers).await?.is_some())
 }
 
 /// Lets a request through only with a known token.
-pub(crate) async fn require_token(State(state): State<ApiState>, request: Request, next: Next) -> Response {
-    match is_known(&state, request.headers()).await {
-        Ok(true) => next.run(request).await,
-        Ok(false) => Problem::Unauthorized.into_response(),
+pub(crate) async fn require_token(
+    State(state): State<ApiState>,
+    mut request: Request,
+    next: Next,
+) -> Response {
+    match asker(&state, request.headers()).await {
+        Ok(Some(asker)) => {
+            request.extensions_mut().insert(asker);
+            next.run(request).await
+        }
+        Ok(None) => Problem::Unauthorized.into_response(),
         Err(problem) => problem.into_response(),
     }
 }

@@ -1,11 +1,10 @@
-//! What is missing and why: gaps, coverage, conflicts, parked frames.
+//! What is known of every slot, and what could not be stored as it came: coverage, conflicts, parked frames.
 
 use std::collections::BTreeMap;
 
 use axum::extract::State;
 use axum::http::HeaderMap;
 use axum::response::Response;
-use gapless_common::id::Commit;
 use gapless_common::quality::Cause;
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
@@ -14,9 +13,7 @@ use super::fleet::{find_device, json_value, path};
 use super::params::{self, Params, TimeRange};
 use super::reply::{self, Page};
 use super::{ApiState, Problem};
-use crate::store::model::{
-    ConflictRow, GapFilter, GapRow, GapState, ParkReason, ParkedRow, SeriesNo, SeriesRow, SlotState, StripRun,
-};
+use crate::store::model::{ConflictRow, ParkReason, ParkedRow, SeriesNo, SeriesRow, SlotState, StripRun};
 
 /// Why slots have no reading.
 #[derive(Debug, Clone, Serialize, ToSchema)]
@@ -32,117 +29,6 @@ impl From<Cause> for Reason {
     fn from(cause: Cause) -> Self {
         Self { cause: cause.slug(), detail: cause.to_string() }
     }
-}
-
-/// A run of slots proven to be missing.
-#[derive(Debug, Serialize, ToSchema)]
-pub(super) struct Gap {
-    /// Its number.
-    id: i64,
-    /// Its site.
-    site: String,
-    /// Its device.
-    device: String,
-    /// Its first slot (RFC 3339).
-    from: String,
-    /// One interval after its last slot.
-    to: String,
-    /// Number of slots.
-    slots: u64,
-    /// Why.
-    #[serde(flatten)]
-    reason: Reason,
-    /// `open` or `filled`.
-    state: &'static str,
-    /// When it was proven.
-    opened_at: String,
-    /// When its readings came after all.
-    closed_at: Option<String>,
-    /// The commit that changed it last.
-    changed: u64,
-}
-
-const fn gap_state_word(state: GapState) -> &'static str {
-    match state {
-        GapState::Open => "open",
-        GapState::Filled => "filled",
-    }
-}
-
-impl From<GapRow> for Gap {
-    fn from(row: GapRow) -> Self {
-        Self {
-            id: row.id,
-            site: row.site.to_string(),
-            device: row.device.to_string(),
-            from: row.from.to_string(),
-            to: row.to.to_string(),
-            slots: row.slots,
-            reason: row.cause.into(),
-            state: gap_state_word(row.state),
-            opened_at: row.opened_at.to_string(),
-            closed_at: row.closed_at.map(|t| t.to_string()),
-            changed: row.changed.0,
-        }
-    }
-}
-
-/// Which gaps.
-#[derive(Debug, Deserialize, IntoParams)]
-#[serde(deny_unknown_fields)]
-#[into_params(parameter_in = Query)]
-pub(super) struct GapsQuery {
-    /// Only of this site.
-    site: Option<String>,
-    /// Only of this device.
-    device: Option<String>,
-    /// `open` or `filled`; both without it.
-    state: Option<String>,
-    /// Only those that end after this instant (RFC 3339).
-    from: Option<String>,
-    /// Only those that begin before this instant (RFC 3339).
-    to: Option<String>,
-    /// Only those changed after this commit.
-    changed_after: Option<u64>,
-    /// At most so many.
-    limit: Option<usize>,
-    /// `next` of the page before.
-    cursor: Option<String>,
-}
-
-impl GapsQuery {
-    fn filter(&self) -> Result<GapFilter, Problem> {
-        let state = match self.state.as_deref() {
-            None => None,
-            Some("open") => Some(GapState::Open),
-            Some("filled") => Some(GapState::Filled),
-            Some(other) => return Err(Problem::parameter("state", format!("open or filled, got `{other}`"))),
-        };
-        let (from, to) = params::open_range(self.from.as_deref(), self.to.as_deref())?;
-        Ok(GapFilter {
-            site: params::site(self.site.as_deref())?,
-            device: params::device(self.device.as_deref())?,
-            state,
-            from,
-            to,
-            changed_after: self.changed_after.map(Commit),
-            after: params::cursor(self.cursor.as_deref())?,
-            limit: params::limit(self.limit)?,
-        })
-    }
-}
-
-/// Gaps: slots proven to be missing, with their cause and state.
-#[utoipa::path(get, path = "/api/v1/gaps", tag = "gaps", params(GapsQuery), responses((status = 200, body = Page<Gap>)))]
-pub(super) async fn gaps(
-    State(state): State<ApiState>,
-    headers: HeaderMap,
-    Params(query): Params<GapsQuery>,
-) -> Result<Response, Problem> {
-    let filter = query.filter()?;
-    let limit = filter.limit;
-    let rows = state.ask(move |store| store.gaps(&filter)).await?;
-    reply::json(&headers, &Page::of(rows.into_iter().map(Gap::from).collect(), limit, |gap| gap.id))
 }
 
 /// A run of slots in one state.

@@ -1,9 +1,10 @@
 //! The HTTP API v1: sites, agents, devices, series, readings, changes, latest, gaps, coverage, health, metrics,
-//! and its own description. Asks [`ReadStore`]; decides nothing and writes nothing.
+//! and its own description. Asks [`ReadStore`], hands orders to the writer; decides nothing and writes nothing.
 
 mod auth;
 mod coverage;
 mod fleet;
+mod gaps;
 mod latest;
 mod openapi;
 mod operations;
@@ -20,11 +21,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use axum::Router;
 use axum::middleware::from_fn_with_state;
-use axum::routing::get;
+use axum::routing::{get, post};
 use gapless_common::id::Commit;
 use gapless_common::time::Timestamp;
 use tokio::sync::watch;
 
+use crate::ingest::Orders;
 use crate::store::{ReadError, ReadStore};
 use crate::web;
 
@@ -82,6 +84,8 @@ pub struct ApiState {
     pub commits: watch::Receiver<Commit>,
     /// Whether commits work.
     pub health: Arc<Health>,
+    /// Carries out what a person wishes.
+    pub orders: Orders,
     /// The wall clock.
     pub now: fn() -> Timestamp,
 }
@@ -117,7 +121,10 @@ pub fn router(state: ApiState) -> Router {
         .route("/api/v1/latest", get(latest::latest))
         .route("/api/v1/readings", get(readings::readings))
         .route("/api/v1/changes", get(readings::changes))
-        .route("/api/v1/gaps", get(coverage::gaps))
+        .route("/api/v1/gaps", get(gaps::gaps))
+        .route("/api/v1/gaps/{id}", get(gaps::gap))
+        .route("/api/v1/gaps/{id}/retry", post(gaps::retry))
+        .route("/api/v1/gaps/{id}/reopen", post(gaps::reopen))
         .route("/api/v1/coverage", get(coverage::coverage))
         .route("/api/v1/conflicts", get(coverage::conflicts))
         .route("/api/v1/parked", get(coverage::parked))

@@ -4,7 +4,7 @@ use axum::Json;
 use utoipa::OpenApi;
 use utoipa::openapi::security::{Http, HttpAuthScheme, SecurityScheme};
 
-use super::{coverage, fleet, latest, operations, readings};
+use super::{coverage, fleet, gaps, latest, operations, readings};
 
 #[derive(OpenApi)]
 #[openapi(
@@ -22,7 +22,10 @@ use super::{coverage, fleet, latest, operations, readings};
         latest::latest,
         readings::readings,
         readings::changes,
-        coverage::gaps,
+        gaps::gaps,
+        gaps::gap,
+        gaps::retry,
+        gaps::reopen,
         coverage::coverage,
         coverage::conflicts,
         coverage::parked,

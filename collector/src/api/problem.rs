@@ -49,6 +49,12 @@ pub enum Problem {
         /// The name asked for.
         name: String,
     },
+    /// The thing is not in a state for that.
+    #[error("{0}")]
+    Conflict(String),
+    /// What writes cannot take an order now.
+    #[error("the collector cannot write at this moment; try again, and see /health")]
+    Busy,
     /// The database could not answer.
     #[error("the database could not answer; the collector's log says why")]
     Store(#[source] anyhow::Error),
@@ -72,6 +78,8 @@ impl Problem {
                 (StatusCode::BAD_REQUEST, "bad-parameter", "A parameter cannot be used")
             }
             Self::NotFound { .. } => (StatusCode::NOT_FOUND, "not-found", "Not found"),
+            Self::Conflict(_) => (StatusCode::CONFLICT, "conflict", "Not possible as things are"),
+            Self::Busy => (StatusCode::SERVICE_UNAVAILABLE, "busy", "Cannot write now"),
             Self::Store(_) => (StatusCode::INTERNAL_SERVER_ERROR, "store", "The database failed"),
         }
     }

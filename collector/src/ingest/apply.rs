@@ -13,7 +13,8 @@ use rusqlite::params;
 
 use super::memory::Memory;
 use super::{Inbound, catalogs};
-use crate::ledger::{AgentNo, Finding, Mark, Stamp, plausible};
+use crate::gaps::Policies;
+use crate::ledger::{AgentNo, Finding, Mark, plausible};
 use crate::store::batch::{Batch, Row, certain, uncertain};
 use crate::store::cell::Cell;
 use crate::store::model::ParkReason;
@@ -39,6 +40,8 @@ pub(super) struct Apply<'a, 'c> {
     pub(super) answers: Answers,
     /// Bytes that may be parked per agent.
     pub(super) park_bytes_max: i64,
+    /// How devices are asked for what is missing.
+    pub(super) policies: &'a Policies,
     /// Whose ledger must settle.
     pub(super) touched: BTreeSet<AgentNo>,
 }
@@ -47,8 +50,14 @@ pub(super) struct Apply<'a, 'c> {
 pub(super) type Done = rusqlite::Result<()>;
 
 impl<'a, 'c> Apply<'a, 'c> {
-    pub(super) fn new(memory: &'a mut Memory, batch: Batch<'c>, park_bytes_max: i64) -> Self {
-        Self { memory, batch, answers: Answers::default(), park_bytes_max, touched: BTreeSet::new() }
+    pub(super) fn new(
+        memory: &'a mut Memory,
+        batch: Batch<'c>,
+        park_bytes_max: i64,
+        policies: &'a Policies,
+    ) -> Self {
+        let (answers, touched) = (Answers::default(), BTreeSet::new());
+        Self { memory, batch, answers, park_bytes_max, policies, touched }
     }
 
     /// Takes one message.
@@ -375,23 +384,19 @@ impl<'a, 'c> Apply<'a, 'c> {
         };
         let sql = "UPDATE commands SET outcome = ?3, detail = ?4, answered_at = ?5
             WHERE id = ?2 AND agent = ?1 AND outcome IS NULL";
-        self.batch.connection.prepare_cached(sql)?.execute(params![
-            no.0,
-            reply.id.cast_signed(),
-            outcome,
-            detail,
-            self.batch.now.0
-        ])?;
+        let row = params![no.0, reply.id.cast_signed(), outcome, detail, self.batch.now.0];
+        if self.batch.connection.prepare_cached(sql)?.execute(row)? > 0 {
+            self.history_answered(no, reply.id, &reply.outcome)?;
+        }
         Ok(())
     }
 
     /// Lets the ledger settle and writes everything down; the writer commits then.
     pub(super) fn finish(mut self) -> rusqlite::Result<Answers> {
         self.batch.flush()?;
-        let (connection, commit) = (self.batch.connection, self.batch.commit);
-        let stamp = Stamp { at: self.batch.now, commit };
+        let (connection, stamp) = (self.batch.connection, self.batch.stamp());
         for &no in &self.touched {
-            self.memory.ledger.settle(no, &mut SlotTable { connection, commit }, stamp)?;
+            self.memory.ledger.settle(no, &mut SlotTable { connection, stamp }, stamp)?;
         }
         let changes = self.memory.ledger.take_changes();
         for &no in &changes.in_force {

@@ -123,7 +123,7 @@ impl Apply<'_, '_> {
         for (bound, device) in bound.iter().zip(&catalog.devices) {
             let owner = self.memory.ledger.owner(bound.due.device);
             if owner.is_none_or(|owner| owner == no) {
-                registry::describe(self.batch.connection, no, bound, device)?;
+                registry::describe(self.batch.connection, no, bound, device, self.batch.now)?;
             }
         }
         Ok(())

@@ -21,7 +21,8 @@ use rusqlite::Connection;
 
 use super::apply::{Answers, Apply};
 use super::memory::{Memory, load};
-use super::{Inbound, Outbound};
+use super::{Inbound, Order, Outbound, Refused, keep};
+use crate::gaps::Policies;
 use crate::ledger::{Agent, AgentNo};
 use crate::store::batch::Batch;
 use crate::store::model::Head;
@@ -60,6 +61,7 @@ pub struct Committer {
     memory: Option<Memory>,
     head: Head,
     park_bytes_max: i64,
+    policies: Policies,
 }
 
 /// A transaction whose messages are applied and that is not committed. Dropping it is what a kill before the
@@ -97,7 +99,8 @@ impl Committer {
         let loaded = load(&connection).and_then(|memory| Ok((memory, sqlite::head(&connection)?)));
         match loaded {
             Ok((memory, head)) => {
-                Ok(Self { connection, memory: Some(memory), head, park_bytes_max: PARK_BYTES_MAX })
+                let policies = Policies::default();
+                Ok(Self { connection, memory: Some(memory), head, park_bytes_max: PARK_BYTES_MAX, policies })
             }
             Err(source) => Err(LoadError::Load { path: sqlite::path_of(&connection), source }),
         }
@@ -107,6 +110,12 @@ impl Committer {
     #[must_use]
     pub fn with_park_bytes_max(self, park_bytes_max: i64) -> Self {
         Self { park_bytes_max, ..self }
+    }
+
+    /// Other ways of asking for what is missing than the usual ones.
+    #[must_use]
+    pub fn with_policies(self, policies: Policies) -> Self {
+        Self { policies, ..self }
     }
 
     /// Where the database stands.
@@ -205,6 +214,35 @@ impl Committer {
         self.transaction(now, |apply| apply.replay(GROUP_ROWS_MAX).map(|()| 0))?.commit().map(drop)
     }
 
+    /// Asks for the gaps that have come due, and ends requests whose time is over. Returns the requests. Where nothing
+    /// is due there is no commit.
+    ///
+    /// # Errors
+    /// The database failed: everything stays due.
+    pub fn look_after_gaps(&mut self, now: Timestamp) -> rusqlite::Result<Vec<Outbound>> {
+        if !keep::is_due(&self.connection, now)? {
+            return Ok(Vec::new());
+        }
+        self.transaction(now, |apply| apply.look_after_gaps().map(|()| 0))?.commit()
+    }
+
+    /// Does what a person wishes.
+    ///
+    /// # Errors
+    /// [`Refused`]: nothing has changed.
+    pub fn carry_out(&mut self, order: &Order, now: Timestamp) -> Result<(), Refused> {
+        let failed = |error: rusqlite::Error| {
+            tracing::error!(%error, "an order could not be carried out");
+            Refused::Database
+        };
+        let mut answer = Ok(());
+        let each = |apply: &mut Apply<'_, '_>| apply.carry_out(order).map(|done| answer = done).map(|()| 0);
+        let applied = self.transaction(now, each).map_err(failed)?;
+        // Where it is refused nothing was written but the number of the commit.
+        applied.commit().map_err(failed)?;
+        answer
+    }
+
     /// Commits the group's first messages in one transaction: all of them, or as many as a transaction's rows allow,
     /// at least one. Returns the answers to them, made after the commit and true of it, and how many they were.
     ///
@@ -270,7 +308,7 @@ impl Committer {
         };
         self.connection.execute_batch("BEGIN IMMEDIATE")?;
         let batch = Batch::new(&self.connection, self.next_commit().0, now);
-        let mut apply = Apply::new(&mut memory, batch, self.park_bytes_max);
+        let mut apply = Apply::new(&mut memory, batch, self.park_bytes_max, &self.policies);
         let taken = each(&mut apply)?;
         let answers = apply.finish()?;
         Ok((memory, answers, taken))

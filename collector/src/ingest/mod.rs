@@ -5,12 +5,16 @@ mod apply;
 pub mod broker;
 mod catalogs;
 pub mod committer;
+mod keep;
 mod memory;
 pub mod mqtt;
+mod orders;
 mod turns;
 pub mod writer;
 
 use gapless_common::time::Timestamp;
+
+pub use orders::{Order, Orders, Refused, Task, Wish};
 
 /// Messages that wait for the writer at most; 64 KiB each at most, so 16 MiB. Beyond it the shell holds back.
 pub const INBOUND_MAX: usize = 256;

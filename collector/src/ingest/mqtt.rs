@@ -21,7 +21,7 @@ use rumqttc::{
 use tokio::sync::{mpsc, watch};
 
 use super::turns::Turns;
-use super::{Inbound, Outbound};
+use super::{Inbound, Outbound, Task};
 use crate::api::Health;
 use crate::clock;
 
@@ -86,7 +86,7 @@ pub enum SetupError {
 #[derive(Debug)]
 pub struct Ends {
     /// To the writer.
-    pub inbound: mpsc::Sender<Inbound>,
+    pub inbound: mpsc::Sender<Task>,
     /// From the writer.
     pub outbound: mpsc::Receiver<Outbound>,
     /// Whether the broker is there.
@@ -254,7 +254,7 @@ impl Session {
                 permit = ends.inbound.reserve(), if !self.held.is_empty() => match permit {
                     Ok(permit) => {
                         if let Some(message) = self.held.pop() {
-                            permit.send(message);
+                            permit.send(message.into());
                         }
                     }
                     Err(_) => return Ended::WriterGone,

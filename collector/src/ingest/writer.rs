@@ -1,4 +1,4 @@
-//! The writer: one thread around the [`Committer`]. Takes what waits, in turns by agent, has it committed in one
+//! The writer: one thread around the [`Committer`]. Does what persons wish, takes the messages that wait, in turns by agent, has it committed in one
 //! transaction, and only then sends the answers. A transaction that fails is tried again with a growing pause;
 //! nothing of it is acknowledged, and the bounded queue holds the rest back.
 
@@ -8,17 +8,17 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use gapless_common::id::Commit;
+use gapless_common::time::Timestamp;
 use tokio::sync::mpsc::error::TryRecvError;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 
 use super::committer::{Committer, LoadError};
+use super::orders::Refused;
 use super::turns::Turns;
-use super::{Inbound, Outbound};
+use super::{Inbound, Order, Outbound, Task};
 use crate::api::Health;
 use crate::clock;
 use crate::store::model::Head;
-
-pub use super::committer::PARK_BYTES_MAX;
 
 /// Messages per transaction at most.
 const GROUP_MESSAGES_MAX: usize = 256;
@@ -62,25 +62,23 @@ pub enum StartError {
 /// [`StartError`].
 pub fn start(
     path: &Path,
-    inbound: mpsc::Receiver<Inbound>,
+    inbound: mpsc::Receiver<Task>,
     outbound: mpsc::Sender<Outbound>,
     health: Arc<Health>,
 ) -> Result<(Watch, JoinHandle<()>), StartError> {
-    start_bounded(path, inbound, outbound, health, PARK_BYTES_MAX)
+    start_with(Committer::open(path)?, inbound, outbound, health)
 }
 
-/// [`start`] with another bound on the parked bytes of an agent than [`PARK_BYTES_MAX`].
+/// [`start`] with a committer of other settings than the usual ones.
 ///
 /// # Errors
 /// [`StartError`].
-pub fn start_bounded(
-    path: &Path,
-    inbound: mpsc::Receiver<Inbound>,
+pub fn start_with(
+    mut committer: Committer,
+    inbound: mpsc::Receiver<Task>,
     outbound: mpsc::Sender<Outbound>,
     health: Arc<Health>,
-    park_bytes_max: i64,
 ) -> Result<(Watch, JoinHandle<()>), StartError> {
-    let mut committer = Committer::open(path)?.with_park_bytes_max(park_bytes_max);
     if let Err(error) = committer.nobody_connected(clock::now()) {
         tracing::error!(%error, "agents that may have gone are still shown as connected");
     }
@@ -93,24 +91,36 @@ pub fn start_bounded(
     }
     let head = committer.head();
     let (commits, seen) = watch::channel(head.commit);
-    let turns = Turns::default();
-    let mut writer = Writer { committer, turns, outbound, commits, health };
+    let (turns, others) = (Turns::default(), Vec::new());
+    let mut writer = Writer { committer, turns, others, outbound, commits, health };
     let run = move || writer.run(inbound);
     let thread = std::thread::Builder::new().name("writer".into()).spawn(run).map_err(StartError::Thread)?;
     Ok((Watch { head, commits: seen }, thread))
 }
 
+/// A task that is no message.
+enum Other {
+    Order(Order, oneshot::Sender<Result<(), Refused>>),
+    LookAfterGaps(Timestamp),
+}
+
 struct Writer {
     committer: Committer,
     turns: Turns,
+    /// What is to be done besides messages; done before them. The queue that it comes from bounds it.
+    others: Vec<Other>,
     outbound: mpsc::Sender<Outbound>,
     commits: watch::Sender<Commit>,
     health: Arc<Health>,
 }
 
 impl Writer {
-    fn run(&mut self, mut inbound: mpsc::Receiver<Inbound>) {
+    fn run(&mut self, mut inbound: mpsc::Receiver<Task>) {
         while self.fill(&mut inbound) {
+            self.do_others();
+            if self.turns.is_empty() {
+                continue;
+            }
             let group = self.turns.group(GROUP_MESSAGES_MAX, GROUP_BYTES_MAX);
             let taken = self.commit(&group.messages);
             let done = group.messages.iter().take(taken);
@@ -127,16 +137,17 @@ impl Writer {
 
     /// Takes in what has come, and waits where that is nothing; frames whose catalog has come are used meanwhile.
     /// Returns whether there is anything to do.
-    fn fill(&mut self, inbound: &mut mpsc::Receiver<Inbound>) -> bool {
+    fn fill(&mut self, inbound: &mut mpsc::Receiver<Task>) -> bool {
         let (began, mut works) = (Instant::now(), true);
         loop {
             let full = self.turns.len() >= WAITING_MAX || self.turns.bytes() >= WAITING_BYTES_MAX;
-            if full || (!self.turns.is_empty() && began.elapsed() >= GROUP_TIME_MAX) {
+            let has_work = !self.turns.is_empty() || !self.others.is_empty();
+            if full || (has_work && began.elapsed() >= GROUP_TIME_MAX) {
                 return true;
             }
             let next = match inbound.try_recv() {
-                Ok(message) => Some(message),
-                Err(_) if !self.turns.is_empty() => return true,
+                Ok(task) => Some(task),
+                Err(_) if has_work => return true,
                 Err(TryRecvError::Empty) if works && self.committer.owes_replay() => {
                     works = self.replay();
                     continue;
@@ -144,9 +155,27 @@ impl Writer {
                 Err(_) => inbound.blocking_recv(),
             };
             match next {
-                Some(message) => self.turns.push(message),
+                Some(Task::Message(message)) => self.turns.push(message),
+                Some(Task::Order(order, answer)) => self.others.push(Other::Order(order, answer)),
+                Some(Task::LookAfterGaps(now)) => self.others.push(Other::LookAfterGaps(now)),
                 None => return false,
             }
+        }
+    }
+
+    fn do_others(&mut self) {
+        for other in std::mem::take(&mut self.others) {
+            match other {
+                Other::Order(order, answer) => {
+                    // Whoever asked may have gone away meanwhile.
+                    let _ = answer.send(self.committer.carry_out(&order, clock::now()));
+                }
+                Other::LookAfterGaps(now) => match self.committer.look_after_gaps(now) {
+                    Ok(requests) => requests.into_iter().for_each(|request| self.send(request)),
+                    Err(error) => tracing::error!(%error, "gaps that are due wait until the database works"),
+                },
+            }
+            self.commits.send_replace(self.committer.head().commit);
         }
     }
 

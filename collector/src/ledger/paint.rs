@@ -6,6 +6,7 @@ use gapless_common::quality::Cause;
 use gapless_common::time::SlotGrid;
 
 use super::{GridNo, Slots, Stamp};
+use crate::gaps::life::Life;
 
 /// What is known of a slot; the better word is the lesser one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -65,6 +66,8 @@ pub struct Gap {
     pub closed: Option<Stamp>,
     /// When it was proven.
     pub opened: Stamp,
+    /// What is done about it.
+    pub life: Life,
 }
 
 /// Something that holds a range of slots and can be cut and joined.
@@ -97,7 +100,12 @@ impl Piece for Gap {
     fn joined(&self, next: &Self) -> Option<Self> {
         // A gap that was told under a number never vanishes into another one.
         let one = self.id == next.id || self.id == 0 || next.id == 0;
-        let alike = self.cause == next.cause && self.closed.is_some() == next.closed.is_some();
+        let alike = self.cause == next.cause
+            && match (self.closed, next.closed) {
+                (Some(_), Some(_)) => true,
+                (None, None) => self.life.is_like(&next.life),
+                _ => false,
+            };
         let named = if self.id == 0 { *next } else { *self };
         (one && alike).then_some(Self { first: self.first, last: next.last, ..named })
     }
@@ -187,7 +195,8 @@ pub(super) fn open_gap<S: Slots>(
     stamp: Stamp,
 ) -> Result<(), S::Error> {
     change_gaps(slots, (grid, times), (first, last), |there, first, last| {
-        Some(there.copied().unwrap_or(Gap { id: 0, first, last, cause, closed: None, opened: stamp }))
+        let new = Gap { id: 0, first, last, cause, closed: None, opened: stamp, life: Life::new(stamp.at) };
+        Some(there.copied().unwrap_or(new))
     })
 }
 
@@ -199,7 +208,10 @@ pub(super) fn fill_gap<S: Slots>(
     stamp: Stamp,
 ) -> Result<(), S::Error> {
     change_gaps(slots, grid, range, |there, _, _| {
-        there.map(|gap| Gap { closed: gap.closed.or(Some(stamp)), ..*gap })
+        there.map(|gap| match gap.closed {
+            Some(_) => *gap,
+            None => Gap { closed: Some(stamp), life: gap.life.ended(), ..*gap },
+        })
     })
 }
 

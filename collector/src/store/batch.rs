@@ -11,7 +11,7 @@ use gapless_common::time::{Slot, Timestamp};
 use rusqlite::{Connection, params};
 
 use super::cell::Cell;
-use crate::ledger::{AgentNo, Due, GridNo};
+use crate::ledger::{AgentNo, Due, GridNo, Stamp};
 use crate::store::state;
 
 /// Ranges of one device's changes that are nearer than this are told as one.
@@ -64,6 +64,11 @@ impl<'c> Batch<'c> {
             taken: 0,
             changed: BTreeMap::new(),
         }
+    }
+
+    /// When what is written is written.
+    pub(crate) fn stamp(&self) -> Stamp {
+        Stamp { at: self.now, commit: self.commit }
     }
 
     pub(crate) fn tally(&mut self, no: AgentNo) -> &mut Tally {

@@ -4,6 +4,7 @@
 pub(crate) mod batch;
 pub(crate) mod cell;
 pub(crate) mod commands;
+pub(crate) mod gap_lives;
 pub mod model;
 pub(crate) mod parked;
 mod read;
@@ -20,8 +21,8 @@ use gapless_common::time::Timestamp;
 pub use read::{Borrowed, Reader};
 
 use model::{
-    AgentRow, ChangeRow, ConflictRow, DeviceNo, DeviceRow, Flow, GapFilter, GapRow, Head, ParkedRow, Scan,
-    SeriesNo, SeriesRow, SiteRow, Stats, StoredReading, StripRun,
+    AgentRow, ChangeRow, ConflictRow, DeviceNo, DeviceRow, Flow, GapEventRow, GapFilter, GapRow, Head,
+    ParkedRow, Scan, SeriesNo, SeriesRow, SiteRow, Stats, StoredReading, StripRun,
 };
 
 /// A question that the database could not answer.
@@ -135,6 +136,18 @@ pub trait ReadStore {
     /// See [`head`](Self::head).
     fn gaps(&self, filter: &GapFilter) -> Result<Vec<GapRow>, ReadError>;
 
+    /// One gap.
+    ///
+    /// # Errors
+    /// See [`head`](Self::head).
+    fn gap(&self, id: i64) -> Result<Option<GapRow>, ReadError>;
+
+    /// What became of a gap, and before it was cut off of the one that it was a part of, in order.
+    ///
+    /// # Errors
+    /// See [`head`](Self::head).
+    fn gap_events(&self, id: i64) -> Result<Vec<GapEventRow>, ReadError>;
+
     /// What is known of the slots of a device in `from..to`, as runs in order of time; only slots that were due
     /// or that something is known of. `now` decides between late and unknown.
     ///
@@ -166,9 +179,9 @@ pub trait ReadStore {
     /// See [`head`](Self::head).
     fn stats(&self) -> Result<Stats, ReadError>;
 
-    /// Whether a bearer token with this SHA-256 exists.
+    /// The name of the bearer token with this SHA-256, where there is one.
     ///
     /// # Errors
     /// See [`head`](Self::head).
-    fn token_known(&self, sha256: &[u8; 32]) -> Result<bool, ReadError>;
+    fn token_name(&self, sha256: &[u8; 32]) -> Result<Option<String>, ReadError>;
 }

@@ -11,6 +11,8 @@ use gapless_common::quality::{Cause, Quality};
 use gapless_common::reading::Value;
 use gapless_common::time::{SlotGrid, Timestamp};
 
+use crate::gaps::life::Phase;
+
 pub use crate::ledger::DeviceNo;
 
 /// Number of a series row: one revision of one channel.
@@ -194,9 +196,18 @@ pub enum Flow {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum GapState {
     /// Nothing has filled it.
-    Open,
+    Missing(Phase),
     /// Its readings came after all.
     Filled,
+}
+
+/// Which states of a gap are asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum GapChoice {
+    /// Those in this one.
+    Only(GapState),
+    /// All that are not filled.
+    Unfilled,
 }
 
 /// A run of slots proven to be missing.
@@ -222,8 +233,35 @@ pub struct GapRow {
     pub opened_at: Timestamp,
     /// When it was filled.
     pub closed_at: Option<Timestamp>,
+    /// Attempts to fill it that brought nothing.
+    pub attempts: u32,
+    /// When its source is asked next; `None` while it is asked, or where it never will be.
+    pub next_try_at: Option<Timestamp>,
+    /// Who can be asked for it: the attribute `history` of its device.
+    pub source: Option<String>,
     /// The commit that changed it last.
     pub changed: Commit,
+}
+
+/// A line of a gap's history.
+#[derive(Debug, Clone, PartialEq)]
+pub struct GapEventRow {
+    /// Of which gap: itself, or one that it was cut off.
+    pub gap: i64,
+    /// When.
+    pub at: Timestamp,
+    /// By which commit.
+    pub commit: Commit,
+    /// What happened, as a word.
+    pub event: &'static str,
+    /// Who did it: `collector`, `agent NAME` or `token NAME`.
+    pub actor: String,
+    /// The cause that was told then.
+    pub cause: Option<Cause>,
+    /// When something was due next.
+    pub next_at: Option<Timestamp>,
+    /// More, for people.
+    pub detail: Option<String>,
 }
 
 /// Which gaps; `None` asks for all. In ascending order of id.
@@ -233,8 +271,8 @@ pub struct GapFilter {
     pub site: Option<SiteId>,
     /// Of this device.
     pub device: Option<DeviceId>,
-    /// In this state.
-    pub state: Option<GapState>,
+    /// In such a state.
+    pub state: Option<GapChoice>,
     /// That end after this instant.
     pub from: Option<Timestamp>,
     /// That begin before this instant.

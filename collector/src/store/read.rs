@@ -6,15 +6,15 @@ use std::sync::{Mutex, PoisonError};
 
 use gapless_common::id::{Commit, DeviceId, SiteId};
 use gapless_common::time::Timestamp;
-use rusqlite::{Connection, Row, params, params_from_iter};
+use rusqlite::{Connection, OptionalExtension as _, Row, params, params_from_iter};
 
 use super::model::{
-    AgentRow, ChangeRow, ConflictRow, DeviceNo, DeviceRow, Flow, GapFilter, GapRow, Head, ParkedRow, Scan,
-    SeriesNo, SeriesRow, SiteRow, Stats, StoredReading, StripRun,
+    AgentRow, ChangeRow, ConflictRow, DeviceNo, DeviceRow, Flow, GapEventRow, GapFilter, GapRow, Head,
+    ParkedRow, Scan, SeriesNo, SeriesRow, SiteRow, Stats, StoredReading, StripRun,
 };
 use super::rows::{
-    DEVICES, agent_row, conflict_row, count, counters, device_row, gap_query, gap_row, parked_row, reading,
-    series_row, site_row,
+    DEVICES, GAP, agent_row, conflict_row, count, counters, device_row, gap_event_row, gap_query, gap_row,
+    parked_row, reading, series_row, site_row,
 };
 use super::{AHEAD_MAX_MS, ReadError, ReadStore, sqlite, strip};
 
@@ -107,7 +107,7 @@ impl<A: Ask> ReadStore for A {
         let sql = "SELECT s.name, (SELECT count(*) FROM agents a WHERE a.site = s.id) AS agents,
             (SELECT count(*) FROM devices d WHERE d.site = s.id) AS devices,
             (SELECT count(*) FROM gaps p JOIN grids g ON g.id = p.grid JOIN devices d ON d.id = g.device
-                WHERE d.site = s.id AND p.state = 1) AS open_gaps,
+                WHERE d.site = s.id AND p.state <> 2) AS open_gaps,
             (SELECT max(last_heard_at) FROM agents a WHERE a.site = s.id) AS last_heard_at
             FROM sites s ORDER BY s.name";
         self.ask(|c| rows(c, sql, [], site_row))
@@ -228,6 +228,22 @@ impl<A: Ask> ReadStore for A {
         self.ask(|c| rows(c, &sql, params_from_iter(values), gap_row))
     }
 
+    fn gap(&self, id: i64) -> Read<Option<GapRow>> {
+        let sql = format!("{GAP} WHERE p.id = ?1");
+        self.ask(|c| rows(c, &sql, [id], gap_row)).map(|mut found| found.pop())
+    }
+
+    fn gap_events(&self, id: i64) -> Read<Vec<GapEventRow>> {
+        // What became of the gap that it was cut off is its own past up to that cut.
+        let sql = "WITH RECURSIVE past (gap, upto) AS (
+                VALUES (?1, 9223372036854775807)
+                UNION SELECT e.parent, e.id FROM past JOIN gap_events e ON e.gap = past.gap
+                    WHERE e.parent IS NOT NULL AND e.id <= past.upto
+                LIMIT 1000)
+            SELECT e.* FROM past JOIN gap_events e ON e.gap = past.gap AND e.id <= past.upto ORDER BY e.id";
+        self.ask(|c| rows(c, sql, [id], gap_event_row))
+    }
+
     fn strip(&self, device: DeviceNo, from: Timestamp, to: Timestamp, now: Timestamp) -> Read<Vec<StripRun>> {
         self.ask(|c| strip::of(c, device, (from, to), now))
     }
@@ -249,7 +265,7 @@ impl<A: Ask> ReadStore for A {
     fn stats(&self) -> Read<Stats> {
         let sql = "SELECT (SELECT count(*) FROM sites) AS sites, (SELECT count(*) FROM agents) AS agents,
             (SELECT count(*) FROM devices) AS devices, (SELECT count(*) FROM series) AS series,
-            (SELECT count(*) FROM gaps WHERE state = 1) AS open_gaps, (SELECT count(*) FROM parked) AS parked,
+            (SELECT count(*) FROM gaps WHERE state <> 2) AS open_gaps, (SELECT count(*) FROM parked) AS parked,
             (SELECT sum(length(bytes)) FROM parked) AS parked_bytes,
             (SELECT count(*) FROM conflicts) AS kept_conflicts, sum(frames) AS frames,
             sum(readings) AS readings, sum(duplicates) AS duplicates, sum(conflicts) AS conflicts,
@@ -274,8 +290,8 @@ impl<A: Ask> ReadStore for A {
         Ok(all.into_iter().next().unwrap_or_default())
     }
 
-    fn token_known(&self, sha256: &[u8; 32]) -> Read<bool> {
-        let sql = "SELECT EXISTS (SELECT 1 FROM tokens WHERE sha256 = ?1)";
-        self.ask(|c| Ok(c.prepare_cached(sql)?.query_row([sha256.as_slice()], |r| r.get(0))?))
+    fn token_name(&self, sha256: &[u8; 32]) -> Read<Option<String>> {
+        let sql = "SELECT name FROM tokens WHERE sha256 = ?1";
+        self.ask(|c| Ok(c.prepare_cached(sql)?.query_row([sha256.as_slice()], |r| r.get(0)).optional()?))
     }
 }

@@ -10,6 +10,7 @@ use gapless_common::time::{SlotGrid, Timestamp};
 use gapless_common::topic::AgentPath;
 use rusqlite::{Connection, OptionalExtension, params};
 
+use super::gap_lives;
 use crate::ledger::{AgentNo, DeviceNo, Due, GridNo};
 
 /// One device of a bound catalog.
@@ -157,10 +158,12 @@ pub(crate) fn describe(
     no: AgentNo,
     bound: &Bound,
     device: &Device,
+    now: Timestamp,
 ) -> rusqlite::Result<()> {
     let sql = "UPDATE devices SET agent = ?2, attributes = ?3 WHERE id = ?1";
     let row = params![bound.due.device.0, no.0, json(&device.attributes)];
     connection.prepare_cached(sql)?.execute(row)?;
+    gap_lives::begin_to_ask(connection, bound.due.device.0, now)?;
     for (series, channel) in bound.series.iter().zip(&device.channels) {
         let sql = "UPDATE series SET attributes = ?2 WHERE id = ?1";
         connection.prepare_cached(sql)?.execute(params![series, json(&channel.attributes)])?;

@@ -8,12 +8,13 @@ use gapless_common::time::Timestamp;
 use rusqlite::types::Value as Sql;
 use rusqlite::{Connection, OptionalExtension, Row};
 
+use super::gap_lives::{GAP_FILLED, Happened, phase, state as gap_state};
 use super::model::{
-    AgentRow, ConflictRow, Counters, DeviceNo, DeviceRow, GapFilter, GapRow, GapState, Link, ParkedRow,
-    SeriesNo, SeriesRow, SiteRow, StoredReading,
+    AgentRow, ConflictRow, Counters, DeviceNo, DeviceRow, GapChoice, GapEventRow, GapFilter, GapRow,
+    GapState, Link, ParkedRow, SeriesNo, SeriesRow, SiteRow, StoredReading,
 };
-use super::runs::{GAP_FILLED, GAP_OPEN};
 use super::{ReadError, cell, parked, registry, state};
+use crate::gaps::life::Phase;
 use crate::ledger::missing;
 
 type Read<T> = Result<T, ReadError>;
@@ -122,7 +123,7 @@ pub(super) const DEVICES: &str =
         AND coalesce(q.proven_slot, q.first_slot - 1) < q.last_slot) AS owed_from,
     (SELECT max(ts) FROM (SELECT (SELECT max(ts) FROM readings r WHERE r.series = x.id AND r.ts <= ?2) AS ts
         FROM series x WHERE x.device = d.id)) AS last_ts,
-    (SELECT count(*) FROM gaps o JOIN grids og ON og.id = o.grid WHERE og.device = d.id AND o.state = 1)
+    (SELECT count(*) FROM gaps o JOIN grids og ON og.id = o.grid WHERE og.device = d.id AND o.state <> 2)
         AS open_gaps
     FROM devices d JOIN sites s ON s.id = d.site LEFT JOIN agents a ON a.id = d.agent
     LEFT JOIN spans p ON p.id = (SELECT max(q.id) FROM spans q JOIN grids qg ON qg.id = q.grid
@@ -189,6 +190,11 @@ pub(super) fn reading(row: &Row<'_>) -> Read<StoredReading> {
 
 pub(super) fn gap_row(row: &Row<'_>) -> Read<GapRow> {
     let (first, last): (i64, i64) = (row.get("first_slot")?, row.get("last_slot")?);
+    let state = match row.get("state")? {
+        GAP_FILLED => GapState::Filled,
+        code => GapState::Missing(phase(code)),
+    };
+    let waits = matches!(state, GapState::Missing(Phase::Open | Phase::Waiting));
     Ok(GapRow {
         id: row.get("id")?,
         site: name!(row, "site_name", SiteId),
@@ -197,12 +203,35 @@ pub(super) fn gap_row(row: &Row<'_>) -> Read<GapRow> {
         to: Timestamp(row.get("to_ts")?),
         slots: u64::try_from(last.saturating_sub(first)).unwrap_or_default() + 1,
         cause: cell::cause(row.get("cause")?)?,
-        state: if row.get::<_, i64>("state")? == GAP_FILLED { GapState::Filled } else { GapState::Open },
+        state,
         opened_at: Timestamp(row.get("opened_at")?),
         closed_at: time(row, "closed_at")?,
+        attempts: row.get("attempts")?,
+        next_try_at: time(row, "next_at")?.filter(|_| waits),
+        source: row.get("source")?,
         changed: Commit(count(row, "changed_commit")?),
     })
 }
+
+pub(super) fn gap_event_row(row: &Row<'_>) -> Read<GapEventRow> {
+    let event: i64 = row.get("event")?;
+    let unknown = || ReadError::Unknown { what: "event of a gap", value: event.to_string() };
+    Ok(GapEventRow {
+        gap: row.get("gap")?,
+        at: Timestamp(row.get("at")?),
+        commit: Commit(count(row, "commit_no")?),
+        event: Happened::word(event).ok_or_else(unknown)?,
+        actor: row.get("actor")?,
+        cause: row.get::<_, Option<i64>>("cause")?.map(cell::cause).transpose()?,
+        next_at: time(row, "next_at")?,
+        detail: row.get("detail")?,
+    })
+}
+
+/// The columns of a gap's row.
+pub(super) const GAP: &str = "SELECT p.*, s.name AS site_name, d.name AS device_name,
+        d.attributes ->> 'history' AS source
+    FROM gaps p JOIN grids g ON g.id = p.grid JOIN devices d ON d.id = g.device JOIN sites s ON s.id = d.site";
 
 /// The conditions of a filter, each with its value; the order of the clauses is the order of the values.
 pub(super) fn gap_query(filter: &GapFilter) -> (String, Vec<Sql>) {
@@ -214,15 +243,17 @@ pub(super) fn gap_query(filter: &GapFilter) -> (String, Vec<Sql>) {
         ("p.changed_commit > ?", filter.changed_after.map(|c| Sql::Integer(c.0.cast_signed()))),
         ("p.id > ?", filter.after.map(Sql::Integer)),
     ];
-    let mut sql = "SELECT p.*, s.name AS site_name, d.name AS device_name FROM gaps p
-        JOIN grids g ON g.id = p.grid JOIN devices d ON d.id = g.device JOIN sites s ON s.id = d.site
-        WHERE 1"
-        .to_owned();
-    if let Some(state) = filter.state {
-        // Not a parameter: the index of open gaps is used only where the text says so.
-        let state = if state == GapState::Open { GAP_OPEN } else { GAP_FILLED };
-        sql.push_str(&format!(" AND p.state = {state}"));
-    }
+    let mut sql = format!("{GAP} WHERE 1");
+    // Not a parameter: the index of gaps that are not filled is used only where the text says so.
+    let condition = match filter.state {
+        None => String::new(),
+        Some(GapChoice::Unfilled) => format!(" AND p.state <> {GAP_FILLED}"),
+        Some(GapChoice::Only(GapState::Filled)) => format!(" AND p.state = {GAP_FILLED}"),
+        Some(GapChoice::Only(GapState::Missing(phase))) => {
+            format!(" AND p.state <> {GAP_FILLED} AND p.state = {}", gap_state(phase))
+        }
+    };
+    sql.push_str(&condition);
     let mut values = Vec::new();
     for (condition, value) in conditions {
         if let Some(value) = value {

@@ -4,17 +4,15 @@ use gapless_common::time::{Slot, SlotGrid, Timestamp};
 use rusqlite::{Connection, Row, params};
 
 use super::cell::known_cause as cause;
-
+use super::gap_lives::{self, Event, GAP_FILLED, Happened};
 use crate::ledger::{Gap, GridNo, Known, Run, Slots, Stamp};
 
 /// [`Slots`] over a connection with an open transaction.
 pub(crate) struct SlotTable<'c> {
     pub(crate) connection: &'c Connection,
-    pub(crate) commit: u64,
+    /// What is written is written at.
+    pub(crate) stamp: Stamp,
 }
-
-pub(crate) const GAP_OPEN: i64 = 1;
-pub(crate) const GAP_FILLED: i64 = 2;
 
 fn code(known: Known) -> (i64, i64) {
     let state = match known {
@@ -54,6 +52,7 @@ fn gap(row: &Row<'_>) -> rusqlite::Result<Gap> {
         cause: cause(row.get(3)?),
         opened,
         closed,
+        life: gap_lives::life(row)?,
     })
 }
 
@@ -62,7 +61,9 @@ const RUNS: &str = "SELECT first_slot, last_slot, state, cause FROM coverage
     WHERE grid = ?1 AND first_slot <= ?3 AND last_slot >= ?2 AND first_slot >= coalesce(
         (SELECT max(first_slot) FROM coverage WHERE grid = ?1 AND first_slot <= ?2), ?2)
     ORDER BY first_slot";
-const GAPS: &str = "SELECT id, first_slot, last_slot, cause, opened_at, opened_commit, closed_at FROM gaps
+const GAPS: &str =
+    "SELECT id, first_slot, last_slot, cause, opened_at, opened_commit, closed_at, state, attempts,
+        failures, next_at, request FROM gaps
     WHERE grid = ?1 AND first_slot <= ?3 AND last_slot >= ?2 AND first_slot >= coalesce(
         (SELECT max(first_slot) FROM gaps WHERE grid = ?1 AND first_slot <= ?2), ?2)
     ORDER BY first_slot";
@@ -119,19 +120,28 @@ impl Slots for SlotTable<'_> {
             self.connection.prepare_cached(sql)?.execute([gone.id])?;
         }
         for put in new.iter().filter(|n| !old.contains(n)) {
-            self.put_gap(grid, times, put)?;
+            // The gap that it was, or was cut off.
+            let was = old
+                .iter()
+                .find(|o| put.id != 0 && o.id == put.id)
+                .or_else(|| old.iter().find(|o| put.id == 0 && o.first <= put.first && put.first <= o.last));
+            self.put_gap(grid, times, put, was)?;
         }
         Ok(())
     }
 }
 
 impl SlotTable<'_> {
-    fn put_gap(&self, grid: GridNo, times: SlotGrid, gap: &Gap) -> rusqlite::Result<()> {
+    /// A gap of a device without a memory of its own is never due: there is nobody to ask.
+    fn put_gap(&self, grid: GridNo, times: SlotGrid, gap: &Gap, was: Option<&Gap>) -> rusqlite::Result<()> {
         let sql =
             "INSERT INTO gaps (id, grid, first_slot, last_slot, from_ts, to_ts, cause, state, opened_at,
-            opened_commit, changed_commit, closed_at)
-            VALUES (nullif(?1, 0), ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12)";
-        self.connection.prepare_cached(sql)?.execute(params![
+            opened_commit, changed_commit, closed_at, attempts, failures, next_at, request)
+            VALUES (nullif(?1, 0), ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, iif(EXISTS (
+                SELECT 1 FROM grids g JOIN devices d ON d.id = g.device WHERE g.id = ?2
+                AND d.attributes ->> 'history' IS NOT NULL), ?15, NULL), ?16) RETURNING id";
+        let state = if gap.closed.is_some() { GAP_FILLED } else { gap_lives::state(gap.life.phase) };
+        let row = params![
             gap.id,
             grid.0,
             gap.first,
@@ -139,12 +149,30 @@ impl SlotTable<'_> {
             times.at(Slot(gap.first)).0,
             times.at(Slot(gap.last).plus(1)).0,
             i64::from(gap.cause.code()),
-            if gap.closed.is_some() { GAP_FILLED } else { GAP_OPEN },
+            state,
             gap.opened.at.0,
             gap.opened.commit.cast_signed(),
-            self.commit.cast_signed(),
+            self.stamp.commit.cast_signed(),
             gap.closed.map(|stamp| stamp.at.0),
-        ])?;
+            gap.life.attempts,
+            gap.life.failures,
+            gap.life.next.map(|at| at.0),
+            gap.life.request.map(u64::cast_signed),
+        ];
+        let id = self.connection.prepare_cached(sql)?.query_row(row, |r| r.get(0))?;
+        let tell = |happened| {
+            let event = Event { cause: Some(gap.cause), ..Event::of(id, happened) };
+            gap_lives::tell(self.connection, self.stamp, &event)
+        };
+        let Some(was) = was else { return tell(Happened::Opened) };
+        if was.id != id {
+            tell(Happened::Cut { parent: was.id })?;
+        }
+        if was.closed.is_none() && gap.closed.is_some() {
+            tell(Happened::Filled)?;
+        } else if was.cause != gap.cause {
+            tell(Happened::Recaused)?;
+        }
         Ok(())
     }
 }

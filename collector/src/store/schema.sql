@@ -1,4 +1,4 @@
--- Version 2 of the collector's database. Instants are milliseconds since 1970 UTC; 64-bit unsigned numbers
+-- Version 3 of the collector's database. Instants are milliseconds since 1970 UTC; 64-bit unsigned numbers
 -- (epochs, hashes, incarnations) are kept as the signed number of the same bits; seqs are plain.
 -- Everything that decides anything is here: a collector may be killed at any instant and lose nothing.
 
@@ -165,7 +165,9 @@ CREATE TABLE coverage (
     PRIMARY KEY (grid, first_slot)
 ) WITHOUT ROWID;
 
--- Proven gaps with their life. state: 1 open, 2 filled. from_ts, to_ts: half open.
+-- Proven gaps with their life. state: 1 open, 2 filled, 3 requested, 4 waiting, 5 abandoned. from_ts, to_ts: half
+-- open. next_at: when its source is asked again, or, while it is, when the request ends (NULL: never).
+-- request: the command under way. (All of them schema 3.)
 CREATE TABLE gaps (
     id INTEGER PRIMARY KEY AUTOINCREMENT,   -- a number is never given twice
     grid INTEGER NOT NULL REFERENCES grids (id),
@@ -178,12 +180,35 @@ CREATE TABLE gaps (
     opened_at INTEGER NOT NULL,
     opened_commit INTEGER NOT NULL,
     changed_commit INTEGER NOT NULL,
-    closed_at INTEGER
+    closed_at INTEGER,
+    attempts INTEGER NOT NULL DEFAULT 0,
+    failures INTEGER NOT NULL DEFAULT 0,
+    next_at INTEGER,
+    request INTEGER
 );
 CREATE UNIQUE INDEX gaps_of_grid ON gaps (grid, first_slot);
 -- What is counted per site and device, and asked for most.
-CREATE INDEX gaps_open ON gaps (grid) WHERE state = 1;
+CREATE INDEX gaps_unfilled ON gaps (grid) WHERE state <> 2;
 CREATE INDEX gaps_changed ON gaps (changed_commit);
+CREATE INDEX gaps_due ON gaps (next_at) WHERE next_at IS NOT NULL;
+CREATE INDEX gaps_requested ON gaps (request) WHERE request IS NOT NULL;
+
+-- What became of a gap, in order. event: 1 opened, 2 cause (another one was told), 3 requested, 4 no data, 5 failed,
+-- 6 abandoned, 7 retried, 8 reopened, 9 filled, 10 cut (off the gap `parent`). actor: `collector`, `agent NAME` or
+-- `token NAME`. detail: for people.
+CREATE TABLE gap_events (
+    id INTEGER PRIMARY KEY,
+    gap INTEGER NOT NULL,
+    commit_no INTEGER NOT NULL,
+    at INTEGER NOT NULL,
+    event INTEGER NOT NULL,
+    actor TEXT NOT NULL,
+    cause INTEGER,
+    next_at INTEGER,
+    parent INTEGER,
+    detail TEXT
+);
+CREATE INDEX gap_events_of ON gap_events (gap);
 
 -- A row per revision: a changed unit, quantity, aggregation or label opens a new one.
 CREATE TABLE series (

@@ -10,7 +10,7 @@ use rusqlite::{Connection, OpenFlags, OptionalExtension};
 use super::model::Head;
 
 /// Version of the schema that this program writes.
-const SCHEMA_VERSION: i64 = 2;
+const SCHEMA_VERSION: i64 = 3;
 const SCHEMA: &str = include_str!("schema.sql");
 /// What a database of version 1 lacks.
 const TO_2: &str = "CREATE TABLE forgotten_epochs (
@@ -19,6 +19,28 @@ const TO_2: &str = "CREATE TABLE forgotten_epochs (
     forgotten_no INTEGER NOT NULL,
     PRIMARY KEY (agent, epoch)
 ) WITHOUT ROWID";
+/// What a database of version 2 lacks.
+const TO_3: &str = "ALTER TABLE gaps ADD COLUMN attempts INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE gaps ADD COLUMN failures INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE gaps ADD COLUMN next_at INTEGER;
+ALTER TABLE gaps ADD COLUMN request INTEGER;
+DROP INDEX gaps_open;
+CREATE INDEX gaps_unfilled ON gaps (grid) WHERE state <> 2;
+CREATE INDEX gaps_due ON gaps (next_at) WHERE next_at IS NOT NULL;
+CREATE INDEX gaps_requested ON gaps (request) WHERE request IS NOT NULL;
+CREATE TABLE gap_events (
+    id INTEGER PRIMARY KEY,
+    gap INTEGER NOT NULL,
+    commit_no INTEGER NOT NULL,
+    at INTEGER NOT NULL,
+    event INTEGER NOT NULL,
+    actor TEXT NOT NULL,
+    cause INTEGER,
+    next_at INTEGER,
+    parent INTEGER,
+    detail TEXT
+);
+CREATE INDEX gap_events_of ON gap_events (gap)";
 /// How long a connection waits for another one; only a backup or a person's shell can make it wait.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 /// Prepared statements kept per connection; more than there are in this crate.
@@ -99,8 +121,10 @@ fn migrate(connection: &mut Connection, found: i64, fresh: u64) -> rusqlite::Res
         transaction.execute_batch(SCHEMA)?;
         transaction.execute("INSERT INTO meta VALUES ('commit_no', 0), ('needs_incarnation', 1)", [])?;
     }
-    if found == 1 {
-        transaction.execute_batch(TO_2)?;
+    for (from, lacks) in [(1, TO_2), (2, TO_3)] {
+        if (1..=from).contains(&found) {
+            transaction.execute_batch(lacks)?;
+        }
     }
     transaction.pragma_update(None, "user_version", SCHEMA_VERSION)?;
     let wanted: Option<i64> = meta(&transaction, "needs_incarnation")?;
@@ -143,26 +167,39 @@ pub fn head(connection: &Connection) -> rusqlite::Result<Head> {
 mod tests {
     use super::*;
 
-    /// A database of version 1 gets what it lacks, keeps its incarnation, and is not made anew at the next opening.
+    /// What there is in a database, without its spelling.
+    fn made(connection: &Connection) -> Vec<String> {
+        let sql = "SELECT name, type FROM sqlite_schema WHERE name NOT LIKE 'sqlite_%'
+            UNION ALL SELECT m.name, group_concat(c.name || ' ' || c.type || c.\"notnull\" || c.pk)
+                FROM sqlite_schema m JOIN pragma_table_info(m.name) c GROUP BY m.name ORDER BY 1, 2";
+        let mut statement = connection.prepare(sql).unwrap();
+        let row =
+            |r: &rusqlite::Row<'_>| Ok(format!("{}: {}", r.get::<_, String>(0)?, r.get::<_, String>(1)?));
+        statement.query_map([], row).unwrap().map(Result::unwrap).collect()
+    }
+
+    /// What the versions after each one brought, taken away again.
+    const FROM_3: &str = "DROP TABLE gap_events; DROP INDEX gaps_unfilled; DROP INDEX gaps_due;
+        DROP INDEX gaps_requested; CREATE INDEX gaps_open ON gaps (grid) WHERE state = 1;
+        ALTER TABLE gaps DROP COLUMN attempts; ALTER TABLE gaps DROP COLUMN failures;
+        ALTER TABLE gaps DROP COLUMN next_at; ALTER TABLE gaps DROP COLUMN request;
+        PRAGMA user_version = 2;";
+    const FROM_2: &str = "DROP TABLE forgotten_epochs; PRAGMA user_version = 1;";
+
+    /// An older database gets what it lacks, keeps its incarnation, and is not made anew at the next opening.
     #[test]
     fn an_older_database_is_migrated() {
-        let connection = make_writer(Connection::open_in_memory().unwrap(), 7).unwrap();
-        let tables = |c: &Connection| {
-            let sql = "SELECT group_concat(sql, ';') FROM (SELECT sql FROM sqlite_schema
-                WHERE name = 'forgotten_epochs')";
-            c.query_row(sql, [], |r| r.get::<_, Option<String>>(0)).unwrap()
-        };
-        let columns = |text: Option<String>| -> Vec<String> {
-            let lines = text.unwrap_or_default();
-            lines.split_whitespace().map(str::to_owned).collect()
-        };
-        let made = columns(tables(&connection));
-        connection.execute_batch("DROP TABLE forgotten_epochs; PRAGMA user_version = 1").unwrap();
-        let connection = make_writer(connection, 8).unwrap();
-        assert_eq!(columns(tables(&connection)), made, "as a new database has it");
-        assert_eq!(head(&connection).unwrap().incarnation, Incarnation(7));
-        let connection = make_writer(connection, 9).unwrap();
-        connection.execute_batch("PRAGMA user_version = 3").unwrap();
-        assert!(matches!(make_writer(connection, 9), Err(OpenError::TooNew { found: 3, .. })));
+        for back in [FROM_3.to_owned(), format!("{FROM_3} {FROM_2}")] {
+            let connection = make_writer(Connection::open_in_memory().unwrap(), 7).unwrap();
+            let new = made(&connection);
+            connection.execute_batch(&back).unwrap();
+            assert_ne!(made(&connection), new);
+            let connection = make_writer(connection, 8).unwrap();
+            assert_eq!(made(&connection), new, "as a new database has it");
+            assert_eq!(head(&connection).unwrap().incarnation, Incarnation(7));
+            let connection = make_writer(connection, 9).unwrap();
+            connection.execute_batch("PRAGMA user_version = 4").unwrap();
+            assert!(matches!(make_writer(connection, 9), Err(OpenError::TooNew { found: 4, .. })));
+        }
     }
 }

@@ -54,7 +54,7 @@ pub(super) async fn submit(
     let token = login.token.trim();
     let hash = hash_token(token);
     match cookie(token, COOKIE_AGE_S) {
-        Some(cookie) if state.ask(move |store| store.token_known(&hash)).await? => {
+        Some(cookie) if state.ask(move |store| store.token_name(&hash)).await?.is_some() => {
             Ok(([(header::SET_COOKIE, cookie)], Redirect::to("/")).into_response())
         }
         _ => Ok((StatusCode::UNAUTHORIZED, page(true)).into_response()),

@@ -22,9 +22,16 @@ fn described(api: &Filled) -> BTreeSet<String> {
     document["paths"].as_object().unwrap().keys().cloned().collect()
 }
 
+/// Those of them that answer and change nothing.
+fn readable(api: &Filled) -> BTreeSet<String> {
+    let document = api.served.json("/openapi.json");
+    let paths = document["paths"].as_object().unwrap().iter();
+    paths.filter(|(_, methods)| methods.get("get").is_some()).map(|(path, _)| path.clone()).collect()
+}
+
 /// A path of the description with all that it needs.
 fn filled_in(path: &str) -> String {
-    let path = path.replace("{site}", "farm").replace("{device}", "a");
+    let path = path.replace("{site}", "farm").replace("{device}", "a").replace("{id}", "1");
     let needed = match path.as_str() {
         "/api/v1/readings" => "?series=farm/a/*&from=2026-01-01T00:00:00Z&to=2026-01-02T00:00:00Z",
         "/api/v1/changes" => "?changed_after=0",
@@ -48,7 +55,7 @@ fn every_endpoint_answers_who_has_a_token() {
     let mut api = Filled::new();
     api.send(vec![number(0, 0, U, 1.5), complete(2)]);
     api.served.health.set_receiving(true);
-    for path in described(&api).iter().map(String::as_str).chain(["/openapi.json"]) {
+    for path in readable(&api).iter().map(String::as_str).chain(["/openapi.json"]) {
         let url = filled_in(path);
         let answer = api.served.get(&url);
         assert_eq!((answer.status, answer.broken), (200, false), "{url}: {}", answer.body);
@@ -138,6 +145,35 @@ fn what_does_not_exist_is_a_problem_with_its_name() {
         );
         assert!(answer.body.contains(name), "{url}: {}", answer.body);
     }
+}
+
+#[test]
+fn what_became_of_a_gap_is_told_and_a_person_may_act() {
+    let mut api = Filled::new();
+    api.send(vec![number(0, 0, U, 1.5), complete(2)]);
+    let gap = api.served.json("/api/v1/gaps/1");
+    assert_eq!((&gap["state"], &gap["attempts"], &gap["source"]), (&"open".into(), &0.into(), &Json::Null));
+    let history = gap["history"].as_array().unwrap();
+    let told = ["event", "actor", "cause"].map(|key| history[0][key].as_str().unwrap());
+    assert_eq!((history.len(), told), (1, ["opened", "collector", "unexplained"]));
+    // The device has no memory, and the gap was not abandoned.
+    for (path, status, word) in [
+        ("/api/v1/gaps/1/retry", 409, "memory"),
+        ("/api/v1/gaps/1/reopen", 409, "abandoned"),
+        ("/api/v1/gaps/7/retry", 404, "7"),
+        ("/api/v1/gaps/x/retry", 404, "x"),
+    ] {
+        let answer = api.served.post(path);
+        assert_eq!(answer.status, status, "{path}: {}", answer.body);
+        assert_eq!(answer.header("content-type"), "application/problem+json", "{path}");
+        assert!(answer.body.contains(word), "{path}: {}", answer.body);
+    }
+    assert_eq!(api.served.get("/api/v1/gaps/1/retry").status, 405);
+    assert_eq!(api.served.get("/api/v1/gaps/99").status, 404);
+    api.send(vec![number(0, 1, U, 2.5), number(0, 2, U, 3.5)]);
+    let gap = api.served.json("/api/v1/gaps/1");
+    assert_eq!((&gap["state"], &gap["history"][1]["event"]), (&"filled".into(), &"filled".into()));
+    assert_eq!(api.served.post("/api/v1/gaps/1/retry").status, 404, "what is filled is not asked for");
 }
 
 #[test]

@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 
 use gapless_collector::api::Health;
 use gapless_collector::store::model::{
-    AgentRow, ChangeRow, ConflictRow, DeviceNo, DeviceRow, Flow, GapFilter, GapRow, Head, ParkedRow, Scan,
-    SeriesNo, SeriesRow, SiteRow, Stats, StoredReading, StripRun,
+    AgentRow, ChangeRow, ConflictRow, DeviceNo, DeviceRow, Flow, GapEventRow, GapFilter, GapRow, Head,
+    ParkedRow, Scan, SeriesNo, SeriesRow, SiteRow, Stats, StoredReading, StripRun,
 };
 use gapless_collector::store::{ReadError, ReadStore, Reader};
 use gapless_common::id::{Commit, DeviceId, SiteId};
@@ -89,6 +89,12 @@ impl ReadStore for Long {
     fn gaps(&self, filter: &GapFilter) -> Read<Vec<GapRow>> {
         self.real.gaps(filter)
     }
+    fn gap(&self, id: i64) -> Read<Option<GapRow>> {
+        self.real.gap(id)
+    }
+    fn gap_events(&self, id: i64) -> Read<Vec<GapEventRow>> {
+        self.real.gap_events(id)
+    }
     fn strip(&self, device: DeviceNo, from: Timestamp, to: Timestamp, now: Timestamp) -> Read<Vec<StripRun>> {
         self.real.strip(device, from, to, now)
     }
@@ -101,8 +107,8 @@ impl ReadStore for Long {
     fn stats(&self) -> Read<Stats> {
         self.real.stats()
     }
-    fn token_known(&self, sha256: &[u8; 32]) -> Read<bool> {
-        self.real.token_known(sha256)
+    fn token_name(&self, sha256: &[u8; 32]) -> Read<Option<String>> {
+        self.real.token_name(sha256)
     }
 }
 
@@ -116,7 +122,8 @@ fn long(rows: u64, fails: bool) -> (Served, Arc<Long>, Filled) {
     let folder = tempfile::tempdir().unwrap();
     // The token is asked of the real database.
     std::os::unix::fs::symlink(&file, folder.path().join("db")).unwrap();
-    let served = Served::start(folder, store.clone(), commits, Arc::new(Health::default()));
+    let orders = filled.orders();
+    let served = Served::start(folder, store.clone(), commits, Arc::new(Health::default()), orders);
     (served, store, filled)
 }
 

@@ -5,7 +5,7 @@ use std::io::Read as _;
 use std::sync::Arc;
 
 use gapless_collector::api::{self, ApiState, Health};
-use gapless_collector::ingest::{INBOUND_MAX, Inbound, OUTBOUND_MAX, Outbound, writer};
+use gapless_collector::ingest::{INBOUND_MAX, Inbound, OUTBOUND_MAX, Orders, Outbound, Task, writer};
 use gapless_collector::store::{ReadStore, Reader, sqlite};
 use gapless_collector::tokens;
 use gapless_common::catalog::{Aggregation, Catalog, Channel, Device, PeriodLabel};
@@ -133,7 +133,7 @@ pub(crate) struct Served {
 /// A database with a writer at work.
 pub(crate) struct Filled {
     pub(crate) served: Served,
-    inbound: mpsc::Sender<Inbound>,
+    inbound: mpsc::Sender<Task>,
     outbound: mpsc::Receiver<Outbound>,
     next: u64,
     sent: u64,
@@ -141,6 +141,11 @@ pub(crate) struct Filled {
 }
 
 impl Filled {
+    /// The way to its writer.
+    pub(crate) fn orders(&self) -> Orders {
+        Orders::to(&self.inbound)
+    }
+
     /// A database that holds the opening.
     pub(crate) fn new() -> Self {
         Self::within(tempfile::tempdir().unwrap())
@@ -154,7 +159,8 @@ impl Filled {
         let file = folder.path().join("db");
         let (watch, _) = writer::start(&file, to_writer, from_writer, Arc::clone(&health)).unwrap();
         let store = Arc::new(Reader::new(&file));
-        let served = Served::start(folder, store, watch.commits, health);
+        let orders = Orders::to(&inbound);
+        let served = Served::start(folder, store, watch.commits, health, orders);
         let mut filled = Self { served, inbound, outbound, next: 1, sent: 0, watermark: 0 };
         filled.send(opening());
         filled
@@ -163,7 +169,7 @@ impl Filled {
     /// One frame with these records; committed when it returns.
     pub(crate) fn send(&mut self, records: Vec<Record>) {
         let message = self.message(records);
-        self.inbound.blocking_send(message).unwrap();
+        self.inbound.blocking_send(message.into()).unwrap();
         self.settle();
     }
 
@@ -171,7 +177,7 @@ impl Filled {
     pub(crate) fn offer(&mut self, records: Vec<Record>) -> bool {
         let (next, sent) = (self.next, self.sent);
         let message = self.message(records);
-        let taken = self.inbound.try_send(message).is_ok();
+        let taken = self.inbound.try_send(message.into()).is_ok();
         if !taken {
             (self.next, self.sent) = (next, sent);
         }
@@ -230,11 +236,12 @@ impl Served {
         store: Arc<dyn ReadStore + Send + Sync>,
         commits: watch::Receiver<Commit>,
         health: Arc<Health>,
+        orders: Orders,
     ) -> Self {
         let connection = sqlite::open_writer(&folder.path().join("db")).unwrap();
         let token = tokens::draw(&connection, "test").unwrap();
         let runtime = tokio::runtime::Runtime::new().unwrap();
-        let state = ApiState { store, commits, health: Arc::clone(&health), now: || NOW };
+        let state = ApiState { store, commits, health: Arc::clone(&health), orders, now: || NOW };
         let listener = runtime.block_on(api::bind("127.0.0.1:0".parse().unwrap())).unwrap();
         let base = format!("http://{}", listener.local_addr().unwrap());
         runtime.spawn(api::serve(state, listener, std::future::pending()));
@@ -254,6 +261,14 @@ impl Served {
 
     pub(crate) fn get(&self, path: &str) -> Answer {
         self.get_with(path, &[])
+    }
+
+    /// The answer to a POST without a body.
+    pub(crate) fn post(&self, path: &str) -> Answer {
+        let agent: ureq::Agent = ureq::Agent::config_builder().http_status_as_error(false).build().into();
+        let request =
+            agent.post(format!("{}{path}", self.base)).header("authorization", self.authorization());
+        Answer::of(request.send_empty().unwrap())
     }
 
     /// The JSON of an answer that must be whole and good.
@@ -298,15 +313,21 @@ fn try_open(url: &str, headers: &[(&str, &str)]) -> Result<ureq::http::Response<
 }
 
 pub(crate) fn get(url: &str, headers: &[(&str, &str)]) -> Answer {
-    let Ok(mut answer) = try_open(url, headers) else {
+    match try_open(url, headers) {
+        Ok(answer) => Answer::of(answer),
         // Broken before its first byte had left.
-        return Answer { status: 0, headers: Vec::new(), body: String::new(), broken: true };
-    };
-    let text = |value: &ureq::http::HeaderValue| value.to_str().unwrap().to_owned();
-    let headers = answer.headers().iter().map(|(name, value)| (name.to_string(), text(value))).collect();
-    let mut body = Vec::new();
-    let broken = answer.body_mut().as_reader().read_to_end(&mut body).is_err();
-    Answer { status: answer.status().as_u16(), headers, body: String::from_utf8(body).unwrap(), broken }
+        Err(_) => Answer { status: 0, headers: Vec::new(), body: String::new(), broken: true },
+    }
+}
+
+impl Answer {
+    fn of(mut answer: ureq::http::Response<ureq::Body>) -> Self {
+        let text = |value: &ureq::http::HeaderValue| value.to_str().unwrap().to_owned();
+        let headers = answer.headers().iter().map(|(name, value)| (name.to_string(), text(value))).collect();
+        let mut body = Vec::new();
+        let broken = answer.body_mut().as_reader().read_to_end(&mut body).is_err();
+        Self { status: answer.status().as_u16(), headers, body: String::from_utf8(body).unwrap(), broken }
+    }
 }
 
 impl Served {

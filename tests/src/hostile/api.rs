@@ -6,8 +6,8 @@ use axum::body::{Body, to_bytes};
 use axum::http::{Request, header};
 use axum::{Router, response::Response};
 use gapless_collector::api::{ApiState, Health, router};
-use gapless_collector::ingest::Inbound;
 use gapless_collector::ingest::committer::Committer;
+use gapless_collector::ingest::{Inbound, Orders};
 use gapless_collector::store::Reader;
 use gapless_collector::tokens;
 use gapless_common::catalog::{Aggregation, Catalog, Channel, Device, PeriodLabel};
@@ -113,7 +113,8 @@ impl Served {
         }
         let (_, commits) = tokio::sync::watch::channel(committer.head().commit);
         let store = Arc::new(Reader::new(&path));
-        let state = ApiState { store, commits, health: Arc::new(Health::default()), now: || T0 };
+        let (health, orders) = (Arc::new(Health::default()), Orders::to(&tokio::sync::mpsc::channel(1).0));
+        let state = ApiState { store, commits, health, orders, now: || T0 };
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
         Self { runtime: runtime.expect("a runtime"), router: router(state), token, _folder: folder }
     }

@@ -1,0 +1,171 @@
+//! The life of a gap: open → requested → filled, or no data → waiting → requested → … → abandoned; a person opens it
+//! again at any time.
+//!
+//! Contract: [`Life::new`] when the gap is proven, [`Life::asked`] when a request for it goes out,
+//! [`Life::answered`] when its source says that nothing comes; a gap that is filled has no life any more. What is cut
+//! off a gap takes its life along.
+
+use gapless_common::time::Timestamp;
+
+use super::Policy;
+
+/// First pause after a passing failure, in ms; doubled each time.
+const RETRY_FIRST_MS: i64 = 10_000;
+/// Longest pause after a passing failure, in ms.
+const RETRY_MAX_MS: i64 = 300_000;
+/// So many failures in a row are an attempt that brought nothing: what keeps failing is asked as seldom as what has
+/// nothing.
+const FAILURES_MAX: u32 = 12;
+
+/// Where a gap stands that is not filled.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Phase {
+    /// Its source was not asked yet, or it has none.
+    Open,
+    /// A request is under way.
+    Requested,
+    /// The source had nothing, or could not be asked: it is asked again.
+    Waiting,
+    /// Every attempt of the schedule brought nothing.
+    Abandoned,
+}
+
+/// See the module's text.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Life {
+    /// Where it stands.
+    pub phase: Phase,
+    /// Attempts that brought nothing.
+    pub attempts: u32,
+    /// Passing failures since the last attempt.
+    pub failures: u32,
+    /// When something is due: the next request, or, while one is under way, its end. `None` where nothing will be.
+    pub next: Option<Timestamp>,
+    /// The request under way.
+    pub request: Option<u64>,
+}
+
+/// What a source says that has nothing for a gap.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Answer {
+    /// It looked, and has no data there.
+    NoData,
+    /// It could not look: no answer, an error, a time that ran out.
+    Failed,
+}
+
+impl Life {
+    /// Of a gap that was proven at `now`.
+    #[must_use]
+    pub const fn new(now: Timestamp) -> Self {
+        Self { phase: Phase::Open, attempts: 0, failures: 0, next: Some(now), request: None }
+    }
+
+    /// Whether two gaps beside each other have the same past, so that they can be one.
+    #[must_use]
+    pub fn is_like(&self, other: &Self) -> bool {
+        let past = |life: &Self| (life.phase, life.attempts, life.failures, life.request);
+        past(self) == past(other)
+    }
+
+    /// Of a gap that is filled: nothing is due any more.
+    #[must_use]
+    pub const fn ended(self) -> Self {
+        Self { phase: Phase::Open, failures: 0, next: None, request: None, ..self }
+    }
+
+    /// A request went out that ends by `until`.
+    #[must_use]
+    pub const fn asked(self, request: u64, until: Timestamp) -> Self {
+        Self { phase: Phase::Requested, next: Some(until), request: Some(request), ..self }
+    }
+
+    /// The request under way is carried out; what it brought arrives until `until`.
+    #[must_use]
+    pub const fn carried_out(self, until: Timestamp) -> Self {
+        Self { next: Some(until), ..self }
+    }
+
+    /// The request is over, and the gap is still there.
+    #[must_use]
+    pub fn answered(self, answer: Answer, now: Timestamp, policy: &Policy) -> Self {
+        let failures = self.failures.saturating_add(1);
+        if answer == Answer::Failed && failures < FAILURES_MAX {
+            let pause = RETRY_FIRST_MS.saturating_mul(1 << (failures - 1)).min(RETRY_MAX_MS);
+            let next = Some(now.plus_ms(pause));
+            return Self { phase: Phase::Waiting, failures, next, request: None, ..self };
+        }
+        let attempts = self.attempts.saturating_add(1);
+        let next = policy.next_attempt(attempts, now);
+        let phase = if next.is_some() { Phase::Waiting } else { Phase::Abandoned };
+        Self { phase, attempts, failures: 0, next, request: None }
+    }
+
+    /// A person wants it asked for now; the schedule goes on from where it was. Only a gap that waits can be.
+    #[must_use]
+    pub fn due_now(self, now: Timestamp) -> Option<Self> {
+        matches!(self.phase, Phase::Open | Phase::Waiting).then_some(Self { next: Some(now), ..self })
+    }
+
+    /// A person wants its schedule to begin anew. Only what was abandoned can.
+    #[must_use]
+    pub fn reopened(self, now: Timestamp) -> Option<Self> {
+        (self.phase == Phase::Abandoned).then(|| Self::new(now))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const DAY_MS: i64 = 86_400_000;
+
+    /// Answers `life` with nothing whenever it is due until nothing is due any more. Returns the instants.
+    fn ask_in_vain(mut life: Life, policy: &Policy) -> (Life, Vec<i64>) {
+        let mut asked = Vec::new();
+        while let Some(now) = life.next {
+            asked.push(now.0);
+            life = life.asked(7, now.plus_ms(1_000)).answered(Answer::NoData, now, policy);
+        }
+        (life, asked)
+    }
+
+    #[test]
+    fn a_gap_without_data_is_asked_for_by_the_schedule_and_abandoned() {
+        let policy = Policy::default();
+        let (life, asked) = ask_in_vain(Life::new(Timestamp(5)), &policy);
+        assert_eq!(asked, [5, 5 + 3 * DAY_MS, 5 + 17 * DAY_MS, 5 + 45 * DAY_MS]);
+        assert_eq!((life.phase, life.attempts, life.request), (Phase::Abandoned, 4, None));
+        assert_eq!(life.due_now(Timestamp(9)), None, "what was abandoned is opened again");
+        let again = life.reopened(Timestamp(9)).unwrap();
+        assert_eq!(again, Life::new(Timestamp(9)));
+        assert_eq!(again.reopened(Timestamp(9)), None);
+    }
+
+    #[test]
+    fn a_passing_failure_is_tried_again_soon_and_costs_no_attempt() {
+        let policy = Policy::default();
+        let (mut life, mut pauses) = (Life::new(Timestamp(0)), Vec::new());
+        for _ in 0..11 {
+            let now = life.next.unwrap();
+            life = life.asked(1, now).answered(Answer::Failed, now, &policy);
+            pauses.push(life.next.unwrap().since_ms(now) / 1_000);
+        }
+        assert_eq!(pauses, [10, 20, 40, 80, 160, 300, 300, 300, 300, 300, 300]);
+        assert_eq!((life.phase, life.attempts), (Phase::Waiting, 0));
+        let now = life.next.unwrap();
+        let life = life.asked(1, now).answered(Answer::Failed, now, &policy);
+        assert_eq!((life.attempts, life.failures), (1, 0), "what keeps failing waits for its next attempt");
+        assert_eq!(life.next, Some(now.plus_ms(3 * DAY_MS)));
+    }
+
+    #[test]
+    fn a_person_has_it_asked_for_now_without_losing_its_place() {
+        let policy = Policy::default();
+        let waiting =
+            Life::new(Timestamp(0)).asked(1, Timestamp(9)).answered(Answer::NoData, Timestamp(9), &policy);
+        let now = waiting.due_now(Timestamp(20)).unwrap();
+        assert_eq!((now.next, now.attempts), (Some(Timestamp(20)), 1));
+        assert_eq!(waiting.asked(2, Timestamp(30)).due_now(Timestamp(20)), None, "it is being asked for");
+    }
+}

@@ -1,0 +1,284 @@
+//! What is done about gaps, as rows: their lives, and what became of each. Decides nothing.
+
+use gapless_common::id::DeviceId;
+use gapless_common::quality::Cause;
+use gapless_common::time::{Slot, SlotGrid, Timestamp};
+use rusqlite::{Connection, Row, params};
+
+use super::state;
+use crate::gaps::life::{Life, Phase};
+use crate::gaps::plan::Window;
+use crate::ledger::{AgentNo, GridNo, Stamp};
+
+/// `gaps.state` of one that is filled; the others are those of [`state()`].
+pub(crate) const GAP_FILLED: i64 = 2;
+
+/// `gaps.state` of one that is not filled.
+pub(crate) const fn state(phase: Phase) -> i64 {
+    match phase {
+        Phase::Open => 1,
+        Phase::Requested => 3,
+        Phase::Waiting => 4,
+        Phase::Abandoned => 5,
+    }
+}
+
+/// The same, read.
+pub(crate) const fn phase(state: i64) -> Phase {
+    match state {
+        3 => Phase::Requested,
+        4 => Phase::Waiting,
+        5 => Phase::Abandoned,
+        _ => Phase::Open,
+    }
+}
+
+/// Of a row with these columns.
+pub(super) fn life(row: &Row<'_>) -> rusqlite::Result<Life> {
+    Ok(Life {
+        phase: phase(row.get("state")?),
+        attempts: row.get("attempts")?,
+        failures: row.get("failures")?,
+        next: row.get::<_, Option<i64>>("next_at")?.map(Timestamp),
+        request: row.get::<_, Option<i64>>("request")?.map(i64::cast_unsigned),
+    })
+}
+
+/// What can become of a gap.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Happened {
+    /// It was proven.
+    Opened,
+    /// It was told another cause.
+    Recaused,
+    /// Its source was asked.
+    Requested,
+    /// The source has nothing.
+    NoData,
+    /// The source could not be asked, or did not answer.
+    Failed,
+    /// The last attempt brought nothing.
+    Abandoned,
+    /// A person wants it asked for now.
+    Retried,
+    /// A person wants its schedule to begin anew.
+    Reopened,
+    /// Its readings came.
+    Filled,
+    /// It was a part of another one.
+    Cut {
+        /// Of which.
+        parent: i64,
+    },
+}
+
+impl Happened {
+    const fn code(self) -> i64 {
+        match self {
+            Self::Opened => 1,
+            Self::Recaused => 2,
+            Self::Requested => 3,
+            Self::NoData => 4,
+            Self::Failed => 5,
+            Self::Abandoned => 6,
+            Self::Retried => 7,
+            Self::Reopened => 8,
+            Self::Filled => 9,
+            Self::Cut { .. } => 10,
+        }
+    }
+
+    /// The word that the API has for a code.
+    pub(crate) const fn word(code: i64) -> Option<&'static str> {
+        Some(match code {
+            1 => "opened",
+            2 => "cause",
+            3 => "requested",
+            4 => "no_data",
+            5 => "failed",
+            6 => "abandoned",
+            7 => "retried",
+            8 => "reopened",
+            9 => "filled",
+            10 => "cut",
+            _ => return None,
+        })
+    }
+}
+
+/// A line of a gap's history.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Event<'a> {
+    pub(crate) gap: i64,
+    pub(crate) happened: Happened,
+    pub(crate) actor: &'a str,
+    pub(crate) cause: Option<Cause>,
+    pub(crate) next: Option<Timestamp>,
+    pub(crate) detail: Option<&'a str>,
+}
+
+impl Event<'_> {
+    /// One of the collector's own.
+    pub(crate) const fn of(gap: i64, happened: Happened) -> Self {
+        Self { gap, happened, actor: "collector", cause: None, next: None, detail: None }
+    }
+}
+
+/// Writes a line of a history.
+pub(crate) fn tell(connection: &Connection, stamp: Stamp, event: &Event<'_>) -> rusqlite::Result<()> {
+    let parent = match event.happened {
+        Happened::Cut { parent } => Some(parent),
+        _ => None,
+    };
+    let sql = "INSERT INTO gap_events (gap, commit_no, at, event, actor, cause, next_at, parent, detail)
+        VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)";
+    let row = params![
+        event.gap,
+        stamp.commit.cast_signed(),
+        stamp.at.0,
+        event.happened.code(),
+        event.actor,
+        event.cause.map(|cause| i64::from(cause.code())),
+        event.next.map(|at| at.0),
+        parent,
+        event.detail,
+    ];
+    connection.prepare_cached(sql)?.execute(row).map(drop)
+}
+
+/// A gap and whom to ask for it.
+#[derive(Debug, Clone)]
+pub(crate) struct Wanted {
+    pub(crate) id: i64,
+    pub(crate) grid: GridNo,
+    pub(crate) slots: (i64, i64),
+    pub(crate) times: SlotGrid,
+    pub(crate) life: Life,
+    pub(crate) agent: AgentNo,
+    pub(crate) device: DeviceId,
+    /// Whether the device has a memory of its own that can be asked.
+    pub(crate) remembers: bool,
+    /// The device's attribute `class`.
+    pub(crate) class: Option<String>,
+    /// How long the agent gathers readings before it sends them, in ms.
+    pub(crate) flush_ms: i64,
+    /// How the command under way has ended: see `commands.outcome`.
+    pub(crate) outcome: Option<i64>,
+}
+
+impl Wanted {
+    /// Its time.
+    pub(crate) fn window(&self) -> Window {
+        let (first, last) = self.slots;
+        Window { from: self.times.at(Slot(first)), to: self.times.at(Slot(last).plus(1)) }
+    }
+}
+
+const WANTED: &str = "SELECT p.id, p.grid, p.first_slot, p.last_slot, p.state, p.attempts, p.failures, p.next_at, p.request,
+        g.interval_ms, g.phase_ms, d.name AS device, d.attributes ->> 'class' AS class,
+        d.attributes ->> 'history' IS NOT NULL AS remembers, a.id AS agent, a.flush_ms,
+        c.outcome
+    FROM gaps p JOIN grids g ON g.id = p.grid JOIN devices d ON d.id = g.device JOIN agents a ON a.id = d.agent
+    LEFT JOIN commands c ON c.id = p.request";
+
+fn wanted(connection: &Connection, which: &str, values: &[i64]) -> rusqlite::Result<Vec<Wanted>> {
+    let mut statement = connection.prepare_cached(&format!("{WANTED} {which}"))?;
+    let mut rows = statement.query(rusqlite::params_from_iter(values))?;
+    let mut found = Vec::new();
+    while let Some(row) = rows.next()? {
+        let Ok(device) = DeviceId::new(&row.get::<_, String>("device")?) else { continue };
+        found.push(Wanted {
+            id: row.get("id")?,
+            grid: GridNo(row.get("grid")?),
+            slots: (row.get("first_slot")?, row.get("last_slot")?),
+            times: state::grid(row.get("interval_ms")?, row.get("phase_ms")?),
+            life: life(row)?,
+            agent: AgentNo(row.get("agent")?),
+            device,
+            remembers: row.get("remembers")?,
+            class: row.get("class")?,
+            flush_ms: row.get("flush_ms")?,
+            outcome: row.get("outcome")?,
+        });
+    }
+    Ok(found)
+}
+
+/// Requests that are to be over by `now`.
+pub(crate) fn ended(connection: &Connection, now: Timestamp, most: i64) -> rusqlite::Result<Vec<Wanted>> {
+    wanted(connection, "WHERE p.next_at <= ?1 AND p.state = 3 ORDER BY p.next_at LIMIT ?2", &[now.0, most])
+}
+
+/// What is to be asked for by `now`, of devices that can be asked: their agent is connected, they have answered since
+/// (or they would be asked while they are away), and they are not being asked already.
+pub(crate) fn due(connection: &Connection, now: Timestamp, most: i64) -> rusqlite::Result<Vec<Wanted>> {
+    let which = "WHERE p.next_at <= ?1 AND p.state IN (1, 4) AND a.connected = 1
+        AND d.attributes ->> 'history' IS NOT NULL
+        AND EXISTS (SELECT 1 FROM coverage r WHERE r.grid = p.grid AND r.first_slot > p.last_slot AND r.state = 1)
+        AND NOT EXISTS (SELECT 1 FROM gaps q JOIN grids h ON h.id = q.grid
+            WHERE h.device = d.id AND q.state = 3)
+        ORDER BY p.next_at LIMIT ?2";
+    wanted(connection, which, &[now.0, most])
+}
+
+/// What a command asks for.
+pub(crate) fn of_request(connection: &Connection, request: u64) -> rusqlite::Result<Vec<Wanted>> {
+    wanted(connection, "WHERE p.request = ?1", &[request.cast_signed()])
+}
+
+/// The gap that holds a slot, and is to be asked for.
+pub(crate) fn holding(connection: &Connection, grid: GridNo, slot: i64) -> rusqlite::Result<Option<Wanted>> {
+    let which = "WHERE p.grid = ?1 AND p.state IN (1, 4) AND p.first_slot <= ?2 AND p.last_slot >= ?2
+        ORDER BY p.first_slot DESC LIMIT 1";
+    Ok(wanted(connection, which, &[grid.0, slot])?.pop())
+}
+
+/// One gap that is not filled.
+pub(crate) fn one(connection: &Connection, id: i64) -> rusqlite::Result<Option<Wanted>> {
+    Ok(wanted(connection, "WHERE p.id = ?1 AND p.state <> 2", &[id])?.pop())
+}
+
+/// Writes down what is done about a gap.
+pub(crate) fn put_life(connection: &Connection, stamp: Stamp, id: i64, life: &Life) -> rusqlite::Result<()> {
+    let sql = "UPDATE gaps SET state = ?2, attempts = ?3, failures = ?4, next_at = ?5, request = ?6,
+        changed_commit = ?7 WHERE id = ?1";
+    let row = params![
+        id,
+        state(life.phase),
+        life.attempts,
+        life.failures,
+        life.next.map(|at| at.0),
+        life.request.map(u64::cast_signed),
+        stamp.commit.cast_signed(),
+    ];
+    connection.prepare_cached(sql)?.execute(row).map(drop)
+}
+
+/// Cuts what lies before the slot `at` off a gap that begins before it. Returns the number of that part.
+pub(crate) fn cut_before(
+    connection: &Connection,
+    stamp: Stamp,
+    gap: &Wanted,
+    at: i64,
+) -> rusqlite::Result<i64> {
+    let boundary = gap.times.at(Slot(at)).0;
+    let commit = stamp.commit.cast_signed();
+    let sql = "UPDATE gaps SET first_slot = ?2, from_ts = ?3, changed_commit = ?4 WHERE id = ?1";
+    connection.prepare_cached(sql)?.execute([gap.id, at, boundary, commit])?;
+    let sql = "INSERT INTO gaps (grid, first_slot, last_slot, from_ts, to_ts, cause, state, opened_at, opened_commit,
+            changed_commit, attempts, failures, next_at, request)
+        SELECT grid, ?2, ?3, ?4, ?5, cause, state, opened_at, opened_commit, changed_commit, attempts, failures,
+            next_at, request FROM gaps WHERE id = ?1 RETURNING id";
+    let row = [gap.id, gap.slots.0, at - 1, gap.window().from.0, boundary];
+    let id = connection.prepare_cached(sql)?.query_row(row, |r| r.get(0))?;
+    tell(connection, stamp, &Event::of(id, Happened::Cut { parent: gap.id }))?;
+    Ok(id)
+}
+
+/// The gaps of a device that has a memory now, and had none before, are due.
+pub(crate) fn begin_to_ask(connection: &Connection, device: i64, now: Timestamp) -> rusqlite::Result<()> {
+    let sql = "UPDATE gaps SET next_at = ?2 WHERE state = 1 AND next_at IS NULL
+        AND grid IN (SELECT id FROM grids WHERE device = ?1)
+        AND EXISTS (SELECT 1 FROM devices WHERE id = ?1 AND attributes ->> 'history' IS NOT NULL)";
+    connection.prepare_cached(sql)?.execute([device, now.0]).map(drop)
+}

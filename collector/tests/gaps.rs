@@ -1,0 +1,370 @@
+//! The life of gaps in made-up time, through the committer: what is asked of whom and when, what comes of it, and that
+//! a restart in the midst of it changes nothing.
+
+#![expect(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "a test panics where something is not as it should be"
+)]
+
+use std::collections::BTreeMap;
+
+use gapless_collector::gaps::plan::Order as WindowOrder;
+use gapless_collector::gaps::{Policies, Policy};
+use gapless_collector::ingest::committer::Committer;
+use gapless_collector::ingest::{Inbound, Order, Outbound, Refused, Wish};
+use gapless_collector::store::ReadStore as _;
+use gapless_collector::store::model::GapFilter;
+use gapless_common::catalog::{Aggregation, Catalog, Channel, Device, PeriodLabel};
+use gapless_common::id::{
+    AgentId, BootId, ChannelId, ChannelIndex, ConnectionId, DeviceId, DeviceIndex, Epoch, Seq, SiteId,
+};
+use gapless_common::message::{AgentState, Command, CommandBody, DataFrame, HeldEpoch, Outcome, Reply};
+use gapless_common::quality::{Cause, Quality};
+use gapless_common::reading::{
+    Acquired, CatalogRecord, Completeness, EpochStart, Misses, Readings, Record, Sample, Value,
+};
+use gapless_common::time::{Interval, Slot, SlotGrid, Timestamp};
+use gapless_common::topic::{AgentPath, Up};
+use gapless_common::wire::{self, Message};
+use rusqlite::Connection;
+
+const HOUR_MS: i64 = 3_600_000;
+const DAY_MS: i64 = 24 * HOUR_MS;
+/// 2026-01-01T00:00:00Z.
+const T0: Timestamp = Timestamp(1_767_225_600_000);
+/// A record every ten minutes.
+const INTERVAL_MS: i64 = 600_000;
+
+fn path() -> AgentPath {
+    AgentPath { site: SiteId::new("farm").unwrap(), agent: AgentId::new("gw").unwrap() }
+}
+
+fn grid() -> SlotGrid {
+    SlotGrid::every(Interval::from_ms(INTERVAL_MS.cast_unsigned()).unwrap())
+}
+
+/// The slot `n` after T0.
+fn slot(n: i64) -> Slot {
+    grid().slot_at(T0).plus(n)
+}
+
+fn at(n: i64) -> Timestamp {
+    grid().at(slot(n))
+}
+
+/// A collector, its made-up time, and an agent with one logger.
+struct World {
+    committer: Committer,
+    policies: Policies,
+    now: Timestamp,
+    attributes: BTreeMap<String, String>,
+    next: u64,
+}
+
+impl World {
+    /// The agent is born and has said what it polls.
+    fn new(attributes: &[(&str, &str)], policies: Policies) -> Self {
+        let connection = Connection::open_in_memory().unwrap();
+        let committer = Committer::from_connection(connection, 7).unwrap().with_policies(policies.clone());
+        let attributes = attributes.iter().map(|&(key, value)| (key.to_owned(), value.to_owned())).collect();
+        let mut world = Self { committer, policies, now: T0, attributes, next: 1 };
+        world.be_born();
+        let (hash, bytes) = wire::encode_catalog(&world.catalog());
+        let start = EpochStart {
+            previous: None,
+            boot: BootId(5),
+            boot_clock_ms: 10,
+            at: T0,
+            clock_set: true,
+            durable: true,
+            agent_version: "1".into(),
+        };
+        let catalog = CatalogRecord { hash, since: Some(T0), bytes };
+        world.send(vec![Record::Start(start), Record::Catalog(catalog)]);
+        world
+    }
+
+    fn catalog(&self) -> Catalog {
+        let channel = Channel {
+            id: ChannelId::new("speed").unwrap(),
+            unit: "m/s".into(),
+            quantity: "".into(),
+            aggregation: Aggregation::Mean,
+            label: PeriodLabel::End,
+            attributes: BTreeMap::new(),
+        };
+        let id = DeviceId::new("mast").unwrap();
+        let attributes = self.attributes.clone();
+        Catalog {
+            devices: vec![Device { id, grid: grid(), paused: false, channels: vec![channel], attributes }],
+        }
+    }
+
+    fn take(&mut self, kind: Up, payload: Vec<u8>) -> Vec<Command> {
+        let message = Inbound { topic: path().up(kind), payload, at: self.now, token: 1 };
+        let (answers, taken) = self.committer.attempt(&[message], self.now).unwrap();
+        assert_eq!(taken, 1);
+        commands(&answers)
+    }
+
+    fn be_born(&mut self) -> Vec<Command> {
+        let state = AgentState::Birth {
+            path: path(),
+            connection: ConnectionId(1),
+            agent_version: "1".into(),
+            boot: BootId(5),
+            epoch: Epoch(1),
+            catalog: wire::encode_catalog(&self.catalog()).0,
+            held: vec![HeldEpoch { epoch: Epoch(1), first: Seq(1), next: Seq(self.next) }],
+            durable: true,
+            clock_set: true,
+            flush_ms: 0,
+        };
+        self.take(Up::State, wire::encode(&Message::State(state)).unwrap())
+    }
+
+    fn leave(&mut self) {
+        let gone = AgentState::Gone { connection: ConnectionId(1), clean: false };
+        self.take(Up::State, wire::encode(&Message::State(gone)).unwrap());
+    }
+
+    fn send(&mut self, records: Vec<Record>) {
+        let catalog = self.catalog();
+        let hash = wire::encode_catalog(&catalog).0;
+        let (count, first) = (u64::try_from(records.len()).unwrap(), Seq(self.next));
+        let (agent, connection, epoch) = (path().tag(), ConnectionId(1), Epoch(1));
+        let frame = DataFrame { agent, connection, epoch, first, catalog: hash, records };
+        self.next += count;
+        self.take(Up::Data, wire::encode_data(&frame, &catalog).unwrap());
+    }
+
+    /// Records of these slots, as the logger kept them.
+    fn recorded(&mut self, slots: std::ops::Range<i64>) {
+        let record = |n| {
+            let sample = Sample {
+                channel: ChannelIndex(0),
+                value: Some(Value::Number(n as f64 / 8.0)),
+                quality: Quality::Good,
+            };
+            let (device, acquired) = (DeviceIndex(0), Acquired::Recorded(slot(n)));
+            Record::Readings(Readings { device, acquired, at: at(n), samples: vec![sample] })
+        };
+        self.send(slots.map(record).collect());
+    }
+
+    /// These slots are missing, as of now; the last one before the next reading.
+    fn missed(&mut self, slots: std::ops::Range<i64>) {
+        let count = u32::try_from(slots.end - slots.start).unwrap();
+        let run = Misses { device: DeviceIndex(0), first: slot(slots.start), count, cause: Cause::NoAnswer };
+        let complete = Completeness { through: vec![(DeviceIndex(0), slot(slots.end - 1))] };
+        self.send(vec![Record::Misses(run), Record::Complete(complete)]);
+    }
+
+    /// What is asked for at `now`.
+    fn asked(&mut self, now: Timestamp) -> Vec<Command> {
+        self.now = now;
+        commands(&self.committer.look_after_gaps(now).unwrap())
+    }
+
+    fn reply(&mut self, id: u64, outcome: Outcome) {
+        let reply = Message::Reply(Reply { id, outcome });
+        self.take(Up::Reply, wire::encode(&reply).unwrap());
+    }
+
+    /// Killed and started again.
+    fn restart(self) -> Self {
+        let connection = self.committer.into_connection().unwrap();
+        let committer =
+            Committer::from_connection(connection, 8).unwrap().with_policies(self.policies.clone());
+        Self { committer, ..self }
+    }
+
+    /// Each gap: slots after T0, state, attempts, next try in ms from now.
+    fn gaps(&self) -> Vec<(i64, i64, String, u32, Option<i64>)> {
+        let all = GapFilter { limit: 1_000, ..GapFilter::default() };
+        let mut gaps = self.committer.store().gaps(&all).unwrap();
+        gaps.sort_by_key(|gap| gap.from);
+        let slots = |t: Timestamp| t.since_ms(T0) / INTERVAL_MS;
+        let row = |gap: &gapless_collector::store::model::GapRow| {
+            let state = format!("{:?}", gap.state);
+            let next = gap.next_try_at.map(|at| at.since_ms(self.now));
+            (slots(gap.from), slots(gap.to), state, gap.attempts, next)
+        };
+        gaps.iter().map(row).collect()
+    }
+
+    fn id_at(&self, n: i64) -> i64 {
+        let all = GapFilter { from: Some(at(n)), to: Some(at(n + 1)), limit: 9, ..GapFilter::default() };
+        self.committer.store().gaps(&all).unwrap()[0].id
+    }
+
+    fn history(&self, gap: i64) -> Vec<&'static str> {
+        self.committer.store().gap_events(gap).unwrap().iter().map(|event| event.event).collect()
+    }
+}
+
+fn commands(answers: &[Outbound]) -> Vec<Command> {
+    let command = |answer: &Outbound| match answer {
+        Outbound::Publish { payload, .. } => match wire::decode(payload) {
+            Ok(Message::Command(command)) => Some(command),
+            _ => None,
+        },
+        Outbound::Release(_) => None,
+    };
+    answers.iter().filter_map(command).collect()
+}
+
+/// The windows of requests, in slots after T0.
+fn windows(commands: &[Command]) -> Vec<(i64, i64)> {
+    let slots = |t: Timestamp| t.since_ms(T0) / INTERVAL_MS;
+    let window = |command: &Command| match &command.body {
+        CommandBody::ReadHistory { device, from, to } => {
+            assert_eq!(device.as_str(), "mast");
+            (slots(*from), slots(*to))
+        }
+        other => panic!("{other:?}"),
+    };
+    commands.iter().map(window).collect()
+}
+
+/// A logger that was away for the slots 10..20 and is back.
+fn with_a_hole(policies: Policies) -> World {
+    let mut world = World::new(&[("history", "device"), ("class", "logger")], policies);
+    world.now = at(11);
+    world.recorded(0..10);
+    world.missed(10..20);
+    assert_eq!(world.asked(at(20)), [], "a device that is away is not asked");
+    world.recorded(20..21);
+    world
+}
+
+fn missing(phase: &str) -> String {
+    format!("Missing({phase})")
+}
+
+#[test]
+fn a_device_that_is_back_is_asked_at_once_and_what_it_gives_fills_the_gap() {
+    let mut world = with_a_hole(Policies::default());
+    let asked = world.asked(at(21));
+    assert_eq!(windows(&asked), [(10, 20)]);
+    assert_eq!(world.asked(at(21)), [], "and not again while it is being asked");
+    // Of a restart in the midst of it nothing is lost: the request goes out again at the agent's next birth.
+    let mut world = world.restart();
+    assert_eq!(windows(&world.be_born()), [(10, 20)]);
+    let gap = world.id_at(10);
+    world.recorded(10..18);
+    world.reply(asked[0].id, Outcome::Done);
+    assert_eq!(world.asked(at(22)), []);
+    let now = world.now;
+    assert_eq!(
+        world.gaps(),
+        [(10, 18, "Filled".to_owned(), 0, None), (18, 20, missing("Waiting"), 1, Some(3 * DAY_MS)),],
+        "what it did not give is no data, as of {now}"
+    );
+    let (filled, left) = (world.id_at(10), world.id_at(18));
+    assert!(filled == gap || left == gap, "the number that was told is still there");
+    assert_eq!(world.history(left), ["opened", "requested", "no_data"]);
+    let history = world.history(filled);
+    assert_eq!((history[0], *history.last().unwrap()), ("opened", "filled"), "{history:?}");
+    // Months later it turns up after all.
+    world.now = at(20_000);
+    world.recorded(18..20);
+    assert!(world.gaps().iter().all(|gap| gap.2 == "Filled"), "{:?}", world.gaps());
+    assert_eq!(world.asked(at(30_000)), []);
+}
+
+#[test]
+fn a_source_without_data_is_asked_by_the_schedule_and_no_more_unless_a_person_wants_it() {
+    let mut world = with_a_hole(Policies::default());
+    let mut now = at(21);
+    let mut waited = Vec::new();
+    for wait in [0, 3 * DAY_MS, 14 * DAY_MS, 28 * DAY_MS] {
+        if wait > 0 {
+            assert_eq!(world.asked(now.plus_ms(wait - 1)), [], "not before its time");
+        }
+        now = now.plus_ms(wait);
+        let asked = world.asked(now);
+        assert_eq!(windows(&asked), [(10, 20)]);
+        world.reply(asked[0].id, Outcome::NoData);
+        world = world.restart();
+        waited.push(world.gaps()[0].2.clone());
+    }
+    assert_eq!(waited, [missing("Waiting"), missing("Waiting"), missing("Waiting"), missing("Abandoned")]);
+    assert_eq!(world.asked(now.plus_ms(1_000 * DAY_MS)), []);
+    let gap = world.id_at(10);
+    let order = |wish| Order { gap, wish, actor: "token test".to_owned() };
+    assert!(matches!(world.committer.carry_out(&order(Wish::Retry), now), Err(Refused::NotNow(_))));
+    world.committer.carry_out(&order(Wish::Reopen), now).unwrap();
+    assert!(matches!(world.committer.carry_out(&order(Wish::Reopen), now), Err(Refused::NotNow(_))));
+    world.committer.carry_out(&order(Wish::Retry), now).unwrap();
+    assert_eq!(windows(&world.asked(now)), [(10, 20)]);
+    let nobody = Order { gap: 99, ..order(Wish::Retry) };
+    assert_eq!(world.committer.carry_out(&nobody, now), Err(Refused::NoGap(99)));
+    let history = world.history(gap);
+    assert_eq!(history.iter().filter(|event| **event == "no_data").count(), 4);
+    assert_eq!(history[history.len() - 4..], ["abandoned", "reopened", "retried", "requested"]);
+}
+
+#[test]
+fn what_fails_is_tried_again_soon_and_an_answer_that_never_comes_is_a_failure() {
+    let mut world = with_a_hole(Policies::default());
+    let asked = world.asked(at(21));
+    world.reply(asked[0].id, Outcome::Failed("the logger is busy".into()));
+    assert_eq!(world.gaps()[0].4, Some(10_000));
+    let again = world.asked(at(21).plus_ms(10_000));
+    assert_eq!(windows(&again), [(10, 20)]);
+    // The agent goes away with the request.
+    world.leave();
+    let late = again[0].expires;
+    assert_eq!(world.asked(late), []);
+    assert_eq!(world.gaps()[0].2, missing("Waiting"));
+    assert_eq!(world.asked(late.plus_ms(DAY_MS)), [], "who is away is not asked");
+    world.be_born();
+    assert_eq!(windows(&world.asked(late.plus_ms(DAY_MS))), [(10, 20)]);
+    assert_eq!(
+        world.history(world.id_at(10)),
+        ["opened", "requested", "failed", "requested", "failed", "requested"]
+    );
+}
+
+#[test]
+fn gaps_near_each_other_are_asked_for_at_once_and_long_ones_in_pieces_by_the_policy_of_the_class() {
+    let slots = |n: i64| n * INTERVAL_MS;
+    let of_logger = Policy { window_ms: slots(15), order: WindowOrder::OldestFirst, ..Policy::default() };
+    let policies = Policies { of_class: [("logger".to_owned(), of_logger)].into(), ..Policies::default() };
+    let mut world = World::new(&[("history", "device"), ("class", "logger")], policies);
+    world.recorded(0..2);
+    for (hole, back_until) in [(2..4, 8), (8..12, 40), (40..80, 81)] {
+        world.missed(hole.clone());
+        world.recorded(hole.end..back_until);
+    }
+    let asked = world.asked(at(81));
+    assert_eq!(windows(&asked), [(2, 12), (40, 55), (55, 70), (70, 80)]);
+    let ids: std::collections::BTreeSet<u64> = asked.iter().map(|command| command.id).collect();
+    assert_eq!(ids.len(), 4);
+    let parts: Vec<_> = world.gaps().iter().map(|gap| (gap.0, gap.1)).collect();
+    assert_eq!(parts, [(2, 4), (8, 12), (40, 55), (55, 70), (70, 80)], "each request has gaps of its own");
+    world.reply(asked[2].id, Outcome::NoData);
+    let waiting: Vec<_> =
+        world.gaps().iter().filter(|gap| gap.2 == missing("Waiting")).map(|gap| gap.0).collect();
+    assert_eq!(waiting, [55]);
+    assert_eq!(world.history(world.id_at(55))[..2], ["opened", "cut"]);
+}
+
+#[test]
+fn who_has_no_memory_is_never_asked_until_it_has_one() {
+    let mut world = World::new(&[], Policies::default());
+    world.recorded(0..10);
+    world.missed(10..20);
+    world.recorded(20..21);
+    assert_eq!(world.asked(at(21)), []);
+    assert_eq!(world.gaps(), [(10, 20, missing("Open"), 0, None)]);
+    let before = world.committer.head();
+    assert_eq!(world.asked(at(22)), []);
+    assert_eq!(world.committer.head(), before, "nothing is committed where nothing is due");
+    world.attributes.insert("history".to_owned(), "device".to_owned());
+    let (hash, bytes) = wire::encode_catalog(&world.catalog());
+    world.send(vec![Record::Catalog(CatalogRecord { hash, since: Some(at(21)), bytes })]);
+    assert_eq!(windows(&world.asked(at(22))), [(10, 20)]);
+}
