@@ -6,8 +6,8 @@
 
 use std::io::{self, Read as _, Write as _};
 use std::net::{Shutdown, TcpListener, TcpStream};
-use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -70,10 +70,8 @@ struct Shared {
 struct Pair {
     client: TcpStream,
     server: TcpStream,
-    /// The mood that it was born in, or that it is under since.
-    generation: AtomicU64,
-    /// Bytes that may still pass before it is cut.
-    left: AtomicI64,
+    /// The mood that it was born in, or that it is under since, and the bytes that may still pass before it is cut.
+    left: Mutex<(u64, i64)>,
     /// Both ways end with a reset.
     is_reset: AtomicBool,
 }
@@ -176,8 +174,7 @@ fn serve(client: TcpStream, server: TcpStream, shared: &Arc<Shared>) {
     let pair = Arc::new(Pair {
         client,
         server,
-        generation: AtomicU64::new(generation),
-        left: AtomicI64::new(allowance(mood)),
+        left: Mutex::new((generation, allowance(mood))),
         is_reset: AtomicBool::new(false),
     });
     shared.connections.fetch_add(1, Ordering::Relaxed);
@@ -261,10 +258,8 @@ enum Verdict {
 
 /// What the link's mood means for this way of a connection now.
 fn look(pair: &Pair, way: Way, (mood, generation): (Mood, u64), shared: &Shared) -> Verdict {
-    if pair.generation.swap(generation, Ordering::Relaxed) != generation {
-        pair.left.store(allowance(mood), Ordering::Relaxed);
-    }
-    if shared.is_ending() || pair.is_reset.load(Ordering::Relaxed) || pair.left.load(Ordering::Relaxed) <= 0 {
+    pair.take_up(mood, generation);
+    if shared.is_ending() || pair.is_reset.load(Ordering::Relaxed) || pair.left() == 0 {
         return Verdict::Reset;
     }
     match mood {
@@ -278,12 +273,21 @@ fn look(pair: &Pair, way: Way, (mood, generation): (Mood, u64), shared: &Shared)
 }
 
 impl Pair {
+    /// A new mood is taken up once, by whichever way sees it first, and seen as a whole by the other.
+    fn take_up(&self, mood: Mood, generation: u64) {
+        let mut left = self.left.lock().unwrap_or_else(PoisonError::into_inner);
+        if left.0 != generation {
+            *left = (generation, allowance(mood));
+        }
+    }
+
     fn left(&self) -> usize {
-        usize::try_from(self.left.load(Ordering::Relaxed)).unwrap_or(0)
+        let left = self.left.lock().unwrap_or_else(PoisonError::into_inner);
+        usize::try_from(left.1).unwrap_or(0)
     }
 
     fn count(&self, passed: usize, shared: &Shared) {
-        self.left.fetch_sub(i64::try_from(passed).unwrap_or(0), Ordering::Relaxed);
+        self.left.lock().unwrap_or_else(PoisonError::into_inner).1 -= i64::try_from(passed).unwrap_or(0);
         shared.passed_bytes.fetch_add(u64::try_from(passed).unwrap_or(0), Ordering::Relaxed);
     }
 
