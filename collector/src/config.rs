@@ -99,6 +99,20 @@ impl TryFrom<String> for Span {
 }
 
 impl Gaps {
+    /// # Errors
+    /// [`ConfigError::Value`] where no attempt would be made, or the first one not at once.
+    fn check(&self) -> Result<(), ConfigError> {
+        let lists = std::iter::once(&self.attempts).chain(self.class.values().map(|class| &class.attempts));
+        for attempts in lists.flatten() {
+            if attempts.first() != Some(&Span(0)) {
+                let value = format!("{:?}", attempts.iter().map(|span| span.0).collect::<Vec<_>>());
+                let why = "begin with \"0s\": the first attempt is made at once (milliseconds are shown)";
+                return Err(ConfigError::Value { key: "gaps.attempts", value, why });
+            }
+        }
+        Ok(())
+    }
+
     /// What they say.
     #[must_use]
     pub fn policies(&self) -> Policies {
@@ -196,6 +210,7 @@ impl Config {
             return Err(ConfigError::Value { key: "name", value: config.name, why });
         }
         config.broker()?;
+        config.gaps.check()?;
         Ok(config)
     }
 

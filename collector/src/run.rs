@@ -124,7 +124,7 @@ pub async fn run(
 
 /// Has gaps looked after as long as there is a writer.
 async fn look_after_gaps(orders: Orders) {
-    while orders.look_after_gaps(clock::now()).await {
+    while orders.look_after_gaps().await {
         tokio::time::sleep(LOOK_AFTER_GAPS_EVERY).await;
     }
 }

@@ -255,7 +255,9 @@ fn a_device_that_is_back_is_asked_at_once_and_what_it_gives_fills_the_gap() {
     let gap = world.id_at(10);
     world.recorded(10..18);
     world.reply(asked[0].id, Outcome::Done);
-    assert_eq!(world.asked(at(22)), []);
+    assert_eq!(world.asked(at(22)), [], "what it gave may still be on its way");
+    assert!(world.gaps().iter().all(|gap| gap.2 != missing("Waiting")));
+    assert_eq!(world.asked(at(23)), []);
     let now = world.now;
     assert_eq!(
         world.gaps(),
@@ -316,12 +318,16 @@ fn what_fails_is_tried_again_soon_and_an_answer_that_never_comes_is_a_failure() 
     assert_eq!(windows(&again), [(10, 20)]);
     // The agent goes away with the request.
     world.leave();
-    let late = again[0].expires;
+    let late = again[0].expires.plus_ms(DAY_MS);
+    assert_eq!(world.asked(late), []);
+    assert_eq!(world.gaps()[0].2, missing("Requested"), "what one that is away has to say is still to come");
+    world.be_born();
+    assert_eq!(world.asked(late.plus_ms(1)), []);
+    assert_eq!(world.gaps()[0].2, missing("Requested"), "and not at once");
+    let late = late.plus_ms(HOUR_MS);
     assert_eq!(world.asked(late), []);
     assert_eq!(world.gaps()[0].2, missing("Waiting"));
-    assert_eq!(world.asked(late.plus_ms(DAY_MS)), [], "who is away is not asked");
-    world.be_born();
-    assert_eq!(windows(&world.asked(late.plus_ms(DAY_MS))), [(10, 20)]);
+    assert_eq!(windows(&world.asked(late.plus_ms(HOUR_MS))), [(10, 20)]);
     assert_eq!(
         world.history(world.id_at(10)),
         ["opened", "requested", "failed", "requested", "failed", "requested"]
@@ -367,4 +373,34 @@ fn who_has_no_memory_is_never_asked_until_it_has_one() {
     let (hash, bytes) = wire::encode_catalog(&world.catalog());
     world.send(vec![Record::Catalog(CatalogRecord { hash, since: Some(at(21)), bytes })]);
     assert_eq!(windows(&world.asked(at(22))), [(10, 20)]);
+}
+
+#[test]
+fn who_loses_the_memory_while_it_is_asked_leaves_no_request_behind() {
+    let mut world = with_a_hole(Policies::default());
+    let asked = world.asked(at(21));
+    world.attributes.remove("history");
+    let (hash, bytes) = wire::encode_catalog(&world.catalog());
+    world.send(vec![Record::Catalog(CatalogRecord { hash, since: Some(at(21)), bytes })]);
+    world.recorded(10..12);
+    assert_eq!(world.gaps()[1].2, missing("Requested"));
+    assert_eq!(world.asked(asked[0].expires), []);
+    let left = world.gaps()[1].clone();
+    assert_eq!((left.0, left.1, left.2), (12, 20, missing("Waiting")));
+    assert_eq!(world.asked(asked[0].expires.plus_ms(DAY_MS)), [], "there is nobody to ask");
+}
+
+#[test]
+fn a_database_that_was_put_back_asks_anew_under_numbers_that_no_agent_remembers() {
+    let mut world = with_a_hole(Policies::default());
+    let before = world.asked(at(21));
+    let connection = world.committer.connection();
+    connection.execute("INSERT INTO meta VALUES ('needs_incarnation', 1)", []).unwrap();
+    let mut world = world.restart();
+    world.be_born();
+    let again = world.asked(at(22));
+    assert_eq!(windows(&again), [(10, 20)]);
+    assert!(again[0].id > before[0].id + u64::from(u32::MAX), "{} after {}", again[0].id, before[0].id);
+    world.reply(before[0].id, Outcome::NoData);
+    assert_eq!(world.gaps()[0].2, missing("Requested"), "an answer to what another life asked says nothing");
 }

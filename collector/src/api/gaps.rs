@@ -228,7 +228,8 @@ async fn act(state: &ApiState, headers: &HeaderMap, order: Order) -> Result<Resp
 /// Asks for a gap now that waits for its next attempt.
 #[utoipa::path(post, path = "/api/v1/gaps/{id}/retry", tag = "gaps",
     params(("id" = i64, Path, description = "Its number")),
-    responses((status = 200, body = GapHistory), (status = 409, body = ProblemBody)))]
+    responses((status = 200, body = GapHistory), (status = 404, body = ProblemBody), (status = 409, body = ProblemBody),
+        (status = 503, body = ProblemBody)))]
 pub(super) async fn retry(
     State(state): State<ApiState>,
     Extension(Asker(name)): Extension<Asker>,
@@ -242,7 +243,8 @@ pub(super) async fn retry(
 /// Begins the schedule of an abandoned gap anew.
 #[utoipa::path(post, path = "/api/v1/gaps/{id}/reopen", tag = "gaps",
     params(("id" = i64, Path, description = "Its number")),
-    responses((status = 200, body = GapHistory), (status = 409, body = ProblemBody)))]
+    responses((status = 200, body = GapHistory), (status = 404, body = ProblemBody), (status = 409, body = ProblemBody),
+        (status = 503, body = ProblemBody)))]
 pub(super) async fn reopen(
     State(state): State<ApiState>,
     Extension(Asker(name)): Extension<Asker>,

@@ -27,9 +27,9 @@ pub struct Window {
 /// as there can be, each no longer than what is due in it. Those that come first are asked for first.
 ///
 /// Greedy from one end: a window that begins at the first instant not yet covered reaches at least as far as any
-/// other that holds it, so no other way of covering needs fewer.
+/// other that holds it, so no other way of covering needs fewer. Those beyond the first `most` are left for another time.
 #[must_use]
-pub fn windows(due: &[Window], longest_ms: i64, order: Order) -> Vec<Window> {
+pub fn windows(due: &[Window], longest_ms: i64, order: Order, most: usize) -> Vec<Window> {
     let longest_ms = longest_ms.max(1);
     let mut due: Vec<Window> = due.iter().copied().filter(|w| w.from < w.to).collect();
     due.sort_unstable();
@@ -44,12 +44,13 @@ pub fn windows(due: &[Window], longest_ms: i64, order: Order) -> Vec<Window> {
                     from = last.to;
                 }
             }
-            while from < gap.to {
+            while from < gap.to && windows.len() <= most {
                 let to = from.plus_ms(longest_ms).min(gap.to);
                 windows.push(Window { from, to });
                 from = to;
             }
         }
+        windows.truncate(most);
         windows
     };
     match order {
@@ -76,17 +77,18 @@ mod tests {
     #[test]
     fn what_is_near_is_asked_for_at_once_and_what_is_long_in_pieces() {
         let due = [window(0, 10), window(20, 30), window(95, 120), window(500, 750)];
-        let oldest = windows(&due, 100, Order::OldestFirst);
+        let oldest = windows(&due, 100, Order::OldestFirst, 9);
         assert_eq!(
             oldest,
             [window(0, 100), window(100, 120), window(500, 600), window(600, 700), window(700, 750)]
         );
-        let newest = windows(&due, 100, Order::NewestFirst);
+        let newest = windows(&due, 100, Order::NewestFirst, 9);
+        assert_eq!(windows(&due, 100, Order::NewestFirst, 2), newest[..2]);
         assert_eq!(
             newest,
             [window(650, 750), window(550, 650), window(500, 550), window(20, 120), window(0, 10)]
         );
-        assert_eq!(windows(&[], 100, Order::NewestFirst), []);
+        assert_eq!(windows(&[], 100, Order::NewestFirst, 9), []);
     }
 
     /// The least number of windows of `longest` that cover each unit that is due, found by trying every begin.
@@ -118,7 +120,7 @@ mod tests {
                 at += length + distance;
             }
             let order = if newest { Order::NewestFirst } else { Order::OldestFirst };
-            let planned = windows(&due, longest, order);
+            let planned = windows(&due, longest, order, usize::MAX - 1);
             for unit in &units {
                 let holding = planned.iter().filter(|w| w.from.0 <= *unit && *unit < w.to.0).count();
                 prop_assert_eq!(holding, 1);

@@ -12,7 +12,7 @@ use gapless_common::wire::{self, DataHeader, DecodeError, Message};
 use rusqlite::params;
 
 use super::memory::Memory;
-use super::{Inbound, catalogs};
+use super::{Inbound, catalogs, keep};
 use crate::gaps::Policies;
 use crate::ledger::{AgentNo, Finding, Mark, plausible};
 use crate::store::batch::{Batch, Row, certain, uncertain};
@@ -20,7 +20,7 @@ use crate::store::cell::Cell;
 use crate::store::model::ParkReason;
 use crate::store::registry::Bound;
 use crate::store::runs::SlotTable;
-use crate::store::{commands, parked, state};
+use crate::store::{commands, gap_lives, parked, state};
 
 /// Whom to answer after the commit.
 #[derive(Debug, Default)]
@@ -361,6 +361,7 @@ impl<'a, 'c> Apply<'a, 'c> {
                     let sql = "UPDATE agents SET cloned_at = ?2 WHERE id = ?1";
                     connection.prepare_cached(sql)?.execute(params![no.0, self.batch.now.0])?;
                 }
+                gap_lives::await_again(connection, no, self.batch.now.plus_ms(keep::ARRIVAL_MS))?;
                 self.answers.births.insert(no);
                 self.answers.acks.entry(no).or_default();
                 Ok(())

@@ -153,7 +153,8 @@ impl Apply<'_, '_> {
         }
         let expires = self.batch.now.plus_ms(CATALOG_COMMAND_LIFE_MS);
         let body = CommandBody::SendCatalog(hash);
-        if let Some(id) = commands::ensure(self.batch.connection, no, &body, self.batch.now, expires)? {
+        if let Some((id, true)) = commands::ensure(self.batch.connection, no, &body, self.batch.now, expires)?
+        {
             self.answers.commands.push((no, id));
         }
         Ok(())

@@ -19,11 +19,12 @@ use crate::store::gap_lives::{self, Event, Happened, Wanted};
 /// Gaps that are looked at in one transaction.
 const GAPS_MAX: i64 = 10_000;
 /// Requests to one device that are under way at once.
-const WINDOWS_MAX: usize = 8;
+const WINDOWS_MAX: usize = 4;
 /// A request that is not answered by then is taken for lost.
-const REQUEST_LIFE_MS: i64 = 3_600_000;
-/// What a device gave arrives within this time after the agent's flush, or it is not there.
-const ARRIVAL_MS: i64 = 60_000;
+const REQUEST_LIFE_MS: i64 = 6 * 3_600_000;
+/// What a device gave arrives within this time after the agent's flush, behind what else the agent has to send, or it is
+/// taken for not there until it comes.
+pub(super) const ARRIVAL_MS: i64 = 900_000;
 /// `commands.outcome` of one that was carried out.
 const DONE: i64 = 1;
 
@@ -59,15 +60,19 @@ impl Apply<'_, '_> {
         let Some(one) = gaps.first() else { return Ok(()) };
         let policy = self.policies.of(one.class.as_deref());
         let due: Vec<Window> = gaps.iter().map(Wanted::window).collect();
-        for window in plan::windows(&due, policy.window_ms, policy.order).into_iter().take(WINDOWS_MAX) {
+        // A window that is shorter than the distance of two slots may hold none.
+        let interval_ms = gaps.iter().map(|gap| gap.times.interval.as_ms()).max().unwrap_or(1);
+        let longest_ms = policy.window_ms.max(interval_ms);
+        for window in plan::windows(&due, longest_ms, policy.order, WINDOWS_MAX) {
             let body =
                 CommandBody::ReadHistory { device: one.device.clone(), from: window.from, to: window.to };
             let (now, until) = (self.batch.now, self.batch.now.plus_ms(REQUEST_LIFE_MS));
-            // The same one may still be open: its answer is this one's.
-            let Some(id) = commands::ensure(self.batch.connection, one.agent, &body, now, until)? else {
-                continue;
-            };
-            self.answers.commands.push((one.agent, id));
+            let asked = commands::ensure(self.batch.connection, one.agent, &body, now, until)?;
+            let Some((id, is_new)) = asked else { continue };
+            // Where the same one is still open its answer is this one's.
+            if is_new {
+                self.answers.commands.push((one.agent, id));
+            }
             for gap in gaps {
                 self.request(gap, window, id, until)?;
             }

@@ -1,10 +1,14 @@
 //! What reaches the writer besides the agents' messages: what a person wishes, and the time to look after gaps.
 
-use gapless_common::time::Timestamp;
+use std::time::Duration;
+
 use tokio::sync::{mpsc, oneshot};
 
 use super::Inbound;
 use crate::api::Problem;
+
+/// How long somebody waits for the answer to an order.
+const ANSWER_WITHIN: Duration = Duration::from_secs(10);
 
 /// What a person wishes for a gap.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -47,8 +51,8 @@ pub enum Task {
     Message(Inbound),
     /// A person's wish, and where the answer goes.
     Order(Order, oneshot::Sender<Result<(), Refused>>),
-    /// See what has become due.
-    LookAfterGaps(Timestamp),
+    /// See what has become due, and say when that is done.
+    LookAfterGaps(oneshot::Sender<()>),
 }
 
 impl From<Inbound> for Task {
@@ -72,10 +76,13 @@ impl Orders {
     pub(crate) async fn carry_out(&self, order: Order) -> Result<(), Problem> {
         let gap = order.gap;
         let (answer, answered) = oneshot::channel();
-        let sender = self.0.upgrade().ok_or(Problem::Busy)?;
-        sender.send(Task::Order(order, answer)).await.map_err(|_| Problem::Busy)?;
-        drop(sender);
-        match answered.await {
+        let handed_in = async {
+            let sender = self.0.upgrade().ok_or(Problem::Busy)?;
+            sender.send(Task::Order(order, answer)).await.map_err(|_| Problem::Busy)?;
+            drop(sender);
+            Ok::<_, Problem>(answered.await)
+        };
+        match tokio::time::timeout(ANSWER_WITHIN, handed_in).await.map_err(|_| Problem::Busy)?? {
             Ok(Ok(())) => Ok(()),
             Ok(Err(Refused::NoGap(_))) => Err(Problem::not_found("gap that is not filled", gap)),
             Ok(Err(refused @ Refused::NotNow(_))) => Err(Problem::Conflict(refused.to_string())),
@@ -83,9 +90,13 @@ impl Orders {
         }
     }
 
-    /// Has the writer see what has become due. Returns whether there still is one.
-    pub(crate) async fn look_after_gaps(&self, now: Timestamp) -> bool {
+    /// Has the writer see what has become due, and waits until it has. Returns whether there still is one.
+    pub(crate) async fn look_after_gaps(&self) -> bool {
         let Some(sender) = self.0.upgrade() else { return false };
-        sender.send(Task::LookAfterGaps(now)).await.is_ok()
+        let (done, is_done) = oneshot::channel();
+        let is_sent = sender.send(Task::LookAfterGaps(done)).await.is_ok();
+        // The writer ends with the last sender: none is held while it works.
+        drop(sender);
+        is_sent && is_done.await.is_ok()
     }
 }

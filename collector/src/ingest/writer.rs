@@ -8,7 +8,6 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use gapless_common::id::Commit;
-use gapless_common::time::Timestamp;
 use tokio::sync::mpsc::error::TryRecvError;
 use tokio::sync::{mpsc, oneshot, watch};
 
@@ -101,7 +100,7 @@ pub fn start_with(
 /// A task that is no message.
 enum Other {
     Order(Order, oneshot::Sender<Result<(), Refused>>),
-    LookAfterGaps(Timestamp),
+    LookAfterGaps(oneshot::Sender<()>),
 }
 
 struct Writer {
@@ -157,7 +156,7 @@ impl Writer {
             match next {
                 Some(Task::Message(message)) => self.turns.push(message),
                 Some(Task::Order(order, answer)) => self.others.push(Other::Order(order, answer)),
-                Some(Task::LookAfterGaps(now)) => self.others.push(Other::LookAfterGaps(now)),
+                Some(Task::LookAfterGaps(done)) => self.others.push(Other::LookAfterGaps(done)),
                 None => return false,
             }
         }
@@ -166,14 +165,22 @@ impl Writer {
     fn do_others(&mut self) {
         for other in std::mem::take(&mut self.others) {
             match other {
+                // Whoever asked waits no longer, and was told so.
+                Other::Order(_, answer) if answer.is_closed() => {}
                 Other::Order(order, answer) => {
-                    // Whoever asked may have gone away meanwhile.
+                    // It may be given up at this very moment.
                     let _ = answer.send(self.committer.carry_out(&order, clock::now()));
                 }
-                Other::LookAfterGaps(now) => match self.committer.look_after_gaps(now) {
-                    Ok(requests) => requests.into_iter().for_each(|request| self.send(request)),
-                    Err(error) => tracing::error!(%error, "gaps that are due wait until the database works"),
-                },
+                Other::LookAfterGaps(done) => {
+                    match self.committer.look_after_gaps(clock::now()) {
+                        Ok(requests) => requests.into_iter().for_each(|request| self.send(request)),
+                        Err(error) => {
+                            tracing::error!(%error, "gaps that are due wait until the database works");
+                        }
+                    }
+                    // Where nobody waits any more the collector is ending.
+                    let _ = done.send(());
+                }
             }
             self.commits.send_replace(self.committer.head().commit);
         }

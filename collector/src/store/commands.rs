@@ -42,27 +42,27 @@ fn body(r: &Row<'_>) -> rusqlite::Result<Option<CommandBody>> {
     })
 }
 
-/// Writes a command down, unless the same one is open. Returns its id where it is new.
+/// Writes a command down, unless the same one is open. Returns its id, and whether it is new.
 pub(crate) fn ensure(
     connection: &Connection,
     agent: AgentNo,
     body: &CommandBody,
     now: Timestamp,
     expires: Timestamp,
-) -> rusqlite::Result<Option<u64>> {
+) -> rusqlite::Result<Option<(u64, bool)>> {
     let Some((kind, a, b, c, device)) = columns(body) else { return Ok(None) };
     let sql = "SELECT id FROM commands WHERE agent = ?1 AND kind = ?2 AND a IS ?3 AND b IS ?4 AND c IS ?5
         AND device IS ?6 AND outcome IS NULL AND expires_at > ?7";
     let key = params![agent.0, kind, a, b, c, device, now.0];
     let open: Option<i64> = connection.prepare_cached(sql)?.query_row(key, |r| r.get(0)).optional()?;
-    if open.is_some() {
-        return Ok(None);
+    if let Some(open) = open {
+        return Ok(Some((open.cast_unsigned(), false)));
     }
     let sql = "INSERT INTO commands (agent, kind, a, b, c, device, created_at, expires_at)
         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8) RETURNING id";
     let row = params![agent.0, kind, a, b, c, device, now.0, expires.0];
     let id: i64 = connection.prepare_cached(sql)?.query_row(row, |r| r.get(0))?;
-    Ok(Some(id.cast_unsigned()))
+    Ok(Some((id.cast_unsigned(), true)))
 }
 
 /// Whether the agent has answered that it has no such catalog.

@@ -204,9 +204,14 @@ fn wanted(connection: &Connection, which: &str, values: &[i64]) -> rusqlite::Res
     Ok(found)
 }
 
-/// Requests that are to be over by `now`.
+/// Requests that are to be over by `now`, to agents that are connected: what one that is away has to say is still to
+/// come.
 pub(crate) fn ended(connection: &Connection, now: Timestamp, most: i64) -> rusqlite::Result<Vec<Wanted>> {
-    wanted(connection, "WHERE p.next_at <= ?1 AND p.state = 3 ORDER BY p.next_at LIMIT ?2", &[now.0, most])
+    wanted(
+        connection,
+        "WHERE p.next_at <= ?1 AND p.state = 3 AND a.connected = 1 ORDER BY p.next_at LIMIT ?2",
+        &[now.0, most],
+    )
 }
 
 /// What is to be asked for by `now`, of devices that can be asked: their agent is connected, they have answered since
@@ -214,7 +219,8 @@ pub(crate) fn ended(connection: &Connection, now: Timestamp, most: i64) -> rusql
 pub(crate) fn due(connection: &Connection, now: Timestamp, most: i64) -> rusqlite::Result<Vec<Wanted>> {
     let which = "WHERE p.next_at <= ?1 AND p.state IN (1, 4) AND a.connected = 1
         AND d.attributes ->> 'history' IS NOT NULL
-        AND EXISTS (SELECT 1 FROM coverage r WHERE r.grid = p.grid AND r.first_slot > p.last_slot AND r.state = 1)
+        AND EXISTS (SELECT 1 FROM grids h JOIN coverage r ON r.grid = h.id WHERE h.device = d.id AND r.state = 1
+            AND r.first_slot >= (p.to_ts - h.phase_ms) / h.interval_ms)
         AND NOT EXISTS (SELECT 1 FROM gaps q JOIN grids h ON h.id = q.grid
             WHERE h.device = d.id AND q.state = 3)
         ORDER BY p.next_at LIMIT ?2";
@@ -236,6 +242,13 @@ pub(crate) fn holding(connection: &Connection, grid: GridNo, slot: i64) -> rusql
 /// One gap that is not filled.
 pub(crate) fn one(connection: &Connection, id: i64) -> rusqlite::Result<Option<Wanted>> {
     Ok(wanted(connection, "WHERE p.id = ?1 AND p.state <> 2", &[id])?.pop())
+}
+
+/// An agent is back: what it has to say of its requests may take until `until`.
+pub(crate) fn await_again(connection: &Connection, agent: AgentNo, until: Timestamp) -> rusqlite::Result<()> {
+    let sql = "UPDATE gaps SET next_at = max(next_at, ?2) WHERE state = 3
+        AND grid IN (SELECT g.id FROM grids g JOIN devices d ON d.id = g.device WHERE d.agent = ?1)";
+    connection.prepare_cached(sql)?.execute([agent.0, until.0]).map(drop)
 }
 
 /// Writes down what is done about a gap.
@@ -277,7 +290,7 @@ pub(crate) fn cut_before(
 
 /// The gaps of a device that has a memory now, and had none before, are due.
 pub(crate) fn begin_to_ask(connection: &Connection, device: i64, now: Timestamp) -> rusqlite::Result<()> {
-    let sql = "UPDATE gaps SET next_at = ?2 WHERE state = 1 AND next_at IS NULL
+    let sql = "UPDATE gaps SET next_at = ?2 WHERE state IN (1, 4) AND next_at IS NULL
         AND grid IN (SELECT id FROM grids WHERE device = ?1)
         AND EXISTS (SELECT 1 FROM devices WHERE id = ?1 AND attributes ->> 'history' IS NOT NULL)";
     connection.prepare_cached(sql)?.execute([device, now.0]).map(drop)

@@ -132,12 +132,12 @@ impl Slots for SlotTable<'_> {
 }
 
 impl SlotTable<'_> {
-    /// A gap of a device without a memory of its own is never due: there is nobody to ask.
+    /// A new gap of a device without a memory of its own is not due: there is nobody to ask.
     fn put_gap(&self, grid: GridNo, times: SlotGrid, gap: &Gap, was: Option<&Gap>) -> rusqlite::Result<()> {
         let sql =
             "INSERT INTO gaps (id, grid, first_slot, last_slot, from_ts, to_ts, cause, state, opened_at,
             opened_commit, changed_commit, closed_at, attempts, failures, next_at, request)
-            VALUES (nullif(?1, 0), ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, iif(EXISTS (
+            VALUES (nullif(?1, 0), ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, iif(?17 OR EXISTS (
                 SELECT 1 FROM grids g JOIN devices d ON d.id = g.device WHERE g.id = ?2
                 AND d.attributes ->> 'history' IS NOT NULL), ?15, NULL), ?16) RETURNING id";
         let state = if gap.closed.is_some() { GAP_FILLED } else { gap_lives::state(gap.life.phase) };
@@ -158,6 +158,7 @@ impl SlotTable<'_> {
             gap.life.failures,
             gap.life.next.map(|at| at.0),
             gap.life.request.map(u64::cast_signed),
+            was.is_some(),
         ];
         let id = self.connection.prepare_cached(sql)?.query_row(row, |r| r.get(0))?;
         let tell = |happened| {

@@ -192,6 +192,7 @@ CREATE INDEX gaps_unfilled ON gaps (grid) WHERE state <> 2;
 CREATE INDEX gaps_changed ON gaps (changed_commit);
 CREATE INDEX gaps_due ON gaps (next_at) WHERE next_at IS NOT NULL;
 CREATE INDEX gaps_requested ON gaps (request) WHERE request IS NOT NULL;
+CREATE INDEX gaps_asked ON gaps (grid) WHERE state = 3;
 
 -- What became of a gap, in order. event: 1 opened, 2 cause (another one was told), 3 requested, 4 no data, 5 failed,
 -- 6 abandoned, 7 retried, 8 reopened, 9 filled, 10 cut (off the gap `parent`). actor: `collector`, `agent NAME` or

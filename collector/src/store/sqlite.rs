@@ -28,6 +28,7 @@ DROP INDEX gaps_open;
 CREATE INDEX gaps_unfilled ON gaps (grid) WHERE state <> 2;
 CREATE INDEX gaps_due ON gaps (next_at) WHERE next_at IS NOT NULL;
 CREATE INDEX gaps_requested ON gaps (request) WHERE request IS NOT NULL;
+CREATE INDEX gaps_asked ON gaps (grid) WHERE state = 3;
 CREATE TABLE gap_events (
     id INTEGER PRIMARY KEY,
     gap INTEGER NOT NULL,
@@ -41,6 +42,13 @@ CREATE TABLE gap_events (
     detail TEXT
 );
 CREATE INDEX gap_events_of ON gap_events (gap)";
+/// What was asked after a backup was made, and in answer to what, is not known to it: no number of a command is given
+/// again that an agent may remember, and what was being asked for is asked for anew.
+const RESTORED: &str = "INSERT INTO sqlite_sequence (name, seq)
+    SELECT 'commands', 0 WHERE NOT EXISTS (SELECT 1 FROM sqlite_sequence WHERE name = 'commands');
+UPDATE sqlite_sequence SET seq = seq + 4294967296 WHERE name = 'commands';
+UPDATE commands SET outcome = 2 WHERE outcome IS NULL AND kind = 5;
+UPDATE gaps SET state = 4, request = NULL, next_at = opened_at WHERE state = 3";
 /// How long a connection waits for another one; only a backup or a person's shell can make it wait.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 /// Prepared statements kept per connection; more than there are in this crate.
@@ -128,6 +136,9 @@ fn migrate(connection: &mut Connection, found: i64, fresh: u64) -> rusqlite::Res
     }
     transaction.pragma_update(None, "user_version", SCHEMA_VERSION)?;
     let wanted: Option<i64> = meta(&transaction, "needs_incarnation")?;
+    if wanted.is_some() && found > 0 {
+        transaction.execute_batch(RESTORED)?;
+    }
     if wanted.is_some() {
         let sql = "INSERT INTO meta VALUES ('incarnation', ?1) ON CONFLICT DO UPDATE SET value = ?1";
         transaction.execute(sql, [fresh.cast_signed()])?;
@@ -180,7 +191,7 @@ mod tests {
 
     /// What the versions after each one brought, taken away again.
     const FROM_3: &str = "DROP TABLE gap_events; DROP INDEX gaps_unfilled; DROP INDEX gaps_due;
-        DROP INDEX gaps_requested; CREATE INDEX gaps_open ON gaps (grid) WHERE state = 1;
+        DROP INDEX gaps_requested; DROP INDEX gaps_asked; CREATE INDEX gaps_open ON gaps (grid) WHERE state = 1;
         ALTER TABLE gaps DROP COLUMN attempts; ALTER TABLE gaps DROP COLUMN failures;
         ALTER TABLE gaps DROP COLUMN next_at; ALTER TABLE gaps DROP COLUMN request;
         PRAGMA user_version = 2;";
