@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use gapless_common::text::parse_duration_ms;
 use serde::Deserialize;
 
+use crate::freshness::Allowances;
 use crate::gaps::plan::Order;
 use crate::gaps::{Policies, Policy};
 
@@ -56,6 +57,37 @@ pub struct Config {
     pub http: Http,
     /// How devices are asked for what is missing.
     pub gaps: Gaps,
+    /// How old data may be.
+    pub freshness: Freshness,
+}
+
+/// How old data may be; the nearest word counts: of the device, of its site, of its class, of all.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, Default)]
+#[serde(deny_unknown_fields, default)]
+pub struct Freshness {
+    /// Of all devices; two intervals, the agent's flush interval and 10 s where nothing is said.
+    pub allowed: Option<Span>,
+    /// By the attribute `class` of a device.
+    pub class: BTreeMap<String, Span>,
+    /// By site.
+    pub site: BTreeMap<String, Span>,
+    /// By `site/device`.
+    pub device: BTreeMap<String, Span>,
+}
+
+impl Freshness {
+    /// What it says.
+    #[must_use]
+    pub fn allowances(&self) -> Allowances {
+        let ms =
+            |spans: &BTreeMap<String, Span>| spans.iter().map(|(key, span)| (key.clone(), span.0)).collect();
+        Allowances {
+            usual: self.allowed.map(|span| span.0),
+            of_class: ms(&self.class),
+            of_site: ms(&self.site),
+            of_device: ms(&self.device),
+        }
+    }
 }
 
 /// How devices are asked for what is missing; each class of devices may have ways of its own.
@@ -164,6 +196,7 @@ impl Default for Config {
             mqtt: Mqtt::default(),
             http: Http::default(),
             gaps: Gaps::default(),
+            freshness: Freshness::default(),
         }
     }
 }

@@ -100,6 +100,7 @@ pub async fn run(
     let (inbound, to_writer) = mpsc::channel(INBOUND_MAX);
     let (from_writer, outbound) = mpsc::channel(OUTBOUND_MAX);
     let committer = Committer::open(&database)?.with_policies(config.gaps.policies());
+    let committer = committer.with_allowances(config.freshness.allowances());
     let (watch, thread) = writer::start_with(committer, to_writer, from_writer, Arc::clone(&health))?;
     let orders = Orders::to(&inbound);
     tokio::spawn(look_after_gaps(orders.clone()));
@@ -108,7 +109,7 @@ pub async fn run(
     let failed = |source| RunError::Api { listen, source };
     let listener = api::bind(listen).await.map_err(failed)?;
     ready(Addresses { http: listener.local_addr().map_err(failed)?, mqtt: embedded });
-    let store = Arc::new(Reader::new(&database));
+    let store = Arc::new(Reader::new(&database).with_allowances(config.freshness.allowances()));
     let state =
         ApiState { store, commits: watch.commits, health: Arc::clone(&health), orders, now: clock::now };
     let served = tokio::spawn(api::serve(state, listener, ended(shutdown.clone())));

@@ -91,7 +91,7 @@ const IMPURE: [&str; 14] = [
 ];
 
 /// The cores: folders or single files.
-const CORES: [&str; 10] = [
+const CORES: [&str; 12] = [
     "common/src",
     "agent/src/campbell",
     "agent/src/modbus",
@@ -99,7 +99,9 @@ const CORES: [&str; 10] = [
     "agent/src/uplink/budget",
     "agent/src/uplink/core",
     "agent/src/uplink/delivery",
+    "collector/src/freshness",
     "collector/src/gaps",
+    "collector/src/jobs",
     "collector/src/ledger",
     "agent/src/config",
 ];
@@ -120,13 +122,15 @@ fn cores_are_pure() {
 }
 
 /// What decides what the collector stores and answers: a simulation replays it from its seed.
-const REPLAYED: [&str; 8] = [
+const REPLAYED: [&str; 10] = [
     "collector/src/gaps/",
+    "collector/src/jobs/",
     "collector/src/ledger/",
     "collector/src/store/",
     "collector/src/ingest/apply.rs",
     "collector/src/ingest/catalogs.rs",
     "collector/src/ingest/committer.rs",
+    "collector/src/ingest/errands.rs",
     "collector/src/ingest/keep.rs",
     "collector/src/ingest/memory.rs",
 ];

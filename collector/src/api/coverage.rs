@@ -9,7 +9,7 @@ use gapless_common::quality::Cause;
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
-use super::fleet::{find_device, json_value, path};
+use super::fleet::{Freshness, find_device, json_value, path};
 use super::params::{self, Params, TimeRange};
 use super::reply::{self, Page};
 use super::{ApiState, Problem};
@@ -83,6 +83,8 @@ pub(super) struct Coverage {
     slots: BTreeMap<&'static str, u64>,
     /// Received ÷ due; absent where nothing was due.
     ratio: Option<f64>,
+    /// How old the device's data is.
+    freshness: Freshness,
     /// Runs of slots in order of time.
     runs: Vec<CoverageRun>,
 }
@@ -114,6 +116,7 @@ pub(super) async fn coverage(
     let now = (state.now)();
     let TimeRange { from, to } = params::time_range(query.from.as_deref(), query.to.as_deref(), now)?;
     let device = find_device(&state, &query.site, &query.device, now).await?;
+    state.orders.looked(std::iter::once(&device), now);
     let runs = state.ask(move |store| store.strip(device.no, from, to, now)).await?;
     let mut slots: BTreeMap<&'static str, u64> = BTreeMap::new();
     for run in &runs {
@@ -125,6 +128,7 @@ pub(super) async fn coverage(
         to: to.to_string(),
         ratio: (due > 0).then(|| received as f64 / due as f64),
         slots,
+        freshness: Freshness::of(&device, now),
         runs: runs.iter().map(CoverageRun::from).collect(),
     };
     reply::json(&headers, &body)

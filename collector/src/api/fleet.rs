@@ -12,9 +12,11 @@ use gapless_common::time::Timestamp;
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
+use super::jobs::Refresh;
 use super::params::{self, Params};
 use super::reply::{self, Page};
 use super::{ApiState, Problem};
+use crate::freshness::{State as Staleness, Verdict};
 use crate::store::AHEAD_MAX_MS;
 use crate::store::model::{AgentRow, DeviceRow, Link, SeriesRow, SiteRow};
 
@@ -27,43 +29,45 @@ pub struct Freshness {
     pub last_reading_at: Option<String>,
     /// Staleness ÷ allowed staleness: 1 or more is stale.
     pub score: Option<f64>,
+    /// What is being done about it; absent where nothing is.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub refresh: Option<Refresh>,
 }
 
 /// The verdict of a [`Freshness`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum FreshnessState {
-    /// Within its allowed staleness.
+    /// Within half of its allowed staleness.
     Fresh,
+    /// Older than half of it.
+    Ageing,
     /// Older than allowed.
     Stale,
     /// Nothing has come yet.
-    Never,
+    Unknown,
     /// No catalog names the device any more.
     Retired,
 }
 
-/// What delivery may take beside interval and flush before data counts as stale, in ms.
-const DELIVERY_MS: i64 = 10_000;
-
 impl Freshness {
-    /// The freshness of a device at `now`. Allowed are two intervals, the agent's flush interval and
-    /// [`DELIVERY_MS`] for the way.
+    /// The freshness of a device at `now`.
     #[must_use]
-    #[expect(clippy::cast_precision_loss, reason = "a ratio of durations, for people")]
     pub fn of(device: &DeviceRow, now: Timestamp) -> Self {
-        let last_reading_at = device.last_reading_at.map(|t| t.to_string());
-        let (Some(grid), Some(last)) = (device.grid, device.last_reading_at) else {
-            let state = if device.grid.is_none() { FreshnessState::Retired } else { FreshnessState::Never };
-            return Self { state, last_reading_at, score: None };
+        let verdict = Verdict::of(device.last_reading_at, device.allowed_ms, AHEAD_MAX_MS, now);
+        let state = match verdict.state {
+            _ if device.grid.is_none() => FreshnessState::Retired,
+            Staleness::Fresh => FreshnessState::Fresh,
+            Staleness::Ageing => FreshnessState::Ageing,
+            Staleness::Stale => FreshnessState::Stale,
+            Staleness::Unknown => FreshnessState::Unknown,
         };
-        let allowed = 2 * grid.interval.as_ms() + i64::from(device.flush_ms) + DELIVERY_MS;
-        // Far in the future is as wrong as far in the past; a little ahead is a clock that differs.
-        let age = now.since_ms(last);
-        let staleness = if age < -AHEAD_MAX_MS { age.saturating_neg() } else { age.max(0) };
-        let score = staleness as f64 / allowed as f64;
-        let state = if score < 1.0 { FreshnessState::Fresh } else { FreshnessState::Stale };
-        Self { state, last_reading_at, score: Some((score * 1_000.0).round() / 1_000.0) }
+        Self {
+            state,
+            last_reading_at: device.last_reading_at.map(|t| t.to_string()),
+            score: verdict.score.filter(|_| device.grid.is_some()),
+            refresh: device.job.as_ref().map(Refresh::of),
+        }
     }
 }
 
@@ -313,7 +317,9 @@ pub(super) async fn devices(
     let now = (state.now)();
     let rows = state.ask(move |store| store.devices(site.as_ref(), now)).await?;
     let wanted = rows.into_iter().filter(|row| device.as_ref().is_none_or(|d| *d == row.device));
-    reply::json(&headers, &Page::whole(wanted.map(|row| Device::new(row, now)).collect()))
+    let wanted: Vec<_> = wanted.collect();
+    state.orders.looked(wanted.iter(), now);
+    reply::json(&headers, &Page::whole(wanted.into_iter().map(|row| Device::new(row, now)).collect()))
 }
 
 /// One device.
@@ -327,6 +333,7 @@ pub(super) async fn device(
 ) -> Result<Response, Problem> {
     let now = (state.now)();
     let row = find_device(&state, &site, &device, now).await?;
+    state.orders.looked(std::iter::once(&row), now);
     reply::json(&headers, &Device::new(row, now))
 }
 
@@ -365,7 +372,7 @@ mod tests {
     use crate::store::model::DeviceNo;
 
     #[test]
-    fn freshness_allows_for_interval_and_flush() {
+    fn a_device_that_is_not_due_any_more_is_retired() {
         let mut row = DeviceRow {
             no: DeviceNo(1),
             site: SiteId::new("s").unwrap(),
@@ -377,18 +384,17 @@ mod tests {
             proven_until: None,
             open_gaps: 0,
             flush_ms: 0,
+            allowed_ms: 30_000,
+            job: None,
         };
         let state = |row: &DeviceRow, now| Freshness::of(row, Timestamp(now)).state;
-        assert_eq!(state(&row, 29_000), FreshnessState::Fresh);
+        assert_eq!(state(&row, 14_000), FreshnessState::Fresh);
+        assert_eq!(state(&row, 15_000), FreshnessState::Ageing);
         assert_eq!(state(&row, 30_000), FreshnessState::Stale);
-        row.flush_ms = 900_000;
-        assert_eq!(state(&row, 900_000), FreshnessState::Fresh);
         row.last_reading_at = Some(Timestamp(AHEAD_MAX_MS));
         assert_eq!(state(&row, 0), FreshnessState::Fresh);
-        row.last_reading_at = Some(Timestamp(365 * 86_400_000));
-        assert_eq!(state(&row, 0), FreshnessState::Stale);
         row.last_reading_at = None;
-        assert_eq!(state(&row, 0), FreshnessState::Never);
+        assert_eq!(state(&row, 0), FreshnessState::Unknown);
         row.grid = None;
         assert_eq!(state(&row, 0), FreshnessState::Retired);
     }

@@ -57,6 +57,7 @@ pub(super) async fn latest(
     let rows = state
         .ask(move |store| latest_rows(store, now, |row| selector.as_ref().is_none_or(|s| s.matches(row))))
         .await?;
+    state.orders.looked(rows.iter().map(|(_, _, device)| device), now);
     let items = rows.into_iter().map(|(series, reading, device)| Latest {
         series: path(&series),
         revision: series.revision,

@@ -5,6 +5,7 @@ mod auth;
 mod coverage;
 mod fleet;
 mod gaps;
+mod jobs;
 mod latest;
 mod openapi;
 mod operations;
@@ -117,6 +118,8 @@ pub fn router(state: ApiState) -> Router {
         .route("/api/v1/agents", get(fleet::agents))
         .route("/api/v1/devices", get(fleet::devices))
         .route("/api/v1/devices/{site}/{device}", get(fleet::device))
+        .route("/api/v1/devices/{site}/{device}/refresh", post(jobs::refresh))
+        .route("/api/v1/jobs", get(jobs::jobs))
         .route("/api/v1/series", get(fleet::series))
         .route("/api/v1/latest", get(latest::latest))
         .route("/api/v1/readings", get(readings::readings))

@@ -4,7 +4,7 @@ use axum::Json;
 use utoipa::OpenApi;
 use utoipa::openapi::security::{Http, HttpAuthScheme, SecurityScheme};
 
-use super::{coverage, fleet, gaps, latest, operations, readings};
+use super::{coverage, fleet, gaps, jobs, latest, operations, readings};
 
 #[derive(OpenApi)]
 #[openapi(
@@ -19,6 +19,8 @@ use super::{coverage, fleet, gaps, latest, operations, readings};
         fleet::devices,
         fleet::device,
         fleet::series,
+        jobs::refresh,
+        jobs::jobs,
         latest::latest,
         readings::readings,
         readings::changes,

@@ -22,12 +22,13 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use utoipa::IntoParams;
 
+use super::fleet::Freshness;
 use super::params::{self, Params, SeriesSelector, TimeRange};
 use super::reply;
 use super::resample::Resampler;
 use super::table::{Format, Row, Shape, TableWriter};
 use super::{ApiState, Problem};
-use crate::store::model::{ChangeRow, Flow, Scan, SeriesNo, SeriesRow, StoredReading};
+use crate::store::model::{ChangeRow, DeviceRow, Flow, Scan, SeriesNo, SeriesRow, StoredReading};
 use crate::store::{ReadError, ReadStore};
 
 /// Chunks that wait for the client: with [`CHUNK_BYTES`] the memory of one answer.
@@ -98,14 +99,17 @@ struct Wanted {
     due: Option<SlotGrid>,
 }
 
-fn wanted(
-    store: &dyn ReadStore,
-    selector: &SeriesSelector,
-    now: Timestamp,
-) -> Result<BTreeMap<SeriesNo, Wanted>, ReadError> {
-    let grids: BTreeMap<_, _> = store.devices(None, now)?.into_iter().map(|d| (d.no, d.grid)).collect();
+/// What was asked for, and the devices that it is of.
+type Found = (BTreeMap<SeriesNo, Wanted>, Vec<DeviceRow>);
+
+fn wanted(store: &dyn ReadStore, selector: &SeriesSelector, now: Timestamp) -> Result<Found, ReadError> {
+    let mut devices = store.devices(None, now)?;
+    let grids: BTreeMap<_, _> = devices.iter().map(|d| (d.no, d.grid)).collect();
     let rows = store.series(None, None)?.into_iter().filter(|row| selector.matches(row));
-    Ok(rows.map(|row| (row.no, Wanted { due: grids.get(&row.device_no).copied().flatten(), row })).collect())
+    let series: BTreeMap<_, _> =
+        rows.map(|row| (row.no, Wanted { due: grids.get(&row.device_no).copied().flatten(), row })).collect();
+    devices.retain(|device| series.values().any(|series| series.row.device_no == device.no));
+    Ok((series, devices))
 }
 
 #[derive(Debug)]
@@ -115,13 +119,15 @@ struct Plan {
     every: Option<Interval>,
     format: Format,
     limit: Option<u64>,
+    /// By `site/device`.
+    freshness: BTreeMap<String, Freshness>,
 }
 
 /// Readings of some series in a range of time, raw or resampled; JSON, CSV or NDJSON. Every series revision
 /// is answered apart: no period mixes units.
 #[utoipa::path(get, path = "/api/v1/readings", tag = "readings", params(ReadingsQuery),
     responses((status = 200, description = "The readings, in the order (series, time). JSON and NDJSON end in \
-        `complete: true`; a broken answer of any format is cut without its last HTTP chunk."),
+        `complete: true` and the `freshness` of each device; a broken answer of any format is cut without its last HTTP chunk."),
         (status = 304, description = "Nothing changed since the given ETag"),
         (status = 400, body = super::problem::ProblemBody), (status = 404, body = super::problem::ProblemBody)))]
 pub(super) async fn readings(
@@ -143,17 +149,20 @@ pub(super) async fn readings(
             _ => {}
         }
     }
-    let (head, series) = state.ask(move |store| Ok((store.head()?, wanted(store, &selector, now)?))).await?;
+    let (head, (series, devices)) =
+        state.ask(move |store| Ok((store.head()?, wanted(store, &selector, now)?))).await?;
     if series.is_empty() {
         return Err(Problem::not_found("series", query.series));
     }
+    state.orders.looked(devices.iter(), now);
     let tag = format!("W/\"{}-{}\"", head.incarnation, head.commit);
     let fixed = query.from.is_some() && query.to.is_some();
     if fixed && reply::has_already(&headers, &tag) {
         return Ok(reply::not_modified(&tag));
     }
     let scan = Scan { series: series.keys().copied().collect(), from, to, after };
-    let plan = Plan { scan, series, every, format, limit };
+    let freshness = devices.iter().map(|d| (format!("{}/{}", d.site, d.device), Freshness::of(d, now)));
+    let plan = Plan { scan, series, every, format, limit, freshness: freshness.collect() };
     let mut response = stream(&state, format.media_type(), move |store, out| plan.run(store, out));
     if fixed {
         reply::set_tag(&mut response, &tag);
@@ -185,7 +194,7 @@ impl Plan {
             }
             out.flow()
         })?;
-        table.end(&mut out.buffer, next.as_deref());
+        table.end(&mut out.buffer, next.as_deref(), &self.freshness);
         Ok(())
     }
 
@@ -215,7 +224,7 @@ impl Plan {
             out.flow()
         })?;
         finish(&mut current, &mut table, out);
-        table.end(&mut out.buffer, None);
+        table.end(&mut out.buffer, None, &self.freshness);
         Ok(())
     }
 }

@@ -3,13 +3,14 @@
 //! Every format tells a complete answer from a broken one: the HTTP stream is cut without its last chunk, and
 //! JSON and NDJSON besides end in a `complete` mark that a broken one lacks.
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
 use gapless_common::reading::Value;
 use gapless_common::time::Timestamp;
 use serde_json::json;
 
-use super::fleet::{json_value, path};
+use super::fleet::{Freshness, json_value, path};
 use super::resample::Period;
 use crate::store::model::{SeriesRow, StoredReading};
 
@@ -88,15 +89,24 @@ impl TableWriter {
         self.rows += 1;
     }
 
-    /// The tail; `next` is the cursor where a limit ended the answer.
-    pub(super) fn end(&self, out: &mut String, next: Option<&str>) {
+    /// The tail; `next` is the cursor where a limit ended the answer, `freshness` that of each device.
+    pub(super) fn end(&self, out: &mut String, next: Option<&str>, freshness: &BTreeMap<String, Freshness>) {
         match self.format {
             Format::Csv => {}
             Format::Json => {
-                let _ = write!(out, "],\"complete\":true,\"count\":{},\"next\":{}}}", self.rows, json!(next));
+                let (next, freshness) = (json!(next), json!(freshness));
+                let _ = write!(
+                    out,
+                    "],\"complete\":true,\"count\":{},\"next\":{next},\"freshness\":{freshness}}}",
+                    self.rows
+                );
             }
             Format::Ndjson => {
-                let _ = writeln!(out, "{}", json!({"complete": true, "count": self.rows, "next": next}));
+                let _ = writeln!(
+                    out,
+                    "{}",
+                    json!({"complete": true, "count": self.rows, "next": next, "freshness": freshness})
+                );
             }
         }
     }

@@ -13,6 +13,7 @@ use rusqlite::params;
 
 use super::memory::Memory;
 use super::{Inbound, catalogs, keep};
+use crate::freshness::Allowances;
 use crate::gaps::Policies;
 use crate::ledger::{AgentNo, Finding, Mark, plausible};
 use crate::store::batch::{Batch, Row, certain, uncertain};
@@ -20,7 +21,7 @@ use crate::store::cell::Cell;
 use crate::store::model::ParkReason;
 use crate::store::registry::Bound;
 use crate::store::runs::SlotTable;
-use crate::store::{commands, gap_lives, parked, state};
+use crate::store::{commands, gap_lives, jobs, parked, state};
 
 /// Whom to answer after the commit.
 #[derive(Debug, Default)]
@@ -42,6 +43,10 @@ pub(super) struct Apply<'a, 'c> {
     pub(super) park_bytes_max: i64,
     /// How devices are asked for what is missing.
     pub(super) policies: &'a Policies,
+    /// How old data may be.
+    pub(super) allowances: &'a Allowances,
+    /// Jobs that have ended: they are told of once it is known what was stored.
+    pub(super) ended_jobs: Vec<jobs::Ended>,
     /// Whose ledger must settle.
     pub(super) touched: BTreeSet<AgentNo>,
 }
@@ -54,10 +59,10 @@ impl<'a, 'c> Apply<'a, 'c> {
         memory: &'a mut Memory,
         batch: Batch<'c>,
         park_bytes_max: i64,
-        policies: &'a Policies,
+        (policies, allowances): (&'a Policies, &'a Allowances),
     ) -> Self {
-        let (answers, touched) = (Answers::default(), BTreeSet::new());
-        Self { memory, batch, answers, park_bytes_max, policies, touched }
+        let (answers, touched, ended_jobs) = (Answers::default(), BTreeSet::new(), Vec::new());
+        Self { memory, batch, answers, park_bytes_max, policies, allowances, ended_jobs, touched }
     }
 
     /// Takes one message.
@@ -388,6 +393,7 @@ impl<'a, 'c> Apply<'a, 'c> {
         let row = params![no.0, reply.id.cast_signed(), outcome, detail, self.batch.now.0];
         if self.batch.connection.prepare_cached(sql)?.execute(row)? > 0 {
             self.history_answered(no, reply.id, &reply.outcome)?;
+            self.job_answered(reply.id, &reply.outcome)?;
         }
         Ok(())
     }
@@ -405,6 +411,10 @@ impl<'a, 'c> Apply<'a, 'c> {
         }
         state::save(connection, &self.memory.ledger, &changes)?;
         self.batch.finish()?;
+        for ended in &self.ended_jobs {
+            jobs::tell(connection, ended, stamp.at)?;
+        }
+        jobs::save(connection, &mut self.memory.jobs)?;
         Ok(self.answers)
     }
 }

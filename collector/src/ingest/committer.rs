@@ -21,11 +21,13 @@ use rusqlite::Connection;
 
 use super::apply::{Answers, Apply};
 use super::memory::{Memory, load};
-use super::{Inbound, Order, Outbound, Refused, keep};
+use super::orders::Ask;
+use super::{Inbound, Order, Outbound, Refused, errands, keep};
+use crate::freshness::Allowances;
 use crate::gaps::Policies;
 use crate::ledger::{Agent, AgentNo};
 use crate::store::batch::Batch;
-use crate::store::model::Head;
+use crate::store::model::{Head, PendingJob};
 use crate::store::{Borrowed, commands, parked, sqlite};
 
 /// Rows after which a transaction takes no further message: a frame of 100 bytes may hold a quarter of a million
@@ -62,7 +64,11 @@ pub struct Committer {
     head: Head,
     park_bytes_max: i64,
     policies: Policies,
+    allowances: Allowances,
 }
+
+/// The job of each ask, and what agents are told.
+pub type Refreshed = (Vec<Result<Option<PendingJob>, Refused>>, Vec<Outbound>);
 
 /// A transaction whose messages are applied and that is not committed. Dropping it is what a kill before the
 /// commit is: nothing of it stays.
@@ -99,8 +105,9 @@ impl Committer {
         let loaded = load(&connection).and_then(|memory| Ok((memory, sqlite::head(&connection)?)));
         match loaded {
             Ok((memory, head)) => {
-                let policies = Policies::default();
-                Ok(Self { connection, memory: Some(memory), head, park_bytes_max: PARK_BYTES_MAX, policies })
+                let (policies, allowances) = (Policies::default(), Allowances::default());
+                let (memory, park_bytes_max) = (Some(memory), PARK_BYTES_MAX);
+                Ok(Self { connection, memory, head, park_bytes_max, policies, allowances })
             }
             Err(source) => Err(LoadError::Load { path: sqlite::path_of(&connection), source }),
         }
@@ -116,6 +123,12 @@ impl Committer {
     #[must_use]
     pub fn with_policies(self, policies: Policies) -> Self {
         Self { policies, ..self }
+    }
+
+    /// Other allowances than the usual ones.
+    #[must_use]
+    pub fn with_allowances(self, allowances: Allowances) -> Self {
+        Self { allowances, ..self }
     }
 
     /// Where the database stands.
@@ -140,7 +153,7 @@ impl Committer {
     /// The questions of API and page, answered from this very connection.
     #[must_use]
     pub fn store(&self) -> Borrowed<'_> {
-        Borrowed::new(&self.connection)
+        Borrowed::new(&self.connection).with_allowances(self.allowances.clone())
     }
 
     /// What a kill at this instant leaves: the database as of its last commit, nothing of what was in memory.
@@ -226,6 +239,40 @@ impl Committer {
         self.transaction(now, |apply| apply.look_after_gaps().map(|()| 0))?.commit()
     }
 
+    /// Sees which devices are stale, as far as it is their turn, begins the jobs that are due, and ends those whose time is
+    /// over. Returns what agents are told. Where there is nothing to do there is no commit.
+    ///
+    /// # Errors
+    /// The database failed: everything stays due.
+    pub fn look_after_jobs(&mut self, now: Timestamp) -> rusqlite::Result<Vec<Outbound>> {
+        let queue = self.memory.as_ref().map(|memory| &memory.jobs);
+        let wishes = errands::sweep(&self.connection, &self.allowances, queue, now)?;
+        let is_due = queue.map_or(Ok(true), |queue| errands::is_due(&self.connection, queue, now))?;
+        if wishes.is_empty() && !is_due {
+            return Ok(Vec::new());
+        }
+        self.transaction(now, |apply| apply.look_after_jobs(&wishes).map(|()| 0))?.commit()
+    }
+
+    /// Makes jobs of what is asked for, and begins those that are due. Returns the job of each, where there is need of one,
+    /// and what agents are told. Where all of it is under way already there is no commit.
+    ///
+    /// # Errors
+    /// The database failed: nothing has changed.
+    pub fn refresh(&mut self, asks: &[Ask], now: Timestamp) -> rusqlite::Result<Refreshed> {
+        let queue = self.memory.as_ref().map(|memory| &memory.jobs);
+        let same = asks.iter().map(|ask| queue.and_then(|queue| errands::same(queue, ask, now)));
+        if let Some(jobs) = same.collect::<Option<Vec<_>>>() {
+            return Ok((jobs.into_iter().map(|job| Ok(Some(job))).collect(), Vec::new()));
+        }
+        let mut answers = Vec::new();
+        let applied = self.transaction(now, |apply| {
+            answers = apply.refresh(asks)?;
+            apply.look_after_jobs(&[]).map(|()| 0)
+        })?;
+        Ok((answers, applied.commit()?))
+    }
+
     /// Does what a person wishes.
     ///
     /// # Errors
@@ -308,7 +355,8 @@ impl Committer {
         };
         self.connection.execute_batch("BEGIN IMMEDIATE")?;
         let batch = Batch::new(&self.connection, self.next_commit().0, now);
-        let mut apply = Apply::new(&mut memory, batch, self.park_bytes_max, &self.policies);
+        let mut apply =
+            Apply::new(&mut memory, batch, self.park_bytes_max, (&self.policies, &self.allowances));
         let taken = each(&mut apply)?;
         let answers = apply.finish()?;
         Ok((memory, answers, taken))

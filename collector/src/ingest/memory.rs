@@ -8,9 +8,10 @@ use gapless_common::topic::AgentPath;
 use gapless_common::wire;
 use rusqlite::Connection;
 
+use crate::jobs::queue::Queue;
 use crate::ledger::{AgentNo, Ledger};
 use crate::store::registry::Registry;
-use crate::store::{parked, state};
+use crate::store::{jobs, parked, state};
 
 /// True of the last commit; after a failed transaction it is thrown away and loaded again.
 #[derive(Debug)]
@@ -19,6 +20,8 @@ pub(super) struct Memory {
     pub(super) registry: Registry,
     /// What each agent's parked frames take, see [`parked::ROW_BYTES`].
     pub(super) parked: BTreeMap<AgentNo, i64>,
+    /// What is to be refreshed.
+    pub(super) jobs: Queue,
     /// Catalogs that are here, and for which frames may still wait.
     pub(super) replays: BTreeSet<(AgentNo, CatalogHash)>,
 }
@@ -36,6 +39,7 @@ fn load_all(connection: &Connection) -> rusqlite::Result<Memory> {
         ledger: state::load(connection)?,
         registry: Registry::default(),
         parked: parked::held(connection)?,
+        jobs: jobs::load(connection)?,
         replays: parked::waiting_for_known(connection)?,
     };
     let sql = "SELECT a.id, s.id, s.name, a.name, c.hash, c.bytes FROM agents a JOIN sites s ON s.id = a.site

@@ -5,6 +5,7 @@ mod apply;
 pub mod broker;
 mod catalogs;
 pub mod committer;
+mod errands;
 mod keep;
 mod memory;
 pub mod mqtt;
@@ -14,7 +15,7 @@ pub mod writer;
 
 use gapless_common::time::Timestamp;
 
-pub use orders::{Order, Orders, Refused, Task, Wish};
+pub use orders::{Ask, Asked, Order, Orders, Refused, Task, Wish};
 
 /// Messages that wait for the writer at most; 64 KiB each at most, so 16 MiB. Beyond it the shell holds back.
 pub const INBOUND_MAX: usize = 256;

@@ -1,11 +1,16 @@
 //! What reaches the writer besides the agents' messages: what a person wishes, and the time to look after gaps.
 
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use gapless_common::time::Timestamp;
 use tokio::sync::{mpsc, oneshot};
 
 use super::Inbound;
 use crate::api::Problem;
+use crate::jobs::queue::Why;
+use crate::store::model::{DeviceNo, DeviceRow, PendingJob};
 
 /// How long somebody waits for the answer to an order.
 const ANSWER_WITHIN: Duration = Duration::from_secs(10);
@@ -30,6 +35,18 @@ pub struct Order {
     pub actor: String,
 }
 
+/// A wish to have a device refreshed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Ask {
+    /// Which.
+    pub device: DeviceNo,
+    /// Why.
+    pub why: Why,
+}
+
+/// Where the answer to an [`Ask`] goes: its job, where there is need of one.
+pub type Asked = oneshot::Sender<Result<Option<PendingJob>, Refused>>;
+
 /// Why an order was not carried out.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Refused {
@@ -51,6 +68,10 @@ pub enum Task {
     Message(Inbound),
     /// A person's wish, and where the answer goes.
     Order(Order, oneshot::Sender<Result<(), Refused>>),
+    /// A device is to be refreshed.
+    Refresh(Ask, Asked),
+    /// Somebody looks at these devices.
+    Looked(Vec<DeviceNo>),
     /// See what has become due, and say when that is done.
     LookAfterGaps(oneshot::Sender<()>),
 }
@@ -63,13 +84,20 @@ impl From<Inbound> for Task {
 
 /// The way to the writer for those that must not keep it from ending: it ends with the last sender of messages.
 #[derive(Debug, Clone)]
-pub struct Orders(mpsc::WeakSender<Task>);
+pub struct Orders {
+    writer: mpsc::WeakSender<Task>,
+    /// When the writer was last told that somebody looks at a device.
+    told: Arc<Mutex<BTreeMap<DeviceNo, Timestamp>>>,
+}
+
+/// The writer is told of looks at one device no more often.
+const TELL_EVERY_MS: i64 = 30_000;
 
 impl Orders {
     /// Beside `writer`.
     #[must_use]
     pub fn to(writer: &mpsc::Sender<Task>) -> Self {
-        Self(writer.downgrade())
+        Self { writer: writer.downgrade(), told: Arc::default() }
     }
 
     /// Hands an order in and waits until it is committed.
@@ -77,7 +105,7 @@ impl Orders {
         let gap = order.gap;
         let (answer, answered) = oneshot::channel();
         let handed_in = async {
-            let sender = self.0.upgrade().ok_or(Problem::Busy)?;
+            let sender = self.writer.upgrade().ok_or(Problem::Busy)?;
             sender.send(Task::Order(order, answer)).await.map_err(|_| Problem::Busy)?;
             drop(sender);
             Ok::<_, Problem>(answered.await)
@@ -90,9 +118,42 @@ impl Orders {
         }
     }
 
+    /// Has a device refreshed, as a person wishes, and waits until that is written down, not until it is done.
+    pub(crate) async fn refresh(&self, device: DeviceNo) -> Result<PendingJob, Problem> {
+        let (answer, answered) = oneshot::channel();
+        let handed_in = async {
+            let sender = self.writer.upgrade().ok_or(Problem::Busy)?;
+            let ask = Ask { device, why: Why::Asked };
+            sender.send(Task::Refresh(ask, answer)).await.map_err(|_| Problem::Busy)?;
+            drop(sender);
+            Ok::<_, Problem>(answered.await)
+        };
+        match tokio::time::timeout(ANSWER_WITHIN, handed_in).await.map_err(|_| Problem::Busy)?? {
+            Ok(Ok(Some(job))) => Ok(job),
+            Ok(Err(refused @ Refused::NotNow(_))) => Err(Problem::Conflict(refused.to_string())),
+            _ => Err(Problem::Busy),
+        }
+    }
+
+    /// Somebody looks at these devices. Never waits: where the writer has much to do it is told at a later look.
+    pub(crate) fn looked<'a>(&self, devices: impl Iterator<Item = &'a DeviceRow>, now: Timestamp) {
+        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_news =
+            |row: &&DeviceRow| told.get(&row.no).is_none_or(|at| now.since_ms(*at) >= TELL_EVERY_MS);
+        let news: Vec<DeviceNo> =
+            devices.filter(|row| row.grid.is_some()).filter(is_news).map(|row| row.no).collect();
+        if news.is_empty() {
+            return;
+        }
+        let sender = self.writer.upgrade();
+        if sender.is_some_and(|sender| sender.try_send(Task::Looked(news.clone())).is_ok()) {
+            told.extend(news.into_iter().map(|no| (no, now)));
+        }
+    }
+
     /// Has the writer see what has become due, and waits until it has. Returns whether there still is one.
     pub(crate) async fn look_after_gaps(&self) -> bool {
-        let Some(sender) = self.0.upgrade() else { return false };
+        let Some(sender) = self.writer.upgrade() else { return false };
         let (done, is_done) = oneshot::channel();
         let is_sent = sender.send(Task::LookAfterGaps(done)).await.is_ok();
         // The writer ends with the last sender: none is held while it works.

@@ -12,11 +12,12 @@ use tokio::sync::mpsc::error::TryRecvError;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::committer::{Committer, LoadError};
-use super::orders::Refused;
+use super::orders::{Ask, Asked, Refused};
 use super::turns::Turns;
 use super::{Inbound, Order, Outbound, Task};
 use crate::api::Health;
 use crate::clock;
+use crate::jobs::queue::Why;
 use crate::store::model::Head;
 
 /// Messages per transaction at most.
@@ -100,6 +101,7 @@ pub fn start_with(
 /// A task that is no message.
 enum Other {
     Order(Order, oneshot::Sender<Result<(), Refused>>),
+    Refresh(Ask, Option<Asked>),
     LookAfterGaps(oneshot::Sender<()>),
 }
 
@@ -156,6 +158,11 @@ impl Writer {
             match next {
                 Some(Task::Message(message)) => self.turns.push(message),
                 Some(Task::Order(order, answer)) => self.others.push(Other::Order(order, answer)),
+                Some(Task::Refresh(ask, answer)) => self.others.push(Other::Refresh(ask, Some(answer))),
+                Some(Task::Looked(devices)) => self.others.extend(devices.into_iter().map(|device| {
+                    let ask = Ask { device, why: Why::Viewed };
+                    Other::Refresh(ask, None)
+                })),
                 Some(Task::LookAfterGaps(done)) => self.others.push(Other::LookAfterGaps(done)),
                 None => return false,
             }
@@ -163,8 +170,10 @@ impl Writer {
     }
 
     fn do_others(&mut self) {
+        let mut asked = Vec::new();
         for other in std::mem::take(&mut self.others) {
             match other {
+                Other::Refresh(ask, answer) => asked.push((ask, answer)),
                 // Whoever asked waits no longer, and was told so.
                 Other::Order(_, answer) if answer.is_closed() => {}
                 Other::Order(order, answer) => {
@@ -178,12 +187,40 @@ impl Writer {
                             tracing::error!(%error, "gaps that are due wait until the database works");
                         }
                     }
+                    match self.committer.look_after_jobs(clock::now()) {
+                        Ok(told) => told.into_iter().for_each(|command| self.send(command)),
+                        Err(error) => {
+                            tracing::error!(%error, "jobs that are due wait until the database works");
+                        }
+                    }
                     // Where nobody waits any more the collector is ending.
                     let _ = done.send(());
                 }
             }
             self.commits.send_replace(self.committer.head().commit);
         }
+        self.refresh(asked);
+    }
+
+    /// All that is asked for at once is written down at once.
+    fn refresh(&mut self, asked: Vec<(Ask, Option<Asked>)>) {
+        if asked.is_empty() {
+            return;
+        }
+        let asks: Vec<Ask> = asked.iter().map(|(ask, _)| *ask).collect();
+        let (jobs, told) = match self.committer.refresh(&asks, clock::now()) {
+            Ok(done) => done,
+            Err(error) => {
+                tracing::error!(%error, "what is asked for could not be written down");
+                (asks.iter().map(|_| Err(Refused::Database)).collect(), Vec::new())
+            }
+        };
+        self.commits.send_replace(self.committer.head().commit);
+        for ((_, answer), job) in asked.into_iter().zip(jobs) {
+            // Whoever asked may wait no longer.
+            let _ = answer.map(|answer| answer.send(job));
+        }
+        told.into_iter().for_each(|command| self.send(command));
     }
 
     fn replay(&mut self) -> bool {

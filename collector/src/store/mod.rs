@@ -5,6 +5,7 @@ pub(crate) mod batch;
 pub(crate) mod cell;
 pub(crate) mod commands;
 pub(crate) mod gap_lives;
+pub(crate) mod jobs;
 pub mod model;
 pub(crate) mod parked;
 mod read;
@@ -21,8 +22,8 @@ use gapless_common::time::Timestamp;
 pub use read::{Borrowed, Reader};
 
 use model::{
-    AgentRow, ChangeRow, ConflictRow, DeviceNo, DeviceRow, Flow, GapEventRow, GapFilter, GapRow, Head,
-    ParkedRow, Scan, SeriesNo, SeriesRow, SiteRow, Stats, StoredReading, StripRun,
+    AgentRow, ChangeRow, ConflictRow, DeviceNo, DeviceRow, EndedJobRow, Flow, GapEventRow, GapFilter, GapRow,
+    Head, JobRow, ParkedRow, Scan, SeriesNo, SeriesRow, SiteRow, Stats, StoredReading, StripRun,
 };
 
 /// A question that the database could not answer.
@@ -160,6 +161,18 @@ pub trait ReadStore {
         to: Timestamp,
         now: Timestamp,
     ) -> Result<Vec<StripRun>, ReadError>;
+
+    /// Jobs that wait or are under way, the next due first.
+    ///
+    /// # Errors
+    /// See [`head`](Self::head).
+    fn jobs(&self) -> Result<Vec<JobRow>, ReadError>;
+
+    /// Jobs that have ended, the last one first, with a lesser id than `before`, at most `limit`.
+    ///
+    /// # Errors
+    /// See [`head`](Self::head).
+    fn ended_jobs(&self, before: Option<i64>, limit: usize) -> Result<Vec<EndedJobRow>, ReadError>;
 
     /// Conflicts with a greater id than `after`, by id, at most `limit`.
     ///

@@ -12,6 +12,7 @@ use gapless_common::reading::Value;
 use gapless_common::time::{SlotGrid, Timestamp};
 
 use crate::gaps::life::Phase;
+use crate::jobs::queue::Why;
 
 pub use crate::ledger::DeviceNo;
 
@@ -125,6 +126,65 @@ pub struct DeviceRow {
     pub open_gaps: u64,
     /// Milliseconds between its agent's frames.
     pub flush_ms: u32,
+    /// How old its latest reading may be, in ms.
+    pub allowed_ms: i64,
+    /// The job that refreshes it, where there is one.
+    pub job: Option<PendingJob>,
+}
+
+/// A job that waits or is under way, in short.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PendingJob {
+    /// Its number.
+    pub no: u64,
+    /// Why it was made.
+    pub why: Why,
+    /// When it was made.
+    pub asked_at: Timestamp,
+    /// Not before this instant.
+    pub due: Timestamp,
+    /// When the work began, where it has.
+    pub began: Option<Timestamp>,
+    /// Passing failures in a row.
+    pub failures: u32,
+}
+
+/// A job that waits or is under way.
+#[derive(Debug, Clone, PartialEq)]
+pub struct JobRow {
+    /// The site of its device.
+    pub site: SiteId,
+    /// The device that it refreshes.
+    pub device: DeviceId,
+    /// The rest.
+    pub job: PendingJob,
+}
+
+/// A job that has ended.
+#[derive(Debug, Clone, PartialEq)]
+pub struct EndedJobRow {
+    /// Number of this line.
+    pub id: i64,
+    /// The job's number; one that failed and was tried again has several lines.
+    pub no: u64,
+    /// The site of its device.
+    pub site: SiteId,
+    /// The device.
+    pub device: DeviceId,
+    /// Why it was made.
+    pub why: Why,
+    /// When it was made.
+    pub asked_at: Timestamp,
+    /// When the work began.
+    pub began_at: Timestamp,
+    /// When it ended.
+    pub ended_at: Timestamp,
+    /// How it ended, as a word.
+    pub outcome: &'static str,
+    /// Readings of the device that were stored meanwhile.
+    pub readings: u64,
+    /// More, for people.
+    pub detail: Option<String>,
 }
 
 /// One revision of a series.

@@ -9,14 +9,15 @@ use gapless_common::time::Timestamp;
 use rusqlite::{Connection, OptionalExtension as _, Row, params, params_from_iter};
 
 use super::model::{
-    AgentRow, ChangeRow, ConflictRow, DeviceNo, DeviceRow, Flow, GapEventRow, GapFilter, GapRow, Head,
-    ParkedRow, Scan, SeriesNo, SeriesRow, SiteRow, Stats, StoredReading, StripRun,
+    AgentRow, ChangeRow, ConflictRow, DeviceNo, DeviceRow, EndedJobRow, Flow, GapEventRow, GapFilter, GapRow,
+    Head, JobRow, ParkedRow, Scan, SeriesNo, SeriesRow, SiteRow, Stats, StoredReading, StripRun,
 };
 use super::rows::{
     DEVICES, GAP, agent_row, conflict_row, count, counters, device_row, gap_event_row, gap_query, gap_row,
     parked_row, reading, series_row, site_row,
 };
-use super::{AHEAD_MAX_MS, ReadError, ReadStore, sqlite, strip};
+use super::{AHEAD_MAX_MS, ReadError, ReadStore, jobs, sqlite, strip};
+use crate::freshness::Allowances;
 
 /// Connections that are kept open between questions.
 const POOL_MAX: usize = 8;
@@ -26,6 +27,7 @@ const POOL_MAX: usize = 8;
 pub struct Reader {
     path: PathBuf,
     idle: Mutex<Vec<Connection>>,
+    allowances: Allowances,
 }
 
 type Read<T> = Result<T, ReadError>;
@@ -34,7 +36,13 @@ impl Reader {
     /// A reader of the file at `path`; opens nothing yet.
     #[must_use]
     pub fn new(path: &Path) -> Self {
-        Self { path: path.to_owned(), idle: Mutex::new(Vec::new()) }
+        Self { path: path.to_owned(), idle: Mutex::new(Vec::new()), allowances: Allowances::default() }
+    }
+
+    /// Judges freshness by these.
+    #[must_use]
+    pub fn with_allowances(self, allowances: Allowances) -> Self {
+        Self { allowances, ..self }
     }
 }
 
@@ -42,13 +50,20 @@ impl Reader {
 #[derive(Debug)]
 pub struct Borrowed<'c> {
     connection: &'c Connection,
+    allowances: Allowances,
 }
 
 impl<'c> Borrowed<'c> {
     /// Of this connection.
     #[must_use]
     pub fn new(connection: &'c Connection) -> Self {
-        Self { connection }
+        Self { connection, allowances: Allowances::default() }
+    }
+
+    /// Judges freshness by these.
+    #[must_use]
+    pub fn with_allowances(self, allowances: Allowances) -> Self {
+        Self { allowances, ..self }
     }
 }
 
@@ -56,6 +71,9 @@ impl<'c> Borrowed<'c> {
 trait Ask {
     /// Asks within one read transaction, so that the answer is of one committed state.
     fn ask<T>(&self, question: impl FnOnce(&Connection) -> Read<T>) -> Read<T>;
+
+    /// How old data may be.
+    fn allowances(&self) -> &Allowances;
 }
 
 impl Ask for Borrowed<'_> {
@@ -64,6 +82,10 @@ impl Ask for Borrowed<'_> {
         let answer = question(self.connection);
         self.connection.execute_batch("ROLLBACK")?;
         answer
+    }
+
+    fn allowances(&self) -> &Allowances {
+        &self.allowances
     }
 }
 
@@ -80,6 +102,10 @@ impl Ask for Reader {
             idle.push(connection);
         }
         answer
+    }
+
+    fn allowances(&self) -> &Allowances {
+        &self.allowances
     }
 }
 
@@ -121,7 +147,8 @@ impl<A: Ask> ReadStore for A {
 
     fn devices(&self, site: Option<&SiteId>, now: Timestamp) -> Read<Vec<DeviceRow>> {
         self.ask(|c| {
-            rows(c, DEVICES, params![site.map(SiteId::as_str), now.plus_ms(AHEAD_MAX_MS).0], device_row)
+            let values = params![site.map(SiteId::as_str), now.plus_ms(AHEAD_MAX_MS).0];
+            rows(c, DEVICES, values, |row| device_row(row, self.allowances()))
         })
     }
 
@@ -246,6 +273,15 @@ impl<A: Ask> ReadStore for A {
 
     fn strip(&self, device: DeviceNo, from: Timestamp, to: Timestamp, now: Timestamp) -> Read<Vec<StripRun>> {
         self.ask(|c| strip::of(c, device, (from, to), now))
+    }
+
+    fn jobs(&self) -> Read<Vec<JobRow>> {
+        self.ask(|c| rows(c, jobs::JOBS, [], jobs::job_row))
+    }
+
+    fn ended_jobs(&self, before: Option<i64>, limit: usize) -> Read<Vec<EndedJobRow>> {
+        let values = [before.unwrap_or(i64::MAX), super::rows::limit(limit)];
+        self.ask(|c| rows(c, jobs::ENDED, values, jobs::ended_row))
     }
 
     fn conflicts(&self, after: Option<i64>, limit: usize) -> Read<Vec<ConflictRow>> {

@@ -13,7 +13,8 @@ use super::model::{
     AgentRow, ConflictRow, Counters, DeviceNo, DeviceRow, GapChoice, GapEventRow, GapFilter, GapRow,
     GapState, Link, ParkedRow, SeriesNo, SeriesRow, SiteRow, StoredReading,
 };
-use super::{ReadError, cell, parked, registry, state};
+use super::{ReadError, cell, jobs, parked, registry, state};
+use crate::freshness::{Allowances, Subject};
 use crate::gaps::life::Phase;
 use crate::ledger::missing;
 
@@ -118,6 +119,8 @@ pub(super) fn agent_row(row: &Row<'_>, connection: &Connection) -> Read<AgentRow
 pub(super) const DEVICES: &str =
     "SELECT d.id, d.name, d.attributes, s.name AS site_name, a.name AS agent_name, a.flush_ms,
     g.interval_ms, g.phase_ms, p.proven_slot,
+    j.no AS job_no, j.why AS job_why, j.asked_at AS job_asked_at, j.due_at AS job_due_at, j.failures AS job_failures,
+    j.began_at AS job_began_at,
     (SELECT min(coalesce(q.proven_slot + 1, q.first_slot) * qg.interval_ms + qg.phase_ms)
         FROM spans q JOIN grids qg ON qg.id = q.grid WHERE qg.device = d.id AND q.first_slot <= q.last_slot
         AND coalesce(q.proven_slot, q.first_slot - 1) < q.last_slot) AS owed_from,
@@ -128,10 +131,10 @@ pub(super) const DEVICES: &str =
     FROM devices d JOIN sites s ON s.id = d.site LEFT JOIN agents a ON a.id = d.agent
     LEFT JOIN spans p ON p.id = (SELECT max(q.id) FROM spans q JOIN grids qg ON qg.id = q.grid
         WHERE qg.device = d.id AND q.last_slot IS NULL)
-    LEFT JOIN grids g ON g.id = p.grid
+    LEFT JOIN grids g ON g.id = p.grid LEFT JOIN jobs j ON j.device = d.id
     WHERE ?1 IS NULL OR s.name = ?1 ORDER BY s.name, d.name";
 
-pub(super) fn device_row(row: &Row<'_>) -> Read<DeviceRow> {
+pub(super) fn device_row(row: &Row<'_>, allowances: &Allowances) -> Read<DeviceRow> {
     let interval: Option<i64> = row.get("interval_ms")?;
     let grid = match interval {
         Some(interval) => Some(state::grid(interval, row.get("phase_ms")?)),
@@ -139,13 +142,24 @@ pub(super) fn device_row(row: &Row<'_>) -> Read<DeviceRow> {
     };
     let proven = row.get::<_, Option<i64>>("proven_slot")?.map(gapless_common::time::Slot);
     let agent: Option<String> = row.get("agent_name")?;
+    let (site, device) = (name!(row, "site_name", SiteId), name!(row, "name", DeviceId));
+    let (attributes, flush_ms) = (attributes(row)?, count(row, "flush_ms")?);
+    let allowed_ms = allowances.of(&Subject {
+        site: site.as_str(),
+        device: device.as_str(),
+        class: attributes.get("class").map(String::as_str),
+        interval_ms: interval.unwrap_or_default(),
+        flush_ms: i64::try_from(flush_ms).unwrap_or_default(),
+    });
     Ok(DeviceRow {
         no: DeviceNo(row.get("id")?),
-        site: name!(row, "site_name", SiteId),
-        device: name!(row, "name", DeviceId),
+        allowed_ms,
+        job: jobs::pending(row)?,
+        site,
+        device,
         agent: agent.and_then(|name| AgentId::new(&name).ok()),
         grid,
-        attributes: attributes(row)?,
+        attributes,
         last_reading_at: time(row, "last_ts")?,
         // What the device's agent before this one still owes is not accounted for.
         proven_until: match (
@@ -156,7 +170,7 @@ pub(super) fn device_row(row: &Row<'_>) -> Read<DeviceRow> {
             (until, _) => until,
         },
         open_gaps: count(row, "open_gaps")?,
-        flush_ms: u32::try_from(count(row, "flush_ms")?).unwrap_or_default(),
+        flush_ms: u32::try_from(flush_ms).unwrap_or_default(),
     })
 }
 

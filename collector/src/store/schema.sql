@@ -1,4 +1,4 @@
--- Version 3 of the collector's database. Instants are milliseconds since 1970 UTC; 64-bit unsigned numbers
+-- Version 4 of the collector's database. Instants are milliseconds since 1970 UTC; 64-bit unsigned numbers
 -- (epochs, hashes, incarnations) are kept as the signed number of the same bits; seqs are plain.
 -- Everything that decides anything is here: a collector may be killed at any instant and lose nothing.
 
@@ -313,6 +313,48 @@ CREATE TABLE commands (
     answered_at INTEGER
 );
 CREATE INDEX commands_open ON commands (agent) WHERE outcome IS NULL;
+
+-- What is refreshed out of turn: one job at most for a device. source: whose budget it uses (an agent). why: 0 its
+-- rhythm, 1 stale, 2 viewed, 3 confirm, 4 asked by a person. lease: the worker that has it (NULL: it waits), until when;
+-- command: what its agent was told; began_commit: the last commit before. (All of it schema 4.)
+CREATE TABLE jobs (
+    device INTEGER PRIMARY KEY REFERENCES devices (id),
+    no INTEGER NOT NULL,
+    source INTEGER NOT NULL,
+    why INTEGER NOT NULL,
+    asked_at INTEGER NOT NULL,
+    due_at INTEGER NOT NULL,
+    fresh_at INTEGER NOT NULL,
+    allowed_ms INTEGER NOT NULL,
+    failures INTEGER NOT NULL,
+    lease INTEGER,
+    lease_until INTEGER,
+    began_at INTEGER,
+    command INTEGER,
+    began_commit INTEGER
+);
+
+-- What became of jobs. outcome: 1 done, 2 failed (and tried again), 3 no data, 4 expired (and tried again).
+-- readings: of the device, stored since the job began.
+CREATE TABLE job_history (
+    id INTEGER PRIMARY KEY,
+    no INTEGER NOT NULL,
+    device INTEGER NOT NULL,
+    why INTEGER NOT NULL,
+    asked_at INTEGER NOT NULL,
+    began_at INTEGER NOT NULL,
+    ended_at INTEGER NOT NULL,
+    outcome INTEGER NOT NULL,
+    readings INTEGER NOT NULL,
+    detail TEXT
+);
+CREATE INDEX job_history_of ON job_history (device);
+
+-- When somebody last looked at a device's data: its source is asked more often while they do. (Schema 4.)
+CREATE TABLE looks (
+    device INTEGER PRIMARY KEY REFERENCES devices (id),
+    at INTEGER NOT NULL
+);
 
 -- API tokens: only the SHA-256 of each is kept.
 CREATE TABLE tokens (

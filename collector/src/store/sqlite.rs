@@ -10,7 +10,7 @@ use rusqlite::{Connection, OpenFlags, OptionalExtension};
 use super::model::Head;
 
 /// Version of the schema that this program writes.
-const SCHEMA_VERSION: i64 = 3;
+const SCHEMA_VERSION: i64 = 4;
 const SCHEMA: &str = include_str!("schema.sql");
 /// What a database of version 1 lacks.
 const TO_2: &str = "CREATE TABLE forgotten_epochs (
@@ -42,6 +42,40 @@ CREATE TABLE gap_events (
     detail TEXT
 );
 CREATE INDEX gap_events_of ON gap_events (gap)";
+/// What a database of version 3 lacks.
+const TO_4: &str = "CREATE TABLE jobs (
+    device INTEGER PRIMARY KEY REFERENCES devices (id),
+    no INTEGER NOT NULL,
+    source INTEGER NOT NULL,
+    why INTEGER NOT NULL,
+    asked_at INTEGER NOT NULL,
+    due_at INTEGER NOT NULL,
+    fresh_at INTEGER NOT NULL,
+    allowed_ms INTEGER NOT NULL,
+    failures INTEGER NOT NULL,
+    lease INTEGER,
+    lease_until INTEGER,
+    began_at INTEGER,
+    command INTEGER,
+    began_commit INTEGER
+);
+CREATE TABLE job_history (
+    id INTEGER PRIMARY KEY,
+    no INTEGER NOT NULL,
+    device INTEGER NOT NULL,
+    why INTEGER NOT NULL,
+    asked_at INTEGER NOT NULL,
+    began_at INTEGER NOT NULL,
+    ended_at INTEGER NOT NULL,
+    outcome INTEGER NOT NULL,
+    readings INTEGER NOT NULL,
+    detail TEXT
+);
+CREATE INDEX job_history_of ON job_history (device);
+CREATE TABLE looks (
+    device INTEGER PRIMARY KEY REFERENCES devices (id),
+    at INTEGER NOT NULL
+)";
 /// What was asked after a backup was made, and in answer to what, is not known to it: no number of a command is given
 /// again that an agent may remember, and what was being asked for is asked for anew.
 const RESTORED: &str = "INSERT INTO sqlite_sequence (name, seq)
@@ -129,7 +163,7 @@ fn migrate(connection: &mut Connection, found: i64, fresh: u64) -> rusqlite::Res
         transaction.execute_batch(SCHEMA)?;
         transaction.execute("INSERT INTO meta VALUES ('commit_no', 0), ('needs_incarnation', 1)", [])?;
     }
-    for (from, lacks) in [(1, TO_2), (2, TO_3)] {
+    for (from, lacks) in [(1, TO_2), (2, TO_3), (3, TO_4)] {
         if (1..=from).contains(&found) {
             transaction.execute_batch(lacks)?;
         }
@@ -190,6 +224,8 @@ mod tests {
     }
 
     /// What the versions after each one brought, taken away again.
+    const FROM_4: &str =
+        "DROP TABLE looks; DROP TABLE job_history; DROP TABLE jobs; PRAGMA user_version = 3;";
     const FROM_3: &str = "DROP TABLE gap_events; DROP INDEX gaps_unfilled; DROP INDEX gaps_due;
         DROP INDEX gaps_requested; DROP INDEX gaps_asked; CREATE INDEX gaps_open ON gaps (grid) WHERE state = 1;
         ALTER TABLE gaps DROP COLUMN attempts; ALTER TABLE gaps DROP COLUMN failures;
@@ -200,7 +236,7 @@ mod tests {
     /// An older database gets what it lacks, keeps its incarnation, and is not made anew at the next opening.
     #[test]
     fn an_older_database_is_migrated() {
-        for back in [FROM_3.to_owned(), format!("{FROM_3} {FROM_2}")] {
+        for back in [FROM_4.to_owned(), format!("{FROM_4} {FROM_3}"), format!("{FROM_4} {FROM_3} {FROM_2}")] {
             let connection = make_writer(Connection::open_in_memory().unwrap(), 7).unwrap();
             let new = made(&connection);
             connection.execute_batch(&back).unwrap();
@@ -209,8 +245,8 @@ mod tests {
             assert_eq!(made(&connection), new, "as a new database has it");
             assert_eq!(head(&connection).unwrap().incarnation, Incarnation(7));
             let connection = make_writer(connection, 9).unwrap();
-            connection.execute_batch("PRAGMA user_version = 4").unwrap();
-            assert!(matches!(make_writer(connection, 9), Err(OpenError::TooNew { found: 4, .. })));
+            connection.execute_batch("PRAGMA user_version = 5").unwrap();
+            assert!(matches!(make_writer(connection, 9), Err(OpenError::TooNew { found: 5, .. })));
         }
     }
 }

@@ -41,6 +41,7 @@ fn look(store: &dyn ReadStore, now: Timestamp) -> Result<View, ReadError> {
 pub(super) async fn render(state: &ApiState) -> Result<Markup, Problem> {
     let now = (state.now)();
     let view = state.ask(move |store| look(store, now)).await?;
+    state.orders.looked(view.devices.iter(), now);
     if view.sites.is_empty() {
         return Ok(html! {
             p.note { "No agent has reported yet. Start one: " code { "gapless-agent run CONFIG" } }
@@ -82,8 +83,9 @@ fn render_device(view: &View, device: &DeviceRow) -> Markup {
     let freshness = Freshness::of(device, view.now);
     let (class, word) = match freshness.state {
         FreshnessState::Fresh => ("fresh", "fresh"),
+        FreshnessState::Ageing => ("fresh", "ageing"),
         FreshnessState::Stale => ("stale", "stale"),
-        FreshnessState::Never => ("never", "nothing yet"),
+        FreshnessState::Unknown => ("never", "nothing yet"),
         FreshnessState::Retired => ("retired", "retired"),
     };
     let values = view.latest.get(&device.no).map_or(&[][..], Vec::as_slice);

@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "a test panics where something is not as it should be")]
 
 mod full_disk;
+mod jobs;
 mod readings;
 mod streams;
 mod support;

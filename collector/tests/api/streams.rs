@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 
 use gapless_collector::api::Health;
 use gapless_collector::store::model::{
-    AgentRow, ChangeRow, ConflictRow, DeviceNo, DeviceRow, Flow, GapEventRow, GapFilter, GapRow, Head,
-    ParkedRow, Scan, SeriesNo, SeriesRow, SiteRow, Stats, StoredReading, StripRun,
+    AgentRow, ChangeRow, ConflictRow, DeviceNo, DeviceRow, EndedJobRow, Flow, GapEventRow, GapFilter, GapRow,
+    Head, JobRow, ParkedRow, Scan, SeriesNo, SeriesRow, SiteRow, Stats, StoredReading, StripRun,
 };
 use gapless_collector::store::{ReadError, ReadStore, Reader};
 use gapless_common::id::{Commit, DeviceId, SiteId};
@@ -97,6 +97,12 @@ impl ReadStore for Long {
     }
     fn strip(&self, device: DeviceNo, from: Timestamp, to: Timestamp, now: Timestamp) -> Read<Vec<StripRun>> {
         self.real.strip(device, from, to, now)
+    }
+    fn jobs(&self) -> Read<Vec<JobRow>> {
+        self.real.jobs()
+    }
+    fn ended_jobs(&self, before: Option<i64>, limit: usize) -> Read<Vec<EndedJobRow>> {
+        self.real.ended_jobs(before, limit)
     }
     fn conflicts(&self, after: Option<i64>, limit: usize) -> Read<Vec<ConflictRow>> {
         self.real.conflicts(after, limit)
