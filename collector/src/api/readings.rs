@@ -22,7 +22,7 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use utoipa::IntoParams;
 
-use super::fleet::Freshness;
+use super::fleet::{Freshness, FreshnessState};
 use super::params::{self, Params, SeriesSelector, TimeRange};
 use super::reply;
 use super::resample::Resampler;
@@ -155,14 +155,18 @@ pub(super) async fn readings(
         return Err(Problem::not_found("series", query.series));
     }
     state.orders.looked(devices.iter(), now);
-    let tag = format!("W/\"{}-{}\"", head.incarnation, head.commit);
+    let freshness: BTreeMap<_, _> =
+        devices.iter().map(|d| (format!("{}/{}", d.site, d.device), Freshness::of(d, now))).collect();
+    // Between two commits data only grows older, so the number in each state says whether any is in another one.
+    let count = |state| freshness.values().filter(|f| f.state == state).count();
+    let (ageing, stale) = (count(FreshnessState::Ageing), count(FreshnessState::Stale));
+    let tag = format!("W/\"{}-{}-{ageing}-{stale}\"", head.incarnation, head.commit);
     let fixed = query.from.is_some() && query.to.is_some();
     if fixed && reply::has_already(&headers, &tag) {
         return Ok(reply::not_modified(&tag));
     }
     let scan = Scan { series: series.keys().copied().collect(), from, to, after };
-    let freshness = devices.iter().map(|d| (format!("{}/{}", d.site, d.device), Freshness::of(d, now)));
-    let plan = Plan { scan, series, every, format, limit, freshness: freshness.collect() };
+    let plan = Plan { scan, series, every, format, limit, freshness };
     let mut response = stream(&state, format.media_type(), move |store, out| plan.run(store, out));
     if fixed {
         reply::set_tag(&mut response, &tag);

@@ -251,7 +251,7 @@ impl Committer {
         if wishes.is_empty() && !is_due {
             return Ok(Vec::new());
         }
-        self.transaction(now, |apply| apply.look_after_jobs(&wishes).map(|()| 0))?.commit()
+        self.transaction_of(false, now, |apply| apply.look_after_jobs(&wishes).map(|()| 0))?.commit()
     }
 
     /// Makes jobs of what is asked for, and begins those that are due. Returns the job of each, where there is need of one,
@@ -266,7 +266,7 @@ impl Committer {
             return Ok((jobs.into_iter().map(|job| Ok(Some(job))).collect(), Vec::new()));
         }
         let mut answers = Vec::new();
-        let applied = self.transaction(now, |apply| {
+        let applied = self.transaction_of(false, now, |apply| {
             answers = apply.refresh(asks)?;
             apply.look_after_jobs(&[]).map(|()| 0)
         })?;
@@ -324,9 +324,19 @@ impl Committer {
         now: Timestamp,
         each: impl FnOnce(&mut Apply<'_, '_>) -> rusqlite::Result<usize>,
     ) -> rusqlite::Result<Applied<'_>> {
-        match self.try_transaction(now, each) {
+        self.transaction_of(true, now, each)
+    }
+
+    /// A transaction that is counted as a commit, or, where nothing of what `changes` tells is written, is not.
+    fn transaction_of(
+        &mut self,
+        is_counted: bool,
+        now: Timestamp,
+        each: impl FnOnce(&mut Apply<'_, '_>) -> rusqlite::Result<usize>,
+    ) -> rusqlite::Result<Applied<'_>> {
+        match self.try_transaction(is_counted, now, each) {
             Ok((memory, answers, taken)) => {
-                let commit = self.next_commit();
+                let commit = if is_counted { self.next_commit() } else { self.head.commit };
                 Ok(Applied { committer: self, memory, answers, commit, now, taken })
             }
             Err(error) => {
@@ -338,6 +348,7 @@ impl Committer {
 
     fn try_transaction(
         &mut self,
+        is_counted: bool,
         now: Timestamp,
         each: impl FnOnce(&mut Apply<'_, '_>) -> rusqlite::Result<usize>,
     ) -> rusqlite::Result<(Memory, Answers, usize)> {
@@ -354,7 +365,8 @@ impl Committer {
             }
         };
         self.connection.execute_batch("BEGIN IMMEDIATE")?;
-        let batch = Batch::new(&self.connection, self.next_commit().0, now);
+        let commit = if is_counted { self.next_commit() } else { self.head.commit };
+        let batch = Batch::new(&self.connection, commit.0, now);
         let mut apply =
             Apply::new(&mut memory, batch, self.park_bytes_max, (&self.policies, &self.allowances));
         let taken = each(&mut apply)?;

@@ -158,7 +158,7 @@ impl Apply<'_, '_> {
         let body = CommandBody::PollNow(known.standing.device);
         let agent = AgentNo(job.source.0);
         if let Some((id, is_new)) = commands::ensure(connection, agent, &body, now, now.plus_ms(LEASE_MS))? {
-            jobs::begun(connection, job.scope, id, self.batch.commit.saturating_sub(1))?;
+            jobs::begun(connection, job.scope, id, self.batch.commit)?;
             if is_new {
                 self.answers.commands.push((agent, id));
             }

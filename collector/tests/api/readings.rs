@@ -30,11 +30,19 @@ fn each_format_is_exact() {
             "at": "2026-01-01T00:00:15.04Z", "value": null, "quality": "bad_no_answer"}),
     ];
     let url = format!("/api/v1/readings?series=farm/a/*&{DAY}");
-    let whole = api.served.json(&url);
+    let mut whole = api.served.json(&url);
+    // How fresh it is moves with the clock and with what is done about it.
+    let fresh = |tail: &mut Json| {
+        let freshness = tail.as_object_mut().unwrap().remove("freshness").unwrap();
+        assert_eq!(freshness["farm/a"]["last_reading_at"], "2026-01-01T00:00:15.04Z");
+        assert_eq!(freshness.as_object().unwrap().len(), 1);
+    };
+    fresh(&mut whole);
     assert_eq!(whole, json!({"items": ndjson, "complete": true, "count": 4, "next": null}));
     let lines = api.served.get(&format!("{url}&format=ndjson"));
     assert_eq!(lines.header("content-type"), "application/x-ndjson");
-    let told: Vec<Json> = lines.body.lines().map(|l| serde_json::from_str(l).unwrap()).collect();
+    let mut told: Vec<Json> = lines.body.lines().map(|l| serde_json::from_str(l).unwrap()).collect();
+    fresh(told.last_mut().unwrap());
     let mark = json!({"complete": true, "count": 4, "next": null});
     assert_eq!(told, [ndjson.as_slice(), &[mark]].concat());
     let table = api.served.get(&format!("{url}&format=csv"));
@@ -133,7 +141,8 @@ fn resampling_follows_the_aggregation() {
 #[test]
 fn an_entity_tag_holds_until_the_next_commit() {
     let mut api = Filled::new();
-    api.send(vec![number(0, 0, U, 1.0)]);
+    // Fresh, so that no look has anything refreshed meanwhile.
+    api.send(vec![number(0, 239, U, 1.0)]);
     let urls = [format!("/api/v1/readings?series=farm/a/u&{DAY}"), "/api/v1/latest".to_owned()];
     let mut tags = Vec::new();
     for url in &urls {
@@ -149,7 +158,7 @@ fn an_entity_tag_holds_until_the_next_commit() {
         assert_eq!(api.served.get_with(url, &[("if-none-match", "\"other\"")]).status, 200, "{url}");
         tags.push(tag);
     }
-    api.send(vec![number(0, 1, U, 2.0)]);
+    api.send(vec![number(0, 240, U, 2.0)]);
     for (url, tag) in urls.iter().zip(tags) {
         let news = api.served.get_with(url, &[("if-none-match", &tag)]);
         assert_eq!(news.status, 200, "{url}");
