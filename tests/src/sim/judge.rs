@@ -391,7 +391,7 @@ impl Case<'_> {
     ) -> bool {
         let history = self.history();
         if history.has_odd_clock || !history.replaced.is_empty() {
-            let ended_so = |life: &&Life| life.ended.is_some_and(|(.., how)| ends.contains(&how));
+            let ended_so = |life: &&Life| life.ended_as(ends).is_some();
             return history.lives.iter().filter(ended_so).any(&which);
         }
         let next = |generation: u64| {
@@ -399,9 +399,7 @@ impl Case<'_> {
             later.map(|life| life.began.1).collect::<Vec<_>>()
         };
         history.lives.iter().filter(|life| which(life)).any(|life| {
-            let Some((ended_ms, ended, _)) = life.ended.filter(|(.., how)| ends.contains(how)) else {
-                return false;
-            };
+            let Some((ended_ms, ended)) = life.ended_as(ends) else { return false };
             // What was kept in memory because the disk had failed goes with the process.
             let failed = history
                 .disk_faults

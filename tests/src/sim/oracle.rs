@@ -86,6 +86,18 @@ pub struct Life {
     pub began: (u64, Timestamp),
     /// When and how it ended.
     pub ended: Option<(u64, Timestamp, Stop)>,
+    /// It was asked to stop and began to write that down: where the power went in that write, a disk may have kept it.
+    pub was_closing: bool,
+}
+
+impl Life {
+    /// When it ended, where it may be told that it did in one of these ways.
+    #[must_use]
+    pub fn ended_as(&self, ends: &[Stop]) -> Option<(u64, Timestamp)> {
+        let (ended_ms, ended, how) = self.ended?;
+        let may_be = ends.contains(&how) || self.was_closing && ends.contains(&Stop::Clean);
+        may_be.then_some((ended_ms, ended))
+    }
 }
 
 /// What happened to one gateway.
@@ -222,7 +234,19 @@ impl Oracle {
     /// A process begins.
     pub fn note_start(&mut self, no: usize, gateway: &Gateway, now_ms: u64) {
         let began = (now_ms, gateway.now(now_ms).wall);
-        self.histories[no].lives.push(Life { generation: gateway.generation, began, ended: None });
+        self.histories[no].lives.push(Life {
+            generation: gateway.generation,
+            began,
+            ended: None,
+            was_closing: false,
+        });
+    }
+
+    /// A process that was asked to stop writes down that it does.
+    pub fn note_closing(&mut self, no: usize) {
+        if let Some(life) = self.histories[no].lives.last_mut() {
+            life.was_closing = true;
+        }
     }
 
     /// A process ends.

@@ -528,6 +528,9 @@ impl World {
         let now = self.gateways[no].now(self.now_ms);
         let generation = self.gateways[no].generation;
         self.tell(no, |engine| engine.finish_polls(now));
+        if self.is_current(no, generation) {
+            self.oracle.note_closing(no);
+        }
         self.tell(no, |engine| engine.close(true, now));
         self.tell(no, |engine| engine.say_goodbye(now));
         if self.is_current(no, generation) {
