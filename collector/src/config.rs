@@ -59,6 +59,8 @@ pub struct Config {
     pub gaps: Gaps,
     /// How old data may be.
     pub freshness: Freshness,
+    /// Files that each describe a source which the collector polls itself.
+    pub sources: Vec<PathBuf>,
 }
 
 /// How old data may be; the nearest word counts: of the device, of its site, of its class, of all.
@@ -197,6 +199,7 @@ impl Default for Config {
             http: Http::default(),
             gaps: Gaps::default(),
             freshness: Freshness::default(),
+            sources: Vec::new(),
         }
     }
 }

@@ -10,6 +10,7 @@ pub mod ingest;
 pub mod jobs;
 pub mod ledger;
 pub mod run;
+pub mod sources;
 pub mod store;
 pub mod tokens;
 pub mod web;

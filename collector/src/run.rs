@@ -13,7 +13,7 @@ use crate::config::{BrokerChoice, Config, ConfigError};
 use crate::ingest::committer::{Committer, LoadError};
 use crate::ingest::{INBOUND_MAX, OUTBOUND_MAX, Orders, broker, mqtt, writer};
 use crate::store::{Reader, sqlite};
-use crate::{clock, tokens};
+use crate::{clock, sources, tokens};
 
 /// How often it is seen whether a gap has come due.
 const LOOK_AFTER_GAPS_EVERY: Duration = Duration::from_secs(1);
@@ -63,6 +63,9 @@ pub enum RunError {
         #[source]
         source: std::io::Error,
     },
+    /// A source.
+    #[error(transparent)]
+    Source(#[from] sources::shell::StartError),
     /// The API.
     #[error("cannot serve the API on {listen}")]
     Api {
@@ -104,6 +107,9 @@ pub async fn run(
     let (watch, thread) = writer::start_with(committer, to_writer, from_writer, Arc::clone(&health))?;
     let orders = Orders::to(&inbound);
     tokio::spawn(look_after_gaps(orders.clone()));
+    for file in &config.sources {
+        sources::shell::start(file, &database, orders.clone(), shutdown.clone())?;
+    }
     let (options, embedded) = broker_options(config, watch.head.incarnation)?;
     let listen = config.http.listen;
     let failed = |source| RunError::Api { listen, source };

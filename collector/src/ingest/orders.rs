@@ -135,6 +135,12 @@ impl Orders {
         }
     }
 
+    /// Hands the writer a message of a source of this process, and waits while its queue is full. Returns whether there still
+    /// is a writer.
+    pub(crate) fn hand_in(&self, message: Inbound) -> bool {
+        self.writer.upgrade().is_some_and(|sender| sender.blocking_send(message.into()).is_ok())
+    }
+
     /// Somebody looks at these devices. Never waits: where the writer has much to do it is told at a later look.
     pub(crate) fn looked<'a>(&self, devices: impl Iterator<Item = &'a DeviceRow>, now: Timestamp) {
         let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);

@@ -12,6 +12,7 @@ mod read;
 pub(crate) mod registry;
 mod rows;
 pub(crate) mod runs;
+pub(crate) mod sources;
 pub mod sqlite;
 pub(crate) mod state;
 mod strip;
