@@ -4,5 +4,6 @@
 pub mod campbell;
 pub mod cli;
 pub mod clock;
+pub mod http_source;
 pub mod modbus;
 pub mod truth;

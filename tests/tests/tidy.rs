@@ -91,7 +91,7 @@ const IMPURE: [&str; 14] = [
 ];
 
 /// The cores: folders or single files.
-const CORES: [&str; 12] = [
+const CORES: [&str; 15] = [
     "common/src",
     "agent/src/campbell",
     "agent/src/modbus",
@@ -103,6 +103,9 @@ const CORES: [&str; 12] = [
     "collector/src/gaps",
     "collector/src/jobs",
     "collector/src/ledger",
+    "collector/src/sources/describe",
+    "collector/src/sources/rows",
+    "collector/src/sources/voice",
     "agent/src/config",
 ];
 

@@ -25,6 +25,8 @@ const LOOK_EVERY: Duration = Duration::from_millis(500);
 /// First and longest pause after a source could not be reached at the start.
 const RETRY_FIRST_MS: i64 = 5_000;
 const RETRY_MAX_MS: i64 = 300_000;
+/// A source that refuses its consent before anything of it is known is asked again so much later.
+const WITHDRAWN_MS: i64 = 7 * 86_400_000;
 /// The first call only asks how far back there is anything.
 const FIRST_WINDOW_MS: i64 = 86_400_000;
 /// The longest answer.
@@ -237,8 +239,10 @@ impl Shell {
                 else {
                     return Err(failure);
                 };
-                *again =
-                    now.plus_ms(RETRY_FIRST_MS.saturating_mul(1 << (*failures).min(10)).min(RETRY_MAX_MS));
+                let pause = RETRY_FIRST_MS.saturating_mul(1 << (*failures).min(10)).min(RETRY_MAX_MS);
+                // One that nothing is known of yet is not known to anybody: seldom, but again.
+                let is_withdrawn = matches!(failure, Failure::Withdrawn(_));
+                *again = now.plus_ms(if is_withdrawn { WITHDRAWN_MS } else { pause });
                 *failures += 1;
                 return Err(failure);
             }
@@ -359,7 +363,7 @@ impl Shell {
             let life = std::mem::replace(&mut polled.life, Life::New { again: now, failures: 0 });
             polled.life = match life {
                 Life::Known { mut voice, .. } => {
-                    messages.extend(voice.pause(attributes.clone(), now)?);
+                    messages.extend(voice.pause(&attributes, now)?);
                     Life::Withdrawn { voice }
                 }
                 other => other,

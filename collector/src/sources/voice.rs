@@ -81,7 +81,7 @@ impl Voice {
             agent_version: version(),
         };
         let mut messages = vec![self.birth(now)?];
-        messages.extend(self.records(vec![Record::Start(start)], now)?);
+        messages.extend(self.records(&[Record::Start(start)], now)?);
         messages.extend(self.describe(since, now)?);
         Ok(messages)
     }
@@ -93,13 +93,13 @@ impl Voice {
         now: Timestamp,
     ) -> Result<Vec<Inbound>, wire::EncodeError> {
         let (hash, bytes) = wire::encode_catalog(&self.catalog);
-        self.records(vec![Record::Catalog(CatalogRecord { hash, since: Some(since), bytes })], now)
+        self.records(&[Record::Catalog(CatalogRecord { hash, since: Some(since), bytes })], now)
     }
 
     /// No slot is due any more, and these attributes say why.
     pub(crate) fn pause(
         &mut self,
-        attributes: BTreeMap<String, String>,
+        attributes: &BTreeMap<String, String>,
         now: Timestamp,
     ) -> Result<Vec<Inbound>, wire::EncodeError> {
         for device in &mut self.catalog.devices {
@@ -183,10 +183,10 @@ impl Voice {
             records.push(Record::Complete(Completeness { through: vec![(device, Slot(through))] }));
         }
         let next = if through >= first { grid.at(Slot(through).plus(1)) } else { window.from };
-        Ok((self.records(records, now)?, next))
+        Ok((self.records(&records, now)?, next))
     }
 
-    fn records(&mut self, records: Vec<Record>, now: Timestamp) -> Result<Vec<Inbound>, wire::EncodeError> {
+    fn records(&mut self, records: &[Record], now: Timestamp) -> Result<Vec<Inbound>, wire::EncodeError> {
         let mut messages = Vec::new();
         for part in records.chunks(FRAME_RECORDS_MAX) {
             let frame = DataFrame {
