@@ -6,6 +6,7 @@
 //! makes some up).
 
 mod bus;
+mod files;
 mod locate;
 mod logger;
 mod render;
@@ -22,8 +23,8 @@ use gapless_common::profile::RegisterTable;
 use gapless_common::text::format_bytes;
 use gapless_common::time::Interval;
 
-use crate::campbell::zone::Zone;
-use crate::config::Config;
+use crate::config::{Config, FileSettings};
+use crate::records::zone::Zone;
 
 /// The whole explanation; `Display` writes it for people.
 #[derive(Debug, Clone, PartialEq)]
@@ -32,6 +33,8 @@ pub struct Report {
     pub buses: Vec<BusReport>,
     /// In the order of the configuration.
     pub loggers: Vec<LoggerReport>,
+    /// In the order of the configuration.
+    pub folders: Vec<FolderReport>,
     /// What goes out and what waits.
     pub traffic: Traffic,
     /// What cannot work.
@@ -81,6 +84,26 @@ pub struct TableReport {
     pub channels: Option<usize>,
     /// Not read for now.
     pub paused: bool,
+}
+
+/// One folder and its devices.
+#[derive(Debug, Clone, PartialEq)]
+pub struct FolderReport {
+    /// Its name as a bus.
+    pub id: BusId,
+    /// Where it is, for people.
+    pub link: String,
+    /// In the order of the configuration.
+    pub devices: Vec<FilesReport>,
+}
+
+/// Files that are one device.
+#[derive(Debug, Clone, PartialEq)]
+pub struct FilesReport {
+    /// The device's name.
+    pub id: DeviceId,
+    /// What is read, and how.
+    pub settings: FileSettings,
 }
 
 /// One device and its requests.
@@ -205,7 +228,8 @@ impl Report {
         let traffic = traffic::estimate(config);
         problems.extend(traffic::problem(&traffic));
         let loggers = config.loggers.iter().map(logger::report).collect();
-        Self { buses, loggers, traffic, problems }
+        let folders = config.folders.iter().map(files::report).collect();
+        Self { buses, loggers, folders, traffic, problems }
     }
 
     /// Whether the configuration can work.

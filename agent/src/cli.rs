@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, Result, bail};
 use clap::{Parser, Subcommand};
 use gapless_agent::check::Report;
-use gapless_agent::config::{Bus, Config, Device, LogTable, Logger};
+use gapless_agent::config::{Bus, Config, Device, Folder, LogFiles, LogTable, Logger};
 use gapless_agent::outbox::Summary;
 use gapless_agent::run::{run, socket_path};
 use gapless_agent::service::{AskError, Question, ask};
@@ -136,7 +136,8 @@ fn read(config: &Config, device: &str) -> Result<()> {
     let id: DeviceId = device.parse()?;
     let polled = config.devices().find(|(_, device)| device.id == id);
     let logged = config.tables().find(|(_, table)| table.id == id);
-    if polled.is_none() && logged.is_none() {
+    let written = config.files().find(|(_, files)| files.id == id);
+    if polled.is_none() && logged.is_none() && written.is_none() {
         let known: Vec<String> = config.device_ids().map(ToString::to_string).collect();
         bail!("no device `{id}` in this configuration; it has {}", known.join(", "));
     }
@@ -145,6 +146,7 @@ fn read(config: &Config, device: &str) -> Result<()> {
         (Ok(document), ..) => read_through_agent(&document, &id),
         (Err(AskError::NotRunning { .. }), Some((bus, device)), _) => read_directly(bus, device),
         (Err(AskError::NotRunning { .. }), None, Some((logger, table))) => read_logger(logger, table),
+        (Err(AskError::NotRunning { .. }), None, None) => written.map_or(Ok(()), |found| read_files(found)),
         (Err(e), ..) => Err(e).context("an agent has the port, and it did not answer: stop it, or try again"),
     }
 }
@@ -153,6 +155,16 @@ fn read_logger(logger: &Logger, table: &LogTable) -> Result<()> {
     let shown = bus::read_table(logger, table)
         .with_context(|| format!("device {} (table {}) of the {logger}", table.id, table.table))?;
     say(&format!("{}\nrecord {} of {}\n", shown.logger, shown.no, shown.time))?;
+    say(&text::values(&shown.values))
+}
+
+fn read_files((folder, files): (&Folder, &LogFiles)) -> Result<()> {
+    let shown = bus::read_files(folder, files)
+        .with_context(|| format!("device {} ({}) of the {folder}", files.id, files.settings.pattern))?;
+    say(&format!("{}\nrow of {}\n", shown.file.display(), shown.at))?;
+    if shown.bad > 0 {
+        say(&format!("{} lines of it cannot be read and are skipped\n", shown.bad))?;
+    }
     say(&text::values(&shown.values))
 }
 

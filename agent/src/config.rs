@@ -5,6 +5,7 @@
 mod bus;
 mod device;
 mod endpoint;
+mod files;
 mod logger;
 mod parse;
 #[cfg(test)]
@@ -19,9 +20,10 @@ use gapless_common::id::{AgentId, BusId, DeviceId, DeviceIndex, SiteId};
 use gapless_common::profile::{ChannelSpec, SunSpec};
 use gapless_common::time::SlotGrid;
 
-use crate::campbell::layout::Channels;
 use crate::campbell::table::Settings;
-use crate::campbell::zone::Zone;
+pub use crate::files::set::Settings as FileSettings;
+use crate::records::layout::Channels;
+use crate::records::zone::Zone;
 pub use parse::ConfigError;
 
 /// The whole of it.
@@ -43,11 +45,13 @@ pub struct Config {
     pub buses: Vec<Bus>,
     /// Loggers with a memory, in the order of the file.
     pub loggers: Vec<Logger>,
+    /// Folders that loggers write files to, in the order of the file.
+    pub folders: Vec<Folder>,
 }
 
 impl Config {
     /// All devices that are polled, in the order that [`DeviceIndex`] counts: over all buses, as in the file. The
-    /// [`tables`](Self::tables) of loggers follow them.
+    /// [`tables`](Self::tables) of loggers follow them, then [`files`](Self::files).
     pub fn devices(&self) -> impl Iterator<Item = (&Bus, &Device)> {
         self.buses.iter().flat_map(|bus| bus.devices.iter().map(move |device| (bus, device)))
     }
@@ -57,7 +61,8 @@ impl Config {
     pub fn catalog(&self) -> Catalog {
         let polled = self.devices().map(|(bus, device)| device.to_catalog(bus));
         let logged = self.tables().map(|(logger, table)| table.to_catalog(logger));
-        Catalog { devices: polled.chain(logged).collect() }
+        let written = self.files().map(|(folder, files)| files.to_catalog(folder));
+        Catalog { devices: polled.chain(logged).chain(written).collect() }
     }
 
     /// All tables of loggers, in the order that [`DeviceIndex`] counts.
@@ -65,9 +70,17 @@ impl Config {
         self.loggers.iter().flat_map(|logger| logger.tables.iter().map(move |table| (logger, table)))
     }
 
+    /// All devices that are files, in the order that [`DeviceIndex`] counts: behind the tables of loggers.
+    pub fn files(&self) -> impl Iterator<Item = (&Folder, &LogFiles)> {
+        self.folders.iter().flat_map(|folder| folder.devices.iter().map(move |files| (folder, files)))
+    }
+
     /// The names of all devices, in the order that [`DeviceIndex`] counts.
     pub fn device_ids(&self) -> impl Iterator<Item = &DeviceId> {
-        self.devices().map(|(_, device)| &device.id).chain(self.tables().map(|(_, table)| &table.id))
+        let polled = self.devices().map(|(_, device)| &device.id);
+        polled
+            .chain(self.tables().map(|(_, table)| &table.id))
+            .chain(self.files().map(|(_, files)| &files.id))
     }
 }
 
@@ -419,10 +432,7 @@ impl LogTable {
         attributes.insert("bus".to_owned(), logger.id.to_string());
         attributes.insert("table".to_owned(), self.table.to_string());
         attributes.insert("zone".to_owned(), self.zone.to_string());
-        let channels = match &self.channels {
-            Channels::All => Vec::new(),
-            Channels::Named(wanted) => wanted.iter().map(|wanted| wanted.channel.clone()).collect(),
-        };
+        let channels = self.channels.named();
         catalog::Device { id: self.id.clone(), grid: self.grid, paused: self.paused, channels, attributes }
     }
 
@@ -438,6 +448,48 @@ impl LogTable {
             channels: self.channels.clone(),
             paused: self.paused,
         }
+    }
+}
+
+/// A folder that loggers write files to.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Folder {
+    /// Its name as a bus, unique in the file.
+    pub id: BusId,
+    /// Where it is.
+    pub path: PathBuf,
+    /// At least one.
+    pub devices: Vec<LogFiles>,
+}
+
+/// `files in /mnt/logger`
+impl fmt::Display for Folder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "files in {}", self.path.display())
+    }
+}
+
+/// Files that are one device.
+#[derive(Debug, Clone, PartialEq)]
+pub struct LogFiles {
+    /// Its name, unique in the site.
+    pub id: DeviceId,
+    /// What is read, and how.
+    pub settings: FileSettings,
+    /// Make, model, serial number and what else was written down.
+    pub attributes: BTreeMap<String, String>,
+}
+
+impl LogFiles {
+    /// What the collector is told of it; of files whose columns are all channels, before one was read.
+    fn to_catalog(&self, folder: &Folder) -> catalog::Device {
+        let FileSettings { pattern, form, grid, paused, channels, .. } = &self.settings;
+        let mut attributes = self.attributes.clone();
+        attributes.insert("bus".to_owned(), folder.id.to_string());
+        attributes.insert("files".to_owned(), pattern.to_string());
+        attributes.insert("zone".to_owned(), form.zone.to_string());
+        let channels = channels.named();
+        catalog::Device { id: self.id.clone(), grid: *grid, paused: *paused, channels, attributes }
     }
 }
 

@@ -156,6 +156,10 @@ impl<'a> Agent<'a> {
             let spawned = bus::spawn_logger(logger, clock.clone(), started, sender.clone());
             buses.push(spawned.map_err(|source| RunError::Bus { bus: logger.id.clone(), source })?);
         }
+        for folder in &config.folders {
+            let spawned = bus::spawn_files(folder, clock.clone(), started, sender.clone());
+            buses.push(spawned.map_err(|source| RunError::Bus { bus: folder.id.clone(), source })?);
+        }
         Ok(Self {
             config,
             clock,
@@ -275,8 +279,17 @@ impl<'a> Agent<'a> {
             self.config.buses.iter().map(|bus| bus.devices.iter().any(|known| known.index == device));
         let logged =
             self.config.loggers.iter().map(|logger| logger.tables.iter().any(|known| known.index == device));
-        // The handles are in the order of the configuration, loggers last.
-        let found = polled.chain(logged).zip(&self.buses).find_map(|(has, handle)| has.then_some(handle));
+        let written = self
+            .config
+            .folders
+            .iter()
+            .map(|folder| folder.devices.iter().any(|known| known.settings.device == device));
+        // The handles are in the order of the configuration, loggers and then folders last.
+        let found = polled
+            .chain(logged)
+            .chain(written)
+            .zip(&self.buses)
+            .find_map(|(has, handle)| has.then_some(handle));
         match found.ok_or("this agent has no such device")?.commands.try_send(command) {
             Ok(()) => Ok(()),
             Err(TrySendError::Full(_)) => Err("the bus has too many commands waiting"),

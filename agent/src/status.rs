@@ -179,7 +179,8 @@ impl Board {
         let (lines, loggers) = (config.buses.iter(), config.loggers.iter());
         let ids = lines
             .map(|bus| (bus.id.to_string(), bus.link.to_string()))
-            .chain(loggers.map(|logger| (logger.id.to_string(), logger.to_string())));
+            .chain(loggers.map(|logger| (logger.id.to_string(), logger.to_string())))
+            .chain(config.folders.iter().map(|folder| (folder.id.to_string(), folder.to_string())));
         let buses = ids.map(|(id, link)| BusStatus { id, link, ..BusStatus::default() });
         let catalog = config.catalog();
         let devices = catalog.devices.iter().map(|device| DeviceNow {

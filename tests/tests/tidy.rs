@@ -94,7 +94,9 @@ const IMPURE: [&str; 14] = [
 const CORES: [&str; 15] = [
     "common/src",
     "agent/src/campbell",
+    "agent/src/files",
     "agent/src/modbus",
+    "agent/src/records",
     "agent/src/schedule",
     "agent/src/uplink/budget",
     "agent/src/uplink/core",

@@ -1,30 +1,25 @@
-//! The thread of a logger: a loop around [`Collector`], and a second thread that carries its requests over HTTP, because
-//! a request can take a minute and a stop must not. Decides nothing.
+//! The way to a logger: requests of its collection carried over HTTP, and what a person wants to see of it. Decides
+//! nothing.
 
 use std::io;
-use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TryRecvError, sync_channel};
-use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::sync::mpsc::SyncSender;
+use std::time::Duration;
 
 use gapless_common::reading::Sample;
 
-use super::patience::STOP_PATIENCE;
-use super::{BusCommand, BusHandle, COMMANDS_MAX, STACK_BYTES, SpawnError};
-use crate::campbell::core::{Collector, Failure, Step};
+use super::{BusHandle, SpawnError, asking};
+use crate::campbell::core::{Collector, Failure};
 use crate::campbell::csijson::{self, AnswerError, BODY_BYTES_MAX};
-use crate::campbell::layout::{Channels, Layout};
 use crate::campbell::query::{self, Mode};
 use crate::clock::{Clock, Now};
 use crate::config::{LogTable, Logger, Password};
 use crate::event::BusEvent;
+use crate::records::layout::{Channels, Layout};
 use crate::status::{ValueStatus, value_text};
 
-/// How often it is looked whether the agent is to stop, while an answer is awaited.
-const LOOK_EVERY: Duration = Duration::from_millis(100);
 /// Longest time for a connection to come about.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
-type Sink = Box<dyn FnMut(BusEvent) -> bool + Send>;
 type Fetched = Result<Vec<u8>, Failure>;
 
 /// Starts the thread of a logger. Slots from `started` on are its to account for.
@@ -37,114 +32,10 @@ pub fn spawn_logger<E: From<BusEvent> + Send + 'static>(
     started: Now,
     events: SyncSender<E>,
 ) -> Result<BusHandle, SpawnError> {
-    let (commands, inbox) = sync_channel(COMMANDS_MAX);
-    let sink: Sink = Box::new(move |event: BusEvent| events.send(event.into()).is_ok());
     let tables = logger.tables.iter().map(LogTable::settings).collect();
     let collector = Collector::new(logger.id.clone(), tables, started, clock.now());
     let web = Web::new(logger)?;
-    // One request is under way at most.
-    let (requests, wanted) = sync_channel::<String>(1);
-    let (fetched, answers) = sync_channel::<Fetched>(1);
-    let name = format!("web {}", logger.id);
-    std::thread::Builder::new().name(name).stack_size(STACK_BYTES).spawn(move || {
-        while let Ok(target) = wanted.recv() {
-            if fetched.send(web.get(&target)).is_err() {
-                return;
-            }
-        }
-    })?;
-    let mut thread = Thread { collector, clock, inbox, sink, requests, answers, stopping: false };
-    let name = format!("bus {}", logger.id);
-    let join: JoinHandle<()> =
-        std::thread::Builder::new().name(name).stack_size(STACK_BYTES).spawn(move || thread.run())?;
-    Ok(BusHandle { commands, join })
-}
-
-struct Thread {
-    collector: Collector,
-    clock: Clock,
-    inbox: Receiver<BusCommand>,
-    sink: Sink,
-    requests: SyncSender<String>,
-    answers: Receiver<Fetched>,
-    stopping: bool,
-}
-
-impl Thread {
-    fn run(&mut self) {
-        while !self.stopping {
-            self.take_commands();
-            match self.collector.next(self.clock.now()) {
-                Step::Ask(target) => self.ask(target),
-                Step::Wait { until_boot_ms } => self.wait_until(until_boot_ms),
-            }
-            self.pass_on();
-        }
-        self.collector.stop(self.clock.now());
-        self.pass_on();
-    }
-
-    fn pass_on(&mut self) {
-        while let Some(event) = self.collector.drain() {
-            self.stopping |= !(self.sink)(event);
-        }
-    }
-
-    fn obey(&mut self, command: BusCommand) {
-        match command {
-            BusCommand::PollNow(device) => self.collector.poll_now(device),
-            BusCommand::ReadHistory { command, device, range } => {
-                self.collector.read_history(command, device, range);
-            }
-            BusCommand::Stop => self.stopping = true,
-        }
-    }
-
-    fn take_commands(&mut self) {
-        loop {
-            match self.inbox.try_recv() {
-                Ok(command) => self.obey(command),
-                Err(TryRecvError::Empty) => return,
-                Err(TryRecvError::Disconnected) => return self.stopping = true,
-            }
-        }
-    }
-
-    /// Waits for a command, no longer than until this instant of the boot clock.
-    fn wait_until(&mut self, boot_ms: u64) {
-        self.pass_on();
-        let left = boot_ms.saturating_sub(self.clock.now().boot_ms);
-        match self.inbox.recv_timeout(Duration::from_millis(left)) {
-            Ok(command) => self.obey(command),
-            Err(RecvTimeoutError::Timeout) => {}
-            Err(RecvTimeoutError::Disconnected) => self.stopping = true,
-        }
-    }
-
-    /// Fetches an answer; once the agent is to stop, for [`STOP_PATIENCE`] at most.
-    fn ask(&mut self, target: String) {
-        self.pass_on();
-        if self.requests.try_send(target).is_err() {
-            let failure = Failure::NotConnected("the thread that speaks HTTP has ended".to_owned());
-            return self.collector.failed(&failure, self.clock.now());
-        }
-        let mut stop_at = None;
-        loop {
-            match self.answers.recv_timeout(LOOK_EVERY) {
-                Ok(Ok(body)) => return self.collector.answered(&body, self.clock.now()),
-                Ok(Err(failure)) => return self.collector.failed(&failure, self.clock.now()),
-                Err(RecvTimeoutError::Timeout) => {}
-                Err(RecvTimeoutError::Disconnected) => return self.stopping = true,
-            }
-            self.take_commands();
-            if self.stopping {
-                let until = *stop_at.get_or_insert_with(|| Instant::now() + STOP_PATIENCE);
-                if Instant::now() >= until {
-                    return;
-                }
-            }
-        }
-    }
+    asking::spawn(logger.id.as_str(), collector, move |target: String| web.get(&target), clock, events)
 }
 
 /// The way to a logger's web server.
@@ -264,13 +155,13 @@ pub fn read_table(logger: &Logger, table: &LogTable) -> Result<Shown, ReadError>
     let web = Web::new(logger)?;
     let body = web.get(&query::data(&table.table, Mode::Newest, table.zone)).map_err(words)?;
     let answer = csijson::read(&body).map_err(|error| ReadError::Answer(error, tables(&web)))?;
-    let (layout, all) = Layout::new(&answer.head, &table.channels);
+    let (layout, all) = Layout::new(answer.head.signature, &answer.head.fields, &table.channels);
     let channels = match &table.channels {
         Channels::All => all,
         Channels::Named(wanted) => wanted.iter().map(|wanted| wanted.channel.clone()).collect(),
     };
     let record = answer.data.last().ok_or(ReadError::Empty)?;
-    let samples: Vec<Sample> = layout.samples(record);
+    let samples: Vec<Sample> = layout.samples(&record.vals);
     let values = channels.iter().zip(&samples).map(|(channel, sample)| ValueStatus {
         channel: channel.id.to_string(),
         value: sample.value.as_ref().map(value_text),

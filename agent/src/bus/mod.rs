@@ -6,7 +6,9 @@
 //! Events go into the loop's bounded queue. Where that is full the thread waits, and the slots that pass
 //! meanwhile are misses like any other.
 
+mod asking;
 mod driver;
+mod files;
 mod ground;
 mod late;
 mod line;
@@ -30,6 +32,7 @@ use crate::clock::{Clock, Now};
 use crate::config::{Bus, Device};
 use crate::event::BusEvent;
 pub use driver::{Driver, Turn};
+pub use files::{FilesError, read_files, spawn_files};
 pub use ground::{Ground, OpenError, Opened, Port};
 use line::Line;
 pub use logger::{ReadError, Shown, read_table, spawn_logger};

@@ -1,8 +1,6 @@
 //! All tables of one logger: whom to ask for what, and what follows from the answer or from none.
 //!
-//! Contract: call [`Collector::next`] and do the [`Step`] it names; report how an [`Step::Ask`] ended by
-//! [`Collector::answered`] or [`Collector::failed`] before the next one; after every call pass on what
-//! [`Collector::drain`] yields, in order; end with [`Collector::stop`], which may be called while an answer is awaited.
+//! Contract: that of [`Collect`]; the path and query of a GET are asked for, and its body is the answer.
 //!
 //! # Order
 //! What is fresh goes first: regular requests in the order in which they are due, then windows that the collector asked
@@ -28,6 +26,7 @@ use super::csijson;
 use super::table::{Settings, Table, What};
 use crate::clock::Now;
 use crate::event::{BusEvent, BusTotals, DeviceCondition, LinkState, METRICS_EVERY_MS};
+use crate::records::collect::Collect;
 
 /// Longest wait, so that ended slots are told soon.
 const WAIT_MS_MAX: u64 = 1_000;
@@ -36,17 +35,7 @@ const RETRY_MS: (u64, u64) = (500, 10_000);
 /// A step of the wall clock back that counts, in ms.
 const STEP_MS_MIN: i64 = 250;
 
-/// What to do next.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Step {
-    /// GET this path and query.
-    Ask(String),
-    /// Nothing until this instant of the boot clock, or until a command comes.
-    Wait {
-        /// CLOCK_BOOTTIME in milliseconds.
-        until_boot_ms: u64,
-    },
-}
+pub use crate::records::collect::Step;
 
 /// Why no answer came that can be read; with the words for people.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -119,7 +108,7 @@ impl Collector {
     }
 
     /// What to do now.
-    pub fn next(&mut self, now: Now) -> Step {
+    pub fn next(&mut self, now: Now) -> Step<String> {
         self.observe(now);
         self.tell_totals(now, false);
         let Some((index, what)) = self.pick(now) else { return self.wait(now) };
@@ -242,7 +231,7 @@ impl Collector {
         past.min_by_key(|(index, what)| (!matches!(what, What::History(_)), *index <= self.turn, *index))
     }
 
-    fn wait(&self, now: Now) -> Step {
+    fn wait(&self, now: Now) -> Step<String> {
         let all = self.tables.iter().map(|table| {
             let past = table.past().map_or(u64::MAX, |_| table.window_at_ms);
             let due = if table.settings.paused { u64::MAX } else { table.due_ms };
@@ -312,6 +301,38 @@ impl Collector {
             self.told = (self.totals, now.boot_ms);
             self.out.push_back(BusEvent::Metrics { bus: self.bus.clone(), totals: self.totals });
         }
+    }
+}
+
+impl Collect for Collector {
+    type Ask = String;
+    type Answer = Result<Vec<u8>, Failure>;
+
+    fn next(&mut self, now: Now) -> Step<String> {
+        Self::next(self, now)
+    }
+
+    fn took(&mut self, answer: Self::Answer, now: Now) {
+        match answer {
+            Ok(body) => self.answered(&body, now),
+            Err(failure) => self.failed(&failure, now),
+        }
+    }
+
+    fn poll_now(&mut self, device: DeviceIndex) {
+        Self::poll_now(self, device);
+    }
+
+    fn read_history(&mut self, command: u64, device: DeviceIndex, range: (Timestamp, Timestamp)) {
+        Self::read_history(self, command, device, range);
+    }
+
+    fn drain(&mut self) -> Option<BusEvent> {
+        Self::drain(self)
+    }
+
+    fn stop(&mut self, now: Now) {
+        Self::stop(self, now);
     }
 }
 

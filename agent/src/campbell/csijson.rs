@@ -3,6 +3,8 @@
 
 use serde::Deserialize;
 
+use crate::records::layout::{Field, Val};
+
 /// Longest answer that is read. What is asked for is cut so that answers stay far below.
 pub const BODY_BYTES_MAX: usize = 256 << 10;
 
@@ -56,22 +58,6 @@ pub struct Environment {
     pub prog_name: String,
 }
 
-/// One field.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
-pub struct Field {
-    /// Its name, subscripts included: `AirTC(2)`.
-    pub name: String,
-    /// `xsd:float` and the like; any other name is taken as well.
-    #[serde(default, rename = "type")]
-    pub kind: String,
-    /// Its unit, as the program says.
-    #[serde(default)]
-    pub units: String,
-    /// How its number comes about: `Smp`, `Avg`, `Min`, `Max`, `Std`, `Tot`, `WVc`.
-    #[serde(default)]
-    pub process: String,
-}
-
 /// One record.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 pub struct Record {
@@ -81,20 +67,6 @@ pub struct Record {
     pub time: String,
     /// One value for each field.
     pub vals: Vec<Val>,
-}
-
-/// One value.
-#[derive(Debug, Clone, PartialEq, Deserialize)]
-#[serde(untagged)]
-pub enum Val {
-    /// A number.
-    Number(f64),
-    /// A boolean.
-    Flag(bool),
-    /// A text, `"NAN"` and `"INF"` among them.
-    Text(String),
-    /// Anything else.
-    Other(serde_json::Value),
 }
 
 /// An answer to `BrowseSymbols`.

@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use gapless_common::time::Timestamp;
 
-use super::zone::Zone;
+use crate::records::zone::Zone;
 
 /// Which records of a table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -8,14 +8,14 @@ use gapless_common::quality::Cause;
 use gapless_common::reading::Acquired;
 use gapless_common::time::{Slot, SlotGrid, Timestamp};
 
-use super::account::{Account, Out};
 use super::csijson::{Answer, Record};
 use super::hole::{Hole, Mark};
-use super::layout::{Channels, Layout};
 use super::query::{self, Mode};
-use super::zone::Zone;
 use crate::clock::Now;
 use crate::event::BusEvent;
+use crate::records::account::{Account, Out};
+use crate::records::layout::{Channels, Layout};
+use crate::records::zone::Zone;
 
 /// A table as it is configured.
 #[derive(Debug, Clone, PartialEq)]
@@ -226,11 +226,12 @@ impl Table {
 
     /// `true` where the program has changed.
     fn take_layout(&mut self, answer: &Answer, out: &mut Out) -> bool {
-        if self.layout.as_ref().is_some_and(|layout| layout.is_of(&answer.head)) {
+        if self.layout.as_ref().is_some_and(|layout| layout.is_of(answer.head.signature, &answer.head.fields))
+        {
             return false;
         }
         let is_changed = self.layout.is_some();
-        let (layout, all) = Layout::new(&answer.head, &self.settings.channels);
+        let (layout, all) = Layout::new(answer.head.signature, &answer.head.fields, &self.settings.channels);
         let (table, missing) = (&self.settings.table, layout.missing(&self.settings.channels));
         if is_changed {
             tracing::warn!(%table, program = %answer.head.environment.prog_name, "the logger's program has changed");
@@ -259,7 +260,7 @@ impl Table {
     }
 
     fn tell(&mut self, (mark, at, record): (Mark, Timestamp, &Record), out: &mut Out) {
-        let samples = self.layout.as_ref().map_or_else(Vec::new, |layout| layout.samples(record));
+        let samples = self.layout.as_ref().map_or_else(Vec::new, |layout| layout.samples(&record.vals));
         self.account.received(mark.slot, out);
         if !samples.is_empty() {
             let (device, acquired) = (self.settings.device, Acquired::Recorded(mark.slot));

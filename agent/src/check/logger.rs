@@ -7,8 +7,8 @@ use gapless_common::text::format_duration_ms;
 
 use super::traffic::FIELDS_ASSUMED;
 use super::{LoggerReport, TableReport};
-use crate::campbell::layout::Channels;
 use crate::config::{LogTable, Logger};
+use crate::records::layout::Channels;
 
 pub(super) fn report(logger: &Logger) -> LoggerReport {
     let tables = logger.tables.iter().map(table_report).collect();

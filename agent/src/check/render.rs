@@ -15,6 +15,9 @@ impl fmt::Display for Report {
         for logger in &self.loggers {
             writeln!(f, "{logger}")?;
         }
+        for folder in &self.folders {
+            writeln!(f, "{folder}")?;
+        }
         writeln!(f, "{}", self.traffic)?;
         for problem in &self.problems {
             writeln!(f, "error: {problem}")?;

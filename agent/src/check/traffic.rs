@@ -14,8 +14,8 @@ use gapless_common::topic::{AgentPath, Up};
 use gapless_common::wire::{encode_prefix, encode_record};
 
 use super::{CheckProblem, Traffic};
-use crate::campbell::layout::Channels;
-use crate::config::{Config, Device, LogTable};
+use crate::config::{Config, Device};
+use crate::records::layout::Channels;
 use crate::uplink::cost::message_bytes;
 
 const DAY_MS: f64 = 86_400_000.0;
@@ -34,8 +34,11 @@ const START_MS: i64 = 1_767_225_600_000;
 
 pub(super) fn estimate(config: &Config) -> Traffic {
     let polled = config.devices().map(|(_, device)| Source::Polled(device));
-    let devices: Vec<Source<'_>> =
-        polled.chain(config.tables().map(|(_, table)| Source::Logged(table))).collect();
+    let logged =
+        config.tables().map(|(_, table)| Source::Recorded(table.grid, table.paused, &table.channels));
+    let written = config.files().map(|(_, files)| &files.settings);
+    let written = written.map(|files| Source::Recorded(files.grid, files.paused, &files.channels));
+    let devices: Vec<Source<'_>> = polled.chain(logged).chain(written).collect();
     let catalog = config.catalog();
     let (span_ms, polls) = polls(config, &devices);
     if polls.is_empty() {
@@ -98,7 +101,7 @@ fn records(group: &[(i64, usize)], devices: &[Source<'_>], declared_ms: &mut i64
 /// A device that makes readings.
 enum Source<'a> {
     Polled(&'a Device),
-    Logged(&'a LogTable),
+    Recorded(SlotGrid, bool, &'a Channels),
 }
 
 /// Fields that a table is taken to have whose program has not been seen.
@@ -108,29 +111,29 @@ impl Source<'_> {
     const fn grid(&self) -> SlotGrid {
         match self {
             Self::Polled(device) => device.grid,
-            Self::Logged(table) => table.grid,
+            Self::Recorded(grid, ..) => *grid,
         }
     }
 
     const fn is_paused(&self) -> bool {
         match self {
             Self::Polled(device) => device.paused,
-            Self::Logged(table) => table.paused,
+            Self::Recorded(_, is_paused, _) => *is_paused,
         }
     }
 
     fn readings(&self, at: i64, place: usize) -> Readings {
         match self {
             Self::Polled(device) => answer(at, place, device),
-            Self::Logged(table) => record(at, place, table),
+            Self::Recorded(grid, _, channels) => record(at, place, *grid, channels),
         }
     }
 }
 
 /// A record of a logger: numbers of two decimal places.
-fn record(at: i64, place: usize, table: &LogTable) -> Readings {
-    let slot = table.grid.slot_at(Timestamp(at));
-    let count = match &table.channels {
+fn record(at: i64, place: usize, grid: SlotGrid, channels: &Channels) -> Readings {
+    let slot = grid.slot_at(Timestamp(at));
+    let count = match channels {
         Channels::All => FIELDS_ASSUMED,
         Channels::Named(wanted) => wanted.len(),
     };

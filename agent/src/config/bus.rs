@@ -8,9 +8,10 @@ use gapless_common::profile::ProfileSet;
 
 use super::device::{BusDefaults, read_device};
 use super::endpoint::endpoint;
+use super::files::{self, read_folder};
 use super::logger::{EXAMPLE, read_logger};
 use super::parse::path;
-use super::{Bus, Device, Link, Logger, Parity, Serial, Tcp, TcpFraming};
+use super::{Bus, Device, Folder, Link, Logger, Parity, Serial, Tcp, TcpFraming};
 
 /// Rates that Linux and common adapters know by name.
 const BAUD_RATES: [u32; 13] =
@@ -28,32 +29,40 @@ pub(super) struct Seen {
     units: Vec<(u8, Place)>,
 }
 
-/// Buses that are polled, and loggers.
-pub(super) fn read_buses(root: &Table<'_>, profiles: &ProfileSet) -> Option<(Vec<Bus>, Vec<Logger>)> {
+/// Buses that are polled, loggers, and folders of files.
+pub(super) type Sources = (Vec<Bus>, Vec<Logger>, Vec<Folder>);
+
+pub(super) fn read_buses(root: &Table<'_>, profiles: &ProfileSet) -> Option<Sources> {
     root.need("bus", "[{ id = \"rs485\", serial = { port = \"/dev/ttyUSB0\", baud = 9600 } }]");
     let mut seen = Seen::default();
-    let (mut buses, mut loggers, mut is_sound) = (Vec::new(), Vec::new(), true);
+    let (mut buses, mut loggers, mut folders) = (Vec::new(), Vec::new(), Vec::new());
+    let mut is_sound = true;
     for table in root.tables("bus") {
-        match read_either(&table, profiles, &mut seen) {
-            Some(Either::Bus(bus)) => buses.push(bus),
-            Some(Either::Logger(logger)) => loggers.push(logger),
+        match read_any(&table, profiles, &mut seen) {
+            Some(Source::Bus(bus)) => buses.push(bus),
+            Some(Source::Logger(logger)) => loggers.push(logger),
+            Some(Source::Folder(folder)) => folders.push(folder),
             None => is_sound = false,
         }
     }
-    number_devices(root, &mut buses, &mut loggers);
-    is_sound.then_some((buses, loggers))
+    let mut sources = (buses, loggers, folders);
+    number_devices(root, &mut sources);
+    is_sound.then_some(sources)
 }
 
-enum Either {
+enum Source {
     Bus(Bus),
     Logger(Logger),
+    Folder(Folder),
 }
 
-/// Gives each device its place in the catalog: first those that are polled, then the tables of loggers.
-fn number_devices(root: &Table<'_>, buses: &mut [Bus], loggers: &mut [Logger]) {
+/// Gives each device its place in the catalog: first those that are polled, then the tables of loggers, then files.
+fn number_devices(root: &Table<'_>, (buses, loggers, folders): &mut Sources) {
     let polled = buses.iter_mut().flat_map(|bus| &mut bus.devices).map(|device| &mut device.index);
     let logged = loggers.iter_mut().flat_map(|logger| &mut logger.tables).map(|table| &mut table.index);
-    for (place, index) in polled.chain(logged).enumerate() {
+    let written =
+        folders.iter_mut().flat_map(|folder| &mut folder.devices).map(|files| &mut files.settings.device);
+    for (place, index) in polled.chain(logged).chain(written).enumerate() {
         match u16::try_from(place) {
             Ok(place) => index.0 = place,
             Err(_) => root.report(root.place(), "a catalog holds 65,536 devices at most"),
@@ -61,7 +70,7 @@ fn number_devices(root: &Table<'_>, buses: &mut [Bus], loggers: &mut [Logger]) {
     }
 }
 
-fn read_either(table: &Table<'_>, profiles: &ProfileSet, seen: &mut Seen) -> Option<Either> {
+fn read_any(table: &Table<'_>, profiles: &ProfileSet, seen: &mut Seen) -> Option<Source> {
     table.need("id", "\"rs485\"");
     let id = table.parsed::<BusId>("id");
     if let Some(id) = &id {
@@ -69,13 +78,17 @@ fn read_either(table: &Table<'_>, profiles: &ProfileSet, seen: &mut Seen) -> Opt
     }
     let id = id.map(|id| id.value);
     let is_polled = table.place_of("serial").is_some() || table.place_of("tcp").is_some();
-    match table.place_of("campbell") {
-        Some(at) if is_polled => {
-            table.report(at, "a bus is one of `serial`, `tcp` and `campbell`: make two buses of it");
-            None
-        }
-        Some(_) => read_logger(table, id, seen).map(Either::Logger),
-        None => read_bus(table, id, profiles, seen).map(Either::Bus),
+    let others = ["campbell", "folder"].map(|key| table.place_of(key));
+    if let [Some(at), _] | [_, Some(at)] = others
+        && (is_polled || others.iter().flatten().count() > 1)
+    {
+        table.report(at, "a bus is one of `serial`, `tcp`, `campbell` and `folder`: make two buses of it");
+        return None;
+    }
+    match others {
+        [Some(_), _] => read_logger(table, id, seen).map(Source::Logger),
+        [_, Some(_)] => read_folder(table, id, seen).map(Source::Folder),
+        _ => read_bus(table, id, profiles, seen).map(Source::Bus),
     }
 }
 
@@ -162,7 +175,8 @@ fn read_link(table: &Table<'_>) -> Option<Link> {
             if missing {
                 let examples = "serial = { port = \"/dev/ttyUSB0\", baud = 9600 } or \
                                 tcp = { address = \"10.0.0.7:502\" }";
-                let logger = format!("or, for a logger with a memory, {EXAMPLE}");
+                let logger =
+                    format!("or, for a logger with a memory, {EXAMPLE}, or, for files, {}", files::EXAMPLE);
                 table.report(table.place(), format!("a bus needs its line: {examples}, {logger}"));
             }
             None

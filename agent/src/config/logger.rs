@@ -12,9 +12,9 @@ use super::device::{read_attributes, read_grid};
 use super::endpoint::endpoint;
 use super::parse::read_password;
 use super::{LogTable, Logger, Web};
-use crate::campbell::csijson::Field;
-use crate::campbell::layout::{CHANNELS_MAX, Channels, Wanted, channel, channel_id};
-use crate::campbell::zone::Zone;
+use crate::records::layout::Field;
+use crate::records::layout::{CHANNELS_MAX, Channels, Wanted, channel, channel_id};
+use crate::records::zone::Zone;
 
 const TIMEOUT_DEFAULT_MS: u32 = 10_000;
 /// A day: what a night without power or a person who swaps the gateway costs.
@@ -110,7 +110,7 @@ fn read_table(table: &Table<'_>, interval_ms: Option<At<u64>>) -> Option<LogTabl
     })
 }
 
-fn read_first(table: &Table<'_>) -> Option<i64> {
+pub(super) fn read_first(table: &Table<'_>) -> Option<i64> {
     let Some(found) = table.duration_ms("first") else { return i64::try_from(FIRST_DEFAULT_MS).ok() };
     if found.value > FIRST_MAX_MS {
         table.report(found.place, "`first` must be a year (366d) at most");
@@ -120,7 +120,7 @@ fn read_first(table: &Table<'_>) -> Option<i64> {
 }
 
 /// `channels = "all"`, `channels = ["Batt_Min", …]`, or `[[bus.device.channel]]` tables.
-fn read_channels(table: &Table<'_>) -> Option<Channels> {
+pub(super) fn read_channels(table: &Table<'_>) -> Option<Channels> {
     let listed = table.texts("channels");
     let own = table.tables("channel");
     let at = table.place_of("channels").unwrap_or(table.place());

@@ -49,7 +49,7 @@ fn read(root: &Table<'_>, profiles: &ProfileSet) -> Option<Config> {
     let clock = root.table("clock").map_or_else(ClockTrust::default, |table| read_clock(&table));
     let status_socket = root.table("status").and_then(|table| read_status(&table));
     let buses = read_buses(root, profiles);
-    let (buses, loggers) = buses?;
+    let (buses, loggers, folders) = buses?;
     Some(Config {
         site: site?.value,
         agent: agent?.value,
@@ -59,6 +59,7 @@ fn read(root: &Table<'_>, profiles: &ProfileSet) -> Option<Config> {
         status_socket,
         buses,
         loggers,
+        folders,
     })
 }
 

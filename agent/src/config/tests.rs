@@ -306,7 +306,7 @@ fn what_is_wrong_with_a_logger_is_said_where_it_stands() {
         (
             "timeout = \"5s\"",
             "tcp = { address = \"x\" }",
-            "8:12 a bus is one of `serial`, `tcp` and `campbell`",
+            "8:12 a bus is one of `serial`, `tcp`, `campbell` and `folder`",
         ),
         ("id = \"status\"", "id = \"met\"", "device `met` is unique in its site"),
         ("id = \"met\"", "id = \"met\"\nunit = 3", "unknown key `unit`"),

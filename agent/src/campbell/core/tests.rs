@@ -4,8 +4,8 @@
 use gapless_common::reading::{Acquired, Value};
 use gapless_common::time::{Interval, SlotGrid};
 
-use super::super::layout::Channels;
 use super::*;
+use crate::records::layout::Channels;
 
 const T: i64 = 1_767_225_600;
 

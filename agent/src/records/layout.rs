@@ -8,10 +8,40 @@ use gapless_common::profile::Scale;
 use gapless_common::quality::Quality;
 use gapless_common::reading::{Sample, Value};
 
-use super::csijson::{Field, Head, Record, Val};
+use serde::Deserialize;
 
 /// Most channels of a table; beyond it fields are left out, and that is said.
 pub const CHANNELS_MAX: usize = 1_024;
+
+/// One field.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+pub struct Field {
+    /// Its name, subscripts included: `AirTC(2)`.
+    pub name: String,
+    /// `xsd:float` and the like; any other name is taken as well.
+    #[serde(default, rename = "type")]
+    pub kind: String,
+    /// Its unit, as the program says.
+    #[serde(default)]
+    pub units: String,
+    /// How its number comes about: `Smp`, `Avg`, `Min`, `Max`, `Std`, `Tot`, `WVc`.
+    #[serde(default)]
+    pub process: String,
+}
+
+/// One value.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(untagged)]
+pub enum Val {
+    /// A number.
+    Number(f64),
+    /// A boolean.
+    Flag(bool),
+    /// A text, `"NAN"` and `"INF"` among them.
+    Text(String),
+    /// Anything else.
+    Other(serde_json::Value),
+}
 
 /// A channel that a person has named.
 #[derive(Debug, Clone, PartialEq)]
@@ -35,6 +65,17 @@ pub enum Channels {
     Named(Vec<Wanted>),
 }
 
+impl Channels {
+    /// Those that a person has named.
+    #[must_use]
+    pub fn named(&self) -> Vec<Channel> {
+        match self {
+            Self::All => Vec::new(),
+            Self::Named(wanted) => wanted.iter().map(|wanted| wanted.channel.clone()).collect(),
+        }
+    }
+}
+
 /// The fields of one definition of a table, matched with channels.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Layout {
@@ -54,22 +95,23 @@ struct Place {
 }
 
 impl Layout {
-    /// Matches the fields of `head` with `channels`; the second is what all fields are as channels.
+    /// Matches `fields` with `channels`; the second is what all fields are as channels. `signature` tells definitions
+    /// with the same fields apart.
     #[must_use]
-    pub fn new(head: &Head, channels: &Channels) -> (Self, Vec<Channel>) {
+    pub fn new(signature: u64, fields: &[Field], channels: &Channels) -> (Self, Vec<Channel>) {
         let (places, all) = match channels {
             Channels::Named(wanted) => {
-                (wanted.iter().map(|wanted| named(head, wanted)).collect(), Vec::new())
+                (wanted.iter().map(|wanted| named(fields, wanted)).collect(), Vec::new())
             }
-            Channels::All => every(head),
+            Channels::All => every(fields),
         };
-        (Self { signature: head.signature, fields: head.fields.clone(), places }, all)
+        (Self { signature, fields: fields.to_vec(), places }, all)
     }
 
-    /// Whether `head` speaks of the same definition.
+    /// Whether it is of this definition.
     #[must_use]
-    pub fn is_of(&self, head: &Head) -> bool {
-        self.signature == head.signature && self.fields == head.fields
+    pub fn is_of(&self, signature: u64, fields: &[Field]) -> bool {
+        self.signature == signature && self.fields == fields
     }
 
     /// Names of configured fields that the program does not have.
@@ -82,9 +124,9 @@ impl Layout {
 
     /// The samples of a record, one for each channel.
     #[must_use]
-    pub fn samples(&self, record: &Record) -> Vec<Sample> {
+    pub fn samples(&self, vals: &[Val]) -> Vec<Sample> {
         let each = self.places.iter().enumerate().filter_map(|(index, place)| {
-            let val = place.field.and_then(|field| record.vals.get(field));
+            let val = place.field.and_then(|field| vals.get(field));
             let (value, quality) = val.map_or((None, Quality::NoData), |val| place.read(val));
             Some(Sample { channel: ChannelIndex(u16::try_from(index).ok()?), value, quality })
         });
@@ -117,9 +159,9 @@ impl Place {
     }
 }
 
-fn named(head: &Head, wanted: &Wanted) -> Place {
-    let field = head.fields.iter().position(|field| field.name == *wanted.field);
-    let is_text = field.and_then(|place| head.fields.get(place)).is_some_and(is_text);
+fn named(fields: &[Field], wanted: &Wanted) -> Place {
+    let field = fields.iter().position(|field| field.name == *wanted.field);
+    let is_text = field.and_then(|place| fields.get(place)).is_some_and(is_text);
     Place { field, is_text, scale: wanted.scale, valid: wanted.valid }
 }
 
@@ -128,9 +170,9 @@ fn is_text(field: &Field) -> bool {
 }
 
 /// Every field as a channel. Two whose names would be one, and those beyond the bound, are left out.
-fn every(head: &Head) -> (Vec<Place>, Vec<Channel>) {
+fn every(fields: &[Field]) -> (Vec<Place>, Vec<Channel>) {
     let (mut places, mut channels) = (Vec::new(), Vec::<Channel>::new());
-    for (place, field) in head.fields.iter().enumerate().take(CHANNELS_MAX) {
+    for (place, field) in fields.iter().enumerate().take(CHANNELS_MAX) {
         let Some(id) = channel_id(&field.name).filter(|id| channels.iter().all(|known| known.id != *id))
         else {
             continue;
@@ -203,23 +245,18 @@ mod tests {
         }
     }
 
-    fn head() -> Head {
-        let fields = vec![
+    fn fields() -> Vec<Field> {
+        vec![
             field("Batt_Min", "xsd:float", "Min"),
             field("AirTC(1)", "xsd:float", "Smp"),
             field("Note", "xsd:string", "Smp"),
             field("AirTC.1", "xsd:odd", ""),
-        ];
-        Head { signature: 7, environment: Default::default(), fields }
-    }
-
-    fn record(vals: Vec<Val>) -> Record {
-        Record { no: 0, time: String::new(), vals }
+        ]
     }
 
     #[test]
     fn all_fields_become_channels() {
-        let (layout, channels) = Layout::new(&head(), &Channels::All);
+        let (layout, channels) = Layout::new(7, &fields(), &Channels::All);
         let ids: Vec<&str> = channels.iter().map(|channel| channel.id.as_str()).collect();
         assert_eq!(ids, ["Batt_Min", "AirTC.1", "Note"]);
         assert_eq!(channels[0].aggregation, Aggregation::Minimum);
@@ -239,7 +276,7 @@ mod tests {
             ),
         ];
         for (vals, expected) in rows {
-            let each = layout.samples(&record(vals)).into_iter().map(|sample| {
+            let each = layout.samples(&vals).into_iter().map(|sample| {
                 let value = sample.value.as_ref().map_or_else(|| "-".to_owned(), crate::status::value_text);
                 format!("{value} {}", sample.quality.label())
             });
@@ -256,16 +293,16 @@ mod tests {
             valid: Some((0.0, 100.0)),
         };
         let channels = Channels::Named(vec![wanted("AirTC(1)", 2.0), wanted("Gone", 1.0)]);
-        let (layout, all) = Layout::new(&head(), &channels);
+        let (layout, all) = Layout::new(7, &fields(), &channels);
         assert_eq!((all.len(), layout.missing(&channels)), (0, vec!["Gone".to_owned()]));
-        let vals = |air| record(vec![Val::Number(1.0), Val::Number(air), Val::Flag(true), Val::Flag(true)]);
+        let vals = |air| [Val::Number(1.0), Val::Number(air), Val::Flag(true), Val::Flag(true)];
         let samples = layout.samples(&vals(3.0));
         assert_eq!((&samples[0].value, samples[1].quality), (&Some(Value::Number(7.0)), Quality::NoData));
         assert_eq!(layout.samples(&vals(90.0))[0].quality, Quality::BadOutOfRange);
-        let mut other = head();
-        assert!(layout.is_of(&other));
-        other.fields.pop();
-        assert!(!layout.is_of(&other));
+        let mut other = fields();
+        assert!(layout.is_of(7, &other) && !layout.is_of(8, &other));
+        other.pop();
+        assert!(!layout.is_of(7, &other));
     }
 
     #[test]

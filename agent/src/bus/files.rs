@@ -1,0 +1,199 @@
+//! The way to files: lists folders and reads bytes for their collection, and shows a person the newest row. Decides
+//! nothing.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::io::{self, Read as _, Seek as _, SeekFrom};
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
+use std::sync::mpsc::SyncSender;
+
+use super::{BusHandle, SpawnError, asking};
+use crate::clock::{Clock, Now};
+use crate::config::{Folder, LogFiles};
+use crate::event::BusEvent;
+use crate::files::core::{Ask, Failure, Folder as Collector, Found};
+use crate::files::form::{Form, LineError};
+use crate::files::glob::is_meant;
+use crate::files::tail::{Came, Item, Row, Stat, Tail};
+use crate::records::layout::{Channels, Layout};
+use crate::status::{ValueStatus, value_text};
+
+/// Files that one pattern finds at most; what it finds beyond is not read, and that is said.
+const FILES_MAX: usize = 20_000;
+
+/// Starts the threads of a folder. Slots from `started` on are its to account for.
+///
+/// # Errors
+/// [`SpawnError`] where the system has no thread left.
+pub fn spawn_files<E: From<BusEvent> + Send + 'static>(
+    folder: &Folder,
+    clock: Clock,
+    started: Now,
+    events: SyncSender<E>,
+) -> Result<BusHandle, SpawnError> {
+    let sets = folder.devices.iter().map(|files| files.settings.clone()).collect();
+    let collector = Collector::new(folder.id.clone(), sets, started, clock.now());
+    let root = folder.path.clone();
+    asking::spawn(folder.id.as_str(), collector, move |ask: Ask| find(&root, ask), clock, events)
+}
+
+fn find(root: &Path, ask: Ask) -> Result<Found, Failure> {
+    match ask {
+        Ask::List(pattern) => list(root, &pattern)
+            .map(Found::Files)
+            .map_err(|(path, error)| Failure::Unreadable(format!("cannot list {}: {error}", path.display()))),
+        Ask::Read(name, offset, len) => {
+            read(&root.join(&*name), offset, len).map(Found::Bytes).map_err(|error| match error.kind() {
+                io::ErrorKind::NotFound => Failure::Gone,
+                _ => Failure::Unreadable(format!("cannot read {}: {error}", root.join(&*name).display())),
+            })
+        }
+    }
+}
+
+/// The files that a pattern means, by their names below the folder.
+fn list(root: &Path, pattern: &str) -> Result<BTreeMap<Box<str>, Stat>, (PathBuf, io::Error)> {
+    let mut found = BTreeMap::new();
+    let parts: Vec<&str> = pattern.split('/').collect();
+    list_into(root, "", &parts, &mut found)?;
+    if found.len() >= FILES_MAX {
+        tracing::warn!(folder = %root.display(), pattern, "it means more than {FILES_MAX} files: the others are not read");
+    }
+    Ok(found)
+}
+
+fn list_into(
+    folder: &Path,
+    prefix: &str,
+    parts: &[&str],
+    found: &mut BTreeMap<Box<str>, Stat>,
+) -> Result<(), (PathBuf, io::Error)> {
+    let Some((part, deeper)) = parts.split_first() else { return Ok(()) };
+    let failed = |error| (folder.to_owned(), error);
+    for entry in fs::read_dir(folder).map_err(failed)? {
+        let entry = entry.map_err(failed)?;
+        let name = entry.file_name();
+        // A name that is no text cannot be in a pattern.
+        let Some(name) = name.to_str().filter(|name| is_meant(part, name)) else { continue };
+        // What is gone by now is not there, and a link that leads nowhere is no file.
+        let Ok(about) = fs::metadata(entry.path()) else { continue };
+        let full = format!("{prefix}{name}");
+        if about.is_dir() && !deeper.is_empty() {
+            list_into(&entry.path(), &format!("{full}/"), deeper, found)?;
+        } else if about.is_file() && deeper.is_empty() && found.len() < FILES_MAX {
+            found.insert(full.into(), stat(&about));
+        }
+    }
+    Ok(())
+}
+
+fn stat(about: &fs::Metadata) -> Stat {
+    Stat {
+        identity: (about.dev(), about.ino()),
+        size: about.size(),
+        modified_ms: about.mtime().saturating_mul(1_000).saturating_add(about.mtime_nsec() / 1_000_000),
+        modified_ns: about.mtime_nsec(),
+    }
+}
+
+fn read(path: &Path, offset: u64, len: usize) -> io::Result<Vec<u8>> {
+    let mut file = File::open(path)?;
+    file.seek(SeekFrom::Start(offset))?;
+    let mut bytes = Vec::new();
+    file.take(u64::try_from(len).unwrap_or(u64::MAX)).read_to_end(&mut bytes)?;
+    Ok(bytes)
+}
+
+/// Why files show nothing to a person.
+#[derive(Debug, thiserror::Error)]
+pub enum FilesError {
+    /// The folder cannot be listed.
+    #[error("cannot list {0}")]
+    List(PathBuf, #[source] io::Error),
+    /// No file has such a name.
+    #[error("no file of {0} is called {1}")]
+    None(PathBuf, Box<str>),
+    /// A file cannot be read.
+    #[error("cannot read {0}")]
+    Read(PathBuf, #[source] io::Error),
+    /// It holds no row.
+    #[error("{0} has no row that can be read; line {1}: {2}")]
+    Lines(PathBuf, u64, #[source] LineError),
+    /// It holds nothing.
+    #[error("{0} has no row yet")]
+    Empty(PathBuf),
+}
+
+/// The last row of the file that was written last.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Shown {
+    /// Which file.
+    pub file: PathBuf,
+    /// The row's time.
+    pub at: gapless_common::time::Timestamp,
+    /// Lines that cannot be read.
+    pub bad: u64,
+    /// Its values.
+    pub values: Vec<ValueStatus>,
+}
+
+/// Reads the file of a device that was written last, now: for a person who wants to see its values.
+///
+/// # Errors
+/// [`FilesError`].
+pub fn read_files(folder: &Folder, files: &LogFiles) -> Result<Shown, FilesError> {
+    let settings = &files.settings;
+    let found =
+        list(&folder.path, &settings.pattern).map_err(|(path, error)| FilesError::List(path, error))?;
+    let newest = found.iter().max_by_key(|(_, stat)| (stat.modified_ms, stat.modified_ns));
+    let Some((name, _)) = newest else {
+        return Err(FilesError::None(folder.path.clone(), settings.pattern.clone()));
+    };
+    let path = folder.path.join(&**name);
+    let (row, bad, first) =
+        last_row(&path, &settings.form).map_err(|error| FilesError::Read(path.clone(), error))?;
+    let Some(row) = row else {
+        return Err(match first {
+            Some((line, error)) => FilesError::Lines(path, line, error),
+            None => FilesError::Empty(path),
+        });
+    };
+    let (layout, all) = Layout::new(0, &row.fields, &settings.channels);
+    let channels = if settings.channels == Channels::All { all } else { settings.channels.named() };
+    let samples = layout.samples(&row.vals);
+    let values = channels.iter().zip(&samples).map(|(channel, sample)| ValueStatus {
+        channel: channel.id.to_string(),
+        value: sample.value.as_ref().map(value_text),
+        unit: channel.unit.to_string(),
+        quality: sample.quality.to_string(),
+    });
+    Ok(Shown { file: path, at: row.at, bad, values: values.collect() })
+}
+
+type LastRow = (Option<Row>, u64, Option<(u64, LineError)>);
+
+/// The last row of a file, how many lines are bad, and the first of these.
+fn last_row(path: &Path, form: &Form) -> io::Result<LastRow> {
+    let mut tail = Tail::new(form);
+    let (mut row, mut bad, mut first) = (None, 0, None);
+    loop {
+        let (offset, len) = tail.wanted();
+        let bytes = read(path, offset, len)?;
+        let Came::Items { items, more } = tail.took(form, &bytes) else { return Ok((row, bad, first)) };
+        for item in items {
+            match item {
+                Item::Row(new) => row = Some(new),
+                Item::Bad(line, error) => {
+                    bad += 1;
+                    first.get_or_insert((line, error));
+                }
+                Item::Long(_) => bad += 1,
+                Item::Head => {}
+            }
+        }
+        if !more {
+            return Ok((row, bad, first));
+        }
+    }
+}

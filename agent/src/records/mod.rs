@@ -1,0 +1,8 @@
+//! What all devices that remember have in common: records with a time of their own, which may come long after their
+//! slot. [`account`] says which slots are settled, [`zone`] what a clock without a zone means, [`layout`] where the
+//! channels stand in a record, [`collect`] how a thread drives what collects them. Knows no protocol and no file.
+
+pub mod account;
+pub mod collect;
+pub mod layout;
+pub mod zone;
