@@ -152,7 +152,7 @@ impl Folder {
                 index
             }
             (InHand::Read(index, what, name), Found::Bytes(bytes)) => {
-                self.totals.corrupt += self.sets[index].took(what, &name, &bytes, now, &mut self.out);
+                self.totals.corrupt += self.sets[index].took(what, &name, &bytes, &mut self.out);
                 index
             }
             (InHand::List(index) | InHand::Read(index, ..), _) => index,

@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, VecDeque};
 use gapless_common::id::DeviceIndex;
 use gapless_common::quality::Cause;
 use gapless_common::reading::Acquired;
-use gapless_common::time::{SlotGrid, Timestamp};
+use gapless_common::time::{Slot, SlotGrid, Timestamp};
 
 use super::file::File;
 use super::form::{Form, LineError};
@@ -42,6 +42,9 @@ pub struct Settings {
     pub paused: bool,
 }
 
+/// Slots that are remembered as spoilt until they are over; more are missed as not recorded.
+const SPOILT_MAX: usize = 1_000;
+
 /// What a read is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum What {
@@ -70,6 +73,8 @@ pub struct FileSet {
     scan: Option<Scan>,
     /// Why no row can be made of what is read.
     trouble: Option<Cause>,
+    /// Slots whose row cannot be read: missed for that once they are over.
+    spoilt: Vec<Slot>,
 }
 
 impl FileSet {
@@ -87,6 +92,7 @@ impl FileSet {
             waiting: Queue::default(),
             scan: None,
             trouble: None,
+            spoilt: Vec::new(),
             settings,
         }
     }
@@ -167,9 +173,9 @@ impl FileSet {
     }
 
     /// The bytes that were wanted; the number of bad lines among them.
-    pub fn took(&mut self, what: What, name: &str, bytes: &[u8], now: Now, out: &mut Out) -> u64 {
+    pub fn took(&mut self, what: What, name: &str, bytes: &[u8], out: &mut Out) -> u64 {
         match what {
-            What::Live => self.took_live(name, bytes, now, out),
+            What::Live => self.took_live(name, bytes, out),
             What::History => {
                 self.took_scan(bytes, out);
                 0
@@ -186,7 +192,7 @@ impl FileSet {
         self.end_look(out);
     }
 
-    fn took_live(&mut self, name: &str, bytes: &[u8], now: Now, out: &mut Out) -> u64 {
+    fn took_live(&mut self, name: &str, bytes: &[u8], out: &mut Out) -> u64 {
         let Some(mut file) = self.files.remove(name) else { return 0 };
         let before = file.bad;
         match file.tail.took(&self.settings.form, bytes) {
@@ -194,7 +200,7 @@ impl FileSet {
             Came::Items { items, more } => {
                 file.is_pending = more;
                 for item in items {
-                    self.take_item(&mut file, name, item, now, out);
+                    self.take_item(&mut file, name, item, out);
                 }
             }
         }
@@ -204,7 +210,7 @@ impl FileSet {
         bad
     }
 
-    fn take_item(&mut self, file: &mut File, name: &str, item: Item, now: Now, out: &mut Out) {
+    fn take_item(&mut self, file: &mut File, name: &str, item: Item, out: &mut Out) {
         match item {
             Item::Head => self.trouble = None,
             Item::Row(row) => {
@@ -218,9 +224,11 @@ impl FileSet {
                 file.complain(name, line, &error.to_string());
                 match error {
                     LineError::Head(_) => self.trouble = Some(Cause::Corrupt),
-                    LineError::Count { at: Some(at), .. } if file.cut.is_none_or(|cut| at >= cut) => {
+                    LineError::Count { at: Some(at), .. }
+                        if file.cut.is_none_or(|cut| at >= cut) && self.spoilt.len() < SPOILT_MAX =>
+                    {
                         let slot = self.settings.grid.slot_at(at);
-                        self.account.gone((slot, slot), Cause::Corrupt, now, out);
+                        self.spoilt.push(slot);
                     }
                     _ => {}
                 }
@@ -328,10 +336,14 @@ impl FileSet {
             return;
         }
         let grid = self.settings.grid;
+        let current = grid.slot_at(now.wall);
+        for slot in self.spoilt.extract_if(.., |slot| *slot < current) {
+            self.account.gone((slot, slot), Cause::Corrupt, now, out);
+        }
         if self.settings.paused {
-            self.account.settle(grid.slot_at(now.wall), Cause::Paused, now, out);
+            self.account.settle(current, Cause::Paused, now, out);
         } else if let Some(cause) = failing.or(self.trouble) {
-            self.account.settle(grid.slot_at(now.wall), cause, now, out);
+            self.account.settle(current, cause, now, out);
         } else if self.is_listed && !self.is_behind() {
             // What is still to be read is not over.
             let overdue = grid.slot_at(now.wall.plus_ms(-self.settings.late_ms));
