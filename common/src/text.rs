@@ -80,6 +80,21 @@ pub fn format_bytes(bytes: u64) -> String {
     format!("{bytes} B")
 }
 
+/// Bytes as text (RFC 4648, section 4): what basic authentication sends.
+#[must_use]
+pub fn base64(bytes: &[u8]) -> String {
+    const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    let mut text = String::new();
+    for chunk in bytes.chunks(3) {
+        let group = (0..3).fold(0_usize, |sum, i| sum << 8 | usize::from(chunk.get(i).copied().unwrap_or(0)));
+        for place in 0..4 {
+            let digit = char::from(DIGITS[group >> (18 - 6 * place) & 0x3F]);
+            text.push(if place <= chunk.len() { digit } else { '=' });
+        }
+    }
+    text
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -100,5 +115,21 @@ mod tests {
             assert_eq!(format_duration_ms(ms), text);
         }
         assert_eq!(format_bytes(1_572_864), "1.5 MiB");
+    }
+
+    /// The vectors of RFC 4648, section 10.
+    #[test]
+    fn bytes_are_written_in_base_64() {
+        let rows = [
+            ("", ""),
+            ("f", "Zg=="),
+            ("fo", "Zm8="),
+            ("foo", "Zm9v"),
+            ("foob", "Zm9vYg=="),
+            ("fooba", "Zm9vYmE="),
+        ];
+        for (plain, expected) in rows {
+            assert_eq!(base64(plain.as_bytes()), expected, "{plain}");
+        }
     }
 }

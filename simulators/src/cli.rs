@@ -1,11 +1,9 @@
 //! The command line of `gapless-sim`: what a person on the bench asks for, and what is printed. Serves nothing
 //! itself.
 
-use std::io::{self, BufReader, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::io::{self, Write};
+use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::sync::mpsc::SyncSender;
-use std::thread;
 
 use anyhow::{Context as _, bail};
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -13,7 +11,9 @@ use gapless_common::reading::Value;
 use gapless_common::time::Timestamp;
 
 use crate::campbell::cli::{self as campbell, CampbellArgs};
-use crate::modbus::bench::{Bench, Endpoint, Said};
+use crate::control::{Said, take_commands};
+use crate::files::cli::{self as files, FileArgs};
+use crate::modbus::bench::{Bench, Endpoint};
 use crate::modbus::{Device, DeviceKind, Framing, LineConfig, PtyLine, TcpConfig, TcpServer, profiles};
 
 /// Simulated devices for the bench, for tests and for demonstrations.
@@ -32,6 +32,9 @@ enum Ask {
     /// Serves a Campbell Scientific data logger with its memory, over HTTP, until Ctrl-C.
     #[command(after_help = campbell::EXAMPLES)]
     Campbell(CampbellArgs),
+    /// Writes files as a data logger does, until Ctrl-C.
+    #[command(after_help = files::EXAMPLES)]
+    File(FileArgs),
     /// Prints what a simulated device measures at an instant: what a stored reading must be, bit for bit.
     Truth(TruthArgs),
     /// Lists the kinds of devices.
@@ -139,6 +142,7 @@ pub fn run(ended: impl FnOnce(std::sync::mpsc::Receiver<()>)) -> anyhow::Result<
     match Cli::parse().command {
         Ask::Modbus(args) => serve(&args, ended),
         Ask::Campbell(args) => campbell::serve(&args, ended),
+        Ask::File(args) => files::serve(&args, ended),
         Ask::Truth(args) => truth(&args),
         Ask::Profiles => {
             let list = ["generic:N", "generic:N:cdab"].into_iter().chain(profiles::names());
@@ -173,7 +177,8 @@ fn serve(args: &ModbusArgs, ended: impl FnOnce(std::sync::mpsc::Receiver<()>)) -
     // Bounded: the first `quit` ends the simulator, later ones have nothing to say.
     let (quit, quits) = std::sync::mpsc::sync_channel(1);
     if let Some(control) = &args.control {
-        take_commands(control, &bench, quit.clone())?;
+        let bench = bench.clone();
+        take_commands(control, move |line| bench.obey(line), quit.clone())?;
     }
     show(&bench, args)?;
     ended(quits);
@@ -280,48 +285,4 @@ fn truth(args: &TruthArgs) -> anyhow::Result<()> {
         found = true;
     }
     if found { Ok(()) } else { bail!("this device has no such channel; leave --channel away to see all") }
-}
-
-fn take_commands(control: &str, bench: &Bench, quit: SyncSender<()>) -> anyhow::Result<()> {
-    let bench = bench.clone();
-    if control == "stdin" {
-        thread::spawn(move || obey_all(&bench, io::stdin().lock(), io::stdout(), &quit));
-        return Ok(());
-    }
-    let address: SocketAddr = control.parse().with_context(|| {
-        format!("--control {control}: write `stdin` or a loopback address such as 127.0.0.1:5021")
-    })?;
-    if !address.ip().is_loopback() {
-        bail!("--control {control}: anybody who reaches it commands the simulator; use a loopback address");
-    }
-    let listener = TcpListener::bind(address).with_context(|| format!("--control {control}"))?;
-    say(format_args!("control at {}", listener.local_addr()?))?;
-    thread::spawn(move || {
-        for stream in listener.incoming().flatten() {
-            let (bench, quit) = (bench.clone(), quit.clone());
-            thread::spawn(move || obey_stream(&bench, stream, &quit));
-        }
-    });
-    Ok(())
-}
-
-fn obey_stream(bench: &Bench, stream: TcpStream, quit: &SyncSender<()>) {
-    if let Ok(answers) = stream.try_clone() {
-        obey_all(bench, BufReader::new(stream), answers, quit);
-    }
-}
-
-fn obey_all(bench: &Bench, lines: impl io::BufRead, mut answers: impl Write, quit: &SyncSender<()>) {
-    for line in lines.lines().map_while(Result::ok).filter(|line| !line.trim().is_empty()) {
-        match bench.obey(&line) {
-            Said::Text(text) => {
-                // Whoever gave the command may be gone already: it is obeyed nevertheless.
-                let _ = writeln!(answers, "{text}");
-            }
-            Said::Quit => {
-                let _ = quit.try_send(());
-                return;
-            }
-        }
-    }
 }

@@ -4,6 +4,8 @@
 pub mod campbell;
 pub mod cli;
 pub mod clock;
+pub mod control;
+pub mod files;
 pub mod http_source;
 pub mod modbus;
 pub mod truth;

@@ -134,8 +134,7 @@ impl Parser {
         };
         if let Kind::Csv { skip: 0, names: Some(names), .. } = &form.kind {
             // What is wrong with the names was said when the configuration was read.
-            new.state =
-                new.body(form, names.iter().map(ToString::to_string).collect()).unwrap_or(State::Unusable);
+            new.state = new.body(form, &owned(names)).unwrap_or(State::Unusable);
         }
         new
     }
@@ -192,7 +191,7 @@ impl Parser {
     fn skip(&mut self, form: &Form) -> Result<Line, LineError> {
         match &form.kind {
             Kind::Csv { skip, names: Some(names), .. } if self.lines == u64::from(*skip) => {
-                self.begin(form, names.iter().map(ToString::to_string).collect())
+                self.begin(form, &owned(names))
             }
             _ => Ok(Line::Nothing),
         }
@@ -201,7 +200,7 @@ impl Parser {
     fn head(&mut self, form: &Form, cells: &[Cow<'_, str>]) -> Result<Line, LineError> {
         let owned: Vec<String> = cells.iter().map(|cell| cell.trim().to_owned()).collect();
         if let Kind::Csv { .. } = form.kind {
-            return self.begin(form, owned);
+            return self.begin(form, &owned);
         }
         let State::Head(lines) = &mut self.state else { return Ok(Line::Nothing) };
         if lines.is_empty() && owned.first().is_none_or(|first| first != "TOA5") {
@@ -216,7 +215,7 @@ impl Parser {
             return Ok(Line::Nothing);
         }
         let [_, names, units, processes] = &std::mem::take(lines)[..] else { return Ok(Line::Nothing) };
-        let line = self.begin(form, names.clone())?;
+        let line = self.begin(form, names)?;
         let State::Body(columns) = &self.state else { return Ok(line) };
         let described = self.fields.iter().zip(&columns.kept).map(|(field, column)| {
             let cell = |row: &[String]| row.get(*column).cloned().unwrap_or_default();
@@ -226,7 +225,7 @@ impl Parser {
         Ok(line)
     }
 
-    fn begin(&mut self, form: &Form, names: Vec<String>) -> Result<Line, LineError> {
+    fn begin(&mut self, form: &Form, names: &[String]) -> Result<Line, LineError> {
         match self.body(form, names) {
             Ok(body) => {
                 self.state = body;
@@ -239,7 +238,7 @@ impl Parser {
         }
     }
 
-    fn body(&mut self, form: &Form, names: Vec<String>) -> Result<State, String> {
+    fn body(&mut self, form: &Form, names: &[String]) -> Result<State, String> {
         let (wanted, ignored): (Vec<&str>, &[&str]) = match &form.kind {
             Kind::Toa5 => (vec!["TIMESTAMP"], &["RECORD"]),
             Kind::Csv { time, .. } => (time.iter().map(AsRef::as_ref).collect(), &[]),
@@ -260,6 +259,10 @@ impl Parser {
         self.fields = kept.iter().map(field).collect();
         Ok(State::Body(Columns { count: names.len(), time, kept }))
     }
+}
+
+fn owned(names: &[Box<str>]) -> Vec<String> {
+    names.iter().map(ToString::to_string).collect()
 }
 
 fn row(form: &Form, columns: &Columns, cells: &[Cow<'_, str>]) -> Result<Line, LineError> {

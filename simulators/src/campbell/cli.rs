@@ -1,9 +1,8 @@
 //! `gapless-sim campbell`: what a person on the bench asks for, and what is printed.
 
-use std::io::{self, BufReader, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::sync::mpsc::{Receiver, SyncSender};
-use std::thread;
+use std::io::{self, Write};
+use std::net::SocketAddr;
+use std::sync::mpsc::Receiver;
 
 use anyhow::{Context as _, bail};
 use clap::Args;
@@ -14,6 +13,7 @@ use super::clock::REAL_TIME_PPM;
 use super::command::{self, Command, HELP};
 use super::logger::{LoggerConfig, TableConfig};
 use super::server::LoggerServer;
+use crate::control::{Said, take_commands};
 
 /// Examples for `--help`.
 pub const EXAMPLES: &str = "\
@@ -78,7 +78,8 @@ pub fn serve(args: &CampbellArgs, ended: impl FnOnce(Receiver<()>)) -> anyhow::R
     // Bounded: the first `quit` ends the simulator, later ones have nothing to say.
     let (quit, quits) = std::sync::mpsc::sync_channel(1);
     if let Some(control) = &args.control {
-        take_commands(control, &server, quit.clone())?;
+        let server = server.clone();
+        take_commands(control, move |line| obey_line(&server, line), quit.clone())?;
     }
     writeln!(io::stdout(), "serving a logger at http://{}\nready; Ctrl-C ends it", server.address())?;
     io::stdout().flush()?;
@@ -128,7 +129,8 @@ fn table(text: &str) -> anyhow::Result<TableConfig> {
     })
 }
 
-fn zone_ms(text: &str) -> Option<i64> {
+/// A zone as it is written on the command line.
+pub(crate) fn zone_ms(text: &str) -> Option<i64> {
     let (sign, rest) = match text.split_at_checked(1)? {
         ("+", rest) => (1, rest),
         ("-", rest) => (-1, rest),
@@ -139,47 +141,11 @@ fn zone_ms(text: &str) -> Option<i64> {
     Some(sign * (within(hours, 15)? * 60 + within(minutes, 59)?) * 60_000)
 }
 
-fn take_commands(control: &str, server: &LoggerServer, quit: SyncSender<()>) -> anyhow::Result<()> {
-    let server = server.clone();
-    if control == "stdin" {
-        thread::spawn(move || obey_all(&server, io::stdin().lock(), io::stdout(), &quit));
-        return Ok(());
-    }
-    let address: SocketAddr = control.parse().with_context(|| {
-        format!("--control {control}: write `stdin` or a loopback address such as 127.0.0.1:5021")
-    })?;
-    if !address.ip().is_loopback() {
-        bail!("--control {control}: anybody who reaches it commands the simulator; use a loopback address");
-    }
-    let listener = TcpListener::bind(address).with_context(|| format!("--control {control}"))?;
-    writeln!(io::stdout(), "control at {}", listener.local_addr()?)?;
-    thread::spawn(move || {
-        for stream in listener.incoming().flatten() {
-            let (server, quit) = (server.clone(), quit.clone());
-            thread::spawn(move || obey_stream(&server, stream, &quit));
-        }
-    });
-    Ok(())
-}
-
-fn obey_stream(server: &LoggerServer, stream: TcpStream, quit: &SyncSender<()>) {
-    if let Ok(answers) = stream.try_clone() {
-        obey_all(server, BufReader::new(stream), answers, quit);
-    }
-}
-
-fn obey_all(server: &LoggerServer, lines: impl io::BufRead, mut answers: impl Write, quit: &SyncSender<()>) {
-    for line in lines.lines().map_while(Result::ok).filter(|line| !line.trim().is_empty()) {
-        let told = match command::parse(&line) {
-            Ok(Command::Quit) => {
-                let _ = quit.try_send(());
-                return;
-            }
-            Ok(command) => obey(server, command),
-            Err(error) => format!("error: {error}"),
-        };
-        // Whoever gave the command may be gone already: it is obeyed nevertheless.
-        let _ = writeln!(answers, "{told}");
+fn obey_line(server: &LoggerServer, line: &str) -> Said {
+    match command::parse(line) {
+        Ok(Command::Quit) => Said::Quit,
+        Ok(command) => Said::Text(obey(server, command)),
+        Err(error) => Said::Text(format!("error: {error}")),
     }
 }
 

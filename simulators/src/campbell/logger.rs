@@ -4,6 +4,7 @@
 use std::collections::VecDeque;
 use std::fmt::Write as _;
 
+use gapless_common::text::base64;
 use gapless_common::time::Timestamp;
 use serde::Serialize;
 
@@ -377,20 +378,6 @@ const fn instead(kind: FaultKind) -> Option<&'static str> {
         FaultKind::Html => Some("<!DOCTYPE html><html><body>Please log in</body></html>"),
         _ => None,
     }
-}
-
-/// RFC 4648, section 4.
-fn base64(bytes: &[u8]) -> String {
-    const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-    let mut text = String::new();
-    for chunk in bytes.chunks(3) {
-        let group = (0..3).fold(0_usize, |sum, i| sum << 8 | usize::from(chunk.get(i).copied().unwrap_or(0)));
-        for place in 0..4 {
-            let digit = char::from(DIGITS[group >> (18 - 6 * place) & 0x3F]);
-            text.push(if place <= chunk.len() { digit } else { '=' });
-        }
-    }
-    text
 }
 
 #[cfg(test)]

@@ -8,6 +8,7 @@ use super::pty::{PtyLine, StartError};
 use super::tcp::TcpServer;
 use super::units::Units;
 use crate::clock;
+use crate::control::Said;
 
 /// A line or an endpoint.
 #[derive(Debug, Clone)]
@@ -65,15 +66,6 @@ impl Endpoint {
 #[derive(Debug, Clone, Default)]
 pub struct Bench {
     endpoints: Vec<Endpoint>,
-}
-
-/// Whether to go on.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Said {
-    /// Shown to whoever gave the command.
-    Text(String),
-    /// The simulator is to end.
-    Quit,
 }
 
 impl Bench {
