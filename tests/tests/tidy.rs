@@ -91,7 +91,7 @@ const IMPURE: [&str; 14] = [
 ];
 
 /// The cores: folders or single files.
-const CORES: [&str; 15] = [
+const CORES: &[&str] = &[
     "common/src",
     "agent/src/campbell",
     "agent/src/files",
