@@ -141,6 +141,29 @@ fn a_restored_backup_gets_back_from_the_archive_what_it_lacks() {
     explain::check(&site.spec.devices, &accounts, &watch.stop());
 }
 
+/// The list of gaps and the calendar name what is missing of a device, on a desk and on a phone.
+fn see_the_gap_in_a_browser(site: &Site, device: &str) {
+    let token = std::fs::read_to_string(site.path("collector/admin-token")).unwrap();
+    for (width, height) in [(1280, 900), (390, 844)] {
+        let folder = tempfile::tempdir().unwrap();
+        let browser = Browser::open(folder.path(), width, height);
+        browser.go(&format!("{}/login#{}", site.base_url(), token.trim()));
+        wait::until_true("the fleet page", SOON, || browser.eval("location.pathname") == "/");
+        browser.go(&format!("{}/gaps?state=all&device={device}", site.base_url()));
+        assert_eq!(browser.eval("document.querySelector('table.gaps tbody tr td').dataset.label"), "Missing");
+        let wide = "document.documentElement.scrollWidth <= window.innerWidth";
+        assert_eq!(browser.eval(wide), true, "nothing is cut off at {width} pixels");
+        browser.go(&format!("{}/calendar?site={SITE}", site.base_url()));
+        assert_eq!(browser.eval("document.querySelectorAll('.calendar').length"), site.spec.devices.len());
+        assert_eq!(browser.eval(wide), true, "nothing is cut off at {width} pixels");
+        assert_eq!(browser.eval("document.querySelectorAll('.calendar td a').length > 0"), true);
+        let link = format!(
+            "new URL(document.querySelector('#cal-{device}').parentNode.querySelector('td a').href).pathname"
+        );
+        assert_eq!(browser.eval(&link), "/gaps", "a day with something missing leads to its gaps");
+    }
+}
+
 #[test]
 fn a_silent_device_is_a_gap_with_its_cause_and_starves_nobody() {
     let watch = MachineWatch::start();
@@ -163,6 +186,7 @@ fn a_silent_device_is_a_gap_with_its_cause_and_starves_nobody() {
     let back = count(&site, quiet.unit);
     wait::until_true("the device to be found again", SOON, || count(&site, quiet.unit) > back + 2);
 
+    see_the_gap_in_a_browser(&site, &quiet.name);
     let mut accounts = audit::stop_and_audit(&mut site, SOON);
     assert!(accounts[2].missing_for("no_answer") > 0, "{accounts:?}");
     let busy = watch.stop();

@@ -108,6 +108,7 @@ const CORES: &[&str] = &[
     "collector/src/sources/describe",
     "collector/src/sources/rows",
     "collector/src/sources/voice",
+    "collector/src/web/calendar",
     "agent/src/config",
 ];
 

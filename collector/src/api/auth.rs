@@ -42,6 +42,11 @@ async fn asker(state: &ApiState, headers: &HeaderMap) -> Result<Option<Asker>, P
     Ok(state.ask(move |store| store.token_name(&hash)).await?.map(Asker))
 }
 
+/// The name of the token that the request carries, where it is a known one.
+pub(crate) async fn who(state: &ApiState, headers: &HeaderMap) -> Result<Option<String>, Problem> {
+    Ok(asker(state, headers).await?.map(|Asker(name)| name))
+}
+
 /// Whether the request carries a known token.
 pub(crate) async fn is_known(state: &ApiState, headers: &HeaderMap) -> Result<bool, Problem> {
     Ok(asker(state, headers).await?.is_some())

@@ -55,7 +55,7 @@ pub(super) struct Gap {
 }
 
 /// The words of a gap's states.
-const STATES: [(&str, GapState); 5] = [
+pub(crate) const STATES: [(&str, GapState); 5] = [
     ("open", GapState::Missing(Phase::Open)),
     ("requested", GapState::Missing(Phase::Requested)),
     ("waiting", GapState::Missing(Phase::Waiting)),
@@ -64,7 +64,7 @@ const STATES: [(&str, GapState); 5] = [
 ];
 
 /// The word of a gap's state.
-fn gap_state(state: GapState) -> &'static str {
+pub(crate) fn gap_state(state: GapState) -> &'static str {
     STATES.iter().find(|(_, known)| *known == state).map_or("open", |(word, _)| word)
 }
 
@@ -93,27 +93,28 @@ impl From<GapRow> for Gap {
 #[derive(Debug, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
-pub(super) struct GapsQuery {
+pub(crate) struct GapsQuery {
     /// Only of this site.
-    site: Option<String>,
+    pub(crate) site: Option<String>,
     /// Only of this device.
-    device: Option<String>,
+    pub(crate) device: Option<String>,
     /// Only those in this state, or `unfilled`: all but those that are filled.
-    state: Option<String>,
+    pub(crate) state: Option<String>,
     /// Only those that end after this instant (RFC 3339).
-    from: Option<String>,
+    pub(crate) from: Option<String>,
     /// Only those that begin before this instant (RFC 3339).
-    to: Option<String>,
+    pub(crate) to: Option<String>,
     /// Only those changed after this commit.
-    changed_after: Option<u64>,
+    pub(crate) changed_after: Option<u64>,
     /// At most so many.
-    limit: Option<usize>,
+    pub(crate) limit: Option<usize>,
     /// `next` of the page before.
-    cursor: Option<String>,
+    pub(crate) cursor: Option<String>,
 }
 
 impl GapsQuery {
-    fn filter(&self) -> Result<GapFilter, Problem> {
+    /// As the store is asked.
+    pub(crate) fn filter(&self) -> Result<GapFilter, Problem> {
         let state = match self.state.as_deref() {
             None => None,
             Some("unfilled") => Some(GapChoice::Unfilled),

@@ -31,11 +31,13 @@ use crate::ingest::Orders;
 use crate::store::{ReadError, ReadStore};
 use crate::web;
 
-pub(crate) use auth::{TOKEN_COOKIE, hash_token, is_known};
+pub(crate) use auth::{TOKEN_COOKIE, hash_token, is_known, who};
 pub(crate) use coverage::slot_state;
 pub(crate) use fleet::link_word;
 pub use fleet::{Freshness, FreshnessState};
+pub(crate) use gaps::{GapsQuery, STATES as GAP_STATES, gap_state};
 pub(crate) use latest::latest_rows;
+pub(crate) use params::Params;
 pub use problem::Problem;
 
 /// What the writer tells the API beside the database: whether it can commit.

@@ -20,7 +20,7 @@ pub(super) const PAGE_ROWS: usize = 1_000;
 const RANGE_MS_DEFAULT: i64 = 24 * 3_600_000;
 
 /// A query string, with unknown and malformed parameters as problems.
-pub(super) struct Params<T>(pub(super) T);
+pub(crate) struct Params<T>(pub(crate) T);
 
 impl<T: DeserializeOwned, S: Send + Sync> FromRequestParts<S> for Params<T> {
     type Rejection = Problem;

@@ -57,7 +57,9 @@ fn render_site(view: &View, site: &SiteRow) -> Markup {
             h2 { (site.site) }
             p.agents {
                 @for agent in view.agents.iter().filter(|a| a.site == site.site) { (render_agent(agent, view.now)) }
-                @if site.open_gaps > 0 { span.badge.bad { (site.open_gaps) " open gaps" } }
+                @if site.open_gaps > 0 {
+                    a.badge.bad href=(format!("/gaps?site={}", site.site)) { (site.open_gaps) " open gaps" }
+                }
             }
             div.devices { @for device in devices { (render_device(view, device)) } }
         }
@@ -96,7 +98,7 @@ fn render_device(view: &View, device: &DeviceRow) -> Markup {
                 @if let Some(model) = device.attributes.get("model") { (model) " · " }
                 @if let Some(grid) = device.grid { "every " (grid.interval) " · " }
                 (device.last_reading_at.map_or_else(|| "no reading".to_owned(), |t| ago(t, view.now)))
-                @if device.open_gaps > 0 { " · " span.badge.bad { (device.open_gaps) " gaps" } }
+                @if device.open_gaps > 0 { " · " a.badge.bad href=(format!("/gaps?site={}&device={}", device.site, device.device)) { (device.open_gaps) " gaps" } }
             }
             (render_strip(view.strips.get(&device.no).map_or(&[][..], Vec::as_slice), view.now))
             table {

@@ -23,7 +23,7 @@ fn page(wrong: bool) -> Html<String> {
             p.note { "The admin token lies in a file of the collector's data directory; its log names the file." }
         }
     };
-    document("Gapless: log in", "/assets/login.js", &body)
+    document("Gapless: log in", Some("/assets/login.js"), &body)
 }
 
 /// The form.

@@ -1,11 +1,14 @@
 //! The page at `/`: the fleet with its freshness, per device the latest values and a strip of the last day,
-//! moving live by server-sent events; besides the login and a page to browse the API.
+//! moving live by server-sent events; the list of gaps, the calendar of coverage, the login and a page to browse the API.
 //!
 //! Rendered on the server from the same [`ReadStore`](crate::store::ReadStore) as the API; the script only
 //! swaps in what the server rendered.
 
+mod calendar;
+mod calendar_page;
 mod events;
 mod fleet_page;
+mod gaps_page;
 mod login;
 
 use axum::Router;
@@ -13,10 +16,11 @@ use axum::extract::{Request, State};
 use axum::http::{HeaderMap, HeaderValue, header};
 use axum::middleware::{self, Next};
 use axum::response::{Html, IntoResponse, Redirect, Response};
-use axum::routing::{MethodRouter, get};
+use axum::routing::{MethodRouter, get, post};
 use maud::{DOCTYPE, Markup, html};
 
 use crate::api::{ApiState, Problem, is_known};
+use crate::store::model::SiteRow;
 
 /// Only what this server serves may run or load.
 const CONTENT_SECURITY_POLICY: &str =
@@ -31,6 +35,9 @@ pub(crate) fn router() -> Router<ApiState> {
     Router::new()
         .route("/", get(page))
         .route("/fragment", get(fragment))
+        .route("/gaps", get(gaps_page::page))
+        .route("/gaps/{id}/{wish}", post(gaps_page::act))
+        .route("/calendar", get(calendar_page::page))
         .route("/events", get(events::events))
         .route("/login", get(login::form).post(login::submit))
         .route("/logout", get(login::logout))
@@ -52,7 +59,7 @@ async fn guard_headers(request: Request, next: Next) -> Response {
 }
 
 /// The frame of every page.
-fn document(title: &str, script: &str, body: &Markup) -> Html<String> {
+fn document(title: &str, script: Option<&str>, body: &Markup) -> Html<String> {
     let page = html! {
         (DOCTYPE)
         html lang="en" {
@@ -62,7 +69,7 @@ fn document(title: &str, script: &str, body: &Markup) -> Html<String> {
                 title { (title) }
                 link rel="icon" href="data:,";
                 link rel="stylesheet" href="/assets/page.css";
-                script src=(script) defer {}
+                @if let Some(script) = script { script src=(script) defer {} }
             }
             body { (body) }
         }
@@ -70,20 +77,64 @@ fn document(title: &str, script: &str, body: &Markup) -> Html<String> {
     Html(page.into_string())
 }
 
+/// Which page it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Here {
+    Fleet,
+    Gaps,
+    Calendar,
+}
+
+/// The head of every page, with the way to the others.
+fn banner(here: Here) -> Markup {
+    let pages = [
+        (Here::Fleet, "/", "Fleet"),
+        (Here::Gaps, "/gaps", "Gaps"),
+        (Here::Calendar, "/calendar", "Coverage"),
+    ];
+    html! {
+        header {
+            h1 { "Gapless" }
+            nav {
+                @for (page, link, name) in pages {
+                    a href=(link) aria-current=[(page == here).then_some("page")] { (name) }
+                }
+                a href="/docs" { "API" }
+                a href="/logout" { "Log out" }
+            }
+        }
+    }
+}
+
+/// What a form sends for what is not chosen is empty.
+fn picked(text: Option<String>) -> Option<String> {
+    text.filter(|text| !text.is_empty())
+}
+
+/// A choice of a site, or of all where there is such a choice.
+fn site_select(sites: &[SiteRow], chosen: Option<&str>, or_all: bool) -> Markup {
+    html! {
+        label for="site" { "Site" }
+        select id="site" name="site" {
+            @if or_all { option value="" { "all" } }
+            @for row in sites {
+                option value=(row.site) selected[chosen == Some(row.site.as_str())] { (row.site) }
+            }
+        }
+    }
+}
+
 async fn page(State(state): State<ApiState>, headers: HeaderMap) -> Result<Response, Problem> {
     if !is_known(&state, &headers).await? {
         return Ok(Redirect::to("/login").into_response());
     }
     let body = html! {
-        header {
-            h1 { "Gapless" }
-            nav { a href="/docs" { "API" } " · " a href="/logout" { "Log out" } }
-        }
+        (banner(Here::Fleet))
         noscript { p.note { "Without JavaScript this page stands still: reload it." } }
         main id="fleet" { (fleet_page::render(&state).await?) }
         footer { p id="live" role="status" { "connecting …" } }
     };
-    Ok(document("Gapless: fleet", "/assets/page.js", &body).into_response())
+    Ok(document("Gapless: fleet", Some("/assets/page.js"), &body).into_response())
 }
 
 /// The moving part of the page.
@@ -103,5 +154,5 @@ async fn docs() -> Html<String> {
         }
         main id="docs" { p { "Loading the description …" } }
     };
-    document("Gapless: API", "/assets/docs.js", &body)
+    document("Gapless: API", Some("/assets/docs.js"), &body)
 }

@@ -4,6 +4,7 @@
 
 mod full_disk;
 mod jobs;
+mod pages;
 mod readings;
 mod streams;
 mod support;

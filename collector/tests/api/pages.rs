@@ -1,0 +1,52 @@
+//! The list of gaps and the calendar as a browser without a script meets them.
+
+use crate::support::{Filled, U, complete, get, number};
+
+#[test]
+fn gaps_are_listed_by_site_and_state_and_a_wish_is_answered() {
+    let mut api = Filled::new();
+    api.send(vec![number(0, 0, U, 1.5), complete(2)]);
+    let rows = [
+        ("/gaps", true),
+        ("/gaps?site=&state=", true),
+        ("/gaps?site=farm&state=open", true),
+        ("/gaps?state=abandoned", false),
+        ("/gaps?device=b&state=all", false),
+        ("/gaps?from=2026-01-02T00:00:00Z", false),
+    ];
+    for (url, there) in rows {
+        let page = api.served.get(url);
+        assert_eq!((page.status, page.body.contains("id=\"gap-1\"")), (200, there), "{url}: {}", page.body);
+    }
+    let page = api.served.get("/gaps").body;
+    for told in ["2026-01-01 00:00:15", "2 slots", "no source"] {
+        assert!(page.contains(told), "{told}: {page}");
+    }
+    assert!(!page.contains("/retry"), "nobody can be asked for it");
+    let refused = api.served.post("/gaps/1/retry?state=open");
+    assert_eq!((refused.status, refused.body.contains("role=\"alert\"")), (409, true), "{}", refused.body);
+    assert_eq!(api.served.post("/gaps/1/forget").status, 404);
+    assert_eq!(api.served.get("/gaps?state=closed").status, 400);
+}
+
+#[test]
+fn the_calendar_tells_the_share_of_each_day_and_leads_to_its_gaps() {
+    let mut api = Filled::new();
+    api.send(vec![number(0, 0, U, 1.5), number(0, 3, U, 1.5), complete(3)]);
+    let page = api.served.get("/calendar").body;
+    for told in ["2026-01-01: 2 received, 2 missing", "device=a&amp;state=all&amp;from=2026-01-01T00:00:00Z"]
+    {
+        assert!(page.contains(told), "{told}: {page}");
+    }
+    let other = api.served.get("/calendar?site=farm&device=b").body;
+    assert!(other.contains("cal-b") && !other.contains("cal-a"), "{other}");
+}
+
+#[test]
+fn without_a_token_there_is_only_the_login() {
+    let api = Filled::new();
+    for path in ["/gaps", "/calendar"] {
+        let answer = get(&format!("{}{path}", api.served.base), &[]);
+        assert_eq!((answer.status, answer.header("location")), (303, "/login"), "{path}");
+    }
+}
