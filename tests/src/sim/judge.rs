@@ -1,28 +1,19 @@
 //! What can be told of a run once it is quiet: that every answer is stored exactly once or lost by name, that nothing
 //! else is stored, and that the gaps told are the true ones, each with its true cause.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use gapless_common::id::{DeviceIndex, Epoch};
 use gapless_common::quality::Cause;
 use gapless_common::ranges::RangeSet;
 use gapless_common::reading::{Acquired, Record, Value};
-use gapless_common::time::{Slot, Timestamp};
+use gapless_common::time::Timestamp;
 use rusqlite::Connection;
 
 use super::line::ground::SimGround;
-use super::oracle::{
-    AnswerKey, CLOCKS, History, Issued, Known, Life, Oracle, Stop, block_of, evaluations, same,
-};
+use super::oracle::{AnswerKey, CLOCKS, History, Issued, Known, Oracle, Stop, block_of, evaluations, same};
 use super::tap::{self, Log};
 use super::world::World;
-
-/// Slots of a gap that are looked at one by one; of a longer one so many, evenly spread.
-const SLOTS_MAX: i64 = 2_000;
-/// How long a run of misses may wait before it is told (see `schedule`), and a commit after it, in ms.
-const UNTOLD_MS: i64 = 75_000;
-/// How long a disk that works again may wait to be tried (see `depot`), in ms.
-const RETRY_MS: u64 = 310_000;
 
 /// How much later than its window a sync may come: the agent is woken by the millisecond.
 const LATE_MS: u64 = 1;
@@ -55,16 +46,19 @@ pub fn judge(world: &mut World) {
     }
 }
 
-type Findings = Vec<(&'static str, String)>;
+pub(super) type Findings = Vec<(&'static str, String)>;
 
 /// One gateway to be judged.
-struct Case<'a> {
-    no: usize,
-    oracle: &'a Oracle,
-    log: &'a Log,
+pub(super) struct Case<'a> {
+    /// Its number.
+    pub(super) no: usize,
+    /// Who knows what happened.
+    pub(super) oracle: &'a Oracle,
+    /// What its outboxes did.
+    pub(super) log: &'a Log,
     grounds: &'a [SimGround],
     /// How long a record may wait for its sync, in ms.
-    window_ms: u64,
+    pub(super) window_ms: u64,
 }
 
 /// What the database says of one device.
@@ -92,7 +86,8 @@ impl Case<'_> {
         self.check_slots(index, known, &stored, findings);
     }
 
-    fn history(&self) -> &History {
+    /// What happened to it.
+    pub(super) fn history(&self) -> &History {
         &self.oracle.histories[self.no]
     }
 
@@ -203,7 +198,7 @@ impl Case<'_> {
             let is_lost = self.log.lost.get(epoch).is_some_and(|lost| lost.contains(*seq));
             let was_replaced =
                 self.log.kept.get(&(*epoch, *seq)).is_some_and(|kept| kept.card < self.log.card);
-            let was_forgotten = self.oracle.rollbacks > 0
+            let was_forgotten = !self.oracle.rolled_back.is_empty()
                 && self.log.acknowledged.get(epoch).is_some_and(|said| said.contains(*seq));
             // The downtime that follows holds its slot.
             let was_cut_off = self.log.cut_off.get(epoch).is_some_and(|cut| cut.contains(*seq));
@@ -263,8 +258,8 @@ impl Case<'_> {
         !history.replaced.is_empty()
             || !history.disk_faults.is_empty()
             || history.has_odd_clock
-            || history.has_rot
-            || self.oracle.rollbacks > 0
+            || !history.rot.is_empty()
+            || !self.oracle.rolled_back.is_empty()
     }
 
     /// The last slot that was answered; none where the clock was ever odd, and slots are no measure of time.
@@ -310,107 +305,6 @@ impl Case<'_> {
             }
         }
         slots
-    }
-
-    fn check_cause(
-        &self,
-        index: DeviceIndex,
-        known: &Known,
-        (first, last, cause): (i64, i64, Cause),
-        findings: &mut Findings,
-    ) {
-        let step = ((last - first) / SLOTS_MAX).max(1);
-        let mut slot = first;
-        while slot <= last {
-            if !self.is_true(index, known, slot, cause) {
-                let seen: BTreeSet<_> = self.oracle.missed_causes(self.no, index, slot);
-                let what = format!(
-                    "{}: slot {slot} ({}) of the gap {first}..={last} has the cause {cause:?}; its bus said {seen:?}",
-                    known.name,
-                    known.grid.at(Slot(slot))
-                );
-                return findings.push(("true causes", what));
-            }
-            slot += step;
-        }
-    }
-
-    /// Whether this is why the slot has no reading.
-    fn is_true(&self, index: DeviceIndex, known: &Known, slot: i64, cause: Cause) -> bool {
-        let (history, at) = (self.history(), known.grid.at(Slot(slot)));
-        let interval_ms = known.grid.interval.as_ms();
-        match cause {
-            Cause::Unexplained | Cause::Unreachable | Cause::Parked | Cause::Paused => false,
-            Cause::Stopped => self.was_down(at, interval_ms, &[Stop::Clean]),
-            // An agent whose disk had failed when it was stopped could leave no goodbye there.
-            Cause::Crashed => {
-                self.was_down(at, interval_ms, &[Stop::Killed]) || self.was_stopped_mute(at, interval_ms)
-            }
-            // Killed before it was switched off, or switched off while it was stopped.
-            Cause::PowerOff => {
-                self.was_down(at, interval_ms, &[Stop::PowerCut, Stop::Killed])
-                    || self.was_stopped_mute(at, interval_ms)
-            }
-            Cause::DiskFailed => !history.disk_faults.is_empty(),
-            Cause::BudgetFull => {
-                self.log.losses.iter().any(|loss| loss.cause == Cause::BudgetFull)
-                    || self.oracle.rollbacks > 0
-            }
-            Cause::Quarantined => history.has_rot || self.log.losses.iter().any(|loss| loss.cause == cause),
-            Cause::StoreReplaced => !history.replaced.is_empty(),
-            told => self.oracle.missed_causes(self.no, index, slot).contains(&told),
-        }
-    }
-
-    /// Whether an agent was stopped while its disk had failed, so that no goodbye of it was kept.
-    fn was_stopped_mute(&self, at: Timestamp, interval_ms: i64) -> bool {
-        let is_mute = |life: &&Life| {
-            let ended = life.ended.filter(|(.., how)| *how == Stop::Clean);
-            let failed = |ended_ms: u64| {
-                let faults = &self.history().disk_faults;
-                faults.iter().any(|fault| fault.0 <= ended_ms && ended_ms <= fault.1)
-            };
-            ended.is_some_and(|(ended_ms, ..)| failed(ended_ms))
-        };
-        let mute: Vec<u64> =
-            self.history().lives.iter().filter(is_mute).map(|life| life.generation).collect();
-        self.was_down_after(at, interval_ms, &[Stop::Clean], |life| mute.contains(&life.generation))
-    }
-
-    /// Whether no agent could have read the slot, or written down what became of it, for one of these ends.
-    fn was_down(&self, at: Timestamp, interval_ms: i64, ends: &[Stop]) -> bool {
-        self.was_down_after(at, interval_ms, ends, |_| true)
-    }
-
-    fn was_down_after(
-        &self,
-        at: Timestamp,
-        interval_ms: i64,
-        ends: &[Stop],
-        which: impl Fn(&Life) -> bool,
-    ) -> bool {
-        let history = self.history();
-        if history.has_odd_clock || !history.replaced.is_empty() {
-            let ended_so = |life: &&Life| life.ended_as(ends).is_some();
-            return history.lives.iter().filter(ended_so).any(&which);
-        }
-        let next = |generation: u64| {
-            let later = history.lives.iter().filter(|life| life.generation > generation);
-            later.map(|life| life.began.1).collect::<Vec<_>>()
-        };
-        history.lives.iter().filter(|life| which(life)).any(|life| {
-            let Some((ended_ms, ended)) = life.ended_as(ends) else { return false };
-            // What was kept in memory because the disk had failed goes with the process.
-            let failed = history
-                .disk_faults
-                .iter()
-                .filter(|fault| fault.0 <= ended_ms && ended_ms <= fault.1.saturating_add(RETRY_MS));
-            let in_memory_ms = failed.map(|fault| ended_ms - fault.0).max().unwrap_or(0);
-            let ended = ended.plus_ms(-super::clock::signed(in_memory_ms));
-            // Lives of which nothing became durable end no downtime: it goes on to the next.
-            let until = next(life.generation).into_iter().max().unwrap_or(Timestamp(i64::MAX));
-            (ended.plus_ms(-UNTOLD_MS - interval_ms)..until.plus_ms(interval_ms)).contains(&at)
-        })
     }
 }
 

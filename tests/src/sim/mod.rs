@@ -8,11 +8,12 @@
 //! | `world`, `strike` | what happens when; what goes wrong when |
 //! | `gateway`, `line`, `clock` | a machine with its disk, lines and clocks |
 //! | `net`, `center` | broker and links; the collector |
-//! | `tap`, `oracle`, `judge` | what is durable; what is true; what the end must look like |
+//! | `tap`, `oracle`, `judge`, `cause` | what is durable; what is true; what the end must look like; why a gap is one |
 //! | `sometimes`, `series` | what was reached; many runs, and the page about them |
 //!
 //! Not simulated: threads and their queues, HTTP, the collector's disk (see `center`), sled.
 
+mod cause;
 pub mod center;
 pub mod clock;
 pub mod gateway;
@@ -194,7 +195,7 @@ impl World {
                 self.sometimes.reach(Rare::ClockCorrected);
             }
         }
-        if self.oracle.rollbacks > 0 {
+        if !self.oracle.rolled_back.is_empty() {
             self.sometimes.reach(Rare::NewIncarnation);
         }
     }

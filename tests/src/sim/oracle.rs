@@ -113,8 +113,8 @@ pub struct History {
     pub disk_faults: Vec<(u64, u64)>,
     /// When its disk was replaced, in ms of the run.
     pub replaced: Vec<u64>,
-    /// Whether bits flipped on its disk.
-    pub has_rot: bool,
+    /// When bits flipped on its disk, in ms of the run.
+    pub rot: Vec<u64>,
     /// Whether its wall clock was ever wrong or not set.
     pub has_odd_clock: bool,
 }
@@ -128,8 +128,8 @@ pub struct Oracle {
     pub issued: BTreeMap<AnswerKey, Issued>,
     /// Per gateway what happened to it.
     pub histories: Vec<History>,
-    /// How often the database was put back.
-    pub rollbacks: u64,
+    /// When the database was put back, in ms of the run.
+    pub rolled_back: Vec<u64>,
     /// What the database holds: frames committed in it.
     database: BTreeMap<(usize, Epoch), RangeSet>,
     /// What its last backup holds.
@@ -149,7 +149,7 @@ impl Oracle {
             devices: gateways.iter().map(known_devices).collect(),
             issued: BTreeMap::new(),
             histories: vec![History::default(); gateways.len()],
-            rollbacks: 0,
+            rolled_back: Vec::new(),
             database: BTreeMap::new(),
             backup: BTreeMap::new(),
             checked: BTreeMap::new(),
@@ -262,9 +262,9 @@ impl Oracle {
         self.histories[no].has_odd_clock = true;
     }
 
-    /// Bits may flip on the gateway's disk in this run.
-    pub fn note_rot(&mut self, no: usize) {
-        self.histories[no].has_rot = true;
+    /// Bits flip on the gateway's disk.
+    pub fn note_rot(&mut self, no: usize, now_ms: u64) {
+        self.histories[no].rot.push(now_ms);
     }
 
     /// The gateway has another disk.
@@ -290,10 +290,10 @@ impl Oracle {
     }
 
     /// The database is what its copy was.
-    pub fn note_rollback(&mut self) {
+    pub fn note_rollback(&mut self, now_ms: u64) {
         self.database = self.backup.clone();
         self.checked.clear();
-        self.rollbacks += 1;
+        self.rolled_back.push(now_ms);
     }
 
     /// The database has committed a frame.
@@ -327,7 +327,7 @@ impl Oracle {
                 // What a database that was put back had, and the outbox has no more, can only be given up.
                 let is_forgotten = |seq| {
                     let ever = log.committed.get(&said.epoch).is_some_and(|ever| ever.contains(seq));
-                    self.rollbacks > 0 && ever && log.is_gone(said.epoch, seq)
+                    !self.rolled_back.is_empty() && ever && log.is_gone(said.epoch, seq)
                 };
                 let mut early = kept.filter(|((_, seq), kept)| {
                     let is_here = committed.contains(*seq) || lost.contains(*seq) || is_forgotten(*seq);

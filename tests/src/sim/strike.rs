@@ -74,7 +74,7 @@ impl World {
 
     /// What nobody has acknowledged rots, and the agent opens it again.
     pub(super) fn spoil(&mut self) {
-        self.oracle.note_rot(0);
+        self.oracle.note_rot(0, self.now_ms);
         self.kill(0);
         for _ in 0..SPOILED_BITS {
             let seed = self.rng.draw();
@@ -190,7 +190,7 @@ impl World {
                 self.push(at_ms, Event::Start(no));
             }
             Mischief::BitRot => {
-                self.oracle.note_rot(no);
+                self.oracle.note_rot(no, self.now_ms);
                 let seed = self.rng.draw();
                 self.gateways[no].rot(seed);
             }
@@ -292,7 +292,7 @@ impl World {
                     self.kill_center();
                 }
                 if self.center.restore() {
-                    self.oracle.note_rollback();
+                    self.oracle.note_rollback(self.now_ms);
                 }
             }
             Mischief::Unplug | Mischief::StuckLine | Mischief::SilentDevice | Mischief::DeviceRestart => {

@@ -45,6 +45,8 @@ pub struct Log {
     pub has_rot: bool,
     /// Records that were cut off the end of an epoch where bits had flipped: nothing tells them from a torn write.
     pub cut_off: BTreeMap<Epoch, RangeSet>,
+    /// An opening after bits had flipped found nothing of what its card held: to the agent it is another card.
+    pub was_emptied: bool,
     /// The card in the gateway.
     pub card: u32,
     /// Openings that cut off a torn tail.
@@ -99,6 +101,7 @@ impl Log {
     fn check_opened(&mut self, outbox: &dyn Outbox) {
         if std::mem::take(&mut self.has_rot) {
             self.note_cut_off(&outbox.held());
+            self.note_emptied(&outbox.held());
         }
         let owed = outbox.owed();
         let mut held: BTreeMap<Epoch, RangeSet> = BTreeMap::new();
@@ -128,6 +131,12 @@ impl Log {
         if let Some(silent) = losses.iter().find(|loss| !told.contains(loss)) {
             self.wrong.push(("conservation", format!("no record tells the collector of {silent:?}")));
         }
+    }
+
+    fn note_emptied(&mut self, held: &[HeldEpoch]) {
+        let is_held = |epoch: Epoch| held.iter().any(|held| held.epoch == epoch);
+        let mut here = self.kept.iter().filter(|(_, kept)| kept.card == self.card).peekable();
+        self.was_emptied |= here.peek().is_some() && !here.any(|((epoch, _), _)| is_held(*epoch));
     }
 
     fn note_cut_off(&mut self, held: &[HeldEpoch]) {

@@ -1,0 +1,170 @@
+//! Whether a gap has its true cause: whatever it names was done to that agent, at a time that fits the slot.
+
+use std::collections::BTreeSet;
+
+use gapless_common::id::DeviceIndex;
+use gapless_common::quality::Cause;
+use gapless_common::time::{Slot, Timestamp};
+
+use super::clock::{BEGAN_MS, signed};
+use super::judge::{Case, Findings};
+use super::oracle::{Known, Life, Stop};
+
+/// Slots of a gap that are looked at one by one; of a longer one so many, evenly spread.
+const SLOTS_MAX: i64 = 2_000;
+/// How long a run of misses may wait before it is told (see `schedule`), and a commit after it, in ms.
+const UNTOLD_MS: i64 = 75_000;
+/// How long a disk that works again may wait to be tried (see `depot`), in ms.
+const RETRY_MS: u64 = 310_000;
+/// A clock that drifts is off by one ms in so many, at most.
+const DRIFT_ONE_IN: i64 = 5_000;
+
+impl Case<'_> {
+    /// Each slot of a gap has the cause that is told.
+    pub(super) fn check_cause(
+        &self,
+        index: DeviceIndex,
+        known: &Known,
+        (first, last, cause): (i64, i64, Cause),
+        findings: &mut Findings,
+    ) {
+        let step = ((last - first) / SLOTS_MAX).max(1);
+        let mut slot = first;
+        while slot <= last {
+            if !self.is_true(index, known, slot, cause) {
+                let seen: BTreeSet<_> = self.oracle.missed_causes(self.no, index, slot);
+                let what = format!(
+                    "{}: slot {slot} ({}) of the gap {first}..={last} has the cause {cause:?}; its bus said {seen:?}",
+                    known.name,
+                    known.grid.at(Slot(slot))
+                );
+                return findings.push(("true causes", what));
+            }
+            slot += step;
+        }
+    }
+
+    /// Whether this is why the slot has no reading.
+    fn is_true(&self, index: DeviceIndex, known: &Known, slot: i64, cause: Cause) -> bool {
+        let (history, at) = (self.history(), known.grid.at(Slot(slot)));
+        let interval_ms = known.grid.interval.as_ms();
+        match cause {
+            Cause::Unexplained | Cause::Unreachable | Cause::Parked | Cause::Paused => false,
+            Cause::Stopped => self.was_down(at, interval_ms, &[Stop::Clean]),
+            // An agent whose disk had failed when it was stopped could leave no goodbye there.
+            Cause::Crashed => {
+                self.was_down(at, interval_ms, &[Stop::Killed]) || self.was_stopped_mute(at, interval_ms)
+            }
+            // Killed before it was switched off, or switched off while it was stopped.
+            Cause::PowerOff => {
+                self.was_down(at, interval_ms, &[Stop::PowerCut, Stop::Killed])
+                    || self.was_stopped_mute(at, interval_ms)
+            }
+            Cause::DiskFailed => self.had_failed(at, interval_ms),
+            // The range of a loss need not hold each slot of such a gap (seed 368): whether it should is open.
+            Cause::BudgetFull => {
+                self.log.losses.iter().any(|loss| loss.cause == cause) || !self.oracle.rolled_back.is_empty()
+            }
+            Cause::Quarantined => {
+                self.was_lost(cause, at, interval_ms) || self.is_found_after(&history.rot, at, interval_ms)
+            }
+            // Such a gap may begin after the start that found the other card (seed 378): whether it should is open.
+            Cause::StoreReplaced => {
+                let was_emptied = self.log.was_emptied && self.is_found_after(&history.rot, at, interval_ms);
+                was_emptied || !history.replaced.is_empty()
+            }
+            told => self.oracle.missed_causes(self.no, index, slot).contains(&told),
+        }
+    }
+
+    /// Whether the disk failed when the slot was due, or had not been tried again since; or a loss says so of it.
+    fn had_failed(&self, at: Timestamp, interval_ms: i64) -> bool {
+        let faults = &self.history().disk_faults;
+        let (at_ms, slack_ms) = self.run_ms(at, interval_ms);
+        let was_then = |fault: &(u64, u64)| {
+            let until_ms = i64::try_from(fault.1.saturating_add(RETRY_MS)).unwrap_or(i64::MAX);
+            (signed(fault.0) - slack_ms..=until_ms.saturating_add(slack_ms)).contains(&at_ms)
+        };
+        let is_so = self.was_lost(Cause::DiskFailed, at, interval_ms) || faults.iter().any(was_then);
+        is_so || self.history().has_odd_clock && !faults.is_empty()
+    }
+
+    /// Whether the outbox named a loss of this cause in which the slot is.
+    fn was_lost(&self, cause: Cause, at: Timestamp, interval_ms: i64) -> bool {
+        let mut losses = self.log.losses.iter().filter(|loss| loss.cause == cause);
+        losses.any(|loss| {
+            let from = loss.from.plus_ms(-interval_ms);
+            self.history().has_odd_clock || (from..=loss.to.plus_ms(interval_ms)).contains(&at)
+        })
+    }
+
+    /// Whether the slot was over before an agent found, at its next start, what was done to its disk at one of these
+    /// instants of the run: later slots have no part in it.
+    fn is_found_after(&self, done: &[u64], at: Timestamp, interval_ms: i64) -> bool {
+        let history = self.history();
+        let (at_ms, slack_ms) = self.run_ms(at, interval_ms);
+        let found = |done: u64| history.lives.iter().map(|life| life.began.0).find(|began| *began > done);
+        let was_before =
+            |done: &u64| found(*done).is_none_or(|found_ms| at_ms <= signed(found_ms) + slack_ms);
+        done.iter().any(|done| history.has_odd_clock || was_before(done))
+    }
+
+    /// The instant of the run at which a clock that only drifts says `at`, and how far off that may be: by the drift, by
+    /// a slot, and by what was not written down yet.
+    fn run_ms(&self, at: Timestamp, interval_ms: i64) -> (i64, i64) {
+        let at_ms = at.0 - BEGAN_MS;
+        let window_ms = signed(self.window_ms);
+        (at_ms, interval_ms + UNTOLD_MS + window_ms + at_ms.max(0) / DRIFT_ONE_IN)
+    }
+
+    /// Whether an agent was stopped while its disk had failed, so that no goodbye of it was kept.
+    fn was_stopped_mute(&self, at: Timestamp, interval_ms: i64) -> bool {
+        let is_mute = |life: &&Life| {
+            let ended = life.ended.filter(|(.., how)| *how == Stop::Clean);
+            let failed = |ended_ms: u64| {
+                let faults = &self.history().disk_faults;
+                faults.iter().any(|fault| fault.0 <= ended_ms && ended_ms <= fault.1)
+            };
+            ended.is_some_and(|(ended_ms, ..)| failed(ended_ms))
+        };
+        let mute: Vec<u64> =
+            self.history().lives.iter().filter(is_mute).map(|life| life.generation).collect();
+        self.was_down_after(at, interval_ms, &[Stop::Clean], |life| mute.contains(&life.generation))
+    }
+
+    /// Whether no agent could have read the slot, or written down what became of it, for one of these ends.
+    fn was_down(&self, at: Timestamp, interval_ms: i64, ends: &[Stop]) -> bool {
+        self.was_down_after(at, interval_ms, ends, |_| true)
+    }
+
+    fn was_down_after(
+        &self,
+        at: Timestamp,
+        interval_ms: i64,
+        ends: &[Stop],
+        which: impl Fn(&Life) -> bool,
+    ) -> bool {
+        let history = self.history();
+        if history.has_odd_clock || !history.replaced.is_empty() {
+            let ended_so = |life: &&Life| life.ended_as(ends).is_some();
+            return history.lives.iter().filter(ended_so).any(&which);
+        }
+        let next = |generation: u64| {
+            let later = history.lives.iter().filter(|life| life.generation > generation);
+            later.map(|life| life.began.1).collect::<Vec<_>>()
+        };
+        history.lives.iter().filter(|life| which(life)).any(|life| {
+            let Some((ended_ms, ended)) = life.ended_as(ends) else { return false };
+            // What was kept in memory because the disk had failed goes with the process.
+            let failed = history
+                .disk_faults
+                .iter()
+                .filter(|fault| fault.0 <= ended_ms && ended_ms <= fault.1.saturating_add(RETRY_MS));
+            let in_memory_ms = failed.map(|fault| ended_ms - fault.0).max().unwrap_or(0);
+            let ended = ended.plus_ms(-signed(in_memory_ms));
+            // Lives of which nothing became durable end no downtime: it goes on to the next.
+            let until = next(life.generation).into_iter().max().unwrap_or(Timestamp(i64::MAX));
+            (ended.plus_ms(-UNTOLD_MS - interval_ms)..until.plus_ms(interval_ms)).contains(&at)
+        })
+    }
+}
