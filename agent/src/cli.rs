@@ -146,7 +146,7 @@ fn read(config: &Config, device: &str) -> Result<()> {
         (Ok(document), ..) => read_through_agent(&document, &id),
         (Err(AskError::NotRunning { .. }), Some((bus, device)), _) => read_directly(bus, device),
         (Err(AskError::NotRunning { .. }), None, Some((logger, table))) => read_logger(logger, table),
-        (Err(AskError::NotRunning { .. }), None, None) => written.map_or(Ok(()), |found| read_files(found)),
+        (Err(AskError::NotRunning { .. }), None, None) => written.map_or(Ok(()), read_files),
         (Err(e), ..) => Err(e).context("an agent has the port, and it did not answer: stop it, or try again"),
     }
 }

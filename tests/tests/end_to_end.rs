@@ -50,9 +50,9 @@ fn readings_arrive_exactly_and_the_page_moves_live() {
     let api = site.api();
     wait_for_readings(&site, &api, 3);
 
-    let token = std::fs::read_to_string(site.path("collector/admin-token")).unwrap();
+    let token = std::fs::read_to_string(site.path("collector/admin-token")).expect("the admin token");
     for (width, height) in [(1280, 900), (390, 844)] {
-        let folder = tempfile::tempdir().unwrap();
+        let folder = tempfile::tempdir().expect("a folder for the browser");
         let browser = Browser::open(folder.path(), width, height);
         browser.go(&format!("{}/", site.base_url()));
         assert_eq!(browser.eval("location.pathname"), "/login", "without a token there is only the login");
@@ -143,9 +143,9 @@ fn a_restored_backup_gets_back_from_the_archive_what_it_lacks() {
 
 /// The list of gaps and the calendar name what is missing of a device, on a desk and on a phone.
 fn see_the_gap_in_a_browser(site: &Site, device: &str) {
-    let token = std::fs::read_to_string(site.path("collector/admin-token")).unwrap();
+    let token = std::fs::read_to_string(site.path("collector/admin-token")).expect("the admin token");
     for (width, height) in [(1280, 900), (390, 844)] {
-        let folder = tempfile::tempdir().unwrap();
+        let folder = tempfile::tempdir().expect("a folder for the browser");
         let browser = Browser::open(folder.path(), width, height);
         browser.go(&format!("{}/login#{}", site.base_url(), token.trim()));
         wait::until_true("the fleet page", SOON, || browser.eval("location.pathname") == "/");
@@ -186,6 +186,9 @@ fn a_silent_device_is_a_gap_with_its_cause_and_starves_nobody() {
     let back = count(&site, quiet.unit);
     wait::until_true("the device to be found again", SOON, || count(&site, quiet.unit) > back + 2);
 
+    let gaps = format!("/api/v1/gaps?site={SITE}&device={}&state=all&limit=10", quiet.name);
+    let is_proven = || api.items(&gaps).is_ok_and(|found| !found.is_empty());
+    wait::until_true("the gap to be proven", SOON, is_proven);
     see_the_gap_in_a_browser(&site, &quiet.name);
     let mut accounts = audit::stop_and_audit(&mut site, SOON);
     assert!(accounts[2].missing_for("no_answer") > 0, "{accounts:?}");
