@@ -186,7 +186,7 @@ fn a_silent_device_is_a_gap_with_its_cause_and_starves_nobody() {
     let back = count(&site, quiet.unit);
     wait::until_true("the device to be found again", SOON, || count(&site, quiet.unit) > back + 2);
 
-    let gaps = format!("/api/v1/gaps?site={SITE}&device={}&state=all&limit=10", quiet.name);
+    let gaps = format!("/api/v1/gaps?site={SITE}&device={}&limit=10", quiet.name);
     let is_proven = || api.items(&gaps).is_ok_and(|found| !found.is_empty());
     wait::until_true("the gap to be proven", SOON, is_proven);
     see_the_gap_in_a_browser(&site, &quiet.name);
