@@ -118,7 +118,7 @@ pub enum FilesError {
     #[error("cannot read {0}")]
     Read(PathBuf, #[source] io::Error),
     /// It holds no row.
-    #[error("{0} has no row that can be read; line {1}: {2}")]
+    #[error("{0} has no row that can be read; line {1} is none")]
     Lines(PathBuf, u64, #[source] LineError),
     /// It holds nothing.
     #[error("{0} has no row yet")]
