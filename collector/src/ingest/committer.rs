@@ -364,7 +364,7 @@ impl Committer {
                 load(&self.connection)?
             }
         };
-        self.connection.execute_batch("BEGIN IMMEDIATE")?;
+        self.connection.prepare_cached("BEGIN IMMEDIATE")?.execute([])?;
         let commit = if is_counted { self.next_commit() } else { self.head.commit };
         let batch = Batch::new(&self.connection, commit.0, now);
         let mut apply =
@@ -376,6 +376,10 @@ impl Committer {
 
     fn next_commit(&self) -> Commit {
         Commit(self.head.commit.0 + 1)
+    }
+
+    fn commit(&self) -> rusqlite::Result<()> {
+        self.connection.prepare_cached("COMMIT")?.execute([]).map(drop)
     }
 
     fn roll_back(&self) -> rusqlite::Result<()> {
@@ -427,7 +431,7 @@ impl Applied<'_> {
     pub fn commit(self) -> rusqlite::Result<Vec<Outbound>> {
         let Self { committer, memory, answers, commit, now, .. } = self;
         let late = planted::has(Bug::AcknowledgeBeforeCommit);
-        if !late && let Err(error) = committer.connection.execute_batch("COMMIT") {
+        if !late && let Err(error) = committer.commit() {
             committer.give_up();
             return Err(error);
         }

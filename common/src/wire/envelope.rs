@@ -1,6 +1,9 @@
 //! The envelope: what stands before the payload, and the checksum over all of it. Does not look into payloads.
 
 use std::borrow::Cow;
+use std::cell::RefCell;
+
+use zstd::bulk::Compressor;
 
 use crate::id::{AgentTag, CatalogHash, ConnectionId, Epoch, Seq};
 
@@ -134,8 +137,23 @@ fn compressed(payload: &[u8]) -> Option<Vec<u8>> {
     }
     let mut out = Vec::new();
     put_len(&mut out, payload.len());
-    out.extend_from_slice(&zstd::bulk::compress(payload, ZSTD_LEVEL).ok()?);
+    out.extend_from_slice(&compress(payload)?);
     (out.len() < payload.len()).then_some(out)
+}
+
+thread_local! {
+    /// To make one costs more than to compress a small frame with it; it gives back what a large one needed.
+    static COMPRESSOR: RefCell<Option<Compressor<'static>>> = const { RefCell::new(None) };
+}
+
+fn compress(payload: &[u8]) -> Option<Vec<u8>> {
+    COMPRESSOR.with_borrow_mut(|kept| {
+        let compressor = match kept {
+            Some(compressor) => compressor,
+            None => kept.insert(Compressor::new(ZSTD_LEVEL).ok()?),
+        };
+        compressor.compress(payload).ok()
+    })
 }
 
 /// Undoes [`seal_smallest`]'s compression: `length varint | zstd frame`, never more than `max` bytes.

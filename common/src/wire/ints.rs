@@ -77,9 +77,10 @@ fn rice(series: &[i64], centre: i64) -> (u32, u64) {
     let mut of_width = [0u64; 65];
     folded().for_each(|u| of_width[width(u) as usize] += 1);
     let typical = |width: usize| if width < 2 { width as u64 } else { 3 << (width - 2) };
-    let estimate = |k: &u32| -> u64 {
-        of_width.iter().enumerate().map(|(width, count)| count * rice_bits(typical(width), *k)).sum()
-    };
+    let widths = of_width.iter().enumerate().filter(|(_, count)| **count > 0);
+    let met: Vec<(u64, u64)> = widths.map(|(width, count)| (typical(width), *count)).collect();
+    let estimate =
+        |k: &u32| -> u64 { met.iter().map(|(typical, count)| count * rice_bits(*typical, *k)).sum() };
     let best = (0..=RICE_K_MAX).min_by_key(estimate).unwrap_or(0);
     let exact = |k| (k, folded().map(|u| rice_bits(u, k)).sum::<u64>());
     let near = (best.saturating_sub(1)..=(best + 1).min(RICE_K_MAX)).map(exact);

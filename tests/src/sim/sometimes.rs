@@ -116,3 +116,20 @@ impl Sometimes {
         Rare::ALL.into_iter().filter(|what| !self.reached.contains_key(what)).collect()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_series_that_misses_one_of_them_names_it() {
+        for left_out in Rare::ALL {
+            let (mut series, mut run) = (Sometimes::default(), Sometimes::default());
+            Rare::ALL.into_iter().filter(|rare| *rare != left_out).for_each(|rare| run.reach(rare));
+            series.add(&run);
+            assert_eq!(series.missing(), [left_out]);
+            series.reach(left_out);
+            assert!(series.missing().is_empty());
+        }
+    }
+}

@@ -69,7 +69,12 @@ impl Inode {
 
     fn sync(&mut self) {
         for write in std::mem::take(&mut self.unsynced) {
-            overwrite(&mut self.durable, write.offset, &write.bytes);
+            // A file that was just made is its first write.
+            if self.durable.is_empty() && write.offset == 0 {
+                self.durable = write.bytes;
+            } else {
+                overwrite(&mut self.durable, write.offset, &write.bytes);
+            }
         }
     }
 
