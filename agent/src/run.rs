@@ -29,10 +29,10 @@ use crate::uplink::mqtt::{Mqtt, MqttEvent};
 use report::Reply;
 
 /// Events that wait for the loop; bus and MQTT threads wait where it is full.
-const EVENTS_MAX: usize = 256;
+pub const EVENTS_MAX: usize = 256;
 
 /// Events taken in before the loop looks at its deadlines again.
-const EVENTS_AT_ONCE: usize = 64;
+pub const EVENTS_AT_ONCE: usize = 64;
 
 /// Longest sleep of the loop, in ms: the watchdog is fed and the wall clock looked at this often.
 const TURN_MS: u64 = 5_000;

@@ -1,11 +1,12 @@
 //! A [`Disk`] in memory for tests and simulation: it loses power at any operation, fills up, fails writes and syncs,
-//! turns read-only, refuses to read a page, rots, is replaced.
+//! turns read-only, is slow, refuses to read a page, rots, is replaced.
 //!
 //! What it simulates: writes that no sync has forced may be there after a power cut wholly, not at all, up to some
 //! byte, or as any subset of 512-byte sectors, a file's length with them; the operation that the power is cut in may
 //! have been done or not; names are durable after a sync of their directory only; after a failed sync the cache shows
 //! what the device has lost. What it does not: reordering across a sync, a device that lies about syncs, sectors torn
-//! within, blocks that lose their allocation.
+//! within, blocks that lose their allocation. Time does not pass in here: how long an operation would have taken is summed
+//! up for whoever makes it pass ([`take_stalled_ms`](MemoryDisk::take_stalled_ms)).
 //!
 //! `files` holds what is on it. Here operations are counted and faults are met. Faults of the medium last until they
 //! are cleared or the card is replaced ([`wipe`](MemoryDisk::wipe), [`restore`](MemoryDisk::restore)), over a power cut
@@ -36,6 +37,31 @@ pub enum PowerCut {
     KeepSectors,
 }
 
+/// How slow a device is, as cards are that tidy up: each sync, and now and then a write, takes its time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Slowness {
+    /// The least and the longest time of such an operation, in ms.
+    pub takes_ms: (u64, u64),
+    /// One in so many writes has to wait as a sync does.
+    pub writes_one_in: u64,
+    /// What each operation takes is drawn from it.
+    pub seed: u64,
+}
+
+/// A slow device at work.
+#[derive(Debug)]
+struct Stall {
+    slowness: Slowness,
+    random: Random,
+}
+
+impl Stall {
+    fn draw_ms(&mut self) -> u64 {
+        let (least, longest) = self.slowness.takes_ms;
+        least + self.random.below(longest.saturating_sub(least) + 1)
+    }
+}
+
 /// What the device refuses.
 #[derive(Debug, Default)]
 struct Faults {
@@ -45,6 +71,7 @@ struct Faults {
     fails_writes: bool,
     fails_syncs: bool,
     is_read_only: bool,
+    stall: Option<Stall>,
 }
 
 #[derive(Debug, Default)]
@@ -52,6 +79,8 @@ struct Machine {
     files: Files,
     faults: Faults,
     operations: u64,
+    /// What operations took since it was asked last.
+    stalled_ms: u64,
     capacity: Option<u64>,
     is_dead: bool,
 }
@@ -124,6 +153,18 @@ impl MemoryDisk {
         self.lock().faults.is_read_only = is_read_only;
     }
 
+    /// It is slow until this is cleared.
+    pub fn slow_down(&self, slowness: Option<Slowness>) {
+        let stall = slowness.map(|slowness| Stall { slowness, random: Random::new(slowness.seed) });
+        self.lock().faults.stall = stall;
+    }
+
+    /// How long operations have taken since this was asked last, in ms: time that the caller has to let pass.
+    #[must_use]
+    pub fn take_stalled_ms(&self) -> u64 {
+        std::mem::take(&mut self.lock().stalled_ms)
+    }
+
     /// Files take at most `bytes` together from now on.
     pub fn set_capacity(&self, bytes: Option<u64>) {
         self.lock().capacity = bytes;
@@ -133,7 +174,7 @@ impl MemoryDisk {
     pub fn restart(&self, cut: PowerCut, seed: u64) {
         let machine = &mut *self.lock();
         machine.files.cut(cut, &mut Random::new(seed));
-        machine.is_dead = false;
+        (machine.is_dead, machine.stalled_ms) = (false, 0);
         let faults = &mut machine.faults;
         (faults.dies_at, faults.write_fails_at, faults.sync_fails_at) = (None, None, None);
     }
@@ -210,6 +251,21 @@ impl Machine {
         Ok(if self.is_dead { Step::Cut } else { Step::Whole })
     }
 
+    /// A sync takes its time, whatever comes of it.
+    fn wait_for_sync(&mut self) {
+        if let Some(stall) = &mut self.faults.stall {
+            self.stalled_ms += stall.draw_ms();
+        }
+    }
+
+    fn wait_for_write(&mut self) {
+        if let Some(stall) = &mut self.faults.stall
+            && stall.random.below(stall.slowness.writes_one_in) == 0
+        {
+            self.stalled_ms += stall.draw_ms();
+        }
+    }
+
     fn alive(&self) -> io::Result<()> {
         if self.is_dead { Err(power_cut()) } else { Ok(()) }
     }
@@ -238,6 +294,7 @@ impl Disk for MemoryDisk {
         machine.check_write()?;
         machine.check_room(len)?;
         machine.files.create(name, len);
+        machine.wait_for_sync();
         if step == Step::Whole {
             machine.files.sync(name)?;
             machine.files.sync_names(name);
@@ -248,6 +305,7 @@ impl Disk for MemoryDisk {
     fn write_at(&mut self, name: &str, offset: u64, bytes: &[u8]) -> io::Result<()> {
         let machine = &mut *self.lock();
         let step = machine.step()?;
+        machine.wait_for_write();
         machine.check_write()?;
         machine.check_room(machine.files.growth(name, offset, bytes.len())?)?;
         machine.files.write(name, offset, bytes)?;
@@ -263,6 +321,7 @@ impl Disk for MemoryDisk {
     fn sync(&mut self, name: &str) -> io::Result<()> {
         let machine = &mut *self.lock();
         let step = machine.step()?;
+        machine.wait_for_sync();
         if machine.faults.fails_syncs || machine.faults.sync_fails_at == Some(machine.operations) {
             machine.files.lose_unsynced(name)?;
             return Err(Errno::IO.into());
@@ -276,6 +335,7 @@ impl Disk for MemoryDisk {
     fn sync_directory(&mut self, name: &str) -> io::Result<()> {
         let machine = &mut *self.lock();
         let step = machine.step()?;
+        machine.wait_for_sync();
         if machine.faults.fails_syncs || machine.faults.sync_fails_at == Some(machine.operations) {
             return Err(Errno::IO.into());
         }

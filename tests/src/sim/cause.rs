@@ -50,7 +50,10 @@ impl Case<'_> {
         let interval_ms = known.grid.interval.as_ms();
         match cause {
             Cause::Unexplained | Cause::Unreachable | Cause::Parked | Cause::Paused => false,
-            Cause::Stopped => self.was_down(at, interval_ms, &[Stop::Clean]),
+            // A bus that was told to stop says so; whether its process came to its own end is another matter.
+            Cause::Stopped => {
+                self.was_down(at, interval_ms, &[Stop::Clean]) || self.bus_said(index, slot, cause)
+            }
             // An agent whose disk had failed when it was stopped could leave no goodbye there.
             Cause::Crashed => {
                 self.was_down(at, interval_ms, &[Stop::Killed]) || self.was_stopped_mute(at, interval_ms)
@@ -73,8 +76,31 @@ impl Case<'_> {
                 let was_emptied = self.log.was_emptied && self.is_found_after(&history.rot, at, interval_ms);
                 was_emptied || !history.replaced.is_empty()
             }
-            told => self.oracle.missed_causes(self.no, index, slot).contains(&told),
+            Cause::Overrun => self.bus_said(index, slot, cause) && self.was_held_up(known, at),
+            told => self.bus_said(index, slot, told),
         }
+    }
+
+    fn bus_said(&self, index: DeviceIndex, slot: i64, cause: Cause) -> bool {
+        self.oracle.missed_causes(self.no, index, slot).contains(&cause)
+    }
+
+    /// Whether something kept the bus from its poll in the slot: on lines that are always good only a loop that stood still,
+    /// before it had started its buses or until there was room in its queue again.
+    fn was_held_up(&self, known: &Known, at: Timestamp) -> bool {
+        let history = self.history();
+        if !self.has_good_lines || history.has_odd_clock {
+            return true;
+        }
+        let at_ms = at.0 - BEGAN_MS;
+        let slack_ms = 1 + at_ms.max(0) / DRIFT_ONE_IN;
+        let is_in = |from_ms: u64, to_ms: u64| {
+            let ends_ms = at_ms + known.grid.interval.as_ms() + slack_ms;
+            signed(from_ms) <= ends_ms && i64::try_from(to_ms).unwrap_or(i64::MAX) >= at_ms - slack_ms
+        };
+        let starts = |from_ms: u64| history.lives.iter().any(|life| life.began.0 == from_ms);
+        history.blocked.iter().any(|&(bus, from_ms, to_ms)| bus == known.bus && is_in(from_ms, to_ms))
+            || history.still.iter().any(|&(from_ms, to_ms)| starts(from_ms) && is_in(from_ms, to_ms))
     }
 
     /// Whether the disk failed when the slot was due, or had not been tried again since; or a loss says so of it.
@@ -161,7 +187,9 @@ impl Case<'_> {
                 .iter()
                 .filter(|fault| fault.0 <= ended_ms && ended_ms <= fault.1.saturating_add(RETRY_MS));
             let in_memory_ms = failed.map(|fault| ended_ms - fault.0).max().unwrap_or(0);
-            let ended = ended.plus_ms(-signed(in_memory_ms));
+            // What waited for a loop that stood still is not written down, and what came while it waited.
+            let since_ms = history.turned_since(ended_ms, UNTOLD_MS.unsigned_abs());
+            let ended = ended.plus_ms(-signed(in_memory_ms + history.still_ms(since_ms, ended_ms)));
             // Lives of which nothing became durable end no downtime: it goes on to the next.
             let until = next(life.generation).into_iter().max().unwrap_or(Timestamp(i64::MAX));
             (ended.plus_ms(-UNTOLD_MS - interval_ms)..until.plus_ms(interval_ms)).contains(&at)

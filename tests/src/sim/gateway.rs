@@ -1,8 +1,8 @@
 //! A simulated gateway: a machine with a disk, clocks and lines, on which an agent runs, or does not. The agent is the
 //! real engine over the real journal, its buses are the real drivers; the machine is made up.
 //!
-//! Not simulated: threads and their queues (an event reaches the engine at the instant it was told), and the time that
-//! the engine itself takes.
+//! Not simulated: threads, and the time that the engine itself takes, but for what its disk makes it wait (`turns`): else an
+//! event reaches the engine at the instant it was told.
 
 use std::cell::Cell;
 use std::rc::Rc;
@@ -23,6 +23,7 @@ use gapless_common::topic::AgentPath;
 use super::clock::{Clock, MS_NS};
 use super::line::SimLine;
 use super::line::ground::{Said, SimGround};
+use super::queue::Queue;
 use super::rng::Rng;
 use super::tap::{self, Shared, Tapped};
 
@@ -79,6 +80,10 @@ pub struct Gateway {
     pub connection: Option<ConnectionId>,
     /// When its agent was started last, in ms of the run.
     pub started_ms: u64,
+    /// What waits for its agent's loop.
+    pub queue: Queue,
+    /// Whether its agent has stopped its buses, and ends.
+    pub is_stopping: bool,
     /// Whether its agent keeps records in memory, because the disk has failed.
     pub is_in_memory: bool,
     /// The operation of its disk at which the power goes.
@@ -112,6 +117,8 @@ impl Gateway {
             image: None,
             connection: None,
             started_ms: 0,
+            queue: Queue::default(),
+            is_stopping: false,
             is_in_memory: false,
             dies_at: None,
             draw: Arc::new(draw),
@@ -169,21 +176,23 @@ impl Gateway {
         self.dies_at.is_some_and(|at| self.disk.operations() >= at)
     }
 
-    /// Starts the agent.
+    /// Starts the agent. Says how long its disk made it wait, in ms: its buses begin after that.
     ///
     /// # Errors
     /// As the agent itself.
-    pub fn start(&mut self, at_ms: u64) -> Result<(), DepotError> {
+    pub fn start(&mut self, at_ms: u64) -> Result<u64, DepotError> {
         let now = self.now(at_ms);
         self.generation += 1;
         self.started_ms = at_ms;
         let setup = run::setup(&self.config, self.boot);
         let engine = Engine::start(setup, self.opener(), self.draw.clone(), now)?;
+        let stalled_ms = self.disk.take_stalled_ms();
+        let begun = self.now(at_ms + stalled_ms);
         let drivers = self.config.buses.iter().map(|bus| {
-            Driver::new(bus.clone(), now, now).expect("the channels of a simulated device can be planned")
+            Driver::new(bus.clone(), now, begun).expect("the channels of a simulated device can be planned")
         });
         self.process = Some(Process { engine, drivers: drivers.collect() });
-        Ok(())
+        Ok(stalled_ms)
     }
 
     /// The process is gone from this instant on, and the disk is as `end` left it.
@@ -195,7 +204,8 @@ impl Gateway {
             End::PowerCut(cut) => cut,
         };
         self.disk.restart(cut, self.rng.draw());
-        (self.dies_at, self.is_in_memory) = (None, false);
+        (self.dies_at, self.is_in_memory, self.is_stopping) = (None, false, false);
+        self.queue = Queue::default();
         self.grounds.iter_mut().for_each(SimGround::vacate);
     }
 

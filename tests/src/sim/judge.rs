@@ -27,11 +27,13 @@ pub fn judge(world: &mut World) {
         return world.oracle.find("liveness", "the collector does not run".to_owned());
     };
     let mut findings = Vec::new();
+    let has_good_lines = !world.plan.mischief.iter().any(|kind| kind.is_of_lines());
     for no in 0..world.gateways.len() {
         let log = tap::lock(&world.gateways[no].log);
         let gateway = &world.gateways[no];
         let window_ms = gateway.config.outbox.durability_ms.into();
-        let case = Case { no, oracle: &world.oracle, log: &log, grounds: &gateway.grounds, window_ms };
+        let (oracle, grounds) = (&world.oracle, &gateway.grounds[..]);
+        let case = Case { no, oracle, log: &log, grounds, window_ms, has_good_lines };
         for (index, known) in (0_u16..).map(DeviceIndex).zip(&world.oracle.devices[no]) {
             case.judge(index, known, committer.connection(), &mut findings);
         }
@@ -59,6 +61,8 @@ pub(super) struct Case<'a> {
     grounds: &'a [SimGround],
     /// How long a record may wait for its sync, in ms.
     pub(super) window_ms: u64,
+    /// Nothing ever goes wrong on its lines.
+    pub(super) has_good_lines: bool,
 }
 
 /// What the database says of one device.
@@ -186,11 +190,9 @@ impl Case<'_> {
             let ended = life.and_then(|life| life.ended);
             // Not durable yet when its process ended, which it is within the window; or kept in memory, as what the disk
             // was to have within the window when it failed.
-            let durable_ms = issued.told_ms + self.window_ms + LATE_MS;
+            let durable_ms = history.turned(issued.told_ms, self.window_ms + LATE_MS);
             let in_memory = history.disk_faults.iter().any(|fault| durable_ms >= fault.0);
-            let waited = |ended_ms: u64| ended_ms.saturating_sub(issued.told_ms);
-            return ended
-                .is_some_and(|(at, _, how)| how != Stop::Clean && waited(at) <= self.window_ms + LATE_MS)
+            return ended.is_some_and(|(at, _, how)| how != Stop::Clean && at <= durable_ms)
                 || (in_memory && self.log.losses.iter().any(|loss| !self.is_on_disk(loss.epoch)))
                 || (in_memory && ended.is_some());
         }

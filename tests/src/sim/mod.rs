@@ -7,11 +7,12 @@
 //! | `plan` | what a run is made of, and which kinds of bad luck it has |
 //! | `world`, `strike` | what happens when; what goes wrong when |
 //! | `gateway`, `line`, `clock` | a machine with its disk, lines and clocks |
+//! | `turns`, `queue` | how an agent's loop turns, or stands still; what waits for it |
 //! | `net`, `center` | broker and links; the collector |
 //! | `tap`, `oracle`, `judge`, `cause` | what is durable; what is true; what the end must look like; why a gap is one |
 //! | `sometimes`, `series` | what was reached; many runs, and the page about them |
 //!
-//! Not simulated: threads and their queues, HTTP, the collector's disk (see `center`), sled.
+//! Not simulated: threads (what waits for an agent's loop while its disk is slow is, see `queue`), HTTP, the collector's disk (see `center`), sled.
 
 mod cause;
 pub mod center;
@@ -22,11 +23,13 @@ pub mod line;
 pub mod net;
 pub mod oracle;
 pub mod plan;
+pub mod queue;
 pub mod rng;
 pub mod series;
 pub mod sometimes;
 pub mod strike;
 pub mod tap;
+pub mod turns;
 pub mod world;
 
 use gapless_agent::uplink::core::LinkState;
@@ -139,7 +142,8 @@ fn is_quiet(world: &mut World) -> bool {
         let is_durable = engine.depot().failure().is_none();
         let is_delivering = engine.uplink().link == LinkState::Delivering;
         let is_fresh = engine.oldest_owed_at().is_none_or(|oldest| oldest >= due);
-        is_durable && is_delivering && is_fresh && now_ms >= gateway.started_ms + AFTER_MS
+        let is_still = gateway.queue.still_until(now_ms).is_some();
+        !is_still && is_durable && is_delivering && is_fresh && now_ms >= gateway.started_ms + AFTER_MS
     };
     world.center.committer.is_some() && world.center.is_idle() && world.gateways.iter_mut().all(is_idle)
 }

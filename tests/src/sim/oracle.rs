@@ -111,12 +111,43 @@ pub struct History {
     pub valueless: BTreeMap<(DeviceIndex, ChannelIndex, Timestamp), (Acquired, Quality)>,
     /// When its disk failed, and until when, in ms of the run.
     pub disk_faults: Vec<(u64, u64)>,
+    /// When its disk made the agent's loop stand still, and until when, in ms of the run, one after the other.
+    pub still: Vec<(u64, u64)>,
+    /// When a bus waited for room in the queue, and until when, in ms of the run.
+    pub blocked: Vec<(usize, u64, u64)>,
     /// When its disk was replaced, in ms of the run.
     pub replaced: Vec<u64>,
     /// When bits flipped on its disk, in ms of the run.
     pub rot: Vec<u64>,
     /// Whether its wall clock was ever wrong or not set.
     pub has_odd_clock: bool,
+}
+
+impl History {
+    /// For how much of this time the agent's loop stood still, in ms.
+    #[must_use]
+    pub fn still_ms(&self, from_ms: u64, to_ms: u64) -> u64 {
+        let within = |&(began, ended): &(u64, u64)| ended.min(to_ms).saturating_sub(began.max(from_ms));
+        self.still.iter().map(within).sum()
+    }
+
+    /// The instant after which the agent's loop had `own_ms` of its own until `to_ms`; the run's begin where it had less.
+    #[must_use]
+    pub fn turned_since(&self, to_ms: u64, own_ms: u64) -> u64 {
+        let earlier = self.still.iter().rev().filter(|(began, _)| *began < to_ms);
+        earlier.fold(to_ms.saturating_sub(own_ms), |at, &(began, ended)| {
+            if ended >= at { at.saturating_sub(ended.min(to_ms) - began) } else { at }
+        })
+    }
+
+    /// When the agent's loop has had `own_ms` of its own after `from_ms`.
+    #[must_use]
+    pub fn turned(&self, from_ms: u64, own_ms: u64) -> u64 {
+        let later = self.still.iter().filter(|(_, ended)| *ended > from_ms);
+        later.fold(from_ms.saturating_add(own_ms), |at, &(began, ended)| {
+            if began <= at { at.saturating_add(ended - began.max(from_ms)) } else { at }
+        })
+    }
 }
 
 /// The oracle.
@@ -255,6 +286,10 @@ impl Oracle {
         if let Some(life) = self.histories[no].lives.last_mut().filter(|life| life.ended.is_none()) {
             life.ended = Some((now_ms, wall, how));
         }
+        // Nothing of it waits any longer.
+        let history = &mut self.histories[no];
+        history.still.iter_mut().for_each(|(_, ended)| *ended = (*ended).min(now_ms));
+        history.blocked.iter_mut().for_each(|(_, _, ended)| *ended = (*ended).min(now_ms));
     }
 
     /// The gateway's clock is not to be trusted in this run.
@@ -275,6 +310,25 @@ impl Oracle {
     /// The gateway's disk fails.
     pub fn note_disk_fault(&mut self, no: usize, now_ms: u64) {
         self.histories[no].disk_faults.push((now_ms, u64::MAX));
+    }
+
+    /// The gateway's disk makes the agent's loop stand still.
+    pub fn note_still(&mut self, no: usize, span_ms: (u64, u64)) {
+        self.histories[no].still.push(span_ms);
+    }
+
+    /// A bus of the gateway waits for room in the queue.
+    pub fn note_blocked(&mut self, no: usize, bus: usize, now_ms: u64) {
+        let blocked = &mut self.histories[no].blocked;
+        if !blocked.iter().any(|(of, _, until)| *of == bus && *until == u64::MAX) {
+            blocked.push((bus, now_ms, u64::MAX));
+        }
+    }
+
+    /// It has room.
+    pub fn note_unblocked(&mut self, no: usize, bus: usize, now_ms: u64) {
+        let blocked = self.histories[no].blocked.iter_mut();
+        blocked.filter(|(of, _, until)| *of == bus && *until == u64::MAX).for_each(|span| span.2 = now_ms);
     }
 
     /// The gateway's disk works again.
@@ -433,5 +487,33 @@ pub fn same(one: Option<&Value>, other: &Value) -> bool {
     match (one, other) {
         (Some(Value::Number(one)), Value::Number(other)) => one.to_bits() == other.to_bits(),
         (one, other) => one == Some(other),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// (from or to, own time, when it has had it, since when it had it), in ms.
+    #[test]
+    fn time_in_which_a_loop_stands_still_is_not_its_own() {
+        let history = History { still: vec![(100, 200), (250, 300)], ..History::default() };
+        let rows = [
+            (50, 40, 90, 10),
+            (50, 60, 210, 0),
+            (150, 10, 210, 90),
+            (150, 100, 350, 0),
+            (300, 10, 310, 240),
+            (300, 60, 360, 90),
+            (310, 10, 320, 250),
+        ];
+        for (at, own, after, before) in rows {
+            assert_eq!(history.turned(at, own), after, "{own} from {at} on");
+            assert_eq!(history.turned_since(at, own), before, "{own} up to {at}");
+        }
+        assert_eq!(
+            [(0, 90), (150, 260), (0, 900)].map(|(from, to)| history.still_ms(from, to)),
+            [0, 60, 150]
+        );
     }
 }

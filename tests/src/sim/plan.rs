@@ -93,11 +93,14 @@ pub enum Mischief {
     SilentDevice,
     /// A device restarts; its counters begin anew.
     DeviceRestart,
+    /// The disk is slow for a while: each sync, and now and then a write, takes from a tenth of a second to more than a
+    /// minute, as cards do that tidy up.
+    SlowDisk,
 }
 
 impl Mischief {
     /// All of them.
-    pub const ALL: [Self; 31] = [
+    pub const ALL: [Self; 32] = [
         Self::PowerCut,
         Self::PowerCutAtWrite,
         Self::KillAgent,
@@ -129,6 +132,7 @@ impl Mischief {
         Self::StuckLine,
         Self::SilentDevice,
         Self::DeviceRestart,
+        Self::SlowDisk,
     ];
 
     /// Whether it strikes at an instant; the others are there for the whole of a run.
@@ -144,6 +148,22 @@ impl Mischief {
                 | Self::Boot1970
                 | Self::Drift
                 | Self::BadAnswers
+        )
+    }
+
+    /// Whether it is drawn, and strikes, by numbers of its own: a kind that came after the others leaves the course of the
+    /// runs that do not have it as it was.
+    #[must_use]
+    pub const fn is_apart(self) -> bool {
+        matches!(self, Self::SlowDisk)
+    }
+
+    /// Whether it is of lines and devices.
+    #[must_use]
+    pub const fn is_of_lines(self) -> bool {
+        matches!(
+            self,
+            Self::BadAnswers | Self::Unplug | Self::StuckLine | Self::SilentDevice | Self::DeviceRestart
         )
     }
 
@@ -182,6 +202,7 @@ impl Plan {
     /// The plan of a seed.
     #[must_use]
     pub fn draw(scale: Scale, rng: &mut Rng) -> Self {
+        let mut apart = rng.clone().fork(7);
         let is_hoarder = scale == Scale::Hours && rng.one_in(HOARDERS_ONE_IN);
         let (bad_ms, intervals_ms): (u64, &[u64]) = match scale {
             Scale::Hours if is_hoarder => (1_200_000, &[2_000]),
@@ -191,7 +212,10 @@ impl Plan {
         };
         let count = if !is_hoarder && rng.one_in(3) { 2 } else { 1 };
         let agents = (0..count).map(|no| draw_agent(no, intervals_ms, scale, rng)).collect();
-        let mischief = Mischief::ALL.into_iter().filter(|kind| rng.per_mille(kind.share())).collect();
+        let mut has = |kind: &Mischief| {
+            if kind.is_apart() { apart.per_mille(kind.share()) } else { rng.per_mille(kind.share()) }
+        };
+        let mischief = Mischief::ALL.into_iter().filter(&mut has).collect();
         let mean_ms = bad_ms / rng.within(4, 24);
         Self { bad_ms, patience_ms: 3 * 3_600_000, agents, mischief, mean_ms, is_hoarder }
     }

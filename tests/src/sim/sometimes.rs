@@ -45,11 +45,15 @@ pub enum Rare {
     SetAside,
     /// A frame was kept until its catalog came.
     Parked,
+    /// An agent's loop stood still while its disk was slow.
+    StoodStill,
+    /// The queue of an agent was full, and a thread had to wait.
+    QueueFull,
 }
 
 impl Rare {
     /// All of them.
-    pub const ALL: [Self; 18] = [
+    pub const ALL: [Self; 20] = [
         Self::DuplicateFrame,
         Self::Overtaking,
         Self::TornTail,
@@ -68,6 +72,8 @@ impl Rare {
         Self::GapFilled,
         Self::SetAside,
         Self::Parked,
+        Self::StoodStill,
+        Self::QueueFull,
     ];
 }
 

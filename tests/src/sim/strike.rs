@@ -1,10 +1,13 @@
 //! What goes wrong, when, and until when: carries out the kinds of bad luck that a plan has. Checks nothing.
 
+use gapless_agent::outbox::memory_disk::Slowness;
+
 use super::center::Death;
 use super::clock::MS_NS;
 use super::line::fault::{Chances, Fault};
 use super::net::Party;
 use super::plan::Mischief;
+use super::rng::Rng;
 use super::sometimes::Rare;
 use super::world::{Event, World};
 
@@ -13,6 +16,13 @@ const BACK_UP_MS: u64 = 1_200_000;
 
 /// Bits that flip on the disk of a hoarder.
 const SPOILED_BITS: u64 = 6;
+/// What an operation of a slow disk takes, in ms: at least and at most.
+const SLOW_MS: [(u64, u64); 5] =
+    [(100, 500), (100, 3_000), (1_000, 8_000), (3_000, 20_000), (20_000, 90_000)];
+/// The same under a hoarder: it hangs until the agent's queue is full.
+const SLOW_HOARDER_MS: (u64, u64) = (60_000, 180_000);
+/// One in so many writes of a slow disk has to wait, too.
+const SLOW_WRITES_ONE_IN: u64 = 8;
 /// When a hoarder is cut off, and until when, in ms.
 const HOARD_MS: (u64, u64) = (90_000, 1_000_000);
 
@@ -27,6 +37,8 @@ pub enum Heal {
     Broker,
     /// The gateway's disk works again.
     Disk(usize),
+    /// The gateway's disk is as fast as it was.
+    SlowDisk(usize),
 }
 
 impl World {
@@ -53,6 +65,10 @@ impl World {
         }
         if self.plan.is_hoarder {
             self.push(HOARD_MS.0, Event::Hoard);
+        }
+        for kind in self.plan.mischief.clone().into_iter().filter(|kind| kind.is_apart()) {
+            let first_ms = self.apart.wait_ms(self.plan.mean_ms);
+            self.push(first_ms, Event::StrikeApart(kind));
         }
         let first_ms = self.rng.wait_ms(self.plan.mean_ms);
         self.push(first_ms, Event::Strike);
@@ -100,6 +116,7 @@ impl World {
         self.center.ahead_ms = 0;
         for no in 0..self.gateways.len() {
             self.heal(Heal::Disk(no));
+            self.heal(Heal::SlowDisk(no));
             self.gateways[no].live_on();
             for ground in &mut self.gateways[no].grounds {
                 ground.line.replug();
@@ -133,7 +150,8 @@ impl World {
         }
         let next_ms = self.now_ms + self.rng.wait_ms(self.plan.mean_ms);
         self.push(next_ms, Event::Strike);
-        let kinds: Vec<Mischief> = self.plan.mischief.iter().copied().filter(|kind| kind.strikes()).collect();
+        let kinds: Vec<Mischief> =
+            self.plan.mischief.iter().copied().filter(|kind| kind.strikes() && !kind.is_apart()).collect();
         if kinds.is_empty() {
             return;
         }
@@ -145,14 +163,29 @@ impl World {
         }
     }
 
-    /// A while: mostly minutes, now and then hours, and in long runs days.
-    fn a_while_ms(&mut self) -> u64 {
-        let longest = if self.plan.bad_ms > 86_400_000 { 3 * 86_400_000 } else { 3_600_000 };
-        match self.rng.below(6) {
-            0 => self.rng.within(60_000, longest),
-            1 | 2 => self.rng.within(1_000, 60_000),
-            _ => self.rng.within(10_000, 600_000),
+    pub(super) fn strike_apart(&mut self, kind: Mischief) {
+        if self.is_good || self.now_ms >= self.plan.bad_ms {
+            return;
         }
+        let next_ms = self.now_ms + self.apart.wait_ms(self.plan.mean_ms);
+        self.push(next_ms, Event::StrikeApart(kind));
+        let no = usize::try_from(self.apart.below(self.gateways.len() as u64)).expect("few");
+        tracing::info!(at_ms = self.now_ms, ?kind, gateway = no, "strikes");
+        self.slow_down(no);
+        self.sometimes.strike(kind);
+    }
+
+    fn slow_down(&mut self, no: usize) {
+        let drawn = *self.apart.pick(&SLOW_MS);
+        let takes_ms = if self.plan.is_hoarder { SLOW_HOARDER_MS } else { drawn };
+        let slowness = Slowness { takes_ms, writes_one_in: SLOW_WRITES_ONE_IN, seed: self.apart.draw() };
+        self.gateways[no].disk.slow_down(Some(slowness));
+        let at_ms = self.now_ms + a_while_ms(&mut self.apart, self.plan.bad_ms);
+        self.push(at_ms, Event::Heal(Heal::SlowDisk(no)));
+    }
+
+    fn a_while_ms(&mut self) -> u64 {
+        a_while_ms(&mut self.rng, self.plan.bad_ms)
     }
 
     /// Sees to it that something ends, in time.
@@ -340,6 +373,17 @@ impl World {
                 disk.set_read_only(false);
                 self.oracle.note_disk_healed(no, self.now_ms);
             }
+            Heal::SlowDisk(no) => self.gateways[no].disk.slow_down(None),
         }
+    }
+}
+
+/// A while: mostly minutes, now and then hours, and in long runs days.
+fn a_while_ms(rng: &mut Rng, bad_ms: u64) -> u64 {
+    let longest = if bad_ms > 86_400_000 { 3 * 86_400_000 } else { 3_600_000 };
+    match rng.below(6) {
+        0 => rng.within(60_000, longest),
+        1 | 2 => rng.within(1_000, 60_000),
+        _ => rng.within(10_000, 600_000),
     }
 }

@@ -1,14 +1,14 @@
 //! The world of a run: one thread, virtual time, one queue of what happens next. It carries packets, events and ticks to
-//! the gateways and the collector, and tells the oracle what it sees. What goes wrong is `strike`'s.
+//! the gateways and the collector, and tells the oracle what it sees. What goes wrong is `strike`'s, how an agent's loop
+//! turns is `turns`'.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 
 use gapless_agent::bus::BusCommand;
 use gapless_agent::config::{Bus, Config, Link, TcpFraming};
-use gapless_agent::depot::DepotError;
-use gapless_agent::engine::{Effect, Engine};
-use gapless_agent::event::{BusEvent, DeviceCondition};
+use gapless_agent::engine::Effect;
+use gapless_agent::event::BusEvent;
 use gapless_agent::uplink::mqtt::MqttEvent;
 use gapless_common::id::ConnectionId;
 use gapless_common::reading::Record;
@@ -27,15 +27,12 @@ use super::rng::Rng;
 use super::sometimes::{Rare, Sometimes};
 use super::strike::Heal;
 use super::tap;
+use super::turns::Stopping;
 
-/// Longest sleep of an agent's loop, in ms, as in `run`.
-const TURN_MS: u64 = 5_000;
 /// How long the collector gathers a group, in ms.
 const GATHER_MS: u64 = 20;
 /// How long a collector that lost the broker waits, in ms.
 const RECONNECT_MS: u64 = 5_000;
-/// How long an agent is given to stop its buses, in ms, as in `run`.
-const STOP_MS: u64 = 2_000;
 /// The least time between two starts of one agent, in ms: the supervisor's.
 const START_MS: u64 = 1_000;
 
@@ -47,7 +44,9 @@ pub enum Event {
     /// A bus's turn.
     Bus(usize, u64, usize),
     /// A bus told its agent something.
-    Said(usize, u64, BusEvent),
+    Said(usize, u64, usize, BusEvent),
+    /// An agent's loop goes on after it stood still.
+    GoOn(usize, u64),
     /// Something arrives.
     Net(Packet),
     /// The collector commits what waits.
@@ -58,12 +57,14 @@ pub enum Event {
     ConnectCenter,
     /// An agent starts.
     Start(usize),
-    /// An agent that is stopping has had its time.
-    Stopped(usize, u64),
+    /// An agent that is stopping has had its time for what came before this step.
+    Stopping(usize, u64, Stopping),
     /// A time service sets the clock of a machine, as of its boot.
     SetClock(usize, u64),
     /// The next bad luck.
     Strike,
+    /// The next bad luck of a kind that strikes by draws of its own.
+    StrikeApart(Mischief),
     /// A hoarder is cut off.
     Hoard,
     /// What a hoarder keeps rots.
@@ -113,6 +114,8 @@ pub struct World {
     pub sometimes: Sometimes,
     /// What goes wrong is drawn from it.
     pub rng: Rng,
+    /// The same of the kinds that strike apart.
+    pub apart: Rng,
     /// How the collector dies at its next step.
     pub death: Option<Death>,
     /// All has healed, and stays so.
@@ -120,7 +123,7 @@ pub struct World {
     /// The run ends: whoever has stopped stays so, whatever start was set for it before.
     pub is_over: bool,
     /// When each agent is woken next.
-    wakes: Vec<u64>,
+    pub(super) wakes: Vec<u64>,
     queue: BinaryHeap<Reverse<Due>>,
     count: u64,
     center_is_due: bool,
@@ -140,6 +143,7 @@ impl World {
             oracle: Oracle::new(&gateways),
             sometimes: Sometimes::default(),
             rng: rng.fork(5),
+            apart: rng.fork(6),
             death: None,
             is_good: false,
             is_over: false,
@@ -192,14 +196,17 @@ impl World {
             Event::Wake(no, generation)
                 if self.is_current(no, generation) && self.wakes[no] == self.now_ms =>
             {
-                self.wakes[no] = u64::MAX;
-                let now = self.gateways[no].now(self.now_ms);
-                self.tell(no, |engine| engine.check_deadlines(now));
+                self.wake(no);
             }
             Event::Bus(no, generation, bus) if self.is_current(no, generation) => self.turn_bus(no, bus),
-            Event::Said(no, generation, event) if self.is_current(no, generation) => self.said(no, event),
-            Event::Stopped(no, generation) if self.is_current(no, generation) => self.finish_stop(no),
-            Event::Wake(..) | Event::Bus(..) | Event::Said(..) | Event::Stopped(..) => {}
+            Event::Said(no, generation, bus, event) if self.is_current(no, generation) => {
+                self.said(no, bus, event);
+            }
+            Event::GoOn(no, generation) if self.is_current(no, generation) => self.go_on(no),
+            Event::Stopping(no, generation, step) if self.is_current(no, generation) => {
+                self.finish_stop(no, step);
+            }
+            Event::Wake(..) | Event::Bus(..) | Event::Said(..) | Event::GoOn(..) | Event::Stopping(..) => {}
             Event::Net(packet) => self.arrive(packet),
             Event::Center => self.commit(),
             Event::StartCenter => self.start_center(),
@@ -207,6 +214,7 @@ impl World {
             Event::Start(no) => self.start(no),
             Event::SetClock(no, booted_ms) => self.set_clock(no, booted_ms),
             Event::Strike => self.strike(),
+            Event::StrikeApart(kind) => self.strike_apart(kind),
             Event::Hoard => self.hoard(),
             Event::Spoil => self.spoil(),
             Event::Heal(heal) => self.heal(heal),
@@ -214,7 +222,7 @@ impl World {
         }
     }
 
-    fn is_current(&self, no: usize, generation: u64) -> bool {
+    pub(super) fn is_current(&self, no: usize, generation: u64) -> bool {
         self.gateways[no].generation == generation && self.gateways[no].process.is_some()
     }
 
@@ -261,84 +269,42 @@ impl World {
         if self.gateways[no].process.is_some() || is_off || self.is_over {
             return;
         }
-        match self.gateways[no].start(now_ms) {
+        let stalled_ms = match self.gateways[no].start(now_ms) {
             // The power went while the outbox was opened.
             _ if self.gateways[no].has_died() => return self.die(no),
-            Ok(()) => {}
+            Ok(stalled_ms) => stalled_ms,
             Err(error) => {
                 return self.oracle.find("availability", format!("an agent does not start: {error}"));
             }
-        }
+        };
         tracing::info!(at_ms = now_ms, gateway = no, "starts");
         self.oracle.note_start(no, &self.gateways[no], now_ms);
         let generation = self.gateways[no].generation;
         for bus in 0..self.gateways[no].grounds.len() {
-            self.push(now_ms, Event::Bus(no, generation, bus));
+            self.push(now_ms + stalled_ms, Event::Bus(no, generation, bus));
         }
         self.wakes[no] = u64::MAX;
+        if stalled_ms > 0 {
+            self.stand_still(no, stalled_ms, Vec::new());
+        }
         self.tell(no, |_| Ok(()));
     }
 
     fn turn_bus(&mut self, no: usize, bus: usize) {
         let generation = self.gateways[no].generation;
+        if self.gateways[no].queue.blocks(bus) {
+            return self.oracle.note_blocked(no, bus, self.now_ms);
+        }
         let Some(told) = self.gateways[no].turn_bus(bus, self.now_ms) else { return };
         for (at_ms, event) in told.events {
-            self.push(at_ms, Event::Said(no, generation, event));
+            self.push(at_ms, Event::Said(no, generation, bus, event));
         }
         if let Some(next_ms) = told.next_ms {
             self.push(next_ms, Event::Bus(no, generation, bus));
         }
     }
 
-    fn said(&mut self, no: usize, event: BusEvent) {
-        let now = self.gateways[no].now(self.now_ms);
-        self.oracle.note_event(no, &self.gateways[no], &event, self.now_ms);
-        if matches!(event, BusEvent::Device { condition: DeviceCondition::SetAside, .. }) {
-            self.sometimes.reach(Rare::SetAside);
-        }
-        self.tell(no, |engine| engine.on_bus(event, now));
-    }
-
-    /// Tells an agent's engine something, and does what it wants.
-    pub fn tell(&mut self, no: usize, what: impl FnOnce(&mut Engine) -> Result<(), DepotError>) {
-        let Some(told) = self.gateways[no].tell(what) else { return };
-        if self.gateways[no].has_died() {
-            // What it wanted when the power went is not done.
-            return self.die(no);
-        }
-        match told {
-            Ok(effects) => effects.into_iter().for_each(|effect| self.carry_out(no, effect)),
-            Err(error) => return self.oracle.find("availability", format!("an agent ends: {error}")),
-        }
-        self.note_disk(no);
-        self.oracle.check_bounds(no, &self.gateways[no]);
-        self.oracle.take_from_tap(&self.gateways[no].log);
-        self.schedule_wake(no);
-    }
-
-    /// Whether the agent has come back from memory to its disk.
-    fn note_disk(&mut self, no: usize) {
-        let gateway = &mut self.gateways[no];
-        let in_memory =
-            gateway.process.as_ref().is_some_and(|process| process.engine.depot().failure().is_some());
-        if std::mem::replace(&mut gateway.is_in_memory, in_memory) && !in_memory {
-            self.sometimes.reach(Rare::BackFromMemory);
-        }
-    }
-
-    fn schedule_wake(&mut self, no: usize) {
-        let gateway = &self.gateways[no];
-        let Some(process) = &gateway.process else { return };
-        let now = gateway.now(self.now_ms);
-        let wait_ms = process.engine.next_deadline(now).saturating_sub(now.boot_ms).min(TURN_MS);
-        let (at_ms, generation) = (self.now_ms + wait_ms, gateway.generation);
-        if at_ms < self.wakes[no] {
-            self.wakes[no] = at_ms;
-            self.push(at_ms, Event::Wake(no, generation));
-        }
-    }
-
-    fn carry_out(&mut self, no: usize, effect: Effect) {
+    pub(super) fn carry_out(&mut self, no: usize, effect: Effect) {
         let (party, now_ms) = (Party::Gateway(no), self.now_ms);
         let path = self.gateways[no].path.clone();
         let sent = match effect {
@@ -415,11 +381,6 @@ impl World {
                 self.send(sent);
             }
         }
-    }
-
-    fn mqtt(&mut self, no: usize, event: MqttEvent) {
-        let now = self.gateways[no].now(self.now_ms);
-        self.tell(no, |engine| engine.on_mqtt(event, now));
     }
 
     fn who_wants(&self, topic: &str) -> Vec<Party> {
@@ -510,35 +471,6 @@ impl World {
         self.oracle.note_committed(no, header.epoch, first, last);
     }
 
-    /// The agent is asked to stop.
-    pub fn stop(&mut self, no: usize) {
-        if self.gateways[no].process.is_none() {
-            return;
-        }
-        let generation = self.gateways[no].generation;
-        for bus in 0..self.gateways[no].grounds.len() {
-            self.gateways[no].command(bus, BusCommand::Stop);
-            self.push(self.now_ms, Event::Bus(no, generation, bus));
-        }
-        self.push(self.now_ms + STOP_MS, Event::Stopped(no, generation));
-    }
-
-    /// The agent's buses have ended: its last commit, its goodbye, its end.
-    fn finish_stop(&mut self, no: usize) {
-        let now = self.gateways[no].now(self.now_ms);
-        let generation = self.gateways[no].generation;
-        self.tell(no, |engine| engine.finish_polls(now));
-        if self.is_current(no, generation) {
-            self.oracle.note_closing(no);
-        }
-        self.tell(no, |engine| engine.close(true, now));
-        self.tell(no, |engine| engine.say_goodbye(now));
-        if self.is_current(no, generation) {
-            self.oracle.note_end(no, &self.gateways[no], Stop::Clean, self.now_ms);
-            self.gateways[no].end(End::Killed);
-        }
-    }
-
     /// The process is killed.
     pub fn kill(&mut self, no: usize) {
         if self.gateways[no].process.is_some() {
@@ -557,7 +489,7 @@ impl World {
     }
 
     /// The power went in the middle of a write.
-    fn die(&mut self, no: usize) {
+    pub(super) fn die(&mut self, no: usize) {
         self.sometimes.reach(Rare::DiedAtWrite);
         self.power_off(no);
     }

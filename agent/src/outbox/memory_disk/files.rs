@@ -301,9 +301,9 @@ impl Files {
     pub(super) fn flip_bit(&mut self, random: &mut Random) -> Option<(String, u64)> {
         let len = |name: &&String| self.inode(name).map_or(0, |inode| inode.durable.len());
         let names: Vec<&String> = self.names.keys().filter(|name| len(name) > 0).collect();
-        let name = names.get(random.below(names.len()))?.to_string();
+        let name = names.get(random.index_below(names.len()))?.to_string();
         let inode = self.inode_mut(&name).ok()?;
-        let at = random.below(inode.durable.len() * 8);
+        let at = random.index_below(inode.durable.len() * 8);
         inode.durable[at / 8] ^= 1 << (at % 8);
         if let Some(byte) = inode.stale_cache.as_mut().and_then(|cache| cache.get_mut(at / 8)) {
             *byte ^= 1 << (at % 8);
@@ -340,7 +340,7 @@ impl Files {
         }
         pending.sort_by_key(|(_, write)| write.order);
         let total: usize = pending.iter().map(|(_, write)| write.bytes.len()).sum();
-        let mut budget = random.below(total + 1);
+        let mut budget = random.index_below(total + 1);
         for (slot, write) in &pending {
             if let Some(inode) = &mut self.inodes[*slot] {
                 keep(&mut inode.durable, cut, write, &mut budget, random);
@@ -351,7 +351,7 @@ impl Files {
 
     fn cut_names(&mut self, cut: PowerCut, random: &mut Random) {
         let changes = std::mem::take(&mut self.changes);
-        let prefix = random.below(changes.len() + 1);
+        let prefix = random.index_below(changes.len() + 1);
         for (i, change) in changes.into_iter().enumerate() {
             let is_kept = match cut {
                 PowerCut::KeepNothing => false,
@@ -412,7 +412,12 @@ impl Random {
     }
 
     /// Less than `bound`; 0 where that is 0.
-    fn below(&mut self, bound: usize) -> usize {
-        to_usize(self.next() % to_u64(bound.max(1)))
+    fn index_below(&mut self, bound: usize) -> usize {
+        to_usize(self.below(to_u64(bound)))
+    }
+
+    /// The same of a number.
+    pub(super) const fn below(&mut self, bound: u64) -> u64 {
+        self.next() % if bound == 0 { 1 } else { bound }
     }
 }

@@ -260,3 +260,32 @@ fn removed_and_replaced_files_are_freed() {
         assert!(disk.lock().files.inodes_in_memory() <= 2, "round {round}");
     }
 }
+
+#[test]
+fn a_slow_disk_says_how_long_each_sync_and_some_writes_took() {
+    let mut disk = filled();
+    let slowness = Slowness { takes_ms: (100, 3_000), writes_one_in: 4, seed: 1 };
+    disk.slow_down(Some(slowness));
+    assert_eq!(disk.take_stalled_ms(), 0, "nothing was done since");
+    disk.sync("a").unwrap();
+    disk.sync_directory("a").unwrap();
+    assert!((200..=6_000).contains(&disk.take_stalled_ms()));
+    assert_eq!(disk.take_stalled_ms(), 0, "it was told");
+    let mut write = |n: u64| {
+        disk.write_at("a", 100 + n, b"x").unwrap();
+        disk.take_stalled_ms()
+    };
+    let writes: Vec<u64> = (0..100).map(&mut write).collect();
+    let slow = writes.iter().filter(|ms| **ms > 0).count();
+    assert!((10..50).contains(&slow), "{slow} of 100");
+    disk.fail_syncs(true);
+    assert!(disk.sync("a").is_err());
+    assert!(disk.take_stalled_ms() >= 100, "what fails takes its time, too");
+    disk.restart(PowerCut::KeepAll, 1);
+    disk.fail_syncs(false);
+    disk.sync("a").unwrap();
+    assert!(disk.take_stalled_ms() >= 100, "slow after a power cut, too");
+    disk.slow_down(None);
+    disk.sync("a").unwrap();
+    assert_eq!(disk.take_stalled_ms(), 0);
+}
