@@ -14,7 +14,7 @@ use gapless_collector::gaps::{Policies, Policy};
 use gapless_collector::ingest::committer::Committer;
 use gapless_collector::ingest::{Inbound, Order, Outbound, Refused, Wish};
 use gapless_collector::store::ReadStore as _;
-use gapless_collector::store::model::GapFilter;
+use gapless_collector::store::model::{Absence, Flow, GapFilter, GridRow, Scan};
 use gapless_common::catalog::{Aggregation, Catalog, Channel, Device, PeriodLabel};
 use gapless_common::id::{
     AgentId, BootId, ChannelId, ChannelIndex, ConnectionId, DeviceId, DeviceIndex, Epoch, Seq, SiteId,
@@ -197,6 +197,33 @@ impl World {
     fn id_at(&self, n: i64) -> i64 {
         let all = GapFilter { from: Some(at(n)), to: Some(at(n + 1)), limit: 9, ..GapFilter::default() };
         self.committer.store().gaps(&all).unwrap()[0].id
+    }
+
+    /// The slots after T0 of the complete grid up to now: whether there is a reading, or what may still come.
+    fn grid(&self) -> Vec<(i64, Option<Absence>)> {
+        let store = self.committer.store();
+        let series = store.series(None, None).unwrap().iter().map(|series| series.no).collect();
+        let scan = Scan { series, from: T0, to: at(1_000_000), after: None };
+        let (mut rows, slots) = (Vec::new(), |t: Timestamp| t.since_ms(T0) / INTERVAL_MS);
+        let each = &mut |row| {
+            rows.push(match row {
+                GridRow::Reading(reading) => (slots(reading.at), None),
+                GridRow::Absent(slot) => (slots(slot.at), Some(slot.absence)),
+            });
+            Flow::More
+        };
+        store.complete(&scan, self.now, each).unwrap();
+        assert!(rows.windows(2).all(|two| two[0].0 < two[1].0), "each slot once, in order: {rows:?}");
+        rows
+    }
+
+    /// What the complete grid says of the slots 10 to 20.
+    fn absence(&self) -> Vec<Option<Absence>> {
+        let mut told: Vec<_> =
+            self.grid().into_iter().filter(|(n, _)| (10..20).contains(n)).map(|(_, a)| a).collect();
+        assert_eq!(told.len(), 10);
+        told.dedup();
+        told
     }
 
     fn history(&self, gap: i64) -> Vec<&'static str> {
@@ -403,4 +430,40 @@ fn a_database_that_was_put_back_asks_anew_under_numbers_that_no_agent_remembers(
     assert!(again[0].id > before[0].id + u64::from(u32::MAX), "{} after {}", again[0].id, before[0].id);
     world.reply(before[0].id, Outcome::NoData);
     assert_eq!(world.gaps()[0].2, missing("Requested"), "an answer to what another life asked says nothing");
+}
+
+#[test]
+fn the_complete_grid_says_of_each_slot_what_may_still_come() {
+    let mut world = with_a_hole(Policies::default());
+    let asked = world.asked(at(21));
+    assert_eq!(world.absence(), [Some(Absence::Pending)]);
+    // Slot 21 is due now, and nothing is known of it.
+    let whole = world.grid();
+    assert_eq!(whole.iter().map(|(n, _)| *n).collect::<Vec<_>>(), (0..=21).collect::<Vec<_>>());
+    assert_eq!((whole[9].1, whole[20].1, whole[21].1), (None, None, Some(Absence::Pending)));
+    world.reply(asked[0].id, Outcome::NoData);
+    assert_eq!(world.absence(), [Some(Absence::NoData)]);
+    for _ in 1..4 {
+        let next = world.gaps()[0].4.unwrap();
+        let asked = world.asked(world.now.plus_ms(next));
+        assert_eq!(world.absence(), [Some(Absence::Pending)]);
+        world.reply(asked[0].id, Outcome::NoData);
+    }
+    assert_eq!(world.gaps()[0].2, missing("Abandoned"));
+    assert_eq!(world.absence(), [Some(Absence::NoData)]);
+    let meters = world.committer.store().meters(world.now).unwrap();
+    assert_eq!((meters.gap_retries, meters.gap_events["no_data"], meters.gap_events["abandoned"]), (3, 4, 1));
+    let count = meters.gaps.iter().map(|count| (count.gaps, count.slots, count.cause));
+    assert_eq!(count.collect::<Vec<_>>(), [(1, 10, Cause::NoAnswer)]);
+    world.recorded(12..20);
+    assert_eq!(world.absence(), [Some(Absence::NoData), None]);
+
+    // Nobody can be asked for what a device without memory missed; an agent that is away may still bring the rest.
+    let mut world = World::new(&[], Policies::default());
+    world.recorded(0..10);
+    world.missed(10..20);
+    world.now = at(40);
+    assert_eq!(world.absence(), [Some(Absence::Missing)]);
+    let whole = world.grid();
+    assert_eq!((whole[20].1, whole[40].1), (Some(Absence::Unknown), Some(Absence::Pending)));
 }

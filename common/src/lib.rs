@@ -3,6 +3,7 @@
 //! No I/O: nothing here opens a file or a socket, reads a clock or draws a random number.
 
 pub mod catalog;
+pub mod cost;
 pub mod document;
 pub mod id;
 pub mod message;

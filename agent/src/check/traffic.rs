@@ -4,6 +4,7 @@
 //! upwards, texts not at all. Acknowledgements, TCP's own and what the collector asks for are not counted.
 
 use gapless_common::catalog::{Aggregation, Catalog};
+use gapless_common::cost::message_bytes;
 use gapless_common::id::{AgentTag, CatalogHash, ChannelIndex, ConnectionId, DeviceIndex, Epoch, Seq};
 use gapless_common::message::DataFrame;
 use gapless_common::profile::{ChannelSpec, ValueType};
@@ -16,7 +17,6 @@ use gapless_common::wire::{encode_prefix, encode_record};
 use super::{CheckProblem, Traffic};
 use crate::config::{Config, Device};
 use crate::records::layout::Channels;
-use crate::uplink::cost::message_bytes;
 
 const DAY_MS: f64 = 86_400_000.0;
 

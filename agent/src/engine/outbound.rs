@@ -1,6 +1,7 @@
 //! The engine's side of delivery: hands what the broker brings to the uplink core, and turns what the core wants into
 //! effects.
 
+use gapless_common::cost;
 use gapless_common::id::{CatalogHash, ConnectionId, DeviceId, DeviceIndex};
 use gapless_common::message::{AgentState, Outcome};
 use gapless_common::reading::Record;
@@ -14,7 +15,6 @@ use crate::depot::DepotError;
 use crate::frames::Packed;
 use crate::text::chain;
 use crate::uplink::core::{Action, Event, Offer};
-use crate::uplink::cost;
 use crate::uplink::mqtt::MqttEvent;
 
 /// Topic of a collector's presence, up to its name.

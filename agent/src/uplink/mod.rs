@@ -8,7 +8,6 @@
 mod budget;
 mod commands;
 pub mod core;
-pub mod cost;
 mod delivery;
 mod event;
 mod link;

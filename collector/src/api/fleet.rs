@@ -133,6 +133,10 @@ pub(super) struct Agent {
     damaged_frames: u64,
     /// Messages refused, not acknowledged: what cannot be, or more than is kept of one agent.
     refused_frames: u64,
+    /// Bytes on the link from the agent, MQTT, TCP and IP headers estimated.
+    received_bytes: u64,
+    /// The same, to the agent.
+    sent_bytes: u64,
 }
 
 /// The word for how an agent's connection stands.
@@ -163,6 +167,8 @@ impl From<AgentRow> for Agent {
             conflicts: row.counters.conflicts,
             damaged_frames: row.counters.damaged,
             refused_frames: row.counters.refused,
+            received_bytes: row.counters.received_bytes,
+            sent_bytes: row.counters.sent_bytes,
         }
     }
 }

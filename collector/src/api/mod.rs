@@ -3,10 +3,12 @@
 
 mod auth;
 mod coverage;
+mod exposition;
 mod fleet;
 mod gaps;
 mod jobs;
 mod latest;
+mod metrics;
 mod openapi;
 mod operations;
 mod params;
@@ -14,15 +16,16 @@ mod problem;
 mod readings;
 mod reply;
 mod resample;
+mod stream;
 mod table;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use axum::Router;
 use axum::middleware::from_fn_with_state;
 use axum::routing::{get, post};
+use axum::{Extension, Router};
 use gapless_common::id::Commit;
 use gapless_common::time::Timestamp;
 use tokio::sync::watch;
@@ -133,7 +136,7 @@ pub fn router(state: ApiState) -> Router {
         .route("/api/v1/coverage", get(coverage::coverage))
         .route("/api/v1/conflicts", get(coverage::conflicts))
         .route("/api/v1/parked", get(coverage::parked))
-        .route("/metrics", get(operations::metrics))
+        .route("/metrics", get(metrics::metrics).layer(Extension(metrics::Scrapes::default())))
         .layer(from_fn_with_state(state.clone(), auth::require_token));
     Router::new()
         .route("/health", get(operations::health))

@@ -4,7 +4,7 @@ use axum::Json;
 use utoipa::OpenApi;
 use utoipa::openapi::security::{Http, HttpAuthScheme, SecurityScheme};
 
-use super::{coverage, fleet, gaps, jobs, latest, operations, readings};
+use super::{coverage, fleet, gaps, jobs, latest, metrics, operations, readings};
 
 #[derive(OpenApi)]
 #[openapi(
@@ -33,7 +33,7 @@ use super::{coverage, fleet, gaps, jobs, latest, operations, readings};
         coverage::parked,
         operations::health,
         operations::ready,
-        operations::metrics
+        metrics::metrics
     ),
     security(("token" = [])),
     modifiers(&Token)

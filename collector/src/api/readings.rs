@@ -1,44 +1,27 @@
-//! Readings, raw or resampled, and what changed since a commit: streamed in bounded memory.
-//!
-//! A blocking thread scans one committed state of the database and fills a channel of [`CHUNKS_QUEUED`] chunks;
-//! when the database fails or the client stalls for [`CLIENT_STALL`], the stream is cut without its last
-//! chunk, which every HTTP client reports.
+//! Readings, raw, with the slots that lack one, or resampled, and what changed since a commit: streamed in bounded memory.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
 
-use axum::body::{Body, Bytes};
 use axum::extract::State;
-use axum::http::{HeaderMap, HeaderValue, header};
-use axum::response::{IntoResponse as _, Response};
+use axum::http::HeaderMap;
+use axum::response::Response;
 use gapless_common::catalog::Aggregation;
 use gapless_common::id::Commit;
 use gapless_common::reading::Value;
 use gapless_common::text;
 use gapless_common::time::{Interval, SlotGrid, Timestamp};
 use serde::Deserialize;
-use tokio::runtime::Handle;
-use tokio::sync::mpsc;
-use tokio_stream::wrappers::ReceiverStream;
 use utoipa::IntoParams;
 
 use super::fleet::{Freshness, FreshnessState};
 use super::params::{self, Params, SeriesSelector, TimeRange};
 use super::reply;
 use super::resample::Resampler;
+use super::stream::{ChunkSender, stream};
 use super::table::{Format, Row, Shape, TableWriter};
 use super::{ApiState, Problem};
-use crate::store::model::{ChangeRow, DeviceRow, Flow, Scan, SeriesNo, SeriesRow, StoredReading};
+use crate::store::model::{ChangeRow, DeviceRow, Flow, GridRow, Scan, SeriesNo, SeriesRow, StoredReading};
 use crate::store::{ReadError, ReadStore};
-
-/// Chunks that wait for the client: with [`CHUNK_BYTES`] the memory of one answer.
-const CHUNKS_QUEUED: usize = 4;
-
-/// A chunk is sent once it has this size.
-const CHUNK_BYTES: usize = 32 * 1024;
-
-/// A client that takes nothing for so long is given up: its scan holds a state of the database.
-const CLIENT_STALL: Duration = Duration::from_secs(60);
 
 /// Which readings, and how.
 #[derive(Debug, Deserialize, IntoParams)]
@@ -55,6 +38,12 @@ pub(super) struct ReadingsQuery {
     format: Option<String>,
     /// Length of the periods to resample to, such as `10m` or `1h`; raw readings without it.
     resample: Option<String>,
+    /// `complete`: each slot of the devices' schedules up to now that has no reading is a row, too, at the instant at which
+    /// it was due, with value and quality null, and `state`: `received` (of a reading), `pending` (it may be on its way,
+    /// or its source will be or is being asked), `no_data` (its source was asked and has nothing), `missing` (nobody can
+    /// be asked for it) or `unknown` (its agent has not been heard from); `cause` and, once it is proven, `gap` say why.
+    /// Goes with raw readings.
+    grid: Option<String>,
     /// At most so many raw rows; all without it (the answer is streamed).
     limit: Option<u64>,
     /// `next` of the answer before, to go on after its limit.
@@ -76,6 +65,15 @@ fn resample(text: Option<&str>) -> Result<Option<Interval>, Problem> {
         Interval::from_ms(ms).map_err(|e| Problem::parameter("resample", e))
     };
     text.map(parse).transpose()
+}
+
+/// Whether the complete grid is asked for.
+fn complete_grid(text: Option<&str>) -> Result<bool, Problem> {
+    match text {
+        None => Ok(false),
+        Some("complete") => Ok(true),
+        Some(other) => Err(Problem::parameter("grid", format!("`complete`, or leave it out; got `{other}`"))),
+    }
 }
 
 fn row_limit(asked: Option<u64>) -> Result<Option<u64>, Problem> {
@@ -112,18 +110,27 @@ fn wanted(store: &dyn ReadStore, selector: &SeriesSelector, now: Timestamp) -> R
     Ok((series, devices))
 }
 
+/// How rows are made of readings.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Wish {
+    Raw,
+    Complete,
+    Periods(Interval),
+}
+
 #[derive(Debug)]
 struct Plan {
     scan: Scan,
     series: BTreeMap<SeriesNo, Wanted>,
-    every: Option<Interval>,
+    shape: Wish,
     format: Format,
+    now: Timestamp,
     limit: Option<u64>,
     /// By `site/device`.
     freshness: BTreeMap<String, Freshness>,
 }
 
-/// Readings of some series in a range of time, raw or resampled; JSON, CSV or NDJSON. Every series revision
+/// Readings of some series in a range of time, raw, raw with the slots that have none, or resampled; JSON, CSV or NDJSON. Every series revision
 /// is answered apart: no period mixes units.
 #[utoipa::path(get, path = "/api/v1/readings", tag = "readings", params(ReadingsQuery),
     responses((status = 200, description = "The readings, in the order (series, time). JSON and NDJSON end in \
@@ -140,15 +147,15 @@ pub(super) async fn readings(
     let TimeRange { from, to } = params::time_range(query.from.as_deref(), query.to.as_deref(), now)?;
     let (format, every) = (format(query.format.as_deref())?, resample(query.resample.as_deref())?);
     let (after, limit) = (position(query.cursor.as_deref())?, row_limit(query.limit)?);
+    let is_complete = complete_grid(query.grid.as_deref())?;
     if every.is_some() {
         // Periods are made from all of a range's readings.
-        let whole = |name| Err(Problem::parameter(name, "goes with raw readings, not with `resample`"));
-        match (limit, after) {
-            (Some(_), _) => return whole("limit"),
-            (_, Some(_)) => return whole("cursor"),
-            _ => {}
+        let given = [("limit", limit.is_some()), ("cursor", after.is_some()), ("grid", is_complete)];
+        if let Some((name, _)) = given.into_iter().find(|(_, is_given)| *is_given) {
+            return Err(Problem::parameter(name, "goes with raw readings, not with `resample`"));
         }
     }
+    let shape = every.map_or(if is_complete { Wish::Complete } else { Wish::Raw }, Wish::Periods);
     let (head, (series, devices)) =
         state.ask(move |store| Ok((store.head()?, wanted(store, &selector, now)?))).await?;
     if series.is_empty() {
@@ -161,12 +168,13 @@ pub(super) async fn readings(
     let count = |state| freshness.values().filter(|f| f.state == state).count();
     let (ageing, stale) = (count(FreshnessState::Ageing), count(FreshnessState::Stale));
     let tag = format!("W/\"{}-{}-{ageing}-{stale}\"", head.incarnation, head.commit);
-    let fixed = query.from.is_some() && query.to.is_some();
+    // A slot without a reading changes its state by the clock alone.
+    let fixed = query.from.is_some() && query.to.is_some() && !is_complete;
     if fixed && reply::has_already(&headers, &tag) {
         return Ok(reply::not_modified(&tag));
     }
     let scan = Scan { series: series.keys().copied().collect(), from, to, after };
-    let plan = Plan { scan, series, every, format, limit, freshness };
+    let plan = Plan { scan, series, shape, format, now, limit, freshness };
     let mut response = stream(&state, format.media_type(), move |store, out| plan.run(store, out));
     if fixed {
         reply::set_tag(&mut response, &tag);
@@ -176,29 +184,48 @@ pub(super) async fn readings(
 
 impl Plan {
     fn run(&self, store: &dyn ReadStore, out: &mut ChunkSender) -> Result<(), ReadError> {
-        match self.every {
-            None => self.raw(store, out),
-            Some(every) => self.periods(store, out, every),
+        match self.shape {
+            Wish::Raw => self.raw(store, out),
+            Wish::Complete => self.complete(store, out),
+            Wish::Periods(every) => self.periods(store, out, every),
         }
     }
 
     fn raw(&self, store: &dyn ReadStore, out: &mut ChunkSender) -> Result<(), ReadError> {
         let mut table = TableWriter::new(self.format, Shape::Raw);
-        let (mut left, mut last, mut next) = (self.limit.unwrap_or(u64::MAX), None, None);
+        let mut page = Page::of(self.limit);
         table.begin(&mut out.buffer);
         store.readings(&self.scan, &mut |reading| {
-            if left == 0 {
-                next = last.map(|(series, at): (SeriesNo, Timestamp)| format!("{}_{}", series.0, at.0));
+            if !page.has_room_for((reading.series, reading.at)) {
                 return Flow::Stop;
             }
-            left -= 1;
-            last = Some((reading.series, reading.at));
             if let Some(series) = self.series.get(&reading.series) {
                 table.row(&mut out.buffer, &series.row, &Row::Raw(&reading));
             }
             out.flow()
         })?;
-        table.end(&mut out.buffer, next.as_deref(), &self.freshness);
+        table.end(&mut out.buffer, page.next.as_deref(), &self.freshness);
+        Ok(())
+    }
+
+    fn complete(&self, store: &dyn ReadStore, out: &mut ChunkSender) -> Result<(), ReadError> {
+        let mut table = TableWriter::new(self.format, Shape::Complete);
+        let mut page = Page::of(self.limit);
+        table.begin(&mut out.buffer);
+        store.complete(&self.scan, self.now, &mut |row| {
+            let position = match &row {
+                GridRow::Reading(reading) => (reading.series, reading.at),
+                GridRow::Absent(slot) => (slot.series, slot.at),
+            };
+            if !page.has_room_for(position) {
+                return Flow::Stop;
+            }
+            if let Some(series) = self.series.get(&position.0) {
+                table.row(&mut out.buffer, &series.row, &Row::Grid(&row));
+            }
+            out.flow()
+        })?;
+        table.end(&mut out.buffer, page.next.as_deref(), &self.freshness);
         Ok(())
     }
 
@@ -248,6 +275,30 @@ impl Plan {
     }
 }
 
+/// Where an answer with a limit ends.
+struct Page {
+    left: u64,
+    last: Option<(SeriesNo, Timestamp)>,
+    next: Option<String>,
+}
+
+impl Page {
+    fn of(limit: Option<u64>) -> Self {
+        Self { left: limit.unwrap_or(u64::MAX), last: None, next: None }
+    }
+
+    /// Whether one more row may be written; a cursor names an instant, so rows of the same one are never cut apart.
+    fn has_room_for(&mut self, position: (SeriesNo, Timestamp)) -> bool {
+        if self.left == 0 && self.last != Some(position) {
+            self.next = self.last.map(|(series, at)| format!("{}_{}", series.0, at.0));
+            return false;
+        }
+        self.left = self.left.saturating_sub(1);
+        self.last = Some(position);
+        true
+    }
+}
+
 fn finish(current: &mut Option<(&Wanted, Resampler)>, table: &mut TableWriter, out: &mut ChunkSender) {
     if let Some((series, mut resampler)) = current.take()
         && let Some(period) = resampler.finish()
@@ -265,63 +316,6 @@ impl Wanted {
     ) -> Resampler {
         Resampler::new(every, self.due, self.row.aggregation, range, before)
     }
-}
-
-/// Gathers text into chunks and hands them to the client.
-struct ChunkSender {
-    buffer: String,
-    chunks: mpsc::Sender<Result<Bytes, StreamCut>>,
-    runtime: Handle,
-}
-
-/// Why a stream ended before its end.
-#[derive(Debug, thiserror::Error)]
-enum StreamCut {
-    #[error("the database failed while the answer was under way")]
-    Store(#[source] ReadError),
-}
-
-impl ChunkSender {
-    /// Sends the buffer once it is full; stops the scan where the client has gone or stalls.
-    fn flow(&mut self) -> Flow {
-        if self.buffer.len() < CHUNK_BYTES || self.send() { Flow::More } else { Flow::Stop }
-    }
-
-    fn send(&mut self) -> bool {
-        let chunk = Bytes::from(std::mem::take(&mut self.buffer));
-        let sending = self.chunks.send_timeout(Ok(chunk), CLIENT_STALL);
-        self.runtime.block_on(sending).is_ok()
-    }
-
-    fn end(mut self, outcome: Result<(), ReadError>) {
-        match outcome {
-            Ok(()) => {
-                let _ = self.send();
-            }
-            Err(source) => {
-                tracing::error!("a stream of readings was cut: {source}");
-                let _ = self.runtime.block_on(self.chunks.send(Err(StreamCut::Store(source))));
-            }
-        }
-    }
-}
-
-fn stream(
-    state: &ApiState,
-    media_type: &'static str,
-    fill: impl FnOnce(&dyn ReadStore, &mut ChunkSender) -> Result<(), ReadError> + Send + 'static,
-) -> Response {
-    let (chunks, queue) = mpsc::channel(CHUNKS_QUEUED);
-    let store = std::sync::Arc::clone(&state.store);
-    let runtime = Handle::current();
-    tokio::task::spawn_blocking(move || {
-        let mut sender = ChunkSender { buffer: String::with_capacity(CHUNK_BYTES * 2), chunks, runtime };
-        let outcome = fill(store.as_ref(), &mut sender);
-        sender.end(outcome);
-    });
-    let mut response = Body::from_stream(ReceiverStream::new(queue)).into_response();
-    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(media_type));
-    response
 }
 
 /// Since which commit.

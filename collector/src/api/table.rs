@@ -6,13 +6,14 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
+use gapless_common::quality::Cause;
 use gapless_common::reading::Value;
 use gapless_common::time::Timestamp;
 use serde_json::json;
 
 use super::fleet::{Freshness, json_value, path};
 use super::resample::Period;
-use crate::store::model::{SeriesRow, StoredReading};
+use crate::store::model::{Absence, GridRow, SeriesRow, StoredReading};
 
 /// How readings are written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -37,6 +38,8 @@ impl Format {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Shape {
     Raw,
+    /// Raw, with the slots that have no reading.
+    Complete,
     Periods,
 }
 
@@ -44,6 +47,8 @@ pub(super) enum Shape {
 #[derive(Debug)]
 pub(super) enum Row<'a> {
     Raw(&'a StoredReading),
+    /// Of a complete grid.
+    Grid(&'a GridRow),
     Period(&'a Period),
 }
 
@@ -65,6 +70,9 @@ impl TableWriter {
     pub(super) fn begin(&self, out: &mut String) {
         match (self.format, self.shape) {
             (Format::Csv, Shape::Raw) => out.push_str("series,revision,unit,at,value,quality\r\n"),
+            (Format::Csv, Shape::Complete) => {
+                out.push_str("series,revision,unit,at,value,quality,state,cause,gap\r\n");
+            }
             (Format::Csv, Shape::Periods) => {
                 out.push_str("series,revision,unit,from,mean,minimum,maximum,rise,count,coverage\r\n");
             }
@@ -112,12 +120,32 @@ impl TableWriter {
     }
 }
 
+/// The word for why a slot has no reading.
+const fn absence_word(absence: Absence) -> &'static str {
+    match absence {
+        Absence::Pending => "pending",
+        Absence::NoData => "no_data",
+        Absence::Missing => "missing",
+        Absence::Unknown => "unknown",
+    }
+}
+
 fn json_row(series: &SeriesRow, row: &Row<'_>) -> serde_json::Value {
     let (path, revision, unit) = (path(series), series.revision, &series.unit);
     match row {
         Row::Raw(reading) => json!({
             "series": path, "revision": revision, "unit": unit, "at": reading.at.to_string(),
             "value": json_value(reading.value.as_ref()), "quality": reading.quality.label(),
+        }),
+        Row::Grid(GridRow::Reading(reading)) => json!({
+            "series": path, "revision": revision, "unit": unit, "at": reading.at.to_string(),
+            "value": json_value(reading.value.as_ref()), "quality": reading.quality.label(),
+            "state": "received", "cause": null, "gap": null,
+        }),
+        Row::Grid(GridRow::Absent(slot)) => json!({
+            "series": path, "revision": revision, "unit": unit, "at": slot.at.to_string(),
+            "value": null, "quality": null, "state": absence_word(slot.absence),
+            "cause": slot.cause.map(Cause::slug), "gap": slot.gap,
         }),
         Row::Period(period) => json!({
             "series": path, "revision": revision, "unit": unit, "from": period.from.to_string(),
@@ -148,16 +176,29 @@ fn csv_head(out: &mut String, series: &SeriesRow, at: Timestamp) {
     let _ = write!(out, ",{at},");
 }
 
+fn csv_reading(out: &mut String, series: &SeriesRow, reading: &StoredReading) {
+    csv_head(out, series, reading.at);
+    match &reading.value {
+        Some(Value::Number(number)) => csv_number(out, Some(*number)),
+        Some(Value::Text(text)) => csv_text(out, text),
+        None => {}
+    }
+    let _ = write!(out, ",{}", reading.quality.label());
+}
+
 fn csv_row(out: &mut String, series: &SeriesRow, row: &Row<'_>) {
     match row {
-        Row::Raw(reading) => {
-            csv_head(out, series, reading.at);
-            match &reading.value {
-                Some(Value::Number(number)) => csv_number(out, Some(*number)),
-                Some(Value::Text(text)) => csv_text(out, text),
-                None => {}
+        Row::Raw(reading) => csv_reading(out, series, reading),
+        Row::Grid(GridRow::Reading(reading)) => {
+            csv_reading(out, series, reading);
+            out.push_str(",received,,");
+        }
+        Row::Grid(GridRow::Absent(slot)) => {
+            csv_head(out, series, slot.at);
+            let _ = write!(out, ",,{},{},", absence_word(slot.absence), slot.cause.map_or("", Cause::slug));
+            if let Some(gap) = slot.gap {
+                let _ = write!(out, "{gap}");
             }
-            let _ = write!(out, ",{}", reading.quality.label());
         }
         Row::Period(period) => {
             csv_head(out, series, period.from);

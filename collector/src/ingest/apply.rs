@@ -76,6 +76,8 @@ impl<'a, 'c> Apply<'a, 'c> {
         };
         let no = self.memory.registry.agent(self.batch.connection, &path)?;
         self.touched.insert(no);
+        let bytes = inbound.link_bytes();
+        self.batch.tally(no).received_bytes += i64::try_from(bytes).unwrap_or(i64::MAX);
         match kind {
             Up::Data => self.data(no, &path, &inbound.payload),
             _ => self.other(no, &path, &inbound.payload),

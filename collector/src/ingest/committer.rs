@@ -10,6 +10,7 @@
 //! What a failed transaction left in memory is never used: it would take frames for stored that are not. So the
 //! ledger is loaded anew before the next one.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use gapless_common::id::Commit;
@@ -28,7 +29,7 @@ use crate::gaps::Policies;
 use crate::ledger::{Agent, AgentNo};
 use crate::store::batch::Batch;
 use crate::store::model::{Head, PendingJob};
-use crate::store::{Borrowed, commands, parked, sqlite};
+use crate::store::{Borrowed, commands, parked, sqlite, traffic};
 
 /// Rows after which a transaction takes no further message: a frame of 100 bytes may hold a quarter of a million
 /// readings. So a transaction holds fewer rows in memory than these and one frame's.
@@ -65,6 +66,8 @@ pub struct Committer {
     park_bytes_max: i64,
     policies: Policies,
     allowances: Allowances,
+    /// Bytes of the last answers, which the next transaction counts.
+    sent: BTreeMap<AgentNo, i64>,
 }
 
 /// The job of each ask, and what agents are told.
@@ -107,7 +110,8 @@ impl Committer {
             Ok((memory, head)) => {
                 let (policies, allowances) = (Policies::default(), Allowances::default());
                 let (memory, park_bytes_max) = (Some(memory), PARK_BYTES_MAX);
-                Ok(Self { connection, memory, head, park_bytes_max, policies, allowances })
+                let sent = BTreeMap::new();
+                Ok(Self { connection, memory, head, park_bytes_max, policies, allowances, sent })
             }
             Err(source) => Err(LoadError::Load { path: sqlite::path_of(&connection), source }),
         }
@@ -365,6 +369,9 @@ impl Committer {
             }
         };
         self.connection.prepare_cached("BEGIN IMMEDIATE")?.execute([])?;
+        for (&no, &bytes) in &self.sent {
+            traffic::sent(&self.connection, no, bytes, now)?;
+        }
         let commit = if is_counted { self.next_commit() } else { self.head.commit };
         let batch = Batch::new(&self.connection, commit.0, now);
         let mut apply =
@@ -393,7 +400,7 @@ impl Committer {
         let _ = self.roll_back();
     }
 
-    fn answers(&self, memory: &Memory, answers: &Answers, now: Timestamp) -> Vec<Outbound> {
+    fn answers(&self, memory: &Memory, answers: &Answers, now: Timestamp) -> Vec<(AgentNo, Outbound)> {
         let mut out = Vec::new();
         for (&no, epochs) in &answers.acks {
             let also: Vec<_> = epochs.iter().copied().collect();
@@ -438,14 +445,19 @@ impl Applied<'_> {
         committer.head.commit = commit;
         let out = committer.answers(&memory, &answers, now);
         committer.memory = Some(memory);
-        Ok(out)
+        committer.sent.clear();
+        for (no, answer) in &out {
+            let bytes = i64::try_from(answer.link_bytes()).unwrap_or(i64::MAX);
+            *committer.sent.entry(*no).or_default() += bytes;
+        }
+        Ok(out.into_iter().map(|(_, answer)| answer).collect())
     }
 }
 
-fn publish(memory: &Memory, no: AgentNo, kind: Down, message: &Message) -> Option<Outbound> {
+fn publish(memory: &Memory, no: AgentNo, kind: Down, message: &Message) -> Option<(AgentNo, Outbound)> {
     let path = memory.registry.path(no)?;
     match wire::encode(message) {
-        Ok(payload) => Some(Outbound::Publish { topic: path.down(kind), payload }),
+        Ok(payload) => Some((no, Outbound::Publish { topic: path.down(kind), payload })),
         Err(error) => {
             tracing::error!(agent = %path, %error, "an answer could not be written");
             None

@@ -109,6 +109,9 @@ impl Apply<'_, '_> {
                 ..Event::of(there.id, Happened::Requested)
             };
             gap_lives::tell(connection, stamp, &event)?;
+            if there.life.attempts + there.life.failures > 0 {
+                gap_lives::asked_again(connection)?;
+            }
         }
         Ok(())
     }

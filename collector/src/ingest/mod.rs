@@ -13,6 +13,7 @@ mod orders;
 mod turns;
 pub mod writer;
 
+use gapless_common::cost::message_bytes;
 use gapless_common::time::Timestamp;
 
 pub use orders::{Ask, Asked, Order, Orders, Refused, Task, Wish};
@@ -44,6 +45,11 @@ impl Inbound {
         Self { topic: String::new(), payload: Vec::new(), at, token: 0 }
     }
 
+    /// Bytes on the link; none where a source of this process speaks.
+    pub(crate) fn link_bytes(&self) -> usize {
+        if self.token == 0 { 0 } else { message_bytes(self.topic.len(), self.payload.len()) }
+    }
+
     pub(crate) fn is_new_session(&self) -> bool {
         self.topic.is_empty()
     }
@@ -61,4 +67,14 @@ pub enum Outbound {
     },
     /// What these tokens stand for is committed: the broker may forget it.
     Release(Vec<u64>),
+}
+
+impl Outbound {
+    /// Bytes on the link.
+    pub(crate) fn link_bytes(&self) -> usize {
+        match self {
+            Self::Publish { topic, payload } => message_bytes(topic.len(), payload.len()),
+            Self::Release(_) => 0,
+        }
+    }
 }

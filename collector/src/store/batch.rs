@@ -11,6 +11,7 @@ use gapless_common::time::{Slot, Timestamp};
 use rusqlite::{Connection, params};
 
 use super::cell::Cell;
+use super::traffic;
 use crate::ledger::{AgentNo, Due, GridNo, Stamp};
 use crate::store::state;
 
@@ -39,6 +40,7 @@ pub(crate) struct Tally {
     pub(crate) conflicts: i64,
     pub(crate) damaged: i64,
     pub(crate) refused: i64,
+    pub(crate) received_bytes: i64,
 }
 
 /// See the module's text: push rows, [`flush`](Self::flush) before anything reads them, [`finish`](Self::finish)
@@ -268,6 +270,7 @@ impl<'c> Batch<'c> {
             let row =
                 [no.0, t.frames, t.readings, t.duplicates, t.conflicts, t.damaged, t.refused, self.now.0];
             self.connection.prepare_cached(sql)?.execute(row)?;
+            traffic::received(self.connection, *no, t.received_bytes, self.now)?;
         }
         let sql = "UPDATE meta SET value = ?1 WHERE key = 'commit_no'";
         self.connection.prepare_cached(sql)?.execute([commit])?;

@@ -13,6 +13,9 @@ use crate::ledger::{AgentNo, GridNo, Stamp};
 /// `gaps.state` of one that is filled; the others are those of [`state()`].
 pub(crate) const GAP_FILLED: i64 = 2;
 
+/// `gap_tallies.event` of a source that is asked again; the others are those of [`Happened`].
+pub(super) const ASKED_AGAIN: i64 = 11;
+
 /// `gaps.state` of one that is not filled.
 pub(crate) const fn state(phase: Phase) -> i64 {
     match phase {
@@ -143,7 +146,18 @@ pub(crate) fn tell(connection: &Connection, stamp: Stamp, event: &Event<'_>) -> 
         parent,
         event.detail,
     ];
-    connection.prepare_cached(sql)?.execute(row).map(drop)
+    connection.prepare_cached(sql)?.execute(row)?;
+    tally(connection, event.happened.code())
+}
+
+/// Notes that a source is asked for a gap that it was asked for before.
+pub(crate) fn asked_again(connection: &Connection) -> rusqlite::Result<()> {
+    tally(connection, ASKED_AGAIN)
+}
+
+fn tally(connection: &Connection, event: i64) -> rusqlite::Result<()> {
+    let sql = "INSERT INTO gap_tallies VALUES (?1, 1) ON CONFLICT DO UPDATE SET happened = happened + 1";
+    connection.prepare_cached(sql)?.execute([event]).map(drop)
 }
 
 /// A gap and whom to ask for it.

@@ -136,12 +136,13 @@ pub(crate) fn tell(connection: &Connection, ended: &Ended, now: Timestamp) -> ru
     let sql =
         "INSERT INTO job_history (no, device, why, asked_at, began_at, ended_at, outcome, readings, detail)
         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)";
+    let began = job.lease.map_or(now, |lease| lease.began);
     let row = params![
         job.no.cast_signed(),
         job.scope.0,
         why_code(job.why),
         job.asked_at.0,
-        job.lease.map_or(now.0, |lease| lease.began.0),
+        began.0,
         now.0,
         outcome,
         readings,
@@ -151,7 +152,18 @@ pub(crate) fn tell(connection: &Connection, ended: &Ended, now: Timestamp) -> ru
     let sql =
         "DELETE FROM job_history WHERE device = ?1 AND id <= (SELECT id FROM job_history WHERE device = ?1
         ORDER BY id DESC LIMIT 1 OFFSET ?2)";
-    connection.prepare_cached(sql)?.execute([job.scope.0, HISTORY_MAX]).map(drop)
+    connection.prepare_cached(sql)?.execute([job.scope.0, HISTORY_MAX])?;
+    tally(connection, *outcome, now.since_ms(began).max(0))
+}
+
+/// Bounds of the durations that jobs are counted by, in ms. Do not change: databases hold their numbers.
+pub(super) const DURATIONS_MS: [i64; 9] = [100, 500, 1_000, 2_500, 5_000, 10_000, 30_000, 60_000, 120_000];
+
+fn tally(connection: &Connection, outcome: i64, ms: i64) -> rusqlite::Result<()> {
+    let duration = i64::try_from(DURATIONS_MS.partition_point(|bound| *bound < ms)).unwrap_or_default();
+    let sql = "INSERT INTO job_tallies VALUES (?1, ?2, 1, ?3)
+        ON CONFLICT DO UPDATE SET jobs = jobs + 1, ms = ms + ?3";
+    connection.prepare_cached(sql)?.execute(params![outcome, duration, ms]).map(drop)
 }
 
 /// How a device stands that is due.
@@ -263,15 +275,20 @@ pub(super) fn ended_row(row: &Row<'_>) -> Result<EndedJobRow, ReadError> {
         asked_at: Timestamp(row.get("asked_at")?),
         began_at: Timestamp(row.get("began_at")?),
         ended_at: Timestamp(row.get("ended_at")?),
-        outcome: match row.get::<_, i64>("outcome")? {
-            DONE => "done",
-            FAILED => "failed",
-            NO_DATA => "no_data",
-            _ => "expired",
-        },
+        outcome: outcome_word(row.get("outcome")?),
         readings: u64::try_from(row.get::<_, i64>("readings")?).unwrap_or_default(),
         detail: row.get("detail")?,
     })
+}
+
+/// The word of a `job_history.outcome`.
+pub(super) const fn outcome_word(outcome: i64) -> &'static str {
+    match outcome {
+        DONE => "done",
+        FAILED => "failed",
+        NO_DATA => "no_data",
+        _ => "expired",
+    }
 }
 
 /// `job_history.outcome`: the source was read.

@@ -4,8 +4,10 @@
 pub(crate) mod batch;
 pub(crate) mod cell;
 pub(crate) mod commands;
+mod complete;
 pub(crate) mod gap_lives;
 pub(crate) mod jobs;
+mod meters;
 pub mod model;
 pub(crate) mod parked;
 mod read;
@@ -16,6 +18,7 @@ pub(crate) mod sources;
 pub mod sqlite;
 pub(crate) mod state;
 mod strip;
+pub(crate) mod traffic;
 
 use gapless_common::id::{Commit, DeviceId, SiteId};
 use gapless_common::time::Timestamp;
@@ -24,7 +27,8 @@ pub use read::{Borrowed, Reader};
 
 use model::{
     AgentRow, ChangeRow, ConflictRow, DeviceNo, DeviceRow, EndedJobRow, Flow, GapEventRow, GapFilter, GapRow,
-    Head, JobRow, ParkedRow, Scan, SeriesNo, SeriesRow, SiteRow, Stats, StoredReading, StripRun,
+    GridRow, Head, JobRow, Meters, ParkedRow, Scan, SeriesNo, SeriesRow, SiteRow, Stats, StoredReading,
+    StripRun,
 };
 
 /// A question that the database could not answer.
@@ -99,6 +103,17 @@ pub trait ReadStore {
     /// # Errors
     /// See [`head`](Self::head).
     fn readings(&self, scan: &Scan, each: &mut dyn FnMut(StoredReading) -> Flow) -> Result<(), ReadError>;
+
+    /// The same, and between the readings each slot of the device's schedules up to `now` that has none.
+    ///
+    /// # Errors
+    /// See [`head`](Self::head).
+    fn complete(
+        &self,
+        scan: &Scan,
+        now: Timestamp,
+        each: &mut dyn FnMut(GridRow) -> Flow,
+    ) -> Result<(), ReadError>;
 
     /// Where commits after `after` wrote readings, in the order (commit, device), at most `limit`.
     ///
@@ -192,6 +207,12 @@ pub trait ReadStore {
     /// # Errors
     /// See [`head`](Self::head).
     fn stats(&self) -> Result<Stats, ReadError>;
+
+    /// What monitoring asks at every scrape.
+    ///
+    /// # Errors
+    /// See [`head`](Self::head).
+    fn meters(&self, now: Timestamp) -> Result<Meters, ReadError>;
 
     /// The name of the bearer token with this SHA-256, where there is one.
     ///

@@ -101,6 +101,10 @@ pub struct Counters {
     pub damaged: u64,
     /// Messages refused, not acknowledged: what cannot be, or more than is kept of one agent.
     pub refused: u64,
+    /// Bytes on the link from the agent, an estimate (see `gapless_common::cost`).
+    pub received_bytes: u64,
+    /// Bytes on the link to the agent, an estimate.
+    pub sent_bytes: u64,
 }
 
 /// One device.
@@ -241,6 +245,43 @@ pub struct Scan {
     pub to: Timestamp,
     /// Only what comes after this position: where an earlier page ended.
     pub after: Option<(SeriesNo, Timestamp)>,
+}
+
+/// Why a slot has no reading, as far as it matters to whoever uses the data.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Absence {
+    /// It may be on its way, or its source will be or is being asked for it.
+    Pending,
+    /// Its source was asked and has nothing; it may be asked again.
+    NoData,
+    /// It is known to be missing, and nobody can be asked for it.
+    Missing,
+    /// Its agent has not been heard from.
+    Unknown,
+}
+
+/// A slot of a series that has no reading.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct AbsentSlot {
+    /// The series.
+    pub series: SeriesNo,
+    /// The instant at which it was due.
+    pub at: Timestamp,
+    /// What may still come of it.
+    pub absence: Absence,
+    /// Why, where that is known.
+    pub cause: Option<Cause>,
+    /// The gap that holds it, once it is proven.
+    pub gap: Option<i64>,
+}
+
+/// A row of a complete grid.
+#[derive(Debug, Clone, PartialEq)]
+pub enum GridRow {
+    /// A reading that is stored.
+    Reading(StoredReading),
+    /// A slot that has none.
+    Absent(AbsentSlot),
 }
 
 /// Whether to go on with a scan.
@@ -468,6 +509,61 @@ pub struct Stats {
     pub conflicts: u64,
     /// What came of all frames.
     pub counters: Counters,
+    /// Bytes of the database file.
+    pub file_bytes: u64,
+}
+
+/// Gaps that are not filled, counted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct GapCount {
+    /// How they stand.
+    pub phase: Phase,
+    /// Why they are.
+    pub cause: Cause,
+    /// How many.
+    pub gaps: u64,
+    /// Their slots.
+    pub slots: u64,
+}
+
+/// How long the work of jobs took that ended in one way, since the database was made.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct JobTimes {
+    /// In which, as a word.
+    pub outcome: &'static str,
+    /// Bounds in ms, ascending, each with the number of jobs that took no longer, and longer than the bound before it.
+    pub by_duration: Vec<(i64, u64)>,
+    /// All of them, those that took longer than every bound among them.
+    pub jobs: u64,
+    /// Their work together, in ms.
+    pub ms: u64,
+}
+
+/// What monitoring wants to know, of one committed state.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Meters {
+    /// Where the database stands.
+    pub head: Head,
+    /// Every agent.
+    pub agents: Vec<AgentRow>,
+    /// Every device.
+    pub devices: Vec<DeviceRow>,
+    /// Gaps that are not filled, by state and cause.
+    pub gaps: Vec<GapCount>,
+    /// What became of gaps, by word, since the database was made.
+    pub gap_events: BTreeMap<&'static str, u64>,
+    /// How often a source was asked again for a gap.
+    pub gap_retries: u64,
+    /// Jobs, by state as a word.
+    pub jobs: BTreeMap<&'static str, u64>,
+    /// Jobs that have ended, by outcome.
+    pub job_times: Vec<JobTimes>,
+    /// Series, all revisions.
+    pub series: u64,
+    /// Parked frames.
+    pub parked: u64,
+    /// Their bytes.
+    pub parked_bytes: u64,
     /// Bytes of the database file.
     pub file_bytes: u64,
 }

@@ -10,13 +10,14 @@ use rusqlite::{Connection, OptionalExtension as _, Row, params, params_from_iter
 
 use super::model::{
     AgentRow, ChangeRow, ConflictRow, DeviceNo, DeviceRow, EndedJobRow, Flow, GapEventRow, GapFilter, GapRow,
-    Head, JobRow, ParkedRow, Scan, SeriesNo, SeriesRow, SiteRow, Stats, StoredReading, StripRun,
+    GridRow, Head, JobRow, Meters, ParkedRow, Scan, SeriesNo, SeriesRow, SiteRow, Stats, StoredReading,
+    StripRun,
 };
 use super::rows::{
-    DEVICES, GAP, agent_row, conflict_row, count, counters, device_row, gap_event_row, gap_query, gap_row,
-    parked_row, reading, series_row, site_row,
+    AGENTS, DEVICES, GAP, agent_row, conflict_row, count, counters, device_row, gap_event_row, gap_query,
+    gap_row, parked_row, reading, series_row, site_row,
 };
-use super::{AHEAD_MAX_MS, ReadError, ReadStore, jobs, sqlite, strip};
+use super::{AHEAD_MAX_MS, ReadError, ReadStore, complete, jobs, meters, sqlite, strip};
 use crate::freshness::Allowances;
 
 /// Connections that are kept open between questions.
@@ -109,7 +110,7 @@ impl Ask for Reader {
     }
 }
 
-fn rows<T>(
+pub(super) fn rows<T>(
     connection: &Connection,
     sql: &str,
     values: impl rusqlite::Params,
@@ -140,9 +141,7 @@ impl<A: Ask> ReadStore for A {
     }
 
     fn agents(&self, site: Option<&SiteId>) -> Read<Vec<AgentRow>> {
-        let sql = "SELECT a.*, s.name AS site_name FROM agents a JOIN sites s ON s.id = a.site
-            WHERE ?1 IS NULL OR s.name = ?1 ORDER BY s.name, a.name";
-        self.ask(|c| rows(c, sql, [site.map(SiteId::as_str)], |row| agent_row(row, c)))
+        self.ask(|c| rows(c, AGENTS, [site.map(SiteId::as_str)], |row| agent_row(row, c)))
     }
 
     fn devices(&self, site: Option<&SiteId>, now: Timestamp) -> Read<Vec<DeviceRow>> {
@@ -192,6 +191,10 @@ impl<A: Ask> ReadStore for A {
             }
             Ok(())
         })
+    }
+
+    fn complete(&self, scan: &Scan, now: Timestamp, each: &mut dyn FnMut(GridRow) -> Flow) -> Read<()> {
+        self.ask(|c| complete::scan(c, scan, now, each))
     }
 
     fn changes(&self, after: Commit, limit: usize) -> Read<Vec<ChangeRow>> {
@@ -306,6 +309,7 @@ impl<A: Ask> ReadStore for A {
             (SELECT count(*) FROM conflicts) AS kept_conflicts, sum(frames) AS frames,
             sum(readings) AS readings, sum(duplicates) AS duplicates, sum(conflicts) AS conflicts,
             sum(damaged) AS damaged, sum(refused) AS refused,
+            sum(received_bytes) AS received_bytes, sum(sent_bytes) AS sent_bytes,
             (SELECT page_count * page_size FROM pragma_page_count, pragma_page_size) AS file_bytes FROM agents";
         let all = self.ask(|c| {
             rows(c, sql, [], |r| {
@@ -324,6 +328,10 @@ impl<A: Ask> ReadStore for A {
             })
         })?;
         Ok(all.into_iter().next().unwrap_or_default())
+    }
+
+    fn meters(&self, now: Timestamp) -> Read<Meters> {
+        self.ask(|c| meters::all(c, self.allowances(), now))
     }
 
     fn token_name(&self, sha256: &[u8; 32]) -> Read<Option<String>> {

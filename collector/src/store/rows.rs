@@ -56,6 +56,8 @@ pub(super) fn counters(row: &Row<'_>) -> Read<Counters> {
         conflicts: count(row, "conflicts")?,
         damaged: count(row, "damaged")?,
         refused: count(row, "refused")?,
+        received_bytes: count(row, "received_bytes")?,
+        sent_bytes: count(row, "sent_bytes")?,
     })
 }
 
@@ -115,6 +117,9 @@ pub(super) fn agent_row(row: &Row<'_>, connection: &Connection) -> Read<AgentRow
         counters: counters(row)?,
     })
 }
+
+pub(super) const AGENTS: &str = "SELECT a.*, s.name AS site_name FROM agents a JOIN sites s ON s.id = a.site
+    WHERE ?1 IS NULL OR s.name = ?1 ORDER BY s.name, a.name";
 
 pub(super) const DEVICES: &str =
     "SELECT d.id, d.name, d.attributes, s.name AS site_name, a.name AS agent_name, a.flush_ms,

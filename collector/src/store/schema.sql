@@ -1,4 +1,4 @@
--- Version 4 of the collector's database. Instants are milliseconds since 1970 UTC; 64-bit unsigned numbers
+-- Version 5 of the collector's database. Instants are milliseconds since 1970 UTC; 64-bit unsigned numbers
 -- (epochs, hashes, incarnations) are kept as the signed number of the same bits; seqs are plain.
 -- Everything that decides anything is here: a collector may be killed at any instant and lose nothing.
 
@@ -34,6 +34,8 @@ CREATE TABLE agents (
     conflicts INTEGER NOT NULL DEFAULT 0,
     damaged INTEGER NOT NULL DEFAULT 0, -- frames with a wrong CRC: not acknowledged
     refused INTEGER NOT NULL DEFAULT 0, -- messages that cannot be, or beyond a bound: not acknowledged
+    received_bytes INTEGER NOT NULL DEFAULT 0, -- on the link, from the agent, as common::cost has it (schema 5)
+    sent_bytes INTEGER NOT NULL DEFAULT 0,     -- the same, to it (schema 5)
     UNIQUE (site, name)
 );
 
@@ -194,6 +196,9 @@ CREATE INDEX gaps_due ON gaps (next_at) WHERE next_at IS NOT NULL;
 CREATE INDEX gaps_requested ON gaps (request) WHERE request IS NOT NULL;
 CREATE INDEX gaps_asked ON gaps (grid) WHERE state = 3;
 
+-- What is counted at every scrape, from the index alone. (Schema 5.)
+CREATE INDEX gaps_counted ON gaps (state, cause, first_slot, last_slot) WHERE state <> 2;
+
 -- What became of a gap, in order. event: 1 opened, 2 cause (another one was told), 3 requested, 4 no data, 5 failed,
 -- 6 abandoned, 7 retried, 8 reopened, 9 filled, 10 cut (off the gap `parent`). actor: `collector`, `agent NAME` or
 -- `token NAME`. detail: for people.
@@ -210,6 +215,12 @@ CREATE TABLE gap_events (
     detail TEXT
 );
 CREATE INDEX gap_events_of ON gap_events (gap);
+
+-- How often each of it happened, so that nobody counts the lines; 11: a source was asked again. (Schema 5.)
+CREATE TABLE gap_tallies (
+    event INTEGER PRIMARY KEY,
+    happened INTEGER NOT NULL
+);
 
 -- A row per revision: a changed unit, quantity, aggregation or label opens a new one.
 CREATE TABLE series (
@@ -350,11 +361,31 @@ CREATE TABLE job_history (
 );
 CREATE INDEX job_history_of ON job_history (device);
 
+-- How long the work of jobs took, all that ever were: how many ended so and took no longer than a bound and longer than
+-- the one before it (`jobs::DURATIONS_MS`, by number; the last: longer than all), and how long they took together.
+-- (Schema 5.)
+CREATE TABLE job_tallies (
+    outcome INTEGER NOT NULL,
+    duration INTEGER NOT NULL,
+    jobs INTEGER NOT NULL,
+    ms INTEGER NOT NULL,
+    PRIMARY KEY (outcome, duration)
+) WITHOUT ROWID;
+
 -- When somebody last looked at a device's data: its source is asked more often while they do. (Schema 4.)
 CREATE TABLE looks (
     device INTEGER PRIMARY KEY REFERENCES devices (id),
     at INTEGER NOT NULL
 );
+
+-- Bytes on the link of each agent and day (days since 1970, UTC), as in `agents`. (Schema 5.)
+CREATE TABLE traffic (
+    agent INTEGER NOT NULL REFERENCES agents (id),
+    day INTEGER NOT NULL,
+    received_bytes INTEGER NOT NULL,
+    sent_bytes INTEGER NOT NULL,
+    PRIMARY KEY (agent, day)
+) WITHOUT ROWID;
 
 -- API tokens: only the SHA-256 of each is kept.
 CREATE TABLE tokens (

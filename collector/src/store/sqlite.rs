@@ -11,7 +11,7 @@ use rusqlite::{Connection, OpenFlags, OptionalExtension};
 use super::model::Head;
 
 /// Version of the schema that this program writes.
-const SCHEMA_VERSION: i64 = 4;
+const SCHEMA_VERSION: i64 = 5;
 const SCHEMA: &str = include_str!("schema.sql");
 /// What a database of version 1 lacks.
 const TO_2: &str = "CREATE TABLE forgotten_epochs (
@@ -77,6 +77,30 @@ CREATE TABLE looks (
     device INTEGER PRIMARY KEY REFERENCES devices (id),
     at INTEGER NOT NULL
 )";
+/// What a database of version 4 lacks. What became of gaps before is counted once; jobs and bytes are
+/// counted from then on.
+const TO_5: &str = "ALTER TABLE agents ADD COLUMN received_bytes INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE agents ADD COLUMN sent_bytes INTEGER NOT NULL DEFAULT 0;
+CREATE INDEX gaps_counted ON gaps (state, cause, first_slot, last_slot) WHERE state <> 2;
+CREATE TABLE gap_tallies (
+    event INTEGER PRIMARY KEY,
+    happened INTEGER NOT NULL
+);
+INSERT INTO gap_tallies SELECT event, count(*) FROM gap_events GROUP BY event;
+CREATE TABLE job_tallies (
+    outcome INTEGER NOT NULL,
+    duration INTEGER NOT NULL,
+    jobs INTEGER NOT NULL,
+    ms INTEGER NOT NULL,
+    PRIMARY KEY (outcome, duration)
+) WITHOUT ROWID;
+CREATE TABLE traffic (
+    agent INTEGER NOT NULL REFERENCES agents (id),
+    day INTEGER NOT NULL,
+    received_bytes INTEGER NOT NULL,
+    sent_bytes INTEGER NOT NULL,
+    PRIMARY KEY (agent, day)
+) WITHOUT ROWID";
 /// What was asked after a backup was made, and in answer to what, is not known to it: no number of a command is given
 /// again that an agent may remember, and what was being asked for is asked for anew.
 const RESTORED: &str = "INSERT INTO sqlite_sequence (name, seq)
@@ -163,7 +187,7 @@ fn migrate(connection: &mut Connection, found: i64, fresh: u64) -> rusqlite::Res
         transaction.execute_batch(SCHEMA)?;
         transaction.execute("INSERT INTO meta VALUES ('commit_no', 0), ('needs_incarnation', 1)", [])?;
     }
-    for (from, lacks) in [(1, TO_2), (2, TO_3), (3, TO_4)] {
+    for (from, lacks) in [(1, TO_2), (2, TO_3), (3, TO_4), (4, TO_5)] {
         if (1..=from).contains(&found) {
             transaction.execute_batch(lacks)?;
         }
@@ -232,6 +256,10 @@ mod tests {
     }
 
     /// What the versions after each one brought, taken away again.
+    const FROM_5: &str =
+        "DROP TABLE traffic; DROP TABLE job_tallies; DROP TABLE gap_tallies; DROP INDEX gaps_counted;
+        ALTER TABLE agents DROP COLUMN received_bytes; ALTER TABLE agents DROP COLUMN sent_bytes;
+        PRAGMA user_version = 4;";
     const FROM_4: &str =
         "DROP TABLE looks; DROP TABLE job_history; DROP TABLE jobs; PRAGMA user_version = 3;";
     const FROM_3: &str = "DROP TABLE gap_events; DROP INDEX gaps_unfilled; DROP INDEX gaps_due;
@@ -244,7 +272,8 @@ mod tests {
     /// An older database gets what it lacks, keeps its incarnation, and is not made anew at the next opening.
     #[test]
     fn an_older_database_is_migrated() {
-        for back in [FROM_4.to_owned(), format!("{FROM_4} {FROM_3}"), format!("{FROM_4} {FROM_3} {FROM_2}")] {
+        let steps = [FROM_5, FROM_4, FROM_3, FROM_2];
+        for back in (1..=steps.len()).map(|n| steps[..n].join(" ")) {
             let connection = make_writer(Connection::open_in_memory().unwrap(), 7).unwrap();
             let new = made(&connection);
             connection.execute_batch(&back).unwrap();
@@ -253,8 +282,8 @@ mod tests {
             assert_eq!(made(&connection), new, "as a new database has it");
             assert_eq!(head(&connection).unwrap().incarnation, Incarnation(7));
             let connection = make_writer(connection, 9).unwrap();
-            connection.execute_batch("PRAGMA user_version = 5").unwrap();
-            assert!(matches!(make_writer(connection, 9), Err(OpenError::TooNew { found: 5, .. })));
+            connection.execute_batch("PRAGMA user_version = 6").unwrap();
+            assert!(matches!(make_writer(connection, 9), Err(OpenError::TooNew { found: 6, .. })));
         }
     }
 }

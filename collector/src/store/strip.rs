@@ -9,9 +9,9 @@ use super::{ReadError, runs, state};
 use crate::ledger::{GridNo, Known, Run, freshness};
 
 /// A grid of the device, and who polls it how.
-struct Grid {
-    id: i64,
-    times: SlotGrid,
+pub(super) struct Grid {
+    pub(super) id: i64,
+    pub(super) times: SlotGrid,
     flush_ms: u32,
 }
 
@@ -24,18 +24,7 @@ pub(super) fn of(
 ) -> Result<Vec<StripRun>, ReadError> {
     let mut strip = Vec::new();
     for grid in grids(connection, device)? {
-        let range = (grid.times.first_from(from).0, grid.times.first_from(to).0 - 1);
-        let known = known_runs(connection, grid.id, range)?;
-        let due = due_runs(connection, &grid, range, now)?;
-        let absent = due.into_iter().flat_map(|due| without(due, &known));
-        let late_from =
-            grid.times.first_from(freshness::late_from(now, grid.flush_ms, grid.times.interval.as_ms()));
-        let absent = absent.flat_map(|(f, l)| {
-            let unknown = (f, l.min(late_from.0 - 1), SlotState::Unknown);
-            [unknown, (f.max(late_from.0), l, SlotState::Late)]
-        });
-        let known = known.iter().copied();
-        let runs = known.chain(absent).filter(|(f, l, _)| f <= l);
+        let runs = pieces(connection, &grid, (from, to), now)?.into_iter();
         strip.extend(runs.map(|(f, l, state)| StripRun {
             from: grid.times.at(Slot(f)),
             to: grid.times.at(Slot(l).plus(1)),
@@ -47,7 +36,28 @@ pub(super) fn of(
     Ok(strip)
 }
 
-fn grids(connection: &Connection, device: DeviceNo) -> Result<Vec<Grid>, ReadError> {
+/// The runs of one grid in `from..to`; what is known first.
+pub(super) fn pieces(
+    connection: &Connection,
+    grid: &Grid,
+    (from, to): (Timestamp, Timestamp),
+    now: Timestamp,
+) -> Result<Vec<Piece>, ReadError> {
+    let range = (grid.times.first_from(from).0, grid.times.first_from(to).0 - 1);
+    let known = known_runs(connection, grid.id, range)?;
+    let due = due_runs(connection, grid, range, now)?;
+    let absent = due.into_iter().flat_map(|due| without(due, &known));
+    let late_from =
+        grid.times.first_from(freshness::late_from(now, grid.flush_ms, grid.times.interval.as_ms()));
+    let absent = absent.flat_map(|(f, l)| {
+        let unknown = (f, l.min(late_from.0 - 1), SlotState::Unknown);
+        [unknown, (f.max(late_from.0), l, SlotState::Late)]
+    });
+    let known = known.iter().copied();
+    Ok(known.chain(absent).filter(|(f, l, _)| f <= l).collect())
+}
+
+pub(super) fn grids(connection: &Connection, device: DeviceNo) -> Result<Vec<Grid>, ReadError> {
     let sql = "SELECT g.id, g.interval_ms, g.phase_ms, coalesce(a.flush_ms, 0) FROM grids g
         JOIN devices d ON d.id = g.device LEFT JOIN agents a ON a.id = d.agent WHERE g.device = ?1";
     let mut statement = connection.prepare_cached(sql)?;
@@ -62,7 +72,8 @@ fn grids(connection: &Connection, device: DeviceNo) -> Result<Vec<Grid>, ReadErr
     Ok(rows.collect::<rusqlite::Result<_>>()?)
 }
 
-type Piece = (i64, i64, SlotState);
+/// First and last slot, and their state.
+pub(super) type Piece = (i64, i64, SlotState);
 
 fn known_runs(
     connection: &Connection,

@@ -2,8 +2,10 @@
 
 #![expect(clippy::unwrap_used, reason = "a test panics where something is not as it should be")]
 
+mod complete;
 mod full_disk;
 mod jobs;
+mod metrics;
 mod pages;
 mod readings;
 mod streams;
@@ -101,6 +103,8 @@ fn a_parameter_that_cannot_be_is_named() {
         (format!("{readings}&limit=-1"), "limit"),
         (format!("{readings}&resample=1m&limit=5"), "limit"),
         (format!("{readings}&resample=1m&cursor=1_2"), "cursor"),
+        (format!("{readings}&grid=full"), "grid"),
+        (format!("{readings}&resample=1m&grid=complete"), "grid"),
         (format!("{readings}&unit=V"), "unit"),
         ("/api/v1/readings".to_owned(), "series"),
         ("/api/v1/readings?series=farm".to_owned(), "series"),
@@ -214,30 +218,6 @@ fn the_fleet_is_told_as_it_is() {
     }
     let whole = api.served.items("/api/v1/gaps");
     assert_eq!(paged, whole.iter().map(|gap| gap["id"].as_i64().unwrap()).collect::<Vec<_>>());
-}
-
-#[test]
-fn metrics_are_open_metrics() {
-    let mut api = Filled::new();
-    api.send(vec![number(0, 0, U, 1.5), complete(2)]);
-    let answer = api.served.get("/metrics");
-    assert!(answer.header("content-type").starts_with("application/openmetrics-text"));
-    assert!(answer.body.ends_with("# EOF\n"), "{}", answer.body);
-    for line in answer.body.lines().filter(|line| !line.starts_with('#')) {
-        let (name, value) = line.rsplit_once(' ').unwrap();
-        value.parse::<f64>().unwrap();
-        let bare = name.split('{').next().unwrap();
-        assert!(bare.chars().all(|c| c.is_ascii_alphanumeric() || c == '_'), "{line}");
-        assert!(answer.body.contains(&format!("# TYPE {bare} gauge")), "{line}");
-    }
-    for line in [
-        "gapless_open_gaps 1",
-        "gapless_commit 2",
-        "gapless_agent_readings{site=\"farm\",agent=\"gw\"} 1",
-        "gapless_agent_frames{site=\"farm\",agent=\"gw\"} 2",
-    ] {
-        assert!(answer.body.lines().any(|l| l == line), "{line} is not in\n{}", answer.body);
-    }
 }
 
 #[test]

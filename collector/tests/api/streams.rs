@@ -8,7 +8,8 @@ use std::time::{Duration, Instant};
 use gapless_collector::api::Health;
 use gapless_collector::store::model::{
     AgentRow, ChangeRow, ConflictRow, DeviceNo, DeviceRow, EndedJobRow, Flow, GapEventRow, GapFilter, GapRow,
-    Head, JobRow, ParkedRow, Scan, SeriesNo, SeriesRow, SiteRow, Stats, StoredReading, StripRun,
+    GridRow, Head, JobRow, Meters, ParkedRow, Scan, SeriesNo, SeriesRow, SiteRow, Stats, StoredReading,
+    StripRun,
 };
 use gapless_collector::store::{ReadError, ReadStore, Reader};
 use gapless_common::id::{Commit, DeviceId, SiteId};
@@ -58,6 +59,9 @@ impl ReadStore for Long {
     }
     fn changed_readings(&self, _: &ChangeRow, each: &mut dyn FnMut(StoredReading) -> Flow) -> Read<()> {
         self.scan(each)
+    }
+    fn complete(&self, _: &Scan, _: Timestamp, each: &mut dyn FnMut(GridRow) -> Flow) -> Read<()> {
+        self.scan(&mut |reading| each(GridRow::Reading(reading)))
     }
     fn head(&self) -> Read<Head> {
         self.real.head()
@@ -113,6 +117,9 @@ impl ReadStore for Long {
     fn stats(&self) -> Read<Stats> {
         self.real.stats()
     }
+    fn meters(&self, now: Timestamp) -> Read<Meters> {
+        self.real.meters(now)
+    }
     fn token_name(&self, sha256: &[u8; 32]) -> Read<Option<String>> {
         self.real.token_name(sha256)
     }
@@ -140,7 +147,14 @@ fn a_broken_answer_is_known_as_broken() {
     // At once, before the first chunk is full, and far behind it.
     for rows in [0, 10, 20_000] {
         let (served, _store, _filled) = long(rows, true);
-        let urls = ["", "&format=ndjson", "&format=csv", "&resample=1m", "&resample=1s&format=csv"];
+        let urls = [
+            "",
+            "&format=ndjson",
+            "&format=csv",
+            "&resample=1m",
+            "&resample=1s&format=csv",
+            "&grid=complete",
+        ];
         let urls = urls.map(|format| format!("{RAW}{format}"));
         for url in urls.into_iter().chain(["/api/v1/changes?changed_after=0".to_owned()]) {
             let answer = served.get(&url);
