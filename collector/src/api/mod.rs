@@ -1,8 +1,9 @@
-//! The HTTP API v1: sites, agents, devices, series, readings, changes, latest, gaps, coverage, health, metrics,
+//! The HTTP API v1: sites, agents, devices, series, readings, changes, latest, gaps, coverage, events, health, metrics,
 //! and its own description. Asks [`ReadStore`], hands orders to the writer; decides nothing and writes nothing.
 
 mod auth;
 mod coverage;
+mod events;
 mod exposition;
 mod fleet;
 mod gaps;
@@ -126,6 +127,7 @@ pub fn router(state: ApiState) -> Router {
         .route("/api/v1/devices/{site}/{device}/refresh", post(jobs::refresh))
         .route("/api/v1/jobs", get(jobs::jobs))
         .route("/api/v1/series", get(fleet::series))
+        .route("/api/v1/events", get(events::events).layer(Extension(events::Hub::default())))
         .route("/api/v1/latest", get(latest::latest))
         .route("/api/v1/readings", get(readings::readings))
         .route("/api/v1/changes", get(readings::changes))

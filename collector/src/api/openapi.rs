@@ -4,7 +4,7 @@ use axum::Json;
 use utoipa::OpenApi;
 use utoipa::openapi::security::{Http, HttpAuthScheme, SecurityScheme};
 
-use super::{coverage, fleet, gaps, jobs, latest, metrics, operations, readings};
+use super::{coverage, events, fleet, gaps, jobs, latest, metrics, operations, readings};
 
 #[derive(OpenApi)]
 #[openapi(
@@ -21,6 +21,7 @@ use super::{coverage, fleet, gaps, jobs, latest, metrics, operations, readings};
         fleet::series,
         jobs::refresh,
         jobs::jobs,
+        events::events,
         latest::latest,
         readings::readings,
         readings::changes,

@@ -55,6 +55,9 @@ pub enum Problem {
     /// What writes cannot take an order now.
     #[error("the collector cannot write at this moment; try again, and see /health")]
     Busy,
+    /// As many as there may be are open.
+    #[error("too many {0} are open: close some, or try again later")]
+    TooMany(&'static str),
     /// The database could not answer.
     #[error("the database could not answer; the collector's log says why")]
     Store(#[source] anyhow::Error),
@@ -80,6 +83,7 @@ impl Problem {
             Self::NotFound { .. } => (StatusCode::NOT_FOUND, "not-found", "Not found"),
             Self::Conflict(_) => (StatusCode::CONFLICT, "conflict", "Not possible as things are"),
             Self::Busy => (StatusCode::SERVICE_UNAVAILABLE, "busy", "Cannot write now"),
+            Self::TooMany(_) => (StatusCode::SERVICE_UNAVAILABLE, "too-many", "Too many at once"),
             Self::Store(_) => (StatusCode::INTERNAL_SERVER_ERROR, "store", "The database failed"),
         }
     }

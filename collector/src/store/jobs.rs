@@ -239,6 +239,10 @@ pub(super) const ENDED: &str = "SELECT h.*, s.name AS site_name, d.name AS devic
     FROM job_history h JOIN devices d ON d.id = h.device JOIN sites s ON s.id = d.site
     WHERE h.id < ?1 ORDER BY h.id DESC LIMIT ?2";
 
+pub(super) const ENDED_SINCE: &str = "SELECT h.*, s.name AS site_name, d.name AS device_name
+    FROM job_history h JOIN devices d ON d.id = h.device JOIN sites s ON s.id = d.site
+    WHERE h.id > ?1 ORDER BY h.id LIMIT ?2";
+
 /// The job in a row with these columns, where there is one.
 pub(super) fn pending(row: &Row<'_>) -> Result<Option<PendingJob>, ReadError> {
     let Some(no) = row.get::<_, Option<i64>>("job_no")? else { return Ok(None) };

@@ -9,6 +9,7 @@ pub(crate) mod gap_lives;
 pub(crate) mod jobs;
 mod meters;
 pub mod model;
+mod news;
 pub(crate) mod parked;
 mod read;
 pub(crate) mod registry;
@@ -27,8 +28,8 @@ pub use read::{Borrowed, Reader};
 
 use model::{
     AgentRow, ChangeRow, ConflictRow, DeviceNo, DeviceRow, EndedJobRow, Flow, GapEventRow, GapFilter, GapRow,
-    GridRow, Head, JobRow, Meters, ParkedRow, Scan, SeriesNo, SeriesRow, SiteRow, Stats, StoredReading,
-    StripRun,
+    GridRow, Head, JobRow, Meters, News, NewsFilter, ParkedRow, Place, Scan, SeriesNo, SeriesRow, SiteRow,
+    Stats, StoredReading, StripRun,
 };
 
 /// A question that the database could not answer.
@@ -189,6 +190,18 @@ pub trait ReadStore {
     /// # Errors
     /// See [`head`](Self::head).
     fn ended_jobs(&self, before: Option<i64>, limit: usize) -> Result<Vec<EndedJobRow>, ReadError>;
+
+    /// Where the tables of what has happened end.
+    ///
+    /// # Errors
+    /// See [`head`](Self::head).
+    fn news_end(&self) -> Result<Place, ReadError>;
+
+    /// What has happened since a place, at most `most` lines of each kind.
+    ///
+    /// # Errors
+    /// See [`head`](Self::head).
+    fn news(&self, after: Place, filter: &NewsFilter, most: usize) -> Result<News, ReadError>;
 
     /// Conflicts with a greater id than `after`, by id, at most `limit`.
     ///

@@ -10,14 +10,14 @@ use rusqlite::{Connection, OptionalExtension as _, Row, params, params_from_iter
 
 use super::model::{
     AgentRow, ChangeRow, ConflictRow, DeviceNo, DeviceRow, EndedJobRow, Flow, GapEventRow, GapFilter, GapRow,
-    GridRow, Head, JobRow, Meters, ParkedRow, Scan, SeriesNo, SeriesRow, SiteRow, Stats, StoredReading,
-    StripRun,
+    GridRow, Head, JobRow, Meters, News, NewsFilter, ParkedRow, Place, Scan, SeriesNo, SeriesRow, SiteRow,
+    Stats, StoredReading, StripRun,
 };
 use super::rows::{
     AGENTS, DEVICES, GAP, agent_row, conflict_row, count, counters, device_row, gap_event_row, gap_query,
     gap_row, parked_row, reading, series_row, site_row,
 };
-use super::{AHEAD_MAX_MS, ReadError, ReadStore, complete, jobs, meters, sqlite, strip};
+use super::{AHEAD_MAX_MS, ReadError, ReadStore, complete, jobs, meters, news, sqlite, strip};
 use crate::freshness::Allowances;
 
 /// Connections that are kept open between questions.
@@ -125,6 +125,15 @@ pub(super) fn rows<T>(
     Ok(all)
 }
 
+pub(super) fn change_row(row: &Row<'_>) -> Read<ChangeRow> {
+    Ok(ChangeRow {
+        commit: Commit(row.get::<_, i64>(0)?.cast_unsigned()),
+        device: DeviceNo(row.get(1)?),
+        first: Timestamp(row.get(2)?),
+        last: Timestamp(row.get(3)?),
+    })
+}
+
 impl<A: Ask> ReadStore for A {
     fn head(&self) -> Read<Head> {
         self.ask(|c| Ok(sqlite::head(c)?))
@@ -200,16 +209,7 @@ impl<A: Ask> ReadStore for A {
     fn changes(&self, after: Commit, limit: usize) -> Read<Vec<ChangeRow>> {
         let sql = "SELECT * FROM changes WHERE commit_no > ?1 ORDER BY commit_no, device, first_ts LIMIT ?2";
         let values = [after.0.cast_signed(), super::rows::limit(limit)];
-        self.ask(|c| {
-            rows(c, sql, values, |r| {
-                Ok(ChangeRow {
-                    commit: Commit(r.get::<_, i64>(0)?.cast_unsigned()),
-                    device: DeviceNo(r.get(1)?),
-                    first: Timestamp(r.get(2)?),
-                    last: Timestamp(r.get(3)?),
-                })
-            })
-        })
+        self.ask(|c| rows(c, sql, values, change_row))
     }
 
     fn changed_readings(&self, change: &ChangeRow, each: &mut dyn FnMut(StoredReading) -> Flow) -> Read<()> {
@@ -285,6 +285,14 @@ impl<A: Ask> ReadStore for A {
     fn ended_jobs(&self, before: Option<i64>, limit: usize) -> Read<Vec<EndedJobRow>> {
         let values = [before.unwrap_or(i64::MAX), super::rows::limit(limit)];
         self.ask(|c| rows(c, jobs::ENDED, values, jobs::ended_row))
+    }
+
+    fn news_end(&self) -> Read<Place> {
+        self.ask(news::end)
+    }
+
+    fn news(&self, after: Place, filter: &NewsFilter, most: usize) -> Read<News> {
+        self.ask(|c| news::since(c, after, filter, most))
     }
 
     fn conflicts(&self, after: Option<i64>, limit: usize) -> Read<Vec<ConflictRow>> {

@@ -6,7 +6,6 @@
 
 mod calendar;
 mod calendar_page;
-mod events;
 mod fleet_page;
 mod gaps_page;
 mod login;
@@ -38,7 +37,6 @@ pub(crate) fn router() -> Router<ApiState> {
         .route("/gaps", get(gaps_page::page))
         .route("/gaps/{id}/{wish}", post(gaps_page::act))
         .route("/calendar", get(calendar_page::page))
-        .route("/events", get(events::events))
         .route("/login", get(login::form).post(login::submit))
         .route("/logout", get(login::logout))
         .route("/docs", get(docs))

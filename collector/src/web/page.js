@@ -24,7 +24,7 @@ async function refresh() {
     }
 }
 
-const events = new EventSource("/events");
+const events = new EventSource("/api/v1/events?kind=commit");
 events.addEventListener("commit", refresh);
 events.addEventListener("error", () => { live.textContent = "not live: the connection to the collector is lost; trying again"; });
 // Ages grow without news, too.

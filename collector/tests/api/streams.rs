@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 use gapless_collector::api::Health;
 use gapless_collector::store::model::{
     AgentRow, ChangeRow, ConflictRow, DeviceNo, DeviceRow, EndedJobRow, Flow, GapEventRow, GapFilter, GapRow,
-    GridRow, Head, JobRow, Meters, ParkedRow, Scan, SeriesNo, SeriesRow, SiteRow, Stats, StoredReading,
-    StripRun,
+    GridRow, Head, JobRow, Meters, News, NewsFilter, ParkedRow, Place, Scan, SeriesNo, SeriesRow, SiteRow,
+    Stats, StoredReading, StripRun,
 };
 use gapless_collector::store::{ReadError, ReadStore, Reader};
 use gapless_common::id::{Commit, DeviceId, SiteId};
@@ -116,6 +116,12 @@ impl ReadStore for Long {
     }
     fn stats(&self) -> Read<Stats> {
         self.real.stats()
+    }
+    fn news_end(&self) -> Read<Place> {
+        self.real.news_end()
+    }
+    fn news(&self, after: Place, filter: &NewsFilter, most: usize) -> Read<News> {
+        self.real.news(after, filter, most)
     }
     fn meters(&self, now: Timestamp) -> Read<Meters> {
         self.real.meters(now)
