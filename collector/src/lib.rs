@@ -9,6 +9,7 @@ pub mod gaps;
 pub mod ingest;
 pub mod jobs;
 pub mod ledger;
+pub mod live;
 pub mod run;
 pub mod sources;
 pub mod store;

@@ -114,7 +114,7 @@ pub struct Presence {
 /// What a collector may ask of an agent.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum CommandBody {
-    /// Send each poll at once until then; somebody is looking.
+    /// Send each poll at once until then; somebody is looking. A time that is over ends it: nobody is any more.
     Live {
         /// End of the lease.
         until: Timestamp,

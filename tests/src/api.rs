@@ -61,6 +61,19 @@ impl Api {
         Ok((answer.status().as_u16(), answer.body_mut().read_to_string().map_err(|e| e.to_string())?))
     }
 
+    /// Status and body of a DELETE.
+    ///
+    /// # Errors
+    /// The transport's words, where no answer came or it broke off.
+    pub fn delete(&self, path: &str) -> Result<(u16, String), String> {
+        let agent = ureq::Agent::config_builder().http_status_as_error(false).build().new_agent();
+        let request = agent
+            .delete(format!("{}{path}", self.base))
+            .header("Authorization", format!("Bearer {}", self.token));
+        let mut answer = request.call().map_err(|e| e.to_string())?;
+        Ok((answer.status().as_u16(), answer.body_mut().read_to_string().map_err(|e| e.to_string())?))
+    }
+
     /// The JSON of a GET that must be answered with 200.
     ///
     /// # Errors

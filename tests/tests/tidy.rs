@@ -104,7 +104,10 @@ const CORES: &[&str] = &[
     "collector/src/freshness",
     "collector/src/gaps",
     "collector/src/jobs",
+    "collector/src/api/events/position",
+    "collector/src/api/events/transitions",
     "collector/src/ledger",
+    "collector/src/live",
     "collector/src/sources/describe",
     "collector/src/sources/rows",
     "collector/src/sources/voice",
@@ -128,16 +131,18 @@ fn cores_are_pure() {
 }
 
 /// What decides what the collector stores and answers: a simulation replays it from its seed.
-const REPLAYED: [&str; 10] = [
+const REPLAYED: [&str; 12] = [
     "collector/src/gaps/",
     "collector/src/jobs/",
     "collector/src/ledger/",
+    "collector/src/live.rs",
     "collector/src/store/",
     "collector/src/ingest/apply.rs",
     "collector/src/ingest/catalogs.rs",
     "collector/src/ingest/committer.rs",
     "collector/src/ingest/errands.rs",
     "collector/src/ingest/keep.rs",
+    "collector/src/ingest/lease.rs",
     "collector/src/ingest/memory.rs",
 ];
 

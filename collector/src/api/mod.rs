@@ -9,6 +9,7 @@ mod fleet;
 mod gaps;
 mod jobs;
 mod latest;
+mod live;
 mod metrics;
 mod openapi;
 mod operations;
@@ -121,6 +122,8 @@ impl ApiState {
 pub fn router(state: ApiState) -> Router {
     let guarded = Router::new()
         .route("/api/v1/sites", get(fleet::sites))
+        .route("/api/v1/sites/{site}/live", get(live::show).post(live::take).delete(live::end))
+        .route("/api/v1/traffic", get(live::traffic))
         .route("/api/v1/agents", get(fleet::agents))
         .route("/api/v1/devices", get(fleet::devices))
         .route("/api/v1/devices/{site}/{device}", get(fleet::device))

@@ -4,7 +4,7 @@ use axum::Json;
 use utoipa::OpenApi;
 use utoipa::openapi::security::{Http, HttpAuthScheme, SecurityScheme};
 
-use super::{coverage, events, fleet, gaps, jobs, latest, metrics, operations, readings};
+use super::{coverage, events, fleet, gaps, jobs, latest, live, metrics, operations, readings};
 
 #[derive(OpenApi)]
 #[openapi(
@@ -22,6 +22,10 @@ use super::{coverage, events, fleet, gaps, jobs, latest, metrics, operations, re
         jobs::refresh,
         jobs::jobs,
         events::events,
+        live::show,
+        live::take,
+        live::end,
+        live::traffic,
         latest::latest,
         readings::readings,
         readings::changes,

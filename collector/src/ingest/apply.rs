@@ -357,6 +357,9 @@ impl<'a, 'c> Apply<'a, 'c> {
             }
             AgentState::Birth { connection: id, epoch, held, durable, .. } => {
                 let fresh = commands::birth(connection, no, state, self.batch.now)?;
+                if fresh {
+                    self.lease_of_born(no)?;
+                }
                 let ledger = &mut self.memory.ledger;
                 let finding = match durable {
                     true => ledger.birth(no, held, *epoch, fresh),

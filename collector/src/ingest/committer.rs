@@ -23,13 +23,14 @@ use rusqlite::Connection;
 use super::apply::{Answers, Apply};
 use super::memory::{Memory, load};
 use super::orders::Ask;
-use super::{Inbound, Order, Outbound, Refused, errands, keep};
+use super::{Inbound, Order, Outbound, Refused, Viewing, errands, keep};
 use crate::freshness::Allowances;
 use crate::gaps::Policies;
 use crate::ledger::{Agent, AgentNo};
+use crate::live::{self, Granted};
 use crate::store::batch::Batch;
 use crate::store::model::{Head, PendingJob};
-use crate::store::{Borrowed, commands, parked, sqlite, traffic};
+use crate::store::{Borrowed, commands, leases, parked, sqlite, traffic};
 
 /// Rows after which a transaction takes no further message: a frame of 100 bytes may hold a quarter of a million
 /// readings. So a transaction holds fewer rows in memory than these and one frame's.
@@ -72,6 +73,9 @@ pub struct Committer {
 
 /// The job of each ask, and what agents are told.
 pub type Refreshed = (Vec<Result<Option<PendingJob>, Refused>>, Vec<Outbound>);
+
+/// The lease that a viewer was granted, and what agents are told.
+pub type Watched = (Option<Granted>, Vec<Outbound>);
 
 /// A transaction whose messages are applied and that is not committed. Dropping it is what a kill before the
 /// commit is: nothing of it stays.
@@ -275,6 +279,32 @@ impl Committer {
             apply.look_after_jobs(&[]).map(|()| 0)
         })?;
         Ok((answers, applied.commit()?))
+    }
+
+    /// Grants a viewer of a site its lease, or ends it: then, and where nobody watches, there is none. Returns what agents are
+    /// told, too. Where the lease that stands is enough there is no transaction.
+    ///
+    /// # Errors
+    /// [`Refused`]: nothing has changed.
+    pub fn watch(&mut self, watch: &Viewing, now: Timestamp) -> Result<Watched, Refused> {
+        let failed = |error: rusqlite::Error| {
+            tracing::error!(%error, "a lease could not be written down");
+            Refused::Database
+        };
+        let site = leases::site(&self.connection, &watch.site).map_err(failed)?;
+        let site = site.ok_or_else(|| Refused::NoSite(watch.site.clone()))?;
+        let standing = leases::standing(&self.connection, site, now).map_err(failed)?;
+        let granted = watch.minutes.map(|minutes| live::take(standing, minutes, now));
+        let applied = match granted {
+            Some(granted) if !granted.is_new => return Ok((Some(granted), Vec::new())),
+            None if standing.is_none() => return Ok((None, Vec::new())),
+            Some(Granted { until, .. }) => {
+                self.transaction_of(false, now, |apply| apply.watch(site, until).map(|()| 0))
+            }
+            None => self.transaction_of(false, now, |apply| apply.unwatch(site).map(|()| 0)),
+        };
+        let told = applied.and_then(Applied::commit).map_err(failed)?;
+        Ok((granted, told))
     }
 
     /// Does what a person wishes.

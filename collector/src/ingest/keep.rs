@@ -25,8 +25,6 @@ const REQUEST_LIFE_MS: i64 = 6 * 3_600_000;
 /// What a device gave arrives within this time after the agent's flush, behind what else the agent has to send, or it is
 /// taken for not there until it comes.
 pub(super) const ARRIVAL_MS: i64 = 900_000;
-/// `commands.outcome` of one that was carried out.
-const DONE: i64 = 1;
 
 /// Whether there is anything to do: asked before a transaction is begun for it.
 pub(super) fn is_due(connection: &Connection, now: Timestamp) -> rusqlite::Result<bool> {
@@ -40,7 +38,7 @@ impl Apply<'_, '_> {
         let (connection, now) = (self.batch.connection, self.batch.now);
         for gap in gap_lives::ended(connection, now, GAPS_MAX)? {
             let (answer, why) = match gap.outcome {
-                Some(DONE) => (Answer::NoData, "what the device gave does not hold it"),
+                Some(commands::DONE) => (Answer::NoData, "what the device gave does not hold it"),
                 _ => (Answer::Failed, "the agent did not answer in time"),
             };
             self.in_vain(&gap, answer, "collector", why, policies.of(gap.class.as_deref()))?;

@@ -7,6 +7,7 @@ mod catalogs;
 pub mod committer;
 mod errands;
 mod keep;
+mod lease;
 mod memory;
 pub mod mqtt;
 mod orders;
@@ -16,6 +17,7 @@ pub mod writer;
 use gapless_common::cost::message_bytes;
 use gapless_common::time::Timestamp;
 
+pub use lease::Viewing;
 pub use orders::{Ask, Asked, Order, Orders, Refused, Task, Wish};
 
 /// Messages that wait for the writer at most; 64 KiB each at most, so 16 MiB. Beyond it the shell holds back.

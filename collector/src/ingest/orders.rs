@@ -4,12 +4,14 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use gapless_common::id::SiteId;
 use gapless_common::time::Timestamp;
 use tokio::sync::{mpsc, oneshot};
 
-use super::Inbound;
+use super::{Inbound, Viewing};
 use crate::api::Problem;
 use crate::jobs::queue::Why;
+use crate::live::Granted;
 use crate::store::model::{DeviceNo, DeviceRow, PendingJob};
 
 /// How long somebody waits for the answer to an order.
@@ -53,6 +55,9 @@ pub enum Refused {
     /// No gap has that number, or it is filled.
     #[error("there is no gap {0} that is not filled")]
     NoGap(i64),
+    /// No site has that name.
+    #[error("there is no site {0}")]
+    NoSite(SiteId),
     /// It is not in a state for that.
     #[error("{0}")]
     NotNow(&'static str),
@@ -70,6 +75,8 @@ pub enum Task {
     Order(Order, oneshot::Sender<Result<(), Refused>>),
     /// A device is to be refreshed.
     Refresh(Ask, Asked),
+    /// A viewer of a site wants each poll at once, or no more.
+    Watch(Viewing, oneshot::Sender<Result<Option<Granted>, Refused>>),
     /// Somebody looks at these devices.
     Looked(Vec<DeviceNo>),
     /// See what has become due, and say when that is done.
@@ -114,7 +121,7 @@ impl Orders {
             Ok(Ok(())) => Ok(()),
             Ok(Err(Refused::NoGap(_))) => Err(Problem::not_found("gap that is not filled", gap)),
             Ok(Err(refused @ Refused::NotNow(_))) => Err(Problem::Conflict(refused.to_string())),
-            Ok(Err(Refused::Database)) | Err(_) => Err(Problem::Busy),
+            Ok(Err(Refused::NoSite(_) | Refused::Database)) | Err(_) => Err(Problem::Busy),
         }
     }
 
@@ -131,6 +138,23 @@ impl Orders {
         match tokio::time::timeout(ANSWER_WITHIN, handed_in).await.map_err(|_| Problem::Busy)?? {
             Ok(Ok(Some(job))) => Ok(job),
             Ok(Err(refused @ Refused::NotNow(_))) => Err(Problem::Conflict(refused.to_string())),
+            _ => Err(Problem::Busy),
+        }
+    }
+
+    /// Takes a lease of a site, or ends it, and waits until that is written down, not until the agents have answered.
+    pub(crate) async fn watch(&self, watch: Viewing) -> Result<Option<Granted>, Problem> {
+        let site = watch.site.clone();
+        let (answer, answered) = oneshot::channel();
+        let handed_in = async {
+            let sender = self.writer.upgrade().ok_or(Problem::Busy)?;
+            sender.send(Task::Watch(watch, answer)).await.map_err(|_| Problem::Busy)?;
+            drop(sender);
+            Ok::<_, Problem>(answered.await)
+        };
+        match tokio::time::timeout(ANSWER_WITHIN, handed_in).await.map_err(|_| Problem::Busy)?? {
+            Ok(Ok(granted)) => Ok(granted),
+            Ok(Err(Refused::NoSite(_))) => Err(Problem::not_found("site", site)),
             _ => Err(Problem::Busy),
         }
     }

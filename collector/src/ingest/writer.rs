@@ -14,10 +14,11 @@ use tokio::sync::{mpsc, oneshot, watch};
 use super::committer::{Committer, LoadError};
 use super::orders::{Ask, Asked, Refused};
 use super::turns::Turns;
-use super::{Inbound, Order, Outbound, Task};
+use super::{Inbound, Order, Outbound, Task, Viewing};
 use crate::api::Health;
 use crate::clock;
 use crate::jobs::queue::Why;
+use crate::live::Granted;
 use crate::store::model::Head;
 
 /// Messages per transaction at most.
@@ -102,6 +103,7 @@ pub fn start_with(
 enum Other {
     Order(Order, oneshot::Sender<Result<(), Refused>>),
     Refresh(Ask, Option<Asked>),
+    Watch(Viewing, oneshot::Sender<Result<Option<Granted>, Refused>>),
     LookAfterGaps(oneshot::Sender<()>),
 }
 
@@ -163,6 +165,7 @@ impl Writer {
                     let ask = Ask { device, why: Why::Viewed };
                     Other::Refresh(ask, None)
                 })),
+                Some(Task::Watch(watch, answer)) => self.others.push(Other::Watch(watch, answer)),
                 Some(Task::LookAfterGaps(done)) => self.others.push(Other::LookAfterGaps(done)),
                 None => return false,
             }
@@ -179,6 +182,15 @@ impl Writer {
                 Other::Order(order, answer) => {
                     // It may be given up at this very moment.
                     let _ = answer.send(self.committer.carry_out(&order, clock::now()));
+                }
+                Other::Watch(watch, answer) => {
+                    let (granted, told) = match self.committer.watch(&watch, clock::now()) {
+                        Ok((granted, told)) => (Ok(granted), told),
+                        Err(refused) => (Err(refused), Vec::new()),
+                    };
+                    // Whoever asked may wait no longer.
+                    let _ = answer.send(granted);
+                    told.into_iter().for_each(|command| self.send(command));
                 }
                 Other::LookAfterGaps(done) => {
                     match self.committer.look_after_gaps(clock::now()) {

@@ -7,6 +7,9 @@ use rusqlite::{Connection, OptionalExtension, Row, params};
 
 use crate::ledger::AgentNo;
 
+/// `commands.outcome` of one that was carried out.
+pub(crate) const DONE: i64 = 1;
+
 type Columns<'a> = (i64, Option<i64>, Option<i64>, Option<i64>, Option<&'a str>);
 
 fn columns(body: &CommandBody) -> Option<Columns<'_>> {

@@ -7,6 +7,7 @@ pub(crate) mod commands;
 mod complete;
 pub(crate) mod gap_lives;
 pub(crate) mod jobs;
+pub(crate) mod leases;
 mod meters;
 pub mod model;
 mod news;
@@ -28,8 +29,8 @@ pub use read::{Borrowed, Reader};
 
 use model::{
     AgentRow, ChangeRow, ConflictRow, DeviceNo, DeviceRow, EndedJobRow, Flow, GapEventRow, GapFilter, GapRow,
-    GridRow, Head, JobRow, Meters, News, NewsFilter, ParkedRow, Place, Scan, SeriesNo, SeriesRow, SiteRow,
-    Stats, StoredReading, StripRun,
+    GridRow, Head, JobRow, LeaseRow, Meters, News, NewsFilter, ParkedRow, Place, Scan, SeriesNo, SeriesRow,
+    SiteRow, Stats, StoredReading, StripRun, TrafficRow,
 };
 
 /// A question that the database could not answer.
@@ -220,6 +221,29 @@ pub trait ReadStore {
     /// # Errors
     /// See [`head`](Self::head).
     fn stats(&self) -> Result<Stats, ReadError>;
+
+    /// The lease of a site and its agents; `None` where there is no such site.
+    ///
+    /// # Errors
+    /// See [`head`](Self::head).
+    fn lease(&self, site: &SiteId, now: Timestamp) -> Result<Option<LeaseRow>, ReadError>;
+
+    /// Until when each site is watched that is.
+    ///
+    /// # Errors
+    /// See [`head`](Self::head).
+    fn leases(&self, now: Timestamp) -> Result<Vec<(SiteId, Timestamp)>, ReadError>;
+
+    /// Bytes on the links, by site and day, for the days that hold `from` up to the one that holds `to`.
+    ///
+    /// # Errors
+    /// See [`head`](Self::head).
+    fn traffic(
+        &self,
+        site: Option<&SiteId>,
+        from: Timestamp,
+        to: Timestamp,
+    ) -> Result<Vec<TrafficRow>, ReadError>;
 
     /// What monitoring asks at every scrape.
     ///

@@ -1,6 +1,11 @@
 //! What questions to the store are answered with: plain rows, as people and programs ask for them. No SQL and
 //! no JSON here.
 
+mod complete;
+mod leases;
+mod meters;
+mod news;
+
 use std::collections::BTreeMap;
 
 use gapless_common::catalog::{Aggregation, PeriodLabel};
@@ -15,6 +20,10 @@ use crate::gaps::life::Phase;
 use crate::jobs::queue::Why;
 
 pub use crate::ledger::DeviceNo;
+pub use complete::{Absence, AbsentSlot, GridRow};
+pub use leases::{LeaseAgent, LeaseRow, LeaseState, TrafficRow};
+pub use meters::{GapCount, JobTimes, Meters};
+pub use news::{GapNews, Latest, News, NewsFilter, Place, ReadingNews};
 
 /// Number of a series row: one revision of one channel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -247,43 +256,6 @@ pub struct Scan {
     pub after: Option<(SeriesNo, Timestamp)>,
 }
 
-/// Why a slot has no reading, as far as it matters to whoever uses the data.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Absence {
-    /// It may be on its way, or its source will be or is being asked for it.
-    Pending,
-    /// Its source was asked and has nothing; it may be asked again.
-    NoData,
-    /// It is known to be missing, and nobody can be asked for it.
-    Missing,
-    /// Its agent has not been heard from.
-    Unknown,
-}
-
-/// A slot of a series that has no reading.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct AbsentSlot {
-    /// The series.
-    pub series: SeriesNo,
-    /// The instant at which it was due.
-    pub at: Timestamp,
-    /// What may still come of it.
-    pub absence: Absence,
-    /// Why, where that is known.
-    pub cause: Option<Cause>,
-    /// The gap that holds it, once it is proven.
-    pub gap: Option<i64>,
-}
-
-/// A row of a complete grid.
-#[derive(Debug, Clone, PartialEq)]
-pub enum GridRow {
-    /// A reading that is stored.
-    Reading(StoredReading),
-    /// A slot that has none.
-    Absent(AbsentSlot),
-}
-
 /// Whether to go on with a scan.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Flow {
@@ -511,152 +483,4 @@ pub struct Stats {
     pub counters: Counters,
     /// Bytes of the database file.
     pub file_bytes: u64,
-}
-
-/// Gaps that are not filled, counted.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct GapCount {
-    /// How they stand.
-    pub phase: Phase,
-    /// Why they are.
-    pub cause: Cause,
-    /// How many.
-    pub gaps: u64,
-    /// Their slots.
-    pub slots: u64,
-}
-
-/// How long the work of jobs took that ended in one way, since the database was made.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct JobTimes {
-    /// In which, as a word.
-    pub outcome: &'static str,
-    /// Bounds in ms, ascending, each with the number of jobs that took no longer, and longer than the bound before it.
-    pub by_duration: Vec<(i64, u64)>,
-    /// All of them, those that took longer than every bound among them.
-    pub jobs: u64,
-    /// Their work together, in ms.
-    pub ms: u64,
-}
-
-/// What monitoring wants to know, of one committed state.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Meters {
-    /// Where the database stands.
-    pub head: Head,
-    /// Every agent.
-    pub agents: Vec<AgentRow>,
-    /// Every device.
-    pub devices: Vec<DeviceRow>,
-    /// Gaps that are not filled, by state and cause.
-    pub gaps: Vec<GapCount>,
-    /// What became of gaps, by word, since the database was made.
-    pub gap_events: BTreeMap<&'static str, u64>,
-    /// How often a source was asked again for a gap.
-    pub gap_retries: u64,
-    /// Jobs, by state as a word.
-    pub jobs: BTreeMap<&'static str, u64>,
-    /// Jobs that have ended, by outcome.
-    pub job_times: Vec<JobTimes>,
-    /// Series, all revisions.
-    pub series: u64,
-    /// Parked frames.
-    pub parked: u64,
-    /// Their bytes.
-    pub parked_bytes: u64,
-    /// Bytes of the database file.
-    pub file_bytes: u64,
-}
-
-/// A place in what has happened, as far as tables tell it: everything up to here is told.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Place {
-    /// Of readings: all commits before this one, and
-    pub commit: Commit,
-    /// of this one the changes up to that of this device (by number) that begins at this instant; all of it where there is
-    /// none.
-    pub within: Option<(i64, Timestamp)>,
-    /// The last line of the gaps' histories.
-    pub gap_event: i64,
-    /// The last line of the jobs' history.
-    pub job: i64,
-}
-
-/// Which news.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct NewsFilter {
-    /// What was stored.
-    pub readings: bool,
-    /// What became of gaps.
-    pub gaps: bool,
-    /// Jobs that have ended.
-    pub jobs: bool,
-    /// Of this site only.
-    pub site: Option<SiteId>,
-    /// Of this device only.
-    pub device: Option<DeviceId>,
-}
-
-/// What a commit wrote of one device.
-#[derive(Debug, Clone, PartialEq)]
-pub struct ReadingNews {
-    /// The site.
-    pub site: String,
-    /// The device.
-    pub device: String,
-    /// Which commit, and when.
-    pub change: ChangeRow,
-    /// The latest reading that it wrote of each series.
-    pub latest: Vec<Latest>,
-    /// Whether it wrote more than these.
-    pub has_more: bool,
-}
-
-/// A reading with what its series is called.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Latest {
-    /// The channel.
-    pub channel: String,
-    /// Its revision.
-    pub revision: u32,
-    /// Unit symbol.
-    pub unit: String,
-    /// The reading.
-    pub reading: StoredReading,
-}
-
-/// A line of a gap's history; site, device and time are not known of one that is another gap's part by now.
-#[derive(Debug, Clone, PartialEq)]
-pub struct GapNews {
-    /// Number of the line.
-    pub id: i64,
-    /// The site.
-    pub site: Option<String>,
-    /// The device.
-    pub device: Option<String>,
-    /// Its first slot.
-    pub from: Option<Timestamp>,
-    /// One interval after its last slot.
-    pub to: Option<Timestamp>,
-    /// What happened.
-    pub event: GapEventRow,
-}
-
-/// What has happened since a place.
-#[derive(Debug, Clone, PartialEq)]
-pub struct News {
-    /// Where the database stands.
-    pub head: Head,
-    /// What was stored, in the order of commits.
-    pub readings: Vec<ReadingNews>,
-    /// What became of gaps, in order.
-    pub gaps: Vec<GapNews>,
-    /// Jobs that have ended, in order.
-    pub jobs: Vec<EndedJobRow>,
-    /// Of the lines of the jobs' history from the first to the second number so many are not kept any more.
-    pub jobs_lost: Option<(i64, i64, i64)>,
-    /// Where to go on.
-    pub reached: Place,
-    /// Whether there is no more.
-    pub is_all: bool,
 }

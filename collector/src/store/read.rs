@@ -10,14 +10,16 @@ use rusqlite::{Connection, OptionalExtension as _, Row, params, params_from_iter
 
 use super::model::{
     AgentRow, ChangeRow, ConflictRow, DeviceNo, DeviceRow, EndedJobRow, Flow, GapEventRow, GapFilter, GapRow,
-    GridRow, Head, JobRow, Meters, News, NewsFilter, ParkedRow, Place, Scan, SeriesNo, SeriesRow, SiteRow,
-    Stats, StoredReading, StripRun,
+    GridRow, Head, JobRow, LeaseRow, Meters, News, NewsFilter, ParkedRow, Place, Scan, SeriesNo, SeriesRow,
+    SiteRow, Stats, StoredReading, StripRun, TrafficRow,
 };
 use super::rows::{
     AGENTS, DEVICES, GAP, agent_row, conflict_row, count, counters, device_row, gap_event_row, gap_query,
     gap_row, parked_row, reading, series_row, site_row,
 };
-use super::{AHEAD_MAX_MS, ReadError, ReadStore, complete, jobs, meters, news, sqlite, strip};
+use super::{
+    AHEAD_MAX_MS, ReadError, ReadStore, complete, jobs, leases, meters, news, sqlite, strip, traffic,
+};
 use crate::freshness::Allowances;
 
 /// Connections that are kept open between questions.
@@ -336,6 +338,18 @@ impl<A: Ask> ReadStore for A {
             })
         })?;
         Ok(all.into_iter().next().unwrap_or_default())
+    }
+
+    fn lease(&self, site: &SiteId, now: Timestamp) -> Read<Option<LeaseRow>> {
+        self.ask(|c| leases::row(c, site, now))
+    }
+
+    fn leases(&self, now: Timestamp) -> Read<Vec<(SiteId, Timestamp)>> {
+        self.ask(|c| leases::all(c, now))
+    }
+
+    fn traffic(&self, site: Option<&SiteId>, from: Timestamp, to: Timestamp) -> Read<Vec<TrafficRow>> {
+        self.ask(|c| traffic::by_day(c, site, (from, to)))
     }
 
     fn meters(&self, now: Timestamp) -> Read<Meters> {

@@ -27,6 +27,8 @@ macro_rules! name {
     }};
 }
 
+pub(super) use name;
+
 pub(super) fn count(row: &Row<'_>, column: &str) -> Read<u64> {
     Ok(u64::try_from(row.get::<_, Option<i64>>(column)?.unwrap_or_default()).unwrap_or_default())
 }

@@ -1,4 +1,4 @@
--- Version 5 of the collector's database. Instants are milliseconds since 1970 UTC; 64-bit unsigned numbers
+-- Version 6 of the collector's database. Instants are milliseconds since 1970 UTC; 64-bit unsigned numbers
 -- (epochs, hashes, incarnations) are kept as the signed number of the same bits; seqs are plain.
 -- Everything that decides anything is here: a collector may be killed at any instant and lose nothing.
 
@@ -386,6 +386,12 @@ CREATE TABLE traffic (
     sent_bytes INTEGER NOT NULL,
     PRIMARY KEY (agent, day)
 ) WITHOUT ROWID;
+
+-- Sites that somebody watches: their agents send each poll at once until then. (Schema 6.)
+CREATE TABLE leases (
+    site INTEGER PRIMARY KEY REFERENCES sites (id),
+    until INTEGER NOT NULL
+);
 
 -- API tokens: only the SHA-256 of each is kept.
 CREATE TABLE tokens (

@@ -11,7 +11,7 @@ use rusqlite::{Connection, OpenFlags, OptionalExtension};
 use super::model::Head;
 
 /// Version of the schema that this program writes.
-const SCHEMA_VERSION: i64 = 5;
+const SCHEMA_VERSION: i64 = 6;
 const SCHEMA: &str = include_str!("schema.sql");
 /// What a database of version 1 lacks.
 const TO_2: &str = "CREATE TABLE forgotten_epochs (
@@ -101,6 +101,11 @@ CREATE TABLE traffic (
     sent_bytes INTEGER NOT NULL,
     PRIMARY KEY (agent, day)
 ) WITHOUT ROWID";
+/// What a database of version 5 lacks.
+const TO_6: &str = "CREATE TABLE leases (
+    site INTEGER PRIMARY KEY REFERENCES sites (id),
+    until INTEGER NOT NULL
+)";
 /// What was asked after a backup was made, and in answer to what, is not known to it: no number of a command is given
 /// again that an agent may remember, and what was being asked for is asked for anew.
 const RESTORED: &str = "INSERT INTO sqlite_sequence (name, seq)
@@ -187,7 +192,7 @@ fn migrate(connection: &mut Connection, found: i64, fresh: u64) -> rusqlite::Res
         transaction.execute_batch(SCHEMA)?;
         transaction.execute("INSERT INTO meta VALUES ('commit_no', 0), ('needs_incarnation', 1)", [])?;
     }
-    for (from, lacks) in [(1, TO_2), (2, TO_3), (3, TO_4), (4, TO_5)] {
+    for (from, lacks) in [(1, TO_2), (2, TO_3), (3, TO_4), (4, TO_5), (5, TO_6)] {
         if (1..=from).contains(&found) {
             transaction.execute_batch(lacks)?;
         }
@@ -256,6 +261,7 @@ mod tests {
     }
 
     /// What the versions after each one brought, taken away again.
+    const FROM_6: &str = "DROP TABLE leases; PRAGMA user_version = 5;";
     const FROM_5: &str =
         "DROP TABLE traffic; DROP TABLE job_tallies; DROP TABLE gap_tallies; DROP INDEX gaps_counted;
         ALTER TABLE agents DROP COLUMN received_bytes; ALTER TABLE agents DROP COLUMN sent_bytes;
@@ -272,7 +278,7 @@ mod tests {
     /// An older database gets what it lacks, keeps its incarnation, and is not made anew at the next opening.
     #[test]
     fn an_older_database_is_migrated() {
-        let steps = [FROM_5, FROM_4, FROM_3, FROM_2];
+        let steps = [FROM_6, FROM_5, FROM_4, FROM_3, FROM_2];
         for back in (1..=steps.len()).map(|n| steps[..n].join(" ")) {
             let connection = make_writer(Connection::open_in_memory().unwrap(), 7).unwrap();
             let new = made(&connection);
@@ -282,8 +288,8 @@ mod tests {
             assert_eq!(made(&connection), new, "as a new database has it");
             assert_eq!(head(&connection).unwrap().incarnation, Incarnation(7));
             let connection = make_writer(connection, 9).unwrap();
-            connection.execute_batch("PRAGMA user_version = 6").unwrap();
-            assert!(matches!(make_writer(connection, 9), Err(OpenError::TooNew { found: 6, .. })));
+            connection.execute_batch("PRAGMA user_version = 7").unwrap();
+            assert!(matches!(make_writer(connection, 9), Err(OpenError::TooNew { found: 7, .. })));
         }
     }
 }

@@ -1,9 +1,13 @@
 //! Bytes on the link, by agent and day: what comes is counted with what it brings, what is sent with the next transaction.
 //! A kill between the two forgets the last answers' bytes, and nothing else.
 
+use gapless_common::id::SiteId;
 use gapless_common::time::Timestamp;
-use rusqlite::Connection;
+use rusqlite::{Connection, params};
 
+use super::model::TrafficRow;
+use super::rows::{count, name};
+use super::{ReadError, read};
 use crate::ledger::AgentNo;
 
 /// Days that are kept: a year, and the month before it to compare with.
@@ -59,4 +63,24 @@ fn of_day(
     connection.prepare_cached(sql)?.execute([agent.0, today, received, sent])?;
     let sql = "DELETE FROM traffic WHERE agent = ?1 AND day < ?2";
     connection.prepare_cached(sql)?.execute([agent.0, today - DAYS_KEPT]).map(drop)
+}
+
+/// Bytes by site and day.
+pub(super) fn by_day(
+    connection: &Connection,
+    site: Option<&SiteId>,
+    (from, to): (Timestamp, Timestamp),
+) -> Result<Vec<TrafficRow>, ReadError> {
+    let sql = "SELECT s.name, t.day, sum(t.received_bytes) AS received, sum(t.sent_bytes) AS sent FROM traffic t
+        JOIN agents a ON a.id = t.agent JOIN sites s ON s.id = a.site
+        WHERE (?1 IS NULL OR s.name = ?1) AND t.day BETWEEN ?2 AND ?3 GROUP BY s.name, t.day ORDER BY s.name, t.day";
+    let values = params![site.map(SiteId::as_str), day_of(from), day_of(to)];
+    read::rows(connection, sql, values, |r| {
+        Ok(TrafficRow {
+            site: name!(r, "name", SiteId),
+            day: Timestamp(r.get::<_, i64>("day")?.saturating_mul(DAY_MS)),
+            received_bytes: count(r, "received")?,
+            sent_bytes: count(r, "sent")?,
+        })
+    })
 }

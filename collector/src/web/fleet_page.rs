@@ -2,12 +2,15 @@
 
 use std::collections::BTreeMap;
 
+use gapless_common::id::SiteId;
 use gapless_common::reading::Value;
 use gapless_common::time::Timestamp;
 use maud::{Markup, html};
 
 use crate::api::{ApiState, Freshness, FreshnessState, Problem, latest_rows, link_word, slot_state};
-use crate::store::model::{AgentRow, DeviceNo, DeviceRow, SeriesRow, SiteRow, StoredReading, StripRun};
+use crate::store::model::{
+    AgentRow, DeviceNo, DeviceRow, SeriesRow, SiteRow, StoredReading, StripRun, TrafficRow,
+};
 use crate::store::{ReadError, ReadStore};
 
 /// The strip shows a day.
@@ -23,25 +26,42 @@ struct View {
     devices: Vec<DeviceRow>,
     latest: BTreeMap<DeviceNo, Vec<(SeriesRow, StoredReading)>>,
     strips: BTreeMap<DeviceNo, Vec<StripRun>>,
+    /// Until when sites are watched.
+    leases: BTreeMap<SiteId, Timestamp>,
+    /// What today has cost so far.
+    traffic: BTreeMap<SiteId, TrafficRow>,
+    /// Whether one site is shown alone.
+    is_one: bool,
 }
 
-fn look(store: &dyn ReadStore, now: Timestamp) -> Result<View, ReadError> {
-    let devices = store.devices(None, now)?;
+fn look(store: &dyn ReadStore, only: Option<&SiteId>, now: Timestamp) -> Result<View, ReadError> {
+    let devices = store.devices(only, now)?;
     let mut latest: BTreeMap<_, Vec<_>> = BTreeMap::new();
-    for (series, reading, device) in latest_rows(store, now, |_| true)? {
+    for (series, reading, device) in latest_rows(store, now, |row| only.is_none_or(|site| row.site == *site))?
+    {
         latest.entry(device.no).or_default().push((series, reading));
     }
     let from = now.plus_ms(-STRIP_MS);
     let strips = devices.iter().map(|d| Ok((d.no, store.strip(d.no, from, now, now)?)));
     let strips = strips.collect::<Result<_, ReadError>>()?;
-    Ok(View { now, sites: store.sites()?, agents: store.agents(None)?, devices, latest, strips })
+    let mut sites = store.sites()?;
+    sites.retain(|row| only.is_none_or(|site| row.site == *site));
+    let leases = store.leases(now)?.into_iter().collect();
+    let traffic = store.traffic(only, now, now)?.into_iter().map(|row| (row.site.clone(), row)).collect();
+    let (agents, is_one) = (store.agents(only)?, only.is_some());
+    Ok(View { now, sites, agents, devices, latest, strips, leases, traffic, is_one })
 }
 
-/// Renders the moving part of the page from one look at the database.
-pub(super) async fn render(state: &ApiState) -> Result<Markup, Problem> {
+/// Renders the moving part of the page, of all sites or of one, from one look at the database.
+pub(super) async fn render(state: &ApiState, site: Option<&str>) -> Result<Markup, Problem> {
     let now = (state.now)();
-    let view = state.ask(move |store| look(store, now)).await?;
+    let only =
+        site.map(|name| SiteId::new(name).map_err(|_| Problem::not_found("site", name))).transpose()?;
+    let view = state.ask(move |store| look(store, only.as_ref(), now)).await?;
     state.orders.looked(view.devices.iter(), now);
+    if let Some(site) = site.filter(|_| view.sites.is_empty()) {
+        return Err(Problem::not_found("site", site));
+    }
     if view.sites.is_empty() {
         return Ok(html! {
             p.note { "No agent has reported yet. Start one: " code { "gapless-agent run CONFIG" } }
@@ -54,11 +74,24 @@ fn render_site(view: &View, site: &SiteRow) -> Markup {
     let devices = view.devices.iter().filter(|d| d.site == site.site);
     html! {
         section.site {
-            h2 { (site.site) }
+            h2 {
+                @if view.is_one { (site.site) " " small { a href="/" { "all sites" } } }
+                @else { a href=(format!("/?site={}", site.site)) title="this site alone, live" { (site.site) } }
+            }
             p.agents {
                 @for agent in view.agents.iter().filter(|a| a.site == site.site) { (render_agent(agent, view.now)) }
                 @if site.open_gaps > 0 {
-                    a.badge.bad href=(format!("/gaps?site={}", site.site)) { (site.open_gaps) " open gaps" }
+                    a.badge.bad href=(format!("/gaps?site={}", site.site)) { (site.open_gaps) " open gaps" } " "
+                }
+                @if let Some(until) = view.leases.get(&site.site) {
+                    span.badge.connected.live title=(format!("each poll is sent at once until {until}")) {
+                        "live for " (left(*until, view.now))
+                    } " "
+                }
+                @if let Some(traffic) = view.traffic.get(&site.site) {
+                    span.note.traffic title="on the links of its agents, headers estimated; /api/v1/traffic has the days before" {
+                        "today " (bytes(traffic.received_bytes)) " received, " (bytes(traffic.sent_bytes)) " sent"
+                    }
                 }
             }
             div.devices { @for device in devices { (render_device(view, device)) } }
@@ -152,6 +185,24 @@ fn render_strip(runs: &[StripRun], now: Timestamp) -> Markup {
     }
 }
 
+/// How long from now on, in the unit that fits.
+fn left(until: Timestamp, now: Timestamp) -> String {
+    let seconds = (until.since_ms(now).max(0) + 999) / 1_000;
+    if seconds < 120 { format!("{seconds} s") } else { format!("{} min", seconds / 60) }
+}
+
+/// A size for people.
+fn bytes(n: u64) -> String {
+    #[expect(clippy::cast_precision_loss, reason = "three digits are shown")]
+    let n = n as f64;
+    match n {
+        n if n < 1e3 => format!("{n} B"),
+        n if n < 1e6 => format!("{:.1} kB", n / 1e3),
+        n if n < 1e9 => format!("{:.1} MB", n / 1e6),
+        n => format!("{:.1} GB", n / 1e9),
+    }
+}
+
 /// How long ago, in the largest unit that fits.
 fn ago(t: Timestamp, now: Timestamp) -> String {
     let seconds = now.since_ms(t).max(0) / 1_000;
@@ -186,6 +237,20 @@ mod tests {
             assert_eq!(show(&Value::Number(number)), text);
         }
         assert_eq!(show(&Value::Text("SN 12".into())), "SN 12");
+    }
+
+    #[test]
+    fn sizes_and_what_is_left_are_shown_in_the_unit_that_fits() {
+        let rows =
+            [(0, "0 B"), (999, "999 B"), (1_250, "1.2 kB"), (3_400_000, "3.4 MB"), (5_000_000_000, "5.0 GB")];
+        for (n, text) in rows {
+            assert_eq!(bytes(n), text);
+        }
+        for (ms, text) in
+            [(-5, "0 s"), (1, "1 s"), (119_000, "119 s"), (120_000, "2 min"), (3_600_000, "60 min")]
+        {
+            assert_eq!(left(Timestamp(ms), Timestamp(0)), text);
+        }
     }
 
     #[test]

@@ -17,8 +17,9 @@ use axum::middleware::{self, Next};
 use axum::response::{Html, IntoResponse, Redirect, Response};
 use axum::routing::{MethodRouter, get, post};
 use maud::{DOCTYPE, Markup, html};
+use serde::Deserialize;
 
-use crate::api::{ApiState, Problem, is_known};
+use crate::api::{ApiState, Params, Problem, is_known};
 use crate::store::model::SiteRow;
 
 /// Only what this server serves may run or load.
@@ -122,25 +123,43 @@ fn site_select(sites: &[SiteRow], chosen: Option<&str>, or_all: bool) -> Markup 
     }
 }
 
-async fn page(State(state): State<ApiState>, headers: HeaderMap) -> Result<Response, Problem> {
+/// Which part of the fleet.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Shown {
+    /// Only this site, which is watched live meanwhile.
+    site: Option<String>,
+}
+
+async fn page(
+    State(state): State<ApiState>,
+    headers: HeaderMap,
+    Params(shown): Params<Shown>,
+) -> Result<Response, Problem> {
     if !is_known(&state, &headers).await? {
         return Ok(Redirect::to("/login").into_response());
     }
+    let site = picked(shown.site);
     let body = html! {
         (banner(Here::Fleet))
         noscript { p.note { "Without JavaScript this page stands still: reload it." } }
-        main id="fleet" { (fleet_page::render(&state).await?) }
+        main id="fleet" data-site=[site.as_deref()] { (fleet_page::render(&state, site.as_deref()).await?) }
         footer { p id="live" role="status" { "connecting …" } }
     };
     Ok(document("Gapless: fleet", Some("/assets/page.js"), &body).into_response())
 }
 
 /// The moving part of the page.
-async fn fragment(State(state): State<ApiState>, headers: HeaderMap) -> Result<Response, Problem> {
+async fn fragment(
+    State(state): State<ApiState>,
+    headers: HeaderMap,
+    Params(shown): Params<Shown>,
+) -> Result<Response, Problem> {
     if !is_known(&state, &headers).await? {
         return Err(Problem::Unauthorized);
     }
-    Ok(Html(fleet_page::render(&state).await?.into_string()).into_response())
+    let site = picked(shown.site);
+    Ok(Html(fleet_page::render(&state, site.as_deref()).await?.into_string()).into_response())
 }
 
 /// A page to browse the API's description.

@@ -4,6 +4,10 @@
 const fleet = document.getElementById("fleet");
 const live = document.getElementById("live");
 const MINUTE_MS = 60000;
+const RETRY_MS = 15000;
+// Set where one site is shown alone: it is watched live while the page is seen.
+const site = fleet.dataset.site;
+let watching = null;
 let busy = false;
 let again = false;
 
@@ -11,7 +15,7 @@ async function refresh() {
     if (busy) { again = true; return; }
     busy = true;
     try {
-        const answer = await fetch("/fragment", { credentials: "same-origin" });
+        const answer = await fetch(site ? `/fragment?site=${site}` : "/fragment", { credentials: "same-origin" });
         if (answer.status === 401) { location.assign("/login"); return; }
         if (!answer.ok) { throw new Error(`the server answered ${answer.status}`); }
         fleet.innerHTML = await answer.text();
@@ -29,3 +33,20 @@ events.addEventListener("commit", refresh);
 events.addEventListener("error", () => { live.textContent = "not live: the connection to the collector is lost; trying again"; });
 // Ages grow without news, too.
 setInterval(refresh, MINUTE_MS);
+
+// The server says when to ask again; who does not look any more does not ask.
+async function watch() {
+    clearTimeout(watching);
+    if (!site || document.hidden) { return; }
+    let next = RETRY_MS;
+    try {
+        const answer = await fetch(`/api/v1/sites/${site}/live`, { method: "POST", credentials: "same-origin" });
+        if (answer.ok) { next = (await answer.json()).renew_in_ms; }
+    } catch {
+        // The connection is lost, as the page says: tried again.
+    }
+    watching = setTimeout(watch, next);
+}
+
+document.addEventListener("visibilitychange", watch);
+watch();

@@ -6,6 +6,7 @@ mod complete;
 mod events;
 mod full_disk;
 mod jobs;
+mod live;
 mod metrics;
 mod pages;
 mod readings;

@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 use gapless_collector::api::Health;
 use gapless_collector::store::model::{
     AgentRow, ChangeRow, ConflictRow, DeviceNo, DeviceRow, EndedJobRow, Flow, GapEventRow, GapFilter, GapRow,
-    GridRow, Head, JobRow, Meters, News, NewsFilter, ParkedRow, Place, Scan, SeriesNo, SeriesRow, SiteRow,
-    Stats, StoredReading, StripRun,
+    GridRow, Head, JobRow, LeaseRow, Meters, News, NewsFilter, ParkedRow, Place, Scan, SeriesNo, SeriesRow,
+    SiteRow, Stats, StoredReading, StripRun, TrafficRow,
 };
 use gapless_collector::store::{ReadError, ReadStore, Reader};
 use gapless_common::id::{Commit, DeviceId, SiteId};
@@ -122,6 +122,15 @@ impl ReadStore for Long {
     }
     fn news(&self, after: Place, filter: &NewsFilter, most: usize) -> Read<News> {
         self.real.news(after, filter, most)
+    }
+    fn lease(&self, site: &SiteId, now: Timestamp) -> Read<Option<LeaseRow>> {
+        self.real.lease(site, now)
+    }
+    fn leases(&self, now: Timestamp) -> Read<Vec<(SiteId, Timestamp)>> {
+        self.real.leases(now)
+    }
+    fn traffic(&self, site: Option<&SiteId>, from: Timestamp, to: Timestamp) -> Read<Vec<TrafficRow>> {
+        self.real.traffic(site, from, to)
     }
     fn meters(&self, now: Timestamp) -> Read<Meters> {
         self.real.meters(now)

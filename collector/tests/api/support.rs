@@ -12,7 +12,7 @@ use gapless_common::catalog::{Aggregation, Catalog, Channel, Device, PeriodLabel
 use gapless_common::id::{
     AgentId, BootId, ChannelId, ChannelIndex, Commit, ConnectionId, DeviceId, DeviceIndex, Epoch, Seq, SiteId,
 };
-use gapless_common::message::DataFrame;
+use gapless_common::message::{AgentState, DataFrame, HeldEpoch};
 use gapless_common::quality::Quality;
 use gapless_common::reading::{
     Acquired, CatalogRecord, Completeness, EpochStart, Readings, Record, Sample, Value,
@@ -173,6 +173,27 @@ impl Filled {
         self.settle();
     }
 
+    /// The agent is born, and gathers readings for so long before it sends them.
+    pub(crate) fn be_born(&mut self, flush_ms: u32) {
+        let state = AgentState::Birth {
+            path: path(),
+            connection: ConnectionId(1),
+            agent_version: "1".into(),
+            boot: BootId(5),
+            epoch: EPOCH,
+            catalog: wire::encode_catalog(&catalog()).0,
+            held: vec![HeldEpoch { epoch: EPOCH, first: Seq(1), next: Seq(self.next) }],
+            durable: true,
+            clock_set: true,
+            flush_ms,
+        };
+        self.sent += 1;
+        let payload = wire::encode(&wire::Message::State(state)).unwrap();
+        let message = Inbound { topic: path().up(Up::State), payload, at: NOW, token: self.sent };
+        self.inbound.blocking_send(message.into()).unwrap();
+        self.settle();
+    }
+
     /// Hands the writer a frame without waiting; whether its queue took it.
     pub(crate) fn offer(&mut self, records: Vec<Record>) -> bool {
         let (next, sent) = (self.next, self.sent);
@@ -269,6 +290,14 @@ impl Served {
         let request =
             agent.post(format!("{}{path}", self.base)).header("authorization", self.authorization());
         Answer::of(request.send_empty().unwrap())
+    }
+
+    /// The answer to a DELETE.
+    pub(crate) fn delete(&self, path: &str) -> Answer {
+        let agent: ureq::Agent = ureq::Agent::config_builder().http_status_as_error(false).build().into();
+        let request =
+            agent.delete(format!("{}{path}", self.base)).header("authorization", self.authorization());
+        Answer::of(request.call().unwrap())
     }
 
     /// The JSON of an answer that must be whole and good.

@@ -30,7 +30,7 @@ use super::Choices;
 const T0: Timestamp = Timestamp(1_767_225_600_000);
 /// Most bytes of an answer over the few readings that there are.
 const ANSWER_BYTES_MAX: usize = 64 << 20;
-const ROUTES: [&str; 12] = [
+const ROUTES: [&str; 14] = [
     "/api/v1/readings",
     "/api/v1/changes",
     "/api/v1/gaps",
@@ -43,6 +43,8 @@ const ROUTES: [&str; 12] = [
     "/api/v1/devices/farm/meter",
     "/api/v1/agents",
     "/api/v1/sites",
+    "/api/v1/traffic",
+    "/api/v1/jobs",
 ];
 
 /// The answer is whole, or a problem (RFC 9457) that names what is wrong; never the store's.

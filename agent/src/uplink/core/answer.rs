@@ -100,8 +100,13 @@ impl Core {
             return self.reply(id, Outcome::Failed("the gateway's clock is not set".into()));
         };
         let left_ms = u64::try_from(until.since_ms(wall)).unwrap_or(0).min(LEASE_MAX_MS);
-        self.lease_until_ms = self.lease_until_ms.max(now_ms.saturating_add(left_ms));
-        self.flush();
+        if left_ms == 0 {
+            // Nobody watches any more: what is fresh waits for company again.
+            self.lease_until_ms = 0;
+        } else {
+            self.lease_until_ms = self.lease_until_ms.max(now_ms.saturating_add(left_ms));
+            self.flush();
+        }
         self.reply(id, Outcome::Done);
     }
 

@@ -464,6 +464,25 @@ fn scenarios_of_economy_and_commands() {
         ],
     );
     check(
+        "a lease is renewed, and ended before its time where nobody looks any more",
+        economy,
+        &[
+            "0 held 1-5 -> connect",
+            "5 connected -> birth",
+            "6 presence c on retained -> send 1:1-5",
+            "7 ack 1.1 1:5 -> trim 1:1-5",
+            "1000 command 1 live 60000 -> reply 1 done",
+            "1001 append 6-6 -> send 1:6-6",
+            "1002 ack 1.2 1:6 -> trim 1:6-6",
+            "30000 command 2 live 60000 -> reply 2 done",
+            "89000 append 7-7 -> send 1:7-7",
+            "89001 command 3 live 0 -> reply 3 done",
+            "89002 append 8-8 ->",
+            "89003 ack 1.3 1:7 -> trim 1:7-7",
+            "90000 command 4 live 60000 -> reply 4 done, send 1:8-8",
+        ],
+    );
+    check(
         "commands are carried out once, answered each time, and expire",
         settings(),
         &[
