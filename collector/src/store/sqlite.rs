@@ -116,7 +116,7 @@ UPDATE gaps SET state = 4, request = NULL, next_at = opened_at WHERE state = 3";
 /// How long a connection waits for another one; only a backup or a person's shell can make it wait.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 /// Prepared statements kept per connection; more than there are in this crate.
-const STATEMENTS_CACHED: usize = 96;
+const STATEMENTS_CACHED: usize = 128;
 
 /// Why a database could not be opened.
 #[derive(Debug, thiserror::Error)]
