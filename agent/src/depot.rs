@@ -95,6 +95,8 @@ pub struct Depot {
     unset: UnsetEpochs,
     dropped_before: u64,
     started: Now,
+    /// When the catalog in force came into force in this run: on the disk and in memory alike, slots are due from then on.
+    in_force_from: Now,
     /// The disk was open at some time of this run, so that what it held before is known.
     is_found: bool,
     /// How the last run ended, until its downtime is written.
@@ -130,6 +132,7 @@ impl Depot {
             unset: UnsetEpochs::default(),
             dropped_before: 0,
             started: now,
+            in_force_from: now,
             is_found: false,
             last_run: None,
         };
@@ -240,7 +243,7 @@ impl Depot {
     fn gather_catalog(&mut self, now: Now) {
         let catalog = CatalogRecord {
             hash: self.identity.catalog,
-            since: now.wall_set.then_some(now.wall),
+            since: now.wall_set.then(|| now.instant_of(self.in_force_from)),
             bytes: self.identity.catalog_bytes.clone(),
         };
         self.batch.push(&Record::Catalog(catalog), now.wall);
@@ -362,6 +365,7 @@ impl Depot {
     /// Another catalog is in force for what is gathered from now on. To be called with an empty batch.
     pub fn change_catalog(&mut self, catalog: CatalogHash, bytes: Box<[u8]>, now: Now) {
         (self.identity.catalog, self.identity.catalog_bytes) = (catalog, bytes);
+        self.in_force_from = now;
         self.keep_catalogs();
         self.gather_catalog(now);
     }

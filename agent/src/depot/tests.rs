@@ -183,6 +183,29 @@ fn an_agent_starts_without_a_disk() {
     assert_eq!(downtimes, [stopped], "up to the start, not to the return of the disk");
 }
 
+/// The clock has stepped by a year since: that of the return would say that nothing was due before it.
+#[test]
+fn slots_are_due_since_the_catalog_came_into_force_wherever_it_is_written() {
+    let disk = MemoryDisk::new();
+    disk.fail_syncs(true);
+    let mut depot = open(&disk);
+    depot.commit(now(1)).unwrap();
+    assert!(depot.failure().is_some());
+    disk.fail_syncs(false);
+    let stepped = |boot_ms| Now { wall: now(boot_ms).wall.plus_ms(365 * 86_400_000), ..now(boot_ms) };
+    assert!(depot.retry(stepped(6_000)).unwrap());
+    depot.commit(stepped(6_001)).unwrap();
+    let since = |(_, record): &(Epoch, Record)| match record {
+        Record::Catalog(catalog) => Some(catalog.since),
+        _ => None,
+    };
+    assert_eq!(all(&mut depot).iter().filter_map(since).collect::<Vec<_>>(), [Some(now(0).wall)]);
+    depot.change_catalog(CatalogHash(8), Box::new([1]), stepped(7_000));
+    depot.commit(stepped(7_001)).unwrap();
+    let last = all(&mut depot).iter().filter_map(since).next_back();
+    assert_eq!(last, Some(Some(stepped(7_000).wall)), "another catalog is another begin");
+}
+
 /// The collector has taken all that was kept in memory. The downtime counts by its place in the chain, where memory has
 /// none; and if the database is put back, readings that are no more are told as such.
 #[test]
