@@ -2,7 +2,9 @@
 
 use gapless_common::id::{BootId, CatalogHash, Epoch, Seq};
 use gapless_common::quality::Cause;
+use gapless_common::reading::Record;
 use gapless_common::time::Timestamp;
+use gapless_common::wire::{RecordKind, encode_record};
 
 use super::{
     AppendError, DropPolicy, Found, NewRecord, OpenError, Opening, Options, Outbox, OwedRange, ReadLimits,
@@ -79,6 +81,8 @@ pub(super) fn check(mut make: impl FnMut() -> Box<dyn Subject>) {
     reading_respects_limits_and_catalogs(make().as_mut());
     acknowledgements_move_both_ways(make().as_mut());
     the_oldest_go_and_leave_a_loss(make().as_mut());
+    a_loss_is_told_again_where_its_record_goes(make().as_mut(), false);
+    a_loss_is_told_again_where_its_record_goes(make().as_mut(), true);
     the_archive_goes_before_what_is_owed(make().as_mut());
     the_newest_are_refused_by_policy(make().as_mut());
     what_is_essential_is_never_refused(make().as_mut());
@@ -208,6 +212,30 @@ fn the_oldest_go_and_leave_a_loss(subject: &mut dyn Subject) {
     assert_eq!(outbox.pending_losses(), []);
     assert_eq!(found.report, super::RecoveryReport::default());
     assert_eq!(outbox.held()[0].first, lost[0].last.next());
+}
+
+/// An outage goes on: the record that tells of the first loss is itself lost before anyone has it, unless it `has_arrived`.
+fn a_loss_is_told_again_where_its_record_goes(subject: &mut dyn Subject, has_arrived: bool) {
+    let (mut outbox, _) = subject.open(&options(), opening(1)).unwrap();
+    fill(outbox.as_mut());
+    let lost = outbox.pending_losses();
+    let bytes = encode_record(&Record::Loss(lost[0]));
+    let (at, kind) = (time(1), RecordKind::Loss as u8);
+    let word = NewRecord { kind, at, from: at, catalog: CatalogHash(5), is_essential: true, bytes: &bytes };
+    let told = outbox.append(&[word]).unwrap();
+    outbox.losses_recorded(&lost).unwrap();
+    if has_arrived {
+        outbox.acknowledge(Epoch(1), Seq(0), &[(told, told)]);
+    }
+    while outbox.held()[0].first <= told {
+        append(outbox.as_mut(), 1, 10, 500).unwrap();
+    }
+    let pending = outbox.pending_losses();
+    drop(outbox);
+    let (outbox, _) = subject.open(&options(), opening(2)).unwrap();
+    assert_eq!(outbox.pending_losses(), pending);
+    let is_told = pending.iter().any(|loss| loss.first <= lost[0].first && loss.last >= lost[0].last);
+    assert_eq!(is_told, !has_arrived, "{pending:?}");
 }
 
 fn the_archive_goes_before_what_is_owed(subject: &mut dyn Subject) {

@@ -57,7 +57,7 @@ pub use options::{BUDGET_MIN_BYTES, DropPolicy, Options, StoreKind};
 /// A record to be stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct NewRecord<'a> {
-    /// What it is; opaque here.
+    /// What it is; opaque here but for a loss, which is told once more where its record goes before anyone has it.
     pub kind: u8,
     /// Its time.
     pub at: Timestamp,

@@ -25,6 +25,8 @@ pub(super) struct Span {
     pub(super) from: Timestamp,
     /// Latest time of a record.
     pub(super) to: Timestamp,
+    /// Records that tell of losses: who drops them has to tell of these once more.
+    pub(super) words: Vec<u64>,
     /// (seq, offset) in order; the first one is that of `first`.
     marks: Vec<(u64, u64)>,
 }
@@ -62,6 +64,8 @@ pub(super) struct Entry {
     pub(super) catalog: CatalogHash,
     pub(super) at: Timestamp,
     pub(super) from: Timestamp,
+    /// It tells of a loss.
+    pub(super) is_word: bool,
     pub(super) offset: u64,
 }
 
@@ -86,6 +90,7 @@ impl Spans {
                 span.last = entry.seq;
                 span.from = span.from.min(entry.from);
                 span.to = span.to.max(entry.at);
+                span.words.extend(entry.is_word.then_some(entry.seq));
                 if span.marks.last().is_none_or(|&(_, o)| entry.offset >= o + MARK_EVERY_BYTES) {
                     span.marks.push((entry.seq, entry.offset));
                 }
@@ -97,6 +102,7 @@ impl Spans {
                 last: entry.seq,
                 from: entry.from,
                 to: entry.at,
+                words: entry.is_word.then_some(entry.seq).into_iter().collect(),
                 marks: vec![(entry.seq, entry.offset)],
             }),
         }

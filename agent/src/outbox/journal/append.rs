@@ -12,7 +12,7 @@ use gapless_common::time::Timestamp;
 
 use super::format::{
     DATA_AT, FIRST, FRAME_HEADER_BYTES, FrameHeader, INTERNAL, KIND_CLEAN, KIND_CURSOR, KIND_OPENED,
-    KIND_REFUSED, Lead, REFUSED_BYTES, SegmentHeader, encode_refused,
+    KIND_REFUSED, Lead, REFUSED_BYTES, SegmentHeader, encode_refused, is_word,
 };
 use super::{Journal, Segment};
 use crate::outbox::acks::CURSOR_BYTES_MAX;
@@ -81,6 +81,7 @@ impl Journal {
                 catalog: record.catalog,
                 at: record.at,
                 from: Lead::between(record.from, record.at).before(record.at),
+                is_word: is_word(record.kind),
                 offset: begin + to_u64(self.buffer.len()),
             });
             let lead = Lead::between(record.from, record.at);

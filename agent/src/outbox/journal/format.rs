@@ -35,6 +35,7 @@ use gapless_common::id::{BootId, CatalogHash, Epoch, Seq};
 use gapless_common::quality::Cause;
 use gapless_common::reading::Loss;
 use gapless_common::time::Timestamp;
+use gapless_common::wire::RecordKind;
 
 /// Begins a segment.
 const SEGMENT_MAGIC: [u8; 8] = *b"GAPLSEG1";
@@ -154,6 +155,12 @@ impl Lead {
     }
 }
 
+/// Whether records of `kind` tell of losses, the one thing that the journal wrote itself and must not forget.
+pub(super) const fn is_word(kind: u8) -> bool {
+    const LOSS: u8 = RecordKind::Loss as u8;
+    kind == LOSS
+}
+
 /// What stands before a payload.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct FrameHeader {
@@ -183,6 +190,11 @@ impl FrameHeader {
     /// Whether it is a record and not the journal's own.
     pub(super) const fn is_record(&self) -> bool {
         self.flags & INTERNAL == 0
+    }
+
+    /// Whether it is a record that tells of a loss.
+    pub(super) const fn is_word(&self) -> bool {
+        self.is_record() && is_word(self.kind)
     }
 
     /// The earliest instant that it speaks of.

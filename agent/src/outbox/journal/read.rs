@@ -172,6 +172,7 @@ impl Journal {
                     catalog: h.catalog,
                     at: h.at,
                     from: h.from(),
+                    is_word: h.is_word(),
                     offset: to_u64(offset),
                 }),
                 Item::Frame(_) => {}

@@ -4,14 +4,15 @@
 
 use gapless_common::planted::{self, Bug};
 use gapless_common::quality::Cause;
-use gapless_common::reading::Loss;
+use gapless_common::reading::{Loss, Record};
+use gapless_common::wire::decode_record;
 
 use super::append::is_full;
 use super::format::DATA_AT;
 use super::{Journal, SEGMENT_SUFFIX, SpareFile};
 use crate::outbox::losses::FILE_BYTES;
 use crate::outbox::spans::Span;
-use crate::outbox::{AppendError, DropPolicy};
+use crate::outbox::{AppendError, DropPolicy, ReadLimits};
 
 /// Least number of segment files, whatever catalogs take of the budget: the active one, one sealed, one spare.
 const FILES_MIN: usize = 3;
@@ -85,6 +86,7 @@ impl Journal {
 
     /// Turns a segment into a spare file.
     pub(super) fn recycle(&mut self, index: usize) -> Result<(), AppendError> {
+        self.take_back_words(index)?;
         let losses = if planted::has(Bug::DropInSilence) { Vec::new() } else { self.losses_of(index) };
         self.record_losses(&losses)?;
         let segment = self.segments.remove(index);
@@ -102,6 +104,40 @@ impl Journal {
         }
         self.forget_epochs();
         Ok(())
+    }
+
+    /// Losses that only records of this segment tell of are to be told once more: otherwise nobody would ever hear of them.
+    /// They count as dropped already.
+    fn take_back_words(&mut self, index: usize) -> Result<(), AppendError> {
+        let words = self.words_of(index);
+        let is_same = |told: &Loss, word: &Loss| {
+            (told.epoch, told.cause) == (word.epoch, word.cause)
+                && told.first <= word.last
+                && word.first <= told.last
+        };
+        self.told.retain(|told| !words.iter().any(|word| is_same(told, word)));
+        let done = self.losses.add(self.disk.as_mut(), &words);
+        done.map_err(|e| self.fail("write a loss", e))
+    }
+
+    fn words_of(&mut self, index: usize) -> Vec<Loss> {
+        let spans = self.segments.get(index).map(|s| s.spans.0.as_slice()).unwrap_or_default();
+        let of_span = |span: &Span| span.words.iter().map(|&seq| (span.epoch, seq)).collect::<Vec<_>>();
+        let mut owed: Vec<_> = spans.iter().flat_map(of_span).collect();
+        owed.retain(|&(epoch, seq)| !self.acks.owed(epoch, seq, seq).is_empty());
+        let mut words = Vec::new();
+        for (epoch, seq) in owed {
+            let (limits, mut found) = (ReadLimits { bytes: 1, records: 1 }, Vec::new());
+            // Damage that is met here is a loss of its own, and so is what a device does not give.
+            if let Err(e) = self.read_run(epoch, seq, limits, &mut found) {
+                tracing::error!("a loss is dropped, as its record cannot be read: {e}");
+            }
+            let record = found.first().filter(|record| record.seq.0 == seq);
+            if let Some(Ok(Record::Loss(loss))) = record.map(|record| decode_record(&record.bytes)) {
+                words.push(loss);
+            }
+        }
+        words
     }
 
     fn losses_of(&self, index: usize) -> Vec<Loss> {

@@ -58,8 +58,8 @@ impl Recovery {
         self.expect(epoch, seq, header.at);
         let from = header.from();
         if is_intact {
-            let (catalog, at) = (header.catalog, header.at);
-            spans.push(&Entry { epoch, seq, catalog, at, from, offset: to_u64(offset) });
+            let (catalog, at, is_word) = (header.catalog, header.at, header.is_word());
+            spans.push(&Entry { epoch, seq, catalog, at, from, is_word, offset: to_u64(offset) });
         } else {
             self.miss(epoch, (seq, seq), (from, header.at));
         }
