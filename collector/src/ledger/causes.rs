@@ -37,7 +37,7 @@ pub(super) fn explain(account: &Account<'_>, runs: &[Run], (from, through): Rang
     take_losses(account, &mut absent, &mut known);
     take_ends(account, &mut absent, &mut known);
     take_memories(account, &mut absent, &mut known);
-    let rest = match hidden(account, account.at, |_, _| true) {
+    let rest = match hidden(account, (account.span.proven_at, account.at), |_, _| true) {
         Some(cause) => Known::Lost(cause),
         None if account.is_ahead => Known::Unexplained(Cause::ClockStepped),
         None => Known::Unexplained(Cause::Unexplained),
@@ -68,19 +68,30 @@ fn take_downtimes(account: &Account<'_>, absent: &mut Vec<Range>, known: &mut Ve
 }
 
 /// What is before a downtime and in no record: the agent ended before it could write its last misses down, unless what
-/// is lost there may have said more of these slots.
+/// is lost there may have said more of these slots. What was lost before the downtime before, and a break of the chain
+/// there, say nothing of what came after it.
 fn take_ends(account: &Account<'_>, absent: &mut Vec<Range>, known: &mut Vec<(Range, Known)>) {
     let times = account.span.times;
+    let mut after = account.span.proven_at;
     for (at, downtime) in &account.agent.downtimes {
-        let lost = hidden(account, *at, |epoch, range| !has_time(account.agent, epoch, range));
-        let cause = match lost.or_else(|| broken(account, *at)) {
-            Some(cause) => Known::Lost(cause),
-            None => Known::Ended(downtime.cause),
-        };
+        let between = (after, *at);
         let before = (i64::MIN, times.first_from(downtime.to).0 - 1);
-        let (held, rest) = cut(std::mem::take(absent), before);
-        known.extend(held.into_iter().map(|range| (range, cause)));
-        *absent = rest;
+        let lost = hidden(account, between, |epoch, range| !has_time(account.agent, epoch, range));
+        let (cause, until) = match lost {
+            Some(cause) => (Some(cause), None),
+            None => broken(account, between).map_or((None, None), |(cause, until)| (Some(cause), until)),
+        };
+        let hides = until.map_or(before.1, |until| before.1.min(times.slot_at(until).0));
+        let causes = [
+            ((i64::MIN, hides), cause.map_or(Known::Ended(downtime.cause), Known::Lost)),
+            (before, Known::Ended(downtime.cause)),
+        ];
+        for (range, cause) in causes {
+            let (held, rest) = cut(std::mem::take(absent), range);
+            known.extend(held.into_iter().map(|range| (range, cause)));
+            *absent = rest;
+        }
+        after = after.max(*at);
     }
 }
 
@@ -104,16 +115,30 @@ fn take_memories(account: &Account<'_>, absent: &mut Vec<Range>, known: &mut Vec
     }
 }
 
-/// Why the chain is broken between the last proof of the device and `to`: of what stood before the break nothing is known.
-fn broken(account: &Account<'_>, to: Position) -> Option<Cause> {
-    let from = account.span.proven_at.place;
-    let mut after = account.agent.chain.range(from..).take_while(|(place, _)| **place <= to.place);
-    after.find_map(|(&place, epoch)| account.agent.epochs.get(epoch)?.link.filter(|_| place > from))
+/// Why the chain is broken last between two places, and up to when: of what stood before the break nothing is known.
+/// `None` for the instant where nothing tells when what follows the break began.
+fn broken(account: &Account<'_>, (from, to): (Position, Position)) -> Option<(Cause, Option<Timestamp>)> {
+    let agent = account.agent;
+    let mut after = agent.chain.range(from.place..).rev().skip_while(|(place, _)| **place > to.place);
+    after.find_map(|(&place, epoch)| {
+        let state = agent.epochs.get(epoch)?;
+        let cause = state.link.filter(|_| place > from.place)?;
+        Some((cause, agent.began(state).or_else(|| first_known(agent, *epoch))))
+    })
 }
 
-/// The cause of whatever is not usable between the last proof of the device and `to`, as far as the lost seqs `count`.
-fn hidden(account: &Account<'_>, to: Position, count: impl Fn(Epoch, Seqs) -> bool) -> Option<Cause> {
-    let from = account.span.proven_at;
+/// Where the first record of an epoch is lost, and the loss has a time: the end of that.
+fn first_known(agent: &Agent, epoch: Epoch) -> Option<Timestamp> {
+    let mut losses = agent.losses.iter().filter(|loss| loss.epoch == epoch && loss.first.0 <= 1);
+    losses.find_map(|loss| agent.time_of(loss)).map(|(_, to)| to)
+}
+
+/// The cause of whatever is not usable between two places, as far as the lost seqs `count`.
+fn hidden(
+    account: &Account<'_>,
+    (from, to): (Position, Position),
+    count: impl Fn(Epoch, Seqs) -> bool,
+) -> Option<Cause> {
     let mut between = account.agent.chain.range(from.place..).take_while(|(place, _)| **place <= to.place);
     between.find_map(|(&place, epoch)| {
         let state = account.agent.epochs.get(epoch)?;

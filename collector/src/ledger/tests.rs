@@ -325,6 +325,73 @@ fn a_replaced_outbox_closes_the_old_one() {
     assert_eq!(open.get(&1_030), None);
 }
 
+/// Another outbox, and no declaration until its agent crashes: what was not written down then is not the old one's.
+#[test]
+fn what_ends_after_another_outbox_began_ended_by_itself() {
+    let (mut ledger, mut slots, _) = one_life(&[]);
+    let crashed = Mark::Downtime { from: at(1_027), to: at(1_030), cause: Cause::Crashed };
+    let second = [1_020, 1_021, 1_022, 1_023, 1_024].map(Wrote::Reading);
+    let third = [Wrote::Mark(crashed), catalog(1_030), Wrote::Reading(1_030), complete(1_030)];
+    let first_of_all = |previous, now| vec![start(previous, now), catalog(now)];
+    let lives = [
+        (Epoch(500), first_of_all(None, 1_020).into_iter().chain(second).collect::<Vec<_>>()),
+        (Epoch(501), std::iter::once(start(Some((Epoch(500), Seq(8))), 1_030)).chain(third).collect()),
+    ];
+    for (epoch, wrote) in lives {
+        let records: Vec<_> = (1..).zip(wrote).map(|(seq, wrote)| (epoch, seq, wrote)).collect();
+        deliver(&mut ledger, &mut slots, &records);
+    }
+    let mut expected: BTreeMap<_, _> = (1_010..1_020).map(|slot| (slot, Cause::StoreReplaced)).collect();
+    expected.extend((1_025..1_030).map(|slot| (slot, Cause::Crashed)));
+    assert_eq!(slots.open(), expected);
+}
+
+/// The first records of an epoch were dropped by the budget; what its agent did not write down at its end was not.
+#[test]
+fn what_ends_after_a_dated_loss_ended_by_itself() {
+    let (mut ledger, mut slots, history) = one_life(&[]);
+    let lost = Loss {
+        epoch: Epoch(500),
+        first: Seq(1),
+        last: Seq(4),
+        from: at(1_012),
+        to: at(1_014),
+        cause: Cause::BudgetFull,
+    };
+    let end = history.held.last().unwrap().next.0;
+    let held = |first, next| HeldEpoch { epoch: Epoch(500), first: Seq(first), next: Seq(next) };
+    let before = HeldEpoch { epoch: history.held[0].epoch, first: Seq(end), next: Seq(end) };
+    let now = HeldEpoch { epoch: Epoch(501), first: Seq(1), next: Seq(1) };
+    ledger.birth(AGENT, &[before, held(5, 8), now], Epoch(501), true);
+    let crashed = Mark::Downtime { from: at(1_020), to: at(1_022), cause: Cause::Crashed };
+    let second = [Wrote::Reading(1_015), Wrote::Loss(lost), Wrote::Reading(1_016)];
+    let third = [Wrote::Mark(crashed), catalog(1_022), Wrote::Reading(1_022), complete(1_022)];
+    let third = std::iter::once(start(Some((Epoch(500), Seq(8))), 1_022)).chain(third);
+    let records = (5..).zip(second).map(|(seq, wrote)| (Epoch(500), seq, wrote)).collect::<Vec<_>>();
+    deliver(&mut ledger, &mut slots, &records);
+    let records = (1..).zip(third).map(|(seq, wrote)| (Epoch(501), seq, wrote)).collect::<Vec<_>>();
+    deliver(&mut ledger, &mut slots, &records);
+    let mut expected: BTreeMap<_, _> = (1_010..1_015).map(|slot| (slot, Cause::BudgetFull)).collect();
+    expected.extend((1_017..1_022).map(|slot| (slot, Cause::Crashed)));
+    assert_eq!(slots.open(), expected);
+}
+
+fn start(previous: Option<(Epoch, Seq)>, slot: i64) -> Wrote {
+    Wrote::Start(EpochStart {
+        previous,
+        boot: BootId(1),
+        boot_clock_ms: 0,
+        at: at(slot),
+        clock_set: true,
+        durable: true,
+        agent_version: "".into(),
+    })
+}
+
+fn catalog(slot: i64) -> Wrote {
+    Wrote::Mark(Mark::Catalog { hash: HASH, since: Some(at(slot)) })
+}
+
 /// The replaced outbox's birth was lost, and its first frame came: the old one, of which more was known to exist, counted
 /// as alive until the next birth.
 #[test]
