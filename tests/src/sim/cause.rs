@@ -2,8 +2,9 @@
 
 use std::collections::BTreeSet;
 
-use gapless_common::id::DeviceIndex;
+use gapless_common::id::{DeviceIndex, Epoch};
 use gapless_common::quality::Cause;
+use gapless_common::reading::{Acquired, Record};
 use gapless_common::time::{Slot, Timestamp};
 
 use super::clock::{BEGAN_MS, signed};
@@ -64,17 +65,16 @@ impl Case<'_> {
                     || self.was_stopped_mute(at, interval_ms)
             }
             Cause::DiskFailed => self.had_failed(at, interval_ms),
-            // The range of a loss need not hold each slot of such a gap (seed 368): whether it should is open.
             Cause::BudgetFull => {
-                self.log.losses.iter().any(|loss| loss.cause == cause) || !self.oracle.rolled_back.is_empty()
+                let is_so = |place| self.log.is_lost_by(cause, place) || self.is_forgotten(place);
+                self.was_lost(cause, at, interval_ms) || self.is_named(index, slot, at, is_so)
             }
             Cause::Quarantined => {
                 self.was_lost(cause, at, interval_ms) || self.is_found_after(&history.rot, at, interval_ms)
             }
-            // Such a gap may begin after the start that found the other card (seed 378): whether it should is open.
             Cause::StoreReplaced => {
                 let was_emptied = self.log.was_emptied && self.is_found_after(&history.rot, at, interval_ms);
-                was_emptied || !history.replaced.is_empty()
+                was_emptied || self.was_before_another_card(at, interval_ms)
             }
             Cause::Overrun => self.bus_said(index, slot, cause) && self.was_held_up(known, at),
             told => self.bus_said(index, slot, told),
@@ -122,6 +122,53 @@ impl Case<'_> {
             let from = loss.from.plus_ms(-interval_ms);
             self.history().has_odd_clock || (from..=loss.to.plus_ms(interval_ms)).contains(&at)
         })
+    }
+
+    /// Whether a record speaks of the slot that is at a place of which this is so. A downtime speaks of the slots that it
+    /// holds, and of those before it that were not written down when the agent ended.
+    fn is_named(
+        &self,
+        index: DeviceIndex,
+        slot: i64,
+        at: Timestamp,
+        is_so: impl Fn((Epoch, u64)) -> bool,
+    ) -> bool {
+        let speaks = |record: &Record| match record {
+            Record::Readings(readings) if readings.device == index => match readings.acquired {
+                Acquired::InSlot(of) | Acquired::Recorded(of) => of.0 == slot,
+                Acquired::SinceBoot(_) => self.history().has_odd_clock,
+            },
+            Record::Misses(m) if m.device == index => {
+                (m.first.0..m.first.0.saturating_add(i64::from(m.count))).contains(&slot)
+            }
+            Record::Downtime(downtime) => (downtime.from.plus_ms(-UNTOLD_MS)..downtime.to).contains(&at),
+            _ => false,
+        };
+        let kept = self.log.kept.iter().map(|(place, kept)| (place, &kept.record));
+        let mut all = kept.chain(&self.log.refused).filter(|(_, record)| speaks(record));
+        all.any(|(place, _)| is_so(*place))
+    }
+
+    /// Whether a database that was put back had the record, and the outbox has it no more: it was acknowledged, and its
+    /// place in the archive is taken.
+    fn is_forgotten(&self, (epoch, seq): (Epoch, u64)) -> bool {
+        let was_there = self.log.committed.get(&epoch).is_some_and(|ever| ever.contains(seq));
+        !self.oracle.rolled_back.is_empty() && was_there && self.log.is_gone(epoch, seq)
+    }
+
+    /// Whether the slot was over before the first start of which another card kept a record. Whoever finds an empty card
+    /// and cannot write to it leaves nothing that tells when that was.
+    fn was_before_another_card(&self, at: Timestamp, interval_ms: i64) -> bool {
+        let history = self.history();
+        let is_before = |card: u32| {
+            let starts = self.log.kept.values().filter(|kept| kept.card > card);
+            let began = starts.filter_map(|kept| match &kept.record {
+                Record::Start(start) => Some(start.at),
+                _ => None,
+            });
+            began.min().is_none_or(|began| at <= began.plus_ms(interval_ms))
+        };
+        (0..).zip(&history.replaced).any(|(card, _)| history.has_odd_clock || is_before(card))
     }
 
     /// Whether the slot was over before an agent found, at its next start, what was done to its disk at one of these

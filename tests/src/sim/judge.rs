@@ -147,7 +147,7 @@ impl Case<'_> {
         stored: &Stored,
         findings: &mut Findings,
     ) {
-        let kept = self.kept_of(index, known);
+        let (kept, told) = (self.kept_of(index, known), self.log.told_as_lost());
         let range = (self.no, index, 0, i64::MIN)..=(self.no, index, u8::MAX, i64::MAX);
         for (key, issued) in self.oracle.issued.range::<AnswerKey, _>(range) {
             let (block, eval) = (key.2, key.3);
@@ -159,7 +159,7 @@ impl Case<'_> {
                     format!("{}: the answer of {eval} is stored {count} times", known.name),
                 ));
             }
-            if count == 0 && !self.is_excused(issued, places) {
+            if count == 0 && !self.is_excused(issued, places, &told) {
                 let what = format!(
                     "{}: the answer of {eval} told at {} ms to process {} is not stored; durable as {places:?}; {issued:?}",
                     known.name, issued.told_ms, issued.generation
@@ -183,7 +183,8 @@ impl Case<'_> {
         kept
     }
 
-    fn is_excused(&self, issued: &Issued, places: &[(Epoch, u64)]) -> bool {
+    /// Whether there is a reason by name, which the collector was `told` where it is a loss.
+    fn is_excused(&self, issued: &Issued, places: &[(Epoch, u64)], told: &BTreeMap<Epoch, RangeSet>) -> bool {
         let history = self.history();
         if places.is_empty() {
             let life = history.lives.iter().find(|life| life.generation == issued.generation);
@@ -197,7 +198,7 @@ impl Case<'_> {
                 || (in_memory && ended.is_some());
         }
         places.iter().all(|(epoch, seq)| {
-            let is_lost = self.log.lost.get(epoch).is_some_and(|lost| lost.contains(*seq));
+            let is_lost = told.get(epoch).is_some_and(|told| told.contains(*seq));
             let was_replaced =
                 self.log.kept.get(&(*epoch, *seq)).is_some_and(|kept| kept.card < self.log.card);
             let was_forgotten = !self.oracle.rolled_back.is_empty()

@@ -10,6 +10,7 @@ use gapless_agent::outbox::{
 };
 use gapless_common::id::{CatalogHash, Epoch, Seq};
 use gapless_common::message::HeldEpoch;
+use gapless_common::quality::Cause;
 use gapless_common::ranges::RangeSet;
 use gapless_common::reading::{Loss, Record};
 use gapless_common::time::Timestamp;
@@ -29,6 +30,8 @@ pub struct Kept {
 pub struct Log {
     /// By (epoch, seq).
     pub kept: BTreeMap<(Epoch, u64), Kept>,
+    /// What was to be kept and was refused, because there was no room.
+    pub refused: BTreeMap<(Epoch, u64), Record>,
     /// What the agent was told is stored.
     pub acknowledged: BTreeMap<Epoch, RangeSet>,
     /// The same, of what was not owed again since as well.
@@ -163,6 +166,31 @@ impl Log {
         self.held_from.get(&epoch).is_none_or(|first| seq < *first)
     }
 
+    /// Whether a record was given up under a loss of this cause.
+    pub fn is_lost_by(&self, cause: Cause, (epoch, seq): (Epoch, u64)) -> bool {
+        let holds = |loss: &&Loss| loss.epoch == epoch && (loss.first.0..=loss.last.0).contains(&seq);
+        self.losses.iter().filter(holds).any(|loss| loss.cause == cause)
+    }
+
+    /// What the collector was told of as lost: by a record that came to it, or, where that itself fell victim to rot or
+    /// went with a card, was to be told by it.
+    pub fn told_as_lost(&self) -> BTreeMap<Epoch, RangeSet> {
+        let has = |of: &BTreeMap<Epoch, RangeSet>, epoch: Epoch, seq: u64| {
+            of.get(&epoch).is_some_and(|ranges| ranges.contains(seq))
+        };
+        let mut told: BTreeMap<Epoch, RangeSet> = BTreeMap::new();
+        for (&(epoch, seq), kept) in &self.kept {
+            let Record::Loss(loss) = &kept.record else { continue };
+            let is_excused = kept.card < self.card
+                || has(&self.cut_off, epoch, seq)
+                || self.is_lost_by(Cause::Quarantined, (epoch, seq));
+            if is_excused || has(&self.committed, epoch, seq) {
+                told.entry(loss.epoch).or_default().insert(loss.first.0, loss.last.0);
+            }
+        }
+        told
+    }
+
     fn note_losses(&mut self, losses: &[Loss]) {
         for loss in losses {
             self.lost.entry(loss.epoch).or_default().insert(loss.first.0, loss.last.0);
@@ -220,6 +248,8 @@ impl Outbox for Tapped {
             for (seq, record) in (first..).zip(batch) {
                 if !log.lost.get(&epoch).is_some_and(|lost| lost.contains(seq)) {
                     log.keep(epoch, seq, record.bytes);
+                } else if let Ok(refused) = decode_record(record.bytes) {
+                    log.refused.insert((epoch, seq), refused);
                 }
             }
         }
