@@ -352,8 +352,10 @@ impl Depot {
         if hash == self.identity.catalog {
             return Some(self.identity.catalog_bytes.clone());
         }
-        let store = self.dead.as_mut().unwrap_or(&mut self.store);
-        store.catalogs().get(hash).ok().flatten().map(Vec::into_boxed_slice)
+        let kept = |store: &mut dyn Outbox| store.catalogs().get(hash).ok().flatten();
+        let found = kept(self.store.as_mut());
+        let found = found.or_else(|| self.dead.as_mut().and_then(|dead| kept(dead.as_mut())));
+        found.map(Vec::into_boxed_slice)
     }
 
     /// The canonical bytes of the catalog in force.

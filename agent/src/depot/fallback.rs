@@ -8,7 +8,7 @@ use super::migrate::{copy, is_gone, is_owed, is_told_again, not_kept, stretches}
 use super::{Committed, Depot, DepotError, draw_opening, held_durably, previous};
 use crate::clock::Now;
 use crate::outbox::memory_disk::MemoryDisk;
-use crate::outbox::{Journal, Opened, Opening, Options, Outbox};
+use crate::outbox::{AppendError, CatalogError, Journal, Opened, Opening, Options, Outbox};
 use crate::text::chain;
 
 /// Budget of the outbox in memory, in bytes: some minutes of a busy site, and little beside 256 MB.
@@ -46,6 +46,8 @@ impl Depot {
             append_all(self.store.as_mut(), &batch.borrow(self.identity.catalog))
                 .map_err(|stuck| DepotError::Memory(stuck.error))?;
         }
+        // Another one may be in force before the disk is back.
+        self.keep_catalogs();
         committed.held_changed = true;
         Ok(())
     }
@@ -127,6 +129,7 @@ impl Depot {
         let (catalog, owed) = (self.identity.catalog, self.store.owed());
         // Reported where it fails once more, when the catalogs are tidied.
         let _ = disk.catalogs().put(catalog, &self.identity.catalog_bytes);
+        self.take_catalogs_along(disk)?;
         append_all(disk, &start.borrow(catalog))?;
         let mut losses = Batch::default();
         for (range, owes) in self.store.held().iter().flat_map(|held| stretches(held, &owed)) {
@@ -141,6 +144,21 @@ impl Depot {
             losses.push(&Record::Loss(loss), now.wall);
         }
         append_all(disk, &losses.borrow(catalog)).map(drop)
+    }
+
+    /// What was in force in the meantime: records that are taken along cannot be read without it.
+    fn take_catalogs_along(&mut self, disk: &mut dyn Outbox) -> Result<(), Stuck> {
+        for hash in self.store.catalogs_held() {
+            let Ok(Some(bytes)) = self.store.catalogs().get(hash) else { continue };
+            disk.catalogs().put(hash, &bytes).map_err(|error| {
+                let error = match error {
+                    CatalogError::Io { source, .. } => AppendError::Io { action: "write a catalog", source },
+                    CatalogError::Damaged(_) => AppendError::Unusable,
+                };
+                Stuck { error, done: 0 }
+            })?;
+        }
+        Ok(())
     }
 
     /// Why records are not durable, where they are not.

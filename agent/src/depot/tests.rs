@@ -8,7 +8,7 @@ use gapless_common::time::{Interval, Slot};
 
 use gapless_common::quality::Cause;
 use gapless_common::reading::{Loss, Misses};
-use gapless_common::wire::{RecordKind, decode_record, encode_catalog, record_kind};
+use gapless_common::wire::{RecordKind, decode_record, encode_catalog, encode_record, record_kind};
 
 use super::migrate::not_kept;
 use super::*;
@@ -151,6 +151,32 @@ fn a_failed_disk_costs_no_reading() {
     assert_eq!(lost, expected.map(|(epoch, first, last)| (epoch, first, last, Cause::DiskFailed)));
     assert_eq!(losses.iter().map(|l| l.from <= l.to).collect::<Vec<_>>(), [true, false]);
     assert_eq!(depot.held().len(), 2, "nothing is held in memory any more");
+}
+
+#[test]
+fn catalogs_that_were_in_force_without_a_disk_are_taken_along() {
+    let disk = MemoryDisk::new();
+    let mut depot = open(&disk);
+    depot.commit(now(1)).unwrap();
+    disk.die_at(disk.operations());
+    let others = [(CatalogHash(8), [8; 4]), (CatalogHash(9), [9; 4]), (CatalogHash(10), [10; 4])];
+    for (slot, (hash, bytes)) in (1..).zip(others) {
+        depot.change_catalog(hash, bytes.into(), now(10));
+        depot.gather(&readings(slot), Timestamp(slot));
+        depot.commit(now(20)).unwrap();
+    }
+    assert!(depot.failure().is_some());
+    assert!(depot.catalog(CatalogHash(8)).is_some(), "the one under which the disk failed");
+
+    disk.restart(PowerCut::KeepNothing, 1);
+    assert!(depot.retry(now(20_000)).unwrap());
+    let told = stored(&mut depot);
+    for (slot, (hash, bytes)) in (1..).zip(others) {
+        let record = encode_record(&readings(slot));
+        let stored = told.iter().find(|r| *r.bytes == record[..]).unwrap();
+        assert_eq!(stored.catalog, hash);
+        assert_eq!(depot.catalog(hash).as_deref(), Some(&bytes[..]), "{hash}");
+    }
 }
 
 #[test]
