@@ -123,14 +123,15 @@ impl Ledger {
         state.accounted.insert(loss.first.0, loss.last.0);
     }
 
-    /// Whether a birth was overtaken by that of a later process: another epoch has followed the one it writes, and it says
-    /// no more of that than its follower found. Nothing it says counts, and its connection is no more. An outbox that
-    /// went on behind what its follower found is another gateway's.
+    /// Whether a birth was overtaken by a later one: another epoch has followed the one it writes, and it says no more of
+    /// that than its follower found; or the one it writes was kept in memory, and the disk has taken it along. Nothing it
+    /// says counts. An outbox that went on behind what its follower found is another gateway's.
     #[must_use]
     pub fn is_overtaken(&self, no: AgentNo, held: &[HeldEpoch], writing: Epoch) -> bool {
-        let end = self.agent(no).and_then(|agent| end_of(agent, writing));
+        let Some(agent) = self.agent(no) else { return false };
         let next = held.iter().find(|h| h.epoch == writing).map(|h| h.next.0);
-        end.zip(next).is_some_and(|(end, next)| next <= end)
+        let is_followed = end_of(agent, writing).zip(next).is_some_and(|(end, next)| next <= end);
+        is_followed || is_taken_along(agent, writing)
     }
 
     /// The agent said what it holds. `writing` is the epoch being written, on its disk. Not to be called with a birth
@@ -398,6 +399,12 @@ fn is_superseded(agent: &Agent, epoch: Epoch, written: Option<Epoch>) -> bool {
     let stands_before =
         written.and_then(place).is_some_and(|after| place(epoch).is_some_and(|place| place < after));
     stands_before || agent.epochs.get(&epoch).is_some_and(|e| e.unheld)
+}
+
+/// Whether this epoch was kept in memory, and what it owed stands in another one: the loss of its seqs then has no time.
+/// Memory is never gone back to under the same epoch.
+fn is_taken_along(agent: &Agent, epoch: Epoch) -> bool {
+    agent.losses.iter().any(|loss| loss.epoch == epoch && loss.from > loss.to)
 }
 
 /// The first seq that an epoch never issued, as the one that followed it found.

@@ -243,6 +243,27 @@ fn a_birth_is_overtaken_where_another_epoch_has_followed_and_found_all_that_it_s
     assert!(!ledger.is_overtaken(AGENT, &[went_on], first.epoch), "two outboxes write");
 }
 
+/// A disk that failed for a moment: the birth of the epoch in memory comes behind what the disk has taken along of it.
+#[test]
+fn a_birth_of_an_epoch_in_memory_is_overtaken_by_what_the_disk_took_along() {
+    let mut ledger = fresh();
+    let (memory, now) = (HeldEpoch { epoch: Epoch(700), first: Seq(1), next: Seq(4) }, at(1_000));
+    assert!(!ledger.is_overtaken(AGENT, &[memory], memory.epoch), "nothing is known of it");
+    let gone = Loss {
+        epoch: memory.epoch,
+        first: Seq(1),
+        last: Seq(1),
+        from: now,
+        to: now,
+        cause: Cause::DiskFailed,
+    };
+    ledger.loss(AGENT, &gone);
+    assert!(!ledger.is_overtaken(AGENT, &[memory], memory.epoch), "its own loss");
+    let taken_along = Loss { first: Seq(2), last: Seq(3), from: now.plus_ms(1), ..gone };
+    ledger.loss(AGENT, &taken_along);
+    assert!(ledger.is_overtaken(AGENT, &[memory], memory.epoch));
+}
+
 /// A gateway whose disk never took anything ran in memory, was killed, and started again on a disk that is in order: no
 /// downtime tells of it.
 #[test]
