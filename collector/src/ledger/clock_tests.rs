@@ -47,6 +47,22 @@ fn polled() -> (Ledger, Memory) {
     (ledger, slots)
 }
 
+/// An agent that begins without a clock, with a device that remembers the time before.
+#[test]
+fn what_a_device_remembers_of_the_time_before_an_undated_start_is_owed_by_nobody() {
+    let (mut ledger, mut slots) = (fresh(), Memory::default());
+    ledger.start(AGENT, Epoch(1), &start(None, (Timestamp(5_000), false)));
+    ledger.mark(AGENT, Epoch(1), 2, Mark::Catalog { hash: HASH, since: None });
+    let (first, last, boot_began) = (Seq(3), Seq(3), at(NOW - 15));
+    ledger.correction(AGENT, &ClockCorrection { boot: BootId(1), epoch: Epoch(1), first, last, boot_began });
+    [NOW - 100, NOW - 90, NOW - 9, NOW - 6].into_iter().for_each(|slot| ledger.received(&due(), Slot(slot)));
+    ledger.mark(AGENT, Epoch(1), 4, complete(NOW - 6));
+    ledger.account(AGENT, Epoch(1), 1, 4);
+    settle(&mut ledger, &mut slots);
+    let open: Vec<i64> = slots.open().into_keys().collect();
+    assert_eq!(open, [NOW - 10, NOW - 8, NOW - 7], "it began five seconds after its machine");
+}
+
 #[test]
 fn a_clock_that_is_ahead_proves_what_has_passed_and_the_rest_when_its_time_has_come() {
     let (mut ledger, mut slots) = polled();

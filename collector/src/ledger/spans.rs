@@ -190,6 +190,14 @@ impl Ledger {
         Ok(())
     }
 
+    /// The first slot behind the begin of all lives of the agent that are known, where each of them has a date by now.
+    fn begin_of(&self, span: &Span) -> Option<Slot> {
+        let agent = self.agents.get(&span.agent)?;
+        let started = agent.epochs.values().filter(|state| state.start.is_some());
+        let began = started.map(|state| agent.began(state)).min().flatten()?;
+        Some(span.times.first_from(began))
+    }
+
     fn prove_span<S: Slots>(
         &mut self,
         at: Position,
@@ -205,7 +213,9 @@ impl Ledger {
             (through.min(span.times.slot_at(believed)), believed < span.times.at(through));
         if span.first.is_none() {
             let known = slots.first_known(span.grid, i64::MIN)?;
-            span.first = Some(known.map_or(through.plus(1), Slot));
+            let first = known.map_or(through.plus(1), Slot);
+            // What the device itself remembers of the time before is owed by nobody.
+            span.first = Some(self.begin_of(&span).map_or(first, |begun| begun.max(first)));
         }
         let from = span.proven.map(|p| p.plus(1)).or(span.first).unwrap_or(through);
         if from <= through {
