@@ -155,6 +155,13 @@ impl Logger {
         self.tables.iter_mut().for_each(|table| table.ring.clock_set(before, after));
     }
 
+    /// It had no power between two instants: its clock went on, nothing was recorded, and its numbers go on from where
+    /// they were.
+    pub fn was_off(&mut self, from_wall_ms: i64, to_wall_ms: i64) {
+        let (before, after) = (self.clock.at(from_wall_ms), self.clock.at(to_wall_ms));
+        self.tables.iter_mut().for_each(|table| table.ring.clock_set(before, after));
+    }
+
     /// Another program: other fields, another signature, all records gone, numbers from 0.
     pub fn change_program(&mut self, wall_ms: i64) {
         self.program += 1;
@@ -449,6 +456,15 @@ mod tests {
         assert_eq!(after["data"][0]["no"], 3_599);
         assert_eq!(after["head"]["fields"][2]["name"], "Added_1_Avg");
         assert_eq!(logger.held("Met", T + 5_000).len(), 100);
+    }
+
+    #[test]
+    fn nothing_is_recorded_without_power() {
+        let mut logger = logger();
+        logger.was_off(T + 3_500, T + 8_500);
+        let held: Vec<(u64, i64)> =
+            logger.held("Met", T + 10_000).into_iter().map(|(no, at)| (no, at - T)).collect();
+        assert_eq!(held, [(0, 1_000), (1, 2_000), (2, 3_000), (3, 9_000), (4, 10_000)]);
     }
 
     #[test]
