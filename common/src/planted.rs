@@ -26,6 +26,8 @@ pub enum Bug {
     StepReorders,
     /// The collector closes a gap as soon as a reading beside it has come.
     GapClosedEarly,
+    /// The collector closes a gap as soon as its device has been asked for it.
+    GapClosedOnRequest,
     /// The agent takes a loss for told without a record of it.
     LossNotSent,
     /// The bus tells nothing of the slots between two probes.
@@ -46,7 +48,7 @@ pub enum Bug {
 
 impl Bug {
     /// All of them.
-    pub const ALL: [Self; 18] = [
+    pub const ALL: [Self; 19] = [
         Self::AcknowledgeBeforeCommit,
         Self::SkipFsync,
         Self::TrimOnPuback,
@@ -57,6 +59,7 @@ impl Bug {
         Self::WatermarkPastHole,
         Self::StepReorders,
         Self::GapClosedEarly,
+        Self::GapClosedOnRequest,
         Self::LossNotSent,
         Self::SilentBackOff,
         Self::IgnoreCrc,
