@@ -48,7 +48,7 @@ impl Case<'_> {
     /// Whether this is why the slot has no reading.
     fn is_true(&self, index: DeviceIndex, known: &Known, slot: i64, cause: Cause) -> bool {
         let (history, at) = (self.history(), known.grid.at(Slot(slot)));
-        let interval_ms = known.grid.interval.as_ms();
+        let interval_ms = known.open_ms;
         match cause {
             Cause::Unexplained | Cause::Unreachable | Cause::Parked | Cause::Paused => false,
             // A bus that was told to stop says so; whether its process came to its own end is another matter.

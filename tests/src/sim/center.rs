@@ -9,12 +9,14 @@ use std::collections::VecDeque;
 use gapless_collector::ingest::committer::Committer;
 use gapless_collector::ingest::{Inbound, Outbound};
 use gapless_common::message::Presence;
+use gapless_common::time::Timestamp;
 use gapless_common::topic::presence;
 use gapless_common::wire::{self, Message};
 use rusqlite::Connection;
 use rusqlite::backup::{Backup, StepResult};
 
 use super::clock::truth;
+use super::mishap::policies;
 use super::rng::Rng;
 
 /// The collector's name at the broker.
@@ -77,8 +79,8 @@ impl Center {
     /// Where its own database cannot be loaded: that is a finding.
     pub fn start(&mut self, at_ms: u64) {
         let Some(database) = self.database.take() else { return };
-        let mut committer =
-            Committer::from_connection(database, self.rng.draw()).expect("its database loads");
+        let committer = Committer::from_connection(database, self.rng.draw()).expect("its database loads");
+        let mut committer = committer.with_policies(policies());
         let now = truth(at_ms).plus_ms(self.ahead_ms);
         committer.nobody_connected(now).expect("memory does not fail");
         committer.try_parked_again(now).expect("memory does not fail");
@@ -180,6 +182,18 @@ impl Center {
         self.told = committer.head().commit.0;
         turn.answers = answers.into_iter().filter_map(published).collect();
         turn
+    }
+
+    /// What its clock shows.
+    #[must_use]
+    pub fn now(&self, at_ms: u64) -> Timestamp {
+        truth(at_ms).plus_ms(self.ahead_ms)
+    }
+
+    /// Of what goes out that which goes to agents: topic and bytes.
+    #[must_use]
+    pub fn published(&self, out: Vec<Outbound>) -> Vec<(String, Vec<u8>)> {
+        out.into_iter().filter_map(published).collect()
     }
 
     /// Topic and bytes of its presence, and whether it is kept.

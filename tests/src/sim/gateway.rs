@@ -10,19 +10,20 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use gapless_agent::bus::{BusCommand, Driver, Turn};
 use gapless_agent::clock::Now;
-use gapless_agent::config::Config;
+use gapless_agent::config::{Config, LogTable};
 use gapless_agent::depot::{DepotError, Draw, Opener};
 use gapless_agent::engine::{Effect, Engine};
 use gapless_agent::event::BusEvent;
 use gapless_agent::outbox::memory_disk::{MemoryDisk, PowerCut};
 use gapless_agent::outbox::{Disk as _, Journal, Opened, Options};
 use gapless_agent::run;
-use gapless_common::id::{BootId, ConnectionId};
+use gapless_common::id::{BootId, ConnectionId, DeviceIndex};
 use gapless_common::topic::AgentPath;
 
 use super::clock::{Clock, MS_NS};
 use super::line::SimLine;
 use super::line::ground::{Said, SimGround};
+use super::logger::{Asker, SimLogger};
 use super::queue::Queue;
 use super::rng::Rng;
 use super::tap::{self, Shared, Tapped};
@@ -33,6 +34,8 @@ pub struct Process {
     pub engine: Engine,
     /// Its buses, in the order of the configuration.
     drivers: Vec<Driver>,
+    /// What asks its loggers, in the order of the configuration: buses, too, that follow the others.
+    askers: Vec<Asker>,
 }
 
 /// How a process ends.
@@ -68,6 +71,8 @@ pub struct Gateway {
     pub boot: BootId,
     /// What its buses stand on, in their order: lines with their devices, which outlive the agent.
     pub grounds: Vec<SimGround>,
+    /// Its loggers, in the order of the configuration; they outlive the agent, too.
+    pub loggers: Vec<SimLogger>,
     /// The agent, while it runs.
     pub process: Option<Process>,
     /// Counts processes: what was meant for an earlier one reaches none.
@@ -95,7 +100,12 @@ pub struct Gateway {
 impl Gateway {
     /// A machine that is off, with an empty disk.
     #[must_use]
-    pub fn new(path: AgentPath, config: Config, lines: Vec<SimLine>, rng: &mut Rng) -> Self {
+    pub fn new(
+        path: AgentPath,
+        config: Config,
+        (lines, loggers): (Vec<SimLine>, Vec<SimLogger>),
+        rng: &mut Rng,
+    ) -> Self {
         let draws = Mutex::new(rng.fork(1));
         let draw = move || Ok(draws.lock().unwrap_or_else(PoisonError::into_inner).draw());
         let clock = Rc::new(Cell::new(Clock::booted(0, 0, true, 0)));
@@ -105,6 +115,7 @@ impl Gateway {
         };
         Self {
             grounds: lines.into_iter().map(ground).collect(),
+            loggers,
             path,
             options: run::outbox_options(&config),
             config,
@@ -191,7 +202,8 @@ impl Gateway {
         let drivers = self.config.buses.iter().map(|bus| {
             Driver::new(bus.clone(), now, begun).expect("the channels of a simulated device can be planned")
         });
-        self.process = Some(Process { engine, drivers: drivers.collect() });
+        let askers = self.config.loggers.iter().map(|logger| Asker::new(logger, now, begun));
+        self.process = Some(Process { engine, drivers: drivers.collect(), askers: askers.collect() });
         Ok(stalled_ms)
     }
 
@@ -209,8 +221,36 @@ impl Gateway {
         self.grounds.iter_mut().for_each(SimGround::vacate);
     }
 
+    /// How many buses it has: lines, then loggers.
+    #[must_use]
+    pub fn buses(&self) -> usize {
+        self.grounds.len() + self.loggers.len()
+    }
+
+    /// The bus that a device is on.
+    #[must_use]
+    pub fn bus_of(&self, device: DeviceIndex) -> Option<usize> {
+        let lines = self.config.buses.iter().map(|bus| bus.devices.iter().any(|d| d.index == device));
+        let loggers = self.config.loggers.iter().map(|bus| bus.tables.iter().any(|t| t.index == device));
+        lines.chain(loggers).position(|has| has)
+    }
+
+    /// The table of a logger that a device is, and the logger.
+    #[must_use]
+    pub fn logged(&self, device: DeviceIndex) -> Option<(&SimLogger, &LogTable)> {
+        let all = self.loggers.iter().zip(&self.config.loggers);
+        let mut tables = all.flat_map(|(logger, of)| of.tables.iter().map(move |table| (logger, table)));
+        tables.find(|(_, table)| table.index == device)
+    }
+
     /// Lets a bus do one thing.
     pub fn turn_bus(&mut self, bus: usize, at_ms: u64) -> Option<Told> {
+        if let Some(logger) = bus.checked_sub(self.grounds.len()) {
+            let clock = self.clock.get();
+            let look = |at_ms| clock.look(at_ms * MS_NS);
+            let asker = self.process.as_mut()?.askers.get_mut(logger)?;
+            return Some(asker.turn(self.loggers.get_mut(logger)?, look, at_ms));
+        }
         let driver = self.process.as_mut()?.drivers.get_mut(bus)?;
         let ground = self.grounds.get_mut(bus)?;
         ground.advance(at_ms * MS_NS);
@@ -228,8 +268,13 @@ impl Gateway {
 
     /// Tells a bus something.
     pub fn command(&mut self, bus: usize, command: BusCommand) {
+        let logger = bus.checked_sub(self.grounds.len());
         if let Some(ground) = self.grounds.get_mut(bus) {
             ground.command(command);
+        } else if let Some((process, logger)) = self.process.as_mut().zip(logger)
+            && let Some(asker) = process.askers.get_mut(logger)
+        {
+            asker.command(command);
         }
     }
 

@@ -12,6 +12,7 @@ use rusqlite::Connection;
 
 use super::line::ground::SimGround;
 use super::oracle::{AnswerKey, CLOCKS, History, Issued, Known, Oracle, Stop, block_of, evaluations, same};
+use super::rest::Remembered;
 use super::tap::{self, Log};
 use super::world::World;
 
@@ -36,6 +37,10 @@ pub fn judge(world: &mut World) {
         let case = Case { no, oracle, log: &log, grounds, window_ms, has_good_lines };
         for (index, known) in (0_u16..).map(DeviceIndex).zip(&world.oracle.devices[no]) {
             case.judge(index, known, committer.connection(), &mut findings);
+        }
+        for place in gateway.config.tables().filter_map(|(_, table)| gateway.logged(table.index)) {
+            let remembered = Remembered { case: &case, gateway, place, rested_ms: world.rested_ms };
+            remembered.judge(committer.connection(), &mut findings);
         }
     }
     let parked: i64 =
@@ -184,7 +189,12 @@ impl Case<'_> {
     }
 
     /// Whether there is a reason by name, which the collector was `told` where it is a loss.
-    fn is_excused(&self, issued: &Issued, places: &[(Epoch, u64)], told: &BTreeMap<Epoch, RangeSet>) -> bool {
+    pub(super) fn is_excused(
+        &self,
+        issued: &Issued,
+        places: &[(Epoch, u64)],
+        told: &BTreeMap<Epoch, RangeSet>,
+    ) -> bool {
         let history = self.history();
         if places.is_empty() {
             let life = history.lives.iter().find(|life| life.generation == issued.generation);
@@ -314,22 +324,8 @@ impl Case<'_> {
 fn load(database: &Connection, device: &str) -> rusqlite::Result<Stored> {
     let mut stored = Stored::default();
     load_readings(database, device, &mut stored)?;
-    let sql = "SELECT min(s.first_slot), max(s.proven_slot) FROM spans s JOIN grids g ON g.id = s.grid
-        JOIN devices d ON d.id = g.device WHERE d.name = ?1";
-    stored.due = database.query_row(sql, [device], |r| {
-        let (first, proven): (Option<i64>, Option<i64>) = (r.get(0)?, r.get(1)?);
-        Ok(first.zip(proven))
-    })?;
-    let sql = "SELECT c.first_slot, c.last_slot, c.state FROM coverage c JOIN grids g ON g.id = c.grid
-        JOIN devices d ON d.id = g.device WHERE d.name = ?1 ORDER BY c.first_slot";
-    let mut statement = database.prepare_cached(sql)?;
-    let mut rows = statement.query([device])?;
-    while let Some(row) = rows.next()? {
-        let (first, last, state): (i64, i64, i64) = (row.get(0)?, row.get(1)?, row.get(2)?);
-        if state == 1 {
-            stored.received.insert(unsigned(first), unsigned(last));
-        }
-    }
+    stored.due = due(database, device)?;
+    stored.received = received(database, device)?;
     let sql = "SELECT p.first_slot, p.last_slot, p.cause, p.state FROM gaps p JOIN grids g ON g.id = p.grid
         JOIN devices d ON d.id = g.device WHERE d.name = ?1 ORDER BY p.first_slot";
     let mut statement = database.prepare_cached(sql)?;
@@ -344,6 +340,29 @@ fn load(database: &Connection, device: &str) -> rusqlite::Result<Stored> {
         stored.gaps.push((unsigned(row.get(0)?), unsigned(row.get(1)?), cause));
     }
     Ok(stored)
+}
+
+/// The first slot that was ever due of a device, and the last one that is proven.
+pub(super) fn due(database: &Connection, device: &str) -> rusqlite::Result<Option<(i64, i64)>> {
+    let sql = "SELECT min(s.first_slot), max(s.proven_slot) FROM spans s JOIN grids g ON g.id = s.grid
+        JOIN devices d ON d.id = g.device WHERE d.name = ?1";
+    database.query_row(sql, [device], |r| {
+        let (first, proven): (Option<i64>, Option<i64>) = (r.get(0)?, r.get(1)?);
+        Ok(first.zip(proven))
+    })
+}
+
+/// The slots of a device that its account has as received.
+pub(super) fn received(database: &Connection, device: &str) -> rusqlite::Result<RangeSet> {
+    let mut received = RangeSet::new();
+    let sql = "SELECT c.first_slot, c.last_slot FROM coverage c JOIN grids g ON g.id = c.grid
+        JOIN devices d ON d.id = g.device WHERE d.name = ?1 AND c.state = 1 ORDER BY c.first_slot";
+    let mut statement = database.prepare_cached(sql)?;
+    let mut rows = statement.query([device])?;
+    while let Some(row) = rows.next()? {
+        received.insert(unsigned(row.get(0)?), unsigned(row.get(1)?));
+    }
+    Ok(received)
 }
 
 fn load_readings(database: &Connection, device: &str, stored: &mut Stored) -> rusqlite::Result<()> {
@@ -367,21 +386,21 @@ fn load_readings(database: &Connection, device: &str, stored: &mut Stored) -> ru
     Ok(())
 }
 
-fn unsigned(slot: i64) -> u64 {
+pub(super) fn unsigned(slot: i64) -> u64 {
     u64::try_from(slot).unwrap_or(0)
 }
 
-fn signed(slot: u64) -> i64 {
+pub(super) fn signed(slot: u64) -> i64 {
     i64::try_from(slot).unwrap_or(i64::MAX)
 }
 
 /// The stretches of `first..=last` that are not in `set`.
-fn holes(set: &RangeSet, first: impl Slotted, last: impl Slotted) -> Vec<(u64, u64)> {
+pub(super) fn holes(set: &RangeSet, first: impl Slotted, last: impl Slotted) -> Vec<(u64, u64)> {
     set.holes(first.number(), last.number()).collect()
 }
 
 /// A slot, whichever way it is counted.
-trait Slotted {
+pub(super) trait Slotted {
     fn number(self) -> u64;
 }
 
@@ -398,12 +417,12 @@ impl Slotted for u64 {
 }
 
 /// The first slot of `first..=last` that is in `set`.
-fn overlap(set: &RangeSet, first: u64, last: u64) -> Option<u64> {
+pub(super) fn overlap(set: &RangeSet, first: u64, last: u64) -> Option<u64> {
     set.iter().find(|(f, l)| *f <= last && *l >= first).map(|(f, _)| f.max(first))
 }
 
 /// The first slot of `first..=last` that is in one set and not in the other.
-fn differing(one: &RangeSet, other: &RangeSet, first: i64, last: i64) -> Option<u64> {
+pub(super) fn differing(one: &RangeSet, other: &RangeSet, first: i64, last: i64) -> Option<u64> {
     let (mine, theirs) = (holes(one, first, last), holes(other, first, last));
     let only = |holes: &[(u64, u64)], set: &RangeSet| holes.iter().find_map(|(f, l)| overlap(set, *f, *l));
     only(&mine, other).or_else(|| only(&theirs, one))

@@ -8,22 +8,30 @@
 //! | `world`, `strike` | what happens when; what goes wrong when |
 //! | `gateway`, `line`, `clock` | a machine with its disk, lines and clocks |
 //! | `turns`, `queue` | how an agent's loop turns, or stands still; what waits for it |
-//! | `net`, `center` | broker and links; the collector |
+//! | `net`, `center`, `keep` | broker and links; the collector; its look after gaps and jobs |
+//! | `logger`, `mishap` | devices that remember, and what befalls them; what persons do |
 //! | `tap`, `oracle`, `judge`, `cause` | what is durable; what is true; what the end must look like; why a gap is one |
+//! | `recall`, `rest` | the same two of devices that remember |
 //! | `sometimes`, `series` | what was reached; many runs, and the page about them |
 //!
-//! Not simulated: threads (what waits for an agent's loop while its disk is slow is, see `queue`), HTTP, the collector's disk (see `center`), sled.
+//! Not simulated: threads (what waits for an agent's loop while its disk is slow is, see `queue`), HTTP, the collector's
+//! disk (see `center`), sled, logger files.
 
 mod cause;
 pub mod center;
 pub mod clock;
 pub mod gateway;
 pub mod judge;
+mod keep;
 pub mod line;
+pub mod logger;
+pub mod mishap;
 pub mod net;
 pub mod oracle;
 pub mod plan;
 pub mod queue;
+pub mod recall;
+mod rest;
 pub mod rng;
 pub mod series;
 pub mod sometimes;
@@ -115,6 +123,7 @@ fn come_to_rest(world: &mut World) {
 
 fn stop_all(world: &mut World) {
     world.is_over = true;
+    world.rested_ms = world.now_ms;
     (0..world.gateways.len()).for_each(|no| world.stop(no));
     let until_ms = world.now_ms + LOOK_MS;
     world.run(until_ms);
@@ -145,7 +154,11 @@ fn is_quiet(world: &mut World) -> bool {
         let is_still = gateway.queue.still_until(now_ms).is_some();
         !is_still && is_durable && is_delivering && is_fresh && now_ms >= gateway.started_ms + AFTER_MS
     };
-    world.center.committer.is_some() && world.center.is_idle() && world.gateways.iter_mut().all(is_idle)
+    let is_asked = world.mishap.has_memories() && world.center.is_asking(now_ms);
+    world.center.committer.is_some()
+        && world.center.is_idle()
+        && !is_asked
+        && world.gateways.iter_mut().all(is_idle)
 }
 
 fn finish(mut world: World) -> Outcome {
@@ -192,11 +205,25 @@ impl World {
             let counts = |sql: &str| {
                 committer.connection().query_row(sql, [], |r| r.get::<_, i64>(0)).unwrap_or(0) > 0
             };
-            if counts("SELECT count(*) FROM gaps WHERE state = 2") {
-                self.sometimes.reach(Rare::GapFilled);
-            }
-            if counts("SELECT count(*) FROM uncertain WHERE corrected_ts IS NOT NULL") {
-                self.sometimes.reach(Rare::ClockCorrected);
+            // Of events: see `gap_events` in the collector's schema.
+            let rows = [
+                (Rare::GapFilled, "gaps WHERE state = 2"),
+                (Rare::ClockCorrected, "uncertain WHERE corrected_ts IS NOT NULL"),
+                (
+                    Rare::Remembered,
+                    "gap_events f JOIN gap_events r ON r.gap = f.gap AND r.id < f.id WHERE f.event = 9 AND r.event = 3",
+                ),
+                (Rare::GapCut, "gap_events WHERE event = 10"),
+                (Rare::NoData, "gap_events WHERE event = 4"),
+                (Rare::Abandoned, "gap_events WHERE event = 6"),
+                (Rare::Reopened, "gap_events WHERE event = 8"),
+                (Rare::Overwritten, "gaps WHERE cause = 20 AND state <> 2"),
+                (Rare::Refreshed, "job_history WHERE outcome = 1"),
+            ];
+            for (rare, from) in rows {
+                if counts(&format!("SELECT count(*) FROM {from}")) {
+                    self.sometimes.reach(rare);
+                }
             }
         }
         if !self.oracle.rolled_back.is_empty() {

@@ -15,6 +15,7 @@ use gapless_common::wire::{self, Message};
 
 use super::clock::truth;
 use super::gateway::Gateway;
+use super::recall::Recall;
 use super::tap::{self, Shared};
 
 /// How old an answer may be when it is complete, in ms: its time on the wire, its retries, and what was in its way.
@@ -40,6 +41,8 @@ pub struct Known {
     pub name: String,
     /// When it is due.
     pub grid: SlotGrid,
+    /// For how long a slot may be open, in ms: neither received nor told as missed.
+    pub open_ms: i64,
     /// Which bus it is on.
     pub bus: usize,
     /// Its unit identifier.
@@ -159,6 +162,8 @@ pub struct Oracle {
     pub issued: BTreeMap<AnswerKey, Issued>,
     /// Per gateway what happened to it.
     pub histories: Vec<History>,
+    /// What devices with a memory have to do with it.
+    pub recall: Recall,
     /// When the database was put back, in ms of the run.
     pub rolled_back: Vec<u64>,
     /// What the database holds: frames committed in it.
@@ -180,6 +185,7 @@ impl Oracle {
             devices: gateways.iter().map(known_devices).collect(),
             issued: BTreeMap::new(),
             histories: vec![History::default(); gateways.len()],
+            recall: Recall::default(),
             rolled_back: Vec::new(),
             database: BTreeMap::new(),
             backup: BTreeMap::new(),
@@ -209,7 +215,11 @@ impl Oracle {
 
     /// A bus tells its agent something.
     pub fn note_event(&mut self, no: usize, gateway: &Gateway, event: &BusEvent, now_ms: u64) {
+        for (invariant, what) in self.recall.note_event((no, gateway), event, now_ms) {
+            self.find(invariant, what);
+        }
         match event {
+            BusEvent::Answered { device, .. } if gateway.logged(*device).is_some() => {}
             BusEvent::Answered { device, acquired, at, samples } => {
                 let issued = Issued {
                     acquired: *acquired,
@@ -221,7 +231,7 @@ impl Oracle {
                 self.note_answer(no, gateway, *device, &issued);
             }
             BusEvent::Missed(misses) => self.histories[no].missed.push(*misses),
-            // Channels and histories are of devices with a memory, and there are none here.
+            // Channels and histories are of devices with a memory.
             BusEvent::Through { .. }
             | BusEvent::Channels { .. }
             | BusEvent::HistoryRead { .. }
@@ -229,6 +239,17 @@ impl Oracle {
             | BusEvent::Bus { .. }
             | BusEvent::Metrics { .. } => {}
         }
+    }
+
+    /// A bus is asked for what its device remembers.
+    pub fn note_question(
+        &mut self,
+        no: usize,
+        gateway: &Gateway,
+        (command, device, range): (u64, DeviceIndex, (Timestamp, Timestamp)),
+        now_ms: u64,
+    ) {
+        self.recall.note_question((no, gateway), command, (device, range), now_ms);
     }
 
     fn note_answer(&mut self, no: usize, gateway: &Gateway, device: DeviceIndex, issued: &Issued) {
@@ -264,6 +285,7 @@ impl Oracle {
 
     /// A process begins.
     pub fn note_start(&mut self, no: usize, gateway: &Gateway, now_ms: u64) {
+        self.recall.note_start(no, gateway);
         let began = (now_ms, gateway.now(now_ms).wall);
         self.histories[no].lives.push(Life {
             generation: gateway.generation,
@@ -295,6 +317,7 @@ impl Oracle {
     /// The gateway's clock is not to be trusted in this run.
     pub fn note_odd_clock(&mut self, no: usize) {
         self.histories[no].has_odd_clock = true;
+        self.recall.note_odd_clock(no);
     }
 
     /// Bits flip on the gateway's disk.
@@ -437,6 +460,7 @@ fn known_devices(gateway: &Gateway) -> Vec<Known> {
         .map(|(bus, device)| Known {
             name: device.id.to_string(),
             grid: device.grid,
+            open_ms: device.grid.interval.as_ms(),
             bus,
             unit: device.unit,
             channels: device.channels.iter().map(|channel| channel.id.to_string()).collect(),

@@ -6,6 +6,8 @@ use gapless_agent::config::Config;
 use gapless_common::profile::ProfileSet;
 
 use super::line::meter;
+use super::logger;
+use super::mishap::{self, Mishap};
 use super::rng::Rng;
 
 /// How large runs are.
@@ -96,10 +98,32 @@ pub enum Mischief {
     /// The disk is slow for a while: each sync, and now and then a write, takes from a tenth of a second to more than a
     /// minute, as cards do that tidy up.
     SlowDisk,
+    /// A logger is not reached for a while; for longer than it remembers now and then.
+    LoggerAway,
+    /// A logger has no power for a while.
+    LoggerOff,
+    /// A logger's clock is set.
+    LoggerClock,
+    /// A logger is given another program: all that it held is gone.
+    LoggerProgram,
+    /// A logger's answers are late, missing, cut short, or something else.
+    LoggerAnswers,
+    /// Somebody looks at a device, has it refreshed, or has a gap asked for once more.
+    Person,
 }
 
 impl Mischief {
-    /// All of them.
+    /// Those that befall devices with a memory, and what persons do: they are drawn and strike by themselves.
+    pub const OF_MEMORIES: [Self; 6] = [
+        Self::LoggerAway,
+        Self::LoggerOff,
+        Self::LoggerClock,
+        Self::LoggerProgram,
+        Self::LoggerAnswers,
+        Self::Person,
+    ];
+
+    /// All others.
     pub const ALL: [Self; 32] = [
         Self::PowerCut,
         Self::PowerCutAtWrite,
@@ -178,6 +202,15 @@ impl Mischief {
     }
 }
 
+/// An agent.
+#[derive(Debug, Clone)]
+pub struct Planned {
+    /// How it is configured.
+    pub config: Config,
+    /// The loggers that are there, in the order of the configuration.
+    pub loggers: Vec<logger::Setup>,
+}
+
 /// A run.
 #[derive(Debug, Clone)]
 pub struct Plan {
@@ -185,16 +218,23 @@ pub struct Plan {
     pub bad_ms: u64,
     /// How long an agent's flush, longest interval and the rest may take after that, in ms.
     pub patience_ms: u64,
-    /// The configurations of its agents.
-    pub agents: Vec<Config>,
+    /// Its agents.
+    pub agents: Vec<Planned>,
     /// What goes wrong.
     pub mischief: Vec<Mischief>,
+    /// What befalls devices with a memory.
+    pub mishap: Mishap,
+    /// How often the collector looks after gaps and jobs, in ms.
+    pub keep_ms: u64,
     /// How often anything does, on average, in ms.
     pub mean_ms: u64,
     /// Whether its agent polls much, on a disk that others have filled, and is cut off for long: its outbox has to drop.
     pub is_hoarder: bool,
 }
 
+/// How often the collector looks after gaps and jobs in runs of weeks, in ms: where it does each second that alone takes
+/// longer than all the rest. No divisor of a minute, so that each sixtieth of the devices has its turn.
+const KEEP_WEEKS_MS: u64 = 7_000;
 /// One in so many runs is of an outbox that has to drop.
 const HOARDERS_ONE_IN: u64 = 20;
 
@@ -211,13 +251,23 @@ impl Plan {
             Scale::Weeks => (rng.within(7, 21) * 86_400_000, &[600_000, 1_800_000]),
         };
         let count = if !is_hoarder && rng.one_in(3) { 2 } else { 1 };
-        let agents = (0..count).map(|no| draw_agent(no, intervals_ms, scale, rng)).collect();
+        // What has to do with memories moves no other draw: a run without any is what it was before there were some.
+        let mut own = rng.clone().fork(6);
+        let agents = (0..count).map(|no| draw_agent(no, (intervals_ms, scale), rng, &mut own));
+        let agents: Vec<Planned> = agents.collect();
+        let mishap = Mishap::draw(agents.iter().any(|agent| !agent.loggers.is_empty()), bad_ms, &mut own);
         let mut has = |kind: &Mischief| {
             if kind.is_apart() { apart.per_mille(kind.share()) } else { rng.per_mille(kind.share()) }
         };
         let mischief = Mischief::ALL.into_iter().filter(&mut has).collect();
         let mean_ms = bad_ms / rng.within(4, 24);
-        Self { bad_ms, patience_ms: 3 * 3_600_000, agents, mischief, mean_ms, is_hoarder }
+        // A command that the link has lost is given up after six hours.
+        let patience_ms = if mishap.has_memories() { 12 * 3_600_000 } else { 3 * 3_600_000 };
+        let keep_ms = match scale {
+            Scale::Hours => 1_000,
+            Scale::Weeks => KEEP_WEEKS_MS,
+        };
+        Self { bad_ms, patience_ms, agents, mischief, mishap, keep_ms, mean_ms, is_hoarder }
     }
 
     /// Whether this kind of bad luck is in it.
@@ -227,7 +277,7 @@ impl Plan {
     }
 }
 
-fn draw_agent(no: usize, intervals_ms: &[u64], scale: Scale, rng: &mut Rng) -> Config {
+fn draw_agent(no: usize, (intervals_ms, scale): (&[u64], Scale), rng: &mut Rng, own: &mut Rng) -> Planned {
     let flush = match scale {
         Scale::Hours => *rng.pick(&["0s", "0s", "0s", "1m", "15m"]),
         Scale::Weeks => *rng.pick(&["0s", "15m", "1h"]),
@@ -244,9 +294,11 @@ fn draw_agent(no: usize, intervals_ms: &[u64], scale: Scale, rng: &mut Rng) -> C
     for bus in 0..rng.within(1, 2) {
         draw_bus(no, bus, intervals_ms, &mut toml, rng);
     }
+    let loggers = mishap::draw_loggers(no, scale, &mut toml, own);
     let mut profiles = ProfileSet::default();
     profiles.insert(meter::profile());
-    Config::parse("simulated.toml", &toml, &profiles).expect("a drawn configuration is valid")
+    let config = Config::parse("simulated.toml", &toml, &profiles).expect("a drawn configuration is valid");
+    Planned { config, loggers }
 }
 
 fn draw_bus(no: usize, bus: u64, intervals_ms: &[u64], toml: &mut String, rng: &mut Rng) {

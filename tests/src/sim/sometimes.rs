@@ -49,11 +49,25 @@ pub enum Rare {
     StoodStill,
     /// The queue of an agent was full, and a thread had to wait.
     QueueFull,
+    /// A gap was filled after a device was asked for what it remembers.
+    Remembered,
+    /// A part of a gap was filled, or asked for by itself.
+    GapCut,
+    /// A device was asked, and had nothing.
+    NoData,
+    /// A gap was asked for as often as its schedule says, in vain.
+    Abandoned,
+    /// A person had an abandoned gap asked for once more.
+    Reopened,
+    /// A slot was recorded and overwritten before it was read.
+    Overwritten,
+    /// A device was polled because its data was stale, or somebody asked.
+    Refreshed,
 }
 
 impl Rare {
     /// All of them.
-    pub const ALL: [Self; 20] = [
+    pub const ALL: [Self; 27] = [
         Self::DuplicateFrame,
         Self::Overtaking,
         Self::TornTail,
@@ -74,6 +88,13 @@ impl Rare {
         Self::Parked,
         Self::StoodStill,
         Self::QueueFull,
+        Self::Remembered,
+        Self::GapCut,
+        Self::NoData,
+        Self::Abandoned,
+        Self::Reopened,
+        Self::Overwritten,
+        Self::Refreshed,
     ];
 }
 

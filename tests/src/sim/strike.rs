@@ -73,6 +73,7 @@ impl World {
         let first_ms = self.rng.wait_ms(self.plan.mean_ms);
         self.push(first_ms, Event::Strike);
         self.push(BACK_UP_MS, Event::BackUp);
+        self.begin_mishaps();
     }
 
     /// Others have filled the first gateway's disk, and its link is cut for as long as its outbox takes to be full.
@@ -122,6 +123,8 @@ impl World {
                 ground.line.replug();
                 ground.line.set_chances(Chances::none());
             }
+            let now_ms = self.now_ms;
+            self.gateways[no].loggers.iter_mut().for_each(|logger| logger.make_good(now_ms));
             let clock = self.gateways[no].clock.get();
             if clock.ahead_ms != 0 || !clock.is_set {
                 self.push(self.now_ms + 1, Event::SetClock(no, clock.booted_ms));

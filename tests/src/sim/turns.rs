@@ -185,7 +185,7 @@ impl World {
 
     fn stop_buses(&mut self, no: usize) {
         let generation = self.gateways[no].generation;
-        for bus in 0..self.gateways[no].grounds.len() {
+        for bus in 0..self.gateways[no].buses() {
             self.gateways[no].command(bus, BusCommand::Stop);
             self.push(self.now_ms, Event::Bus(no, generation, bus));
         }

@@ -6,11 +6,11 @@ use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 
 use gapless_agent::bus::BusCommand;
-use gapless_agent::config::{Bus, Config, Link, TcpFraming};
+use gapless_agent::config::{Bus, Link, TcpFraming};
 use gapless_agent::engine::Effect;
 use gapless_agent::event::BusEvent;
 use gapless_agent::uplink::mqtt::MqttEvent;
-use gapless_common::id::ConnectionId;
+use gapless_common::id::{ConnectionId, DeviceIndex};
 use gapless_common::reading::Record;
 use gapless_common::topic::{AgentPath, Up};
 use gapless_common::wire::{self, Message};
@@ -20,9 +20,11 @@ use super::clock::{Clock, truth};
 use super::gateway::{End, Gateway};
 use super::line::fault::Chances;
 use super::line::{Setup, SimLine, Wire, meter};
+use super::logger::SimLogger;
+use super::mishap::Mishap;
 use super::net::{Net, Packet, Party, Sent};
 use super::oracle::{Oracle, Stop};
-use super::plan::{Mischief, Plan};
+use super::plan::{Mischief, Plan, Planned};
 use super::rng::Rng;
 use super::sometimes::{Rare, Sometimes};
 use super::strike::Heal;
@@ -51,6 +53,12 @@ pub enum Event {
     Net(Packet),
     /// The collector commits what waits.
     Center,
+    /// The collector looks after gaps and jobs.
+    Keep,
+    /// The next thing that befalls a device with a memory, or is done by a person who looks at the collector's data.
+    Mishap,
+    /// A logger has power again: gateway and logger.
+    SwitchOn(usize, usize),
     /// The collector starts.
     StartCenter,
     /// The collector connects.
@@ -116,10 +124,14 @@ pub struct World {
     pub rng: Rng,
     /// The same of the kinds that strike apart.
     pub apart: Rng,
+    /// What befalls devices with a memory is drawn from it.
+    pub mishap: Mishap,
     /// How the collector dies at its next step.
     pub death: Option<Death>,
     /// All has healed, and stays so.
     pub is_good: bool,
+    /// When all agents were stopped last, because all was quiet.
+    pub rested_ms: u64,
     /// The run ends: whoever has stopped stays so, whatever start was set for it before.
     pub is_over: bool,
     /// When each agent is woken next.
@@ -135,7 +147,7 @@ impl World {
     #[must_use]
     pub fn new(plan: Plan, rng: &mut Rng) -> Self {
         let gateways: Vec<Gateway> =
-            plan.agents.iter().map(|config| gateway(config, plan.has(Mischief::BadAnswers), rng)).collect();
+            plan.agents.iter().map(|site| gateway(site, plan.has(Mischief::BadAnswers), rng)).collect();
         let mut world = Self {
             now_ms: 0,
             net: Net::new(rng.fork(3)),
@@ -144,8 +156,10 @@ impl World {
             sometimes: Sometimes::default(),
             rng: rng.fork(5),
             apart: rng.fork(6),
+            mishap: plan.mishap.clone(),
             death: None,
             is_good: false,
+            rested_ms: 0,
             is_over: false,
             wakes: vec![u64::MAX; gateways.len()],
             queue: BinaryHeap::new(),
@@ -156,6 +170,7 @@ impl World {
             plan,
         };
         world.push(0, Event::StartCenter);
+        world.push(world.plan.keep_ms, Event::Keep);
         for no in 0..world.gateways.len() {
             let at_ms = world.rng.below(60_000);
             world.boot(no, at_ms);
@@ -209,6 +224,9 @@ impl World {
             Event::Wake(..) | Event::Bus(..) | Event::Said(..) | Event::GoOn(..) | Event::Stopping(..) => {}
             Event::Net(packet) => self.arrive(packet),
             Event::Center => self.commit(),
+            Event::Keep => self.keep(),
+            Event::Mishap => self.mishap(),
+            Event::SwitchOn(no, logger) => self.gateways[no].loggers[logger].switch_on(self.now_ms),
             Event::StartCenter => self.start_center(),
             Event::ConnectCenter => self.connect_center(),
             Event::Start(no) => self.start(no),
@@ -280,7 +298,7 @@ impl World {
         tracing::info!(at_ms = now_ms, gateway = no, "starts");
         self.oracle.note_start(no, &self.gateways[no], now_ms);
         let generation = self.gateways[no].generation;
-        for bus in 0..self.gateways[no].grounds.len() {
+        for bus in 0..self.gateways[no].buses() {
             self.push(now_ms + stalled_ms, Event::Bus(no, generation, bus));
         }
         self.wakes[no] = u64::MAX;
@@ -326,15 +344,22 @@ impl World {
                 sent
             }
             Effect::PollNow { device, .. } => {
-                let has = |bus: &Bus| bus.devices.iter().any(|d| d.index == device);
-                let bus = self.gateways[no].config.buses.iter().position(has).unwrap_or(0);
-                self.gateways[no].command(bus, BusCommand::PollNow(device));
+                self.command(no, device, BusCommand::PollNow(device));
                 Vec::new()
             }
-            // No device here has a memory, and nobody asks for one.
-            Effect::ReadHistory { .. } => Vec::new(),
+            Effect::ReadHistory { command, device, range } => {
+                self.oracle.note_question(no, &self.gateways[no], (command, device, range), now_ms);
+                self.command(no, device, BusCommand::ReadHistory { command, device, range });
+                Vec::new()
+            }
         };
         self.send(sent);
+    }
+
+    /// Tells the bus of a device something.
+    fn command(&mut self, no: usize, device: DeviceIndex, command: BusCommand) {
+        let bus = self.gateways[no].bus_of(device).expect("the engine knows its devices");
+        self.gateways[no].command(bus, command);
     }
 
     fn arrive(&mut self, packet: Packet) {
@@ -427,6 +452,7 @@ impl World {
         self.center_is_due = false;
         let (dies, session) = (self.death.take(), self.center.session);
         let turn = self.center.turn(dies, self.now_ms);
+        self.check_gaps();
         match dies.filter(|_| self.center.committer.is_none()) {
             Some(Death::BeforeCommit) => self.sometimes.reach(Rare::DiedBeforeCommit),
             Some(Death::BeforeAnswer) => self.sometimes.reach(Rare::DiedBeforeAnswer),
@@ -543,10 +569,13 @@ fn connection_of(session: u64) -> ConnectionId {
     ConnectionId(u32::try_from(session).unwrap_or_default())
 }
 
-fn gateway(config: &Config, has_bad_answers: bool, rng: &mut Rng) -> Gateway {
+fn gateway(planned: &Planned, has_bad_answers: bool, rng: &mut Rng) -> Gateway {
+    let config = &planned.config;
     let path = AgentPath { site: config.site.clone(), agent: config.agent.clone() };
     let lines = config.buses.iter().map(|bus| line(bus, has_bad_answers, rng)).collect();
-    Gateway::new(path, config.clone(), lines, rng)
+    let loggers = planned.loggers.iter().zip(&config.loggers);
+    let loggers = loggers.map(|(setup, configured)| SimLogger::new(setup, configured)).collect();
+    Gateway::new(path, config.clone(), (lines, loggers), rng)
 }
 
 fn line(bus: &Bus, has_bad_answers: bool, rng: &mut Rng) -> SimLine {

@@ -1,0 +1,380 @@
+//! What the end must look like for devices that remember: every record told is stored once, nothing else is, a slot without a
+//! record is in one gap with its true cause, and each gap is where its schedule says.
+
+use std::collections::BTreeMap;
+
+use gapless_agent::config::LogTable;
+use gapless_collector::gaps::Policy;
+use gapless_common::id::Epoch;
+use gapless_common::quality::{Cause, Quality};
+use gapless_common::ranges::RangeSet;
+use gapless_common::reading::{Record, Value};
+use gapless_common::time::{Slot, Timestamp};
+use rusqlite::Connection;
+
+use super::clock::truth;
+use super::gateway::Gateway;
+use super::judge::{Case, Findings, differing, holes, overlap, unsigned};
+use super::logger::SimLogger;
+use super::mishap::policies;
+use super::oracle::{Known, same};
+use super::recall::Telling;
+
+/// `gaps.state`, as the collector writes it.
+const FILLED: i64 = 2;
+/// A record is there so many intervals after its slot at the latest.
+const LATE_INTERVALS: i64 = 4;
+/// And by this time later, in ms: a flush may be a quarter of an hour, or, in weeks, an hour.
+const LATE_MS: i64 = 4_000_000;
+
+/// A slot whose record has not come is open for so many intervals and this time, in ms: see `campbell::table`.
+const OPEN_INTERVALS: i64 = 4;
+const OPEN_MS: i64 = 30_000;
+
+/// A gap as the database tells it.
+#[derive(Debug, Clone, Copy)]
+struct Told {
+    id: i64,
+    first: i64,
+    last: i64,
+    cause: Cause,
+    state: i64,
+    attempts: u32,
+    next_at: Option<i64>,
+    opened_at: i64,
+}
+
+/// What the database says of one device.
+#[derive(Debug, Default)]
+struct Stored {
+    /// Per instant and channel value and quality.
+    rows: BTreeMap<i64, BTreeMap<String, (Option<f64>, i64)>>,
+    /// Rows that another one contradicts.
+    conflicts: Vec<(String, i64)>,
+    due: Option<(i64, i64)>,
+    received: RangeSet,
+    gaps: Vec<Told>,
+}
+
+/// A device with a memory, to be judged once all is quiet.
+pub(super) struct Remembered<'a> {
+    /// Its gateway.
+    pub(super) case: &'a Case<'a>,
+    /// The machine.
+    pub(super) gateway: &'a Gateway,
+    /// The device, and where it is.
+    pub(super) place: (&'a SimLogger, &'a LogTable),
+    /// When all agents were stopped, in ms of the run.
+    pub(super) rested_ms: u64,
+}
+
+impl Remembered<'_> {
+    /// Everything, in the end.
+    pub(super) fn judge(&self, database: &Connection, findings: &mut Findings) {
+        let stored = load(database, self.table().id.as_str()).expect("the database reads");
+        self.check_values(&stored, findings);
+        self.check_conservation(&stored, findings);
+        self.check_slots(&stored, findings);
+        for gap in stored.gaps.iter().filter(|gap| gap.state != FILLED) {
+            if let Some(what) = self.off_schedule(gap, database).expect("the database reads") {
+                let name = &self.table().id;
+                findings.push(("schedule", format!("{name}: gap {gap:?}: {what}")));
+            }
+        }
+    }
+
+    fn table(&self) -> &LogTable {
+        self.place.1
+    }
+
+    fn told(&self) -> Option<&BTreeMap<i64, Vec<Telling>>> {
+        self.case.oracle.recall.told.get(&(self.case.no, self.table().index))
+    }
+
+    fn tellings(&self, at: i64) -> &[Telling] {
+        self.told().and_then(|told| told.get(&at)).map_or(&[], Vec::as_slice)
+    }
+
+    /// Nothing is stored that was not told, and nothing in other bits.
+    fn check_values(&self, stored: &Stored, findings: &mut Findings) {
+        let name = &self.table().id;
+        for (at, row) in &stored.rows {
+            for (channel, (value, quality)) in row {
+                let is_it = |telling: &Telling| {
+                    telling.by_name.get(channel).is_some_and(|told| is_same(told, *value, *quality))
+                };
+                if !self.tellings(*at).iter().any(is_it) {
+                    let what =
+                        format!("{name}/{channel} at {at}: {value:?}, {quality}, and nobody told that");
+                    findings.push(("no invention", what));
+                }
+            }
+        }
+        for (channel, at) in &stored.conflicts {
+            let mut tellings = self.tellings(*at).iter().filter_map(|telling| telling.by_name.get(channel));
+            let first = tellings.next();
+            if tellings.all(|other| Some(other) == first) {
+                findings.push(("integrity", format!("{name}/{channel} at {at} is contradicted by nobody")));
+            }
+        }
+    }
+
+    /// Every record that was told is stored, or there is a reason by name.
+    fn check_conservation(&self, stored: &Stored, findings: &mut Findings) {
+        let (kept, lost) = (self.kept(), self.case.log.told_as_lost());
+        for (at, tellings) in self.told().into_iter().flatten() {
+            let is_there =
+                |channel: &String| stored.rows.get(at).is_some_and(|row| row.contains_key(channel));
+            let places = kept.get(at).map_or(&[][..], Vec::as_slice);
+            let silent = tellings.iter().find(|telling| {
+                let is_stored = telling.by_name.keys().all(is_there);
+                !is_stored && !self.case.is_excused(&telling.issued, places, &lost)
+            });
+            if let Some(telling) = silent {
+                let what = format!(
+                    "{}: the record of {at} told at {} ms to process {} is not stored; durable as {places:?}",
+                    self.table().id,
+                    telling.issued.told_ms,
+                    telling.issued.generation
+                );
+                findings.push(("conservation", what));
+            }
+        }
+    }
+
+    /// Where the outbox kept each record of the device.
+    fn kept(&self) -> BTreeMap<i64, Vec<(Epoch, u64)>> {
+        let mut kept: BTreeMap<i64, Vec<(Epoch, u64)>> = BTreeMap::new();
+        for (place, record) in &self.case.log.kept {
+            if let Record::Readings(readings) = &record.record
+                && readings.device == self.table().index
+            {
+                kept.entry(readings.at.0).or_default().push(*place);
+            }
+        }
+        kept
+    }
+
+    /// Up to the proof every slot is stored or in one gap, as it is in truth; and the proof is of now.
+    fn check_slots(&self, stored: &Stored, findings: &mut Findings) {
+        let (name, grid) = (&self.table().id, self.table().grid);
+        let Some((first, proven)) = stored.due else {
+            return findings.push(("liveness", format!("{name}: nothing was ever proven")));
+        };
+        let late_ms = LATE_INTERVALS * grid.interval.as_ms() + LATE_MS;
+        let is_late = grid.at(Slot(proven)) < truth(self.rested_ms).plus_ms(-late_ms);
+        if is_late && !self.case.history().has_odd_clock {
+            findings.push(("liveness", format!("{name}: the proof ends at slot {proven}")));
+        }
+        let mut there = RangeSet::new();
+        for at in stored.rows.keys() {
+            let slot = unsigned(grid.slot_at(Timestamp(*at)).0);
+            there.insert(slot, slot);
+        }
+        let mut told = RangeSet::new();
+        for gap in stored.gaps.iter().filter(|gap| gap.state != FILLED) {
+            let (from, to) = (unsigned(gap.first), unsigned(gap.last));
+            if told.holes(from, to).map(|(f, l)| l - f + 1).sum::<u64>() != to - from + 1 {
+                findings.push(("true gaps", format!("{name}: two gaps hold slots of {from}..={to}")));
+            }
+            told.insert(from, to);
+            self.check_gap(gap, findings);
+        }
+        for (from, to) in holes(&there, first, proven) {
+            if let Some((hole, _)) = holes(&told, from, to).first() {
+                let what = format!("{name}: slot {hole} was not received, and no gap holds it");
+                findings.push(("true gaps", what));
+            }
+        }
+        if let Some(slot) = told.iter().find_map(|(from, to)| overlap(&there, from, to)) {
+            findings.push(("true gaps", format!("{name}: slot {slot} is stored, and a gap holds it")));
+        }
+        if let Some(slot) = differing(&there, &stored.received, first, proven) {
+            let what = format!("{name}: slot {slot}: its account and its readings differ");
+            findings.push(("true gaps", what));
+        }
+    }
+
+    fn check_gap(&self, gap: &Told, findings: &mut Findings) {
+        let (logger, table) = self.place;
+        let known = Known {
+            name: table.id.to_string(),
+            grid: table.grid,
+            open_ms: OPEN_INTERVALS * table.grid.interval.as_ms() + OPEN_MS,
+            bus: usize::MAX,
+            unit: 0,
+            channels: Vec::new(),
+        };
+        // A slot may be open for long, while older ones are read: what its bus says of it at last is why.
+        let bus_said = |slot: i64| self.case.oracle.missed_causes(self.case.no, table.index, slot);
+        let recall = &self.case.oracle.recall;
+        let is_clock_set = recall.was_clock_set(self.case.no, self.gateway, table.index);
+        // A logger whose clock is ahead has records of slots that are still to come: to the collector its time has stepped.
+        let is_ahead = gap.cause == Cause::ClockStepped && is_clock_set;
+        if !is_ahead && !(gap.first..=gap.last).all(|slot| bus_said(slot).contains(&gap.cause)) {
+            self.case.check_cause(table.index, &known, (gap.first, gap.last, gap.cause), findings);
+        }
+        if is_clock_set {
+            return;
+        }
+        let at = |slot: i64| table.grid.at(Slot(slot)).0;
+        let is_recorded = |slot: i64| logger.has_recorded(table, at(slot));
+        let wrong = match gap.cause {
+            // Where the records on both sides are gone, too, nobody can tell that the logger had no power in between.
+            Cause::Overwritten if !logger.was_erased() => {
+                (gap.first..=gap.last).find(|slot| !is_recorded(*slot) && !logger.was_off(table, at(*slot)))
+            }
+            // A gateway whose clock is ahead waits too short a time for it.
+            Cause::NotRecorded if self.case.history().has_odd_clock => None,
+            Cause::NotRecorded => (gap.first..=gap.last).find(|slot| is_recorded(*slot)),
+            _ => None,
+        };
+        if let Some(slot) = wrong {
+            let what = format!("{}: slot {slot} of {gap:?} has not that cause in truth", table.id);
+            findings.push(("true causes", what));
+        }
+    }
+
+    /// In what a gap that is not filled is not where its schedule says.
+    fn off_schedule(&self, gap: &Told, database: &Connection) -> rusqlite::Result<Option<String>> {
+        let class = self.table().attributes.get("class");
+        let policies = policies();
+        let policy = policies.of(class.map(String::as_str));
+        let past = past(database, gap.id, i64::MAX)?;
+        let due = Due::of(&past, policy);
+        let rested = truth(self.rested_ms).0;
+        let asked_at = past.iter().rev().find(|(event, _)| *event == 3).map(|(_, at)| *at);
+        Ok(match gap.state {
+            1 if gap.opened_at >= rested || due.next_at.is_some_and(|at| at > rested) => None,
+            1 => Some("it was never asked for".to_owned()),
+            // Its agent was stopped at that moment.
+            3 if asked_at.is_some_and(|at| at >= rested) => None,
+            3 => Some("it is being asked for still".to_owned()),
+            _ if gap.attempts != due.attempts => Some(format!("after {} attempts: {past:?}", due.attempts)),
+            4 if gap.next_at != due.next_at => Some(format!("due at {:?}: {past:?}", due.next_at)),
+            5 if gap.attempts as usize != policy.waits_ms.len() => {
+                Some(format!("given up too early: {past:?}"))
+            }
+            _ => None,
+        })
+    }
+}
+
+/// What the events of a gap make due, worked out anew.
+#[derive(Debug, Default)]
+struct Due {
+    attempts: u32,
+    failures: u32,
+    next_at: Option<i64>,
+}
+
+impl Due {
+    fn of(past: &[(i64, i64)], policy: &Policy) -> Self {
+        let mut due = Self::default();
+        for &(event, at) in past {
+            match event {
+                // Opened anew by a person, or by its proof.
+                1 | 8 => due = Self { next_at: Some(at), ..Self::default() },
+                7 => due.next_at = Some(at),
+                5 if due.failures < 11 => {
+                    let pause_s = [10, 20, 40, 80, 160].get(due.failures as usize).copied().unwrap_or(300);
+                    due.failures += 1;
+                    due.next_at = Some(at + pause_s * 1_000);
+                }
+                4 | 5 => {
+                    due.attempts += 1;
+                    due.failures = 0;
+                    due.next_at = policy.waits_ms.get(due.attempts as usize).map(|wait| at + wait);
+                }
+                _ => {}
+            }
+        }
+        due
+    }
+}
+
+/// The events of a gap before the event `until`, with those of the one that it was cut off: code and time.
+fn past(database: &Connection, gap: i64, until: i64) -> rusqlite::Result<Vec<(i64, i64)>> {
+    let sql = "SELECT id, event, at, parent FROM gap_events WHERE gap = ?1 AND id < ?2 ORDER BY id";
+    let mut statement = database.prepare_cached(sql)?;
+    let mut rows = statement.query([gap, until])?;
+    let mut events = Vec::new();
+    while let Some(row) = rows.next()? {
+        if let Some(parent) = row.get::<_, Option<i64>>(3)? {
+            events = past(database, parent, row.get(0)?)?;
+        }
+        events.push((row.get(1)?, row.get(2)?));
+    }
+    Ok(events)
+}
+
+fn is_same((told, said): &(Option<Value>, Quality), value: Option<f64>, quality: i64) -> bool {
+    let is_value = match (told, value) {
+        (Some(told), Some(value)) => same(Some(told), &Value::Number(value)),
+        (None, None) => true,
+        _ => false,
+    };
+    is_value && i64::from(said.code()) == quality
+}
+
+fn load(database: &Connection, device: &str) -> rusqlite::Result<Stored> {
+    let mut stored = Stored::default();
+    let sql = "SELECT x.channel, r.ts, r.value, r.quality FROM readings r JOIN series x ON x.id = r.series
+        JOIN devices d ON d.id = x.device WHERE d.name = ?1";
+    let mut statement = database.prepare_cached(sql)?;
+    let mut rows = statement.query([device])?;
+    while let Some(row) = rows.next()? {
+        stored.rows.entry(row.get(1)?).or_default().insert(row.get(0)?, (row.get(2)?, row.get(3)?));
+    }
+    let sql = "SELECT x.channel, r.ts FROM conflicts r JOIN series x ON x.id = r.series
+        JOIN devices d ON d.id = x.device WHERE d.name = ?1";
+    let mut statement = database.prepare_cached(sql)?;
+    let conflicts = statement.query_map([device], |r| Ok((r.get(0)?, r.get(1)?)))?;
+    stored.conflicts = conflicts.collect::<Result<_, _>>()?;
+    stored.due = super::judge::due(database, device)?;
+    stored.received = super::judge::received(database, device)?;
+    let sql = "SELECT p.id, p.first_slot, p.last_slot, p.cause, p.state, p.attempts, p.next_at, p.opened_at
+        FROM gaps p JOIN grids g ON g.id = p.grid JOIN devices d ON d.id = g.device
+        WHERE d.name = ?1 ORDER BY p.first_slot";
+    let mut statement = database.prepare_cached(sql)?;
+    let gaps = statement.query_map([device], |r| {
+        let code: i64 = r.get(3)?;
+        Ok(Told {
+            id: r.get(0)?,
+            first: r.get(1)?,
+            last: r.get(2)?,
+            cause: u16::try_from(code).ok().and_then(Cause::from_code).unwrap_or(Cause::Unexplained),
+            state: r.get(4)?,
+            attempts: r.get(5)?,
+            next_at: r.get(6)?,
+            opened_at: r.get(7)?,
+        })
+    })?;
+    stored.gaps = gaps.collect::<Result<_, _>>()?;
+    Ok(stored)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// (events with their times, attempts, when it is due next)
+    #[test]
+    fn a_schedule_follows_from_what_happened() {
+        let policy = policies().of(Some("hasty")).clone();
+        let rows: [(&[(i64, i64)], u32, Option<i64>); 6] = [
+            (&[(1, 5)], 0, Some(5)),
+            (&[(1, 5), (3, 5), (4, 100)], 1, Some(60_100)),
+            (&[(1, 5), (3, 5), (5, 100), (3, 200), (5, 300)], 0, Some(20_300)),
+            (&[(1, 5), (3, 5), (4, 100), (7, 200)], 1, Some(200)),
+            (&[(1, 5), (4, 100), (4, 200), (4, 300), (6, 300)], 3, None),
+            (&[(1, 5), (4, 100), (4, 200), (4, 300), (6, 300), (8, 900)], 0, Some(900)),
+        ];
+        for (past, attempts, next_at) in rows {
+            let due = Due::of(past, &policy);
+            assert_eq!((due.attempts, due.next_at), (attempts, next_at), "{past:?}");
+        }
+        let failures: Vec<(i64, i64)> = (0..12).map(|n| (5, n)).collect();
+        assert_eq!(Due::of(&failures, &policy).attempts, 1, "what keeps failing is an attempt in vain");
+    }
+}
