@@ -1,5 +1,8 @@
 //! The collector's configuration: one TOML file, every key optional. Opens nothing but that file.
 
+pub mod alerts;
+pub mod housekeeping;
+
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -59,6 +62,10 @@ pub struct Config {
     pub gaps: Gaps,
     /// How old data may be.
     pub freshness: Freshness,
+    /// From where on people are told, and who is.
+    pub alerts: alerts::Alerts,
+    /// What is tidied away by itself, and after how long.
+    pub housekeeping: housekeeping::Housekeeping,
     /// Files that each describe a source which the collector polls itself.
     pub sources: Vec<PathBuf>,
 }
@@ -199,6 +206,8 @@ impl Default for Config {
             http: Http::default(),
             gaps: Gaps::default(),
             freshness: Freshness::default(),
+            alerts: alerts::Alerts::default(),
+            housekeeping: housekeeping::Housekeeping::default(),
             sources: Vec::new(),
         }
     }

@@ -13,7 +13,7 @@ use crate::config::{BrokerChoice, Config, ConfigError};
 use crate::ingest::committer::{Committer, LoadError};
 use crate::ingest::{INBOUND_MAX, OUTBOUND_MAX, Orders, broker, mqtt, writer};
 use crate::store::{Reader, sqlite};
-use crate::{clock, sources, tokens};
+use crate::{clock, sources, tell, tokens};
 
 /// How often it is seen whether a gap has come due.
 const LOOK_AFTER_GAPS_EVERY: Duration = Duration::from_secs(1);
@@ -45,6 +45,9 @@ pub enum RunError {
     /// The database cannot be written to.
     #[error(transparent)]
     Load(#[from] LoadError),
+    /// Who is told of alerts could not be written down.
+    #[error("cannot write down who is told of alerts")]
+    Receivers(#[source] rusqlite::Error),
     /// The writer.
     #[error(transparent)]
     Writer(#[from] writer::StartError),
@@ -66,6 +69,9 @@ pub enum RunError {
     /// A source.
     #[error(transparent)]
     Source(#[from] sources::shell::StartError),
+    /// A receiver of alerts.
+    #[error(transparent)]
+    Tell(#[from] tell::StartError),
     /// The API.
     #[error("cannot serve the API on {listen}")]
     Api {
@@ -104,11 +110,20 @@ pub async fn run(
     let (from_writer, outbound) = mpsc::channel(OUTBOUND_MAX);
     let committer = Committer::open(&database)?.with_policies(config.gaps.policies());
     let committer = committer.with_allowances(config.freshness.allowances());
+    let committer = committer.with_rules(config.alerts.rules());
+    let mut committer = committer.with_housekeeping(config.housekeeping.policy());
+    let receivers = config.alerts.receivers();
+    let names = receivers.iter().map(|receiver| receiver.name.clone()).collect();
+    committer.know_receivers(names, clock::now()).map_err(RunError::Receivers)?;
     let (watch, thread) = writer::start_with(committer, to_writer, from_writer, Arc::clone(&health))?;
     let orders = Orders::to(&inbound);
     tokio::spawn(look_after_gaps(orders.clone()));
     for file in &config.sources {
         sources::shell::start(file, &database, orders.clone(), shutdown.clone())?;
+    }
+    for receiver in receivers {
+        let from = tell::From { name: config.name.clone(), incarnation: watch.head.incarnation };
+        tell::start(receiver, from, &database, orders.clone(), shutdown.clone())?;
     }
     let (options, embedded) = broker_options(config, watch.head.incarnation)?;
     let listen = config.http.listen;

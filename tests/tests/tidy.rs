@@ -101,8 +101,10 @@ const CORES: &[&str] = &[
     "agent/src/uplink/budget",
     "agent/src/uplink/core",
     "agent/src/uplink/delivery",
+    "collector/src/alerts",
     "collector/src/freshness",
     "collector/src/gaps",
+    "collector/src/housekeeping",
     "collector/src/jobs",
     "collector/src/api/events/position",
     "collector/src/api/events/transitions",
@@ -131,7 +133,8 @@ fn cores_are_pure() {
 }
 
 /// What decides what the collector stores and answers: a simulation replays it from its seed.
-const REPLAYED: [&str; 12] = [
+const REPLAYED: [&str; 16] = [
+    "collector/src/alerts/",
     "collector/src/gaps/",
     "collector/src/jobs/",
     "collector/src/ledger/",
@@ -141,9 +144,12 @@ const REPLAYED: [&str; 12] = [
     "collector/src/ingest/catalogs.rs",
     "collector/src/ingest/committer.rs",
     "collector/src/ingest/errands.rs",
+    "collector/src/housekeeping.rs",
+    "collector/src/ingest/housekeep.rs",
     "collector/src/ingest/keep.rs",
     "collector/src/ingest/lease.rs",
     "collector/src/ingest/memory.rs",
+    "collector/src/ingest/warn.rs",
 ];
 
 #[test]

@@ -18,7 +18,7 @@ use super::reply::{self, Page};
 use super::{ApiState, Problem};
 use crate::freshness::{State as Staleness, Verdict};
 use crate::store::AHEAD_MAX_MS;
-use crate::store::model::{AgentRow, DeviceRow, Link, SeriesRow, SiteRow};
+use crate::store::model::{AgentRow, DeviceRow, Link, SeriesRow, SiteRow, StopReason, Stopped};
 
 /// How old a device's data is, beside how old it may be.
 #[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
@@ -194,12 +194,57 @@ pub(super) struct Device {
     proven_until: Option<String>,
     /// Gaps that are open.
     open_gaps: u64,
+    /// Whether its source is asked.
+    collection: Collection,
+    /// When somebody said that it is to be collected; absent where nobody has.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    confirmed_at: Option<String>,
+    /// Who: `collector`, where announcing it is enough, or `token NAME`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    confirmed_by: Option<String>,
+}
+
+/// Whether a device's source is asked, and why not.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct Collection {
+    /// `active`, `suspended` (nothing came of it since it was commissioned), `agreement_ended` or `not_confirmed`.
+    state: &'static str,
+    /// Since when it is not asked.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    since: Option<String>,
+    /// Why, for people.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    why: Option<String>,
+}
+
+/// The word for why a device is not asked.
+pub(crate) const fn stop_word(reason: StopReason) -> &'static str {
+    match reason {
+        StopReason::Suspended => "suspended",
+        StopReason::AgreementEnded => "agreement_ended",
+        StopReason::NotConfirmed => "not_confirmed",
+    }
+}
+
+impl From<Option<Stopped>> for Collection {
+    fn from(stopped: Option<Stopped>) -> Self {
+        match stopped {
+            None => Self { state: "active", since: None, why: None },
+            Some(stopped) => Self {
+                state: stop_word(stopped.reason),
+                since: Some(stopped.since.to_string()),
+                why: Some(stopped.why),
+            },
+        }
+    }
 }
 
 impl Device {
-    fn new(row: DeviceRow, now: Timestamp) -> Self {
+    pub(super) fn new(row: DeviceRow, now: Timestamp) -> Self {
+        let freshness = Freshness::of(&row, now);
+        let (confirmed_at, confirmed_by) = row.confirmed.unzip();
         Self {
-            freshness: Freshness::of(&row, now),
+            freshness,
             site: row.site.to_string(),
             device: row.device.to_string(),
             agent: row.agent.map(|a| a.to_string()),
@@ -208,6 +253,9 @@ impl Device {
             attributes: row.attributes,
             proven_until: row.proven_until.map(|t| t.to_string()),
             open_gaps: row.open_gaps,
+            collection: row.stopped.into(),
+            confirmed_at: confirmed_at.map(|at| at.to_string()),
+            confirmed_by,
         }
     }
 }
@@ -392,6 +440,8 @@ mod tests {
             flush_ms: 0,
             allowed_ms: 30_000,
             job: None,
+            stopped: None,
+            confirmed: None,
         };
         let state = |row: &DeviceRow, now| Freshness::of(row, Timestamp(now)).state;
         assert_eq!(state(&row, 14_000), FreshnessState::Fresh);

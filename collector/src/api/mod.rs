@@ -1,12 +1,15 @@
-//! The HTTP API v1: sites, agents, devices, series, readings, changes, latest, gaps, coverage, events, health, metrics,
+//! The HTTP API v1: sites, agents, devices, series, readings, changes, latest, gaps, coverage, alerts, events, health,
+//! metrics,
 //! and its own description. Asks [`ReadStore`], hands orders to the writer; decides nothing and writes nothing.
 
+mod alerts;
 mod auth;
 mod coverage;
 mod events;
 mod exposition;
 mod fleet;
 mod gaps;
+mod housekeeping;
 mod jobs;
 mod latest;
 mod live;
@@ -36,6 +39,7 @@ use crate::ingest::Orders;
 use crate::store::{ReadError, ReadStore};
 use crate::web;
 
+pub(crate) use alerts::{AlertsQuery, STATES as ALERT_STATES, alert_state};
 pub(crate) use auth::{TOKEN_COOKIE, hash_token, is_known, who};
 pub(crate) use coverage::slot_state;
 pub(crate) use fleet::link_word;
@@ -128,6 +132,13 @@ pub fn router(state: ApiState) -> Router {
         .route("/api/v1/devices", get(fleet::devices))
         .route("/api/v1/devices/{site}/{device}", get(fleet::device))
         .route("/api/v1/devices/{site}/{device}/refresh", post(jobs::refresh))
+        .route("/api/v1/devices/{site}/{device}/resume", post(alerts::resume))
+        .route("/api/v1/devices/{site}/{device}/confirm", post(housekeeping::confirm))
+        .route("/api/v1/removals", get(housekeeping::removals))
+        .route("/api/v1/alerts", get(alerts::alerts))
+        .route("/api/v1/alerts/{id}", get(alerts::alert))
+        .route("/api/v1/alerts/{id}/acknowledge", post(alerts::acknowledge))
+        .route("/api/v1/receivers", get(alerts::receivers))
         .route("/api/v1/jobs", get(jobs::jobs))
         .route("/api/v1/series", get(fleet::series))
         .route("/api/v1/events", get(events::events).layer(Extension(events::Hub::default())))

@@ -4,7 +4,9 @@ use axum::Json;
 use utoipa::OpenApi;
 use utoipa::openapi::security::{Http, HttpAuthScheme, SecurityScheme};
 
-use super::{coverage, events, fleet, gaps, jobs, latest, live, metrics, operations, readings};
+use super::{
+    alerts, coverage, events, fleet, gaps, housekeeping, jobs, latest, live, metrics, operations, readings,
+};
 
 #[derive(OpenApi)]
 #[openapi(
@@ -19,6 +21,13 @@ use super::{coverage, events, fleet, gaps, jobs, latest, live, metrics, operatio
         fleet::devices,
         fleet::device,
         fleet::series,
+        alerts::alerts,
+        alerts::alert,
+        alerts::acknowledge,
+        alerts::resume,
+        alerts::receivers,
+        housekeeping::confirm,
+        housekeeping::removals,
         jobs::refresh,
         jobs::jobs,
         events::events,

@@ -86,7 +86,8 @@ impl<'a, 'c> Apply<'a, 'c> {
 
     /// Whoever is alive is born again when the collector's presence reaches it.
     pub(super) fn new_session(&mut self) -> Done {
-        self.batch.connection.execute("UPDATE agents SET connected = 0 WHERE connected = 1", []).map(drop)
+        let sql = "UPDATE agents SET connected = 0, left_at = ?1 WHERE connected = 1";
+        self.batch.connection.execute(sql, [self.batch.now.0]).map(drop)
     }
 
     fn data(&mut self, no: AgentNo, path: &AgentPath, bytes: &[u8]) -> Done {
@@ -378,9 +379,9 @@ impl<'a, 'c> Apply<'a, 'c> {
             }
             AgentState::Gone { connection: id, clean } => {
                 // The will of a connection that another one has replaced says nothing.
-                let sql = "UPDATE agents SET connected = ?3 WHERE id = ?1 AND connection = ?2";
+                let sql = "UPDATE agents SET connected = ?3, left_at = ?4 WHERE id = ?1 AND connection = ?2";
                 let link = if *clean { 2 } else { 0 };
-                connection.prepare_cached(sql)?.execute(params![no.0, id.0, link])?;
+                connection.prepare_cached(sql)?.execute(params![no.0, id.0, link, self.batch.now.0])?;
                 Ok(())
             }
         }

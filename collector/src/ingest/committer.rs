@@ -22,12 +22,16 @@ use rusqlite::Connection;
 
 use super::apply::{Answers, Apply};
 use super::memory::{Memory, load};
-use super::orders::Ask;
-use super::{Inbound, Order, Outbound, Refused, Viewing, errands, keep};
+use super::orders::{Act, Ask};
+use super::{Inbound, Order, Outbound, Refused, Viewing, errands, housekeep, keep, warn};
+use crate::alerts::delivery::Answer;
+use crate::alerts::limits::Rules;
 use crate::freshness::Allowances;
 use crate::gaps::Policies;
+use crate::housekeeping::Policy;
 use crate::ledger::{Agent, AgentNo};
 use crate::live::{self, Granted};
+use crate::store::alerts::{self, Measure};
 use crate::store::batch::Batch;
 use crate::store::model::{Head, PendingJob};
 use crate::store::{Borrowed, commands, leases, parked, sqlite, traffic};
@@ -69,6 +73,10 @@ pub struct Committer {
     allowances: Allowances,
     /// Bytes of the last answers, which the next transaction counts.
     sent: BTreeMap<AgentNo, i64>,
+    rules: Rules,
+    housekeeping: Policy,
+    /// When alerts were first looked after: before that nobody was listening.
+    listening_since: Option<Timestamp>,
 }
 
 /// The job of each ask, and what agents are told.
@@ -112,10 +120,22 @@ impl Committer {
         let loaded = load(&connection).and_then(|memory| Ok((memory, sqlite::head(&connection)?)));
         match loaded {
             Ok((memory, head)) => {
-                let (policies, allowances) = (Policies::default(), Allowances::default());
                 let (memory, park_bytes_max) = (Some(memory), PARK_BYTES_MAX);
+                let (policies, allowances) = (Policies::default(), Allowances::default());
                 let sent = BTreeMap::new();
-                Ok(Self { connection, memory, head, park_bytes_max, policies, allowances, sent })
+                let (rules, listening_since) = (Rules::default(), None);
+                Ok(Self {
+                    connection,
+                    memory,
+                    head,
+                    park_bytes_max,
+                    policies,
+                    allowances,
+                    sent,
+                    rules,
+                    housekeeping: Policy::default(),
+                    listening_since,
+                })
             }
             Err(source) => Err(LoadError::Load { path: sqlite::path_of(&connection), source }),
         }
@@ -137,6 +157,18 @@ impl Committer {
     #[must_use]
     pub fn with_allowances(self, allowances: Allowances) -> Self {
         Self { allowances, ..self }
+    }
+
+    /// Other limits than the usual ones from which on people are told.
+    #[must_use]
+    pub fn with_rules(self, rules: Rules) -> Self {
+        Self { rules, ..self }
+    }
+
+    /// Another housekeeping than the usual one.
+    #[must_use]
+    pub fn with_housekeeping(self, housekeeping: Policy) -> Self {
+        Self { housekeeping, ..self }
     }
 
     /// Where the database stands.
@@ -305,6 +337,77 @@ impl Committer {
         };
         let told = applied.and_then(Applied::commit).map_err(failed)?;
         Ok((granted, told))
+    }
+
+    /// Raises and resolves alerts, as far as it is the turn of a device or an agent, and makes messages of what was gathered.
+    /// Where there is nothing new there is no transaction.
+    ///
+    /// # Errors
+    /// The database failed: it is found again in the next round.
+    pub fn look_after_alerts(&mut self, now: Timestamp) -> rusqlite::Result<()> {
+        let listening_since = *self.listening_since.get_or_insert(now);
+        let measure = Measure { rules: &self.rules, allowances: &self.allowances, listening_since, now };
+        let found = warn::sweep(&self.connection, measure)?;
+        if found.is_empty() {
+            return Ok(());
+        }
+        self.transaction_of(false, now, |apply| apply.warn(&found).map(|()| 0))?.commit().map(drop)
+    }
+
+    /// Tidies away what has come of age, as far as it is its turn, and confirms devices where nobody else is to. Where there
+    /// is nothing to do there is no transaction.
+    ///
+    /// # Errors
+    /// The database failed: it is found again in the next round.
+    pub fn housekeep(&mut self, now: Timestamp) -> rusqlite::Result<()> {
+        let found = housekeep::sweep(&self.connection, &self.housekeeping, now)?;
+        if found.is_empty() {
+            return Ok(());
+        }
+        self.transaction_of(false, now, |apply| apply.housekeep(&found).map(|()| 0))?.commit().map(drop)
+    }
+
+    /// These are the receivers of alerts, by name; to be called once after opening.
+    ///
+    /// # Errors
+    /// The database failed: those that it knew before are told.
+    pub fn know_receivers(&mut self, mut names: Vec<String>, now: Timestamp) -> rusqlite::Result<()> {
+        names.sort_unstable();
+        if alerts::knows(&self.connection, &names)? {
+            return Ok(());
+        }
+        let each = |apply: &mut Apply<'_, '_>| alerts::know(apply.batch.connection, &names, now).map(|()| 0);
+        self.transaction_of(false, now, each)?.commit().map(drop)
+    }
+
+    /// A receiver has answered to the message that ends with the event `through`.
+    ///
+    /// # Errors
+    /// The database failed: it is not known to have answered.
+    pub fn told(
+        &mut self,
+        receiver: &str,
+        through: i64,
+        answer: &Answer,
+        now: Timestamp,
+    ) -> rusqlite::Result<()> {
+        let each = |apply: &mut Apply<'_, '_>| apply.told(receiver, through, answer).map(|()| 0);
+        self.transaction_of(false, now, each)?.commit().map(drop)
+    }
+
+    /// Does what a person wishes about an alert or a device.
+    ///
+    /// # Errors
+    /// [`Refused`]: nothing has changed.
+    pub fn act(&mut self, act: &Act, now: Timestamp) -> Result<(), Refused> {
+        let failed = |error: rusqlite::Error| {
+            tracing::error!(%error, "a wish could not be carried out");
+            Refused::Database
+        };
+        let mut answer = Ok(());
+        let each = |apply: &mut Apply<'_, '_>| apply.act(act).map(|done| answer = done).map(|()| 0);
+        self.transaction_of(false, now, each).map_err(failed)?.commit().map_err(failed)?;
+        answer
     }
 
     /// Does what a person wishes.

@@ -15,8 +15,8 @@ use crate::jobs::queue::{End, Job, Queue, Scope, Source, Why, Wish};
 use crate::jobs::shard;
 use crate::ledger::AgentNo;
 use crate::store::jobs::{self, Ended, Standing};
-use crate::store::model::PendingJob;
-use crate::store::{AHEAD_MAX_MS, commands};
+use crate::store::model::{PendingJob, StopReason};
+use crate::store::{AHEAD_MAX_MS, alerts, commands};
 
 /// The sweep comes to each device once in so many seconds, to each of as many parts of them in turn.
 const SWEEP_SECONDS: u64 = 60;
@@ -32,7 +32,7 @@ struct Known {
     cadence: Option<Cadence>,
 }
 
-/// `None` where no agent owes the device.
+/// `None` where no agent owes the device, or it is not to be asked.
 fn know(
     connection: &Connection,
     allowances: &Allowances,
@@ -197,7 +197,17 @@ impl Apply<'_, '_> {
                 jobs::looked(connection, ask.device.0, now)?;
             }
             let Some(known) = know(connection, self.allowances, ask.device.0, now)? else {
-                answers.push(Err(Refused::NotNow("no agent polls this device: there is nobody to ask")));
+                let why = match alerts::stopped(connection, ask.device.0)? {
+                    Some(StopReason::Suspended) => {
+                        "it is suspended, because nothing came of it: resume it first"
+                    }
+                    Some(StopReason::NotConfirmed) => "nobody has confirmed it: confirm it first",
+                    Some(StopReason::AgreementEnded) => {
+                        "its agreement has ended: it is asked again once `agreement_ends` is later"
+                    }
+                    _ => "no agent polls this device: there is nobody to ask",
+                };
+                answers.push(Err(Refused::NotNow(why)));
                 continue;
             };
             let is_wanted = ask.why > Why::Viewed || known.score(now) >= AGEING;

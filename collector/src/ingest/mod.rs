@@ -6,19 +6,21 @@ pub mod broker;
 mod catalogs;
 pub mod committer;
 mod errands;
+mod housekeep;
 mod keep;
 mod lease;
 mod memory;
 pub mod mqtt;
 mod orders;
 mod turns;
+mod warn;
 pub mod writer;
 
 use gapless_common::cost::message_bytes;
 use gapless_common::time::Timestamp;
 
 pub use lease::Viewing;
-pub use orders::{Ask, Asked, Order, Orders, Refused, Task, Wish};
+pub use orders::{Act, Ask, Asked, Order, Orders, Refused, Task, Wish};
 
 /// Messages that wait for the writer at most; 64 KiB each at most, so 16 MiB. Beyond it the shell holds back.
 pub const INBOUND_MAX: usize = 256;

@@ -9,6 +9,7 @@ use gapless_common::time::Timestamp;
 use tokio::sync::{mpsc, oneshot};
 
 use super::{Inbound, Viewing};
+use crate::alerts::delivery::Answer;
 use crate::api::Problem;
 use crate::jobs::queue::Why;
 use crate::live::Granted;
@@ -37,6 +38,32 @@ pub struct Order {
     pub actor: String,
 }
 
+/// A person's wish about an alert or a device.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Act {
+    /// Somebody has seen an alert.
+    Acknowledge {
+        /// Its number.
+        alert: i64,
+        /// Who, as the history tells it.
+        actor: String,
+    },
+    /// A device is to be collected.
+    Confirm {
+        /// Which.
+        device: DeviceNo,
+        /// Who.
+        actor: String,
+    },
+    /// A suspended device is asked again.
+    Resume {
+        /// Which.
+        device: DeviceNo,
+        /// Who.
+        actor: String,
+    },
+}
+
 /// A wish to have a device refreshed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Ask {
@@ -58,6 +85,9 @@ pub enum Refused {
     /// No site has that name.
     #[error("there is no site {0}")]
     NoSite(SiteId),
+    /// No alert has that number, or it is over.
+    #[error("there is no alert {0} that is not over")]
+    NoAlert(i64),
     /// It is not in a state for that.
     #[error("{0}")]
     NotNow(&'static str),
@@ -79,6 +109,19 @@ pub enum Task {
     Watch(Viewing, oneshot::Sender<Result<Option<Granted>, Refused>>),
     /// Somebody looks at these devices.
     Looked(Vec<DeviceNo>),
+    /// A person's wish about an alert or a device, and where the answer goes.
+    Act(Act, oneshot::Sender<Result<(), Refused>>),
+    /// A receiver of alerts has answered to the message that ends with this event; said once it is written down.
+    Told {
+        /// Which receiver.
+        receiver: String,
+        /// The event.
+        through: i64,
+        /// What it did with the message.
+        answer: Answer,
+        /// Whether it could be written down.
+        done: oneshot::Sender<bool>,
+    },
     /// See what has become due, and say when that is done.
     LookAfterGaps(oneshot::Sender<()>),
 }
@@ -107,62 +150,64 @@ impl Orders {
         Self { writer: writer.downgrade(), told: Arc::default() }
     }
 
-    /// Hands an order in and waits until it is committed.
-    pub(crate) async fn carry_out(&self, order: Order) -> Result<(), Problem> {
-        let gap = order.gap;
+    /// Hands a task in and waits for the answer to it.
+    async fn answer<T>(
+        &self,
+        task: impl FnOnce(oneshot::Sender<Result<T, Refused>>) -> Task,
+    ) -> Result<T, Problem> {
         let (answer, answered) = oneshot::channel();
         let handed_in = async {
             let sender = self.writer.upgrade().ok_or(Problem::Busy)?;
-            sender.send(Task::Order(order, answer)).await.map_err(|_| Problem::Busy)?;
+            sender.send(task(answer)).await.map_err(|_| Problem::Busy)?;
             drop(sender);
             Ok::<_, Problem>(answered.await)
         };
         match tokio::time::timeout(ANSWER_WITHIN, handed_in).await.map_err(|_| Problem::Busy)?? {
-            Ok(Ok(())) => Ok(()),
-            Ok(Err(Refused::NoGap(_))) => Err(Problem::not_found("gap that is not filled", gap)),
+            Ok(Ok(answer)) => Ok(answer),
+            Ok(Err(Refused::NoGap(gap))) => Err(Problem::not_found("gap that is not filled", gap)),
+            Ok(Err(Refused::NoAlert(alert))) => Err(Problem::not_found("alert that is not over", alert)),
             Ok(Err(refused @ Refused::NotNow(_))) => Err(Problem::Conflict(refused.to_string())),
-            Ok(Err(Refused::NoSite(_) | Refused::Database)) | Err(_) => Err(Problem::Busy),
+            Ok(Err(Refused::NoSite(site))) => Err(Problem::not_found("site", site)),
+            Ok(Err(Refused::Database)) | Err(_) => Err(Problem::Busy),
         }
+    }
+
+    /// Hands an order in and waits until it is committed.
+    pub(crate) async fn carry_out(&self, order: Order) -> Result<(), Problem> {
+        self.answer(|answer| Task::Order(order, answer)).await
+    }
+
+    /// The same with a wish about an alert or a device.
+    pub(crate) async fn act(&self, act: Act) -> Result<(), Problem> {
+        self.answer(|answer| Task::Act(act, answer)).await
     }
 
     /// Has a device refreshed, as a person wishes, and waits until that is written down, not until it is done.
     pub(crate) async fn refresh(&self, device: DeviceNo) -> Result<PendingJob, Problem> {
-        let (answer, answered) = oneshot::channel();
-        let handed_in = async {
-            let sender = self.writer.upgrade().ok_or(Problem::Busy)?;
-            let ask = Ask { device, why: Why::Asked };
-            sender.send(Task::Refresh(ask, answer)).await.map_err(|_| Problem::Busy)?;
-            drop(sender);
-            Ok::<_, Problem>(answered.await)
-        };
-        match tokio::time::timeout(ANSWER_WITHIN, handed_in).await.map_err(|_| Problem::Busy)?? {
-            Ok(Ok(Some(job))) => Ok(job),
-            Ok(Err(refused @ Refused::NotNow(_))) => Err(Problem::Conflict(refused.to_string())),
-            _ => Err(Problem::Busy),
-        }
+        let ask = Ask { device, why: Why::Asked };
+        self.answer(|answer| Task::Refresh(ask, answer)).await?.ok_or(Problem::Busy)
     }
 
     /// Takes a lease of a site, or ends it, and waits until that is written down, not until the agents have answered.
     pub(crate) async fn watch(&self, watch: Viewing) -> Result<Option<Granted>, Problem> {
-        let site = watch.site.clone();
-        let (answer, answered) = oneshot::channel();
-        let handed_in = async {
-            let sender = self.writer.upgrade().ok_or(Problem::Busy)?;
-            sender.send(Task::Watch(watch, answer)).await.map_err(|_| Problem::Busy)?;
-            drop(sender);
-            Ok::<_, Problem>(answered.await)
-        };
-        match tokio::time::timeout(ANSWER_WITHIN, handed_in).await.map_err(|_| Problem::Busy)?? {
-            Ok(Ok(granted)) => Ok(granted),
-            Ok(Err(Refused::NoSite(_))) => Err(Problem::not_found("site", site)),
-            _ => Err(Problem::Busy),
-        }
+        self.answer(|answer| Task::Watch(watch, answer)).await
     }
 
     /// Hands the writer a message of a source of this process, and waits while its queue is full. Returns whether there still
     /// is a writer.
     pub(crate) fn hand_in(&self, message: Inbound) -> bool {
         self.writer.upgrade().is_some_and(|sender| sender.blocking_send(message.into()).is_ok())
+    }
+
+    /// A receiver of alerts has answered; waits until that is written down. Returns whether it is, or `None` where there is
+    /// no writer any more.
+    pub(crate) fn told(&self, receiver: &str, through: i64, answer: Answer) -> Option<bool> {
+        let (done, is_done) = oneshot::channel();
+        let sender = self.writer.upgrade()?;
+        let receiver = receiver.to_owned();
+        sender.blocking_send(Task::Told { receiver, through, answer, done }).ok()?;
+        drop(sender);
+        is_done.blocking_recv().ok()
     }
 
     /// Somebody looks at these devices. Never waits: where the writer has much to do it is told at a later look.

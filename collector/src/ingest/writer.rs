@@ -12,9 +12,10 @@ use tokio::sync::mpsc::error::TryRecvError;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::committer::{Committer, LoadError};
-use super::orders::{Ask, Asked, Refused};
+use super::orders::{Act, Ask, Asked, Refused};
 use super::turns::Turns;
 use super::{Inbound, Order, Outbound, Task, Viewing};
+use crate::alerts::delivery::Answer;
 use crate::api::Health;
 use crate::clock;
 use crate::jobs::queue::Why;
@@ -104,6 +105,8 @@ enum Other {
     Order(Order, oneshot::Sender<Result<(), Refused>>),
     Refresh(Ask, Option<Asked>),
     Watch(Viewing, oneshot::Sender<Result<Option<Granted>, Refused>>),
+    Act(Act, oneshot::Sender<Result<(), Refused>>),
+    Told(String, i64, Answer, oneshot::Sender<bool>),
     LookAfterGaps(oneshot::Sender<()>),
 }
 
@@ -166,6 +169,10 @@ impl Writer {
                     Other::Refresh(ask, None)
                 })),
                 Some(Task::Watch(watch, answer)) => self.others.push(Other::Watch(watch, answer)),
+                Some(Task::Act(act, answer)) => self.others.push(Other::Act(act, answer)),
+                Some(Task::Told { receiver, through, answer, done }) => {
+                    self.others.push(Other::Told(receiver, through, answer, done));
+                }
                 Some(Task::LookAfterGaps(done)) => self.others.push(Other::LookAfterGaps(done)),
                 None => return false,
             }
@@ -178,7 +185,7 @@ impl Writer {
             match other {
                 Other::Refresh(ask, answer) => asked.push((ask, answer)),
                 // Whoever asked waits no longer, and was told so.
-                Other::Order(_, answer) if answer.is_closed() => {}
+                Other::Order(_, answer) | Other::Act(_, answer) if answer.is_closed() => {}
                 Other::Order(order, answer) => {
                     // It may be given up at this very moment.
                     let _ = answer.send(self.committer.carry_out(&order, clock::now()));
@@ -192,6 +199,17 @@ impl Writer {
                     let _ = answer.send(granted);
                     told.into_iter().for_each(|command| self.send(command));
                 }
+                Other::Act(act, answer) => {
+                    let _ = answer.send(self.committer.act(&act, clock::now()));
+                }
+                Other::Told(receiver, through, what, done) => {
+                    let told = self.committer.told(&receiver, through, &what, clock::now());
+                    if let Err(error) = &told {
+                        tracing::error!(%error, receiver, "its answer could not be written down");
+                    }
+                    // It says so again.
+                    let _ = done.send(told.is_ok());
+                }
                 Other::LookAfterGaps(done) => {
                     match self.committer.look_after_gaps(clock::now()) {
                         Ok(requests) => requests.into_iter().for_each(|request| self.send(request)),
@@ -204,6 +222,12 @@ impl Writer {
                         Err(error) => {
                             tracing::error!(%error, "jobs that are due wait until the database works");
                         }
+                    }
+                    if let Err(error) = self.committer.look_after_alerts(clock::now()) {
+                        tracing::error!(%error, "what is to be told waits until the database works");
+                    }
+                    if let Err(error) = self.committer.housekeep(clock::now()) {
+                        tracing::error!(%error, "nothing is tidied away until the database works");
                     }
                     // Where nobody waits any more the collector is ending.
                     let _ = done.send(());

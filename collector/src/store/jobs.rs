@@ -186,7 +186,7 @@ pub(crate) fn devices(connection: &Connection) -> rusqlite::Result<Vec<i64>> {
     statement.query_map([], |r| r.get(0))?.collect()
 }
 
-/// How a device stands; `None` where no agent owes it.
+/// How a device stands; `None` where no agent owes it, or it is not to be asked.
 pub(crate) fn standing(
     connection: &Connection,
     device: i64,
@@ -198,7 +198,7 @@ pub(crate) fn standing(
             (SELECT at FROM looks l WHERE l.device = d.id) AS looked_at
         FROM devices d JOIN sites s ON s.id = d.site JOIN grids g ON g.device = d.id
         JOIN spans p ON p.grid = g.id AND p.last_slot IS NULL AND p.first_slot IS NOT NULL JOIN agents a ON a.id = p.agent
-        WHERE d.id = ?1 ORDER BY p.id DESC LIMIT 1";
+        WHERE d.id = ?1 AND d.stopped IS NULL ORDER BY p.id DESC LIMIT 1";
     let row = |r: &Row<'_>| {
         let name: String = r.get("device")?;
         Ok(DeviceId::new(&name).ok().map(|device| (device, r.get::<_, i64>("fresh_at"))).map(

@@ -1,11 +1,14 @@
 //! Where everything is kept: the questions that API and page ask ([`ReadStore`]) and the SQLite database that
 //! answers them. Decides nothing: that is `ledger`.
 
+mod alert_rows;
+pub(crate) mod alerts;
 pub(crate) mod batch;
 pub(crate) mod cell;
 pub(crate) mod commands;
 mod complete;
 pub(crate) mod gap_lives;
+pub(crate) mod housekeeping;
 pub(crate) mod jobs;
 pub(crate) mod leases;
 mod meters;
@@ -28,9 +31,10 @@ use gapless_common::time::Timestamp;
 pub use read::{Borrowed, Reader};
 
 use model::{
-    AgentRow, ChangeRow, ConflictRow, DeviceNo, DeviceRow, EndedJobRow, Flow, GapEventRow, GapFilter, GapRow,
-    GridRow, Head, JobRow, LeaseRow, Meters, News, NewsFilter, ParkedRow, Place, Scan, SeriesNo, SeriesRow,
-    SiteRow, Stats, StoredReading, StripRun, TrafficRow,
+    AgentRow, AlertEventRow, AlertFilter, AlertRow, ChangeRow, ConflictRow, DeviceNo, DeviceRow, EndedJobRow,
+    Flow, GapEventRow, GapFilter, GapRow, GridRow, Head, JobRow, LeaseRow, Meters, News, NewsFilter,
+    ParkedRow, Place, ReceiverRow, RemovalRow, Scan, SeriesNo, SeriesRow, SiteRow, Stats, StoredReading,
+    StripRun, TrafficRow,
 };
 
 /// A question that the database could not answer.
@@ -203,6 +207,42 @@ pub trait ReadStore {
     /// # Errors
     /// See [`head`](Self::head).
     fn news(&self, after: Place, filter: &NewsFilter, most: usize) -> Result<News, ReadError>;
+
+    /// Alerts by id.
+    ///
+    /// # Errors
+    /// See [`head`](Self::head).
+    fn alerts(&self, filter: &AlertFilter) -> Result<Vec<AlertRow>, ReadError>;
+
+    /// One alert.
+    ///
+    /// # Errors
+    /// See [`head`](Self::head).
+    fn alert(&self, id: i64) -> Result<Option<AlertRow>, ReadError>;
+
+    /// What became of an alert, in order.
+    ///
+    /// # Errors
+    /// See [`head`](Self::head).
+    fn alert_events(&self, id: i64) -> Result<Vec<AlertEventRow>, ReadError>;
+
+    /// Number of the alerts that are not over and that nobody has acknowledged.
+    ///
+    /// # Errors
+    /// See [`head`](Self::head).
+    fn open_alerts(&self) -> Result<u64, ReadError>;
+
+    /// Who is told of alerts, by name.
+    ///
+    /// # Errors
+    /// See [`head`](Self::head).
+    fn receivers(&self) -> Result<Vec<ReceiverRow>, ReadError>;
+
+    /// What was tidied away, with a greater id than `after`, by id, at most `limit`.
+    ///
+    /// # Errors
+    /// See [`head`](Self::head).
+    fn removals(&self, after: Option<i64>, limit: usize) -> Result<Vec<RemovalRow>, ReadError>;
 
     /// Conflicts with a greater id than `after`, by id, at most `limit`.
     ///

@@ -1,6 +1,7 @@
 //! What questions to the store are answered with: plain rows, as people and programs ask for them. No SQL and
 //! no JSON here.
 
+mod alerts;
 mod complete;
 mod leases;
 mod meters;
@@ -19,6 +20,10 @@ use gapless_common::time::{SlotGrid, Timestamp};
 use crate::gaps::life::Phase;
 use crate::jobs::queue::Why;
 
+pub use self::alerts::{
+    AlertChoice, AlertEventRow, AlertFilter, AlertRow, AlertState, ReceiverRow, RemovalRow, StopReason,
+    Stopped,
+};
 pub use crate::ledger::DeviceNo;
 pub use complete::{Absence, AbsentSlot, GridRow};
 pub use leases::{LeaseAgent, LeaseRow, LeaseState, TrafficRow};
@@ -143,6 +148,10 @@ pub struct DeviceRow {
     pub allowed_ms: i64,
     /// The job that refreshes it, where there is one.
     pub job: Option<PendingJob>,
+    /// Why it is not asked, where it is not.
+    pub stopped: Option<Stopped>,
+    /// When somebody said that it is to be collected, and who.
+    pub confirmed: Option<(Timestamp, String)>,
 }
 
 /// A job that waits or is under way, in short.

@@ -8,10 +8,14 @@ use gapless_common::id::{Commit, DeviceId, SiteId};
 use gapless_common::time::Timestamp;
 use rusqlite::{Connection, OptionalExtension as _, Row, params, params_from_iter};
 
+use super::alert_rows::{
+    ALERT, RECEIVERS, REMOVALS, alert_event_row, alert_query, alert_row, receiver_row, removal_row,
+};
 use super::model::{
-    AgentRow, ChangeRow, ConflictRow, DeviceNo, DeviceRow, EndedJobRow, Flow, GapEventRow, GapFilter, GapRow,
-    GridRow, Head, JobRow, LeaseRow, Meters, News, NewsFilter, ParkedRow, Place, Scan, SeriesNo, SeriesRow,
-    SiteRow, Stats, StoredReading, StripRun, TrafficRow,
+    AgentRow, AlertEventRow, AlertFilter, AlertRow, ChangeRow, ConflictRow, DeviceNo, DeviceRow, EndedJobRow,
+    Flow, GapEventRow, GapFilter, GapRow, GridRow, Head, JobRow, LeaseRow, Meters, News, NewsFilter,
+    ParkedRow, Place, ReceiverRow, RemovalRow, Scan, SeriesNo, SeriesRow, SiteRow, Stats, StoredReading,
+    StripRun, TrafficRow,
 };
 use super::rows::{
     AGENTS, DEVICES, GAP, agent_row, conflict_row, count, counters, device_row, gap_event_row, gap_query,
@@ -295,6 +299,35 @@ impl<A: Ask> ReadStore for A {
 
     fn news(&self, after: Place, filter: &NewsFilter, most: usize) -> Read<News> {
         self.ask(|c| news::since(c, after, filter, most))
+    }
+
+    fn alerts(&self, filter: &AlertFilter) -> Read<Vec<AlertRow>> {
+        let (sql, values) = alert_query(filter);
+        self.ask(|c| rows(c, &sql, params_from_iter(values), alert_row))
+    }
+
+    fn alert(&self, id: i64) -> Read<Option<AlertRow>> {
+        let sql = format!("{ALERT} WHERE a.id = ?1");
+        self.ask(|c| rows(c, &sql, [id], alert_row)).map(|mut found| found.pop())
+    }
+
+    fn alert_events(&self, id: i64) -> Read<Vec<AlertEventRow>> {
+        let sql = "SELECT * FROM alert_events WHERE alert = ?1 ORDER BY id";
+        self.ask(|c| rows(c, sql, [id], alert_event_row))
+    }
+
+    fn open_alerts(&self) -> Read<u64> {
+        let sql = "SELECT count(*) AS open FROM alerts WHERE resolved_at IS NULL AND acknowledged_at IS NULL";
+        self.ask(|c| rows(c, sql, [], |r| count(r, "open"))).map(|found| found.into_iter().sum())
+    }
+
+    fn receivers(&self) -> Read<Vec<ReceiverRow>> {
+        self.ask(|c| rows(c, RECEIVERS, [], receiver_row))
+    }
+
+    fn removals(&self, after: Option<i64>, limit: usize) -> Read<Vec<RemovalRow>> {
+        let values = [after.unwrap_or_default(), super::rows::limit(limit)];
+        self.ask(|c| rows(c, REMOVALS, values, removal_row))
     }
 
     fn conflicts(&self, after: Option<i64>, limit: usize) -> Read<Vec<ConflictRow>> {

@@ -106,16 +106,21 @@ impl Registry {
         connection.prepare_cached(sql)?.execute(params![no.0, hash.0.cast_signed(), bytes, now.0])?;
         let site = self.sites.get(&no).copied().unwrap_or_default();
         let bound: rusqlite::Result<Vec<Bound>> =
-            catalog.devices.iter().map(|device| bind_device(connection, site, no, device)).collect();
+            catalog.devices.iter().map(|device| bind_device(connection, (site, no), device, now)).collect();
         let bound = Arc::new(bound?);
         self.catalogs.insert((no, hash), bound.clone());
         Ok(bound)
     }
 }
 
-fn bind_device(connection: &Connection, site: i64, no: AgentNo, device: &Device) -> rusqlite::Result<Bound> {
-    let sql = "INSERT OR IGNORE INTO devices (site, name, agent, attributes) VALUES (?1, ?2, ?3, ?4)";
-    let row = params![site, device.id.as_str(), no.0, json(&device.attributes)];
+fn bind_device(
+    connection: &Connection,
+    (site, no): (i64, AgentNo),
+    device: &Device,
+    now: Timestamp,
+) -> rusqlite::Result<Bound> {
+    let sql = "INSERT OR IGNORE INTO devices (site, name, agent, attributes, announced_at) VALUES (?1, ?2, ?3, ?4, ?5)";
+    let row = params![site, device.id.as_str(), no.0, json(&device.attributes), now.0];
     connection.prepare_cached(sql)?.execute(row)?;
     let id = find_device(connection, site, device)?;
     let grid = bind_grid(connection, id, device.grid)?;

@@ -13,7 +13,7 @@ use super::model::{
     AgentRow, ConflictRow, Counters, DeviceNo, DeviceRow, GapChoice, GapEventRow, GapFilter, GapRow,
     GapState, Link, ParkedRow, SeriesNo, SeriesRow, SiteRow, StoredReading,
 };
-use super::{ReadError, cell, jobs, parked, registry, state};
+use super::{ReadError, alert_rows, cell, jobs, parked, registry, state};
 use crate::freshness::{Allowances, Subject};
 use crate::gaps::life::Phase;
 use crate::ledger::missing;
@@ -124,7 +124,8 @@ pub(super) const AGENTS: &str = "SELECT a.*, s.name AS site_name FROM agents a J
     WHERE ?1 IS NULL OR s.name = ?1 ORDER BY s.name, a.name";
 
 pub(super) const DEVICES: &str =
-    "SELECT d.id, d.name, d.attributes, s.name AS site_name, a.name AS agent_name, a.flush_ms,
+    "SELECT d.id, d.name, d.attributes, d.stopped, d.stopped_at, d.stopped_why,
+    d.confirmed_at, d.confirmed_by, s.name AS site_name, a.name AS agent_name, a.flush_ms,
     g.interval_ms, g.phase_ms, p.proven_slot,
     j.no AS job_no, j.why AS job_why, j.asked_at AS job_asked_at, j.due_at AS job_due_at, j.failures AS job_failures,
     j.began_at AS job_began_at,
@@ -178,6 +179,8 @@ pub(super) fn device_row(row: &Row<'_>, allowances: &Allowances) -> Read<DeviceR
         },
         open_gaps: count(row, "open_gaps")?,
         flush_ms: u32::try_from(flush_ms).unwrap_or_default(),
+        stopped: alert_rows::stopped(row)?,
+        confirmed: time(row, "confirmed_at")?.zip(row.get("confirmed_by")?),
     })
 }
 

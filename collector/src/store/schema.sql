@@ -1,4 +1,4 @@
--- Version 6 of the collector's database. Instants are milliseconds since 1970 UTC; 64-bit unsigned numbers
+-- Version 7 of the collector's database. Instants are milliseconds since 1970 UTC; 64-bit unsigned numbers
 -- (epochs, hashes, incarnations) are kept as the signed number of the same bits; seqs are plain.
 -- Everything that decides anything is here: a collector may be killed at any instant and lose nothing.
 
@@ -36,6 +36,12 @@ CREATE TABLE agents (
     refused INTEGER NOT NULL DEFAULT 0, -- messages that cannot be, or beyond a bound: not acknowledged
     received_bytes INTEGER NOT NULL DEFAULT 0, -- on the link, from the agent, as common::cost has it (schema 5)
     sent_bytes INTEGER NOT NULL DEFAULT 0,     -- the same, to it (schema 5)
+    left_at INTEGER,             -- when it was seen to go, as of the last time (schema 7)
+    -- what it said last of itself: bytes of its outbox not delivered, the most it may take, and how far its clock is
+    -- ahead (schema 7)
+    outbox_owed INTEGER,
+    outbox_budget INTEGER,
+    clock_off_ms INTEGER,
     UNIQUE (site, name)
 );
 
@@ -123,13 +129,23 @@ CREATE TABLE catalogs (
     PRIMARY KEY (agent, hash)
 ) WITHOUT ROWID;
 
--- agent: the one whose catalog named the device last. attributes: a JSON object of texts.
+-- agent: the one whose catalog named the device last. attributes: a JSON object of texts. announced_at: when its first
+-- catalog came; confirmed_at, confirmed_by: when who said that it is to be collected; resumed_at: when a person last let it
+-- go on. stopped: it is asked no more, because 1 nothing came since it was commissioned, 2 its agreement has ended, 3 nobody
+-- confirmed it; since when, and why for people. (From announced_at on schema 7.)
 CREATE TABLE devices (
     id INTEGER PRIMARY KEY,
     site INTEGER NOT NULL REFERENCES sites (id),
     name TEXT NOT NULL,
     agent INTEGER REFERENCES agents (id),
     attributes TEXT NOT NULL DEFAULT '{}',
+    announced_at INTEGER NOT NULL DEFAULT 0,
+    confirmed_at INTEGER,
+    confirmed_by TEXT,
+    resumed_at INTEGER,
+    stopped INTEGER,
+    stopped_at INTEGER,
+    stopped_why TEXT,
     UNIQUE (site, name)
 );
 
@@ -155,6 +171,7 @@ CREATE TABLE spans (
     proven_seq INTEGER NOT NULL DEFAULT 0
 );
 CREATE INDEX spans_of_grid ON spans (grid);
+CREATE INDEX spans_owed ON spans (agent) WHERE last_slot IS NULL;
 
 -- What is known of slots, as runs. state: 1 received, 2 missed (a miss names it), and, by proof: 3 lost (a loss
 -- holds it), 4 inside a downtime, 5 at the end of an epoch, 6 no reason found. cause: common::quality::Cause.
@@ -391,6 +408,55 @@ CREATE TABLE traffic (
 CREATE TABLE leases (
     site INTEGER PRIMARY KEY REFERENCES sites (id),
     until INTEGER NOT NULL
+);
+
+-- What people are told. kind: alerts::Kind. One of device and agent is there. (Schema 7, and what follows.)
+CREATE TABLE alerts (
+    id INTEGER PRIMARY KEY AUTOINCREMENT,
+    kind INTEGER NOT NULL,
+    site INTEGER NOT NULL REFERENCES sites (id),
+    device INTEGER REFERENCES devices (id),
+    agent INTEGER REFERENCES agents (id),
+    detail TEXT NOT NULL,
+    raised_at INTEGER NOT NULL,
+    acknowledged_at INTEGER,
+    acknowledged_by TEXT,
+    resolved_at INTEGER
+);
+CREATE UNIQUE INDEX alerts_of_device ON alerts (device, kind) WHERE resolved_at IS NULL AND device IS NOT NULL;
+CREATE UNIQUE INDEX alerts_of_agent ON alerts (agent, kind) WHERE resolved_at IS NULL AND agent IS NOT NULL;
+
+-- What became of alerts, in order. event: 1 raised, 2 acknowledged, 3 resolved.
+CREATE TABLE alert_events (
+    id INTEGER PRIMARY KEY AUTOINCREMENT,
+    alert INTEGER NOT NULL REFERENCES alerts (id),
+    at INTEGER NOT NULL,
+    event INTEGER NOT NULL,
+    actor TEXT NOT NULL
+);
+CREATE INDEX alert_events_of ON alert_events (alert);
+
+-- Who is told. told: the last event that it has accepted; through: the last event of the message under way (NULL: none is),
+-- which keeps its number and what is in it until it is accepted, however often it is tried.
+CREATE TABLE receivers (
+    name TEXT PRIMARY KEY,
+    told INTEGER NOT NULL,
+    through INTEGER,
+    next_at INTEGER,
+    failures INTEGER NOT NULL DEFAULT 0,
+    last_error TEXT,
+    accepted INTEGER NOT NULL DEFAULT 0,
+    accepted_at INTEGER
+) WITHOUT ROWID;
+
+-- What was tidied away by itself, or is asked no more (device). what: a word; count: rows, or 1 device.
+CREATE TABLE removals (
+    id INTEGER PRIMARY KEY AUTOINCREMENT,
+    at INTEGER NOT NULL,
+    what TEXT NOT NULL,
+    device INTEGER REFERENCES devices (id),
+    count INTEGER NOT NULL,
+    detail TEXT NOT NULL
 );
 
 -- API tokens: only the SHA-256 of each is kept.

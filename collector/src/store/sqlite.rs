@@ -11,7 +11,7 @@ use rusqlite::{Connection, OpenFlags, OptionalExtension};
 use super::model::Head;
 
 /// Version of the schema that this program writes.
-const SCHEMA_VERSION: i64 = 6;
+const SCHEMA_VERSION: i64 = 7;
 const SCHEMA: &str = include_str!("schema.sql");
 /// What a database of version 1 lacks.
 const TO_2: &str = "CREATE TABLE forgotten_epochs (
@@ -106,6 +106,61 @@ const TO_6: &str = "CREATE TABLE leases (
     site INTEGER PRIMARY KEY REFERENCES sites (id),
     until INTEGER NOT NULL
 )";
+/// What a database of version 6 lacks. Devices that were there before anybody could confirm them are confirmed.
+const TO_7: &str = "ALTER TABLE agents ADD COLUMN left_at INTEGER;
+ALTER TABLE agents ADD COLUMN outbox_owed INTEGER;
+ALTER TABLE agents ADD COLUMN outbox_budget INTEGER;
+ALTER TABLE agents ADD COLUMN clock_off_ms INTEGER;
+ALTER TABLE devices ADD COLUMN announced_at INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE devices ADD COLUMN confirmed_at INTEGER;
+ALTER TABLE devices ADD COLUMN confirmed_by TEXT;
+ALTER TABLE devices ADD COLUMN resumed_at INTEGER;
+ALTER TABLE devices ADD COLUMN stopped INTEGER;
+ALTER TABLE devices ADD COLUMN stopped_at INTEGER;
+ALTER TABLE devices ADD COLUMN stopped_why TEXT;
+UPDATE devices SET announced_at = coalesce((SELECT min(first_seen) FROM catalogs c WHERE c.agent = devices.agent), 0);
+UPDATE devices SET confirmed_at = announced_at, confirmed_by = 'collector';
+CREATE INDEX spans_owed ON spans (agent) WHERE last_slot IS NULL;
+CREATE TABLE alerts (
+    id INTEGER PRIMARY KEY AUTOINCREMENT,
+    kind INTEGER NOT NULL,
+    site INTEGER NOT NULL REFERENCES sites (id),
+    device INTEGER REFERENCES devices (id),
+    agent INTEGER REFERENCES agents (id),
+    detail TEXT NOT NULL,
+    raised_at INTEGER NOT NULL,
+    acknowledged_at INTEGER,
+    acknowledged_by TEXT,
+    resolved_at INTEGER
+);
+CREATE UNIQUE INDEX alerts_of_device ON alerts (device, kind) WHERE resolved_at IS NULL AND device IS NOT NULL;
+CREATE UNIQUE INDEX alerts_of_agent ON alerts (agent, kind) WHERE resolved_at IS NULL AND agent IS NOT NULL;
+CREATE TABLE alert_events (
+    id INTEGER PRIMARY KEY AUTOINCREMENT,
+    alert INTEGER NOT NULL REFERENCES alerts (id),
+    at INTEGER NOT NULL,
+    event INTEGER NOT NULL,
+    actor TEXT NOT NULL
+);
+CREATE INDEX alert_events_of ON alert_events (alert);
+CREATE TABLE receivers (
+    name TEXT PRIMARY KEY,
+    told INTEGER NOT NULL,
+    through INTEGER,
+    next_at INTEGER,
+    failures INTEGER NOT NULL DEFAULT 0,
+    last_error TEXT,
+    accepted INTEGER NOT NULL DEFAULT 0,
+    accepted_at INTEGER
+) WITHOUT ROWID;
+CREATE TABLE removals (
+    id INTEGER PRIMARY KEY AUTOINCREMENT,
+    at INTEGER NOT NULL,
+    what TEXT NOT NULL,
+    device INTEGER REFERENCES devices (id),
+    count INTEGER NOT NULL,
+    detail TEXT NOT NULL
+)";
 /// What was asked after a backup was made, and in answer to what, is not known to it: no number of a command is given
 /// again that an agent may remember, and what was being asked for is asked for anew.
 const RESTORED: &str = "INSERT INTO sqlite_sequence (name, seq)
@@ -192,7 +247,7 @@ fn migrate(connection: &mut Connection, found: i64, fresh: u64) -> rusqlite::Res
         transaction.execute_batch(SCHEMA)?;
         transaction.execute("INSERT INTO meta VALUES ('commit_no', 0), ('needs_incarnation', 1)", [])?;
     }
-    for (from, lacks) in [(1, TO_2), (2, TO_3), (3, TO_4), (4, TO_5), (5, TO_6)] {
+    for (from, lacks) in [(1, TO_2), (2, TO_3), (3, TO_4), (4, TO_5), (5, TO_6), (6, TO_7)] {
         if (1..=from).contains(&found) {
             transaction.execute_batch(lacks)?;
         }
@@ -261,6 +316,13 @@ mod tests {
     }
 
     /// What the versions after each one brought, taken away again.
+    const FROM_7: &str = "DROP TABLE removals; DROP TABLE receivers; DROP TABLE alert_events; DROP TABLE alerts;
+        DROP INDEX spans_owed; ALTER TABLE agents DROP COLUMN left_at; ALTER TABLE agents DROP COLUMN outbox_owed;
+        ALTER TABLE agents DROP COLUMN outbox_budget; ALTER TABLE agents DROP COLUMN clock_off_ms;
+        ALTER TABLE devices DROP COLUMN announced_at; ALTER TABLE devices DROP COLUMN confirmed_at;
+        ALTER TABLE devices DROP COLUMN confirmed_by; ALTER TABLE devices DROP COLUMN resumed_at;
+        ALTER TABLE devices DROP COLUMN stopped; ALTER TABLE devices DROP COLUMN stopped_at;
+        ALTER TABLE devices DROP COLUMN stopped_why; PRAGMA user_version = 6;";
     const FROM_6: &str = "DROP TABLE leases; PRAGMA user_version = 5;";
     const FROM_5: &str =
         "DROP TABLE traffic; DROP TABLE job_tallies; DROP TABLE gap_tallies; DROP INDEX gaps_counted;
@@ -278,7 +340,7 @@ mod tests {
     /// An older database gets what it lacks, keeps its incarnation, and is not made anew at the next opening.
     #[test]
     fn an_older_database_is_migrated() {
-        let steps = [FROM_6, FROM_5, FROM_4, FROM_3, FROM_2];
+        let steps = [FROM_7, FROM_6, FROM_5, FROM_4, FROM_3, FROM_2];
         for back in (1..=steps.len()).map(|n| steps[..n].join(" ")) {
             let connection = make_writer(Connection::open_in_memory().unwrap(), 7).unwrap();
             let new = made(&connection);
@@ -288,8 +350,8 @@ mod tests {
             assert_eq!(made(&connection), new, "as a new database has it");
             assert_eq!(head(&connection).unwrap().incarnation, Incarnation(7));
             let connection = make_writer(connection, 9).unwrap();
-            connection.execute_batch("PRAGMA user_version = 7").unwrap();
-            assert!(matches!(make_writer(connection, 9), Err(OpenError::TooNew { found: 7, .. })));
+            connection.execute_batch("PRAGMA user_version = 8").unwrap();
+            assert!(matches!(make_writer(connection, 9), Err(OpenError::TooNew { found: 8, .. })));
         }
     }
 }

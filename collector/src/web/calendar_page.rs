@@ -36,6 +36,7 @@ struct View {
     more: usize,
     first: Day,
     today: Day,
+    alerts: u64,
 }
 
 /// The page.
@@ -67,7 +68,8 @@ pub(super) async fn page(
             Ok((row, days(&runs)))
         });
         let devices = counted.collect::<Result<_, ReadError>>()?;
-        Ok(View { sites, site, devices, more, first, today })
+        let alerts = store.open_alerts()?;
+        Ok(View { sites, site, devices, more, first, today, alerts })
     };
     let view = state.ask(look).await?;
     Ok(document("Gapless: coverage", None, &render(&view)).into_response())
@@ -75,7 +77,7 @@ pub(super) async fn page(
 
 fn render(view: &View) -> Markup {
     html! {
-        (banner(Here::Calendar))
+        (banner(Here::Calendar, view.alerts))
         main {
             h2 { "Coverage" }
             form.filter method="get" action="/calendar" {

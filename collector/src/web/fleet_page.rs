@@ -9,7 +9,7 @@ use maud::{Markup, html};
 
 use crate::api::{ApiState, Freshness, FreshnessState, Problem, latest_rows, link_word, slot_state};
 use crate::store::model::{
-    AgentRow, DeviceNo, DeviceRow, SeriesRow, SiteRow, StoredReading, StripRun, TrafficRow,
+    AgentRow, DeviceNo, DeviceRow, SeriesRow, SiteRow, StopReason, StoredReading, StripRun, TrafficRow,
 };
 use crate::store::{ReadError, ReadStore};
 
@@ -71,7 +71,9 @@ pub(super) async fn render(state: &ApiState, site: Option<&str>) -> Result<Marku
 }
 
 fn render_site(view: &View, site: &SiteRow) -> Markup {
-    let devices = view.devices.iter().filter(|d| d.site == site.site);
+    let dropped = |d: &DeviceRow| d.stopped.as_ref().is_some_and(|s| s.reason == StopReason::NotConfirmed);
+    let of_site = || view.devices.iter().filter(|d| d.site == site.site);
+    let (devices, hidden) = (of_site().filter(|d| !dropped(d)), of_site().filter(|d| dropped(d)).count());
     html! {
         section.site {
             h2 {
@@ -95,6 +97,7 @@ fn render_site(view: &View, site: &SiteRow) -> Markup {
                 }
             }
             div.devices { @for device in devices { (render_device(view, device)) } }
+            @if hidden > 0 { p.note { (hidden) " devices that nobody confirmed in time are not shown; the API has them, and what they sent." } }
         }
     }
 }
@@ -132,6 +135,9 @@ fn render_device(view: &View, device: &DeviceRow) -> Markup {
                 @if let Some(grid) = device.grid { "every " (grid.interval) " · " }
                 (device.last_reading_at.map_or_else(|| "no reading".to_owned(), |t| ago(t, view.now)))
                 @if device.open_gaps > 0 { " · " a.badge.bad href=(format!("/gaps?site={}&device={}", device.site, device.device)) { (device.open_gaps) " gaps" } }
+            }
+            @if let Some(stopped) = &device.stopped {
+                p.note { span.badge.warn { "not asked" } " since " (stopped.since) ": " (stopped.why) }
             }
             (render_strip(view.strips.get(&device.no).map_or(&[][..], Vec::as_slice), view.now))
             table {

@@ -12,6 +12,7 @@ use super::{Here, banner, document, picked, site_select};
 use crate::api::{ApiState, GAP_STATES, GapsQuery, Params, Problem, gap_state, who};
 use crate::gaps::life::Phase;
 use crate::ingest::{Order, Wish};
+use crate::store::ReadStore;
 use crate::store::model::{GapRow, GapState, SiteRow};
 
 /// Gaps on one page.
@@ -104,8 +105,10 @@ pub(super) async fn act(
 
 async fn show(state: &ApiState, asked: &Asked, problem: Option<&str>) -> Result<Response, Problem> {
     let filter = asked.query().filter()?;
-    let (sites, gaps) = state.ask(move |store| Ok((store.sites()?, store.gaps(&filter)?))).await?;
-    let body = render(&sites, &gaps, asked, problem, (state.now)());
+    let look = move |store: &dyn ReadStore| Ok((store.sites()?, store.gaps(&filter)?, store.open_alerts()?));
+    let (sites, gaps, alerts) = state.ask(look).await?;
+    let head = banner(Here::Gaps, alerts);
+    let body = html! { (head) (render(&sites, &gaps, asked, problem, (state.now)())) };
     Ok(document("Gapless: gaps", None, &body).into_response())
 }
 
@@ -118,7 +121,6 @@ fn render(
 ) -> Markup {
     let next = (gaps.len() == GAPS_SHOWN).then(|| gaps.last().map(|gap| gap.id.to_string())).flatten();
     html! {
-        (banner(Here::Gaps))
         main {
             h2 { "Gaps" }
             (render_filter(sites, asked))

@@ -1,9 +1,10 @@
 //! The page at `/`: the fleet with its freshness, per device the latest values and a strip of the last day,
-//! moving live by server-sent events; the list of gaps, the calendar of coverage, the login and a page to browse the API.
+//! moving live by server-sent events; the lists of gaps and alerts, the calendar of coverage, the login and a page to browse the API.
 //!
 //! Rendered on the server from the same [`ReadStore`](crate::store::ReadStore) as the API; the script only
 //! swaps in what the server rendered.
 
+mod alerts_page;
 mod calendar;
 mod calendar_page;
 mod fleet_page;
@@ -37,6 +38,8 @@ pub(crate) fn router() -> Router<ApiState> {
         .route("/fragment", get(fragment))
         .route("/gaps", get(gaps_page::page))
         .route("/gaps/{id}/{wish}", post(gaps_page::act))
+        .route("/alerts", get(alerts_page::page))
+        .route("/alerts/{id}/acknowledge", post(alerts_page::acknowledge))
         .route("/calendar", get(calendar_page::page))
         .route("/login", get(login::form).post(login::submit))
         .route("/logout", get(login::logout))
@@ -82,21 +85,26 @@ enum Here {
     Fleet,
     Gaps,
     Calendar,
+    Alerts,
 }
 
-/// The head of every page, with the way to the others.
-fn banner(here: Here) -> Markup {
+/// The head of every page, with the way to the others, and how many alerts nobody has acknowledged.
+fn banner(here: Here, alerts: u64) -> Markup {
     let pages = [
         (Here::Fleet, "/", "Fleet"),
         (Here::Gaps, "/gaps", "Gaps"),
         (Here::Calendar, "/calendar", "Coverage"),
+        (Here::Alerts, "/alerts", "Alerts"),
     ];
     html! {
         header {
             h1 { "Gapless" }
             nav {
                 @for (page, link, name) in pages {
-                    a href=(link) aria-current=[(page == here).then_some("page")] { (name) }
+                    a href=(link) aria-current=[(page == here).then_some("page")] {
+                        (name)
+                        @if page == Here::Alerts && alerts > 0 { " " span.badge.bad { (alerts) } }
+                    }
                 }
                 a href="/docs" { "API" }
                 a href="/logout" { "Log out" }
@@ -140,8 +148,9 @@ async fn page(
         return Ok(Redirect::to("/login").into_response());
     }
     let site = picked(shown.site);
+    let alerts = state.ask(|store| store.open_alerts()).await?;
     let body = html! {
-        (banner(Here::Fleet))
+        (banner(Here::Fleet, alerts))
         noscript { p.note { "Without JavaScript this page stands still: reload it." } }
         main id="fleet" data-site=[site.as_deref()] { (fleet_page::render(&state, site.as_deref()).await?) }
         footer { p id="live" role="status" { "connecting …" } }

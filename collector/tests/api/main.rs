@@ -2,6 +2,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a test panics where something is not as it should be")]
 
+mod alerts;
 mod complete;
 mod events;
 mod full_disk;

@@ -7,9 +7,10 @@ use std::time::{Duration, Instant};
 
 use gapless_collector::api::Health;
 use gapless_collector::store::model::{
-    AgentRow, ChangeRow, ConflictRow, DeviceNo, DeviceRow, EndedJobRow, Flow, GapEventRow, GapFilter, GapRow,
-    GridRow, Head, JobRow, LeaseRow, Meters, News, NewsFilter, ParkedRow, Place, Scan, SeriesNo, SeriesRow,
-    SiteRow, Stats, StoredReading, StripRun, TrafficRow,
+    AgentRow, AlertEventRow, AlertFilter, AlertRow, ChangeRow, ConflictRow, DeviceNo, DeviceRow, EndedJobRow,
+    Flow, GapEventRow, GapFilter, GapRow, GridRow, Head, JobRow, LeaseRow, Meters, News, NewsFilter,
+    ParkedRow, Place, ReceiverRow, RemovalRow, Scan, SeriesNo, SeriesRow, SiteRow, Stats, StoredReading,
+    StripRun, TrafficRow,
 };
 use gapless_collector::store::{ReadError, ReadStore, Reader};
 use gapless_common::id::{Commit, DeviceId, SiteId};
@@ -107,6 +108,24 @@ impl ReadStore for Long {
     }
     fn ended_jobs(&self, before: Option<i64>, limit: usize) -> Read<Vec<EndedJobRow>> {
         self.real.ended_jobs(before, limit)
+    }
+    fn alerts(&self, filter: &AlertFilter) -> Read<Vec<AlertRow>> {
+        self.real.alerts(filter)
+    }
+    fn alert(&self, id: i64) -> Read<Option<AlertRow>> {
+        self.real.alert(id)
+    }
+    fn alert_events(&self, id: i64) -> Read<Vec<AlertEventRow>> {
+        self.real.alert_events(id)
+    }
+    fn open_alerts(&self) -> Read<u64> {
+        self.real.open_alerts()
+    }
+    fn receivers(&self) -> Read<Vec<ReceiverRow>> {
+        self.real.receivers()
+    }
+    fn removals(&self, after: Option<i64>, limit: usize) -> Read<Vec<RemovalRow>> {
+        self.real.removals(after, limit)
     }
     fn conflicts(&self, after: Option<i64>, limit: usize) -> Read<Vec<ConflictRow>> {
         self.real.conflicts(after, limit)

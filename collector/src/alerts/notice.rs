@@ -1,0 +1,253 @@
+//! A message in words and in JSON: what was raised and resolved since the last one, one by one or, where it is much, in short.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use gapless_common::time::Timestamp;
+use serde_json::{Value, json};
+
+use super::Kind;
+use super::digest::SINGLE_MAX;
+
+/// Sites that a digest names one by one.
+const SITES_NAMED_MAX: usize = 20;
+/// Alerts that a document holds; beyond it says how many more there are.
+const ALERTS_MAX: usize = 100;
+
+/// What has become of an alert since the last message.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Told {
+    /// Its number.
+    pub alert: i64,
+    /// What it is about.
+    pub kind: Kind,
+    /// Where.
+    pub site: String,
+    /// The device or agent.
+    pub who: Who,
+    /// Its words.
+    pub detail: String,
+    /// When it was raised.
+    pub raised_at: Timestamp,
+    /// When it was resolved, where it was.
+    pub resolved_at: Option<Timestamp>,
+    /// Whether it was raised since the last message, and not before.
+    pub is_new: bool,
+}
+
+/// Whose alert it is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Who {
+    /// A device of the site.
+    Device(String),
+    /// An agent of the site.
+    Agent(String),
+}
+
+/// A message to people.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Notice {
+    /// The same for each try: who gets it twice can tell.
+    pub id: String,
+    /// The collector that sends it.
+    pub collector: String,
+    /// What has happened, in the order in which it was raised.
+    pub told: Vec<Told>,
+}
+
+impl Told {
+    /// `site/device`, or `agent site/agent`.
+    #[must_use]
+    pub fn subject(&self) -> String {
+        match &self.who {
+            Who::Device(device) => format!("{}/{device}", self.site),
+            Who::Agent(agent) => format!("agent {}/{agent}", self.site),
+        }
+    }
+
+    const fn state(&self) -> &'static str {
+        match (self.is_new, self.resolved_at) {
+            (_, None) => "raised",
+            (false, Some(_)) => "resolved",
+            (true, Some(_)) => "raised_and_resolved",
+        }
+    }
+
+    fn line(&self) -> String {
+        let (subject, kind, detail) = (self.subject(), self.kind.word(), &self.detail);
+        match (self.is_new, self.resolved_at) {
+            (_, None) => format!("{subject}: {kind}: {detail}"),
+            (false, Some(at)) => format!("{subject}: {kind}: over since {at}"),
+            (true, Some(at)) => format!("{subject}: {kind}: {detail} (over since {at})"),
+        }
+    }
+}
+
+impl Notice {
+    /// Whether it is told in short.
+    #[must_use]
+    pub fn is_digest(&self) -> bool {
+        self.told.len() > SINGLE_MAX
+    }
+
+    fn is_over(&self, over: bool) -> impl Iterator<Item = &Told> {
+        self.told.iter().filter(move |told| told.resolved_at.is_some() == over)
+    }
+
+    /// In a line.
+    #[must_use]
+    pub fn summary(&self) -> String {
+        if let [one] = self.told.as_slice() {
+            return one.line();
+        }
+        let (raised, over) = (self.is_over(false).count(), self.is_over(true).count());
+        let kinds = self.is_over(false).fold(BTreeMap::<_, usize>::new(), |mut kinds, told| {
+            *kinds.entry(told.kind.word()).or_default() += 1;
+            kinds
+        });
+        let kinds: Vec<String> = kinds.iter().map(|(kind, count)| format!("{count} {kind}")).collect();
+        let sites: BTreeSet<&str> = self.told.iter().map(|told| told.site.as_str()).collect();
+        let at = match sites.iter().next() {
+            Some(site) if sites.len() == 1 => format!("at {site}"),
+            _ => format!("at {} sites", sites.len()),
+        };
+        match (raised, over) {
+            (0, _) => format!("{over} alerts are over {at}"),
+            (_, 0) => format!("{raised} alerts {at}: {}", kinds.join(", ")),
+            _ => format!("{raised} alerts {at}: {}; {over} are over", kinds.join(", ")),
+        }
+    }
+
+    /// The lines below the summary: each alert, or each site of a digest.
+    #[must_use]
+    pub fn lines(&self) -> Vec<String> {
+        if !self.is_digest() {
+            return if self.told.len() == 1 {
+                Vec::new()
+            } else {
+                self.told.iter().map(Told::line).collect()
+            };
+        }
+        let mut sites: BTreeMap<&str, (usize, usize)> = BTreeMap::new();
+        for told in &self.told {
+            let (raised, over) = sites.entry(&told.site).or_default();
+            *(if told.resolved_at.is_some() { over } else { raised }) += 1;
+        }
+        let mut by_count: Vec<_> = sites.into_iter().collect();
+        by_count.sort_by_key(|(site, (raised, over))| (std::cmp::Reverse((*raised, *over)), *site));
+        let line = |(site, (raised, over)): &(&str, (usize, usize))| match over {
+            0 => format!("{site}: {raised} raised"),
+            _ => format!("{site}: {raised} raised, {over} over"),
+        };
+        let mut lines: Vec<String> = by_count.iter().take(SITES_NAMED_MAX).map(line).collect();
+        if by_count.len() > SITES_NAMED_MAX {
+            lines.push(format!("and {} more sites", by_count.len() - SITES_NAMED_MAX));
+        }
+        lines
+    }
+
+    /// For a mail.
+    #[must_use]
+    pub fn text(&self) -> String {
+        let mut text = self.summary();
+        for line in self.lines() {
+            text.push('\n');
+            text.push_str(&line);
+        }
+        format!("{text}\n\nAll alerts, and who has acknowledged them: the page /alerts of the collector.\n")
+    }
+
+    /// For a program: everything that is known, of the first alerts.
+    #[must_use]
+    pub fn document(&self) -> Value {
+        let alert = |told: &Told| {
+            let (device, agent) = match &told.who {
+                Who::Device(device) => (Some(device), None),
+                Who::Agent(agent) => (None, Some(agent)),
+            };
+            json!({
+                "alert": told.alert, "kind": told.kind.word(), "state": told.state(), "site": told.site,
+                "device": device, "agent": agent, "detail": told.detail,
+                "raised_at": told.raised_at.to_string(), "resolved_at": told.resolved_at.map(|at| at.to_string()),
+            })
+        };
+        json!({
+            "id": self.id, "collector": self.collector, "summary": self.summary(), "digest": self.is_digest(),
+            "alerts": self.told.iter().take(ALERTS_MAX).map(alert).collect::<Vec<_>>(),
+            "more": self.told.len().saturating_sub(ALERTS_MAX),
+        })
+    }
+
+    /// As Slack and what is compatible with it take it: `text` in mrkdwn, of which `&`, `<` and `>` are escaped
+    /// (Slack API, *Formatting text for app surfaces*).
+    #[must_use]
+    pub fn slack(&self) -> Value {
+        let escaped = |text: &str| text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;");
+        let mut text = format!("*{}*: {}", escaped(&self.collector), escaped(&self.summary()));
+        for line in self.lines() {
+            text.push_str("\n• ");
+            text.push_str(&escaped(&line));
+        }
+        json!({ "text": text })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn told(alert: i64, site: &str, device: &str) -> Told {
+        Told {
+            alert,
+            kind: Kind::Stale,
+            site: site.to_owned(),
+            who: Who::Device(device.to_owned()),
+            detail: "<old> & odd".to_owned(),
+            raised_at: Timestamp(1_000),
+            resolved_at: None,
+            is_new: true,
+        }
+    }
+
+    fn notice(told: Vec<Told>) -> Notice {
+        Notice { id: "7-ops-1".to_owned(), collector: "main".to_owned(), told }
+    }
+
+    #[test]
+    fn a_few_are_told_one_by_one() {
+        let one = notice(vec![told(1, "farm", "mast")]);
+        assert_eq!(one.summary(), "farm/mast: stale: <old> & odd");
+        assert_eq!((one.lines().len(), one.is_digest()), (0, false));
+        assert_eq!(one.slack(), json!({ "text": "*main*: farm/mast: stale: &lt;old&gt; &amp; odd" }));
+        let over = Told { resolved_at: Some(Timestamp(9_000)), is_new: false, ..told(2, "farm", "gw") };
+        let agent = Told { who: Who::Agent("gw".to_owned()), kind: Kind::Silent, ..told(3, "park", "") };
+        let some = notice(vec![told(1, "farm", "mast"), over, agent]);
+        assert_eq!(some.summary(), "2 alerts at 2 sites: 1 silent, 1 stale; 1 are over");
+        assert_eq!(
+            some.lines(),
+            [
+                "farm/mast: stale: <old> & odd",
+                "farm/gw: stale: over since 1970-01-01T00:00:09Z",
+                "agent park/gw: silent: <old> & odd"
+            ]
+        );
+        let document = some.document();
+        assert_eq!((&document["id"], &document["digest"]), (&json!("7-ops-1"), &json!(false)));
+        assert_eq!(document["alerts"][1]["state"], "resolved");
+        assert_eq!(document["alerts"][2]["agent"], "gw");
+    }
+
+    #[test]
+    fn a_region_is_told_in_short() {
+        let all = (0..250).map(|n| told(n, &format!("site-{}", n % 25), "meter")).collect();
+        let region = notice(all);
+        assert_eq!(region.summary(), "250 alerts at 25 sites: 250 stale");
+        let lines = region.lines();
+        assert_eq!(
+            (lines.len(), lines[0].as_str(), lines[20].as_str()),
+            (21, "site-0: 10 raised", "and 5 more sites")
+        );
+        let document = region.document();
+        assert_eq!((&document["more"], document["alerts"].as_array().unwrap().len()), (&json!(150), 100));
+        assert!(region.text().len() < 1_000);
+    }
+}

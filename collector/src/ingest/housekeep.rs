@@ -1,0 +1,120 @@
+//! Tidies away within a transaction, a part at a time, and notes what it was. What is tidied away when is decided in
+//! [`housekeeping`](crate::housekeeping).
+
+use rusqlite::Connection;
+
+use super::apply::{Apply, Done};
+use super::orders::Refused;
+use crate::housekeeping::{Facts, Policy, Verdict, verdict};
+use crate::jobs::{queue::Scope, shard};
+use crate::ledger::AgentNo;
+use crate::store::housekeeping::{self as rows, Removed};
+use crate::store::model::{DeviceNo, StopReason};
+use crate::store::{alerts, jobs, parked};
+use gapless_common::time::Timestamp;
+
+/// The sweep comes to each device once in so many seconds; to what is removed by its age once in as many.
+const SWEEP_SECONDS: u64 = 60;
+
+/// What is to be tidied away.
+#[derive(Debug, Default)]
+pub(super) struct Found {
+    devices: Vec<(i64, Verdict)>,
+    jobs: Vec<i64>,
+    alerts: Vec<i64>,
+    nonsense: Vec<(i64, AgentNo)>,
+}
+
+impl Found {
+    pub(super) fn is_empty(&self) -> bool {
+        let Self { devices, jobs, alerts, nonsense } = self;
+        devices.is_empty() && jobs.is_empty() && alerts.is_empty() && nonsense.is_empty()
+    }
+}
+
+/// What is to be tidied away as of this second. Reads only.
+pub(super) fn sweep(connection: &Connection, policy: &Policy, now: Timestamp) -> rusqlite::Result<Found> {
+    let part = now.0.div_euclid(1_000).cast_unsigned() % SWEEP_SECONDS;
+    let mut found = Found::default();
+    for no in jobs::devices(connection)?.into_iter().filter(|no| shard(*no, SWEEP_SECONDS) == part) {
+        let Some(device) = rows::device(connection, no)? else { continue };
+        let attribute = device.attributes.get("agreement_ends").map(String::as_str);
+        let agreement_ends =
+            policy.agreement_ends(&device.site, &device.name, attribute).unwrap_or_else(|why| {
+                tracing::warn!(site = device.site, device = device.name, "attribute `agreement_ends`: {why}");
+                None
+            });
+        let facts = Facts {
+            announced_at: device.announced_at,
+            is_confirmed: device.is_confirmed,
+            has_readings: device.has_readings,
+            agreement_ends,
+            stopped: device.stopped,
+        };
+        found.devices.extend(verdict(&facts, policy, now).map(|verdict| (no, verdict)));
+    }
+    if part == 0 {
+        let before = |age_ms: i64| now.plus_ms(age_ms.saturating_neg());
+        found.jobs = rows::old_jobs(connection, before(policy.job_history_ms))?;
+        found.alerts = rows::old_alerts(connection, before(policy.alerts_ms))?;
+        found.nonsense = rows::old_nonsense(connection, before(policy.quarantine_ms))?;
+    }
+    Ok(found)
+}
+
+impl Apply<'_, '_> {
+    /// Tidies away what the sweep found.
+    pub(super) fn housekeep(&mut self, found: &Found) -> Done {
+        let (connection, now) = (self.batch.connection, self.batch.now);
+        for (device, verdict) in &found.devices {
+            match verdict {
+                Verdict::Confirm => rows::confirm(connection, *device, "collector", now)?,
+                Verdict::Stop(reason, why) => self.stop(*device, *reason, why)?,
+                Verdict::GoOn => {
+                    tracing::info!(device, "asked again: its agreement goes on");
+                    alerts::go_on(connection, *device, None)?;
+                }
+            }
+        }
+        rows::forget_jobs(connection, &found.jobs)?;
+        rows::forget_alerts(connection, &found.alerts)?;
+        for (id, agent) in &found.nonsense {
+            parked::forget(connection, *id, self.memory.parked.entry(*agent).or_default())?;
+        }
+        let removed = [
+            (Removed::JobHistory, found.jobs.len(), "by its age"),
+            (Removed::Alerts, found.alerts.len(), "over, and old"),
+            (Removed::Quarantine, found.nonsense.len(), "frames that made no sense, by their age"),
+        ];
+        for (what, count, detail) in removed {
+            if count > 0 {
+                rows::tell(connection, what, (None, count), detail, now)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// A device is asked no more; what it sent stays.
+    pub(super) fn stop(&mut self, device: i64, reason: StopReason, why: &str) -> Done {
+        let (connection, now) = (self.batch.connection, self.batch.now);
+        alerts::stop(connection, device, (reason, why), now)?;
+        self.memory.jobs.forget(Scope(device));
+        let removed = match reason {
+            StopReason::Suspended => Removed::Suspended,
+            StopReason::AgreementEnded => Removed::AgreementEnded,
+            StopReason::NotConfirmed => Removed::NotConfirmed,
+        };
+        rows::tell(connection, removed, (Some(device), 1), why, now)
+    }
+
+    /// A person says that a device is to be collected; one that was dropped comes back.
+    pub(super) fn confirm(&self, device: DeviceNo, actor: &str) -> rusqlite::Result<Result<(), Refused>> {
+        let (connection, now) = (self.batch.connection, self.batch.now);
+        rows::confirm(connection, device.0, actor, now)?;
+        if alerts::stopped(connection, device.0)? == Some(StopReason::NotConfirmed) {
+            tracing::info!(device = device.0, actor, "confirmed: asked again");
+            alerts::go_on(connection, device.0, None)?;
+        }
+        Ok(Ok(()))
+    }
+}

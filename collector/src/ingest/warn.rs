@@ -1,0 +1,141 @@
+//! Raises and resolves alerts within a transaction, stops devices of which nothing came, and makes messages of what was
+//! gathered. What is told when is decided in [`alerts`](crate::alerts); `tell` sends it.
+
+use rusqlite::Connection;
+
+use super::apply::{Apply, Done};
+use super::orders::{Act, Refused};
+use crate::alerts::delivery::{self, Answer};
+use crate::alerts::judge::{self, AgentFacts, DeviceFacts};
+use crate::alerts::{Change, Kind, Stand, digest, step};
+use crate::jobs::shard;
+use crate::store::alerts::{self, Gathered, Known, Measure, Subjected};
+use crate::store::jobs;
+use crate::store::model::StopReason;
+
+/// The sweep comes to each device and each agent once in so many seconds.
+const SWEEP_SECONDS: u64 = 60;
+
+/// What the sweep of a second finds to write down.
+#[derive(Debug, Default)]
+pub(super) struct Found {
+    changes: Vec<(i64, Subjected, Kind, Changed)>,
+    stopped: Vec<(i64, String)>,
+    resumed: Vec<i64>,
+    closed: Vec<Gathered>,
+}
+
+#[derive(Debug)]
+enum Changed {
+    Raised(String),
+    Resolved(i64),
+}
+
+impl Found {
+    pub(super) fn is_empty(&self) -> bool {
+        let Self { changes, stopped, resumed, closed } = self;
+        changes.is_empty() && stopped.is_empty() && resumed.is_empty() && closed.is_empty()
+    }
+
+    fn judged<F>(&mut self, subject: Subjected, known: &Known<F>, stands: Vec<(Kind, Stand)>) {
+        for (kind, stand) in stands {
+            let open = known.open.get(&kind);
+            let changed = match (step(open.is_some(), stand), open) {
+                (Some(Change::Raise(words)), _) => Changed::Raised(words),
+                (Some(Change::Resolve), Some(id)) => Changed::Resolved(*id),
+                _ => continue,
+            };
+            self.changes.push((known.site, subject, kind, changed));
+        }
+    }
+
+    fn device(&mut self, no: i64, mut known: Known<DeviceFacts>, measure: Measure<'_>) {
+        let now = measure.now;
+        if judge::is_to_suspend(&known.facts, &known.limits, now) {
+            let days = now.since_ms(known.facts.commissioned_at) / 86_400_000;
+            let why = format!("nothing came of it in {days} days");
+            known.facts.is_collected = false;
+            known.facts.suspended = Some(why.clone());
+            self.stopped.push((no, why));
+        } else if known.facts.suspended.is_some() && known.facts.last_reading_at.is_some() {
+            // Its agent went on by itself, and now there is something.
+            known.facts.suspended = None;
+            self.resumed.push(no);
+        }
+        let stands = judge::device(&known.facts, &known.limits, now);
+        self.judged(Subjected::Device(no), &known, stands);
+    }
+
+    fn agent(&mut self, no: i64, known: &Known<AgentFacts>, measure: Measure<'_>) {
+        let stands = judge::agent(&known.facts, &known.limits, measure.now);
+        self.judged(Subjected::Agent(no), known, stands);
+    }
+}
+
+/// What is to be told as of this second. Reads only.
+pub(super) fn sweep(connection: &Connection, measure: Measure<'_>) -> rusqlite::Result<Found> {
+    let part = measure.now.0.div_euclid(1_000).cast_unsigned() % SWEEP_SECONDS;
+    let is_turn = |no: &i64| shard(*no, SWEEP_SECONDS) == part;
+    let mut found = Found::default();
+    for no in jobs::devices(connection)?.into_iter().filter(is_turn) {
+        if let Some(known) = alerts::device(connection, measure, no)? {
+            found.device(no, known, measure);
+        }
+    }
+    for no in alerts::agents(connection)?.into_iter().filter(is_turn) {
+        if let Some(known) = alerts::agent(connection, measure, no)? {
+            found.agent(no, &known, measure);
+        }
+    }
+    let gathered = alerts::gathered(connection)?.into_iter();
+    found.closed = gathered.filter(|g| digest::is_closed(g.first, g.last, measure.now)).collect();
+    Ok(found)
+}
+
+impl Apply<'_, '_> {
+    /// Writes down what the sweep found.
+    pub(super) fn warn(&mut self, found: &Found) -> Done {
+        let (connection, now) = (self.batch.connection, self.batch.now);
+        for (device, why) in &found.stopped {
+            self.stop(*device, StopReason::Suspended, why)?;
+        }
+        for device in &found.resumed {
+            tracing::info!(device, "asked again: something came of it");
+            alerts::go_on(connection, *device, None)?;
+        }
+        for (site, subject, kind, changed) in &found.changes {
+            match changed {
+                Changed::Raised(words) => alerts::raise(connection, (*site, *subject), *kind, words, now)?,
+                Changed::Resolved(alert) => alerts::resolve(connection, *alert, now)?,
+            }
+        }
+        found.closed.iter().try_for_each(|gathered| alerts::close(connection, gathered, now))
+    }
+
+    /// Does what a person wishes about alerts and devices.
+    pub(super) fn act(&mut self, act: &Act) -> rusqlite::Result<Result<(), Refused>> {
+        let (connection, now) = (self.batch.connection, self.batch.now);
+        Ok(match act {
+            Act::Acknowledge { alert, actor } => match alerts::acknowledge(connection, *alert, actor, now)? {
+                true => Ok(()),
+                false => Err(Refused::NoAlert(*alert)),
+            },
+            Act::Resume { device, actor } => match alerts::stopped(connection, device.0)? {
+                Some(StopReason::Suspended) => {
+                    tracing::info!(device = device.0, actor, "resumed");
+                    alerts::go_on(connection, device.0, Some(now))?;
+                    Ok(())
+                }
+                _ => Err(Refused::NotNow("it is not suspended")),
+            },
+            Act::Confirm { device, actor } => return self.confirm(*device, actor),
+        })
+    }
+
+    /// A receiver has answered.
+    pub(super) fn told(&mut self, receiver: &str, through: i64, answer: &Answer) -> Done {
+        let (connection, now) = (self.batch.connection, self.batch.now);
+        let next = delivery::next(alerts::failures(connection, receiver)?, answer, now);
+        alerts::answered(connection, (receiver, through), answer, next, now)
+    }
+}

@@ -1,0 +1,447 @@
+//! What people are told, as rows: the facts that it is judged by, the alerts with what became of them, and how far each
+//! receiver has been told. Decides nothing.
+
+use std::collections::BTreeMap;
+
+use gapless_common::time::Timestamp;
+use rusqlite::types::ValueRef;
+use rusqlite::{Connection, OptionalExtension as _, Row, params};
+
+use super::model::StopReason;
+use super::{AHEAD_MAX_MS, alert_rows, cell};
+use crate::alerts::Kind;
+use crate::alerts::delivery::{Answer, Next};
+use crate::alerts::judge::{AgentFacts, ChannelFacts, DeviceFacts};
+use crate::alerts::limits::{Limits, Rules};
+use crate::alerts::notice::{Told, Who};
+use crate::freshness::{Allowances, Subject};
+
+/// `coverage.state` of slots that were polled in vain.
+const MISSED: i64 = 2;
+/// A gap is told of for so long after it was proven; it stays in the list of gaps.
+const GAP_NEWS_MS: i64 = 7 * 86_400_000;
+
+/// Whose alert it is: the number of the row.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Subjected {
+    Device(i64),
+    Agent(i64),
+}
+
+/// A device or an agent with the facts about it, its limits, and its alerts that are open.
+#[derive(Debug)]
+pub(crate) struct Known<F> {
+    pub(crate) site: i64,
+    pub(crate) facts: F,
+    pub(crate) limits: Limits,
+    pub(crate) open: BTreeMap<Kind, i64>,
+}
+
+/// What devices are judged by beside the facts.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Measure<'a> {
+    pub(crate) rules: &'a Rules,
+    pub(crate) allowances: &'a Allowances,
+    /// Since when the collector has been listening.
+    pub(crate) listening_since: Timestamp,
+    pub(crate) now: Timestamp,
+}
+
+fn open_of(connection: &Connection, subject: Subjected) -> rusqlite::Result<BTreeMap<Kind, i64>> {
+    let (sql, no) = match subject {
+        Subjected::Device(no) => {
+            ("SELECT id, kind FROM alerts WHERE device = ?1 AND resolved_at IS NULL", no)
+        }
+        Subjected::Agent(no) => ("SELECT id, kind FROM alerts WHERE agent = ?1 AND resolved_at IS NULL", no),
+    };
+    let mut statement = connection.prepare_cached(sql)?;
+    let mut rows = statement.query([no])?;
+    let mut open = BTreeMap::new();
+    while let Some(row) = rows.next()? {
+        if let Some(kind) = Kind::of_code(row.get(1)?) {
+            open.insert(kind, row.get(0)?);
+        }
+    }
+    Ok(open)
+}
+
+/// Not in the future, as far as clocks may differ.
+const DEVICE: &str = "SELECT s.id AS site_no, s.name AS site, d.name AS device, d.attributes, d.announced_at, d.resumed_at,
+        d.stopped, d.stopped_why, a.connected, a.flush_ms, a.last_birth_at, g.id AS grid, g.interval_ms,
+        (SELECT max(ts) FROM (SELECT (SELECT max(ts) FROM readings r WHERE r.series = x.id AND r.ts <= ?2) AS ts
+            FROM series x WHERE x.device = d.id)) AS last_ts,
+        (SELECT max(o.last_slot - o.first_slot + 1) FROM gaps o JOIN grids og ON og.id = o.grid
+            WHERE og.device = d.id AND o.state <> 2 AND o.opened_at > ?3) AS gap_slots
+    FROM devices d JOIN sites s ON s.id = d.site
+    LEFT JOIN spans p ON p.id = (SELECT max(q.id) FROM spans q JOIN grids qg ON qg.id = q.grid
+        WHERE qg.device = d.id AND q.last_slot IS NULL AND q.first_slot IS NOT NULL)
+    LEFT JOIN grids g ON g.id = p.grid LEFT JOIN agents a ON a.id = p.agent WHERE d.id = ?1";
+
+/// What is known of a device.
+pub(crate) fn device(
+    connection: &Connection,
+    measure: Measure<'_>,
+    no: i64,
+) -> rusqlite::Result<Option<Known<DeviceFacts>>> {
+    let Measure { now, .. } = measure;
+    let values = [no, now.plus_ms(AHEAD_MAX_MS).0, now.plus_ms(-GAP_NEWS_MS).0];
+    let row = |r: &Row<'_>| device_row(connection, measure, no, r);
+    connection.prepare_cached(DEVICE)?.query_row(values, row).optional()
+}
+
+fn device_row(
+    connection: &Connection,
+    measure: Measure<'_>,
+    no: i64,
+    r: &Row<'_>,
+) -> rusqlite::Result<Known<DeviceFacts>> {
+    let attributes: BTreeMap<String, String> =
+        serde_json::from_str(&r.get::<_, String>("attributes")?).unwrap_or_default();
+    let (site, device): (String, String) = (r.get("site")?, r.get("device")?);
+    let class = attributes.get("class").map(String::as_str);
+    let limits = measure.rules.of(&site, &device, class);
+    let grid: Option<i64> = r.get("grid")?;
+    let number = |column| Ok::<_, rusqlite::Error>(r.get::<_, Option<i64>>(column)?.unwrap_or_default());
+    let (interval_ms, flush_ms) = (number("interval_ms")?, number("flush_ms")?);
+    let subject = Subject { site: &site, device: &device, class, interval_ms, flush_ms };
+    let stopped = r.get::<_, Option<i64>>("stopped")?.and_then(alert_rows::stop_reason);
+    let last_reading_at = r.get::<_, Option<i64>>("last_ts")?.map(Timestamp);
+    let back = Timestamp(number("last_birth_at")?.saturating_add(flush_ms));
+    let unauthorised = attributes.get("not_authorised_since").map(|since| {
+        let why = attributes.get("not_authorised_reason").map_or("no reason told", String::as_str);
+        (since.clone(), why.to_owned())
+    });
+    let is_collected = grid.is_some() && stopped.is_none();
+    let facts = DeviceFacts {
+        is_collected,
+        agent_is_there: number("connected")? == 1,
+        listening_since: measure.listening_since.max(back),
+        commissioned_at: Timestamp(number("announced_at")?.max(number("resumed_at")?)),
+        last_reading_at,
+        allowed_ms: measure.allowances.of(&subject),
+        missed: grid.map(|grid| missed(connection, grid)).transpose()?.flatten(),
+        gap_slots: number("gap_slots")?,
+        unauthorised,
+        suspended: r
+            .get::<_, Option<String>>("stopped_why")?
+            .filter(|_| stopped == Some(StopReason::Suspended)),
+        channels: match last_reading_at.filter(|_| is_collected) {
+            Some(last) => channels(connection, no, last, interval_ms, &limits)?,
+            None => Vec::new(),
+        },
+    };
+    Ok(Known { site: r.get("site_no")?, facts, limits, open: open_of(connection, Subjected::Device(no))? })
+}
+
+/// Why the newest slot of a grid was polled in vain, where it was.
+fn missed(connection: &Connection, grid: i64) -> rusqlite::Result<Option<gapless_common::quality::Cause>> {
+    let sql = "SELECT state, cause FROM coverage WHERE grid = ?1 ORDER BY first_slot DESC LIMIT 1";
+    let row = |r: &Row<'_>| Ok((r.get::<_, i64>(0)?, r.get::<_, i64>(1)?));
+    let newest = connection.prepare_cached(sql)?.query_row([grid], row).optional()?;
+    Ok(newest.filter(|(state, _)| *state == MISSED).and_then(|(_, cause)| cell::cause(cause).ok()))
+}
+
+/// The newest readings of each channel, as many as the limits speak of. Older revisions of a channel have none so new.
+fn channels(
+    connection: &Connection,
+    device: i64,
+    last: Timestamp,
+    interval_ms: i64,
+    limits: &Limits,
+) -> rusqlite::Result<Vec<ChannelFacts>> {
+    let sql = "SELECT id, channel, attributes ->> 'valid' FROM series WHERE device = ?1";
+    let mut statement = connection.prepare_cached(sql)?;
+    let mut rows = statement.query([device])?;
+    let sql = "SELECT value, quality FROM readings WHERE series = ?1 AND ts > ?2 AND ts <= ?3 ORDER BY ts DESC LIMIT ?4";
+    let mut newest_of = connection.prepare_cached(sql)?;
+    let mut channels = Vec::new();
+    while let Some(r) = rows.next()? {
+        let channel: String = r.get(1)?;
+        let flat = if limits.moves.contains(&channel) { limits.flat_polls } else { 0 };
+        let polls = i64::from(limits.implausible_polls.max(flat));
+        if polls == 0 {
+            continue;
+        }
+        let from = last.plus_ms(interval_ms.saturating_mul(-polls - 1));
+        let reading = |r: &Row<'_>| {
+            let value = match r.get_ref(0)? {
+                ValueRef::Real(x) => Some(x),
+                _ => None,
+            };
+            Ok(cell::quality(r.get(1)?).ok().map(|quality| (value, quality)))
+        };
+        let newest = newest_of.query_map([r.get::<_, i64>(0)?, from.0, last.0, polls], reading)?;
+        let newest: rusqlite::Result<Vec<_>> = newest.collect();
+        let valid: Option<String> = r.get(2)?;
+        let valid = valid.and_then(|text| serde_json::from_str(&text).ok());
+        channels.push(ChannelFacts { channel, valid, newest: newest?.into_iter().flatten().collect() });
+    }
+    Ok(channels)
+}
+
+/// The agents there are.
+pub(crate) fn agents(connection: &Connection) -> rusqlite::Result<Vec<i64>> {
+    let mut statement = connection.prepare_cached("SELECT id FROM agents ORDER BY id")?;
+    statement.query_map([], |r| r.get(0))?.collect()
+}
+
+/// What is known of an agent.
+pub(crate) fn agent(
+    connection: &Connection,
+    measure: Measure<'_>,
+    no: i64,
+) -> rusqlite::Result<Option<Known<AgentFacts>>> {
+    let sql = "SELECT a.site, s.name, a.connected, coalesce(a.left_at, a.last_heard_at), a.outbox_owed, a.outbox_budget,
+            a.clock_off_ms, a.clock_set,
+            EXISTS (SELECT 1 FROM spans p WHERE p.agent = a.id AND p.last_slot IS NULL AND p.first_slot IS NOT NULL)
+        FROM agents a JOIN sites s ON s.id = a.site WHERE a.id = ?1";
+    let row = |r: &Row<'_>| {
+        let is_there = r.get::<_, i64>(2)? == 1;
+        let left = r.get::<_, Option<i64>>(3)?.map(|at| Timestamp(at).max(measure.listening_since));
+        let facts = AgentFacts {
+            owes: r.get(8)?,
+            gone_since: left.filter(|_| !is_there),
+            outbox: r.get::<_, Option<i64>>(4)?.zip(r.get(5)?),
+            clock_off_ms: r.get(6)?,
+            clock_set: r.get(7)?,
+        };
+        let limits = measure.rules.of_agents(&r.get::<_, String>(1)?);
+        Ok(Known { site: r.get(0)?, facts, limits, open: open_of(connection, Subjected::Agent(no))? })
+    };
+    connection.prepare_cached(sql)?.query_row([no], row).optional()
+}
+
+const RAISED: i64 = 1;
+const ACKNOWLEDGED: i64 = 2;
+const RESOLVED: i64 = 3;
+
+/// The word that the API has for `alert_events.event`.
+pub(super) const fn event_word(event: i64) -> Option<&'static str> {
+    match event {
+        RAISED => Some("raised"),
+        ACKNOWLEDGED => Some("acknowledged"),
+        RESOLVED => Some("resolved"),
+        _ => None,
+    }
+}
+
+fn tell(
+    connection: &Connection,
+    alert: i64,
+    event: i64,
+    actor: &str,
+    now: Timestamp,
+) -> rusqlite::Result<()> {
+    let sql = "INSERT INTO alert_events (alert, at, event, actor) VALUES (?1, ?2, ?3, ?4)";
+    connection.prepare_cached(sql)?.execute(params![alert, now.0, event, actor]).map(drop)
+}
+
+/// Raises an alert.
+pub(crate) fn raise(
+    connection: &Connection,
+    (site, subject): (i64, Subjected),
+    kind: Kind,
+    detail: &str,
+    now: Timestamp,
+) -> rusqlite::Result<()> {
+    let (device, agent) = match subject {
+        Subjected::Device(no) => (Some(no), None),
+        Subjected::Agent(no) => (None, Some(no)),
+    };
+    let sql =
+        "INSERT INTO alerts (kind, site, device, agent, detail, raised_at) VALUES (?1, ?2, ?3, ?4, ?5, ?6)
+        RETURNING id";
+    let row = params![kind.code(), site, device, agent, detail, now.0];
+    let id = connection.prepare_cached(sql)?.query_row(row, |r| r.get(0))?;
+    tell(connection, id, RAISED, "collector", now)
+}
+
+/// Resolves an alert.
+pub(crate) fn resolve(connection: &Connection, alert: i64, now: Timestamp) -> rusqlite::Result<()> {
+    connection
+        .prepare_cached("UPDATE alerts SET resolved_at = ?2 WHERE id = ?1 AND resolved_at IS NULL")?
+        .execute([alert, now.0])?;
+    tell(connection, alert, RESOLVED, "collector", now)
+}
+
+/// A person has seen an alert. Returns whether there is such a one that is not over; seen again it stays as it is.
+pub(crate) fn acknowledge(
+    connection: &Connection,
+    alert: i64,
+    actor: &str,
+    now: Timestamp,
+) -> rusqlite::Result<bool> {
+    let sql = "SELECT acknowledged_at FROM alerts WHERE id = ?1 AND resolved_at IS NULL";
+    let row = |r: &Row<'_>| r.get::<_, Option<i64>>(0);
+    let Some(seen) = connection.prepare_cached(sql)?.query_row([alert], row).optional()? else {
+        return Ok(false);
+    };
+    if seen.is_none() {
+        let sql = "UPDATE alerts SET acknowledged_at = ?2, acknowledged_by = ?3 WHERE id = ?1";
+        connection.prepare_cached(sql)?.execute(params![alert, now.0, actor])?;
+        tell(connection, alert, ACKNOWLEDGED, actor, now)?;
+    }
+    Ok(true)
+}
+
+/// A device is not asked any more.
+pub(crate) fn stop(
+    connection: &Connection,
+    device: i64,
+    (reason, why): (StopReason, &str),
+    now: Timestamp,
+) -> rusqlite::Result<()> {
+    let sql = "UPDATE devices SET stopped = ?2, stopped_at = ?3, stopped_why = ?4 WHERE id = ?1";
+    connection
+        .prepare_cached(sql)?
+        .execute(params![device, alert_rows::stop_code(reason), now.0, why])
+        .map(drop)
+}
+
+/// It is asked again; from `resumed` on it counts as commissioned, where a person wants it.
+pub(crate) fn go_on(
+    connection: &Connection,
+    device: i64,
+    resumed: Option<Timestamp>,
+) -> rusqlite::Result<()> {
+    let sql = "UPDATE devices SET stopped = NULL, stopped_at = NULL, stopped_why = NULL,
+        resumed_at = coalesce(?2, resumed_at) WHERE id = ?1";
+    connection.prepare_cached(sql)?.execute(params![device, resumed.map(|at| at.0)]).map(drop)
+}
+
+/// Why a device is not asked, where it is not.
+pub(crate) fn stopped(connection: &Connection, device: i64) -> rusqlite::Result<Option<StopReason>> {
+    let sql = "SELECT stopped FROM devices WHERE id = ?1";
+    let code =
+        connection.prepare_cached(sql)?.query_row([device], |r| r.get::<_, Option<i64>>(0)).optional()?;
+    Ok(code.flatten().and_then(alert_rows::stop_reason))
+}
+
+/// Whether these are the receivers that are known, and none of them waits.
+pub(crate) fn knows(connection: &Connection, names: &[String]) -> rusqlite::Result<bool> {
+    let mut statement = connection.prepare_cached("SELECT name, next_at FROM receivers ORDER BY name")?;
+    let row = |r: &Row<'_>| Ok((r.get::<_, String>(0)?, r.get::<_, Option<i64>>(1)?));
+    let known = statement.query_map([], row)?.collect::<rusqlite::Result<Vec<_>>>()?;
+    let is_same = known.iter().map(|(name, _)| name).eq(names.iter());
+    Ok(is_same && known.iter().all(|(_, next)| next.is_none()))
+}
+
+/// These are the receivers: a new one is told of what comes from now on, one that is gone is told of nothing, and what
+/// waits is tried again now, since somebody may have mended what was wrong. `names` are in order.
+pub(crate) fn know(connection: &Connection, names: &[String], now: Timestamp) -> rusqlite::Result<()> {
+    let list = serde_json::to_string(names).unwrap_or_default();
+    let gone = "DELETE FROM receivers WHERE name NOT IN (SELECT value FROM json_each(?1))";
+    connection.prepare_cached(gone)?.execute([&list])?;
+    let new = "INSERT OR IGNORE INTO receivers (name, told)
+        SELECT value, coalesce((SELECT max(id) FROM alert_events), 0) FROM json_each(?1)";
+    connection.prepare_cached(new)?.execute([&list])?;
+    let waiting = "UPDATE receivers SET next_at = ?1, failures = 0 WHERE next_at > ?1";
+    connection.prepare_cached(waiting)?.execute([now.0]).map(drop)
+}
+
+/// What a receiver is still to be told, of which no message is under way.
+#[derive(Debug)]
+pub(crate) struct Gathered {
+    pub(crate) receiver: String,
+    pub(crate) first: Timestamp,
+    pub(crate) last: Timestamp,
+    pub(crate) through: i64,
+}
+
+/// What has been gathered for the receivers.
+pub(crate) fn gathered(connection: &Connection) -> rusqlite::Result<Vec<Gathered>> {
+    let sql =
+        "SELECT v.name, min(e.at), max(e.at), max(e.id) FROM receivers v JOIN alert_events e ON e.id > v.told
+        WHERE v.through IS NULL AND e.event <> 2 GROUP BY v.name";
+    let mut statement = connection.prepare_cached(sql)?;
+    let row = |r: &Row<'_>| {
+        let (first, last) = (Timestamp(r.get(1)?), Timestamp(r.get(2)?));
+        Ok(Gathered { receiver: r.get(0)?, first, last, through: r.get(3)? })
+    };
+    statement.query_map([], row)?.collect()
+}
+
+/// What was gathered is a message now.
+pub(crate) fn close(connection: &Connection, gathered: &Gathered, now: Timestamp) -> rusqlite::Result<()> {
+    let sql = "UPDATE receivers SET through = ?2, next_at = ?3, failures = 0 WHERE name = ?1";
+    connection.prepare_cached(sql)?.execute(params![gathered.receiver, gathered.through, now.0]).map(drop)
+}
+
+/// A message that a receiver is due.
+#[derive(Debug)]
+pub(crate) struct Owed {
+    pub(crate) through: i64,
+    pub(crate) told: Vec<Told>,
+}
+
+/// What a receiver is due by `now`.
+pub(crate) fn owed(
+    connection: &Connection,
+    receiver: &str,
+    now: Timestamp,
+) -> rusqlite::Result<Option<Owed>> {
+    let sql = "SELECT told, through FROM receivers WHERE name = ?1 AND through IS NOT NULL AND next_at <= ?2";
+    let row = |r: &Row<'_>| Ok((r.get::<_, i64>(0)?, r.get::<_, i64>(1)?));
+    let Some((told, through)) =
+        connection.prepare_cached(sql)?.query_row(params![receiver, now.0], row).optional()?
+    else {
+        return Ok(None);
+    };
+    let sql = "SELECT a.id, a.kind, s.name AS site, d.name AS device, g.name AS agent, a.detail, a.raised_at,
+            max(e.event = 1) AS is_new, max(CASE e.event WHEN 3 THEN e.at END) AS resolved_at
+        FROM alert_events e JOIN alerts a ON a.id = e.alert JOIN sites s ON s.id = a.site
+        LEFT JOIN devices d ON d.id = a.device LEFT JOIN agents g ON g.id = a.agent
+        WHERE e.id > ?1 AND e.id <= ?2 AND e.event <> 2 GROUP BY a.id ORDER BY a.id";
+    let mut statement = connection.prepare_cached(sql)?;
+    let mut rows = statement.query([told, through])?;
+    let mut all = Vec::new();
+    while let Some(r) = rows.next()? {
+        let Some(kind) = Kind::of_code(r.get("kind")?) else { continue };
+        let who = match r.get::<_, Option<String>>("device")? {
+            Some(device) => Who::Device(device),
+            None => Who::Agent(r.get::<_, Option<String>>("agent")?.unwrap_or_default()),
+        };
+        all.push(Told {
+            alert: r.get("id")?,
+            kind,
+            site: r.get("site")?,
+            who,
+            detail: r.get("detail")?,
+            raised_at: Timestamp(r.get("raised_at")?),
+            resolved_at: r.get::<_, Option<i64>>("resolved_at")?.map(Timestamp),
+            is_new: r.get("is_new")?,
+        });
+    }
+    Ok(Some(Owed { through, told: all }))
+}
+
+/// What a receiver did with the message that ends with `through`, and, where it did not take it, what comes next.
+pub(crate) fn answered(
+    connection: &Connection,
+    (receiver, through): (&str, i64),
+    answer: &Answer,
+    next: Option<Next>,
+    now: Timestamp,
+) -> rusqlite::Result<()> {
+    let why = match answer {
+        Answer::Accepted => None,
+        Answer::Passing { why, .. } => Some(why.clone()),
+        Answer::Refused(why) => Some(format!("refused: {why}")),
+        Answer::Credentials(why) => Some(format!("the credentials were refused: {why}")),
+    };
+    let Some(next) = next else {
+        let sql = "UPDATE receivers SET told = through, through = NULL, next_at = NULL, failures = 0, last_error = NULL,
+            accepted = accepted + 1, accepted_at = ?3 WHERE name = ?1 AND through = ?2";
+        return connection.prepare_cached(sql)?.execute(params![receiver, through, now.0]).map(drop);
+    };
+    let sql =
+        "UPDATE receivers SET failures = ?3, next_at = ?4, last_error = ?5 WHERE name = ?1 AND through = ?2";
+    let row = params![receiver, through, next.failures, next.at.0, why];
+    connection.prepare_cached(sql)?.execute(row).map(drop)
+}
+
+/// Failures in a row of the message under way.
+pub(crate) fn failures(connection: &Connection, receiver: &str) -> rusqlite::Result<u32> {
+    let sql = "SELECT failures FROM receivers WHERE name = ?1";
+    Ok(connection.prepare_cached(sql)?.query_row([receiver], |r| r.get(0)).optional()?.unwrap_or_default())
+}

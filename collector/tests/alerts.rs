@@ -1,0 +1,561 @@
+//! Alerts and housekeeping in made-up time, through the committer: what is raised when, that it is raised once and is over by
+//! itself, that neither a restart nor a receiver that is away loses or doubles a message; and what is tidied away when.
+
+#![expect(clippy::unwrap_used, reason = "a test panics where something is not as it should be")]
+
+use std::collections::BTreeMap;
+
+use gapless_collector::alerts::Kind;
+use gapless_collector::alerts::delivery::Answer;
+use gapless_collector::alerts::limits::{Rules, Said};
+use gapless_collector::housekeeping::{Confirm, Policy};
+use gapless_collector::ingest::committer::Committer;
+use gapless_collector::ingest::{Act, Ask, Inbound, Refused};
+use gapless_collector::jobs::queue::Why;
+use gapless_collector::store::ReadStore as _;
+use gapless_collector::store::model::{AlertFilter, AlertRow, DeviceNo, ReceiverRow, StopReason};
+use gapless_common::catalog::{Aggregation, Catalog, Channel, Device, PeriodLabel};
+use gapless_common::id::{
+    AgentId, BootId, ChannelId, ChannelIndex, ConnectionId, DeviceId, DeviceIndex, Epoch, Seq, SiteId,
+};
+use gapless_common::message::{AgentState, DataFrame, HeldEpoch};
+use gapless_common::quality::{Cause, Quality};
+use gapless_common::reading::{
+    Acquired, CatalogRecord, Completeness, EpochStart, Misses, Readings, Record, Sample, Value,
+};
+use gapless_common::time::{Interval, SlotGrid, Timestamp};
+use gapless_common::topic::{AgentPath, Up};
+use gapless_common::wire::{self, Message};
+use rusqlite::Connection;
+
+/// 2026-01-01T00:00:00Z.
+const T0: Timestamp = Timestamp(1_767_225_600_000);
+const INTERVAL_MS: i64 = 60_000;
+/// Two intervals and 10 s.
+const ALLOWED_S: i64 = 130;
+const MINUTE_S: i64 = 60;
+const DAY_S: i64 = 86_400;
+const OPS: &str = "webhook.ops";
+
+/// An agent with one meter.
+struct Site {
+    path: AgentPath,
+    attributes: BTreeMap<String, String>,
+    next: u64,
+}
+
+/// A collector, its made-up time, and sites.
+struct World {
+    committer: Committer,
+    now: Timestamp,
+    sites: Vec<Site>,
+}
+
+impl World {
+    fn new(sites: usize, rules: Rules) -> Self {
+        let committer = Committer::from_connection(Connection::open_in_memory().unwrap(), 7).unwrap();
+        let mut world = Self { committer: committer.with_rules(rules), now: T0, sites: Vec::new() };
+        world.committer.know_receivers(vec![OPS.to_owned()], T0).unwrap();
+        for n in 0..sites {
+            let path = AgentPath {
+                site: SiteId::new(&format!("site-{n}")).unwrap(),
+                agent: AgentId::new("gw").unwrap(),
+            };
+            world.sites.push(Site { path, attributes: BTreeMap::new(), next: 1 });
+            world.be_born(n);
+            let start = EpochStart {
+                previous: None,
+                boot: BootId(5),
+                boot_clock_ms: 10,
+                at: T0,
+                clock_set: true,
+                durable: true,
+                agent_version: "1".into(),
+            };
+            world.send(n, vec![Record::Start(start)]);
+            world.describe(n, &[]);
+        }
+        world
+    }
+
+    fn catalog(&self, site: usize) -> Catalog {
+        let channel = Channel {
+            id: ChannelId::new("power").unwrap(),
+            unit: "kW".into(),
+            quantity: "".into(),
+            aggregation: Aggregation::Instant,
+            label: PeriodLabel::End,
+            attributes: BTreeMap::new(),
+        };
+        let grid = SlotGrid::every(Interval::from_ms(INTERVAL_MS.cast_unsigned()).unwrap());
+        let (id, attributes) = (DeviceId::new("meter").unwrap(), self.sites[site].attributes.clone());
+        Catalog { devices: vec![Device { id, grid, paused: false, channels: vec![channel], attributes }] }
+    }
+
+    /// What is known of the meter of a site besides.
+    fn describe(&mut self, site: usize, attributes: &[(&str, &str)]) {
+        self.sites[site].attributes =
+            attributes.iter().map(|&(key, value)| (key.into(), value.into())).collect();
+        let (hash, bytes) = wire::encode_catalog(&self.catalog(site));
+        let since = Some(self.now);
+        self.send(site, vec![Record::Catalog(CatalogRecord { hash, since, bytes })]);
+    }
+
+    fn take(&mut self, site: usize, kind: Up, payload: Vec<u8>) {
+        let message = Inbound { topic: self.sites[site].path.up(kind), payload, at: self.now, token: 1 };
+        self.committer.attempt(&[message], self.now).unwrap();
+    }
+
+    fn be_born(&mut self, site: usize) {
+        let state = AgentState::Birth {
+            path: self.sites[site].path.clone(),
+            connection: ConnectionId(1),
+            agent_version: "1".into(),
+            boot: BootId(5),
+            epoch: Epoch(1),
+            catalog: wire::encode_catalog(&self.catalog(site)).0,
+            held: vec![HeldEpoch { epoch: Epoch(1), first: Seq(1), next: Seq(self.sites[site].next) }],
+            durable: true,
+            clock_set: true,
+            flush_ms: 0,
+        };
+        self.take(site, Up::State, wire::encode(&Message::State(state)).unwrap());
+    }
+
+    fn leave(&mut self, site: usize) {
+        let gone = AgentState::Gone { connection: ConnectionId(1), clean: false };
+        self.take(site, Up::State, wire::encode(&Message::State(gone)).unwrap());
+    }
+
+    fn send(&mut self, site: usize, records: Vec<Record>) {
+        let catalog = self.catalog(site);
+        let hash = wire::encode_catalog(&catalog).0;
+        let (count, first) = (u64::try_from(records.len()).unwrap(), Seq(self.sites[site].next));
+        let (agent, connection, epoch) = (self.sites[site].path.tag(), ConnectionId(1), Epoch(1));
+        let frame = DataFrame { agent, connection, epoch, first, catalog: hash, records };
+        self.sites[site].next += count;
+        self.take(site, Up::Data, wire::encode_data(&frame, &catalog).unwrap());
+    }
+
+    /// The meter of a site is read now.
+    fn read(&mut self, site: usize, value: Result<f64, Quality>) {
+        let (value, quality) = match value {
+            Ok(number) => (Some(Value::Number(number)), Quality::Good),
+            Err(quality) => (None, quality),
+        };
+        let sample = Sample { channel: ChannelIndex(0), value, quality };
+        let slot = self.catalog(site).devices[0].grid.slot_at(self.now);
+        let (device, acquired, at) = (DeviceIndex(0), Acquired::InSlot(slot), self.now);
+        self.send(site, vec![Record::Readings(Readings { device, acquired, at, samples: vec![sample] })]);
+    }
+
+    /// So many seconds pass; the collector looks after its alerts in each.
+    fn pass(&mut self, seconds: i64) {
+        for _ in 0..seconds {
+            self.now = self.now.plus_ms(1_000);
+            self.committer.look_after_alerts(self.now).unwrap();
+            self.committer.housekeep(self.now).unwrap();
+        }
+    }
+
+    /// The same with a reading of each site a minute.
+    fn live(&mut self, minutes: i64, mut value: impl FnMut(i64) -> Result<f64, Quality>) {
+        for minute in 0..minutes {
+            (0..self.sites.len()).for_each(|site| self.read(site, value(minute)));
+            self.pass(MINUTE_S);
+        }
+    }
+
+    fn alerts(&self) -> Vec<AlertRow> {
+        self.committer.store().alerts(&AlertFilter { limit: 10_000, ..AlertFilter::default() }).unwrap()
+    }
+
+    /// The clock jumps to so many days after the beginning; then the round over all devices passes.
+    fn on_day(&mut self, days: i64) {
+        self.now = T0.plus_ms(days * DAY_S * 1_000);
+        self.pass(MINUTE_S);
+    }
+
+    fn housekeeping(self, policy: Policy) -> Self {
+        Self { committer: self.committer.with_housekeeping(policy), ..self }
+    }
+
+    /// Why the meter of a site is not asked, where it is not.
+    fn stopped(&self, site: usize) -> Option<(StopReason, String)> {
+        let rows = self.committer.store().devices(Some(&self.sites[site].path.site), self.now).unwrap();
+        rows[0].stopped.clone().map(|stopped| (stopped.reason, stopped.why))
+    }
+
+    /// What was tidied away, and how much of it.
+    fn removed(&self) -> Vec<(String, u64)> {
+        let rows = self.committer.store().removals(None, 100).unwrap();
+        rows.into_iter().map(|row| (row.what, row.count)).collect()
+    }
+
+    /// Kind, and whether it is over.
+    fn told(&self) -> Vec<(&'static str, bool)> {
+        self.alerts().iter().map(|alert| (alert.kind.word(), alert.resolved_at.is_some())).collect()
+    }
+
+    fn ops(&self) -> ReceiverRow {
+        self.committer.store().receivers().unwrap().remove(0)
+    }
+
+    /// The last event of the message under way, where there is one.
+    fn message(&self) -> Option<i64> {
+        let sql = "SELECT through FROM receivers WHERE next_at <= ?1";
+        self.committer.connection().query_row(sql, [self.now.0], |r| r.get(0)).ok()
+    }
+
+    fn restart(self, rules: Rules) -> Self {
+        let connection = self.committer.into_connection().unwrap();
+        let mut committer = Committer::from_connection(connection, 8).unwrap().with_rules(rules);
+        committer.nobody_connected(self.now).unwrap();
+        Self { committer, ..self }
+    }
+}
+
+fn off(kinds: &[Kind]) -> Rules {
+    let said = Said { off: Some(kinds.iter().copied().collect()), ..Said::default() };
+    Rules { usual: said, ..Rules::default() }
+}
+
+#[test]
+fn stale_data_is_told_once_after_its_time_and_is_over_by_itself() {
+    let mut world = World::new(1, Rules::default());
+    world.live(3, |_| Ok(1.0));
+    // A minute has passed since the last reading. Five minutes beyond what is allowed, and the round over all devices.
+    world.pass(ALLOWED_S + 4 * MINUTE_S - 1);
+    assert_eq!(world.told(), []);
+    let written = world.committer.connection().total_changes();
+    world.pass(MINUTE_S + 1);
+    assert_eq!(world.told(), [("stale", false)]);
+    let commit = world.committer.head().commit;
+    world.pass(60 * MINUTE_S);
+    assert_eq!(world.told(), [("stale", false)], "once");
+    assert_eq!(world.committer.head().commit, commit, "no reading has changed");
+    let rows = world.committer.connection().total_changes() - written;
+    assert!(rows < 10, "{rows} rows were written in an hour");
+    world.live(2, |_| Ok(1.0));
+    assert_eq!(world.told(), [("stale", true)]);
+    let events = world.committer.store().alert_events(1).unwrap();
+    let words: Vec<_> = events.iter().map(|event| (event.event, event.actor.as_str())).collect();
+    assert_eq!(words, [("raised", "collector"), ("resolved", "collector")]);
+}
+
+#[test]
+fn a_device_that_does_not_answer_and_an_agent_that_is_gone_are_told_apart() {
+    let mut world = World::new(2, Rules::default());
+    world.live(3, |_| Ok(1.0));
+    world.leave(1);
+    for _ in 0..9 {
+        let first = world.catalog(0).devices[0].grid.slot_at(world.now);
+        world.send(
+            0,
+            vec![Record::Misses(Misses { device: DeviceIndex(0), first, count: 1, cause: Cause::NoAnswer })],
+        );
+        world.pass(MINUTE_S);
+    }
+    let mut alerts = world.alerts();
+    alerts.sort_by_key(|alert| alert.site.to_string());
+    let told: Vec<_> = alerts.iter().map(|a| (a.kind, a.device.is_some(), a.agent.is_some())).collect();
+    assert_eq!(told, [(Kind::Silent, true, false), (Kind::Silent, false, true)], "{alerts:?}");
+    assert!(alerts[0].detail.contains("did not answer"), "{}", alerts[0].detail);
+    world.be_born(1);
+    world.live(2, |_| Ok(1.0));
+    assert!(world.told().iter().all(|(_, over)| *over), "{:?}", world.told());
+}
+
+#[test]
+fn a_collector_that_was_away_waits_before_it_tells() {
+    let mut world = World::new(1, Rules::default());
+    world.live(3, |_| Ok(1.0));
+    world.now = world.now.plus_ms(6 * 3_600_000);
+    let mut world = world.restart(Rules::default());
+    world.pass(4 * MINUTE_S);
+    assert_eq!(world.told(), [], "its agent may be back at any moment");
+    world.be_born(0);
+    world.live(10, |_| Ok(1.0));
+    assert_eq!(world.told(), []);
+}
+
+#[test]
+fn gaps_are_told_by_their_size_while_they_are_news() {
+    let mut world = World::new(1, off(&[Kind::Stale]));
+    world.live(2, |_| Ok(1.0));
+    world.pass(20 * MINUTE_S);
+    world.live(1, |_| Ok(1.0));
+    let through = world.catalog(0).devices[0].grid.slot_at(world.now.plus_ms(-INTERVAL_MS));
+    world.send(0, vec![Record::Complete(Completeness { through: vec![(DeviceIndex(0), through)] })]);
+    world.pass(MINUTE_S);
+    assert_eq!(world.told(), [("gap", false)], "{:?}", world.committer.store().gaps(&Default::default()));
+    assert!(world.alerts()[0].detail.contains("20 slots"), "{}", world.alerts()[0].detail);
+    world.now = world.now.plus_ms(7 * DAY_S * 1_000);
+    world.pass(MINUTE_S);
+    assert_eq!(world.told(), [("gap", true)]);
+}
+
+#[test]
+fn withdrawn_consent_is_told_and_its_return() {
+    let mut world = World::new(1, Rules::default());
+    world.live(1, |_| Ok(1.0));
+    world.describe(
+        0,
+        &[("not_authorised_since", "2026-01-01T00:01:00Z"), ("not_authorised_reason", "moved out")],
+    );
+    world.pass(MINUTE_S);
+    assert_eq!(world.told(), [("unauthorised", false)]);
+    assert!(world.alerts()[0].detail.ends_with("since 2026-01-01T00:01:00Z: moved out"));
+    world.describe(0, &[]);
+    world.live(1, |_| Ok(1.0));
+    assert_eq!(world.told(), [("unauthorised", true)]);
+}
+
+#[test]
+fn values_out_of_range_and_values_that_do_not_move_are_told() {
+    let said = Said { moves: Some(["power".to_owned()].into()), flat_polls: Some(5), ..Said::default() };
+    let mut world = World::new(1, Rules { usual: said, ..Rules::default() });
+    world.live(4, |_| Ok(1.0));
+    assert_eq!(world.told(), []);
+    world.live(2, |_| Ok(1.0));
+    assert_eq!(world.told(), [("flat", false)]);
+    world.live(5, |minute| if minute < 3 { Err(Quality::BadOutOfRange) } else { Ok(2.0) });
+    assert_eq!(world.told(), [("flat", true), ("implausible", false)]);
+    world.live(3, |_| Ok(3.0));
+    assert_eq!(world.told(), [("flat", true), ("implausible", true)]);
+}
+
+#[test]
+fn a_device_of_which_nothing_comes_is_warned_of_suspended_and_resumed_by_a_person() {
+    let mut world = World::new(1, Rules::default());
+    world.pass(10 * MINUTE_S);
+    assert_eq!(world.told(), []);
+    world.on_day(2);
+    assert_eq!(world.told(), [("no_data", false)]);
+    let device = DeviceNo(1);
+    let ask = |world: &mut World| {
+        let asks = [Ask { device, why: Why::Asked }];
+        world.committer.refresh(&asks, world.now).unwrap().0.remove(0).map(drop)
+    };
+    assert_eq!(ask(&mut world), Ok(()));
+    world.on_day(7);
+    assert_eq!(world.told(), [("no_data", false), ("suspended", false)]);
+    let row = world.committer.store().devices(None, world.now).unwrap().remove(0);
+    let stopped = row.stopped.unwrap();
+    assert_eq!(
+        (stopped.reason, stopped.why.as_str()),
+        (StopReason::Suspended, "nothing came of it in 7 days")
+    );
+    assert_eq!(world.removed(), [("device_suspended".to_owned(), 1)]);
+    // Nobody asks it any more, whoever wants it.
+    assert!(matches!(ask(&mut world), Err(Refused::NotNow(why)) if why.contains("resume")));
+    assert_eq!(world.committer.look_after_jobs(world.now).unwrap(), []);
+    assert_eq!(world.committer.store().jobs().unwrap(), []);
+    let resume = Act::Resume { device, actor: "token me".to_owned() };
+    assert_eq!(world.committer.act(&resume, world.now), Ok(()));
+    assert!(matches!(world.committer.act(&resume, world.now), Err(Refused::NotNow(_))));
+    world.pass(MINUTE_S);
+    assert_eq!(world.told(), [("no_data", true), ("suspended", true)]);
+    assert_eq!(ask(&mut world), Ok(()));
+    // From then on it counts as commissioned; and where its agent polls it all the same, it goes on by itself.
+    world.on_day(8);
+    assert_eq!(world.alerts().len(), 2);
+    world.on_day(14);
+    assert_eq!(world.alerts().len(), 4);
+    world.live(2, |_| Ok(1.0));
+    assert!(world.told().iter().all(|(_, over)| *over), "{:?}", world.told());
+    assert_eq!(world.committer.store().devices(None, world.now).unwrap()[0].stopped, None);
+}
+
+#[test]
+fn a_message_is_kept_until_it_is_accepted_whatever_happens() {
+    let mut world = World::new(1, Rules::default());
+    world.live(1, |_| Ok(1.0));
+    world.pass(ALLOWED_S + 6 * MINUTE_S);
+    let through = world.message().unwrap();
+    let passing = Answer::Passing { after_ms: None, why: "HTTP 500".to_owned() };
+    world.committer.told(OPS, through, &passing, world.now).unwrap();
+    let ops = world.ops();
+    assert_eq!((ops.failures, ops.owed, ops.next_try_at), (1, 1, Some(world.now.plus_ms(5_000))));
+    assert_eq!((world.message(), ops.last_error.as_deref()), (None, Some("HTTP 500")));
+    // It is over meanwhile: that is the next message, and this one stays what it is, over a restart, too.
+    world.be_born(0);
+    world.live(2, |_| Ok(1.0));
+    let mut world = world.restart(Rules::default());
+    assert_eq!(world.message(), Some(through));
+    let wrong = Answer::Credentials("535".to_owned());
+    world.committer.told(OPS, through, &wrong, world.now).unwrap();
+    world.pass(10);
+    assert_eq!(world.message(), None, "a wrong password is not tried at once again");
+    world.committer.know_receivers(vec![OPS.to_owned()], world.now).unwrap();
+    assert_eq!(world.message(), Some(through), "but at a start, since somebody may have mended it");
+    world.committer.told(OPS, through, &Answer::Accepted, world.now).unwrap();
+    world.committer.told(OPS, through, &Answer::Accepted, world.now).unwrap();
+    assert_eq!((world.ops().accepted, world.ops().owed, world.message()), (1, 1, None));
+    world.pass(30);
+    let last = world.message().unwrap();
+    assert!(last > through);
+    world.committer.told(OPS, last, &Answer::Accepted, world.now).unwrap();
+    assert_eq!((world.ops().accepted, world.ops().owed), (2, 0));
+    // One that is new is told of what comes from now on; one that is gone of nothing.
+    world.committer.know_receivers(vec!["mail.new".to_owned()], world.now).unwrap();
+    assert_eq!((world.ops().name.as_str(), world.ops().owed), ("mail.new", 0));
+}
+
+#[test]
+fn a_region_that_goes_is_one_message_and_so_is_its_return() {
+    let mut world = World::new(200, off(&[Kind::Stale]));
+    world.live(1, |_| Ok(1.0));
+    (0..200).for_each(|site| world.leave(site));
+    let mut messages = Vec::new();
+    for _ in 0..10 * MINUTE_S {
+        world.pass(1);
+        if let Some(through) = world.message() {
+            messages.push(world.ops().owed);
+            world.committer.told(OPS, through, &Answer::Accepted, world.now).unwrap();
+        }
+    }
+    assert_eq!(messages, [200]);
+    (0..200).for_each(|site| world.be_born(site));
+    world.live(2, |_| Ok(1.0));
+    assert_eq!((world.ops().owed, world.message().is_some()), (200, true));
+}
+
+#[test]
+fn an_alert_is_acknowledged_once_and_that_is_nobodys_news() {
+    let mut world = World::new(1, Rules::default());
+    world.live(1, |_| Ok(1.0));
+    world.pass(ALLOWED_S + 6 * MINUTE_S);
+    let through = world.message().unwrap();
+    world.committer.told(OPS, through, &Answer::Accepted, world.now).unwrap();
+    let by = |name: &str| Act::Acknowledge { alert: 1, actor: format!("token {name}") };
+    assert_eq!(world.committer.store().open_alerts().unwrap(), 1);
+    assert_eq!(world.committer.act(&by("first"), world.now), Ok(()));
+    assert_eq!(world.committer.act(&by("second"), world.now), Ok(()));
+    assert_eq!(world.alerts()[0].acknowledged, Some((world.now, "token first".to_owned())));
+    assert_eq!(world.committer.store().open_alerts().unwrap(), 0);
+    world.pass(5 * MINUTE_S);
+    assert_eq!((world.ops().accepted, world.message()), (1, None));
+    world.live(2, |_| Ok(1.0));
+    assert_eq!(world.committer.act(&by("late"), world.now), Err(Refused::NoAlert(1)));
+    assert_eq!(world.committer.store().alert_events(1).unwrap().len(), 3);
+}
+
+#[test]
+fn devices_that_nobody_confirms_are_dropped_and_come_back_when_somebody_does() {
+    let person = Policy { confirm: Confirm::Person, ..Policy::default() };
+    let mut world = World::new(3, off(&Kind::ALL)).housekeeping(person);
+    // The first one sends something, the second one nothing, the third one is confirmed.
+    world.read(0, Ok(1.0));
+    let confirm = |no| Act::Confirm { device: DeviceNo(no), actor: "token me".to_owned() };
+    assert_eq!(world.committer.act(&confirm(3), world.now), Ok(()));
+    world.on_day(1);
+    let why = "nobody confirmed it within 1d; it sent nothing".to_owned();
+    assert_eq!(world.stopped(1), Some((StopReason::NotConfirmed, why)));
+    assert_eq!((world.stopped(0), world.stopped(2)), (None, None));
+    world.on_day(89);
+    assert_eq!(world.stopped(0), None);
+    world.on_day(90);
+    let why = "nobody confirmed it within 90d; its readings are kept".to_owned();
+    assert_eq!((world.stopped(0), world.stopped(2)), (Some((StopReason::NotConfirmed, why)), None));
+    assert_eq!(
+        world.removed(),
+        [("device_not_confirmed".to_owned(), 1), ("device_not_confirmed".to_owned(), 1)]
+    );
+    let series = world.committer.store().series(Some(&world.sites[0].path.site), None).unwrap();
+    assert_eq!(
+        world.committer.store().latest(&[series[0].no], world.now).unwrap().len(),
+        1,
+        "what it sent is kept"
+    );
+    // What it still sends is stored, too.
+    world.read(0, Ok(2.0));
+    assert_eq!(world.committer.store().latest(&[series[0].no], world.now).unwrap()[0].at, world.now);
+    let asks = [Ask { device: DeviceNo(1), why: Why::Asked }];
+    let refused = world.committer.refresh(&asks, world.now).unwrap().0.remove(0);
+    assert!(matches!(refused, Err(Refused::NotNow(why)) if why.contains("confirm")), "{refused:?}");
+    assert_eq!(world.committer.act(&confirm(1), world.now), Ok(()));
+    assert_eq!(world.stopped(0), None);
+    let rows = world.committer.store().devices(Some(&world.sites[0].path.site), world.now).unwrap();
+    assert_eq!(rows[0].confirmed, Some((world.now, "token me".to_owned())));
+    world.on_day(400);
+    assert_eq!(world.stopped(0), None, "confirmed once and for all");
+}
+
+#[test]
+fn unless_a_person_is_to_confirm_devices_are_confirmed_by_their_announcement() {
+    let mut world = World::new(1, off(&Kind::ALL));
+    world.pass(MINUTE_S);
+    let row = world.committer.store().devices(None, world.now).unwrap().remove(0);
+    assert_eq!(row.confirmed.map(|(_, by)| by), Some("collector".to_owned()));
+    world.on_day(400);
+    assert_eq!((world.stopped(0), world.removed()), (None, Vec::new()));
+}
+
+#[test]
+fn a_device_whose_agreement_has_ended_is_asked_no_more_after_its_grace_and_again_when_it_is_renewed() {
+    let mut world = World::new(2, off(&Kind::ALL));
+    // The last day is the second one; thirty days of grace.
+    world.describe(0, &[("agreement_ends", "2026-01-02")]);
+    world.describe(1, &[("agreement_ends", "next year")]);
+    world.read(0, Ok(1.0));
+    world.on_day(31);
+    assert_eq!(world.stopped(0), None);
+    world.on_day(32);
+    let why = "its agreement ended at 2026-01-03T00:00:00Z".to_owned();
+    assert_eq!((world.stopped(0), world.stopped(1)), (Some((StopReason::AgreementEnded, why)), None));
+    assert_eq!(world.removed(), [("agreement_ended".to_owned(), 1)]);
+    world.pass(5 * MINUTE_S);
+    let asks = [Ask { device: DeviceNo(1), why: Why::Asked }];
+    let refused = world.committer.refresh(&asks, world.now).unwrap().0.remove(0);
+    assert!(matches!(refused, Err(Refused::NotNow(why)) if why.contains("agreement")), "{refused:?}");
+    let resume = Act::Resume { device: DeviceNo(1), actor: "token me".to_owned() };
+    assert!(world.committer.act(&resume, world.now).is_err(), "nobody but the agreement lets it go on");
+    world.describe(0, &[("agreement_ends", "2026-12-31")]);
+    world.pass(MINUTE_S);
+    assert_eq!(world.stopped(0), None);
+    assert_eq!(world.removed().len(), 1);
+}
+
+#[test]
+fn what_is_only_kept_to_be_looked_at_goes_by_its_age() {
+    let mut world = World::new(1, Rules::default());
+    world.live(1, |_| Ok(1.0));
+    world.pass(ALLOWED_S + 6 * MINUTE_S);
+    world.live(2, |_| Ok(1.0));
+    let (through, other) = (
+        world.message().unwrap(),
+        "INSERT INTO job_history (no, device, why, asked_at, began_at,
+        ended_at, outcome, readings) VALUES (1, 1, 1, ?1, ?1, ?1, 1, 0), (2, 1, 1, ?1, ?1, ?2, 1, 0)",
+    );
+    let connection = world.committer.connection();
+    connection.execute(other, [T0.0, T0.0 + 30 * DAY_S * 1_000]).unwrap();
+    let parked =
+        "INSERT INTO parked (agent, epoch, first_seq, count, catalog, reason, detail, bytes, received_at)
+        VALUES (1, 9, 1, 1, 1, 3, 'makes no sense', x'00', ?1), (1, 9, 2, 1, 1, 1, 'waits', x'00', ?1)";
+    connection.execute(parked, [T0.0]).unwrap();
+    world.on_day(89);
+    assert_eq!(world.removed(), []);
+    world.on_day(91);
+    assert_eq!(world.removed(), [("job_history".to_owned(), 1)]);
+    world.on_day(181);
+    assert_eq!(world.removed()[1..], [("job_history".to_owned(), 1), ("quarantine".to_owned(), 1)]);
+    let left = world.committer.store().parked(None, 10).unwrap();
+    assert_eq!(
+        (left.len(), left[0].detail.as_str()),
+        (1, "waits"),
+        "what waits for its catalog holds readings"
+    );
+    // Alerts of which somebody is still to be told stay however old they are.
+    let alerts = |world: &World| world.alerts().iter().filter(|alert| alert.id == 1).count();
+    world.on_day(366);
+    assert_eq!(alerts(&world), 1);
+    world.committer.told(OPS, through, &Answer::Accepted, world.now).unwrap();
+    world.pass(MINUTE_S);
+    let rest = world.message().unwrap();
+    world.committer.told(OPS, rest, &Answer::Accepted, world.now).unwrap();
+    world.pass(MINUTE_S);
+    assert_eq!(alerts(&world), 0);
+    assert_eq!(world.removed().last(), Some(&("alerts".to_owned(), 1)));
+    assert_eq!(world.committer.store().alert_events(1).unwrap(), []);
+}

@@ -1,0 +1,136 @@
+//! Alerts, receivers and suspended devices, over HTTP and on the page.
+
+use gapless_collector::store::sqlite;
+
+use crate::support::{Filled, SCRIPT, T0, U, get, number};
+
+/// A collector with an alert of each state, and a suspended device. How they come about is tested elsewhere.
+fn with_alerts() -> Filled {
+    let mut api = Filled::new();
+    api.send(vec![number(0, 0, U, 1.5)]);
+    let connection = sqlite::open_writer(&api.served.folder().join("db")).unwrap();
+    let t = T0.0;
+    let sql = format!(
+        "INSERT INTO alerts (kind, site, device, agent, detail, raised_at, acknowledged_at, acknowledged_by, resolved_at)
+            VALUES (1, 1, 1, NULL, '{SCRIPT}', {t}, NULL, NULL, NULL),
+                (2, 1, NULL, 1, 'gone', {t}, {t}, 'token x', NULL),
+                (3, 1, 2, NULL, 'a gap', {t}, NULL, NULL, {t} + 60000);
+        INSERT INTO alert_events (alert, at, event, actor) VALUES (1, {t}, 1, 'collector'), (2, {t}, 1, 'collector'),
+            (2, {t}, 2, 'token x'), (3, {t}, 1, 'collector'), (3, {t} + 60000, 3, 'collector');
+        INSERT INTO receivers (name, told, through, next_at, failures, last_error)
+            VALUES ('mail.oncall', 1, 4, {t}, 2, 'the credentials were refused: 535');
+        UPDATE devices SET stopped = 1, stopped_at = {t}, stopped_why = 'nothing came of it in 7 days' WHERE id = 2;"
+    );
+    connection.execute_batch(&sql).unwrap();
+    api
+}
+
+#[test]
+fn alerts_are_chosen_by_state_kind_and_place_and_paged() {
+    let api = with_alerts();
+    let rows: [(&str, &[i64]); 9] = [
+        ("", &[1, 2, 3]),
+        ("?state=unresolved", &[1, 2]),
+        ("?state=open", &[1]),
+        ("?state=acknowledged", &[2]),
+        ("?state=resolved", &[3]),
+        ("?kind=gap", &[3]),
+        ("?device=a", &[1]),
+        ("?site=farm&cursor=1", &[2, 3]),
+        ("?limit=2", &[1, 2]),
+    ];
+    for (query, expected) in rows {
+        let items = api.served.items(&format!("/api/v1/alerts{query}"));
+        let ids: Vec<i64> = items.iter().map(|alert| alert["id"].as_i64().unwrap()).collect();
+        assert_eq!(ids, expected, "{query}");
+    }
+    assert_eq!(api.served.json("/api/v1/alerts?limit=2")["next"], "2");
+    for query in ["state=closed", "kind=odd", "site=a%20b", "cursor=x", "limit=0", "odd=1"] {
+        assert_eq!(api.served.get(&format!("/api/v1/alerts?{query}")).status, 400, "{query}");
+    }
+    let alert = api.served.json("/api/v1/alerts/2");
+    assert_eq!((&alert["agent"], &alert["state"]), (&"gw".into(), &"acknowledged".into()), "{alert}");
+    let history = alert["history"].as_array().unwrap();
+    assert_eq!((history.len(), &history[1]["actor"]), (2, &"token x".into()), "{alert}");
+}
+
+#[test]
+fn an_alert_is_acknowledged_by_whoever_has_a_token() {
+    let api = with_alerts();
+    let answer = api.served.post("/api/v1/alerts/1/acknowledge");
+    assert_eq!(answer.status, 200, "{}", answer.body);
+    assert!(answer.body.contains("\"acknowledged_by\":\"token test\""), "{}", answer.body);
+    for (path, status) in [("3", 404), ("99", 404), ("x", 404)] {
+        assert_eq!(api.served.post(&format!("/api/v1/alerts/{path}/acknowledge")).status, status, "{path}");
+    }
+    let base = &api.served.base;
+    for path in ["/api/v1/alerts", "/api/v1/alerts/1", "/api/v1/receivers"] {
+        assert_eq!(get(&format!("{base}{path}"), &[]).status, 401, "{path}");
+    }
+}
+
+#[test]
+fn a_suspended_device_says_so_and_is_resumed() {
+    let api = with_alerts();
+    let collection = api.served.json("/api/v1/devices/farm/b")["collection"].clone();
+    assert_eq!(
+        (&collection["state"], &collection["since"]),
+        (&"suspended".into(), &"2026-01-01T00:00:00Z".into())
+    );
+    let refused = api.served.post("/api/v1/devices/farm/b/refresh");
+    assert_eq!((refused.status, refused.body.contains("resume")), (409, true), "{}", refused.body);
+    let answer = api.served.post("/api/v1/devices/farm/b/resume");
+    assert_eq!((answer.status, answer.body.contains("\"active\"")), (200, true), "{}", answer.body);
+    assert_eq!(api.served.post("/api/v1/devices/farm/b/refresh").status, 200);
+    assert_eq!(api.served.post("/api/v1/devices/farm/a/resume").status, 409, "it is not suspended");
+    assert_eq!(api.served.post("/api/v1/devices/farm/none/resume").status, 404);
+}
+
+#[test]
+fn who_is_told_and_what_stands_in_the_way_is_said() {
+    let api = with_alerts();
+    let mail = &api.served.items("/api/v1/receivers")[0];
+    assert_eq!((&mail["owed"], &mail["failures"]), (&3.into(), &2.into()), "{mail}");
+    let page = api.served.get("/alerts").body;
+    for told in ["mail.oncall", "credentials were refused", "id=\"alert-1\"", "agent farm", "Acknowledge"] {
+        assert!(page.contains(told), "{told}: {page}");
+    }
+    assert!(!page.contains(SCRIPT) && !page.contains("alert-3"), "{page}");
+    assert!(api.served.get("/alerts?state=all").body.contains("alert-3"));
+    for path in ["/", "/gaps", "/calendar", "/alerts"] {
+        let page = api.served.get(path).body;
+        assert!(page.contains("Alerts <span class=\"badge bad\">1</span>"), "{path}: {page}");
+    }
+    assert!(api.served.get("/").body.contains("not asked"));
+    let refused = api.served.post("/alerts/3/acknowledge?state=all");
+    assert_eq!((refused.status, refused.body.contains("role=\"alert\"")), (404, true), "{}", refused.body);
+    let base = &api.served.base;
+    assert_eq!(get(&format!("{base}/alerts"), &[]).header("location"), "/login");
+}
+
+#[test]
+fn devices_are_confirmed_and_what_was_tidied_away_is_told() {
+    let api = with_alerts();
+    let device = || api.served.json("/api/v1/devices/farm/a");
+    assert!(device()["confirmed_at"].is_null(), "{}", device());
+    let sql =
+        "UPDATE devices SET stopped = 3, stopped_at = 0, stopped_why = 'nobody confirmed it' WHERE id = 1;
+        INSERT INTO removals (at, what, device, count, detail) VALUES (0, 'device_not_confirmed', 1, 1, 'so'),
+            (1, 'job_history', NULL, 7, 'by its age')";
+    let connection = sqlite::open_writer(&api.served.folder().join("db")).unwrap();
+    connection.execute_batch(sql).unwrap();
+    assert_eq!(device()["collection"]["state"], "not_confirmed");
+    let page = api.served.get("/").body;
+    assert!(
+        page.contains("1 devices that nobody confirmed") && !page.contains("data-device=\"farm/a\""),
+        "{page}"
+    );
+    let answer = api.served.post("/api/v1/devices/farm/a/confirm");
+    assert_eq!((answer.status, answer.body.contains("\"token test\"")), (200, true), "{}", answer.body);
+    assert_eq!(device()["collection"]["state"], "active");
+    assert_eq!(api.served.post("/api/v1/devices/farm/none/confirm").status, 404);
+    let removals = api.served.items("/api/v1/removals");
+    assert_eq!((removals.len(), &removals[0]["device"], &removals[1]["count"]), (2, &"a".into(), &7.into()));
+    assert_eq!(api.served.items("/api/v1/removals?cursor=1").len(), 1);
+    assert_eq!(api.served.get("/api/v1/removals?cursor=x").status, 400);
+}
