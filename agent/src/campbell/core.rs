@@ -15,25 +15,16 @@
 //! Records carry the logger's own time, so the gateway's clock decides nothing but when to ask, and which slots are
 //! missed: none, until it is set. Steps of it settle nothing; a step back lets slots be due again.
 
-use std::collections::VecDeque;
-
 use gapless_common::id::{BusId, DeviceIndex};
-use gapless_common::message::Outcome;
 use gapless_common::quality::Cause;
 use gapless_common::time::Timestamp;
 
 use super::csijson;
 use super::table::{Settings, Table, What};
 use crate::clock::Now;
-use crate::event::{BusEvent, BusTotals, DeviceCondition, LinkState, METRICS_EVERY_MS};
+use crate::event::{BusEvent, DeviceCondition};
 use crate::records::collect::Collect;
-
-/// Longest wait, so that ended slots are told soon.
-const WAIT_MS_MAX: u64 = 1_000;
-/// First and longest wait after a failure, in ms.
-const RETRY_MS: (u64, u64) = (500, 10_000);
-/// A step of the wall clock back that counts, in ms.
-const STEP_MS_MIN: i64 = 250;
+use crate::records::standing::{Standing, back_off};
 
 pub use crate::records::collect::Step;
 
@@ -55,68 +46,39 @@ pub enum Failure {
 struct Trouble {
     cause: Option<Cause>,
     attempts: u32,
-    told: Option<(DeviceCondition, Option<Cause>)>,
 }
 
 /// One logger. See the module.
 #[derive(Debug)]
 pub struct Collector {
-    bus: BusId,
     tables: Vec<Table>,
     /// In the same order.
     troubles: Vec<Trouble>,
-    /// Why the logger is not there; `None` while it is.
-    absent: Option<Cause>,
-    attempts: u32,
-    retry_at_ms: u64,
+    standing: Standing,
     in_hand: Option<(usize, What)>,
     /// The table whose past was asked for last.
     turn: usize,
-    offset: Option<i64>,
-    link: Option<LinkState>,
-    totals: BusTotals,
-    told: (BusTotals, u64),
-    out: VecDeque<BusEvent>,
 }
 
 impl Collector {
     /// Slots from `begun` on are to be accounted for, once that look at the clocks is an instant.
     #[must_use]
     pub fn new(bus: BusId, tables: Vec<Settings>, begun: Now, now: Now) -> Self {
+        let standing = Standing::new(bus, tables.iter().map(|table| (table.device, table.paused)), now);
         let tables: Vec<Table> = tables.into_iter().map(|table| Table::new(table, begun, now)).collect();
-        let mut new = Self {
-            bus,
-            troubles: vec![Trouble::default(); tables.len()],
-            tables,
-            absent: Some(Cause::NotConnected),
-            attempts: 0,
-            retry_at_ms: now.boot_ms,
-            in_hand: None,
-            turn: 0,
-            offset: None,
-            link: None,
-            totals: BusTotals::default(),
-            told: (BusTotals::default(), 0),
-            out: VecDeque::new(),
-        };
-        for index in 0..new.tables.len() {
-            if new.tables[index].settings.paused {
-                new.tell_device(index, DeviceCondition::Paused, None);
-            }
-        }
-        new
+        Self { troubles: vec![Trouble::default(); tables.len()], tables, standing, in_hand: None, turn: 0 }
     }
 
     /// What to do now.
     pub fn next(&mut self, now: Now) -> Step<String> {
         self.observe(now);
-        self.tell_totals(now, false);
+        self.standing.tell_totals(now, false);
         let Some((index, what)) = self.pick(now) else { return self.wait(now) };
         self.in_hand = Some((index, what));
         if let What::Window(_) | What::History(_) = what {
             self.turn = index;
         }
-        self.totals.requests += 1;
+        self.standing.totals.requests += 1;
         Step::Ask(self.tables[index].request(what))
     }
 
@@ -127,12 +89,11 @@ impl Collector {
             Err(error) => self.failed(&Failure::Unusable(crate::text::chain(&error)), now),
             Ok(answer) => {
                 let Some((index, what)) = self.in_hand.take() else { return };
-                self.present();
-                self.totals.answered += 1;
-                let told = self.troubles[index].told;
-                self.troubles[index] = Trouble { told, ..Trouble::default() };
-                self.tables[index].answered(what, &answer, body.len(), now, &mut self.out);
-                self.tell_device(index, DeviceCondition::Online, None);
+                self.standing.present();
+                self.standing.totals.answered += 1;
+                self.troubles[index] = Trouble::default();
+                self.tables[index].answered(what, &answer, body.len(), now, &mut self.standing.out);
+                self.standing.tell_device(index, DeviceCondition::Online, None);
                 self.observe(now);
             }
         }
@@ -144,12 +105,12 @@ impl Collector {
         match failure {
             Failure::NotConnected(why) => self.missing(index, what, Cause::NotConnected, why, now),
             Failure::NoAnswer(why) => {
-                self.totals.timed_out += 1;
+                self.standing.totals.timed_out += 1;
                 self.missing(index, what, Cause::NoAnswer, why, now);
             }
             Failure::TooLong if self.tables[index].can_ask_for_less(what) => {
-                self.present();
-                self.totals.answered += 1;
+                self.standing.present();
+                self.standing.totals.answered += 1;
                 self.tables[index].too_long(what);
             }
             Failure::TooLong => {
@@ -172,12 +133,11 @@ impl Collector {
         let table = self.tables.iter_mut().find(|table| table.settings.device == device);
         let is_taken = table.is_some_and(|table| {
             let is_taken = table.read_history(command, from, to);
-            table.end_history(&mut self.out);
+            table.end_history(&mut self.standing.out);
             is_taken
         });
         if !is_taken {
-            let outcome = Outcome::Failed("too many of the collector's questions wait already".into());
-            self.out.push_back(BusEvent::HistoryRead { command, outcome });
+            self.standing.refuse_history(command);
         }
     }
 
@@ -185,32 +145,28 @@ impl Collector {
     pub fn stop(&mut self, now: Now) {
         self.observe(now);
         for (table, trouble) in self.tables.iter_mut().zip(&self.troubles) {
-            table.stop(self.absent.or(trouble.cause), now, &mut self.out);
+            table.stop(self.standing.absent().or(trouble.cause), now, &mut self.standing.out);
         }
-        self.tell_totals(now, true);
+        self.standing.tell_totals(now, true);
     }
 
     /// The next event to pass on.
     pub fn drain(&mut self) -> Option<BusEvent> {
-        self.out.pop_front()
+        self.standing.out.pop_front()
     }
 
     fn observe(&mut self, now: Now) {
-        let offset =
-            now.wall_set.then(|| now.wall.0.saturating_sub(i64::try_from(now.boot_ms).unwrap_or(i64::MAX)));
-        let is_back =
-            self.offset.zip(offset).is_some_and(|(old, new)| old.saturating_sub(new) >= STEP_MS_MIN);
-        self.offset = offset;
+        let is_back = self.standing.observe(now);
         for (table, trouble) in self.tables.iter_mut().zip(&self.troubles) {
             if is_back {
-                table.account.step_back(now, &mut self.out);
+                table.account.step_back(now, &mut self.standing.out);
             }
-            table.settle(self.absent.or(trouble.cause), now, &mut self.out);
+            table.settle(self.standing.absent().or(trouble.cause), now, &mut self.standing.out);
         }
     }
 
     fn pick(&self, now: Now) -> Option<(usize, What)> {
-        if self.retry_at_ms > now.boot_ms {
+        if !self.standing.is_ready(now) {
             return None;
         }
         let may = |table: &Table| table.retry_at_ms <= now.boot_ms;
@@ -237,33 +193,19 @@ impl Collector {
             let due = if table.settings.paused { u64::MAX } else { table.due_ms };
             past.min(due).max(table.retry_at_ms)
         });
-        let next = all.min().unwrap_or(u64::MAX).max(self.retry_at_ms);
-        let until_boot_ms = next.clamp(now.boot_ms + 1, now.boot_ms.saturating_add(WAIT_MS_MAX));
-        Step::Wait { until_boot_ms }
-    }
-
-    /// The logger is there.
-    fn present(&mut self) {
-        (self.absent, self.attempts) = (None, 0);
-        self.tell_link(LinkState::Open);
+        Step::Wait { until_boot_ms: self.standing.wait(all.min().unwrap_or(u64::MAX), now) }
     }
 
     /// The logger is not there.
     fn missing(&mut self, index: usize, what: What, cause: Cause, why: &str, now: Now) {
-        self.absent = Some(cause);
-        self.retry_at_ms = now.boot_ms.saturating_add(back_off(self.attempts));
-        self.attempts = self.attempts.saturating_add(1);
-        self.tables[index].failed(what, why, &mut self.out);
+        self.tables[index].failed(what, why, &mut self.standing.out);
         self.tables[index].is_asked = false;
-        self.tell_link(LinkState::Absent(why.into()));
-        for index in 0..self.tables.len() {
-            self.tell_device(index, DeviceCondition::Failing, Some(cause));
-        }
+        self.standing.missing(cause, why, now);
     }
 
     fn unusable(&mut self, index: usize, what: What, why: &str, now: Now) {
-        self.present();
-        self.totals.corrupt += 1;
+        self.standing.present();
+        self.standing.totals.corrupt += 1;
         let trouble = &mut self.troubles[index];
         if trouble.cause.is_none() {
             tracing::warn!(table = %self.tables[index].settings.table, "an answer cannot be used: {why}");
@@ -274,33 +216,9 @@ impl Collector {
         let table = &mut self.tables[index];
         table.retry_at_ms = now.boot_ms.saturating_add(wait);
         table.is_asked = false;
-        table.failed(what, why, &mut self.out);
-        table.unreadable(what, now, &mut self.out);
-        self.tell_device(index, DeviceCondition::Failing, Some(Cause::Corrupt));
-    }
-
-    fn tell_link(&mut self, link: LinkState) {
-        if self.link.as_ref() != Some(&link) {
-            self.link = Some(link.clone());
-            self.out.push_back(BusEvent::Bus { bus: self.bus.clone(), link });
-        }
-    }
-
-    fn tell_device(&mut self, index: usize, condition: DeviceCondition, last_error: Option<Cause>) {
-        let table = &self.tables[index];
-        let condition = if table.settings.paused { DeviceCondition::Paused } else { condition };
-        if self.troubles[index].told != Some((condition, last_error)) {
-            self.troubles[index].told = Some((condition, last_error));
-            self.out.push_back(BusEvent::Device { device: table.settings.device, condition, last_error });
-        }
-    }
-
-    fn tell_totals(&mut self, now: Now, last: bool) {
-        let is_due = now.boot_ms.saturating_sub(self.told.1) >= METRICS_EVERY_MS;
-        if self.totals != self.told.0 && (is_due || last) {
-            self.told = (self.totals, now.boot_ms);
-            self.out.push_back(BusEvent::Metrics { bus: self.bus.clone(), totals: self.totals });
-        }
+        table.failed(what, why, &mut self.standing.out);
+        table.unreadable(what, now, &mut self.standing.out);
+        self.standing.tell_device(index, DeviceCondition::Failing, Some(Cause::Corrupt));
     }
 }
 
@@ -334,11 +252,6 @@ impl Collect for Collector {
     fn stop(&mut self, now: Now) {
         Self::stop(self, now);
     }
-}
-
-/// How long to wait after so many failures in a row.
-fn back_off(attempts: u32) -> u64 {
-    (RETRY_MS.0 << attempts.min(16)).min(RETRY_MS.1)
 }
 
 #[cfg(test)]

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use gapless_common::message::Outcome;
 use gapless_common::time::{Interval, SlotGrid};
 
 use super::*;
@@ -229,7 +230,7 @@ fn bad_lines_are_missed_as_such_and_bad_values_told_as_such() {
     ];
     assert_eq!(told, expected);
     assert_eq!(bench.missed.get(&3), Some(&Cause::Corrupt));
-    assert_eq!((bench.folder.totals.corrupt, bench.missed.get(&6)), (1, Some(&Cause::NotRecorded)));
+    assert_eq!((bench.folder.standing.totals.corrupt, bench.missed.get(&6)), (1, Some(&Cause::NotRecorded)));
 }
 
 #[test]
