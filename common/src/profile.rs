@@ -10,7 +10,7 @@ mod scale;
 mod set;
 mod spec;
 
-pub use channel::{ORDERS, TABLES, read_aggregation, read_channel, read_label, read_valid};
+pub use channel::{AGGREGATIONS, ORDERS, TABLES, read_aggregation, read_channel, read_label, read_valid};
 pub use read::{ProfileError, read_address_base};
 pub use scale::Scale;
 pub use set::{ProfileSet, all};

@@ -15,6 +15,7 @@ use crate::control::{Said, take_commands};
 use crate::files::cli::{self as files, FileArgs};
 use crate::modbus::bench::{Bench, Endpoint};
 use crate::modbus::{Device, DeviceKind, Framing, LineConfig, PtyLine, TcpConfig, TcpServer, profiles};
+use crate::remote::cli::{self as remote, RemoteArgs};
 
 /// Simulated devices for the bench, for tests and for demonstrations.
 #[derive(Debug, Parser)]
@@ -35,6 +36,9 @@ enum Ask {
     /// Writes files as a data logger does, until Ctrl-C.
     #[command(after_help = files::EXAMPLES)]
     File(FileArgs),
+    /// Serves the remote APIs that the collector's shipped descriptions of sources ask, over HTTP, until Ctrl-C.
+    #[command(after_help = remote::EXAMPLES)]
+    Remote(RemoteArgs),
     /// Prints what a simulated device measures at an instant: what a stored reading must be, bit for bit.
     Truth(TruthArgs),
     /// Lists the kinds of devices.
@@ -143,6 +147,7 @@ pub fn run(ended: impl FnOnce(std::sync::mpsc::Receiver<()>)) -> anyhow::Result<
         Ask::Modbus(args) => serve(&args, ended),
         Ask::Campbell(args) => campbell::serve(&args, ended),
         Ask::File(args) => files::serve(&args, ended),
+        Ask::Remote(args) => remote::serve(&args, ended),
         Ask::Truth(args) => truth(&args),
         Ask::Profiles => {
             let list = ["generic:N", "generic:N:cdab"].into_iter().chain(profiles::names());

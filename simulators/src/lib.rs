@@ -6,6 +6,6 @@ pub mod cli;
 pub mod clock;
 pub mod control;
 pub mod files;
-pub mod http_source;
 pub mod modbus;
+pub mod remote;
 pub mod truth;

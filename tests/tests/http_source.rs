@@ -1,6 +1,7 @@
-//! The half-hourly meter API, the shipped description of it, and the real collector: a first collection over many windows,
-//! values that are none, half hours that the source has not and then has, too many calls, a kill in the midst, consent
-//! withdrawn.
+//! The APIs that sources ask, the shipped descriptions of them, and the real collector. Half-hourly meters: a first collection
+//! over many windows, values that are none, half hours that the source has not and then has, too many calls, a kill in the
+//! midst, a meter that cannot be reached, consent withdrawn. Thermostats: a probe before each report, rows that are late or
+//! put right. Carbon intensity: a series that is computed.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -9,7 +10,9 @@ use std::time::Duration;
 
 use gapless_common::time::Timestamp;
 use gapless_simulators::clock;
-use gapless_simulators::http_source::{HALF_HOUR_MS, Meter, MeterServer, WINDOW_MS_MAX};
+use gapless_simulators::remote::meter::{HALF_HOUR_MS, Meter, WINDOW_MS_MAX};
+use gapless_simulators::remote::thermostat::{Call, Cloud, FIVE_MINUTES_MS};
+use gapless_simulators::remote::{Remote, RemoteServer, carbon, thermostat};
 use gapless_tests::api::Api;
 use gapless_tests::process::{Process, free_port, own_binary};
 use gapless_tests::wait;
@@ -31,16 +34,22 @@ fn write(folder: &Path, name: &str, text: &str) {
 }
 
 impl Home {
-    fn start(server: &MeterServer) -> Self {
+    fn start(descriptions: &[String]) -> Self {
         let folder = tempfile::tempdir().expect("a folder");
-        let text = include_str!("../../collector/sources/half-hourly-meter.toml");
-        let text = text.replace("127.0.0.1:9400", &server.address().to_string());
-        write(folder.path(), "meters.toml", &text);
+        write(folder.path(), "token", "Bearer secret\n");
+        let mut files = Vec::new();
+        for (no, text) in descriptions.iter().enumerate() {
+            let name = format!("source-{no}.toml");
+            let token = format!("@{}/token", folder.path().display());
+            write(folder.path(), &name, &text.replace("@/etc/gapless/thermostats.token", &token));
+            files.push(format!("\"{}/{name}\"", folder.path().display()));
+        }
         let (http, mqtt) = (free_port(), free_port());
         let config = format!(
-            "data_dir = \"{0}/data\"\nsources = [\"{0}/meters.toml\"]\n[http]\nlisten = \"127.0.0.1:{http}\"\n\
+            "data_dir = \"{0}/data\"\nsources = [{1}]\n[http]\nlisten = \"127.0.0.1:{http}\"\n\
              [mqtt]\nembedded = \"127.0.0.1:{mqtt}\"\n",
-            folder.path().display()
+            folder.path().display(),
+            files.join(", ")
         );
         write(folder.path(), "collector.toml", &config);
         let collector = Some(Self::run(folder.path()));
@@ -61,7 +70,7 @@ impl Home {
     fn kill(&mut self) {
         self.collector.take().into_iter().for_each(Process::kill);
         self.collector = Some(Self::run(self.folder.path()));
-        wait::until_true("the collector again", WITHIN, || self.device("gas").is_object());
+        wait::until_true("the collector again", WITHIN, || self.api.get("/api/v1/devices").is_ok());
     }
 
     /// The readings of a device: value (none where it is flagged) and quality by instant.
@@ -73,6 +82,20 @@ impl Home {
     fn device(&self, name: &str) -> serde_json::Value {
         self.api.get(&format!("/api/v1/devices/home-1/{name}")).unwrap_or_default()
     }
+}
+
+/// A shipped description with some of its words replaced.
+fn described(text: &str, words: &[(&str, &str)]) -> String {
+    words.iter().fold(text.to_owned(), |text, (from, to)| {
+        assert!(text.contains(from), "the description has no `{from}`");
+        text.replace(from, to)
+    })
+}
+
+fn meters<R: Remote>(server: &RemoteServer<R>) -> String {
+    let words = [("127.0.0.1:9400", server.address().to_string()), ("\"7d\"", "\"3s\"".to_owned())];
+    let words = words.each_ref().map(|(from, to)| (*from, to.as_str()));
+    described(include_str!("../../collector/sources/half-hourly-meter.toml"), &words)
 }
 
 #[test]
@@ -87,8 +110,8 @@ fn two_years_of_half_hours_are_collected_kept_up_and_given_up_when_consent_is_wi
     meter.too_many = 2;
     // The last two hours are not there yet: each poll has something to ask for.
     meter.lag_ms = LAG_MS;
-    let server = MeterServer::start(meter).expect("a port");
-    let mut home = Home::start(&server);
+    let server = RemoteServer::start(meter).expect("a port");
+    let mut home = Home::start(&[meters(&server)]);
     let expected = |utility: &str| {
         let last = clock::now().wall_ms - LAG_MS - HALF_HOUR_MS;
         let all = (0..).map(at).take_while(move |at| at.0 <= last);
@@ -116,7 +139,7 @@ fn two_years_of_half_hours_are_collected_kept_up_and_given_up_when_consent_is_wi
     gas.retain(|at, _| !hole.contains(&Timestamp(*at)));
     wait::until("all of the electricity", WITHIN, || holds(&home, "electricity/energy", &electricity));
     wait::until("all of the gas", WITHIN, || holds(&home, "gas/volume", &gas));
-    let calls = server.meter().calls.clone();
+    let calls = server.state().calls.clone();
     assert!(calls.iter().all(|call| call.to.since_ms(call.from) <= WINDOW_MS_MAX));
     assert!(calls.iter().all(|call| [200, 429].contains(&call.status)), "{calls:?}");
 
@@ -128,26 +151,46 @@ fn two_years_of_half_hours_are_collected_kept_up_and_given_up_when_consent_is_wi
     assert_eq!((&gap["slots"], &gap["cause"]), (&10.into(), &"not_recorded".into()), "{gap}");
     let known = home.api.items("/api/v1/gaps?device=electricity").expect("answered");
     assert_eq!(known.len(), 0, "{known:?}");
-    server.meter().holes.clear();
+    server.state().holes.clear();
     let (status, body) = home.api.post(&format!("/api/v1/gaps/{}/retry", gap["id"])).expect("answered");
     assert_eq!(status, 200, "{body}");
     let gas = expected("gas");
     wait::until("the gap's readings", WITHIN, || holds(&home, "gas/volume", &gas));
 
     // A kill costs nothing and asks for nothing again that is here.
-    let before = server.meter().calls.len();
+    let before = server.state().calls.len();
     home.kill();
     let (status, body) = wait::until("a refresh", WITHIN, || {
         let answer = home.api.post("/api/v1/devices/home-1/gas/refresh")?;
         if answer.0 == 200 { Ok::<_, String>(answer) } else { Err(answer.1) }
     });
     assert_eq!(status, 200, "{body}");
-    wait::until_true("a call", WITHIN, || server.meter().calls.len() > before);
-    let again = server.meter().calls[before..].to_vec();
+    wait::until_true("a call", WITHIN, || server.state().calls.len() > before);
+    let again = server.state().calls[before..].to_vec();
     assert!(again.iter().all(|call| call.to.since_ms(call.from) <= 2 * DAY_MS), "{again:?}");
 
+    // Its network does not reach the meter: the device says so, is asked seldom, and is back by itself.
+    let refresh = |home: &Home| {
+        wait::until_true("a refresh", WITHIN, || {
+            home.api.post("/api/v1/devices/home-1/gas/refresh").is_ok_and(|answer| answer.0 == 200)
+        });
+    };
+    server.state().unreachable.insert("gas".to_owned());
+    let since = |home: &Home| home.device("gas")["attributes"]["unreachable_since"].clone();
+    wait::until("the word", WITHIN, || {
+        refresh(&home);
+        let since = since(&home);
+        if since.is_string() { Ok(()) } else { Err(since) }
+    });
+    server.state().unreachable.clear();
+    wait::until("the meter again", WITHIN, || {
+        refresh(&home);
+        let since = since(&home);
+        if since.is_null() { Ok(()) } else { Err(since) }
+    });
+
     // Withdrawn: the device says since when and why, and no further call goes out.
-    server.meter().withdrawn = true;
+    server.state().withdrawn = true;
     wait::until_true("a refresh", WITHIN, || {
         home.api.post("/api/v1/devices/home-1/electricity/refresh").is_ok_and(|answer| answer.0 == 200)
     });
@@ -161,7 +204,7 @@ fn two_years_of_half_hours_are_collected_kept_up_and_given_up_when_consent_is_wi
         let state = home.device("gas")["freshness"]["state"].clone();
         if state == "retired" { Ok(()) } else { Err(state) }
     });
-    let calls = server.meter().calls.len();
+    let calls = server.state().calls.len();
     let (status, _) = home.api.post("/api/v1/devices/home-1/gas/refresh").expect("answered");
     assert_eq!(status, 409, "there is nobody to ask");
     home.kill();
@@ -169,8 +212,157 @@ fn two_years_of_half_hours_are_collected_kept_up_and_given_up_when_consent_is_wi
         let agents = home.api.items("/api/v1/agents").unwrap_or_default();
         agents.iter().filter(|agent| agent["link"] == "connected").count() == 2
     });
-    assert_eq!(server.meter().calls.len(), calls, "withdrawn stays withdrawn");
+    assert_eq!(server.state().calls.len(), calls, "withdrawn stays withdrawn");
     let history = home.api.get("/api/v1/jobs").expect("answered")["history"].clone();
     let done = history.as_array().expect("a list").iter().filter(|job| job["outcome"] == "done");
     assert!(done.map(|job| job["readings"].as_u64().unwrap_or(0)).max() > Some(19_000), "{history}");
+}
+
+#[test]
+fn a_report_is_asked_for_where_the_revision_is_another_one() {
+    let now = clock::now().wall_ms;
+    let oldest = Timestamp((now - 40 * DAY_MS).div_euclid(FIVE_MINUTES_MS) * FIVE_MINUTES_MS);
+    let late = Timestamp((now - 3_600_000).div_euclid(FIVE_MINUTES_MS) * FIVE_MINUTES_MS);
+    let mut cloud = Cloud::new("secret", oldest);
+    cloud.late.insert(late, Timestamp(i64::MAX));
+    let server = RemoteServer::start(cloud).expect("a port");
+    let address = server.address().to_string();
+    let text = include_str!("../../collector/sources/thermostat-cloud.toml");
+    let words = [
+        ("127.0.0.1:9401", address.as_str()),
+        ("every = \"5m\"", "every = \"2s\"\nfirst = \"41d\""),
+        ("every_least = \"2m\"", "every_least = \"1s\""),
+        ("every_most = \"15m\"", "every_most = \"2s\""),
+    ];
+    let home = Home::start(&[described(text, &words)]);
+    let holds = |revised: &BTreeMap<i64, f64>| {
+        let rows = [home.readings("hall/temperature"), home.readings("hall/heating")];
+        // What the last quarter of an hour brings may not be there yet.
+        let last = clock::now().wall_ms - 3 * 900_000;
+        for at in (0..).map(|n| oldest.plus_ms(n * FIVE_MINUTES_MS)).take_while(|at| at.0 < last) {
+            let (temperature, heating) = Cloud::values(at);
+            let temperature = revised.get(&at.0).copied().unwrap_or(temperature);
+            let wanted = [temperature, heating].map(|value| Some(Some(value)));
+            let wanted = if server.state().late.contains_key(&at) { [None, None] } else { wanted };
+            let got = rows.each_ref().map(|rows| rows.get(&at.0).map(|row| row.0));
+            if got != wanted {
+                return Err(format!("at {at}: {got:?} instead of {wanted:?}; {} rows", rows[0].len()));
+            }
+        }
+        Ok(())
+    };
+    wait::until("forty days", WITHIN, || holds(&BTreeMap::new()));
+    let reports = |from: usize| {
+        let calls = server.state().calls[from..].to_vec();
+        let reports = calls.iter().filter_map(|call| match call {
+            Call::Report { from, to, status, .. } => Some((to.since_ms(*from), *status)),
+            Call::Summary(_) => None,
+        });
+        reports.collect::<Vec<_>>()
+    };
+    assert!(reports(0).iter().all(|(ms, status)| *ms <= thermostat::WINDOW_MS_MAX && *status == 200));
+
+    // Nothing new: the cheap question is all that is asked, until the quarter of an hour is over.
+    let before = server.state().calls.len();
+    wait::until_true("cheap questions", WITHIN, || server.state().calls.len() >= before + 3);
+    let quarters = usize::try_from((clock::now().wall_ms - now) / 900_000 + 1).expect("few");
+    assert!(reports(before).len() <= quarters, "{:?}", reports(before));
+
+    // One value is put right and a row arrives late: both are there with the next report, which is a short one.
+    let revised = BTreeMap::from([(late.plus_ms(-FIVE_MINUTES_MS).0, 30.25)]);
+    let before = server.state().calls.len();
+    {
+        let mut cloud = server.state();
+        cloud.late.clear();
+        cloud.revise(late.plus_ms(-FIVE_MINUTES_MS), 30.25);
+    }
+    wait::until("what was put right", WITHIN, || holds(&revised));
+    let short = reports(before);
+    assert!(!short.is_empty() && short.iter().all(|(ms, _)| *ms < DAY_MS), "{short:?}");
+    let conflicts = home.api.items("/api/v1/conflicts").expect("answered");
+    assert_eq!(conflicts.len(), 0, "a source may put right what it said: {conflicts:?}");
+}
+
+#[test]
+fn a_computed_series_is_there_where_both_inputs_are_and_follows_them() {
+    let now = clock::now().wall_ms;
+    let oldest = Timestamp((now - 6 * DAY_MS).div_euclid(HALF_HOUR_MS) * HALF_HOUR_MS);
+    let at = |n: i64| oldest.plus_ms(n * HALF_HOUR_MS);
+    let mut meter = Meter::new("secret", oldest);
+    meter.holes.insert("electricity".to_owned(), (50..53).map(at).collect());
+    let meter = RemoteServer::start(meter).expect("a port");
+    let grid = carbon::Grid { oldest, holes: (60..64).map(at).collect(), revised: BTreeMap::new() };
+    let grid = RemoteServer::start(grid).expect("a port");
+    let address = grid.address().to_string();
+    let words = [
+        ("127.0.0.1:9402", address.as_str()),
+        ("first = \"60d\"", "first = \"5d\""),
+        ("overlap = \"1d\"", "overlap = \"5d\""),
+        ("every = \"30m\"", "every = \"2s\"\nevery_least = \"1s\"\nevery_most = \"2s\""),
+    ];
+    let carbon = described(include_str!("../../collector/sources/carbon-intensity.toml"), &words);
+    let mut home = Home::start(&[meters(&meter), carbon]);
+    // As it follows from what is stored of both: energy stands under the end of its half hour, the others under the begin.
+    let holds = |home: &Home, least: usize| {
+        let by_begin = |channel: &str, shift: i64| {
+            let rows = home.readings(channel);
+            let rows = rows.into_iter().filter_map(|(at, (value, _))| Some((at - shift, value?)));
+            rows.collect::<BTreeMap<_, _>>()
+        };
+        let energy = by_begin("electricity/energy", HALF_HOUR_MS);
+        let intensity = by_begin("grid/intensity", 0);
+        let footprint = by_begin("footprint/carbon", 0);
+        let both: BTreeMap<_, _> = energy
+            .iter()
+            .filter_map(|(at, energy)| Some((*at, energy * intensity.get(at)?)))
+            // The last hours are not accounted for yet.
+            .filter(|(at, _)| *at < now - 3 * DAY_MS)
+            .collect();
+        let got: BTreeMap<_, _> = footprint.into_iter().filter(|(at, _)| *at < now - 3 * DAY_MS).collect();
+        if got == both && got.len() >= least {
+            return Ok(got);
+        }
+        let wrong = both.iter().find(|(at, value)| got.get(at) != Some(value));
+        Err(format!("{} of {}, {wrong:?} is wrong", got.len(), both.len()))
+    };
+    let first = wait::until("the footprint", WITHIN, || holds(&home, 40));
+
+    // What an input lacks is missing, and comes with it.
+    let gap = |home: &Home, device: &str| {
+        let gaps = home.api.items(&format!("/api/v1/gaps?device={device}")).unwrap_or_default();
+        gaps.iter()
+            .filter(|gap| gap["state"] != "filled")
+            .map(|gap| gap["slots"].as_i64())
+            .sum::<Option<i64>>()
+    };
+    wait::until("its gaps", WITHIN, || {
+        let gaps = (gap(&home, "grid"), gap(&home, "electricity"), gap(&home, "footprint"));
+        if gaps == (Some(4), Some(3), Some(7)) { Ok(()) } else { Err(gaps) }
+    });
+    home.kill();
+    meter.state().holes.clear();
+    grid.state().holes.clear();
+    let waiting = wait::until("the gap", WITHIN, || {
+        let gaps = home.api.items("/api/v1/gaps?device=electricity")?;
+        gaps.into_iter().find(|gap| gap["state"] == "waiting").ok_or("no gap that waits".to_owned())
+    });
+    let retry = format!("/api/v1/gaps/{}/retry", waiting["id"]);
+    wait::until_true("a retry", WITHIN, || home.api.post(&retry).is_ok_and(|answer| answer.0 == 200));
+    wait::until("no gap", WITHIN, || {
+        let gaps = (gap(&home, "grid"), gap(&home, "electricity"), gap(&home, "footprint"));
+        if gaps == (Some(0), Some(0), Some(0)) { Ok(()) } else { Err(gaps) }
+    });
+    let full = wait::until("the footprint", WITHIN, || holds(&home, first.len() + 7));
+
+    // An intensity that is put right changes what follows from it.
+    let (begin, before) = full.iter().next_back().map(|(at, value)| (*at, *value)).expect("some");
+    grid.state().revised.insert(Timestamp(begin), 1_000.0);
+    wait::until("another product", WITHIN, || {
+        let now = holds(&home, full.len())?.get(&begin).copied();
+        if now.is_some_and(|value| value.to_bits() != before.to_bits()) {
+            Ok(())
+        } else {
+            Err(format!("{now:?}"))
+        }
+    });
 }

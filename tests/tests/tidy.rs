@@ -110,6 +110,8 @@ const CORES: &[&str] = &[
     "collector/src/api/events/transitions",
     "collector/src/ledger",
     "collector/src/live",
+    "collector/src/sources/answer",
+    "collector/src/sources/derive",
     "collector/src/sources/describe",
     "collector/src/sources/rows",
     "collector/src/sources/voice",

@@ -314,6 +314,7 @@ impl<'a, 'c> Apply<'a, 'c> {
                 value: Cell::of(sample.value.as_ref()),
                 quality,
                 device: device.due.device.0,
+                revises: device.revises,
                 agent: no,
                 epoch,
                 seq,

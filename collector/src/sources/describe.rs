@@ -2,14 +2,17 @@
 //!
 //! Pure: whoever calls reads the file.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-use gapless_common::catalog::{Aggregation, Channel, Device, PeriodLabel};
+use gapless_common::catalog::{Channel, Device, PeriodLabel};
 use gapless_common::id::{AgentId, ChannelId, DeviceId, SiteId};
+use gapless_common::profile::AGGREGATIONS;
 use gapless_common::text::parse_duration_ms;
 use gapless_common::time::{Interval, SlotGrid, Timestamp};
-use jiff::tz::{Offset, TimeZone};
+use gapless_common::topic::AgentPath;
 use serde::Deserialize;
+
+use super::answer::{AnswerSpec, Label};
 
 /// All of a description.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
@@ -26,8 +29,19 @@ pub struct Description {
     pub headers: BTreeMap<String, String>,
     /// How to read the answers.
     pub answer: AnswerSpec,
+    /// Sources of one account are asked one at a time, and rest together; each for itself where it is not said.
+    pub account: Option<String>,
+    /// A cheap question whether anything has changed.
+    pub probe: Option<Probe>,
+    /// Headers by which the source says how many calls are left.
+    pub quota: Option<Quota>,
     /// The longest window of one request.
     pub window: Span,
+    /// How far back the first collection goes; as far as there is anything where it is not said.
+    pub first: Option<Span>,
+    /// How far before what is new is read again, for rows that come late or are revised.
+    #[serde(default)]
+    pub overlap: Span,
     /// What is not there so long after its time is taken for missing.
     pub lag: Span,
     /// How often each device is asked.
@@ -39,23 +53,56 @@ pub struct Description {
     /// How long an answer may take.
     #[serde(default = "thirty_seconds")]
     pub timeout: Span,
-    /// HTTP statuses by which the source says that its consent is withdrawn: it is not asked again.
+    /// HTTP statuses by which the source says that its consent is withdrawn: what is known of it is not asked for again.
     #[serde(default)]
     pub withdrawn: Vec<u16>,
     /// Names the consent that is in force; write another one where it was given anew.
     #[serde(default)]
     pub consent: String,
+    /// HTTP statuses by which the source says that it cannot reach the device.
+    #[serde(default)]
+    pub unreachable: Vec<u16>,
+    /// How often such a device is asked.
+    #[serde(default = "a_week")]
+    pub unreachable_every: Span,
     /// Its devices.
-    #[serde(rename = "device")]
+    #[serde(rename = "device", default)]
     pub devices: Vec<DeviceSpec>,
+    /// Devices whose values are computed from those of others.
+    #[serde(default)]
+    pub derived: Vec<DerivedSpec>,
 }
 
 fn thirty_seconds() -> Span {
     Span(30_000)
 }
 
+fn a_week() -> Span {
+    Span(7 * 86_400_000)
+}
+
+/// A question that costs little, whose answer is another one once there is anything new.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Probe {
+    /// What is asked, with the `vars` of each device.
+    pub url: String,
+    /// The path of the revision in the JSON of the answer; the whole answer where it is not said.
+    pub revision: Option<String>,
+}
+
+/// The headers of an answer that say how many calls are left, and when there are more.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Quota {
+    /// Calls that are left.
+    pub remaining: String,
+    /// When there are more: seconds from now, or since 1970.
+    pub reset: String,
+}
+
 /// A length of time in ms, written as `30m`, `90d`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
 #[serde(try_from = "String")]
 pub struct Span(pub i64);
 
@@ -68,128 +115,6 @@ impl TryFrom<String> for Span {
     }
 }
 
-/// How answers are written.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Format {
-    /// JSON; `rows` is the path of the list.
-    Json,
-    /// CSV with a line of names.
-    Csv,
-}
-
-/// Which end of its period a row's time names.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Label {
-    /// The begin.
-    Start,
-    /// The end.
-    End,
-}
-
-/// How to read an answer. Paths of JSON are names with `.` between them.
-#[derive(Debug, Clone, PartialEq, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct AnswerSpec {
-    /// See there.
-    pub format: Format,
-    /// The path of the list of rows.
-    #[serde(default)]
-    pub rows: String,
-    /// The time of a row: path or column.
-    pub time: String,
-    /// The value of a row.
-    pub value: String,
-    /// What a row says about its value.
-    pub status: Option<String>,
-    /// The words of `status` that mean that the value is none.
-    #[serde(default)]
-    pub status_invalid: Vec<String>,
-    /// The path of the oldest instant that there is anything of.
-    pub oldest: Option<String>,
-    /// How times are written (`strptime`), or `rfc3339`.
-    pub time_format: String,
-    /// How `{from}` and `{to}` are written; as `time_format` where it is not said.
-    pub query_time_format: Option<String>,
-    /// Whose local time they are in.
-    #[serde(default)]
-    pub zone: Zone,
-    /// Which end of its period a time names.
-    pub label: Label,
-    /// Values by which the source says that it has none.
-    #[serde(default)]
-    pub invalid: Vec<f64>,
-    /// Beyond it a value cannot be.
-    pub overflow_above: Option<f64>,
-}
-
-/// A time zone: `UTC`, an offset such as `+01:00`, or a rule as of POSIX's `TZ`, such as `GMT0BST,M3.5.0/1,M10.5.0`.
-#[derive(Debug, Clone, PartialEq, Deserialize)]
-#[serde(try_from = "String")]
-pub struct Zone(TimeZone);
-
-impl Default for Zone {
-    fn default() -> Self {
-        Self(TimeZone::UTC)
-    }
-}
-
-impl TryFrom<String> for Zone {
-    type Error = String;
-
-    fn try_from(text: String) -> Result<Self, String> {
-        let wrong =
-            || format!("`{text}` is no zone: write UTC, +01:00, or a rule such as GMT0BST,M3.5.0/1,M10.5.0");
-        if text == "UTC" {
-            return Ok(Self(TimeZone::UTC));
-        }
-        if let Some((hours, minutes)) = text.split_once(':').filter(|_| text.starts_with(['+', '-'])) {
-            let (hours, minutes): (i32, i32) =
-                (hours.parse().map_err(|_| wrong())?, minutes.parse().map_err(|_| wrong())?);
-            let sign = if text.starts_with('-') { -1 } else { 1 };
-            let offset = Offset::from_seconds(hours * 3_600 + sign * minutes * 60).map_err(|_| wrong())?;
-            return Ok(Self(TimeZone::fixed(offset)));
-        }
-        TimeZone::posix(&text).map(Self).map_err(|_| wrong())
-    }
-}
-
-impl AnswerSpec {
-    /// Reads a time. An hour that comes twice in autumn is the later one where the earlier is not after `last`.
-    ///
-    /// # Errors
-    /// What is wrong with it.
-    pub fn read_time(&self, text: &str, last: Option<Timestamp>) -> Result<Timestamp, String> {
-        if self.time_format == "rfc3339" {
-            return text.parse().map_err(|e| format!("{e}"));
-        }
-        let wrong = |e: jiff::Error| format!("the time `{text}` is not `{}`: {e}", self.time_format);
-        let local = jiff::civil::DateTime::strptime(&self.time_format, text).map_err(wrong)?;
-        let either = |late: bool| {
-            let ambiguous = self.zone.0.to_ambiguous_timestamp(local);
-            if late { ambiguous.later() } else { ambiguous.earlier() }
-        };
-        let earlier = Timestamp(either(false).map_err(wrong)?.as_millisecond());
-        if last.is_some_and(|last| earlier <= last) {
-            return Ok(Timestamp(either(true).map_err(wrong)?.as_millisecond()));
-        }
-        Ok(earlier)
-    }
-
-    /// Writes a time for a query.
-    #[must_use]
-    pub fn write_time(&self, at: Timestamp) -> String {
-        let format = self.query_time_format.as_deref().unwrap_or(&self.time_format);
-        match jiff::Timestamp::from_millisecond(at.0) {
-            Ok(instant) if format != "rfc3339" => {
-                instant.to_zoned(self.zone.0.clone()).strftime(format).to_string()
-            }
-            _ => at.to_string(),
-        }
-    }
-}
-
 /// One device of the source.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -198,17 +123,74 @@ pub struct DeviceSpec {
     pub name: String,
     /// The distance of its rows.
     pub interval: Span,
-    /// The name of its channel.
-    pub channel: String,
+    /// The name of its channel, where it has one.
+    pub channel: Option<String>,
     /// The unit of its values.
     #[serde(default)]
     pub unit: String,
     /// What is measured.
     #[serde(default)]
     pub quantity: String,
+    /// Its channels, where it has several.
+    #[serde(default)]
+    pub channels: Vec<ChannelSpec>,
     /// What stands for `{NAME}` in the URL.
     #[serde(default)]
     pub vars: BTreeMap<String, String>,
+}
+
+/// One of several channels of a device.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ChannelSpec {
+    /// Its name.
+    pub name: String,
+    /// Where its value stands in a row: path or column.
+    pub value: String,
+    /// The unit of its values.
+    #[serde(default)]
+    pub unit: String,
+    /// What is measured.
+    #[serde(default)]
+    pub quantity: String,
+    /// How its values come about: `sum` where it is not said.
+    #[serde(default = "sum")]
+    pub aggregation: String,
+}
+
+fn sum() -> String {
+    "sum".to_owned()
+}
+
+/// A device whose values are the product of two series of its site.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DerivedSpec {
+    /// Its name within the site.
+    pub name: String,
+    /// The distance of its values, that of both inputs.
+    pub interval: Span,
+    /// The name of its channel.
+    pub channel: String,
+    /// The unit of its values.
+    #[serde(default)]
+    pub unit: String,
+    /// What they are.
+    #[serde(default)]
+    pub quantity: String,
+    /// The inputs, each as `DEVICE/CHANNEL`.
+    pub product: [String; 2],
+}
+
+/// A device that can be computed.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Computed {
+    /// The agent that it counts as.
+    pub path: AgentPath,
+    /// As it stands in that agent's catalog.
+    pub device: Device,
+    /// Device and channel of its inputs.
+    pub inputs: [(String, String); 2],
 }
 
 /// A device that can be asked: its names and grid are good.
@@ -218,8 +200,22 @@ pub struct Asked {
     pub agent: AgentId,
     /// As it stands in that agent's catalog.
     pub device: Device,
+    /// Where the value of each of its channels stands in a row.
+    pub values: Vec<String>,
     /// What it was described as.
     pub spec: DeviceSpec,
+}
+
+fn interval(span: Span) -> Result<Interval, String> {
+    Interval::from_ms(span.0.unsigned_abs()).map_err(|e| format!("`interval`: {e}"))
+}
+
+impl DeviceSpec {
+    /// A URL with the device's `vars` in it.
+    #[must_use]
+    pub fn fill(&self, url: String) -> String {
+        self.vars.iter().fold(url, |url, (name, value)| url.replace(&format!("{{{name}}}"), value))
+    }
 }
 
 impl Description {
@@ -237,8 +233,45 @@ impl Description {
             }
         }
         description.site_id()?;
-        description.asked()?;
+        description.derived()?;
+        description.check_spans()?;
+        description.check_names()?;
+        if description.asked()?.is_empty() && description.derived.is_empty() {
+            return Err("the source has no device: write `[[device]]`".to_owned());
+        }
         Ok(description)
+    }
+
+    /// Without a length some would never end, and others never begin.
+    fn check_spans(&self) -> Result<(), String> {
+        let named = [
+            ("window", Some(self.window)),
+            ("every", Some(self.every)),
+            ("every_least", self.every_least),
+            ("every_most", self.every_most),
+            ("unreachable_every", Some(self.unreachable_every)),
+            ("timeout", Some(self.timeout)),
+        ];
+        match named.iter().find(|(_, span)| span.is_some_and(|span| span.0 <= 0)) {
+            Some((name, _)) => Err(format!("`{name}` is nothing: write a length of time such as 30m")),
+            None => Ok(()),
+        }
+    }
+
+    fn check_names(&self) -> Result<(), String> {
+        let mut known = BTreeSet::new();
+        let names =
+            self.devices.iter().map(|spec| &spec.name).chain(self.derived.iter().map(|spec| &spec.name));
+        if let Some(name) = names.into_iter().find(|name| !known.insert(name.as_str())) {
+            return Err(format!("two devices are named `{name}`: each needs a name of its own"));
+        }
+        let own = |spec: &&DerivedSpec| {
+            spec.product.iter().any(|input| input.split('/').next() == Some(spec.name.as_str()))
+        };
+        match self.derived.iter().find(own) {
+            Some(spec) => Err(format!("`{}` cannot be computed from itself: `product` names it", spec.name)),
+            None => Ok(()),
+        }
     }
 
     /// The site.
@@ -257,9 +290,50 @@ impl Description {
         self.devices.iter().map(|spec| self.device(spec)).collect()
     }
 
+    /// What is computed.
+    ///
+    /// # Errors
+    /// A name or an interval that cannot be.
+    pub fn derived(&self) -> Result<Vec<Computed>, String> {
+        self.derived.iter().map(|spec| self.computed(spec)).collect()
+    }
+
+    fn computed(&self, spec: &DerivedSpec) -> Result<Computed, String> {
+        let input = |text: &String| {
+            let named = text.split_once('/').map(|(device, channel)| (device.to_owned(), channel.to_owned()));
+            named.ok_or_else(|| format!("`product`: write DEVICE/CHANNEL instead of `{text}`"))
+        };
+        let channel = self.channel(&ChannelSpec {
+            name: spec.channel.clone(),
+            value: String::new(),
+            unit: spec.unit.clone(),
+            quantity: spec.quantity.clone(),
+            aggregation: sum(),
+        })?;
+        let attributes = BTreeMap::from([
+            ("class".to_owned(), "derived".to_owned()),
+            ("source".to_owned(), self.name.clone()),
+            ("product_of".to_owned(), spec.product.join(", ")),
+            ("revises".to_owned(), "true".to_owned()),
+        ]);
+        let device = Device {
+            id: DeviceId::new(&spec.name).map_err(|e| format!("`derived.name`: {e}"))?,
+            grid: SlotGrid::every(interval(spec.interval)?),
+            paused: false,
+            channels: vec![channel],
+            attributes,
+        };
+        let path = AgentPath { site: self.site_id()?, agent: self.agent(&spec.name)? };
+        let [a, b] = &spec.product;
+        Ok(Computed { path, device, inputs: [input(a)?, input(b)?] })
+    }
+
+    fn agent(&self, device: &str) -> Result<AgentId, String> {
+        AgentId::new(&format!("{}-{device}", self.name)).map_err(|e| format!("`name`: {e}"))
+    }
+
     fn device(&self, spec: &DeviceSpec) -> Result<Asked, String> {
-        let interval =
-            Interval::from_ms(spec.interval.0.unsigned_abs()).map_err(|e| format!("`interval`: {e}"))?;
+        let interval = interval(spec.interval)?;
         let text = |span: Span| gapless_common::text::format_duration_ms(span.0.unsigned_abs());
         let mut attributes = BTreeMap::from([
             ("history".to_owned(), "source".to_owned()),
@@ -267,30 +341,58 @@ impl Description {
             ("source".to_owned(), self.name.clone()),
             ("every".to_owned(), text(self.every)),
             ("consent".to_owned(), self.consent.clone()),
+            // What the source says last of a row is what counts.
+            ("revises".to_owned(), "true".to_owned()),
         ]);
         let bounds = [("every_least", self.every_least), ("every_most", self.every_most)];
         attributes.extend(bounds.into_iter().filter_map(|(key, span)| Some((key.to_owned(), text(span?)))));
-        let channel = Channel {
-            id: ChannelId::new(&spec.channel).map_err(|e| format!("`channel`: {e}"))?,
+        let channels = self.channels(spec)?;
+        let values = channels.iter().map(|channel| channel.value.clone()).collect();
+        let channels = channels.iter().map(|channel| self.channel(channel)).collect::<Result<_, _>>()?;
+        let device = Device {
+            id: DeviceId::new(&spec.name).map_err(|e| format!("`device.name`: {e}"))?,
+            grid: SlotGrid::every(interval),
+            paused: false,
+            channels,
+            attributes,
+        };
+        let agent = self.agent(&spec.name)?;
+        Ok(Asked { agent, device, values, spec: spec.clone() })
+    }
+
+    /// The channels of a device, however they were written.
+    fn channels(&self, spec: &DeviceSpec) -> Result<Vec<ChannelSpec>, String> {
+        match (&spec.channel, spec.channels.as_slice()) {
+            (Some(_), [_, ..]) => {
+                Err(format!("device `{}` has both `channel` and `channels`: write one of them", spec.name))
+            }
+            (None, []) => Err(format!("device `{}` has no channel: write `channel = \"NAME\"`", spec.name)),
+            (None, several) => Ok(several.to_vec()),
+            (Some(name), []) => {
+                let value = self.answer.value.clone();
+                let value = value.ok_or("`answer.value` is missing: where the value stands in a row")?;
+                let (unit, quantity) = (spec.unit.clone(), spec.quantity.clone());
+                Ok(vec![ChannelSpec { name: name.clone(), value, unit, quantity, aggregation: sum() }])
+            }
+        }
+    }
+
+    fn channel(&self, spec: &ChannelSpec) -> Result<Channel, String> {
+        let aggregation = AGGREGATIONS.iter().find(|(word, _)| *word == spec.aggregation);
+        Ok(Channel {
+            id: ChannelId::new(&spec.name).map_err(|e| format!("channel `{}`: {e}", spec.name))?,
             unit: spec.unit.as_str().into(),
             quantity: spec.quantity.as_str().into(),
-            aggregation: Aggregation::Sum,
+            aggregation: aggregation.map(|(_, aggregation)| *aggregation).ok_or_else(|| {
+                let known: Vec<_> = AGGREGATIONS.iter().map(|(word, _)| *word).collect();
+                format!("`aggregation`: `{}` is none of {}", spec.aggregation, known.join(", "))
+            })?,
             label: match self.answer.label {
                 Label::Start => PeriodLabel::Start,
                 Label::End => PeriodLabel::End,
             },
             attributes: BTreeMap::new(),
-        };
-        let device = Device {
-            id: DeviceId::new(&spec.name).map_err(|e| format!("`device.name`: {e}"))?,
-            grid: SlotGrid::every(interval),
-            paused: false,
-            channels: vec![channel],
-            attributes,
-        };
-        let agent =
-            AgentId::new(&format!("{}-{}", self.name, spec.name)).map_err(|e| format!("`name`: {e}"))?;
-        Ok(Asked { agent, device, spec: spec.clone() })
+        })
     }
 
     /// What is asked for a window.
@@ -298,7 +400,6 @@ impl Description {
     pub fn url_of(&self, spec: &DeviceSpec, from: Timestamp, to: Timestamp) -> String {
         let escaped = |text: &str| text.replace('+', "%2B").replace(' ', "%20");
         let url = self.url.replace("{from}", &escaped(&self.answer.write_time(from)));
-        let url = url.replace("{to}", &escaped(&self.answer.write_time(to)));
-        spec.vars.iter().fold(url, |url, (name, value)| url.replace(&format!("{{{name}}}"), value))
+        spec.fill(url.replace("{to}", &escaped(&self.answer.write_time(to))))
     }
 }

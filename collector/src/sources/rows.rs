@@ -4,17 +4,18 @@ use gapless_common::quality::Quality;
 use gapless_common::time::Timestamp;
 use serde_json::Value as Json;
 
-use super::describe::{AnswerSpec, Format};
+use super::answer::{AnswerSpec, Format};
+
+/// What a row says of a channel: the value, present exactly where the quality has one.
+pub type Cell = (Option<f64>, Quality);
 
 /// A row of an answer.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Row {
     /// Its time, as the source labels it.
     pub at: Timestamp,
-    /// Present exactly where the quality has a value.
-    pub value: Option<f64>,
-    /// Good, or why there is no value.
-    pub quality: Quality,
+    /// What it says of each channel, in their order; nothing where it has no value. Not all of them nothing.
+    pub cells: Vec<Option<Cell>>,
 }
 
 /// What an answer says.
@@ -24,6 +25,15 @@ pub struct Parsed {
     pub rows: Vec<Row>,
     /// The oldest instant that there is anything of, where the source says so.
     pub oldest: Option<Timestamp>,
+    /// Instants that came twice with different values: what was written last counts, or first where the newest is first.
+    pub doubled: usize,
+}
+
+/// A row as it is written.
+struct Raw {
+    time: String,
+    values: Vec<Option<String>>,
+    status: Option<String>,
 }
 
 fn at_path<'a>(json: &'a Json, path: &str) -> Option<&'a Json> {
@@ -39,72 +49,105 @@ fn text(json: &Json) -> Option<String> {
     }
 }
 
+/// A field of an answer of JSON.
+///
+/// # Errors
+/// It is no JSON, or has no such field.
+pub(super) fn text_at(body: &str, path: &str) -> Result<String, String> {
+    let json: Json = serde_json::from_str(body).map_err(|e| format!("the answer is no JSON: {e}"))?;
+    at_path(&json, path).and_then(text).ok_or_else(|| format!("the answer has nothing at `{path}`"))
+}
+
 impl AnswerSpec {
-    /// Reads an answer.
+    /// Reads the answer to a window that begins at `from`; `values` are where the value of each channel stands in a row.
     ///
     /// # Errors
     /// What is wrong with it: nothing of it is used.
-    pub fn parse(&self, body: &str) -> Result<Parsed, String> {
-        let mut parsed = match self.format {
-            Format::Json => self.json(body)?,
-            Format::Csv => self.csv(body)?,
+    pub fn parse(&self, body: &str, values: &[String], from: Timestamp) -> Result<Parsed, String> {
+        let (raws, oldest) = match self.format {
+            Format::Json => self.json(body, values)?,
+            Format::Csv => (self.csv(body, values)?, None),
         };
-        parsed.rows.sort_by_key(|row| row.at);
-        parsed.rows.dedup_by_key(|row| row.at);
-        Ok(parsed)
+        let oldest = oldest.and_then(|text| self.read_time(&text, None).ok());
+        let (rows, doubled) = self.rows(raws, from)?;
+        Ok(Parsed { rows, oldest, doubled })
     }
 
-    fn json(&self, body: &str) -> Result<Parsed, String> {
+    fn json(&self, body: &str, values: &[String]) -> Result<(Vec<Raw>, Option<String>), String> {
         let json: Json = serde_json::from_str(body).map_err(|e| format!("the answer is no JSON: {e}"))?;
         let rows = at_path(&json, &self.rows).and_then(Json::as_array);
         let rows = rows.ok_or_else(|| format!("the answer has no list at `{}`", self.rows))?;
         let oldest = self.oldest.as_ref().and_then(|path| at_path(&json, path)).and_then(text);
-        let mut parsed =
-            Parsed { oldest: oldest.and_then(|t| self.read_time(&t, None).ok()), rows: Vec::new() };
-        for row in rows {
-            let field = |path: &str| at_path(row, path).and_then(text);
-            self.row(&mut parsed.rows, field)?;
-        }
-        Ok(parsed)
+        let raws = rows.iter().map(|row| self.raw(values, |path| at_path(row, path).and_then(text)));
+        Ok((raws.collect::<Result<_, _>>()?, oldest))
     }
 
-    fn csv(&self, body: &str) -> Result<Parsed, String> {
+    fn csv(&self, body: &str, values: &[String]) -> Result<Vec<Raw>, String> {
         let mut lines = body.lines().filter(|line| !line.trim().is_empty());
         let cells = |line: &str| {
             line.split(',').map(|cell| cell.trim().trim_matches('"').to_owned()).collect::<Vec<_>>()
         };
         let names = cells(lines.next().ok_or("the answer is empty: no line of names")?);
-        for name in [&self.time, &self.value] {
-            if !names.contains(name) {
-                return Err(format!("the answer has no column `{name}`"));
-            }
+        if let Some(name) = std::iter::once(&self.time).chain(values).find(|name| !names.contains(name)) {
+            return Err(format!("the answer has no column `{name}`"));
         }
-        let mut parsed = Parsed::default();
-        for line in lines {
+        let raw = |line| {
             let cells = cells(line);
-            let field = |name: &str| cells.get(names.iter().position(|n| n == name)?).cloned();
-            self.row(&mut parsed.rows, field)?;
-        }
-        Ok(parsed)
+            self.raw(values, |name| cells.get(names.iter().position(|n| n == name)?).cloned())
+        };
+        lines.map(raw).collect()
     }
 
-    fn row(&self, rows: &mut Vec<Row>, field: impl Fn(&str) -> Option<String>) -> Result<(), String> {
+    fn raw(&self, values: &[String], field: impl Fn(&str) -> Option<String>) -> Result<Raw, String> {
         let time = field(&self.time).ok_or_else(|| format!("a row without `{}`", self.time))?;
-        let at = self.read_time(&time, rows.last().map(|row| row.at))?;
-        // A row without a value says nothing: its slot is as good as not there.
-        let Some(value) = field(&self.value).filter(|value| !value.is_empty()) else { return Ok(()) };
-        let number: f64 = value.parse().map_err(|_| format!("the value `{value}` of {time} is no number"))?;
-        let status = self.status.as_deref().and_then(field);
+        let values = values.iter().map(|path| field(path).filter(|value| !value.is_empty())).collect();
+        Ok(Raw { time, values, status: self.status.as_deref().and_then(&field) })
+    }
+
+    /// Makes rows of what is written, whichever way round; and how many instants came twice with other values.
+    fn rows(&self, mut raws: Vec<Raw>, from: Timestamp) -> Result<(Vec<Row>, usize), String> {
+        let times = raws.iter().map(|raw| self.read_time(&raw.time, None)).collect::<Result<Vec<_>, _>>()?;
+        let falls = times.windows(2).filter(|pair| pair[1] < pair[0]).count();
+        if falls > times.len() / 2 {
+            // Newest first: which of two equal hours in autumn is meant is known from the row before.
+            raws.reverse();
+        }
+        let (mut rows, mut last) = (Vec::<Row>::with_capacity(raws.len()), Some(from.plus_ms(-1)));
+        for raw in &raws {
+            let at = self.read_time(&raw.time, last)?;
+            last = Some(at);
+            let cells = raw.values.iter().map(|value| value.as_ref().map(|value| self.cell(raw, value)));
+            let cells: Vec<Option<Cell>> = cells.map(Option::transpose).collect::<Result<_, _>>()?;
+            // A row without a value says nothing: its slot is as good as not there.
+            if cells.iter().any(Option::is_some) {
+                rows.push(Row { at, cells });
+            }
+        }
+        let mut doubled = 0;
+        rows.sort_by_key(|row| row.at);
+        rows.dedup_by(|later, earlier| {
+            let is_same = later.at == earlier.at;
+            if is_same && later.cells != earlier.cells {
+                doubled += 1;
+                std::mem::swap(&mut later.cells, &mut earlier.cells);
+            }
+            is_same
+        });
+        Ok((rows, doubled))
+    }
+
+    fn cell(&self, raw: &Raw, value: &str) -> Result<Cell, String> {
+        let number: f64 =
+            value.parse().map_err(|_| format!("the value `{value}` of {} is no number", raw.time))?;
         let is_invalid = self.invalid.iter().any(|known| known.to_bits() == number.to_bits())
-            || status.is_some_and(|status| self.status_invalid.contains(&status))
+            || raw.status.as_ref().is_some_and(|status| self.status_invalid.contains(status))
             || !number.is_finite();
         let quality = match self.overflow_above {
             _ if is_invalid => Quality::BadInvalid,
             Some(most) if number > most => Quality::BadOutOfRange,
             _ => Quality::Good,
         };
-        rows.push(Row { at, value: quality.has_value().then_some(number), quality });
-        Ok(())
+        Ok((quality.has_value().then_some(number), quality))
     }
 }
 
@@ -122,6 +165,10 @@ mod tests {
         Description::read(&text).unwrap().answer
     }
 
+    fn read(answer: &AnswerSpec, body: &str) -> Result<Parsed, String> {
+        answer.parse(body, &["value".to_owned()], Timestamp(0))
+    }
+
     fn ms(text: &str) -> Timestamp {
         text.parse().unwrap()
     }
@@ -133,19 +180,19 @@ mod tests {
             {"timestamp": "2026-01-01 01:00", "value": 16777215},
             {"timestamp": "2026-01-01 00:30", "value": 0.25}, {"timestamp": "2026-01-01 01:30", "value": "100.5"},
             {"timestamp": "2026-01-01 02:00", "value": null}]}"#;
-        let parsed = answer.parse(body).unwrap();
+        let parsed = read(&answer, body).unwrap();
         assert_eq!(parsed.oldest, Some(ms("2025-01-01T00:00:00Z")));
-        let rows: Vec<_> = parsed.rows.iter().map(|r| (r.at.to_string(), r.value, r.quality)).collect();
+        let rows: Vec<_> = parsed.rows.iter().map(|r| (r.at.to_string(), r.cells[0].unwrap())).collect();
         assert_eq!(
             rows,
             [
-                ("2026-01-01T00:30:00Z".to_owned(), Some(0.25), Quality::Good),
-                ("2026-01-01T01:00:00Z".to_owned(), None, Quality::BadInvalid),
-                ("2026-01-01T01:30:00Z".to_owned(), None, Quality::BadOutOfRange),
+                ("2026-01-01T00:30:00Z".to_owned(), (Some(0.25), Quality::Good)),
+                ("2026-01-01T01:00:00Z".to_owned(), (None, Quality::BadInvalid)),
+                ("2026-01-01T01:30:00Z".to_owned(), (None, Quality::BadOutOfRange)),
             ]
         );
         for wrong in ["", "[]", r#"{"values": [{}]}"#, r#"{"values": [{"timestamp": "now", "value": 1}]}"#] {
-            assert!(answer.parse(wrong).is_err(), "{wrong}");
+            assert!(read(&answer, wrong).is_err(), "{wrong}");
         }
     }
 
@@ -168,12 +215,48 @@ mod tests {
                 })
                 .collect();
             assert!(written.iter().all(|text| text.starts_with(day)), "{written:?}");
-            let body: Vec<_> =
+            let mut body: Vec<_> =
                 written.iter().map(|t| serde_json::json!({"timestamp": t, "value": 1.0})).collect();
-            let parsed = answer.parse(&serde_json::json!({"values": body}).to_string()).unwrap();
-            let read: Vec<_> = parsed.rows.iter().map(|row| row.at).collect();
-            assert_eq!(read, instants, "{day}");
+            for order in ["oldest first", "newest first"] {
+                let parsed = read(&answer, &serde_json::json!({"values": body}).to_string()).unwrap();
+                let read: Vec<_> = parsed.rows.iter().map(|row| row.at).collect();
+                assert_eq!(read, instants, "{day}, {order}");
+                body.reverse();
+            }
         }
+    }
+
+    #[test]
+    fn a_window_that_begins_in_the_second_of_two_equal_hours_is_read_so() {
+        let body = r#"{"values": [{"timestamp": "2026-10-25 01:00", "value": 1},
+            {"timestamp": "2026-10-25 01:30", "value": 2}]}"#;
+        for (from, first) in [
+            ("2026-10-25T00:00:00Z", "2026-10-25T00:00:00Z"),
+            ("2026-10-25T01:00:00Z", "2026-10-25T01:00:00Z"),
+        ] {
+            let parsed = in_britain().parse(body, &["value".to_owned()], ms(from)).unwrap();
+            assert_eq!(parsed.rows[0].at, ms(first));
+        }
+    }
+
+    #[test]
+    fn what_is_written_last_of_an_instant_counts_and_is_said() {
+        let answer = Description::read(METER).unwrap().answer;
+        let body = r#"{"values": [{"timestamp": "2026-01-01 00:30", "value": 1},
+            {"timestamp": "2026-01-01 00:30", "value": 2}, {"timestamp": "2026-01-01 00:30", "value": 2}]}"#;
+        let parsed = read(&answer, body).unwrap();
+        let cells = vec![Some((Some(2.0), Quality::Good))];
+        assert_eq!((parsed.rows, parsed.doubled), (vec![Row { at: ms("2026-01-01T00:30:00Z"), cells }], 1));
+    }
+
+    #[test]
+    fn a_row_may_have_several_channels_of_which_some_say_nothing() {
+        let answer = Description::read(METER).unwrap().answer;
+        let body = r#"{"values": [{"timestamp": "2026-01-01 00:30", "in": {"c": 20.5}},
+            {"timestamp": "2026-01-01 01:00", "in": {}, "out": null}]}"#;
+        let parsed = answer.parse(body, &["in.c".to_owned(), "out".to_owned()], Timestamp(0)).unwrap();
+        let cells: Vec<_> = parsed.rows.into_iter().map(|row| row.cells).collect();
+        assert_eq!(cells, [[Some((Some(20.5), Quality::Good)), None]]);
     }
 
     #[test]
@@ -181,11 +264,11 @@ mod tests {
         let text = METER.replace("format = \"json\"", "format = \"csv\"");
         let answer = Description::read(&text).unwrap().answer;
         let body = "value,timestamp\r\n0.5,2026-01-01 00:30\r\n,2026-01-01 01:00\r\n";
-        let parsed = answer.parse(body).unwrap();
+        let parsed = read(&answer, body).unwrap();
         assert_eq!(
             parsed.rows,
-            [Row { at: ms("2026-01-01T00:30:00Z"), value: Some(0.5), quality: Quality::Good }]
+            [Row { at: ms("2026-01-01T00:30:00Z"), cells: vec![Some((Some(0.5), Quality::Good))] }]
         );
-        assert!(answer.parse("a,b\n1,2\n").unwrap_err().contains("timestamp"));
+        assert!(read(&answer, "a,b\n1,2\n").unwrap_err().contains("timestamp"));
     }
 }

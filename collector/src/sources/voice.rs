@@ -16,10 +16,10 @@ use gapless_common::time::{Slot, Timestamp};
 use gapless_common::topic::{AgentPath, Up};
 use gapless_common::wire::{self, Message};
 
-use super::rows::Row;
+use super::rows::{Cell, Row};
 use crate::ingest::Inbound;
 
-/// Records of one frame: some 16 KiB.
+/// Records that are tried as one frame at first.
 const FRAME_RECORDS_MAX: usize = 1_000;
 
 /// See the module's text.
@@ -30,6 +30,10 @@ pub(crate) struct Voice {
     epoch: Epoch,
     next: u64,
     catalog: Catalog,
+    /// How far back of what was told it is known what it was, in ms.
+    overlap_ms: i64,
+    /// What was told of the rows since then: such a row is told again only where it says something else.
+    told: BTreeMap<Timestamp, Vec<Option<Cell>>>,
 }
 
 /// What was drawn or found at the start.
@@ -50,14 +54,16 @@ pub(crate) struct Window {
     pub(crate) from: Timestamp,
     /// Before this one.
     pub(crate) to: Timestamp,
+    /// What is before it was accounted for earlier, and is only read again; `to` where nothing is to be accounted for.
+    pub(crate) accounted: Timestamp,
     /// Slots before it that have no row are missing; later ones may still come.
     pub(crate) settled: Timestamp,
 }
 
 impl Voice {
-    pub(crate) fn new(path: AgentPath, begin: Begin, catalog: Catalog) -> Self {
+    pub(crate) fn new(path: AgentPath, begin: Begin, catalog: Catalog, overlap_ms: i64) -> Self {
         let Begin { epoch, connection, .. } = begin;
-        Self { path, connection, epoch, next: 1, catalog }
+        Self { path, connection, epoch, next: 1, catalog, overlap_ms, told: BTreeMap::new() }
     }
 
     pub(crate) fn path(&self) -> &AgentPath {
@@ -102,9 +108,19 @@ impl Voice {
         attributes: &BTreeMap<String, String>,
         now: Timestamp,
     ) -> Result<Vec<Inbound>, wire::EncodeError> {
+        self.catalog.devices.iter_mut().for_each(|device| device.paused = true);
+        self.attribute(attributes, now)
+    }
+
+    /// Sets attributes of the device; those without a text are taken away.
+    pub(crate) fn attribute(
+        &mut self,
+        attributes: &BTreeMap<String, String>,
+        now: Timestamp,
+    ) -> Result<Vec<Inbound>, wire::EncodeError> {
         for device in &mut self.catalog.devices {
-            device.paused = true;
             device.attributes.extend(attributes.clone());
+            device.attributes.retain(|_, text| !text.is_empty());
         }
         self.describe(now, now)
     }
@@ -137,13 +153,13 @@ impl Voice {
         Ok(self.message(Up::Reply, wire::encode(&reply)?, now))
     }
 
-    /// What a window was answered with; and, where `proves` says so, how far the device is accounted for. Returns where the
-    /// next window begins, too.
+    /// What a window was answered with, and how far the device is accounted for; `why` a slot of that instant has no row.
+    /// Returns where the next window begins, too.
     pub(crate) fn rows(
         &mut self,
-        rows: &[Row],
+        rows: Vec<Row>,
         window: Window,
-        proves: bool,
+        why: impl Fn(Timestamp) -> Cause,
         now: Timestamp,
     ) -> Result<(Vec<Inbound>, Timestamp), wire::EncodeError> {
         let Some(grid) = self.catalog.devices.first().map(|device| device.grid) else {
@@ -151,55 +167,69 @@ impl Voice {
         };
         let device = DeviceIndex(0);
         let mut records = Vec::with_capacity(rows.len() + 2);
-        let mut there = BTreeSet::new();
-        for row in rows.iter().filter(|row| window.from <= row.at && row.at < window.to) {
+        let (mut there, mut new) = (BTreeSet::new(), Vec::new());
+        for row in rows.into_iter().filter(|row| window.from <= row.at && row.at < window.to) {
             let slot = grid.slot_at(row.at);
             there.insert(slot.0);
-            let sample = Sample {
-                channel: ChannelIndex(0),
-                value: row.value.map(Value::Number),
-                quality: row.quality,
-            };
-            let (acquired, at) = (Acquired::Recorded(slot), row.at);
-            records.push(Record::Readings(Readings { device, acquired, at, samples: vec![sample] }));
+            if self.told.get(&row.at) == Some(&row.cells) {
+                continue;
+            }
+            let samples = (0..).zip(&row.cells).filter_map(|(channel, cell)| {
+                let (value, quality) = (*cell)?;
+                Some(Sample { channel: ChannelIndex(channel), value: value.map(Value::Number), quality })
+            });
+            let (acquired, at, samples) = (Acquired::Recorded(slot), row.at, samples.collect());
+            records.push(Record::Readings(Readings { device, acquired, at, samples }));
+            new.push((row.at, row.cells));
         }
         // A slot whose row has come is settled, and so is everything before it.
         let last = there.last().map_or(i64::MIN, |last| *last);
         let settled = grid.first_from(window.settled.min(window.to)).0.saturating_sub(1);
-        let (first, through) = (grid.first_from(window.from).0, settled.max(last));
+        let first = grid.first_from(window.accounted).0;
+        let through = if window.accounted < window.to { settled.max(last) } else { i64::MIN };
         let mut slot = first;
-        while proves && slot <= through {
-            let begin = slot;
-            while slot <= through && !there.contains(&slot) {
+        while slot <= through {
+            let (begin, cause) = (slot, why(grid.at(Slot(slot))));
+            while slot <= through && !there.contains(&slot) && why(grid.at(Slot(slot))) == cause {
                 slot += 1;
             }
-            if let Some(count) = u32::try_from(slot - begin).ok().filter(|count| *count > 0) {
-                let cause = Cause::NotRecorded;
-                records.push(Record::Misses(Misses { device, first: Slot(begin), count, cause }));
+            match u32::try_from(slot - begin).unwrap_or(u32::MAX) {
+                // Its row is there.
+                0 => slot += 1,
+                count => records.push(Record::Misses(Misses { device, first: Slot(begin), count, cause })),
             }
-            slot += 1;
         }
-        if proves && through >= first {
+        let mut next = window.accounted;
+        if through >= first {
             records.push(Record::Complete(Completeness { through: vec![(device, Slot(through))] }));
+            next = grid.at(Slot(through).plus(1));
         }
-        let next = if through >= first { grid.at(Slot(through).plus(1)) } else { window.from };
-        Ok((self.records(&records, now)?, next))
+        let messages = self.records(&records, now)?;
+        self.told.extend(new);
+        let newest = self.told.last_key_value().map_or(window.to, |(at, _)| *at);
+        self.told = self.told.split_off(&newest.plus_ms(1 - self.overlap_ms));
+        Ok((messages, next))
     }
 
     fn records(&mut self, records: &[Record], now: Timestamp) -> Result<Vec<Inbound>, wire::EncodeError> {
-        let mut messages = Vec::new();
-        for part in records.chunks(FRAME_RECORDS_MAX) {
+        let (mut messages, mut rest, mut next) = (Vec::new(), records, self.next);
+        let catalog = wire::encode_catalog(&self.catalog).0;
+        while !rest.is_empty() {
             let frame = DataFrame {
                 agent: self.path.tag(),
                 connection: self.connection,
                 epoch: self.epoch,
-                first: Seq(self.next),
-                catalog: wire::encode_catalog(&self.catalog).0,
-                records: part.to_vec(),
+                first: Seq(next),
+                catalog,
+                records: rest[..rest.len().min(FRAME_RECORDS_MAX)].to_vec(),
             };
-            self.next += u64::try_from(part.len()).unwrap_or_default();
-            messages.push(self.message(Up::Data, wire::encode_data(&frame, &self.catalog)?, now));
+            let (payload, count) = wire::encode_prefix(&frame, &self.catalog)?;
+            next += u64::try_from(count).unwrap_or_default();
+            rest = rest.get(count..).unwrap_or_default();
+            messages.push(self.message(Up::Data, payload, now));
         }
+        // Where one cannot be written none goes out, and their seqs are still free.
+        self.next = next;
         Ok(messages)
     }
 

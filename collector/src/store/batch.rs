@@ -26,6 +26,8 @@ pub(crate) struct Row {
     pub(crate) value: Cell,
     pub(crate) quality: Quality,
     pub(crate) device: i64,
+    /// Whether it takes the place of another value of that instant.
+    pub(crate) revises: bool,
     pub(crate) agent: AgentNo,
     pub(crate) epoch: Epoch,
     pub(crate) seq: u64,
@@ -90,7 +92,7 @@ impl<'c> Batch<'c> {
     /// Writes what was gathered.
     pub(crate) fn flush(&mut self) -> rusqlite::Result<()> {
         let mut rows = std::mem::take(&mut self.rows);
-        // Stable: of two values for one instant the one that came first stays.
+        // Stable: of two values for one instant the one that came first stays, or, where its source revises, the last.
         rows.sort_by_key(|row| (row.series, row.ts));
         let sql = "INSERT OR IGNORE INTO readings VALUES (?1, ?2, ?3, ?4, ?5)";
         let mut insert = self.connection.prepare_cached(sql)?;
@@ -122,6 +124,9 @@ impl<'c> Batch<'c> {
             tally.duplicates += 1;
             return Ok(());
         }
+        if row.revises {
+            return self.revise(row);
+        }
         tally.conflicts += 1;
         let sql = "INSERT OR IGNORE INTO conflicts
             (series, ts, value, quality, agent, epoch, seq, received_at, commit_no)
@@ -137,6 +142,23 @@ impl<'c> Batch<'c> {
             self.now.0,
             self.commit.cast_signed()
         ])?;
+        Ok(())
+    }
+
+    /// The source says something else now: that is what counts, and what it said is kept.
+    fn revise(&mut self, row: &Row) -> rusqlite::Result<()> {
+        let key = params![row.series, row.ts, self.commit.cast_signed()];
+        let sql = "INSERT OR IGNORE INTO revisions
+            SELECT series, ts, ?3, value, quality FROM readings WHERE series = ?1 AND ts = ?2";
+        self.connection.prepare_cached(sql)?.execute(key)?;
+        let sql =
+            "UPDATE readings SET value = ?4, quality = ?5, commit_no = ?3 WHERE series = ?1 AND ts = ?2";
+        let quality = i64::from(row.quality.code());
+        let commit = self.commit.cast_signed();
+        self.connection
+            .prepare_cached(sql)?
+            .execute(params![row.series, row.ts, commit, row.value, quality])?;
+        self.changed.entry(row.device).or_default().push(row.ts);
         Ok(())
     }
 
@@ -218,6 +240,7 @@ impl<'c> Batch<'c> {
                 value: cell(r.get_ref(4)?),
                 quality: certain(quality.unwrap_or(Quality::UncertainClock)),
                 device: r.get(7)?,
+                revises: false,
                 agent: no,
                 epoch: correction.epoch,
                 seq: r.get::<_, i64>(0)?.cast_unsigned(),

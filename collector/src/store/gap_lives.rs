@@ -233,7 +233,7 @@ pub(crate) fn ended(connection: &Connection, now: Timestamp, most: i64) -> rusql
 /// (or they would be asked while they are away), they are not being asked already, and they were not stopped.
 pub(crate) fn due(connection: &Connection, now: Timestamp, most: i64) -> rusqlite::Result<Vec<Wanted>> {
     let which = "WHERE p.next_at <= ?1 AND p.state IN (1, 4) AND a.connected = 1
-        AND d.attributes ->> 'history' IS NOT NULL AND d.stopped IS NULL
+        AND d.attributes ->> 'history' IS NOT NULL AND d.attributes ->> 'unreachable_since' IS NULL AND d.stopped IS NULL
         AND EXISTS (SELECT 1 FROM grids h JOIN coverage r ON r.grid = h.id WHERE h.device = d.id AND r.state = 1
             AND r.first_slot >= (p.to_ts - h.phase_ms) / h.interval_ms)
         AND NOT EXISTS (SELECT 1 FROM gaps q JOIN grids h ON h.id = q.grid

@@ -9,6 +9,7 @@ pub(crate) mod commands;
 mod complete;
 pub(crate) mod gap_lives;
 pub(crate) mod housekeeping;
+pub(crate) mod inputs;
 pub(crate) mod jobs;
 pub(crate) mod leases;
 mod meters;

@@ -19,6 +19,8 @@ pub(crate) struct Bound {
     pub(crate) due: Due,
     /// By channel index.
     pub(crate) series: Vec<i64>,
+    /// What it says last of an instant counts: its source revises what it said before.
+    pub(crate) revises: bool,
 }
 
 /// See the module's text.
@@ -127,7 +129,7 @@ fn bind_device(
     let series: rusqlite::Result<Vec<i64>> =
         device.channels.iter().map(|channel| bind_series(connection, id, channel)).collect();
     let due = Due { device: DeviceNo(id), grid, times: device.grid, paused: device.paused };
-    Ok(Bound { due, series: series? })
+    Ok(Bound { due, series: series?, revises: revises(device) })
 }
 
 fn find_device(connection: &Connection, site: i64, device: &Device) -> rusqlite::Result<i64> {
@@ -143,7 +145,11 @@ fn recall_device(connection: &Connection, site: i64, device: &Device) -> rusqlit
         found.ok_or(rusqlite::Error::QueryReturnedNoRows)
     });
     let due = Due { device: DeviceNo(id), grid, times: device.grid, paused: device.paused };
-    Ok(Bound { due, series: series.collect::<rusqlite::Result<_>>()? })
+    Ok(Bound { due, series: series.collect::<rusqlite::Result<_>>()?, revises: revises(device) })
+}
+
+fn revises(device: &Device) -> bool {
+    device.attributes.get("revises").is_some_and(|word| word == "true")
 }
 
 /// The catalog as it came.

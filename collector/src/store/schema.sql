@@ -1,4 +1,4 @@
--- Version 7 of the collector's database. Instants are milliseconds since 1970 UTC; 64-bit unsigned numbers
+-- Version 8 of the collector's database. Instants are milliseconds since 1970 UTC; 64-bit unsigned numbers
 -- (epochs, hashes, incarnations) are kept as the signed number of the same bits; seqs are plain.
 -- Everything that decides anything is here: a collector may be killed at any instant and lose nothing.
 
@@ -273,7 +273,7 @@ CREATE TABLE changes (
     PRIMARY KEY (commit_no, device, first_ts)
 ) WITHOUT ROWID;
 
--- A second, different value for an instant that has one; the first committed stays in `readings`.
+-- A second, different value for an instant that has one; the first committed stays in `readings` (but see `revisions`).
 CREATE TABLE conflicts (
     id INTEGER PRIMARY KEY,
     series INTEGER NOT NULL,
@@ -287,6 +287,16 @@ CREATE TABLE conflicts (
     commit_no INTEGER NOT NULL,
     UNIQUE (series, ts, agent, epoch, seq)
 );
+
+-- What stood in `readings` until that commit, of devices whose source may say something else later. (Schema 8.)
+CREATE TABLE revisions (
+    series INTEGER NOT NULL,
+    ts INTEGER NOT NULL,
+    commit_no INTEGER NOT NULL,
+    value REAL,
+    quality INTEGER NOT NULL,
+    PRIMARY KEY (series, ts, commit_no)
+) WITHOUT ROWID;
 
 -- Readings taken before the gateway's clock was set, with what a later correction needs. corrected_ts: the true
 -- time, once known. They stand in `readings` as uncertain until then. corrected_commit: the commit that took the row

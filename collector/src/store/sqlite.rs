@@ -11,7 +11,7 @@ use rusqlite::{Connection, OpenFlags, OptionalExtension};
 use super::model::Head;
 
 /// Version of the schema that this program writes.
-const SCHEMA_VERSION: i64 = 7;
+const SCHEMA_VERSION: i64 = 8;
 const SCHEMA: &str = include_str!("schema.sql");
 /// What a database of version 1 lacks.
 const TO_2: &str = "CREATE TABLE forgotten_epochs (
@@ -119,7 +119,8 @@ ALTER TABLE devices ADD COLUMN stopped INTEGER;
 ALTER TABLE devices ADD COLUMN stopped_at INTEGER;
 ALTER TABLE devices ADD COLUMN stopped_why TEXT;
 UPDATE devices SET announced_at = coalesce((SELECT min(first_seen) FROM catalogs c WHERE c.agent = devices.agent), 0);
-UPDATE devices SET confirmed_at = announced_at, confirmed_by = 'collector';
+UPDATE devices SET confirmed_at = announced_at, confirmed_by = 'collector',
+    resumed_at = CAST(unixepoch('subsec') * 1000 AS INTEGER);
 CREATE INDEX spans_owed ON spans (agent) WHERE last_slot IS NULL;
 CREATE TABLE alerts (
     id INTEGER PRIMARY KEY AUTOINCREMENT,
@@ -161,6 +162,15 @@ CREATE TABLE removals (
     count INTEGER NOT NULL,
     detail TEXT NOT NULL
 )";
+/// What a database of version 7 lacks.
+const TO_8: &str = "CREATE TABLE revisions (
+    series INTEGER NOT NULL,
+    ts INTEGER NOT NULL,
+    commit_no INTEGER NOT NULL,
+    value REAL,
+    quality INTEGER NOT NULL,
+    PRIMARY KEY (series, ts, commit_no)
+) WITHOUT ROWID";
 /// What was asked after a backup was made, and in answer to what, is not known to it: no number of a command is given
 /// again that an agent may remember, and what was being asked for is asked for anew.
 const RESTORED: &str = "INSERT INTO sqlite_sequence (name, seq)
@@ -247,7 +257,7 @@ fn migrate(connection: &mut Connection, found: i64, fresh: u64) -> rusqlite::Res
         transaction.execute_batch(SCHEMA)?;
         transaction.execute("INSERT INTO meta VALUES ('commit_no', 0), ('needs_incarnation', 1)", [])?;
     }
-    for (from, lacks) in [(1, TO_2), (2, TO_3), (3, TO_4), (4, TO_5), (5, TO_6), (6, TO_7)] {
+    for (from, lacks) in [(1, TO_2), (2, TO_3), (3, TO_4), (4, TO_5), (5, TO_6), (6, TO_7), (7, TO_8)] {
         if (1..=from).contains(&found) {
             transaction.execute_batch(lacks)?;
         }
@@ -316,6 +326,7 @@ mod tests {
     }
 
     /// What the versions after each one brought, taken away again.
+    const FROM_8: &str = "DROP TABLE revisions; PRAGMA user_version = 7;";
     const FROM_7: &str = "DROP TABLE removals; DROP TABLE receivers; DROP TABLE alert_events; DROP TABLE alerts;
         DROP INDEX spans_owed; ALTER TABLE agents DROP COLUMN left_at; ALTER TABLE agents DROP COLUMN outbox_owed;
         ALTER TABLE agents DROP COLUMN outbox_budget; ALTER TABLE agents DROP COLUMN clock_off_ms;
@@ -340,7 +351,7 @@ mod tests {
     /// An older database gets what it lacks, keeps its incarnation, and is not made anew at the next opening.
     #[test]
     fn an_older_database_is_migrated() {
-        let steps = [FROM_7, FROM_6, FROM_5, FROM_4, FROM_3, FROM_2];
+        let steps = [FROM_8, FROM_7, FROM_6, FROM_5, FROM_4, FROM_3, FROM_2];
         for back in (1..=steps.len()).map(|n| steps[..n].join(" ")) {
             let connection = make_writer(Connection::open_in_memory().unwrap(), 7).unwrap();
             let new = made(&connection);
@@ -350,8 +361,8 @@ mod tests {
             assert_eq!(made(&connection), new, "as a new database has it");
             assert_eq!(head(&connection).unwrap().incarnation, Incarnation(7));
             let connection = make_writer(connection, 9).unwrap();
-            connection.execute_batch("PRAGMA user_version = 8").unwrap();
-            assert!(matches!(make_writer(connection, 9), Err(OpenError::TooNew { found: 8, .. })));
+            connection.execute_batch(&format!("PRAGMA user_version = {}", SCHEMA_VERSION + 1)).unwrap();
+            assert!(matches!(make_writer(connection, 9), Err(OpenError::TooNew { .. })));
         }
     }
 }

@@ -23,7 +23,8 @@ pub const ORDERS: [(&str, ByteOrder); 4] = [
     ("DCBA", ByteOrder::DCBA),
 ];
 
-const AGGREGATIONS: [(&str, Aggregation); 8] = [
+/// How people write how a number comes about.
+pub const AGGREGATIONS: [(&str, Aggregation); 8] = [
     ("instant", Aggregation::Instant),
     ("mean", Aggregation::Mean),
     ("min", Aggregation::Minimum),

@@ -2,19 +2,13 @@
 //! energy per half hour under the time at which it ends, in UTC; windows of 90 days at most; half hours that it has not;
 //! values that mean *invalid*; too many calls; consent withdrawn.
 //!
-//! Does not simulate: TLS, summer time, tariffs, keep-alive (each connection has one answer).
+//! Does not simulate: summer time, tariffs.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::io::{self, Read as _, Write as _};
-use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::thread::JoinHandle;
-use std::time::Duration;
 
 use gapless_common::time::Timestamp;
 
-use crate::clock;
+use super::{Remote, Request, refused};
 
 /// Distance of the values.
 pub const HALF_HOUR_MS: i64 = 1_800_000;
@@ -22,9 +16,6 @@ pub const HALF_HOUR_MS: i64 = 1_800_000;
 pub const WINDOW_MS_MAX: i64 = 90 * 86_400_000;
 /// The value that means *invalid*.
 pub const INVALID: u32 = 16_777_215;
-/// Longest head of a request.
-const HEAD_BYTES_MAX: usize = 8 << 10;
-const LOOK_EVERY: Duration = Duration::from_millis(20);
 
 /// A call that was answered, in order.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -54,6 +45,8 @@ pub struct Meter {
     pub invalid: BTreeSet<Timestamp>,
     /// Calls that are answered with 429 and `Retry-After: 1` before any other.
     pub too_many: u32,
+    /// Meters that cannot be reached, by utility.
+    pub unreachable: BTreeSet<String>,
     /// Whether consent is withdrawn.
     pub withdrawn: bool,
     /// Every call.
@@ -71,6 +64,7 @@ impl Meter {
             holes: BTreeMap::new(),
             invalid: BTreeSet::new(),
             too_many: 0,
+            unreachable: BTreeSet::new(),
             withdrawn: false,
             calls: Vec::new(),
         }
@@ -85,15 +79,6 @@ impl Meter {
         base + n.rem_euclid(most) as f64 / 64.0
     }
 
-    fn answer(&mut self, target: &str, key: Option<&str>, now: Timestamp) -> (u16, String) {
-        let Some((utility, from, to)) = understood(target) else {
-            return (404, r#"{"error": "no such resource"}"#.to_owned());
-        };
-        let (status, body) = self.answer_to(&utility, (from, to), key, now);
-        self.calls.push(Call { utility, from, to, status });
-        (status, body)
-    }
-
     fn answer_to(
         &mut self,
         utility: &str,
@@ -101,12 +86,14 @@ impl Meter {
         key: Option<&str>,
         now: Timestamp,
     ) -> (u16, String) {
-        let refused = |status, why: &str| (status, serde_json::json!({"error": why}).to_string());
         if key != Some(self.key.as_str()) {
             return refused(401, "no such key");
         }
         if self.withdrawn {
             return refused(403, "the occupant has changed");
+        }
+        if self.unreachable.contains(utility) {
+            return refused(404, "the meter cannot be reached");
         }
         if self.too_many > 0 {
             self.too_many -= 1;
@@ -136,6 +123,17 @@ impl Meter {
     }
 }
 
+impl Remote for Meter {
+    fn answer(&mut self, request: &Request<'_>, now: Timestamp) -> (u16, String) {
+        let Some((utility, from, to)) = understood(request.target) else {
+            return refused(400, "no such resource");
+        };
+        let (status, body) = self.answer_to(&utility, (from, to), request.header("x-api-key"), now);
+        self.calls.push(Call { utility, from, to, status });
+        (status, body)
+    }
+}
+
 /// `2026-01-01 00:30`
 fn written(at: Timestamp) -> String {
     let text = at.to_string();
@@ -156,86 +154,6 @@ fn understood(target: &str) -> Option<(String, Timestamp, Timestamp)> {
     Some((utility.to_owned(), instant(field("start")?)?, instant(field("end")?)?))
 }
 
-/// The API on a port of this machine; ends when it is dropped.
-#[derive(Debug)]
-pub struct MeterServer {
-    meter: Arc<Mutex<Meter>>,
-    address: SocketAddr,
-    stop: Arc<AtomicBool>,
-    thread: Option<JoinHandle<()>>,
-}
-
-impl MeterServer {
-    /// Serves a meter on a free port.
-    ///
-    /// # Errors
-    /// Where nothing can be listened on.
-    pub fn start(meter: Meter) -> io::Result<Self> {
-        let listener = TcpListener::bind(("127.0.0.1", 0))?;
-        listener.set_nonblocking(true)?;
-        let (address, stop) = (listener.local_addr()?, Arc::new(AtomicBool::new(false)));
-        let meter = Arc::new(Mutex::new(meter));
-        let (asked, served) = (Arc::clone(&stop), Arc::clone(&meter));
-        let serve = move || {
-            while !asked.load(Ordering::Relaxed) {
-                match listener.accept() {
-                    // Who has gone meanwhile needs no answer.
-                    Ok((stream, _)) => drop(serve_one(stream, &served)),
-                    Err(_) => std::thread::sleep(LOOK_EVERY),
-                }
-            }
-        };
-        let thread = std::thread::Builder::new().name("sim-meter".into()).spawn(serve)?;
-        Ok(Self { meter, address, stop, thread: Some(thread) })
-    }
-
-    /// Where it listens.
-    #[must_use]
-    pub fn address(&self) -> SocketAddr {
-        self.address
-    }
-
-    /// The meter, to look at it or to change it.
-    pub fn meter(&self) -> MutexGuard<'_, Meter> {
-        self.meter.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl Drop for MeterServer {
-    fn drop(&mut self) {
-        self.stop.store(true, Ordering::Relaxed);
-        self.thread.take().map(JoinHandle::join);
-    }
-}
-
-fn serve_one(mut stream: TcpStream, meter: &Mutex<Meter>) -> io::Result<()> {
-    stream.set_nonblocking(false)?;
-    stream.set_read_timeout(Some(Duration::from_secs(5)))?;
-    let (mut head, mut byte) = (Vec::new(), [0; 512]);
-    while !head.windows(4).any(|four| four == b"\r\n\r\n") {
-        let count = stream.read(&mut byte)?;
-        if count == 0 || head.len() > HEAD_BYTES_MAX {
-            return Ok(());
-        }
-        head.extend_from_slice(&byte[..count]);
-    }
-    let head = String::from_utf8_lossy(&head);
-    let target = head.split(' ').nth(1).unwrap_or("/");
-    let key = head.lines().find_map(|line| {
-        let (name, value) = line.split_once(':')?;
-        name.eq_ignore_ascii_case("x-api-key").then(|| value.trim())
-    });
-    let now = Timestamp(clock::now().wall_ms);
-    let (status, body) = meter.lock().unwrap_or_else(PoisonError::into_inner).answer(target, key, now);
-    let retry = if status == 429 { "Retry-After: 1\r\n" } else { "" };
-    let head = format!(
-        "HTTP/1.1 {status} Answer\r\nContent-Type: application/json\r\n{retry}Content-Length: {}\r\nConnection: close\r\n\r\n",
-        body.len()
-    );
-    stream.write_all(head.as_bytes())?;
-    stream.write_all(body.as_bytes())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -247,7 +165,7 @@ mod tests {
         let now = oldest.plus_ms(86_400_000);
         let ask = |meter: &mut Meter, key, end| {
             let target = format!("/gas/consumption/1?start=202512310000&end={end}");
-            meter.answer(&target, Some(key), now)
+            meter.answer(&Request { target: &target, head: &format!("\r\nX-Api-Key: {key}") }, now)
         };
         let (status, body) = ask(&mut meter, "k", "202601010100");
         let body: serde_json::Value = serde_json::from_str(&body).unwrap();

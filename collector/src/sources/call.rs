@@ -1,0 +1,175 @@
+//! One call to a source over HTTP: its answer, or why there is none, and how long the source is to be left alone.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, LazyLock, Mutex, PoisonError};
+use std::time::Duration;
+
+use gapless_common::time::Timestamp;
+use gapless_common::wire;
+
+use super::describe::{Description, Quota};
+use crate::clock;
+use crate::store::ReadError;
+
+/// The longest answer.
+const BODY_BYTES_MAX: u64 = 32 << 20;
+/// A source that says *too many* without saying for how long is left alone for so long.
+const HOLD_MS: i64 = 60_000;
+/// A source is left alone for so long at least, and at most, whatever it says: its clock may be wrong.
+const HOLD_MS_RANGE: (i64, i64) = (5_000, 86_400_000);
+/// A number of seconds beyond it is an instant (2001), below it a time to wait.
+const SECONDS_MAX: i64 = 1_000_000_000;
+
+/// Why a window could not be read.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Failure {
+    #[error("the source gives no answer: {0}")]
+    Transport(String),
+    #[error("the source answers HTTP {0}: {1}")]
+    Status(u16, String),
+    #[error("{0}")]
+    Answer(String),
+    #[error("the source wants no call before {0}")]
+    Hold(Timestamp),
+    #[error("the source has withdrawn its consent: {0}")]
+    Withdrawn(String),
+    #[error("the source cannot reach the device: {0}")]
+    Unreachable(String),
+    #[error("a message could not be written: {0}")]
+    Encode(#[from] wire::EncodeError),
+    #[error("the database could not be read: {0}")]
+    Database(#[from] rusqlite::Error),
+    #[error(transparent)]
+    Read(#[from] ReadError),
+    #[error("the collector is ending")]
+    Ending,
+}
+
+/// Who is asked one call at a time, and not before this instant.
+type Account = Arc<Mutex<Timestamp>>;
+
+/// The accounts of this process by name: sources of one share it.
+static ACCOUNTS: LazyLock<Mutex<BTreeMap<String, Account>>> = LazyLock::new(Mutex::default);
+
+/// Calls a source. See the module.
+pub(super) struct Caller {
+    http: ureq::Agent,
+    headers: Vec<(String, String)>,
+    account: Account,
+    quota: Option<Quota>,
+    withdrawn: Vec<u16>,
+    unreachable: Vec<u16>,
+}
+
+impl Caller {
+    /// With the headers of each request.
+    pub(super) fn new(description: &Description, headers: Vec<(String, String)>) -> Self {
+        let http = ureq::Agent::config_builder()
+            .http_status_as_error(false)
+            .timeout_global(Some(Duration::from_millis(description.timeout.0.unsigned_abs())))
+            .tls_config(tls())
+            .user_agent(concat!("gapless-collector/", env!("CARGO_PKG_VERSION")))
+            .build()
+            .new_agent();
+        let own = || format!("{}/{}", description.site, description.name);
+        let name = description.account.clone().unwrap_or_else(own);
+        let mut accounts = ACCOUNTS.lock().unwrap_or_else(PoisonError::into_inner);
+        Self {
+            http,
+            headers,
+            account: Arc::clone(accounts.entry(name).or_default()),
+            quota: description.quota.clone(),
+            withdrawn: description.withdrawn.clone(),
+            unreachable: description.unreachable.clone(),
+        }
+    }
+
+    /// The body of the answer to a GET.
+    pub(super) fn get(&self, url: &str) -> Result<String, Failure> {
+        let mut hold = self.account.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = clock::now();
+        if *hold > now {
+            return Err(Failure::Hold(*hold));
+        }
+        let mut request = self.http.get(url);
+        for (name, value) in &self.headers {
+            request = request.header(name, value);
+        }
+        let mut answer = request.call().map_err(|error| Failure::Transport(error.to_string()))?;
+        let status = answer.status().as_u16();
+        let header = |name: &str| answer.headers().get(name).and_then(|value| value.to_str().ok());
+        let after = header("retry-after").and_then(|text| wait_until(text, now));
+        let spent = self.quota.as_ref().filter(|quota| header(&quota.remaining).map(str::trim) == Some("0"));
+        let more = spent.map(|quota| header(&quota.reset).and_then(|text| wait_until(text, now)));
+        let body = answer.body_mut().with_config().limit(BODY_BYTES_MAX).read_to_string();
+        let bounded = |until: Option<Timestamp>| {
+            let (least, most) = HOLD_MS_RANGE;
+            until.unwrap_or(now.plus_ms(HOLD_MS)).clamp(now.plus_ms(least), now.plus_ms(most))
+        };
+        if let Some(more) = more {
+            *hold = bounded(more);
+        }
+        // What a refusal says is for people: its status counts even where its words cannot be read.
+        let short = || body.as_ref().map_or(String::new(), |body| body.chars().take(200).collect());
+        match status {
+            200 => body.map_err(|error| Failure::Transport(error.to_string())),
+            status if self.withdrawn.contains(&status) => Err(Failure::Withdrawn(short())),
+            status if self.unreachable.contains(&status) => Err(Failure::Unreachable(short())),
+            429 | 503 if status == 429 || after.is_some() => {
+                *hold = bounded(after).max(*hold);
+                Err(Failure::Hold(*hold))
+            }
+            status => Err(Failure::Status(status, short())),
+        }
+    }
+}
+
+/// `Retry-After` (RFC 9110, section 10.2.3: seconds, or a date), or the seconds since 1970 of a quota's end.
+fn wait_until(text: &str, now: Timestamp) -> Option<Timestamp> {
+    let text = text.trim();
+    match text.parse::<i64>() {
+        Ok(seconds) if seconds > SECONDS_MAX => Some(Timestamp(seconds.checked_mul(1_000)?)),
+        Ok(seconds) => Some(now.plus_ms(seconds.max(0).saturating_mul(1_000))),
+        Err(_) => {
+            let date = jiff::fmt::rfc2822::parse(text).ok()?;
+            Some(Timestamp(date.timestamp().as_millisecond()))
+        }
+    }
+}
+
+/// The authorities that this machine trusts.
+fn tls() -> ureq::tls::TlsConfig {
+    let pem = std::fs::read("/etc/ssl/certs/ca-certificates.crt").unwrap_or_default();
+    let certificates = ureq::tls::parse_pem(&pem).filter_map(|item| match item {
+        Ok(ureq::tls::PemItem::Certificate(certificate)) => Some(certificate),
+        _ => None,
+    });
+    let provider = std::sync::Arc::new(rustls::crypto::ring::default_provider());
+    ureq::tls::TlsConfig::builder()
+        .root_certs(ureq::tls::RootCerts::new_with_certs(&certificates.collect::<Vec<_>>()))
+        .unversioned_rustls_crypto_provider(provider)
+        .build()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_wait_is_read_in_seconds_as_a_date_or_as_an_instant() {
+        let now: Timestamp = "2026-11-06T08:00:00Z".parse().unwrap();
+        let rows = [
+            ("120", Some("2026-11-06T08:02:00Z")),
+            (" 0 ", Some("2026-11-06T08:00:00Z")),
+            ("-5", Some("2026-11-06T08:00:00Z")),
+            ("Fri, 06 Nov 2026 08:49:37 GMT", Some("2026-11-06T08:49:37Z")),
+            ("1793955600", Some("2026-11-06T09:00:00Z")),
+            ("soon", None),
+            ("", None),
+        ];
+        for (text, expected) in rows {
+            let expected = expected.map(|text| text.parse().unwrap());
+            assert_eq!(wait_until(text, now), expected, "{text:?}");
+        }
+    }
+}

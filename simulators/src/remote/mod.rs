@@ -1,0 +1,146 @@
+//! Remote APIs over HTTP on a port of this machine: what the collector's sources ask. [`meter`] is that of half-hourly meters,
+//! [`thermostat`] a cloud of thermostats, [`carbon`] the intensity of a grid.
+//!
+//! Does not simulate: TLS, keep-alive (each connection has one answer).
+
+pub mod carbon;
+pub mod cli;
+pub mod meter;
+pub mod thermostat;
+
+use std::io::{self, Read as _, Write as _};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use gapless_common::time::Timestamp;
+
+use crate::clock;
+
+/// Longest head of a request.
+const HEAD_BYTES_MAX: usize = 8 << 10;
+const LOOK_EVERY: Duration = Duration::from_millis(20);
+
+/// What is asked.
+#[derive(Debug, Clone, Copy)]
+pub struct Request<'a> {
+    /// Path and query.
+    pub target: &'a str,
+    /// The lines of its head.
+    pub head: &'a str,
+}
+
+impl<'a> Request<'a> {
+    /// A header.
+    #[must_use]
+    pub fn header(&self, name: &str) -> Option<&'a str> {
+        self.head.lines().find_map(|line| {
+            let (found, value) = line.split_once(':')?;
+            found.eq_ignore_ascii_case(name).then(|| value.trim())
+        })
+    }
+
+    /// A field of the query, as it is written.
+    #[must_use]
+    pub fn field(&self, name: &str) -> Option<&'a str> {
+        let (_, query) = self.target.split_once('?')?;
+        query.split('&').find_map(|pair| pair.strip_prefix(name)?.strip_prefix('='))
+    }
+}
+
+/// What an API has, and how it answers.
+pub trait Remote: Send + 'static {
+    /// The status and the body of the answer; 429 goes out with `Retry-After: 1`.
+    fn answer(&mut self, request: &Request<'_>, now: Timestamp) -> (u16, String);
+}
+
+fn refused(status: u16, why: &str) -> (u16, String) {
+    (status, serde_json::json!({"error": why}).to_string())
+}
+
+/// The API on a port of this machine; ends when it is dropped.
+#[derive(Debug)]
+pub struct RemoteServer<R> {
+    remote: Arc<Mutex<R>>,
+    address: SocketAddr,
+    stop: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl<R: Remote> RemoteServer<R> {
+    /// Serves it on a free port.
+    ///
+    /// # Errors
+    /// Where nothing can be listened on.
+    pub fn start(remote: R) -> io::Result<Self> {
+        Self::start_at(SocketAddr::from(([127, 0, 0, 1], 0)), remote)
+    }
+
+    /// Serves it there.
+    ///
+    /// # Errors
+    /// Where it cannot be listened on.
+    pub fn start_at(address: SocketAddr, remote: R) -> io::Result<Self> {
+        let listener = TcpListener::bind(address)?;
+        listener.set_nonblocking(true)?;
+        let (address, stop) = (listener.local_addr()?, Arc::new(AtomicBool::new(false)));
+        let remote = Arc::new(Mutex::new(remote));
+        let (asked, served) = (Arc::clone(&stop), Arc::clone(&remote));
+        let serve = move || {
+            while !asked.load(Ordering::Relaxed) {
+                match listener.accept() {
+                    // Who has gone meanwhile needs no answer.
+                    Ok((stream, _)) => drop(serve_one(stream, &served)),
+                    Err(_) => std::thread::sleep(LOOK_EVERY),
+                }
+            }
+        };
+        let thread = std::thread::Builder::new().name("sim-remote".into()).spawn(serve)?;
+        Ok(Self { remote, address, stop, thread: Some(thread) })
+    }
+
+    /// Where it listens.
+    #[must_use]
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// What it has, to look at it or to change it.
+    pub fn state(&self) -> MutexGuard<'_, R> {
+        self.remote.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl<R> Drop for RemoteServer<R> {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        self.thread.take().map(JoinHandle::join);
+    }
+}
+
+fn serve_one<R: Remote>(mut stream: TcpStream, remote: &Mutex<R>) -> io::Result<()> {
+    stream.set_nonblocking(false)?;
+    stream.set_read_timeout(Some(Duration::from_secs(5)))?;
+    let (mut head, mut byte) = (Vec::new(), [0; 512]);
+    while !head.windows(4).any(|four| four == b"\r\n\r\n") {
+        let count = stream.read(&mut byte)?;
+        if count == 0 || head.len() > HEAD_BYTES_MAX {
+            return Ok(());
+        }
+        head.extend_from_slice(&byte[..count]);
+    }
+    let head = String::from_utf8_lossy(&head);
+    let target = head.split(' ').nth(1).unwrap_or("/");
+    let request = Request { target, head: &head };
+    let now = Timestamp(clock::now().wall_ms);
+    let (status, body) = remote.lock().unwrap_or_else(PoisonError::into_inner).answer(&request, now);
+    let retry = if status == 429 { "Retry-After: 1\r\n" } else { "" };
+    let head = format!(
+        "HTTP/1.1 {status} Answer\r\nContent-Type: application/json\r\n{retry}Content-Length: {}\r\nConnection: close\r\n\r\n",
+        body.len()
+    );
+    stream.write_all(head.as_bytes())?;
+    stream.write_all(body.as_bytes())
+}
