@@ -45,9 +45,6 @@ pub enum RunError {
     /// The database cannot be written to.
     #[error(transparent)]
     Load(#[from] LoadError),
-    /// Who is told of alerts could not be written down.
-    #[error("cannot write down who is told of alerts")]
-    Receivers(#[source] rusqlite::Error),
     /// The writer.
     #[error(transparent)]
     Writer(#[from] writer::StartError),
@@ -114,7 +111,10 @@ pub async fn run(
     let mut committer = committer.with_housekeeping(config.housekeeping.policy());
     let receivers = config.alerts.receivers();
     let names = receivers.iter().map(|receiver| receiver.name.clone()).collect();
-    committer.know_receivers(names, clock::now()).map_err(RunError::Receivers)?;
+    if let Err(error) = committer.know_receivers(names, clock::now()) {
+        // Where the disk is full: what comes in must go on.
+        tracing::error!(%error, "receivers of alerts could not be noted: those that were known before are told");
+    }
     let (watch, thread) = writer::start_with(committer, to_writer, from_writer, Arc::clone(&health))?;
     let orders = Orders::to(&inbound);
     tokio::spawn(look_after_gaps(orders.clone()));

@@ -12,7 +12,8 @@ use std::time::Duration;
 
 use gapless_common::time::Timestamp;
 use gapless_simulators::clock;
-use gapless_simulators::http_source::{HALF_HOUR_MS, Meter, MeterServer};
+use gapless_simulators::remote::RemoteServer;
+use gapless_simulators::remote::meter::{HALF_HOUR_MS, Meter};
 use gapless_tests::api::Api;
 use gapless_tests::process::{Process, free_port, own_binary};
 use gapless_tests::wait;
@@ -124,7 +125,7 @@ struct Home {
 }
 
 impl Home {
-    fn start(meter: &MeterServer, hook: &Hook) -> Self {
+    fn start(meter: &RemoteServer<Meter>, hook: &Hook) -> Self {
         let folder = tempfile::tempdir().expect("a folder");
         let at = folder.path();
         let text = include_str!("../../collector/sources/half-hourly-meter.toml");
@@ -214,7 +215,7 @@ fn what_is_raised_reaches_everybody_once_though_receivers_fail_and_the_collector
     let mut meter = Meter::new("secret", oldest);
     // Each poll has something to ask for.
     meter.lag_ms = 2 * 3_600_000;
-    let meter = MeterServer::start(meter).expect("a port");
+    let meter = RemoteServer::start(meter).expect("a port");
     let hook = Hook::start(503);
     let mut home = Home::start(&meter, &hook);
     for device in ["electricity", "gas"] {
@@ -224,7 +225,7 @@ fn what_is_raised_reaches_everybody_once_though_receivers_fail_and_the_collector
             if at { Ok(()) } else { Err(device.to_string()) }
         });
     }
-    meter.meter().withdrawn = true;
+    meter.state().withdrawn = true;
     wait::until_true("a refresh", WITHIN, || {
         home.api.post("/api/v1/devices/home-1/gas/refresh").is_ok_and(|answer| answer.0 == 200)
     });

@@ -95,10 +95,14 @@ pub fn device(facts: &DeviceFacts, limits: &Limits, now: Timestamp) -> Vec<(Kind
 /// Whether a device is to be asked no more: nothing has come for so long since it was commissioned.
 #[must_use]
 pub fn is_to_suspend(facts: &DeviceFacts, limits: &Limits, now: Timestamp) -> bool {
+    // What its agent holds may still be on its way.
+    let listened_ms = now.since_ms(facts.listening_since);
     facts.is_collected
+        && facts.agent_is_there
         && facts.last_reading_at.is_none()
         && !limits.off.contains(&Kind::Suspended)
         && now.since_ms(facts.commissioned_at) >= limits.suspend_ms
+        && listened_ms >= limits.stale_ms.min(limits.suspend_ms)
 }
 
 /// How an agent stands, kind by kind.
@@ -223,7 +227,13 @@ fn flat(facts: &DeviceFacts, limits: &Limits) -> Stand {
     };
     let flat: Vec<&str> = moving.filter(is_flat).map(|channel| channel.channel.as_str()).collect();
     if flat.is_empty() {
-        return Stand::Within;
+        let moves = |channel: &ChannelFacts| {
+            let mut newest = channel.newest.iter().take(polls).filter_map(|(value, _)| *value);
+            newest.next().is_some_and(|first| newest.any(|value| value.to_bits() != first.to_bits()))
+        };
+        let mut watched = facts.channels.iter().filter(|channel| limits.moves.contains(&channel.channel));
+        // Too few values to say: what was flat is not over.
+        return if watched.all(moves) { Stand::Within } else { Stand::Between };
     }
     Stand::Beyond(format!("the same value for {polls} polls: {}", flat.join(", ")))
 }

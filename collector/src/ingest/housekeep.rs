@@ -39,11 +39,14 @@ pub(super) fn sweep(connection: &Connection, policy: &Policy, now: Timestamp) ->
     for no in jobs::devices(connection)?.into_iter().filter(|no| shard(*no, SWEEP_SECONDS) == part) {
         let Some(device) = rows::device(connection, no)? else { continue };
         let attribute = device.attributes.get("agreement_ends").map(String::as_str);
-        let agreement_ends =
-            policy.agreement_ends(&device.site, &device.name, attribute).unwrap_or_else(|why| {
+        let agreement_ends = match policy.agreement_ends(&device.site, &device.name, attribute) {
+            Ok(ends) => ends,
+            Err(why) => {
+                // It stays as it is: a slip of the pen must not begin what an agreement has ended.
                 tracing::warn!(site = device.site, device = device.name, "attribute `agreement_ends`: {why}");
-                None
-            });
+                continue;
+            }
+        };
         let facts = Facts {
             announced_at: device.announced_at,
             is_confirmed: device.is_confirmed,
@@ -72,7 +75,7 @@ impl Apply<'_, '_> {
                 Verdict::Stop(reason, why) => self.stop(*device, *reason, why)?,
                 Verdict::GoOn => {
                     tracing::info!(device, "asked again: its agreement goes on");
-                    alerts::go_on(connection, *device, None)?;
+                    alerts::go_on(connection, *device, Some(now))?;
                 }
             }
         }
@@ -113,7 +116,8 @@ impl Apply<'_, '_> {
         rows::confirm(connection, device.0, actor, now)?;
         if alerts::stopped(connection, device.0)? == Some(StopReason::NotConfirmed) {
             tracing::info!(device = device.0, actor, "confirmed: asked again");
-            alerts::go_on(connection, device.0, None)?;
+            // What was not collected meanwhile is not held against it.
+            alerts::go_on(connection, device.0, Some(now))?;
         }
         Ok(Ok(()))
     }

@@ -371,7 +371,7 @@ mod tests {
                 for (_, event) in turned.events {
                     match event {
                         BusEvent::Answered { at, .. } => {
-                            assert!(self.told.insert(at.0), "{at} is told twice")
+                            assert!(self.told.insert(at.0), "{at} is told twice");
                         }
                         BusEvent::Missed(misses) if misses.cause == Cause::Overwritten => {
                             self.gone += misses.count;

@@ -358,11 +358,13 @@ fn load(database: &Connection, device: &str) -> rusqlite::Result<Stored> {
 mod tests {
     use super::*;
 
-    /// (events with their times, attempts, when it is due next)
+    /// Events with their times, attempts, and when it is due next.
+    type Row = (&'static [(i64, i64)], u32, Option<i64>);
+
     #[test]
     fn a_schedule_follows_from_what_happened() {
         let policy = policies().of(Some("hasty")).clone();
-        let rows: [(&[(i64, i64)], u32, Option<i64>); 6] = [
+        let rows: [Row; 6] = [
             (&[(1, 5)], 0, Some(5)),
             (&[(1, 5), (3, 5), (4, 100)], 1, Some(60_100)),
             (&[(1, 5), (3, 5), (5, 100), (3, 200), (5, 300)], 0, Some(20_300)),

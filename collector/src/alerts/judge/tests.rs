@@ -133,10 +133,10 @@ fn what_moves_by_nature_is_told_where_it_does_not() {
     let value = |x| (Some(x), Quality::Good);
     let rows: [(&str, &[_], char); 6] = [
         ("wind", &[value(1.0); 3], '!'),
-        ("wind", &[value(1.0); 2], '.'),
+        ("wind", &[value(1.0); 2], '~'),
         ("wind", &[value(1.0), value(1.0), value(1.1)], '.'),
-        ("wind", &[(None, Quality::BadNoAnswer); 3], '.'),
-        ("wind", &[], '.'),
+        ("wind", &[(None, Quality::BadNoAnswer); 3], '~'),
+        ("wind", &[], '~'),
         ("serial", &[value(1.0); 3], '.'),
     ];
     for (name, newest, expected) in rows {
