@@ -47,7 +47,7 @@ impl Hook {
         let (answers, seen) = (Arc::clone(&status), Arc::clone(&got));
         std::thread::spawn(move || {
             for connection in listener.incoming().flatten() {
-                let request = serve(connection, answers.load(Ordering::SeqCst));
+                let request = serve(&connection, answers.load(Ordering::SeqCst));
                 seen.lock().unwrap_or_else(PoisonError::into_inner).extend(request);
             }
         });
@@ -64,7 +64,7 @@ impl Hook {
 }
 
 /// Answers one request; `None` where it was none.
-fn serve(connection: TcpStream, status: u16) -> Option<Got> {
+fn serve(mut connection: &TcpStream, status: u16) -> Option<Got> {
     connection.set_read_timeout(Some(Duration::from_secs(10))).ok()?;
     let mut reader = BufReader::new(connection.try_clone().ok()?);
     let mut line = String::new();
@@ -80,7 +80,7 @@ fn serve(connection: TcpStream, status: u16) -> Option<Got> {
     let mut body = vec![0; headers.get("content-length")?.parse().ok()?];
     reader.read_exact(&mut body).ok()?;
     let answer = format!("HTTP/1.1 {status} x\r\ncontent-length: 0\r\nconnection: close\r\n\r\n");
-    (&connection).write_all(answer.as_bytes()).ok()?;
+    connection.write_all(answer.as_bytes()).ok()?;
     Some(Got { path, headers, body: serde_json::from_slice(&body).ok()?, status })
 }
 
