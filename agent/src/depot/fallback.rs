@@ -149,7 +149,13 @@ impl Depot {
     /// What was in force in the meantime: records that are taken along cannot be read without it.
     fn take_catalogs_along(&mut self, disk: &mut dyn Outbox) -> Result<(), Stuck> {
         for hash in self.store.catalogs_held() {
-            let Ok(Some(bytes)) = self.store.catalogs().get(hash) else { continue };
+            let Ok(Some(bytes)) = self.store.catalogs().get(hash) else {
+                tracing::error!(
+                    ?hash,
+                    "a catalog is not in memory: the collector cannot read the records that name it"
+                );
+                continue;
+            };
             disk.catalogs().put(hash, &bytes).map_err(|error| {
                 let error = match error {
                     CatalogError::Io { source, .. } => AppendError::Io { action: "write a catalog", source },

@@ -210,9 +210,12 @@ fn agents(registry: &mut Registry, agents: &[AgentRow]) {
         ("agent_clock_set", None, "1 where the agent's clock is set", |a| {
             a.clock_set.map(|is| level(u64::from(is)))
         }),
-        ("agent_cloned", None, "1 where two live outboxes were seen under the agent's name", |a| {
-            Some(level(u64::from(a.cloned_at.is_some())))
-        }),
+        (
+            "agent_cloned_timestamp",
+            Some(Unit::Seconds),
+            "When two live outboxes were seen under the agent's name last; 0 where they never were",
+            |a| Some(a.cloned_at.map_or(0.0, |at| seconds(at.0))),
+        ),
         ("agent_missing_records", None, "Records known to exist that have not arrived", |a| {
             Some(level(a.missing_records))
         }),

@@ -404,7 +404,8 @@ fn is_superseded(agent: &Agent, epoch: Epoch, written: Option<Epoch>) -> bool {
 /// Whether this epoch was kept in memory, and what it owed stands in another one: the loss of its seqs then has no time.
 /// Memory is never gone back to under the same epoch.
 fn is_taken_along(agent: &Agent, epoch: Epoch) -> bool {
-    agent.losses.iter().any(|loss| loss.epoch == epoch && loss.from > loss.to)
+    let is_timeless = |loss: &Loss| loss.cause == Cause::DiskFailed && loss.from > loss.to;
+    agent.losses.iter().any(|loss| loss.epoch == epoch && is_timeless(loss))
 }
 
 /// The first seq that an epoch never issued, as the one that followed it found.

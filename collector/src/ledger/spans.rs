@@ -10,7 +10,7 @@ use gapless_common::time::{Slot, Timestamp};
 use super::agent::Position;
 use super::causes::{Account, explain};
 use super::paint::{Known, open_gap, paint};
-use super::{AgentNo, DeviceNo, Due, GridNo, Ledger, Slots, Span, Stamp, plausible};
+use super::{AgentNo, DeviceNo, Due, EpochState, GridNo, Ledger, Slots, Span, Stamp, plausible};
 
 impl Ledger {
     /// The agent that owes the device's slots from now on.
@@ -191,11 +191,23 @@ impl Ledger {
     }
 
     /// The first slot behind the begin of all lives of the agent that are known, where each of them has a date by now.
-    fn begin_of(&self, span: &Span) -> Option<Slot> {
+    /// `None` where somebody had the device before: what that one left is owed from there on.
+    fn begin_of(&self, span: &Span, now: Timestamp) -> Option<Slot> {
+        if self.proven.get(&span.grid).is_some_and(|slot| *slot > i64::MIN) {
+            return None;
+        }
         let agent = self.agents.get(&span.agent)?;
+        // What was kept in memory is told under an epoch that began after it, in the same boot of the machine.
+        let is_taken_along = agent.losses.iter().any(|loss| loss.from > loss.to);
+        let began = |state: &EpochState| {
+            let boot_ms =
+                state.start.as_ref().filter(|_| is_taken_along).map_or(0, |start| start.boot_clock_ms);
+            Some(agent.began(state)?.plus_ms(-i64::try_from(boot_ms).ok()?))
+        };
         let started = agent.epochs.values().filter(|state| state.start.is_some());
-        let began = started.map(|state| agent.began(state)).min().flatten()?;
-        Some(span.times.first_from(began))
+        let began = started.map(began).min().flatten()?;
+        // A clock that was ahead when it was first set does not put off what is owed.
+        Some(span.times.first_from(plausible::believed(began, now)))
     }
 
     fn prove_span<S: Slots>(
@@ -215,7 +227,7 @@ impl Ledger {
             let known = slots.first_known(span.grid, i64::MIN)?;
             let first = known.map_or(through.plus(1), Slot);
             // What the device itself remembers of the time before is owed by nobody.
-            span.first = Some(self.begin_of(&span).map_or(first, |begun| begun.max(first)));
+            span.first = Some(self.begin_of(&span, stamp.at).map_or(first, |begun| begun.max(first)));
         }
         let from = span.proven.map(|p| p.plus(1)).or(span.first).unwrap_or(through);
         if from <= through {

@@ -28,9 +28,16 @@ async function refresh() {
     }
 }
 
-const events = new EventSource("/api/v1/events?kind=commit");
-events.addEventListener("commit", refresh);
-events.addEventListener("error", () => { live.textContent = "not live: the connection to the collector is lost; trying again"; });
+function listen() {
+    const events = new EventSource("/api/v1/events?kind=commit");
+    events.addEventListener("commit", refresh);
+    events.addEventListener("error", () => {
+        live.textContent = "not live: the connection to the collector is lost; trying again";
+        // An answer that is no stream is not asked for again by the browser itself.
+        if (events.readyState === EventSource.CLOSED) { setTimeout(listen, RETRY_MS); }
+    });
+}
+listen();
 // Ages grow without news, too.
 setInterval(refresh, MINUTE_MS);
 

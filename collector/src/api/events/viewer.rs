@@ -71,7 +71,10 @@ impl Viewer {
     /// Until the client goes.
     pub(super) async fn run(mut self) {
         if let Err(Ended::Failed(problem)) = self.stream().await {
-            tracing::error!("a stream of events was cut: {problem}");
+            match problem {
+                Problem::Store(source) => tracing::error!("a stream of events was cut: {source:#}"),
+                problem => tracing::error!("a stream of events was cut: {problem}"),
+            }
         }
     }
 
@@ -238,7 +241,8 @@ fn begin(
     ];
     let lost = ranges.into_iter().filter(|(is_wanted, ..)| *is_wanted).map(|(_, kind, from, to)| LostEvent {
         kind: kind.word(),
-        from: from.saturating_add(1).min(to),
+        // Of another life of the database nothing was told, from its first number on.
+        from: if last.incarnation == incarnation { from.saturating_add(1).min(to) } else { 0 },
         to,
         count: None,
         why: REPLACED,
