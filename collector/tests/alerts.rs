@@ -348,7 +348,8 @@ fn a_device_of_which_nothing_comes_is_warned_of_suspended_and_resumed_by_a_perso
     );
     assert_eq!(world.removed(), [("device_suspended".to_owned(), 1)]);
     // Nobody asks it any more, whoever wants it.
-    assert!(matches!(ask(&mut world), Err(Refused::NotNow(why)) if why.contains("resume")));
+    let asked = ask(&mut world);
+    assert!(matches!(&asked, Err(Refused::NotNow(why)) if why.contains("resume")), "{asked:?}");
     assert_eq!(world.committer.look_after_jobs(world.now).unwrap(), []);
     assert_eq!(world.committer.store().jobs().unwrap(), []);
     let resume = Act::Resume { device, actor: "token me".to_owned() };

@@ -101,7 +101,7 @@ impl Apply<'_, '_> {
     pub(super) fn stop(&mut self, device: i64, reason: StopReason, why: &str) -> Done {
         let (connection, now) = (self.batch.connection, self.batch.now);
         alerts::stop(connection, device, (reason, why), now)?;
-        self.memory.jobs.forget(Scope(device));
+        self.memory.jobs.cancel(Scope(device));
         let removed = match reason {
             StopReason::Suspended => Removed::Suspended,
             StopReason::AgreementEnded => Removed::AgreementEnded,

@@ -309,13 +309,9 @@ impl Queue {
         leases.into_iter().filter_map(|(scope, no)| self.ended(scope, no, End::Failed, now, None)).collect()
     }
 
-    /// Takes a job away that nobody works on: what it is about is fresh again by itself, or gone.
-    pub fn forget(&mut self, scope: Scope) -> bool {
-        let idle = self.jobs.get(&scope).is_some_and(|job| job.lease.is_none());
-        if idle {
-            self.remove(scope);
-        }
-        idle
+    /// Takes a job away whoever works on it: its device is not to be asked any more. What comes of it ends no job then.
+    pub fn cancel(&mut self, scope: Scope) {
+        self.remove(scope);
     }
 
     fn put(&mut self, job: Job) {

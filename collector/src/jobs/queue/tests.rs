@@ -96,7 +96,7 @@ enum Step {
     Ask(i64, u8),
     Lease(usize),
     End(usize, u8),
-    Forget(i64),
+    Cancel(i64),
     Pass(i64),
     Restart,
 }
@@ -106,7 +106,7 @@ fn step() -> impl Strategy<Value = Step> {
         (0_i64..6, 0_u8..5).prop_map(|(scope, why)| Step::Ask(scope, why)),
         (1_usize..4).prop_map(Step::Lease),
         (0_usize..8, 0_u8..4).prop_map(|(which, end)| Step::End(which, end)),
-        (0_i64..6).prop_map(Step::Forget),
+        (0_i64..6).prop_map(Step::Cancel),
         (1_i64..90_000).prop_map(Step::Pass),
         Just(Step::Restart),
     ]
@@ -151,9 +151,14 @@ proptest! {
                     prop_assert_eq!(queue.get(job.scope).is_some(), stays);
                 }
                 Step::End(..) => {}
-                Step::Forget(scope) => {
-                    let busy = running.iter().any(|job| job.scope.0 == scope);
-                    prop_assert!(!(queue.forget(Scope(scope)) && busy));
+                Step::Cancel(scope) => {
+                    queue.cancel(Scope(scope));
+                    if let Some(at) = running.iter().position(|job| job.scope.0 == scope) {
+                        let (job, end) = (running.remove(at), End::Done);
+                        let late = queue.ended(job.scope, job.lease.unwrap().no, end, Timestamp(now), None);
+                        prop_assert_eq!(late, None, "what comes of it ends no job");
+                    }
+                    prop_assert!(queue.get(Scope(scope)).is_none());
                 }
                 Step::Pass(ms) => {
                     now += ms;
