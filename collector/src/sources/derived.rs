@@ -143,8 +143,10 @@ impl Derived {
         let seen = sqlite::head(connection)?.commit.0.cast_signed();
         hand_in(orders, opening)?;
         self.life = Some(Life { voice, next, seen: [seen; 2] });
-        // What the last process saw to is not known: all of it is computed once more.
-        self.recompute(connection, orders, inputs, (first, next))
+        // What the last process saw to is not known: all of it is computed once more, and what is from before it was due.
+        let [a, b] = inputs;
+        let earliest = inputs::earliest(connection, a)?.max(inputs::earliest(connection, b)?);
+        self.recompute(connection, orders, inputs, (earliest.unwrap_or(first), next))
     }
 
     /// Commands: whoever wants it now has what there is.

@@ -100,6 +100,17 @@ pub(crate) fn between(
     Ok(found)
 }
 
+/// The begin of the first period that there is a reading of.
+pub(crate) fn earliest(connection: &Connection, input: &Input) -> rusqlite::Result<Option<Timestamp>> {
+    let mut statement = connection.prepare_cached("SELECT min(ts) FROM readings WHERE series = ?1")?;
+    let mut earliest: Option<i64> = None;
+    for series in &input.series {
+        let first: Option<i64> = statement.query_row([series], |r| r.get(0))?;
+        earliest = earliest.into_iter().chain(first).min();
+    }
+    Ok(earliest.map(|at| input.periods.begin(Timestamp(at))))
+}
+
 /// Where readings of a device were written after a commit: the commit, first and last time (inclusive).
 pub(crate) fn changed(
     connection: &Connection,
