@@ -361,7 +361,9 @@ fn a_device_of_which_nothing_comes_is_warned_of_suspended_and_resumed_by_a_perso
     // From then on it counts as commissioned; and where its agent polls it all the same, it goes on by itself.
     world.on_day(8);
     assert_eq!(world.alerts().len(), 2);
-    world.on_day(14);
+    world.on_day(10);
+    assert_eq!(world.alerts().len(), 3, "warned of");
+    world.on_day(15);
     assert_eq!(world.alerts().len(), 4);
     world.live(2, |_| Ok(1.0));
     assert!(world.told().iter().all(|(_, over)| *over), "{:?}", world.told());
