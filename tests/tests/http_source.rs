@@ -341,13 +341,13 @@ fn a_computed_series_is_there_where_both_inputs_are_and_follows_them() {
         let gaps = (gap(&home, "grid"), gap(&home, "electricity"), gap(&home, "footprint"));
         if gaps == (Some(4), Some(3), Some(7)) { Ok(()) } else { Err(gaps) }
     });
-    home.kill();
-    meter.state().holes.clear();
-    grid.state().holes.clear();
     let waiting = wait::until("the gap", WITHIN, || {
         let gaps = home.api.items("/api/v1/gaps?device=electricity")?;
         gaps.into_iter().find(|gap| gap["state"] == "waiting").ok_or("no gap that waits".to_owned())
     });
+    home.kill();
+    meter.state().holes.clear();
+    grid.state().holes.clear();
     let retry = format!("/api/v1/gaps/{}/retry", waiting["id"]);
     wait::until_true("a retry", WITHIN, || home.api.post(&retry).is_ok_and(|answer| answer.0 == 200));
     wait::until("no gap", WITHIN, || {
