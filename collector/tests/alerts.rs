@@ -18,7 +18,7 @@ use gapless_common::catalog::{Aggregation, Catalog, Channel, Device, PeriodLabel
 use gapless_common::id::{
     AgentId, BootId, ChannelId, ChannelIndex, ConnectionId, DeviceId, DeviceIndex, Epoch, Seq, SiteId,
 };
-use gapless_common::message::{AgentState, DataFrame, HeldEpoch};
+use gapless_common::message::{AgentState, ClockReading, DataFrame, HeldEpoch, OutboxFill};
 use gapless_common::quality::{Cause, Quality};
 use gapless_common::reading::{
     Acquired, CatalogRecord, Completeness, EpochStart, Misses, Readings, Record, Sample, Value,
@@ -125,6 +125,15 @@ impl World {
     fn leave(&mut self, site: usize) {
         let gone = AgentState::Gone { connection: ConnectionId(1), clean: false };
         self.take(site, Up::State, wire::encode(&Message::State(gone)).unwrap());
+    }
+
+    /// The agent of a site says that so many percent of its outbox are owed, and that its clock is so many seconds ahead.
+    fn say(&mut self, site: usize, connection: u32, percent: u64, ahead_s: i64) {
+        let wall = self.now.plus_ms(ahead_s * 1_000);
+        let clock = Some(ClockReading { boot_ms: self.now.since_ms(T0).unsigned_abs(), wall });
+        let outbox = OutboxFill { owed_bytes: percent << 20, most_bytes: 100 << 20 };
+        let state = AgentState::Health { connection: ConnectionId(connection), outbox, clock };
+        self.take(site, Up::State, wire::encode(&Message::State(state)).unwrap());
     }
 
     fn send(&mut self, site: usize, records: Vec<Record>) {
@@ -264,6 +273,78 @@ fn a_device_that_does_not_answer_and_an_agent_that_is_gone_are_told_apart() {
     world.be_born(1);
     world.live(2, |_| Ok(1.0));
     assert!(world.told().iter().all(|(_, over)| *over), "{:?}", world.told());
+}
+
+#[test]
+fn an_outbox_that_fills_up_is_told_of_at_once_and_is_over_well_below_the_limit() {
+    let mut world = World::new(2, off(&[Kind::Stale, Kind::Silent]));
+    // What the agent says, seconds later, what is told then.
+    let rows: [(u64, &[(&str, bool)]); 6] = [
+        (79, &[]),
+        (80, &[("outbox", false)]),
+        (100, &[("outbox", false)]),
+        (71, &[("outbox", false)]),
+        (70, &[("outbox", true)]),
+        (79, &[("outbox", true)]),
+    ];
+    for (percent, told) in rows {
+        world.say(0, 1, percent, 0);
+        world.pass(1);
+        assert_eq!(world.told(), told, "{percent} %");
+    }
+    let alert = &world.alerts()[0];
+    assert_eq!((alert.site.as_str(), alert.agent.is_some()), ("site-0", true));
+    assert!(alert.detail.starts_with("80 %"), "{}", alert.detail);
+}
+
+#[test]
+fn a_clock_that_is_off_is_told_of_by_how_much_and_is_over_at_half_of_the_limit() {
+    let mut world = World::new(1, off(&[Kind::Stale, Kind::Silent]));
+    let rows: [(i64, &[(&str, bool)]); 5] = [
+        (59, &[]),
+        (60, &[("clock", false)]),
+        (31, &[("clock", false)]),
+        (29, &[("clock", true)]),
+        // Behind: one message may be late, but this start of the machine has been watched for minutes.
+        (-100, &[("clock", true), ("clock", false)]),
+    ];
+    for (ahead_s, told) in rows {
+        world.say(0, 1, 0, ahead_s);
+        world.pass(5 * MINUTE_S);
+        assert_eq!(world.told(), told, "{ahead_s} s");
+    }
+    let words: Vec<String> = world.alerts().into_iter().map(|alert| alert.detail).collect();
+    assert_eq!(words[0], "its clock is 1m ahead of the collector's");
+    assert_eq!(words[1], "its clock is 100s behind the collector's");
+    let row = world.committer.store().agents(None).unwrap().remove(0);
+    assert_eq!((row.clock_off_ms, row.outbox.map(|fill| fill.percent())), (Some(-100_000), Some(0)));
+}
+
+#[test]
+fn a_clock_that_seems_behind_by_one_message_is_not_told_of_after_a_restart_either() {
+    let mut world = World::new(1, off(&[Kind::Stale, Kind::Silent]));
+    world.say(0, 1, 0, -600);
+    world.pass(2 * MINUTE_S);
+    let mut world = world.restart(off(&[Kind::Stale, Kind::Silent]));
+    world.be_born(0);
+    world.pass(2 * MINUTE_S);
+    assert_eq!(world.told(), []);
+    world.pass(2 * MINUTE_S);
+    world.say(0, 1, 0, -600);
+    world.pass(1);
+    assert_eq!(world.told(), [("clock", false)], "said twice, six minutes apart");
+}
+
+#[test]
+fn what_another_connection_says_of_a_gateway_counts_for_nothing() {
+    let mut world = World::new(1, off(&[Kind::Stale, Kind::Silent]));
+    world.say(0, 2, 100, 600);
+    world.pass(MINUTE_S);
+    assert_eq!(world.told(), []);
+    world.leave(0);
+    world.say(0, 1, 100, 600);
+    world.pass(MINUTE_S);
+    assert_eq!(world.told(), [], "it has ended");
 }
 
 #[test]

@@ -35,6 +35,46 @@ pub struct HeldEpoch {
     pub next: Seq,
 }
 
+/// How full an outbox is of what nobody has acknowledged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct OutboxFill {
+    /// Bytes that only an acknowledgement gives back.
+    pub owed_bytes: u64,
+    /// Most that they may be: beyond it the agent has to drop.
+    pub most_bytes: u64,
+}
+
+impl OutboxFill {
+    /// In percent, rounded down; what is beyond the most is no more than all of it.
+    #[must_use]
+    pub const fn percent(&self) -> u64 {
+        let most = if self.most_bytes == 0 { 1 } else { self.most_bytes };
+        // The quotient first where the product would not fit: of so much a percent is no matter.
+        let percent = match self.owed_bytes.checked_mul(100) {
+            Some(hundredfold) => hundredfold / most,
+            None => self.owed_bytes / (most / 100 + 1),
+        };
+        if percent < 100 { percent } else { 100 }
+    }
+}
+
+/// Two clocks of a gateway, read at one instant.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ClockReading {
+    /// Milliseconds since the start of the machine, by a clock that is never stepped.
+    pub boot_ms: u64,
+    /// The wall clock.
+    pub wall: Timestamp,
+}
+
+impl ClockReading {
+    /// When the machine was started, by its wall clock: moves exactly where that is stepped.
+    #[must_use]
+    pub fn boot_began(&self) -> Timestamp {
+        self.wall.plus_ms(i64::try_from(self.boot_ms).unwrap_or(i64::MAX).saturating_neg())
+    }
+}
+
 /// An agent's state: published at birth, by the broker as its last will, and at a goodbye.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum AgentState {
@@ -67,6 +107,16 @@ pub enum AgentState {
         connection: ConnectionId,
         /// `true` for a goodbye.
         clean: bool,
+    },
+    /// How the gateway is, on a connection that was born: published when it has changed by a step, and seldom otherwise.
+    /// An earlier agent never says it.
+    Health {
+        /// This connection.
+        connection: ConnectionId,
+        /// Its outbox.
+        outbox: OutboxFill,
+        /// Its clocks; `None` while its wall clock is not set.
+        clock: Option<ClockReading>,
     },
 }
 

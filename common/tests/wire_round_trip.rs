@@ -186,7 +186,7 @@ fn message() -> impl Strategy<Value = Message> {
         ends.chunks_exact(2).map(|pair| (Seq(pair[0]), Seq(pair[1]))).collect::<Vec<_>>()
     });
     let parts =
-        (0u8..13, any::<[u64; 3]>(), any::<[u32; 2]>(), range(), [time(), time()], ends, any::<[bool; 2]>());
+        (0u8..14, any::<[u64; 3]>(), any::<[u32; 2]>(), range(), [time(), time()], ends, any::<[bool; 2]>());
     parts.prop_map(|(kind, [a, b, c], [d, e], (first, last), [from, to], ranges, [yes, no])| {
         let mast = DeviceId::new("mast").unwrap();
         let command = |body| Message::Command(Command { id: a, expires: to, body });
@@ -223,6 +223,11 @@ fn message() -> impl Strategy<Value = Message> {
             9 => command(CommandBody::Unknown),
             10 => reply(if yes { Outcome::Done } else { Outcome::NoData }),
             11 => reply(Outcome::Expired),
+            12 => Message::State(AgentState::Health {
+                connection: ConnectionId(d),
+                outbox: OutboxFill { owed_bytes: a, most_bytes: b },
+                clock: yes.then_some(ClockReading { boot_ms: c, wall: from }),
+            }),
             _ => reply(Outcome::Failed(format!("{b}").into())),
         }
     })

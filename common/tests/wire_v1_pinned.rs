@@ -141,6 +141,11 @@ fn columns() -> Message {
     data(answers.chain([records().remove(7).1]).collect())
 }
 
+fn health(clock: Option<ClockReading>) -> Message {
+    let outbox = OutboxFill { owed_bytes: 12 << 20, most_bytes: 62 << 20 };
+    Message::State(AgentState::Health { connection: ConnectionId(0x1122_3344), outbox, clock })
+}
+
 fn messages() -> Vec<(&'static str, Message)> {
     let mast = || DeviceId::new("mast").unwrap();
     let command = |body| Message::Command(Command { id: 77, expires: AT, body });
@@ -167,6 +172,8 @@ fn messages() -> Vec<(&'static str, Message)> {
             }),
         ),
         ("gone", Message::State(AgentState::Gone { connection: ConnectionId(0x1122_3344), clean: true })),
+        ("health", health(Some(ClockReading { boot_ms: 86_400_000, wall: AT }))),
+        ("health, clock not set", health(None)),
         ("catalog", Message::Catalog { hash, bytes }),
         ("ack", Message::Ack(Ack { incarnation: Incarnation(8), commit: Commit(300), epochs: vec![epoch] })),
         ("live", command(CommandBody::Live { until: AT })),

@@ -1,5 +1,6 @@
 //! How a device or an agent stands, from what the collector knows of it.
 
+use gapless_common::message::OutboxFill;
 use gapless_common::quality::{Cause, Quality};
 use gapless_common::text::format_duration_ms;
 use gapless_common::time::Timestamp;
@@ -56,9 +57,9 @@ pub struct AgentFacts {
     pub owes: bool,
     /// Since when it has been gone; `None` while it is there.
     pub gone_since: Option<Timestamp>,
-    /// Bytes of its outbox that are not delivered, and the most it may take; where it has said.
-    pub outbox: Option<(i64, i64)>,
-    /// How far its clock is ahead (or, negative, behind), in ms; where it has said.
+    /// How full its outbox is; where it has said.
+    pub outbox: Option<OutboxFill>,
+    /// How far its clock is ahead (or, negative, behind), in ms; where it has said, see [`clock`](super::clock).
     pub clock_off_ms: Option<i64>,
     /// Whether its clock is set; where it has said.
     pub clock_set: Option<bool>,
@@ -249,8 +250,8 @@ fn gone(facts: &AgentFacts, limits: &Limits, now: Timestamp) -> Stand {
 }
 
 fn outbox(facts: &AgentFacts, limits: &Limits) -> Stand {
-    let Some((used, budget)) = facts.outbox else { return Stand::Within };
-    let percent = used.saturating_mul(100) / budget.max(1);
+    let Some(fill) = facts.outbox else { return Stand::Within };
+    let percent = i64::try_from(fill.percent()).unwrap_or(i64::MAX);
     match percent {
         _ if percent >= limits.outbox_percent => {
             Stand::Beyond(format!("{percent} % of its outbox is full of what it could not deliver"))
@@ -265,9 +266,11 @@ fn clock(facts: &AgentFacts, limits: &Limits) -> Stand {
         return Stand::Beyond("its clock is not set".to_owned());
     }
     let Some(off_ms) = facts.clock_off_ms else { return Stand::Within };
-    let way = if off_ms > 0 { "ahead" } else { "behind" };
+    let way = if off_ms > 0 { "ahead of" } else { "behind" };
     match off_ms.saturating_abs() {
-        ms if ms >= limits.clock_ms => Stand::Beyond(format!("its clock is {} {way}", long(ms))),
+        ms if ms >= limits.clock_ms => {
+            Stand::Beyond(format!("its clock is {} {way} the collector's", long(ms)))
+        }
         ms if ms >= limits.clock_ms / 2 => Stand::Between,
         _ => Stand::Within,
     }

@@ -6,6 +6,7 @@
 //! Contract: [`judge`] says of a device or an agent how it stands, kind by kind; [`step`] makes of that, and of the alert that
 //! is open, what changes. What has changed is gathered ([`digest`]), put into words ([`notice`]) and tried again ([`delivery`]).
 
+pub mod clock;
 pub mod delivery;
 pub mod digest;
 pub mod judge;

@@ -117,6 +117,10 @@ pub(super) struct Agent {
     durable: Option<bool>,
     /// Whether its clock is set.
     clock_set: Option<bool>,
+    /// How far its clock is ahead of the collector's (negative: behind), in ms, where it has said.
+    clock_off_ms: Option<i64>,
+    /// How much of its outbox it could not deliver, in percent of the most before it has to drop, where it has said.
+    outbox_percent: Option<u64>,
     /// When two live agents were seen under this name; a person must look.
     cloned_at: Option<String>,
     /// Records known to exist that have not arrived.
@@ -159,6 +163,8 @@ impl From<AgentRow> for Agent {
             flush_ms: row.flush_ms,
             durable: row.durable,
             clock_set: row.clock_set,
+            clock_off_ms: row.clock_off_ms,
+            outbox_percent: row.outbox.map(|fill| fill.percent()),
             cloned_at: row.cloned_at.map(|t| t.to_string()),
             missing_records: row.missing_records,
             frames: row.counters.frames,

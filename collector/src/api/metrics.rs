@@ -200,12 +200,21 @@ fn agents(registry: &mut Registry, agents: &[AgentRow]) {
         put(registry, name, unit, help, rows);
     }
     // A row is missing where its value is not known.
-    let gauges: [Column<Option<f64>>; 6] = [
+    let gauges: [Column<Option<f64>>; 8] = [
         ("agent_connected", None, "1 where the agent is connected", |a| {
             Some(level(u64::from(a.link == Link::Connected)))
         }),
         ("agent_durable", None, "0 where the agent's disk fails and what it polls is only in memory", |a| {
             a.durable.map(|is| level(u64::from(is)))
+        }),
+        (
+            "agent_clock_offset",
+            Some(Unit::Seconds),
+            "How far the agent's clock is ahead of the collector's",
+            |a| a.clock_off_ms.map(seconds),
+        ),
+        ("agent_outbox_fill_ratio", None, "What of the agent's outbox is not delivered", |a| {
+            a.outbox.map(|fill| level(fill.percent()) / 100.0)
         }),
         ("agent_clock_set", None, "1 where the agent's clock is set", |a| {
             a.clock_set.map(|is| level(u64::from(is)))

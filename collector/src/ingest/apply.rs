@@ -3,16 +3,18 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use gapless_common::id::{DeviceIndex, Epoch};
-use gapless_common::message::{AgentState, DataFrame, Outcome, Reply};
+use gapless_common::id::{ConnectionId, DeviceIndex, Epoch};
+use gapless_common::message::{AgentState, ClockReading, DataFrame, OutboxFill, Outcome, Reply};
 use gapless_common::planted::{self, Bug};
 use gapless_common::reading::{Acquired, Readings, Record};
+use gapless_common::time::Timestamp;
 use gapless_common::topic::{AgentPath, Up};
 use gapless_common::wire::{self, DataHeader, DecodeError, Message};
 use rusqlite::params;
 
 use super::memory::Memory;
 use super::{Inbound, catalogs, keep};
+use crate::alerts::clock::seen;
 use crate::freshness::Allowances;
 use crate::gaps::Policies;
 use crate::ledger::{AgentNo, Finding, Mark, plausible};
@@ -21,7 +23,7 @@ use crate::store::cell::Cell;
 use crate::store::model::ParkReason;
 use crate::store::registry::Bound;
 use crate::store::runs::SlotTable;
-use crate::store::{commands, gap_lives, jobs, parked, state};
+use crate::store::{commands, gap_lives, health, jobs, parked, state};
 
 /// Whom to answer after the commit.
 #[derive(Debug, Default)]
@@ -80,7 +82,7 @@ impl<'a, 'c> Apply<'a, 'c> {
         self.batch.tally(no).received_bytes += i64::try_from(bytes).unwrap_or(i64::MAX);
         match kind {
             Up::Data => self.data(no, &path, &inbound.payload),
-            _ => self.other(no, &path, &inbound.payload),
+            _ => self.other(no, &path, inbound),
         }
     }
 
@@ -327,9 +329,9 @@ impl<'a, 'c> Apply<'a, 'c> {
         Ok(())
     }
 
-    fn other(&mut self, no: AgentNo, path: &AgentPath, bytes: &[u8]) -> Done {
-        match wire::decode(bytes) {
-            Ok(Message::State(state)) => self.state(no, path, &state),
+    fn other(&mut self, no: AgentNo, path: &AgentPath, inbound: &Inbound) -> Done {
+        match wire::decode(&inbound.payload) {
+            Ok(Message::State(state)) => self.state(no, path, &state, inbound.at),
             Ok(Message::Catalog { hash, bytes }) => self.catalog(no, hash, &bytes),
             Ok(Message::Reply(reply)) => self.reply(no, &reply),
             Ok(_) => self.damaged(no, &DecodeError::NotOurs),
@@ -337,7 +339,7 @@ impl<'a, 'c> Apply<'a, 'c> {
         }
     }
 
-    fn state(&mut self, no: AgentNo, path: &AgentPath, state: &AgentState) -> Done {
+    fn state(&mut self, no: AgentNo, path: &AgentPath, state: &AgentState, at: Timestamp) -> Done {
         let connection = self.batch.connection;
         self.batch.tally(no);
         match state {
@@ -385,7 +387,28 @@ impl<'a, 'c> Apply<'a, 'c> {
                 connection.prepare_cached(sql)?.execute(params![no.0, id.0, link, self.batch.now.0])?;
                 Ok(())
             }
+            AgentState::Health { connection: id, outbox, clock } => {
+                self.health(no, *id, *outbox, clock.map(|said| (said, at)))
+            }
         }
+    }
+
+    /// How a gateway is; of a connection that was not born, or has ended, it says nothing.
+    fn health(
+        &mut self,
+        no: AgentNo,
+        id: ConnectionId,
+        outbox: OutboxFill,
+        clock: Option<(ClockReading, Timestamp)>,
+    ) -> Done {
+        let connection = self.batch.connection;
+        let Some((boot, before)) = health::watched(connection, no, id)? else { return Ok(()) };
+        health::outbox(connection, no, outbox)?;
+        if let Some((said, at)) = clock {
+            health::clock(connection, no, &seen(before.as_ref(), boot, said, at))?;
+        }
+        self.memory.spoke.insert(no);
+        Ok(())
     }
 
     fn reply(&mut self, no: AgentNo, reply: &Reply) -> Done {

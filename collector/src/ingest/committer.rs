@@ -347,7 +347,8 @@ impl Committer {
     pub fn look_after_alerts(&mut self, now: Timestamp) -> rusqlite::Result<()> {
         let listening_since = *self.listening_since.get_or_insert(now);
         let measure = Measure { rules: &self.rules, allowances: &self.allowances, listening_since, now };
-        let found = warn::sweep(&self.connection, measure)?;
+        let spoke = self.memory.as_mut().map(|memory| std::mem::take(&mut memory.spoke)).unwrap_or_default();
+        let found = warn::sweep(&self.connection, measure, &spoke)?;
         if found.is_empty() {
             return Ok(());
         }

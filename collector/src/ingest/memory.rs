@@ -22,6 +22,8 @@ pub(super) struct Memory {
     pub(super) parked: BTreeMap<AgentNo, i64>,
     /// What is to be refreshed.
     pub(super) jobs: Queue,
+    /// Agents that said how their gateway is, and have not been judged by it yet.
+    pub(super) spoke: BTreeSet<AgentNo>,
     /// Catalogs that are here, and for which frames may still wait.
     pub(super) replays: BTreeSet<(AgentNo, CatalogHash)>,
 }
@@ -40,6 +42,7 @@ fn load_all(connection: &Connection) -> rusqlite::Result<Memory> {
         registry: Registry::default(),
         parked: parked::held(connection)?,
         jobs: jobs::load(connection)?,
+        spoke: BTreeSet::new(),
         replays: parked::waiting_for_known(connection)?,
     };
     let sql = "SELECT a.id, s.id, s.name, a.name, c.hash, c.bytes FROM agents a JOIN sites s ON s.id = a.site

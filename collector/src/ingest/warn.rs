@@ -1,6 +1,8 @@
 //! Raises and resolves alerts within a transaction, stops devices of which nothing came, and makes messages of what was
 //! gathered. What is told when is decided in [`alerts`](crate::alerts); `tell` sends it.
 
+use std::collections::BTreeSet;
+
 use rusqlite::Connection;
 
 use super::apply::{Apply, Done};
@@ -9,6 +11,7 @@ use crate::alerts::delivery::{self, Answer};
 use crate::alerts::judge::{self, AgentFacts, DeviceFacts};
 use crate::alerts::{Change, Kind, Stand, digest, step};
 use crate::jobs::shard;
+use crate::ledger::AgentNo;
 use crate::store::alerts::{self, Gathered, Known, Measure, Subjected};
 use crate::store::jobs;
 use crate::store::model::StopReason;
@@ -72,8 +75,13 @@ impl Found {
     }
 }
 
-/// What is to be told as of this second. Reads only.
-pub(super) fn sweep(connection: &Connection, measure: Measure<'_>) -> rusqlite::Result<Found> {
+/// What is to be told as of this second. Agents that `spoke` of their gateway are judged at once: what they say next may be
+/// that all is well again. Reads only.
+pub(super) fn sweep(
+    connection: &Connection,
+    measure: Measure<'_>,
+    spoke: &BTreeSet<AgentNo>,
+) -> rusqlite::Result<Found> {
     let part = measure.now.0.div_euclid(1_000).cast_unsigned() % SWEEP_SECONDS;
     let is_turn = |no: &i64| shard(*no, SWEEP_SECONDS) == part;
     let mut found = Found::default();
@@ -82,7 +90,9 @@ pub(super) fn sweep(connection: &Connection, measure: Measure<'_>) -> rusqlite::
             found.device(no, known, measure);
         }
     }
-    for no in alerts::agents(connection)?.into_iter().filter(is_turn) {
+    for no in
+        alerts::agents(connection)?.into_iter().filter(|no| is_turn(no) || spoke.contains(&AgentNo(*no)))
+    {
         if let Some(known) = alerts::agent(connection, measure, no)? {
             found.agent(no, &known, measure);
         }

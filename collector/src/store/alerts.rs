@@ -8,7 +8,7 @@ use rusqlite::types::ValueRef;
 use rusqlite::{Connection, OptionalExtension as _, Row, params};
 
 use super::model::StopReason;
-use super::{AHEAD_MAX_MS, alert_rows, cell};
+use super::{AHEAD_MAX_MS, alert_rows, cell, health};
 use crate::alerts::Kind;
 use crate::alerts::delivery::{Answer, Next};
 use crate::alerts::judge::{AgentFacts, ChannelFacts, DeviceFacts};
@@ -201,7 +201,7 @@ pub(crate) fn agent(
         let facts = AgentFacts {
             owes: r.get(8)?,
             gone_since: left.filter(|_| !is_there),
-            outbox: r.get::<_, Option<i64>>(4)?.zip(r.get(5)?),
+            outbox: health::fill(r.get(4)?, r.get(5)?),
             clock_off_ms: r.get(6)?,
             clock_set: r.get(7)?,
         };

@@ -8,6 +8,7 @@ pub(crate) mod cell;
 pub(crate) mod commands;
 mod complete;
 pub(crate) mod gap_lives;
+pub(crate) mod health;
 pub(crate) mod housekeeping;
 pub(crate) mod inputs;
 pub(crate) mod jobs;

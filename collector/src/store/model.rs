@@ -13,6 +13,7 @@ use gapless_common::catalog::{Aggregation, PeriodLabel};
 use gapless_common::id::{
     AgentId, CatalogHash, ChannelId, Commit, DeviceId, Epoch, Incarnation, Seq, SiteId,
 };
+use gapless_common::message::OutboxFill;
 use gapless_common::quality::{Cause, Quality};
 use gapless_common::reading::Value;
 use gapless_common::time::{SlotGrid, Timestamp};
@@ -88,6 +89,10 @@ pub struct AgentRow {
     pub durable: Option<bool>,
     /// Whether its wall clock is set.
     pub clock_set: Option<bool>,
+    /// How far that is ahead of the collector's (or, negative, behind), in ms; `None` where it has not said.
+    pub clock_off_ms: Option<i64>,
+    /// How full its outbox was when it said so last; `None` where it has not.
+    pub outbox: Option<OutboxFill>,
     /// The epoch being written.
     pub epoch: Option<Epoch>,
     /// The catalog in force.

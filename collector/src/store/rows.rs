@@ -13,7 +13,7 @@ use super::model::{
     AgentRow, ConflictRow, Counters, DeviceNo, DeviceRow, GapChoice, GapEventRow, GapFilter, GapRow,
     GapState, Link, ParkedRow, SeriesNo, SeriesRow, SiteRow, StoredReading,
 };
-use super::{ReadError, alert_rows, cell, jobs, parked, registry, state};
+use super::{ReadError, alert_rows, cell, health, jobs, parked, registry, state};
 use crate::freshness::{Allowances, Subject};
 use crate::gaps::life::Phase;
 use crate::ledger::missing;
@@ -112,6 +112,8 @@ pub(super) fn agent_row(row: &Row<'_>, connection: &Connection) -> Read<AgentRow
         flush_ms: u32::try_from(count(row, "flush_ms")?).unwrap_or_default(),
         durable: row.get("durable")?,
         clock_set: row.get("clock_set")?,
+        clock_off_ms: row.get("clock_off_ms")?,
+        outbox: health::fill(row.get("outbox_owed")?, row.get("outbox_budget")?),
         epoch: bits(row, "epoch")?.map(Epoch),
         catalog: bits(row, "catalog")?.map(CatalogHash),
         cloned_at: time(row, "cloned_at")?,

@@ -1,4 +1,4 @@
--- Version 8 of the collector's database. Instants are milliseconds since 1970 UTC; 64-bit unsigned numbers
+-- Version 9 of the collector's database. Instants are milliseconds since 1970 UTC; 64-bit unsigned numbers
 -- (epochs, hashes, incarnations) are kept as the signed number of the same bits; seqs are plain.
 -- Everything that decides anything is here: a collector may be killed at any instant and lose nothing.
 
@@ -42,6 +42,13 @@ CREATE TABLE agents (
     outbox_owed INTEGER,
     outbox_budget INTEGER,
     clock_off_ms INTEGER,
+    -- what that is reckoned from, see alerts::clock: start of the machine, when that was by its wall clock, the most that a
+    -- message proved, when the last one came, and the first one of that start (schema 9)
+    clock_boot INTEGER,
+    clock_began INTEGER,
+    clock_ahead_ms INTEGER,
+    clock_at INTEGER,
+    clock_since INTEGER,
     UNIQUE (site, name)
 );
 

@@ -11,7 +11,7 @@ use rusqlite::{Connection, OpenFlags, OptionalExtension};
 use super::model::Head;
 
 /// Version of the schema that this program writes.
-const SCHEMA_VERSION: i64 = 8;
+const SCHEMA_VERSION: i64 = 9;
 const SCHEMA: &str = include_str!("schema.sql");
 /// What a database of version 1 lacks.
 const TO_2: &str = "CREATE TABLE forgotten_epochs (
@@ -171,6 +171,12 @@ const TO_8: &str = "CREATE TABLE revisions (
     quality INTEGER NOT NULL,
     PRIMARY KEY (series, ts, commit_no)
 ) WITHOUT ROWID";
+/// What a database of version 8 lacks.
+const TO_9: &str = "ALTER TABLE agents ADD COLUMN clock_boot INTEGER;
+ALTER TABLE agents ADD COLUMN clock_began INTEGER;
+ALTER TABLE agents ADD COLUMN clock_ahead_ms INTEGER;
+ALTER TABLE agents ADD COLUMN clock_at INTEGER;
+ALTER TABLE agents ADD COLUMN clock_since INTEGER";
 /// What was asked after a backup was made, and in answer to what, is not known to it: no number of a command is given
 /// again that an agent may remember, and what was being asked for is asked for anew.
 const RESTORED: &str = "INSERT INTO sqlite_sequence (name, seq)
@@ -257,7 +263,9 @@ fn migrate(connection: &mut Connection, found: i64, fresh: u64) -> rusqlite::Res
         transaction.execute_batch(SCHEMA)?;
         transaction.execute("INSERT INTO meta VALUES ('commit_no', 0), ('needs_incarnation', 1)", [])?;
     }
-    for (from, lacks) in [(1, TO_2), (2, TO_3), (3, TO_4), (4, TO_5), (5, TO_6), (6, TO_7), (7, TO_8)] {
+    for (from, lacks) in
+        [(1, TO_2), (2, TO_3), (3, TO_4), (4, TO_5), (5, TO_6), (6, TO_7), (7, TO_8), (8, TO_9)]
+    {
         if (1..=from).contains(&found) {
             transaction.execute_batch(lacks)?;
         }
@@ -326,6 +334,10 @@ mod tests {
     }
 
     /// What the versions after each one brought, taken away again.
+    const FROM_9: &str =
+        "ALTER TABLE agents DROP COLUMN clock_boot; ALTER TABLE agents DROP COLUMN clock_began;
+        ALTER TABLE agents DROP COLUMN clock_ahead_ms; ALTER TABLE agents DROP COLUMN clock_at;
+        ALTER TABLE agents DROP COLUMN clock_since; PRAGMA user_version = 8;";
     const FROM_8: &str = "DROP TABLE revisions; PRAGMA user_version = 7;";
     const FROM_7: &str = "DROP TABLE removals; DROP TABLE receivers; DROP TABLE alert_events; DROP TABLE alerts;
         DROP INDEX spans_owed; ALTER TABLE agents DROP COLUMN left_at; ALTER TABLE agents DROP COLUMN outbox_owed;
@@ -351,7 +363,7 @@ mod tests {
     /// An older database gets what it lacks, keeps its incarnation, and is not made anew at the next opening.
     #[test]
     fn an_older_database_is_migrated() {
-        let steps = [FROM_8, FROM_7, FROM_6, FROM_5, FROM_4, FROM_3, FROM_2];
+        let steps = [FROM_9, FROM_8, FROM_7, FROM_6, FROM_5, FROM_4, FROM_3, FROM_2];
         for back in (1..=steps.len()).map(|n| steps[..n].join(" ")) {
             let connection = make_writer(Connection::open_in_memory().unwrap(), 7).unwrap();
             let new = made(&connection);

@@ -16,6 +16,9 @@ use crate::store::{ReadError, ReadStore};
 /// The strip shows a day.
 const STRIP_MS: i64 = 24 * 3_600_000;
 
+/// An outbox that is fuller is shown.
+const OUTBOX_SHOWN_PERCENT: u64 = 50;
+
 /// Channels shown of a device; the API has the rest.
 const VALUES_SHOWN_MAX: usize = 24;
 
@@ -112,6 +115,9 @@ fn render_agent(agent: &AgentRow, now: Timestamp) -> Markup {
         " " span.note { (heard) }
         @if agent.durable == Some(false) { " " span.badge.bad { "not durable: its disk fails" } }
         @if agent.clock_set == Some(false) { " " span.badge.warn { "clock not set" } }
+        @if let Some(fill) = agent.outbox.filter(|fill| fill.percent() >= OUTBOX_SHOWN_PERCENT) {
+            " " span.badge.warn { "outbox " (fill.percent()) " % full" }
+        }
         @if agent.cloned_at.is_some() { " " span.badge.bad { "cloned agent: two gateways use this name" } }
         " "
     }

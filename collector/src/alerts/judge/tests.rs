@@ -150,7 +150,11 @@ fn what_moves_by_nature_is_told_where_it_does_not() {
 fn agents_are_told_of_where_they_are_gone_full_or_off() {
     let here =
         AgentFacts { owes: true, gone_since: None, outbox: None, clock_off_ms: None, clock_set: Some(true) };
-    let full = |used| AgentFacts { outbox: Some((used, 1_000)), ..here.clone() };
+    let fill = |owed_bytes, most_bytes| AgentFacts {
+        outbox: Some(OutboxFill { owed_bytes, most_bytes }),
+        ..here.clone()
+    };
+    let full = |used| fill(used, 1_000);
     let off = |ms| AgentFacts { clock_off_ms: Some(ms), ..here.clone() };
     let rows = [
         ("here", here.clone(), "..."),
@@ -160,7 +164,8 @@ fn agents_are_told_of_where_they_are_gone_full_or_off() {
         ("full", full(800), ".!."),
         ("nearly", full(799), ".~."),
         ("room again", full(700), "..."),
-        ("nothing said of its size", AgentFacts { outbox: Some((1, 0)), ..here.clone() }, ".!."),
+        ("nothing said of its size", fill(1, 0), ".!."),
+        ("more than there can be", fill(u64::MAX, u64::MAX), ".!."),
         ("ahead", off(60_000), "..!"),
         ("behind", off(-60_000), "..!"),
         ("a little", off(-30_000), "..~"),

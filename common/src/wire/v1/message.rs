@@ -9,8 +9,8 @@ use crate::id::{
     AgentId, BootId, CatalogHash, Commit, ConnectionId, DeviceId, Epoch, Incarnation, Seq, SiteId,
 };
 use crate::message::{
-    ACK_EPOCHS_MAX, ACK_RANGES_MAX, Ack, AgentState, Command, CommandBody, EpochAck, HeldEpoch, Outcome,
-    Presence, Reply,
+    ACK_EPOCHS_MAX, ACK_RANGES_MAX, Ack, AgentState, ClockReading, Command, CommandBody, EpochAck, HeldEpoch,
+    OutboxFill, Outcome, Presence, Reply,
 };
 use crate::time::Timestamp;
 use crate::topic::AgentPath;
@@ -19,6 +19,7 @@ use crate::topic::AgentPath;
 enum State {
     Birth(Birth),
     Gone { connection: ConnectionId, clean: bool },
+    Health { connection: ConnectionId, owed_bytes: u64, most_bytes: u64, clock: Option<(u64, Timestamp)> },
 }
 
 #[derive(Serialize, Deserialize)]
@@ -40,6 +41,10 @@ struct Birth {
 pub(in crate::wire) fn state(state: &AgentState) -> Vec<u8> {
     write(&match state.clone() {
         AgentState::Gone { connection, clean } => State::Gone { connection, clean },
+        AgentState::Health { connection, outbox: OutboxFill { owed_bytes, most_bytes }, clock } => {
+            let clock = clock.map(|clock| (clock.boot_ms, clock.wall));
+            State::Health { connection, owed_bytes, most_bytes, clock }
+        }
         AgentState::Birth {
             path,
             connection,
@@ -75,6 +80,11 @@ pub(in crate::wire) fn state(state: &AgentState) -> Vec<u8> {
 pub(in crate::wire) fn read_state(bytes: &[u8]) -> Result<AgentState, DecodeError> {
     let birth = match read(bytes)? {
         State::Gone { connection, clean } => return Ok(AgentState::Gone { connection, clean }),
+        State::Health { connection, owed_bytes, most_bytes, clock } => {
+            let outbox = OutboxFill { owed_bytes, most_bytes };
+            let clock = clock.map(|(boot_ms, wall)| ClockReading { boot_ms, wall });
+            return Ok(AgentState::Health { connection, outbox, clock });
+        }
         State::Birth(birth) => birth,
     };
     ensure(birth.held.iter().all(|(_, first, next)| first <= next), "an epoch that ends before it begins")?;
