@@ -1,5 +1,5 @@
-//! Server-sent events (HTML standard, section 9.2): what was stored, what became of gaps, which jobs have ended, how fresh
-//! devices are. What each event says is here; how a stream is kept is in `viewer`, what streams share in `hub`.
+//! Server-sent events (HTML standard, section 9.2): what was stored, what became of gaps and alerts, which jobs have ended, how
+//! fresh devices are. What each event says is here; how a stream is kept is in `viewer`, what streams share in `hub`.
 //!
 //! Tables are the memory: a client that comes back with `Last-Event-ID` is told all that they have since. Freshness changes
 //! by the clock and is in no table: `transitions` remembers its last changes. What neither has is said by an event `lost`.
@@ -20,12 +20,13 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use utoipa::{IntoParams, ToSchema};
 
+use super::alerts::Alert;
 use super::fleet::{FreshnessState, json_value};
 use super::jobs::EndedJob;
 use super::params::{self, Params};
 use super::problem::ProblemBody;
 use super::{ApiState, Problem};
-use crate::store::model::{GapNews, NewsFilter, ReadingNews};
+use crate::store::model::{AlertEventRow, AlertNews, GapNews, NewsFilter, ReadingNews};
 
 pub(super) use hub::Hub;
 use position::Position;
@@ -43,12 +44,14 @@ enum Kind {
     Job,
     Freshness,
     Commit,
+    Alert,
 }
 
-const KINDS: [(&str, Kind); 5] = [
+const KINDS: [(&str, Kind); 6] = [
     ("reading", Kind::Reading),
     ("gap", Kind::Gap),
     ("job", Kind::Job),
+    ("alert", Kind::Alert),
     ("freshness", Kind::Freshness),
     ("commit", Kind::Commit),
 ];
@@ -65,7 +68,7 @@ impl Kind {
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub(super) struct EventsQuery {
-    /// `reading`, `gap`, `job`, `freshness` or `commit`, several with `,` between them; all but `commit` without it.
+    /// `reading`, `gap`, `job`, `alert`, `freshness` or `commit`, several with `,` between them; all but `commit` without it.
     kind: Option<String>,
     /// Only of this site.
     site: Option<String>,
@@ -88,14 +91,15 @@ impl EventsQuery {
             let words = KINDS.map(|(word, _)| word).join(", ");
             known.ok_or_else(|| Problem::parameter("kind", format!("of {words}; got `{asked}`")))
         };
-        let usual = || vec![Kind::Reading, Kind::Gap, Kind::Job, Kind::Freshness];
+        let usual = || vec![Kind::Reading, Kind::Gap, Kind::Job, Kind::Alert, Kind::Freshness];
         let asked = self.kind.as_deref().map(|text| text.split(',').map(word).collect()).transpose()?;
         let kinds: Vec<Kind> = asked.unwrap_or_else(usual);
         let has = |kind| kinds.contains(&kind);
         let site = params::site(self.site.as_deref())?;
         let device = params::device(self.device.as_deref())?;
-        let (readings, gaps, jobs) = (has(Kind::Reading), has(Kind::Gap), has(Kind::Job));
-        let tables = NewsFilter { readings, gaps, jobs, site, device };
+        let (readings, gaps) = (has(Kind::Reading), has(Kind::Gap));
+        let (jobs, alerts) = (has(Kind::Job), has(Kind::Alert));
+        let tables = NewsFilter { readings, gaps, jobs, alerts, site, device };
         Ok(Wanted { tables, freshness: has(Kind::Freshness), commits: has(Kind::Commit) })
     }
 }
@@ -143,6 +147,8 @@ enum EventData {
     Gap(GapEvent),
     /// `job`
     Job(EndedJob),
+    /// `alert`
+    Alert(AlertChange),
     /// `freshness`
     Freshness(FreshnessEvent),
     /// `commit`: its number. Something has changed; at most one in a second.
@@ -249,6 +255,26 @@ impl From<GapNews> for GapEvent {
     }
 }
 
+/// An alert was raised, acknowledged or resolved.
+#[derive(Debug, Serialize, ToSchema)]
+struct AlertChange {
+    /// `raised`, `acknowledged` or `resolved`.
+    event: &'static str,
+    /// When (RFC 3339).
+    at: String,
+    /// Who: `collector` or `token NAME`.
+    actor: String,
+    /// The alert as it is now.
+    alert: Alert,
+}
+
+impl From<AlertNews> for AlertChange {
+    fn from(news: AlertNews) -> Self {
+        let AlertEventRow { at, event, actor } = news.event;
+        Self { event, at: at.to_string(), actor, alert: news.alert.into() }
+    }
+}
+
 /// How fresh a device's data is, where that has changed, or was not told before.
 #[derive(Debug, Serialize, ToSchema)]
 struct FreshnessEvent {
@@ -285,8 +311,8 @@ impl From<Transition> for FreshnessEvent {
 struct LostEvent {
     /// The kind of the events that are lost.
     kind: &'static str,
-    /// Number of the first one that may be: a commit for readings, a line of the histories for gaps and jobs, a change for
-    /// freshness.
+    /// Number of the first one that may be: a commit for readings, a line of the histories for gaps, jobs and alerts, a
+    /// change for freshness.
     from: u64,
     /// Number of the last one.
     to: u64,

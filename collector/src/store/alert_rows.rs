@@ -24,6 +24,12 @@ pub(super) const ALERT: &str = "SELECT a.*, s.name AS site_name, d.name AS devic
     FROM alerts a JOIN sites s ON s.id = a.site LEFT JOIN devices d ON d.id = a.device
     LEFT JOIN agents g ON g.id = a.agent";
 
+/// What became of alerts after a line of their histories, with the columns of the alert.
+pub(super) const EVENTS_SINCE: &str =
+    "SELECT a.*, s.name AS site_name, d.name AS device_name, g.name AS agent_name, e.id AS event_id, e.at, e.event, e.actor
+    FROM alert_events e JOIN alerts a ON a.id = e.alert JOIN sites s ON s.id = a.site
+    LEFT JOIN devices d ON d.id = a.device LEFT JOIN agents g ON g.id = a.agent WHERE e.id > ?1 ORDER BY e.id LIMIT ?2";
+
 /// The conditions of a filter, each with its value; the order of the clauses is the order of the values.
 pub(super) fn alert_query(filter: &AlertFilter) -> (String, Vec<Sql>) {
     let conditions: [(&str, Option<Sql>); 4] = [

@@ -29,7 +29,7 @@ pub use crate::ledger::DeviceNo;
 pub use complete::{Absence, AbsentSlot, GridRow};
 pub use leases::{LeaseAgent, LeaseRow, LeaseState, TrafficRow};
 pub use meters::{GapCount, JobTimes, Meters};
-pub use news::{GapNews, Latest, News, NewsFilter, Place, ReadingNews};
+pub use news::{AlertNews, GapNews, Latest, News, NewsFilter, NotKept, Place, ReadingNews};
 
 /// Number of a series row: one revision of one channel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]

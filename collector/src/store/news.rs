@@ -1,13 +1,13 @@
-//! What has happened since a place in the tables: what commits wrote, what became of gaps, which jobs have ended. Of one
+//! What has happened since a place in the tables: what commits wrote, what became of gaps and alerts, which jobs have ended. Of one
 //! committed state, at most so many lines of each. Decides nothing.
 
 use gapless_common::time::Timestamp;
 use rusqlite::{Connection, OptionalExtension as _, Row};
 
-use super::model::{ChangeRow, GapNews, Latest, News, NewsFilter, Place, ReadingNews};
+use super::model::{AlertNews, ChangeRow, GapNews, Latest, News, NewsFilter, NotKept, Place, ReadingNews};
 use super::read::change_row;
 use super::rows::{gap_event_row, limit, reading};
-use super::{ReadError, jobs, sqlite};
+use super::{ReadError, alert_rows, jobs, sqlite};
 
 type Read<T> = Result<T, ReadError>;
 
@@ -22,10 +22,12 @@ pub(super) fn end(connection: &Connection) -> Read<Place> {
         within: None,
         gap_event: last("SELECT max(id) FROM gap_events")?,
         job: last("SELECT max(id) FROM job_history")?,
+        // Old alerts are removed, and their numbers are not given again.
+        alert_event: last("SELECT max(seq) FROM sqlite_sequence WHERE name = 'alert_events'")?,
     })
 }
 
-/// What comes after `after`: at most `most` changes, gap events and jobs.
+/// What comes after `after`: at most `most` lines of each kind.
 pub(super) fn since(connection: &Connection, after: Place, filter: &NewsFilter, most: usize) -> Read<News> {
     let end = end(connection)?;
     let mut news = News {
@@ -34,6 +36,8 @@ pub(super) fn since(connection: &Connection, after: Place, filter: &NewsFilter, 
         gaps: Vec::new(),
         jobs: Vec::new(),
         jobs_lost: None,
+        alerts: Vec::new(),
+        alerts_lost: None,
         reached: end,
         is_all: true,
     };
@@ -45,6 +49,9 @@ pub(super) fn since(connection: &Connection, after: Place, filter: &NewsFilter, 
     }
     if filter.jobs {
         ended_jobs(connection, after, end, filter, most, &mut news)?;
+    }
+    if filter.alerts {
+        alerts(connection, after, end, filter, most, &mut news)?;
     }
     Ok(news)
 }
@@ -148,14 +155,42 @@ fn ended_jobs(
     news: &mut News,
 ) -> Read<()> {
     let found = super::read::rows(connection, jobs::ENDED_SINCE, [after.job, limit(most)], jobs::ended_row)?;
-    let reached = if found.len() == most { found.last().map_or(end.job, |last| last.id) } else { end.job };
-    news.is_all &= reached == end.job;
-    news.reached.job = reached;
-    let (there, told) = (i64::try_from(found.len()).unwrap_or_default(), reached.saturating_sub(after.job));
-    if there < told {
-        news.jobs_lost = Some((after.job + 1, reached, told - there));
-    }
+    let ids: Vec<i64> = found.iter().map(|job| job.id).collect();
+    (news.reached.job, news.jobs_lost) = how_far(&ids, (after.job, end.job), most);
+    news.is_all &= news.reached.job == end.job;
     news.jobs =
         found.into_iter().filter(|job| filter.wants(job.site.as_str(), job.device.as_str())).collect();
+    Ok(())
+}
+
+/// How far lines that are numbered without holes are told where these were found after the first number of two, up to the
+/// second one; and what of them is not kept.
+fn how_far(found: &[i64], (after, end): (i64, i64), most: usize) -> (i64, Option<NotKept>) {
+    let reached = found.last().copied().filter(|_| found.len() == most).unwrap_or(end);
+    let (there, told) = (i64::try_from(found.len()).unwrap_or_default(), reached.saturating_sub(after));
+    let lost = NotKept { from: after.saturating_add(1), to: reached, count: told.saturating_sub(there) };
+    (reached, (lost.count > 0).then_some(lost))
+}
+
+/// Alerts that are over and old are removed with all that became of them.
+fn alerts(
+    connection: &Connection,
+    after: Place,
+    end: Place,
+    filter: &NewsFilter,
+    most: usize,
+    news: &mut News,
+) -> Read<()> {
+    let values = [after.alert_event, limit(most)];
+    let found = super::read::rows(connection, alert_rows::EVENTS_SINCE, values, |row| {
+        let (event, alert) = (alert_rows::alert_event_row(row)?, alert_rows::alert_row(row)?);
+        Ok(AlertNews { id: row.get("event_id")?, event, alert })
+    })?;
+    let ids: Vec<i64> = found.iter().map(|line| line.id).collect();
+    (news.reached.alert_event, news.alerts_lost) = how_far(&ids, (after.alert_event, end.alert_event), most);
+    news.is_all &= news.reached.alert_event == end.alert_event;
+    let name = |device: &AlertNews| device.alert.device.as_ref().map(ToString::to_string).unwrap_or_default();
+    news.alerts =
+        found.into_iter().filter(|line| filter.wants(line.alert.site.as_str(), &name(line))).collect();
     Ok(())
 }

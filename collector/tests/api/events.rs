@@ -191,6 +191,51 @@ fn who_was_away_is_told_what_it_missed_and_nothing_twice() {
     }
 }
 
+/// The word of an alert's event, and of which alert.
+fn became(told: &Told) -> (String, i64) {
+    (told.data["event"].to_string(), told.data["alert"]["id"].as_i64().unwrap_or(-1))
+}
+
+#[test]
+fn what_becomes_of_alerts_is_told_and_to_who_was_away_what_is_kept_of_it() {
+    let mut api = Filled::new();
+    api.send(vec![number(0, 0, U, 1.5)]);
+    let mut stream = Stream::open(&api, "?kind=alert", None);
+    let begin = stream.beat();
+    let put = |sql: &str| database(&api).execute_batch(sql).unwrap();
+    put("INSERT INTO alerts (kind, site, device, agent, detail, raised_at) VALUES
+            (1, 1, 1, NULL, 'old', 0), (7, 1, NULL, 1, '80 % of its outbox', 0);
+        INSERT INTO alert_events (alert, at, event, actor) VALUES (1, 0, 1, 'collector'), (2, 0, 1, 'collector')");
+    // Whoever acknowledges wakes the streams; what was put here by hand is told then, too.
+    assert_eq!(api.served.post("/api/v1/alerts/1/acknowledge").status, 200);
+    let told = stream.take(3);
+    let events: Vec<_> = told.iter().map(became).collect();
+    let word = |word: &str| format!("\"{word}\"");
+    assert_eq!(events, [(word("raised"), 1), (word("raised"), 2), (word("acknowledged"), 1)]);
+    assert!(told.iter().all(|told| told.name == "alert"), "{told:?}");
+    let seen = &told[2].data;
+    assert_eq!((&seen["actor"], &seen["alert"]["state"]), (&json!("token test"), &json!("acknowledged")));
+    assert_eq!((&seen["alert"]["kind"], &seen["alert"]["device"]), (&json!("stale"), &json!("a")));
+    assert_eq!(told[1].data["alert"]["agent"], "gw");
+
+    let mut again = Stream::open(&api, "?kind=alert", Some(&told[0].id));
+    assert_eq!(again.take(2), told[1..], "the same events under the same ids");
+    again.nothing_comes();
+    let mut of_device = Stream::open(&api, "?kind=alert&site=farm&device=a", Some(&begin));
+    let events: Vec<_> = of_device.take(2).iter().map(became).collect();
+    assert_eq!(events, [(word("raised"), 1), (word("acknowledged"), 1)]);
+    of_device.nothing_comes();
+
+    // By their age alerts are removed with all that became of them, and none of their numbers comes again.
+    put("DELETE FROM alert_events; DELETE FROM alerts");
+    let lost = Stream::open(&api, "?kind=alert", Some(&begin)).next();
+    let said = ["kind", "from", "to", "count"].map(|key| lost.data[key].clone());
+    assert_eq!((lost.name.as_str(), said), ("lost", [json!("alert"), json!(1), json!(3), json!(3)]));
+    let mut rest = Stream::open(&api, "?kind=alert", Some(&told[2].id));
+    rest.beat();
+    rest.nothing_comes();
+}
+
 #[test]
 fn a_stream_tells_what_is_asked_for_and_no_more() {
     let mut api = Filled::new();

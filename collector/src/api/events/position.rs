@@ -30,13 +30,13 @@ const NONE: &str = "_";
 
 impl fmt::Display for Position {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Place { commit, within, gap_event, job } = self.place;
+        let Place { commit, within, gap_event, job, alert_event } = self.place;
         write!(f, "{:x}.{}.", self.incarnation.0, commit.0)?;
         match within {
             Some((device, first)) => write!(f, "{device}.{}", first.0)?,
             None => write!(f, "{NONE}.{NONE}")?,
         }
-        write!(f, ".{gap_event}.{job}.")?;
+        write!(f, ".{gap_event}.{job}.{alert_event}.")?;
         match self.freshness {
             Some(Mark { life, number }) => write!(f, "{life:x}.{number}"),
             None => write!(f, "{NONE}.{NONE}"),
@@ -57,7 +57,8 @@ impl FromStr for Position {
 
     fn from_str(text: &str) -> Result<Self, NoPosition> {
         let parts: Vec<&str> = text.split('.').collect();
-        let &[incarnation, commit, device, first, gap_event, job, life, seen] = parts.as_slice() else {
+        let &[incarnation, commit, device, first, gap_event, job, alert_event, life, seen] = parts.as_slice()
+        else {
             return Err(NoPosition);
         };
         let within = match (device, first) {
@@ -73,6 +74,7 @@ impl FromStr for Position {
             within,
             gap_event: number(gap_event)?,
             job: number(job)?,
+            alert_event: number(alert_event)?,
         };
         Ok(Self { incarnation: Incarnation(bits(incarnation)?), place, freshness })
     }
@@ -84,17 +86,18 @@ mod tests {
 
     #[test]
     fn positions_go_there_and_back() {
-        let place = |within| Place { commit: Commit(12), within, gap_event: 3, job: 0 };
+        let place = |within| Place { commit: Commit(12), within, gap_event: 3, job: 0, alert_event: 4 };
         let rows = [
-            (place(None), None, "ff.12._._.3.0._._"),
-            (place(Some((7, Timestamp(-5)))), Some(Mark { life: 16, number: 9 }), "ff.12.7.-5.3.0.10.9"),
+            (place(None), None, "ff.12._._.3.0.4._._"),
+            (place(Some((7, Timestamp(-5)))), Some(Mark { life: 16, number: 9 }), "ff.12.7.-5.3.0.4.10.9"),
         ];
         for (place, freshness, text) in rows {
             let position = Position { incarnation: Incarnation(255), place, freshness };
             assert_eq!(position.to_string(), text);
             assert_eq!(text.parse(), Ok(position));
         }
-        for text in ["", "12", "ff.12._._.3.0._", "ff.x._._.3.0._._", "ff.12._.5.3.0._._", "g.12._._.3.0._._"]
+        for text in
+            ["", "12", "ff.12._._.3.0._._", "ff.x._._.3.0.4._._", "ff.12._.5.3.0.4._._", "g.12._._.3.0.4._._"]
         {
             assert_eq!(text.parse::<Position>(), Err(NoPosition), "{text}");
         }

@@ -13,7 +13,7 @@ use super::transitions::{Mark, Name};
 use super::{EventData, FreshnessEvent, Kind, LostEvent, Wanted};
 use crate::api::stream::CLIENT_STALL;
 use crate::api::{ApiState, Problem};
-use crate::store::model::Place;
+use crate::store::model::{NotKept, Place};
 
 /// Lines of each table that are read at once: with the events queued the memory of one stream.
 const LINES_MAX: usize = 64;
@@ -26,7 +26,7 @@ const HEARTBEAT_EVERY: Duration = Duration::from_secs(15);
 
 const REPLACED: &str =
     "the database is another one than the id is of (a backup was restored): ask anew for what you hold";
-const NOT_KEPT: &str = "the history of jobs does not go back that far";
+const NOT_KEPT: &str = "the history does not go back that far: what is old is removed";
 const FORGOTTEN: &str =
     "so many changes of freshness are not remembered: the latest state of each device follows";
 
@@ -112,7 +112,7 @@ impl Viewer {
 
     const fn wants_tables(&self) -> bool {
         let tables = &self.wanted.tables;
-        tables.readings || tables.gaps || tables.jobs
+        tables.readings || tables.gaps || tables.jobs || tables.alerts
     }
 
     /// Tells what the tables have since; returns whether that is all.
@@ -133,18 +133,25 @@ impl Viewer {
             self.position.place.gap_event = gap.id;
             self.send_at(Kind::Gap, &EventData::Gap(gap.into())).await?;
         }
-        if let Some((from, to, count)) = news.jobs_lost {
-            let number = |n: i64| u64::try_from(n).unwrap_or_default();
-            let (from, to, count) = (number(from), number(to), Some(number(count)));
-            let lost = LostEvent { kind: Kind::Job.word(), from, to, count, why: NOT_KEPT };
-            self.send("lost", &EventData::Lost(lost)).await?;
-        }
+        self.tell_not_kept(Kind::Job, news.jobs_lost).await?;
         for job in news.jobs {
             self.position.place.job = job.id;
             self.send_at(Kind::Job, &EventData::Job(job.into())).await?;
         }
+        self.tell_not_kept(Kind::Alert, news.alerts_lost).await?;
+        for alert in news.alerts {
+            self.position.place.alert_event = alert.id;
+            self.send_at(Kind::Alert, &EventData::Alert(alert.into())).await?;
+        }
         self.position.place = news.reached;
         Ok(news.is_all)
+    }
+
+    async fn tell_not_kept(&self, kind: Kind, lost: Option<NotKept>) -> Step<()> {
+        let Some(NotKept { from, to, count }) = lost else { return Ok(()) };
+        let (from, to, count) = (number(from), number(to), Some(number(count)));
+        let lost = LostEvent { kind: kind.word(), from, to, count, why: NOT_KEPT };
+        self.send("lost", &EventData::Lost(lost)).await
     }
 
     fn is_of_interest(&self, (site, device): &Name) -> bool {
@@ -218,6 +225,11 @@ impl Viewer {
     }
 }
 
+/// The number of a line.
+fn number(n: i64) -> u64 {
+    u64::try_from(n).unwrap_or_default()
+}
+
 /// Where a client begins that stands at `last`, and what it has lost.
 fn begin(
     last: Option<Position>,
@@ -228,16 +240,18 @@ fn begin(
     let now = Position { incarnation, place: end, freshness: None };
     let Some(last) = last else { return (now, Vec::new()) };
     let (was, tables) = (last.place, &wanted.tables);
-    if last.incarnation == incarnation && was.commit <= end.commit && was.gap_event <= end.gap_event {
+    let is_before =
+        was.commit <= end.commit && was.gap_event <= end.gap_event && was.alert_event <= end.alert_event;
+    if last.incarnation == incarnation && is_before {
         // The numbers of jobs begin anew where their whole history was removed.
         let job = if was.job <= end.job { was.job } else { 0 };
         return (Position { place: Place { job, ..was }, ..last }, Vec::new());
     }
-    let number = |n: i64| u64::try_from(n).unwrap_or_default();
     let ranges = [
         (tables.readings, Kind::Reading, was.commit.0, end.commit.0),
         (tables.gaps, Kind::Gap, number(was.gap_event), number(end.gap_event)),
         (tables.jobs, Kind::Job, number(was.job), number(end.job)),
+        (tables.alerts, Kind::Alert, number(was.alert_event), number(end.alert_event)),
     ];
     let lost = ranges.into_iter().filter(|(is_wanted, ..)| *is_wanted).map(|(_, kind, from, to)| LostEvent {
         kind: kind.word(),

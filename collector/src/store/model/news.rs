@@ -3,7 +3,7 @@
 use gapless_common::id::{Commit, DeviceId, SiteId};
 use gapless_common::time::Timestamp;
 
-use super::{ChangeRow, EndedJobRow, GapEventRow, Head, StoredReading};
+use super::{AlertEventRow, AlertRow, ChangeRow, EndedJobRow, GapEventRow, Head, StoredReading};
 
 /// A place in what has happened, as far as tables tell it: everything up to here is told.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -17,6 +17,8 @@ pub struct Place {
     pub gap_event: i64,
     /// The last line of the jobs' history.
     pub job: i64,
+    /// The last line of the alerts' histories.
+    pub alert_event: i64,
 }
 
 /// Which news.
@@ -28,6 +30,8 @@ pub struct NewsFilter {
     pub gaps: bool,
     /// Jobs that have ended.
     pub jobs: bool,
+    /// What became of alerts.
+    pub alerts: bool,
     /// Of this site only.
     pub site: Option<SiteId>,
     /// Of this device only.
@@ -79,6 +83,28 @@ pub struct GapNews {
     pub event: GapEventRow,
 }
 
+/// A line of an alert's history, and the alert as it is now.
+#[derive(Debug, Clone, PartialEq)]
+pub struct AlertNews {
+    /// Number of the line.
+    pub id: i64,
+    /// What happened.
+    pub event: AlertEventRow,
+    /// To which alert.
+    pub alert: AlertRow,
+}
+
+/// Lines that are not kept any more: of those with the numbers from the first to the last so many.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct NotKept {
+    /// The first number.
+    pub from: i64,
+    /// The last one.
+    pub to: i64,
+    /// How many.
+    pub count: i64,
+}
+
 /// What has happened since a place.
 #[derive(Debug, Clone, PartialEq)]
 pub struct News {
@@ -90,8 +116,12 @@ pub struct News {
     pub gaps: Vec<GapNews>,
     /// Jobs that have ended, in order.
     pub jobs: Vec<EndedJobRow>,
-    /// Of the lines of the jobs' history from the first to the second number so many are not kept any more.
-    pub jobs_lost: Option<(i64, i64, i64)>,
+    /// What of the jobs' history cannot be told any more.
+    pub jobs_lost: Option<NotKept>,
+    /// What became of alerts, in order.
+    pub alerts: Vec<AlertNews>,
+    /// What of the alerts' histories cannot be told any more.
+    pub alerts_lost: Option<NotKept>,
     /// Where to go on.
     pub reached: Place,
     /// Whether there is no more.
