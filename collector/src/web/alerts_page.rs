@@ -1,5 +1,5 @@
-//! The list of alerts: kind, words and state of each, chosen by site, kind and state, a button to acknowledge, and who is
-//! told; plain forms that work without a script.
+//! The list of alerts: kind, words and state of each, chosen by site, kind and state, a button to acknowledge, devices that
+//! wait for a word, and who is told; plain forms that work without a script.
 
 use axum::extract::{Path, State};
 use axum::http::HeaderMap;
@@ -8,11 +8,11 @@ use gapless_common::time::Timestamp;
 use maud::{Markup, html};
 use serde::Deserialize;
 
-use super::{Here, banner, document, picked, site_select};
+use super::{Here, banner, document, picked, site_select, waiting};
 use crate::alerts::Kind;
 use crate::api::{ALERT_STATES, AlertsQuery, ApiState, Params, Problem, alert_state, who};
 use crate::ingest::Act;
-use crate::store::model::{AlertRow, AlertState, ReceiverRow, SiteRow};
+use crate::store::model::{AlertRow, AlertState, DeviceRow, ReceiverRow, SiteRow};
 
 /// Alerts on one page.
 const ALERTS_SHOWN: usize = 100;
@@ -55,11 +55,22 @@ impl Asked {
         let chosen = chosen.filter(|(_, value)| !value.is_empty() && plain(value));
         chosen.map(|(name, value)| format!("{name}={value}")).collect::<Vec<_>>().join("&")
     }
+
+    /// This very choice as a query string.
+    pub(super) fn here(&self) -> String {
+        self.link(self.cursor.as_deref())
+    }
+
+    /// Back to the page as it was.
+    pub(super) fn back(&self) -> Response {
+        Redirect::to(&format!("/alerts?{}", self.here())).into_response()
+    }
 }
 
 struct View {
     sites: Vec<SiteRow>,
     alerts: Vec<AlertRow>,
+    waiting: Vec<DeviceRow>,
     receivers: Vec<ReceiverRow>,
     open: u64,
 }
@@ -87,24 +98,26 @@ pub(super) async fn acknowledge(
         return Ok(Redirect::to("/login").into_response());
     };
     match state.orders.act(Act::Acknowledge { alert, actor: format!("token {name}") }).await {
-        Ok(()) => {
-            let back = format!("/alerts?{}", asked.link(asked.cursor.as_deref()));
-            Ok(Redirect::to(&back).into_response())
-        }
-        Err(problem) => {
-            let told = problem.to_string();
-            let mut response = show(&state, &asked, Some(&told)).await?;
-            *response.status_mut() = problem.into_response().status();
-            Ok(response)
-        }
+        Ok(()) => Ok(asked.back()),
+        Err(problem) => refused(&state, &asked, problem).await,
     }
+}
+
+/// The page with why a wish was not carried out.
+pub(super) async fn refused(state: &ApiState, asked: &Asked, problem: Problem) -> Result<Response, Problem> {
+    let told = problem.to_string();
+    let mut response = show(state, asked, Some(&told)).await?;
+    *response.status_mut() = problem.into_response().status();
+    Ok(response)
 }
 
 async fn show(state: &ApiState, asked: &Asked, problem: Option<&str>) -> Result<Response, Problem> {
     let filter = asked.query().filter()?;
+    let now = (state.now)();
     let look = move |store: &dyn crate::store::ReadStore| {
         let (sites, alerts) = (store.sites()?, store.alerts(&filter)?);
-        Ok(View { sites, alerts, receivers: store.receivers()?, open: store.open_alerts()? })
+        let waiting = waiting::of(store.devices(filter.site.as_ref(), now)?);
+        Ok(View { sites, alerts, waiting, receivers: store.receivers()?, open: store.open_alerts()? })
     };
     let view = state.ask(look).await?;
     Ok(document("Gapless: alerts", None, &render(&view, asked, problem)).into_response())
@@ -123,6 +136,7 @@ fn render(view: &View, asked: &Asked, problem: Option<&str>) -> Markup {
             @if alerts.is_empty() { p.note { "No alert of this choice." } } @else { (render_table(alerts, asked)) }
             @if let Some(cursor) = &next { p { a href=(format!("/alerts?{}", asked.link(Some(cursor)))) { "Next page" } } }
             p.note { "Times are UTC; oldest first. An alert is over by itself; to acknowledge it says that somebody looks into it." }
+            (waiting::render(&view.waiting, asked))
             h2 { "Who is told" }
             @if view.receivers.is_empty() {
                 p.note { "Nobody: name them in the collector's configuration, " code { "[alerts.webhook.NAME]" } " or " code { "[alerts.mail.NAME]" } "." }
@@ -196,7 +210,7 @@ fn render_alert(alert: &AlertRow, asked: &Asked) -> Markup {
             }
             td data-label="Do" {
                 @if alert.state() == AlertState::Open {
-                    form method="post" action=(format!("/alerts/{}/acknowledge?{}", alert.id, asked.link(asked.cursor.as_deref()))) {
+                    form method="post" action=(format!("/alerts/{}/acknowledge?{}", alert.id, asked.here())) {
                         button type="submit" aria-label=(format!("Acknowledge alert {}", alert.id)) { "Acknowledge" }
                     }
                 } @else { span.quiet { "–" } }
@@ -244,7 +258,7 @@ const fn class(state: AlertState) -> &'static str {
 }
 
 /// An instant to the second without its `T` and `Z`.
-fn instant(t: Timestamp) -> Markup {
+pub(super) fn instant(t: Timestamp) -> Markup {
     let text = t.to_string();
     let short = text.get(..19).unwrap_or(&text).replace('T', " ");
     html! { time datetime=(text) { (short) } }

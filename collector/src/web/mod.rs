@@ -10,6 +10,7 @@ mod calendar_page;
 mod fleet_page;
 mod gaps_page;
 mod login;
+mod waiting;
 
 use axum::Router;
 use axum::extract::{Request, State};
@@ -40,6 +41,7 @@ pub(crate) fn router() -> Router<ApiState> {
         .route("/gaps/{id}/{wish}", post(gaps_page::act))
         .route("/alerts", get(alerts_page::page))
         .route("/alerts/{id}/acknowledge", post(alerts_page::acknowledge))
+        .route("/devices/{site}/{device}/{word}", post(waiting::act))
         .route("/calendar", get(calendar_page::page))
         .route("/login", get(login::form).post(login::submit))
         .route("/logout", get(login::logout))

@@ -87,6 +87,33 @@ fn a_suspended_device_says_so_and_is_resumed() {
 }
 
 #[test]
+fn devices_that_wait_for_a_word_are_given_it_on_the_page() {
+    let api = with_alerts();
+    let page = |query: &str| api.served.get(&format!("/alerts{query}")).body;
+    let row = |page: &str, device: &str| page.contains(&format!("id=\"waits-farm-{device}\""));
+    // `a` was announced and never confirmed, `b` is suspended; neither is of another site.
+    let before = page("");
+    assert!(row(&before, "a") && row(&before, "b"), "{before}");
+    assert!(before.contains("Confirm farm/a") && before.contains("Resume farm/b"), "{before}");
+    assert!(before.contains("nothing came of it in 7 days"), "{before}");
+    assert!(!row(&page("?site=elsewhere"), "a"));
+    for (path, status) in [("a/resume", 409), ("none/confirm", 404), ("a/forget", 404)] {
+        let answer = api.served.post(&format!("/devices/farm/{path}"));
+        assert_eq!(answer.status, status, "{path}: {}", answer.body);
+    }
+    for (path, device) in [("a/confirm", "a"), ("b/resume", "b")] {
+        let answer = api.served.post(&format!("/devices/farm/{path}?site=farm"));
+        // Back to the page, which this client asks for without a token.
+        assert_eq!(answer.status, 200, "{path}: {}", answer.body);
+        assert_eq!(row(&page(""), device), device == "b", "a device that goes on is still to be confirmed");
+    }
+    assert_eq!(api.served.json("/api/v1/devices/farm/a")["confirmed_by"], "token test");
+    assert_eq!(api.served.json("/api/v1/devices/farm/b")["collection"]["state"], "active");
+    assert!(page("").contains("Confirm farm/b"));
+    assert_eq!(get(&format!("{}/alerts", api.served.base), &[]).header("location"), "/login");
+}
+
+#[test]
 fn who_is_told_and_what_stands_in_the_way_is_said() {
     let api = with_alerts();
     let mail = &api.served.items("/api/v1/receivers")[0];
