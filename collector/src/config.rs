@@ -235,8 +235,6 @@ pub enum BrokerChoice {
     },
 }
 
-/// Debian's certificate authorities.
-const CA_FILE_DEFAULT: &str = "/etc/ssl/certs/ca-certificates.crt";
 const MQTT_PORT: u16 = 1883;
 const MQTTS_PORT: u16 = 8883;
 
@@ -274,7 +272,7 @@ impl Config {
     /// The certificate authorities to trust.
     #[must_use]
     pub fn ca_file(&self) -> PathBuf {
-        self.mqtt.ca_file.clone().unwrap_or_else(|| PathBuf::from(CA_FILE_DEFAULT))
+        crate::authorities::file(self.mqtt.ca_file.as_deref())
     }
 
     /// Which broker to use.

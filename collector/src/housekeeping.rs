@@ -1,6 +1,7 @@
 //! What is tidied away by itself, and after how long: devices that nobody confirmed, devices whose agreement has ended, and
-//! what is only kept for people to look at. Nothing that holds readings is ever removed: such a device is asked no more, and
-//! says why.
+//! what is only kept for people to look at. Nothing that holds readings, or may hold some, is ever removed by itself: such a
+//! device is asked no more, and says why; a frame that makes no sense today may be the only copy of what a later program can
+//! read, and stays until a person discards it.
 //!
 //! Pure: facts and now come in. Contract: [`verdict`] for a device, [`Policy`] for ages; `ingest::housekeep` carries it out.
 
@@ -37,8 +38,6 @@ pub struct Policy {
     pub agreements: BTreeMap<String, Timestamp>,
     /// What became of jobs is kept.
     pub job_history_ms: i64,
-    /// Frames that make no sense are kept.
-    pub quarantine_ms: i64,
     /// Alerts that are over are kept.
     pub alerts_ms: i64,
 }
@@ -52,7 +51,6 @@ impl Default for Policy {
             grace_ms: 30 * DAY_MS,
             agreements: BTreeMap::new(),
             job_history_ms: 90 * DAY_MS,
-            quarantine_ms: 180 * DAY_MS,
             alerts_ms: 365 * DAY_MS,
         }
     }

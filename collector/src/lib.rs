@@ -2,6 +2,7 @@
 
 pub mod alerts;
 pub mod api;
+pub mod authorities;
 pub mod backup;
 pub mod clock;
 pub mod config;

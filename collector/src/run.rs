@@ -4,11 +4,13 @@
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, watch};
 
 use crate::api::{self, ApiState, Health};
+use crate::config::alerts::Receiver;
 use crate::config::{BrokerChoice, Config, ConfigError};
 use crate::ingest::committer::{Committer, LoadError};
 use crate::ingest::{INBOUND_MAX, OUTBOUND_MAX, Orders, broker, mqtt, writer};
@@ -17,6 +19,10 @@ use crate::{clock, sources, tell, tokens};
 
 /// How often it is seen whether a gap has come due.
 const LOOK_AFTER_GAPS_EVERY: Duration = Duration::from_secs(1);
+/// How long a stop waits for receivers of alerts that are being told, and how often it looks.
+const STOP_TELLING: Duration = Duration::from_secs(5);
+/// See [`STOP_TELLING`].
+const STOP_LOOK: Duration = Duration::from_millis(20);
 
 /// Why the collector does not run.
 #[derive(Debug, thiserror::Error)]
@@ -110,7 +116,7 @@ pub async fn run(
     let committer = committer.with_rules(config.alerts.rules());
     let mut committer = committer.with_housekeeping(config.housekeeping.policy());
     let receivers = config.alerts.receivers();
-    let names = receivers.iter().map(|receiver| receiver.name.clone()).collect();
+    let names = receivers.iter().map(Receiver::named).collect();
     if let Err(error) = committer.know_receivers(names, clock::now()) {
         // Where the disk is full: what comes in must go on.
         tracing::error!(%error, "receivers of alerts could not be noted: those that were known before are told");
@@ -121,9 +127,10 @@ pub async fn run(
     for file in &config.sources {
         sources::shell::start(file, &database, orders.clone(), shutdown.clone())?;
     }
+    let mut tellers = Vec::new();
     for receiver in receivers {
         let from = tell::From { name: config.name.clone(), incarnation: watch.head.incarnation };
-        tell::start(receiver, from, &database, orders.clone(), shutdown.clone())?;
+        tellers.push(tell::start(receiver, from, &database, orders.clone(), shutdown.clone())?);
     }
     let (options, embedded) = broker_options(config, watch.head.incarnation)?;
     let listen = config.http.listen;
@@ -134,14 +141,36 @@ pub async fn run(
     let state =
         ApiState { store, commits: watch.commits, health: Arc::clone(&health), orders, now: clock::now };
     let served = tokio::spawn(api::serve(state, listener, ended(shutdown.clone())));
+    let until_told = inbound.clone();
     let shell = mqtt::run(options, mqtt::Ends { inbound, outbound, health, shutdown }).await;
     served.abort();
+    // What a receiver takes at this moment is written down, or it would be told twice.
+    let left = tokio::task::spawn_blocking(move || wait_for(&tellers)).await.unwrap_or_default();
+    if left > 0 {
+        tracing::warn!(
+            left,
+            "receivers of alerts have not answered in time: they are told once more after the next start"
+        );
+    }
+    drop(until_told);
     // The shell has dropped its end: the writer commits what it was given and ends.
     let joined = tokio::task::spawn_blocking(move || thread.join()).await;
     if !matches!(joined, Ok(Ok(()))) {
         return Err(RunError::WriterFailed);
     }
     Ok(shell?)
+}
+
+/// Waits for threads to end, as long as a stop may take. Returns how many have not.
+fn wait_for(threads: &[JoinHandle<()>]) -> usize {
+    let deadline = Instant::now() + STOP_TELLING;
+    loop {
+        let left = threads.iter().filter(|thread| !thread.is_finished()).count();
+        if left == 0 || Instant::now() >= deadline {
+            return left;
+        }
+        std::thread::sleep(STOP_LOOK);
+    }
 }
 
 /// Has gaps looked after as long as there is a writer.

@@ -6,14 +6,16 @@
 use std::collections::BTreeMap;
 
 use gapless_collector::alerts::Kind;
-use gapless_collector::alerts::delivery::Answer;
+use gapless_collector::alerts::delivery::{Answer, REFUSALS_MAX};
 use gapless_collector::alerts::limits::{Rules, Said};
 use gapless_collector::housekeeping::{Confirm, Policy};
 use gapless_collector::ingest::committer::Committer;
 use gapless_collector::ingest::{Act, Ask, Inbound, Refused};
 use gapless_collector::jobs::queue::Why;
 use gapless_collector::store::ReadStore as _;
-use gapless_collector::store::model::{AlertFilter, AlertRow, DeviceNo, ReceiverRow, StopReason};
+use gapless_collector::store::model::{
+    AlertFilter, AlertRow, DeviceNo, ReceiverName, ReceiverRow, StopReason,
+};
 use gapless_common::catalog::{Aggregation, Catalog, Channel, Device, PeriodLabel};
 use gapless_common::id::{
     AgentId, BootId, ChannelId, ChannelIndex, ConnectionId, DeviceId, DeviceIndex, Epoch, Seq, SiteId,
@@ -55,7 +57,7 @@ impl World {
     fn new(sites: usize, rules: Rules) -> Self {
         let committer = Committer::from_connection(Connection::open_in_memory().unwrap(), 7).unwrap();
         let mut world = Self { committer: committer.with_rules(rules), now: T0, sites: Vec::new() };
-        world.committer.know_receivers(vec![OPS.to_owned()], T0).unwrap();
+        world.committer.know_receivers(named(&[OPS]), T0).unwrap();
         for n in 0..sites {
             let path = AgentPath {
                 site: SiteId::new(&format!("site-{n}")).unwrap(),
@@ -175,6 +177,15 @@ impl World {
         }
     }
 
+    /// The meter of a site leaves out so many slots between two that it has; all of it is proven.
+    fn make_gap(&mut self, slots: i64) {
+        self.live(2, |_| Ok(1.0));
+        self.pass(slots * MINUTE_S);
+        self.live(1, |_| Ok(1.0));
+        let through = self.catalog(0).devices[0].grid.slot_at(self.now.plus_ms(-INTERVAL_MS));
+        self.send(0, vec![Record::Complete(Completeness { through: vec![(DeviceIndex(0), through)] })]);
+    }
+
     fn alerts(&self) -> Vec<AlertRow> {
         self.committer.store().alerts(&AlertFilter { limit: 10_000, ..AlertFilter::default() }).unwrap()
     }
@@ -222,6 +233,10 @@ impl World {
         committer.nobody_connected(self.now).unwrap();
         Self { committer, ..self }
     }
+}
+
+fn named(names: &[&str]) -> Vec<ReceiverName> {
+    names.iter().map(|&name| ReceiverName { name: name.to_owned(), formerly: None }).collect()
 }
 
 fn off(kinds: &[Kind]) -> Rules {
@@ -361,19 +376,166 @@ fn a_collector_that_was_away_waits_before_it_tells() {
 }
 
 #[test]
-fn gaps_are_told_by_their_size_while_they_are_news() {
+fn gaps_are_told_by_their_size_while_they_are_news_and_are_not_over_before_they_are_filled() {
     let mut world = World::new(1, off(&[Kind::Stale]));
-    world.live(2, |_| Ok(1.0));
-    world.pass(20 * MINUTE_S);
-    world.live(1, |_| Ok(1.0));
-    let through = world.catalog(0).devices[0].grid.slot_at(world.now.plus_ms(-INTERVAL_MS));
-    world.send(0, vec![Record::Complete(Completeness { through: vec![(DeviceIndex(0), through)] })]);
+    world.make_gap(20);
     world.pass(MINUTE_S);
     assert_eq!(world.told(), [("gap", false)], "{:?}", world.committer.store().gaps(&Default::default()));
     assert!(world.alerts()[0].detail.contains("20 slots"), "{}", world.alerts()[0].detail);
-    world.now = world.now.plus_ms(7 * DAY_S * 1_000);
+    let began = world.now.plus_ms(-INTERVAL_MS);
+    world.now = world.now.plus_ms(30 * DAY_S * 1_000);
     world.pass(MINUTE_S);
-    assert_eq!(world.told(), [("gap", true)]);
+    assert_eq!(world.told(), [("gap", false)], "it is as open as before");
+    let month = world.now;
+    for minute in 1..=20 {
+        world.now = began.plus_ms(-minute * INTERVAL_MS);
+        world.read(0, Ok(1.0));
+    }
+    world.now = month;
+    world.pass(MINUTE_S);
+    assert_eq!(world.told(), [("gap", true)], "{:?}", world.committer.store().gaps(&Default::default()));
+}
+
+#[test]
+fn a_gap_that_nobody_was_told_of_while_it_was_news_is_not_told_of_later() {
+    let mut world = World::new(1, off(&Kind::ALL));
+    world.make_gap(20);
+    world.now = world.now.plus_ms(8 * DAY_S * 1_000);
+    let mut world = world.restart(off(&[Kind::Stale]));
+    world.pass(2 * MINUTE_S);
+    assert_eq!(world.told(), []);
+}
+
+#[test]
+fn what_a_device_was_to_be_asked_is_taken_back_when_it_is_stopped_and_asked_when_it_goes_on() {
+    let mut world = World::new(1, off(&Kind::ALL));
+    world.describe(0, &[("history", "yes")]);
+    world.make_gap(20);
+    let open = |world: &World| -> i64 {
+        let sql = "SELECT count(*) FROM commands WHERE outcome IS NULL AND kind IN (4, 5)";
+        world.committer.connection().query_row(sql, [], |r| r.get(0)).unwrap()
+    };
+    let states = |world: &World| -> Vec<i64> {
+        let mut statement = world.committer.connection().prepare("SELECT state FROM gaps").unwrap();
+        statement.query_map([], |r| r.get(0)).unwrap().map(Result::unwrap).collect()
+    };
+    let (requested, waiting) = (3, 4);
+    world.committer.look_after_gaps(world.now).unwrap();
+    world.committer.refresh(&[Ask { device: DeviceNo(1), why: Why::Asked }], world.now).unwrap();
+    assert_eq!((open(&world), states(&world)), (2, vec![requested]));
+    world.describe(0, &[("history", "yes"), ("agreement_ends", "2025-01-01")]);
+    world.pass(MINUTE_S);
+    assert_eq!(world.stopped(0).map(|(reason, _)| reason), Some(StopReason::AgreementEnded));
+    assert_eq!((open(&world), states(&world)), (0, vec![waiting]));
+    world.committer.look_after_gaps(world.now).unwrap();
+    assert_eq!(open(&world), 0, "nor is it asked again");
+    world.describe(0, &[("history", "yes")]);
+    world.pass(MINUTE_S);
+    assert_eq!(world.stopped(0), None);
+    world.committer.look_after_gaps(world.now).unwrap();
+    assert_eq!((open(&world), states(&world)), (1, vec![requested]));
+}
+
+#[test]
+fn what_a_receiver_does_not_want_is_set_aside_and_what_comes_after_it_is_told() {
+    let mut world = World::new(1, Rules::default());
+    world.live(1, |_| Ok(1.0));
+    world.pass(ALLOWED_S + 6 * MINUTE_S);
+    let first = world.message().unwrap();
+    world.live(2, |_| Ok(1.0));
+    let refused = Answer::Refused("HTTP 400: no".to_owned());
+    let passing = Answer::Passing { after_ms: None, why: "HTTP 503".to_owned() };
+    for _ in 1..REFUSALS_MAX {
+        world.committer.told(OPS, first, &refused, world.now).unwrap();
+        world.now = world.now.plus_ms(3_600_000);
+        assert_eq!(world.message(), Some(first), "tried again, and nothing overtakes it");
+        // What passes takes no try away.
+        world.committer.told(OPS, first, &passing, world.now).unwrap();
+        world.now = world.now.plus_ms(900_000);
+        assert_eq!(world.message(), Some(first));
+    }
+    world.committer.told(OPS, first, &refused, world.now).unwrap();
+    let ops = world.ops();
+    assert_eq!((ops.set_aside, ops.set_aside_at, ops.accepted, ops.failures), (1, Some(world.now), 0, 0));
+    assert_eq!(ops.last_error.as_deref(), Some("set aside, refused: HTTP 400: no"));
+    world.pass(20);
+    let second = world.message().unwrap();
+    assert!(second > first);
+    world.committer.told(OPS, second, &Answer::Accepted, world.now).unwrap();
+    assert_eq!((world.ops().accepted, world.ops().owed, world.ops().set_aside), (1, 0, 1));
+}
+
+#[test]
+fn a_message_that_only_meets_errors_that_pass_is_kept_for_a_year() {
+    let mut world = World::new(1, Rules::default());
+    world.live(1, |_| Ok(1.0));
+    world.pass(ALLOWED_S + 6 * MINUTE_S);
+    let through = world.message().unwrap();
+    let others = [
+        Answer::Passing { after_ms: None, why: "HTTP 503".to_owned() },
+        Answer::Address("HTTP 404".to_owned()),
+        Answer::Credentials("HTTP 401".to_owned()),
+    ];
+    for day in 0..365 {
+        world.committer.told(OPS, through, &others[day % 3], world.now).unwrap();
+        world.now = world.now.plus_ms(DAY_S * 1_000);
+        assert_eq!(world.message(), Some(through), "day {day}");
+    }
+    assert_eq!((world.ops().set_aside, world.ops().owed), (0, 1));
+}
+
+#[test]
+fn what_a_receiver_is_owed_outlives_its_name() {
+    let mut world = World::new(1, Rules::default());
+    world.live(1, |_| Ok(1.0));
+    world.pass(ALLOWED_S + 6 * MINUTE_S);
+    let through = world.message().unwrap();
+    let rows = |world: &World| {
+        let rows = world.committer.store().receivers().unwrap();
+        let row = |row: ReceiverRow| (row.name, row.owed, row.gone_at.is_some());
+        rows.into_iter().map(row).collect::<Vec<_>>()
+    };
+    // Renamed without a word: the old one is kept, and told of nothing; the new one begins anew.
+    world.committer.know_receivers(named(&["webhook.duty"]), world.now).unwrap();
+    let (duty, ops) = ("webhook.duty".to_owned(), OPS.to_owned());
+    assert_eq!(rows(&world), [(duty.clone(), 0, false), (ops.clone(), 1, true)]);
+    // It comes back, with the very message that was under way.
+    world.committer.know_receivers(named(&["webhook.duty", OPS]), world.now).unwrap();
+    assert_eq!(rows(&world), [(duty.clone(), 0, false), (ops, 1, false)]);
+    assert_eq!(world.message(), Some(through));
+    // Renamed, and said so: what it is owed goes along.
+    let night = ReceiverName { name: "webhook.night".to_owned(), formerly: Some(OPS.to_owned()) };
+    let names = [named(&["webhook.duty"]), vec![night.clone()]].concat();
+    for _ in 0..2 {
+        world.committer.know_receivers(names.clone(), world.now).unwrap();
+        assert_eq!(rows(&world), [(duty.clone(), 0, false), (night.name.clone(), 1, false)]);
+        assert_eq!(world.message(), Some(through));
+    }
+    // Out of the configuration for a month, it is forgotten.
+    world.committer.know_receivers(named(&["webhook.duty"]), world.now).unwrap();
+    world.now = world.now.plus_ms(29 * DAY_S * 1_000);
+    world.committer.know_receivers(named(&["webhook.duty"]), world.now).unwrap();
+    assert_eq!(rows(&world).len(), 2);
+    world.now = world.now.plus_ms(2 * DAY_S * 1_000);
+    world.committer.know_receivers(named(&["webhook.duty"]), world.now).unwrap();
+    assert_eq!(rows(&world), [(duty, 0, false)]);
+}
+
+#[test]
+fn alerts_that_are_over_and_old_go_though_a_thousand_older_ones_are_open() {
+    let mut world = World::new(1, off(&Kind::ALL));
+    let connection = world.committer.connection();
+    for _ in 0..1_500 {
+        let sql = "INSERT INTO alerts (kind, site, detail, raised_at) VALUES (1, 1, 'open', ?1)";
+        connection.execute(sql, [T0.0]).unwrap();
+    }
+    let sql = "INSERT INTO alerts (kind, site, detail, raised_at, resolved_at) VALUES (1, 1, 'over', ?1, ?1)";
+    connection.execute(sql, [T0.0]).unwrap();
+    world.on_day(364);
+    assert_eq!(world.alerts().len(), 1_501);
+    world.on_day(366);
+    assert_eq!(world.removed(), [("alerts".to_owned(), 1)]);
+    assert!(world.alerts().iter().all(|alert| alert.detail == "open"));
 }
 
 #[test]
@@ -471,7 +633,7 @@ fn a_message_is_kept_until_it_is_accepted_whatever_happens() {
     world.committer.told(OPS, through, &wrong, world.now).unwrap();
     world.pass(10);
     assert_eq!(world.message(), None, "a wrong password is not tried at once again");
-    world.committer.know_receivers(vec![OPS.to_owned()], world.now).unwrap();
+    world.committer.know_receivers(named(&[OPS]), world.now).unwrap();
     assert_eq!(world.message(), Some(through), "but at a start, since somebody may have mended it");
     world.committer.told(OPS, through, &Answer::Accepted, world.now).unwrap();
     world.committer.told(OPS, through, &Answer::Accepted, world.now).unwrap();
@@ -482,7 +644,7 @@ fn a_message_is_kept_until_it_is_accepted_whatever_happens() {
     world.committer.told(OPS, last, &Answer::Accepted, world.now).unwrap();
     assert_eq!((world.ops().accepted, world.ops().owed), (2, 0));
     // One that is new is told of what comes from now on; one that is gone of nothing.
-    world.committer.know_receivers(vec!["mail.new".to_owned()], world.now).unwrap();
+    world.committer.know_receivers(named(&["mail.new"]), world.now).unwrap();
     assert_eq!((world.ops().name.as_str(), world.ops().owed), ("mail.new", 0));
 }
 
@@ -623,12 +785,20 @@ fn what_is_only_kept_to_be_looked_at_goes_by_its_age() {
     world.on_day(91);
     assert_eq!(world.removed(), [("job_history".to_owned(), 1)]);
     world.on_day(181);
-    assert_eq!(world.removed()[1..], [("job_history".to_owned(), 1), ("quarantine".to_owned(), 1)]);
-    let left = world.committer.store().parked(None, 10).unwrap();
+    assert_eq!(world.removed()[1..], [("job_history".to_owned(), 1)]);
+    // A frame may be the only copy of what a later program can read: only a person discards it.
+    let frames = |world: &World| world.committer.store().parked(None, 10).unwrap().len();
+    world.on_day(365);
+    assert_eq!(frames(&world), 2);
+    let discard = |frame| Act::Discard { frame, actor: "token me".to_owned() };
+    assert_eq!(world.committer.act(&discard(1), world.now), Ok(()));
+    assert_eq!(world.committer.act(&discard(1), world.now), Err(Refused::NoFrame(1)));
+    assert_eq!(frames(&world), 1);
+    let removals = world.committer.store().removals(None, 10).unwrap();
+    let last = removals.last().unwrap();
     assert_eq!(
-        (left.len(), left[0].detail.as_str()),
-        (1, "waits"),
-        "what waits for its catalog holds readings"
+        (last.what.as_str(), last.detail.as_str()),
+        ("quarantine", "frame 1, which could not be used, by token me")
     );
     // Alerts of which somebody is still to be told stay however old they are.
     let alerts = |world: &World| world.alerts().iter().filter(|alert| alert.id == 1).count();

@@ -6,7 +6,7 @@ use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::Path;
 use std::process::Command;
-use std::sync::atomic::{AtomicU16, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU16, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -17,6 +17,7 @@ use gapless_simulators::remote::meter::{HALF_HOUR_MS, Meter};
 use gapless_tests::api::Api;
 use gapless_tests::process::{Process, free_port, own_binary};
 use gapless_tests::wait;
+use rustix::process::Signal;
 use serde_json::Value as Json;
 use tempfile::TempDir;
 
@@ -37,6 +38,9 @@ struct Hook {
     address: SocketAddr,
     status: Arc<AtomicU16>,
     got: Arc<Mutex<Vec<Got>>>,
+    /// Whether it lets those wait who have sent their request, and how many have begun to.
+    holds: Arc<AtomicBool>,
+    held: Arc<AtomicUsize>,
 }
 
 impl Hook {
@@ -45,13 +49,21 @@ impl Hook {
         let address = listener.local_addr().expect("it is bound");
         let (status, got) = (Arc::new(AtomicU16::new(status)), Arc::new(Mutex::new(Vec::new())));
         let (answers, seen) = (Arc::clone(&status), Arc::clone(&got));
+        let (holds, held) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
+        let (waits, waiting) = (Arc::clone(&holds), Arc::clone(&held));
+        let pause = move || {
+            waiting.fetch_add(1, Ordering::SeqCst);
+            while waits.load(Ordering::SeqCst) {
+                std::thread::sleep(Duration::from_millis(5));
+            }
+        };
         std::thread::spawn(move || {
             for connection in listener.incoming().flatten() {
-                let request = serve(&connection, answers.load(Ordering::SeqCst));
+                let request = serve(&connection, answers.load(Ordering::SeqCst), &pause);
                 seen.lock().unwrap_or_else(PoisonError::into_inner).extend(request);
             }
         });
-        Self { address, status, got }
+        Self { address, status, got, holds, held }
     }
 
     fn got(&self) -> MutexGuard<'_, Vec<Got>> {
@@ -63,8 +75,8 @@ impl Hook {
     }
 }
 
-/// Answers one request; `None` where it was none.
-fn serve(mut connection: &TcpStream, status: u16) -> Option<Got> {
+/// Answers one request after a `pause`; `None` where it was none.
+fn serve(mut connection: &TcpStream, status: u16, pause: &dyn Fn()) -> Option<Got> {
     connection.set_read_timeout(Some(Duration::from_secs(10))).ok()?;
     let mut reader = BufReader::new(connection.try_clone().ok()?);
     let mut line = String::new();
@@ -79,6 +91,7 @@ fn serve(mut connection: &TcpStream, status: u16) -> Option<Got> {
     }
     let mut body = vec![0; headers.get("content-length")?.parse().ok()?];
     reader.read_exact(&mut body).ok()?;
+    pause();
     let answer = format!("HTTP/1.1 {status} x\r\ncontent-length: 0\r\nconnection: close\r\n\r\n");
     connection.write_all(answer.as_bytes()).ok()?;
     Some(Got { path, headers, body: serde_json::from_slice(&body).ok()?, status })
@@ -314,4 +327,38 @@ fn what_is_raised_reaches_everybody_once_though_receivers_fail_and_the_collector
     let all = home.api.items("/api/v1/receivers").expect("answered");
     assert!(all.iter().all(|receiver| receiver["owed"] == 0), "{all:?}");
     assert_eq!((hook.got().len(), home.mails().len()), (posts, sent));
+}
+
+/// SIGTERM comes while a receiver has a message and has not answered yet: what it answers is written down.
+#[test]
+fn a_message_that_is_taken_during_a_stop_is_not_told_again_after_the_next_start() {
+    let oldest = Timestamp((clock::now().wall_ms - 2 * DAY_MS).div_euclid(HALF_HOUR_MS) * HALF_HOUR_MS);
+    let mut meter = Meter::new("secret", oldest);
+    meter.lag_ms = 2 * 3_600_000;
+    let meter = RemoteServer::start(meter).expect("a port");
+    let hook = Hook::start(200);
+    hook.holds.store(true, Ordering::SeqCst);
+    let mut home = Home::start(&meter, &hook);
+    wait::until("readings", WITHIN, || {
+        let device = home.api.get("/api/v1/devices/home-1/gas")?;
+        if device["freshness"]["last_reading_at"].is_string() { Ok(()) } else { Err(device.to_string()) }
+    });
+    meter.state().withdrawn = true;
+    wait::until_true("a refresh", WITHIN, || {
+        home.api.post("/api/v1/devices/home-1/gas/refresh").is_ok_and(|answer| answer.0 == 200)
+    });
+    wait::until_true("a message under way", WITHIN, || hook.held.load(Ordering::SeqCst) > 0);
+    let mut collector = home.collector.take().expect("it runs");
+    collector.signal(Signal::TERM);
+    wait::until_true("the collector to stop serving", WITHIN, || home.api.get("/api/v1/alerts").is_err());
+    hook.holds.store(false, Ordering::SeqCst);
+    wait::until_true("it to end", WITHIN, || !collector.is_running());
+    home.collector = Some(Home::run(home.folder.path()));
+    wait::until("the hook to be owed nothing", WITHIN, || {
+        let all = ["webhook.json", "webhook.chat"].map(|name| home.receiver(name)["owed"].clone());
+        if all.iter().all(|owed| *owed == 0) { Ok(()) } else { Err(all) }
+    });
+    let mut told = BTreeMap::<String, usize>::new();
+    hook.got().iter().for_each(|got| *told.entry(got.headers["idempotency-key"].clone()).or_default() += 1);
+    assert!(!told.is_empty() && told.values().all(|times| *times == 1), "{told:?}");
 }

@@ -68,7 +68,13 @@ impl Home {
 
     /// Kills the collector and starts it again.
     fn kill(&mut self) {
+        self.kill_and(|_| {});
+    }
+
+    /// The same; `between` is what happens to its database while there is none.
+    fn kill_and(&mut self, between: impl FnOnce(&Path)) {
         self.collector.take().into_iter().for_each(Process::kill);
+        between(&self.folder.path().join("data/gapless.db"));
         self.collector = Some(Self::run(self.folder.path()));
         wait::until_true("the collector again", WITHIN, || self.api.get("/api/v1/devices").is_ok());
     }
@@ -216,6 +222,35 @@ fn two_years_of_half_hours_are_collected_kept_up_and_given_up_when_consent_is_wi
     let history = home.api.get("/api/v1/jobs").expect("answered")["history"].clone();
     let done = history.as_array().expect("a list").iter().filter(|job| job["outcome"] == "done");
     assert!(done.map(|job| job["readings"].as_u64().unwrap_or(0)).max() > Some(19_000), "{history}");
+}
+
+#[test]
+fn a_device_that_was_stopped_before_anything_was_known_of_it_is_not_asked_at_a_start_either() {
+    let oldest = (clock::now().wall_ms - DAY_MS).div_euclid(HALF_HOUR_MS) * HALF_HOUR_MS;
+    let server = RemoteServer::start(Meter::new("secret", Timestamp(oldest))).expect("a port");
+    let mut home = Home::start(&[meters(&server)]);
+    for channel in ["electricity/energy", "gas/volume"] {
+        wait::until_true("readings", WITHIN, || !home.readings(channel).is_empty());
+    }
+    let calls = |server: &RemoteServer<Meter>, utility: &str| {
+        server.state().calls.iter().filter(|call| call.utility == utility).count()
+    };
+    home.kill_and(|database| {
+        let database = rusqlite::Connection::open(database).expect("the collector is gone");
+        let as_if = "UPDATE devices SET stopped = 3, stopped_at = 0, stopped_why = 'nobody confirmed it' WHERE name = 'electricity';
+            UPDATE spans SET proven_slot = NULL; DELETE FROM jobs; UPDATE commands SET outcome = 2 WHERE outcome IS NULL";
+        database.execute_batch(as_if).expect("the database is whole");
+        server.state().calls.clear();
+    });
+    // The devices are looked at in turn: the stopped one was passed over more than once by then.
+    wait::until("the other one to be asked", WITHIN, || {
+        let asked = calls(&server, "gas");
+        if asked >= 2 { Ok(()) } else { Err(asked) }
+    });
+    assert_eq!(calls(&server, "electricity"), 0);
+    let (status, body) = home.api.post("/api/v1/devices/home-1/electricity/confirm").expect("answered");
+    assert_eq!(status, 200, "{body}");
+    wait::until_true("it to be asked again", WITHIN, || calls(&server, "electricity") > 0);
 }
 
 #[test]

@@ -168,6 +168,17 @@ fn what_is_replayed_has_no_random_order_and_no_clock() {
     }
 }
 
+/// Where a machine keeps what everybody on it trusts is known to one file of each program.
+#[test]
+fn the_machines_authorities_are_named_once() {
+    for program in ["agent/src", "collector/src"] {
+        let files = rust_files(program);
+        let named = files.iter().filter(|(_, text)| production(text).contains("/etc/ssl"));
+        let named: Vec<&str> = named.map(|(path, _)| path.as_str()).collect();
+        assert_eq!(named.len(), 1, "{program}: {named:?}");
+    }
+}
+
 #[test]
 fn the_tree_has_the_top_level_agreed_on() {
     let agreed = [

@@ -1,5 +1,6 @@
 //! When a message is tried again that a receiver has not accepted: until it has, however long that takes, and seldom where
-//! trying more often could not help.
+//! trying more often could not help. Only what the receiver itself does not want, time and again, is set aside, so that what
+//! comes after it is told; that is counted, and shown.
 
 use gapless_common::time::Timestamp;
 
@@ -9,8 +10,11 @@ pub const BACK_OFF_FIRST_MS: i64 = 5_000;
 pub const BACK_OFF_MAX_MS: i64 = 900_000;
 /// Pause after the receiver has refused the message itself, in ms: somebody must look.
 pub const REFUSED_MS: i64 = 3_600_000;
-/// Pause after it has refused who sends, in ms: many a receiver locks whoever knocks again and again with a wrong password.
-pub const CREDENTIALS_MS: i64 = 3_600_000;
+/// A message that was refused so many times is set aside.
+pub const REFUSALS_MAX: u32 = 4;
+/// Pause after it has refused who sends, or nobody takes anything at this address, in ms: many a receiver locks whoever knocks
+/// again and again with a wrong password.
+pub const SENDER_MS: i64 = 3_600_000;
 
 /// What a receiver did with a message.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -24,33 +28,48 @@ pub enum Answer {
         /// For people.
         why: String,
     },
-    /// It does not want this message, or not at this address.
+    /// It does not want this very message.
     Refused(String),
+    /// Nobody takes messages at this address: the next one would fare no better.
+    Address(String),
     /// It does not know the sender, or not this password.
     Credentials(String),
 }
 
-/// Tries that failed in a row, and when the next one is made.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Next {
-    /// Failures in a row, this one included.
+/// Tries of a message that failed, and when the next one is made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Tries {
+    /// Failures in a row, of any kind.
     pub failures: u32,
-    /// When it is tried again.
-    pub at: Timestamp,
+    /// Of them, how often the receiver did not want it.
+    pub refusals: u32,
 }
 
-/// When the message is tried again after `failures` and this answer; `None` where it was accepted.
+/// What comes of an answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Next {
+    /// The message is told.
+    Told,
+    /// It is tried again then; so many tries have failed.
+    Again(Tries, Timestamp),
+    /// It is not tried any more: the receiver does not want it.
+    SetAside,
+}
+
+/// What comes of an answer after these tries.
 #[must_use]
-pub fn next(failures: u32, answer: &Answer, now: Timestamp) -> Option<Next> {
-    let failures = failures.saturating_add(1);
+pub fn next(before: Tries, answer: &Answer, now: Timestamp) -> Next {
+    let failures = before.failures.saturating_add(1);
+    let refusals = before.refusals.saturating_add(u32::from(matches!(answer, Answer::Refused(_))));
     let doubled = BACK_OFF_FIRST_MS.saturating_mul(1 << (failures - 1).min(16)).min(BACK_OFF_MAX_MS);
     let pause_ms = match answer {
-        Answer::Accepted => return None,
+        Answer::Accepted => return Next::Told,
+        Answer::Refused(_) if refusals >= REFUSALS_MAX => return Next::SetAside,
         Answer::Passing { after_ms, .. } => doubled.max(after_ms.unwrap_or_default().min(REFUSED_MS)),
         Answer::Refused(_) => REFUSED_MS,
-        Answer::Credentials(_) => CREDENTIALS_MS,
+        Answer::Address(_) | Answer::Credentials(_) => SENDER_MS,
     };
-    Some(Next { failures, at: now.plus_ms(pause_ms) })
+    Next::Again(Tries { failures, refusals }, now.plus_ms(pause_ms))
 }
 
 #[cfg(test)]
@@ -71,11 +90,44 @@ mod tests {
             (7, passing(Some(1_000)), Some(640)),
             (0, Answer::Refused(String::new()), Some(3_600)),
             (9, Answer::Credentials(String::new()), Some(3_600)),
+            (9, Answer::Address(String::new()), Some(3_600)),
             (9, Answer::Accepted, None),
         ];
         for (failures, answer, expected) in rows {
-            let got = next(failures, &answer, Timestamp(0)).map(|next| next.at.0 / 1_000);
+            let got = match next(Tries { failures, refusals: 0 }, &answer, Timestamp(0)) {
+                Next::Again(tries, at) => {
+                    assert_eq!(tries.failures, failures.saturating_add(1));
+                    Some(at.0 / 1_000)
+                }
+                Next::Told | Next::SetAside => None,
+            };
             assert_eq!(got, expected, "{failures} {answer:?}");
         }
+    }
+
+    #[test]
+    fn only_what_the_receiver_itself_does_not_want_is_set_aside() {
+        let refused = Answer::Refused(String::new());
+        let others = [
+            Answer::Passing { after_ms: None, why: String::new() },
+            Answer::Address(String::new()),
+            Answer::Credentials(String::new()),
+        ];
+        let mut tries = Tries::default();
+        for refusal in 1..REFUSALS_MAX {
+            for other in &others {
+                // Neither an hour nor a year of these is a refusal, and none of them takes one back.
+                let Next::Again(after, _) = next(Tries { failures: u32::MAX, ..tries }, other, Timestamp(0))
+                else {
+                    panic!("{other:?}")
+                };
+                assert_eq!(after.refusals, tries.refusals, "{other:?}");
+            }
+            let Next::Again(after, _) = next(tries, &refused, Timestamp(0)) else { panic!("{refusal}") };
+            assert_eq!(after, Tries { failures: refusal, refusals: refusal });
+            tries = after;
+        }
+        assert_eq!(next(tries, &refused, Timestamp(0)), Next::SetAside);
+        assert_eq!(next(tries, &Answer::Accepted, Timestamp(0)), Next::Told);
     }
 }

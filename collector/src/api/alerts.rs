@@ -239,6 +239,12 @@ pub(super) struct Receiver {
     next_try_at: Option<String>,
     /// Why the last try failed.
     last_error: Option<String>,
+    /// Messages that it refused, time and again, and that were set aside so that later ones go on.
+    set_aside: u64,
+    /// When the last one was.
+    set_aside_at: Option<String>,
+    /// Since when it has not been in the configuration; what it is owed is kept for a month.
+    gone_at: Option<String>,
 }
 
 impl From<ReceiverRow> for Receiver {
@@ -251,6 +257,9 @@ impl From<ReceiverRow> for Receiver {
             failures: row.failures,
             next_try_at: row.next_try_at.map(|at| at.to_string()),
             last_error: row.last_error,
+            set_aside: row.set_aside,
+            set_aside_at: row.set_aside_at.map(|at| at.to_string()),
+            gone_at: row.gone_at.map(|at| at.to_string()),
         }
     }
 }

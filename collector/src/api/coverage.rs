@@ -2,17 +2,21 @@
 
 use std::collections::BTreeMap;
 
-use axum::extract::State;
-use axum::http::HeaderMap;
+use axum::Extension;
+use axum::extract::{Path, State};
+use axum::http::{HeaderMap, StatusCode};
 use axum::response::Response;
 use gapless_common::quality::Cause;
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
+use super::auth::Asker;
 use super::fleet::{Freshness, find_device, json_value, path};
 use super::params::{self, Params, TimeRange};
+use super::problem::ProblemBody;
 use super::reply::{self, Page};
 use super::{ApiState, Problem};
+use crate::ingest::Act;
 use crate::store::model::{ConflictRow, ParkReason, ParkedRow, SeriesNo, SeriesRow, SlotState, StripRun};
 
 /// Why slots have no reading.
@@ -272,4 +276,18 @@ pub(super) async fn parked(
     let (limit, after) = (params::limit(query.limit)?, params::cursor(query.cursor.as_deref())?);
     let rows = state.ask(move |store| store.parked(after, limit)).await?;
     reply::json(&headers, &Page::of(rows.into_iter().map(Parked::from).collect(), limit, |row| row.id))
+}
+
+/// Discards a parked frame for good: it is acknowledged, so that its agent may have given up its own copy. Nothing but this
+/// removes one, and only so many are kept of an agent.
+#[utoipa::path(delete, path = "/api/v1/parked/{id}", tag = "gaps", params(("id" = i64, Path, description = "Its number")),
+    responses((status = 204), (status = 404, body = ProblemBody), (status = 503, body = ProblemBody)))]
+pub(super) async fn discard(
+    State(state): State<ApiState>,
+    Extension(Asker(name)): Extension<Asker>,
+    Path(id): Path<String>,
+) -> Result<StatusCode, Problem> {
+    let frame = id.parse().map_err(|_| Problem::not_found("parked frame", &id))?;
+    state.orders.act(Act::Discard { frame, actor: format!("token {name}") }).await?;
+    Ok(StatusCode::NO_CONTENT)
 }

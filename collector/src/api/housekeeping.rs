@@ -40,7 +40,7 @@ pub(super) struct Removal {
     /// When (RFC 3339).
     at: String,
     /// `device_suspended`, `device_not_confirmed`, `agreement_ended` (such a device is asked no more; its readings are kept),
-    /// `job_history`, `quarantine` (frames that made no sense) or `alerts` (that were over).
+    /// `job_history`, `quarantine` (a frame that could not be used, discarded by a person) or `alerts` (that were over).
     what: String,
     /// The site of the device.
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -29,7 +29,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use axum::middleware::from_fn_with_state;
-use axum::routing::{get, post};
+use axum::routing::{delete, get, post};
 use axum::{Extension, Router};
 use gapless_common::id::Commit;
 use gapless_common::time::Timestamp;
@@ -152,6 +152,7 @@ pub fn router(state: ApiState) -> Router {
         .route("/api/v1/coverage", get(coverage::coverage))
         .route("/api/v1/conflicts", get(coverage::conflicts))
         .route("/api/v1/parked", get(coverage::parked))
+        .route("/api/v1/parked/{id}", delete(coverage::discard))
         .route("/metrics", get(metrics::metrics).layer(Extension(metrics::Scrapes::default())))
         .layer(from_fn_with_state(state.clone(), auth::require_token));
     Router::new()

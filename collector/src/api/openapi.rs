@@ -45,6 +45,7 @@ use super::{
         coverage::coverage,
         coverage::conflicts,
         coverage::parked,
+        coverage::discard,
         operations::health,
         operations::ready,
         metrics::metrics

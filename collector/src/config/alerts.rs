@@ -10,6 +10,7 @@ use serde::Deserialize;
 use super::Span;
 use crate::alerts::Kind;
 use crate::alerts::limits::{Limits, Rules, Said};
+use crate::store::model::ReceiverName;
 
 /// The limits are the same at each place; what else stands beside them differs.
 macro_rules! limits_table {
@@ -135,6 +136,19 @@ impl Alerts {
     }
 }
 
+impl Receiver {
+    /// What it is called, and was called before.
+    #[must_use]
+    pub fn named(&self) -> ReceiverName {
+        let (kind, formerly) = match &self.way {
+            Way::Webhook(webhook) => ("webhook", &webhook.formerly),
+            Way::Mail(mail) => ("mail", &mail.formerly),
+        };
+        let formerly = formerly.as_ref().map(|name| format!("{kind}.{}", name.0));
+        ReceiverName { name: self.name.clone(), formerly }
+    }
+}
+
 /// Somebody who is told.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Receiver {
@@ -166,6 +180,8 @@ pub struct Webhook {
     pub token_file: Option<PathBuf>,
     /// Certificate authorities for `https`, where not those of the machine.
     pub ca_file: Option<PathBuf>,
+    /// What it was called before: what that webhook is owed is told to this one.
+    pub formerly: Option<Name>,
 }
 
 /// How a message is written.
@@ -218,6 +234,8 @@ pub struct Mail {
     pub login: Option<(String, PathBuf)>,
     /// Certificate authorities, where not those of the machine.
     pub ca_file: Option<PathBuf>,
+    /// What it was called before: what that one is owed is told to this one.
+    pub formerly: Option<Name>,
 }
 
 #[derive(Deserialize)]
@@ -229,13 +247,14 @@ struct RawMail {
     user: Option<String>,
     password_file: Option<PathBuf>,
     ca_file: Option<PathBuf>,
+    formerly: Option<Name>,
 }
 
 impl TryFrom<RawMail> for Mail {
     type Error = &'static str;
 
     fn try_from(raw: RawMail) -> Result<Self, &'static str> {
-        let RawMail { server, from, to, user, password_file, ca_file } = raw;
+        let RawMail { server, from, to, user, password_file, ca_file, formerly } = raw;
         if to.is_empty() {
             return Err("`to` names nobody: write the addresses that get the mail");
         }
@@ -245,7 +264,7 @@ impl TryFrom<RawMail> for Mail {
             (Some(_), None) => return Err("`user` without `password_file`: name the file with the password"),
             (None, Some(_)) => return Err("`password_file` without `user`: name the user of the password"),
         };
-        Ok(Self { server, from, to, login, ca_file })
+        Ok(Self { server, from, to, login, ca_file, formerly })
     }
 }
 
@@ -467,6 +486,29 @@ password_file = "/etc/gapless/mail"
         for (text, expected) in rows {
             let got = MailServer::try_from(text.to_owned()).ok().map(|server| (server.port, server.guard));
             assert_eq!(got, expected, "{text}");
+        }
+    }
+
+    /// Where only one of the two is said, the other one is what it is unless said: 2 and 7 days.
+    #[test]
+    fn a_warning_never_comes_after_the_suspension_though_one_of_them_is_not_said() {
+        let rows = [
+            ("warn_after = \"7d\"", true),
+            ("warn_after = \"8d\"", false),
+            ("suspend_after = \"2d\"", true),
+            ("suspend_after = \"1d\"", false),
+            ("warn_after = \"8d\"\nsuspend_after = \"9d\"", true),
+            ("warn_after = \"1h\"\nsuspend_after = \"1d\"", true),
+            ("warn_after = \"1d\"\nsuspend_after = \"1h\"", false),
+        ];
+        for (said, is_good) in rows {
+            for part in
+                ["[alerts]", "[alerts.class.wind]", "[alerts.site.farm]", "[alerts.device.\"farm/mast\"]"]
+            {
+                let read = read(&format!("{part}\n{said}"));
+                assert_eq!(read.is_ok(), is_good, "{part} {said}: {read:?}");
+                assert!(read.map_or_else(|why| why.contains("`suspend_after`"), |_| true), "{part} {said}");
+            }
         }
     }
 

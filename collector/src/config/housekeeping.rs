@@ -25,8 +25,6 @@ pub struct Housekeeping {
     pub agreement_ends: BTreeMap<DeviceKey, End>,
     /// What became of jobs is kept for so long.
     pub job_history: Option<Span>,
-    /// Frames that make no sense are kept for so long.
-    pub quarantine: Option<Span>,
     /// Alerts that are over are kept for so long.
     pub alerts: Option<Span>,
 }
@@ -70,7 +68,6 @@ impl Housekeeping {
             grace_ms: ms(self.agreement_grace, usual.grace_ms),
             agreements: self.agreement_ends.iter().map(|(key, end)| (key.0.clone(), end.0)).collect(),
             job_history_ms: ms(self.job_history, usual.job_history_ms),
-            quarantine_ms: ms(self.quarantine, usual.quarantine_ms),
             alerts_ms: ms(self.alerts, usual.alerts_ms),
         }
     }

@@ -86,6 +86,12 @@ impl Life {
         Self { next: Some(until), ..self }
     }
 
+    /// The request is taken back, since its device is not asked any more: due once it is asked again. No attempt was made.
+    #[must_use]
+    pub const fn taken_back(self, now: Timestamp) -> Self {
+        Self { phase: Phase::Waiting, next: Some(now), request: None, ..self }
+    }
+
     /// The request is over, and the gap is still there.
     #[must_use]
     pub fn answered(self, answer: Answer, now: Timestamp, policy: &Policy) -> Self {

@@ -31,9 +31,9 @@ use crate::gaps::Policies;
 use crate::housekeeping::Policy;
 use crate::ledger::{Agent, AgentNo};
 use crate::live::{self, Granted};
-use crate::store::alerts::{self, Measure};
+use crate::store::alerts::{self, Gone, Measure};
 use crate::store::batch::Batch;
-use crate::store::model::{Head, PendingJob};
+use crate::store::model::{Head, PendingJob, ReceiverName};
 use crate::store::{Borrowed, commands, leases, parked, sqlite, traffic};
 
 /// Rows after which a transaction takes no further message: a frame of 100 bytes may hold a quarter of a million
@@ -368,17 +368,34 @@ impl Committer {
         self.transaction_of(false, now, |apply| apply.housekeep(&found).map(|()| 0))?.commit().map(drop)
     }
 
-    /// These are the receivers of alerts, by name; to be called once after opening.
+    /// These are the receivers of alerts; to be called once after opening. What is owed to one that is gone is said, and kept
+    /// for a month: told where it comes back, or to the one that is named as having had its name.
     ///
     /// # Errors
     /// The database failed: those that it knew before are told.
-    pub fn know_receivers(&mut self, mut names: Vec<String>, now: Timestamp) -> rusqlite::Result<()> {
+    pub fn know_receivers(&mut self, mut names: Vec<ReceiverName>, now: Timestamp) -> rusqlite::Result<()> {
         names.sort_unstable();
-        if alerts::knows(&self.connection, &names)? {
+        if alerts::knows(&self.connection, &names, now)? {
             return Ok(());
         }
-        let each = |apply: &mut Apply<'_, '_>| alerts::know(apply.batch.connection, &names, now).map(|()| 0);
-        self.transaction_of(false, now, each)?.commit().map(drop)
+        let mut gone = Vec::new();
+        let each = |apply: &mut Apply<'_, '_>| {
+            gone = alerts::know(apply.batch.connection, &names, now)?;
+            Ok(0)
+        };
+        self.transaction_of(false, now, each)?.commit()?;
+        for Gone { name, owed, is_forgotten } in
+            gone.into_iter().filter(|gone| gone.owed > 0 || gone.is_forgotten)
+        {
+            let what = if is_forgotten {
+                "a receiver of alerts has been out of the configuration for a month: what it was owed is forgotten"
+            } else {
+                "a receiver of alerts is not in the configuration any more: what it is owed is kept for a month; name it \
+                 again, or say `formerly` at the one that takes its place"
+            };
+            tracing::warn!(receiver = name, owed, "{what}");
+        }
+        Ok(())
     }
 
     /// A receiver has answered to the message that ends with the event `through`.

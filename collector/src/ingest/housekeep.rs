@@ -7,10 +7,9 @@ use super::apply::{Apply, Done};
 use super::orders::Refused;
 use crate::housekeeping::{Facts, Policy, Verdict, verdict};
 use crate::jobs::{queue::Scope, shard};
-use crate::ledger::AgentNo;
 use crate::store::housekeeping::{self as rows, Removed};
 use crate::store::model::{DeviceNo, StopReason};
-use crate::store::{alerts, jobs, parked};
+use crate::store::{alerts, commands, jobs, parked};
 use gapless_common::time::Timestamp;
 
 /// The sweep comes to each device once in so many seconds; to what is removed by its age once in as many.
@@ -22,13 +21,12 @@ pub(super) struct Found {
     devices: Vec<(i64, Verdict)>,
     jobs: Vec<i64>,
     alerts: Vec<i64>,
-    nonsense: Vec<(i64, AgentNo)>,
 }
 
 impl Found {
     pub(super) fn is_empty(&self) -> bool {
-        let Self { devices, jobs, alerts, nonsense } = self;
-        devices.is_empty() && jobs.is_empty() && alerts.is_empty() && nonsense.is_empty()
+        let Self { devices, jobs, alerts } = self;
+        devices.is_empty() && jobs.is_empty() && alerts.is_empty()
     }
 }
 
@@ -60,7 +58,6 @@ pub(super) fn sweep(connection: &Connection, policy: &Policy, now: Timestamp) ->
         let before = |age_ms: i64| now.plus_ms(age_ms.saturating_neg());
         found.jobs = rows::old_jobs(connection, before(policy.job_history_ms))?;
         found.alerts = rows::old_alerts(connection, before(policy.alerts_ms))?;
-        found.nonsense = rows::old_nonsense(connection, before(policy.quarantine_ms))?;
     }
     Ok(found)
 }
@@ -81,13 +78,9 @@ impl Apply<'_, '_> {
         }
         rows::forget_jobs(connection, &found.jobs)?;
         rows::forget_alerts(connection, &found.alerts)?;
-        for (id, agent) in &found.nonsense {
-            parked::forget(connection, *id, self.memory.parked.entry(*agent).or_default())?;
-        }
         let removed = [
             (Removed::JobHistory, found.jobs.len(), "by its age"),
             (Removed::Alerts, found.alerts.len(), "over, and old"),
-            (Removed::Quarantine, found.nonsense.len(), "frames that made no sense, by their age"),
         ];
         for (what, count, detail) in removed {
             if count > 0 {
@@ -102,12 +95,28 @@ impl Apply<'_, '_> {
         let (connection, now) = (self.batch.connection, self.batch.now);
         alerts::stop(connection, device, (reason, why), now)?;
         self.memory.jobs.cancel(Scope(device));
+        // What its agent has not begun is not to be begun; what is missing is asked for once it goes on.
+        for command in commands::take_back(connection, device, now)? {
+            self.history_taken_back(command)?;
+        }
         let removed = match reason {
             StopReason::Suspended => Removed::Suspended,
             StopReason::AgreementEnded => Removed::AgreementEnded,
             StopReason::NotConfirmed => Removed::NotConfirmed,
         };
         rows::tell(connection, removed, (Some(device), 1), why, now)
+    }
+
+    /// A person discards a frame that was kept though it could not be used.
+    pub(super) fn discard(&mut self, frame: i64, actor: &str) -> rusqlite::Result<Result<(), Refused>> {
+        let (connection, now) = (self.batch.connection, self.batch.now);
+        let Some(agent) = parked::agent(connection, frame)? else {
+            return Ok(Err(Refused::NoFrame(frame)));
+        };
+        parked::forget(connection, frame, self.memory.parked.entry(agent).or_default())?;
+        let detail = format!("frame {frame}, which could not be used, by {actor}");
+        rows::tell(connection, Removed::Quarantine, (None, 1), &detail, now)?;
+        Ok(Ok(()))
     }
 
     /// A person says that a device is to be collected; one that was dropped comes back.

@@ -136,6 +136,19 @@ impl Apply<'_, '_> {
         Ok(())
     }
 
+    /// A request for history was taken back: its device is not asked any more.
+    pub(super) fn history_taken_back(&mut self, request: u64) -> Done {
+        let (connection, stamp) = (self.batch.connection, self.batch.stamp());
+        for gap in gap_lives::of_request(connection, request)? {
+            let life = gap.life.taken_back(stamp.at);
+            gap_lives::put_life(connection, stamp, gap.id, &life)?;
+            let detail = Some("its device is not asked any more: it is asked for once that goes on");
+            let event = Event { next: life.next, detail, ..Event::of(gap.id, Happened::Failed) };
+            gap_lives::tell(connection, stamp, &event)?;
+        }
+        Ok(())
+    }
+
     /// A request is over, and the gap is still there.
     fn in_vain(&mut self, gap: &Wanted, answer: Answer, actor: &str, why: &str, policy: &Policy) -> Done {
         let (connection, stamp) = (self.batch.connection, self.batch.stamp());

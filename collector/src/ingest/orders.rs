@@ -55,6 +55,13 @@ pub enum Act {
         /// Who.
         actor: String,
     },
+    /// A frame that was kept though it could not be used is discarded.
+    Discard {
+        /// Its number.
+        frame: i64,
+        /// Who.
+        actor: String,
+    },
     /// A suspended device is asked again.
     Resume {
         /// Which.
@@ -88,6 +95,9 @@ pub enum Refused {
     /// No alert has that number, or it is over.
     #[error("there is no alert {0} that is not over")]
     NoAlert(i64),
+    /// No frame that could not be used has that number.
+    #[error("there is no parked frame {0}")]
+    NoFrame(i64),
     /// It is not in a state for that.
     #[error("{0}")]
     NotNow(&'static str),
@@ -166,6 +176,7 @@ impl Orders {
             Ok(Ok(answer)) => Ok(answer),
             Ok(Err(Refused::NoGap(gap))) => Err(Problem::not_found("gap that is not filled", gap)),
             Ok(Err(Refused::NoAlert(alert))) => Err(Problem::not_found("alert that is not over", alert)),
+            Ok(Err(Refused::NoFrame(frame))) => Err(Problem::not_found("parked frame", frame)),
             Ok(Err(refused @ Refused::NotNow(_))) => Err(Problem::Conflict(refused.to_string())),
             Ok(Err(Refused::NoSite(site))) => Err(Problem::not_found("site", site)),
             Ok(Err(Refused::Database)) | Err(_) => Err(Problem::Busy),

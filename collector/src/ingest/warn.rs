@@ -7,7 +7,7 @@ use rusqlite::Connection;
 
 use super::apply::{Apply, Done};
 use super::orders::{Act, Refused};
-use crate::alerts::delivery::{self, Answer};
+use crate::alerts::delivery::{self, Answer, Next};
 use crate::alerts::judge::{self, AgentFacts, DeviceFacts};
 use crate::alerts::{Change, Kind, Stand, digest, step};
 use crate::jobs::shard;
@@ -139,13 +139,22 @@ impl Apply<'_, '_> {
                 _ => Err(Refused::NotNow("it is not suspended")),
             },
             Act::Confirm { device, actor } => return self.confirm(*device, actor),
+            Act::Discard { frame, actor } => return self.discard(*frame, actor),
         })
     }
 
     /// A receiver has answered.
     pub(super) fn told(&mut self, receiver: &str, through: i64, answer: &Answer) -> Done {
         let (connection, now) = (self.batch.connection, self.batch.now);
-        let next = delivery::next(alerts::failures(connection, receiver)?, answer, now);
+        let next = delivery::next(alerts::tries(connection, receiver)?, answer, now);
+        if next == Next::SetAside {
+            tracing::error!(
+                receiver,
+                through,
+                ?answer,
+                "set aside: the receiver does not want it; later messages go on"
+            );
+        }
         alerts::answered(connection, (receiver, through), answer, next, now)
     }
 }

@@ -8,8 +8,8 @@ use gapless_common::time::Timestamp;
 use gapless_common::wire;
 
 use super::describe::{Description, Quota};
-use crate::clock;
 use crate::store::ReadError;
+use crate::{authorities, clock};
 
 /// The longest answer.
 const BODY_BYTES_MAX: u64 = 32 << 20;
@@ -67,7 +67,7 @@ impl Caller {
         let http = ureq::Agent::config_builder()
             .http_status_as_error(false)
             .timeout_global(Some(Duration::from_millis(description.timeout.0.unsigned_abs())))
-            .tls_config(tls())
+            .tls_config(authorities::tls(&authorities::pem(None).unwrap_or_default()))
             .user_agent(concat!("gapless-collector/", env!("CARGO_PKG_VERSION")))
             .build()
             .new_agent();
@@ -135,20 +135,6 @@ fn wait_until(text: &str, now: Timestamp) -> Option<Timestamp> {
             Some(Timestamp(date.timestamp().as_millisecond()))
         }
     }
-}
-
-/// The authorities that this machine trusts.
-fn tls() -> ureq::tls::TlsConfig {
-    let pem = std::fs::read("/etc/ssl/certs/ca-certificates.crt").unwrap_or_default();
-    let certificates = ureq::tls::parse_pem(&pem).filter_map(|item| match item {
-        Ok(ureq::tls::PemItem::Certificate(certificate)) => Some(certificate),
-        _ => None,
-    });
-    let provider = std::sync::Arc::new(rustls::crypto::ring::default_provider());
-    ureq::tls::TlsConfig::builder()
-        .root_certs(ureq::tls::RootCerts::new_with_certs(&certificates.collect::<Vec<_>>()))
-        .unversioned_rustls_crypto_provider(provider)
-        .build()
 }
 
 #[cfg(test)]

@@ -30,6 +30,8 @@ const RETRY_FIRST_MS: i64 = 5_000;
 const RETRY_MAX_MS: i64 = 300_000;
 /// A source that refuses its consent before anything of it is known is asked again so much later.
 const WITHDRAWN_MS: i64 = 7 * 86_400_000;
+/// How often it is seen whether a device is asked again that was stopped before anything of it was known.
+const STOPPED_MS: i64 = 5_000;
 /// The first call only asks how far back there is anything.
 const FIRST_WINDOW_MS: i64 = 86_400_000;
 
@@ -225,6 +227,13 @@ impl Shell {
         let Some(polled) = self.devices.get(at) else { return Ok(()) };
         let (asked, path, mut begin) = (polled.asked.clone(), polled.path.clone(), polled.begin);
         let known = sources::known(connection, &path, asked.spec.name.as_str())?.unwrap_or_default();
+        if known.is_stopped && known.proven_until.is_none() {
+            // It would have to be asked how far back there is anything.
+            if let Some(Polled { life: Life::New { again, .. }, .. }) = self.devices.get_mut(at) {
+                *again = now.plus_ms(STOPPED_MS);
+            }
+            return Ok(());
+        }
         let mut device = asked.device.clone();
         let is_same = known.attributes.get("consent") == device.attributes.get("consent");
         let is_withdrawn = is_same && known.attributes.contains_key("not_authorised_since");

@@ -30,6 +30,10 @@ pub(super) const EVENTS_SINCE: &str =
     FROM alert_events e JOIN alerts a ON a.id = e.alert JOIN sites s ON s.id = a.site
     LEFT JOIN devices d ON d.id = a.device LEFT JOIN agents g ON g.id = a.agent WHERE e.id > ?1 ORDER BY e.id LIMIT ?2";
 
+/// Number of the alerts that nobody has acknowledged and that are not over.
+pub(super) const OPEN_COUNT: &str =
+    "SELECT count(*) AS open FROM alerts WHERE resolved_at IS NULL AND acknowledged_at IS NULL";
+
 /// The conditions of a filter, each with its value; the order of the clauses is the order of the values.
 pub(super) fn alert_query(filter: &AlertFilter) -> (String, Vec<Sql>) {
     let conditions: [(&str, Option<Sql>); 4] = [
@@ -105,6 +109,9 @@ pub(super) fn receiver_row(row: &Row<'_>) -> Read<ReceiverRow> {
         failures: row.get("failures")?,
         next_try_at: time(row, "next_at")?,
         last_error: row.get("last_error")?,
+        set_aside: count(row, "set_aside")?,
+        set_aside_at: time(row, "set_aside_at")?,
+        gone_at: time(row, "gone_at")?,
     })
 }
 
@@ -147,4 +154,50 @@ pub(super) fn stopped(row: &Row<'_>) -> Read<Option<Stopped>> {
     let reason = stop_reason(code).ok_or(()).map_err(unknown("reason for a stop", code))?;
     let since = time(row, "stopped_at")?.unwrap_or_default();
     Ok(Some(Stopped { reason, since, why: row.get::<_, Option<String>>("stopped_why")?.unwrap_or_default() }))
+}
+
+#[cfg(test)]
+mod tests {
+    use rusqlite::Connection;
+
+    use super::super::{housekeeping, parked, sqlite};
+    use super::*;
+
+    /// What SQLite does for a statement.
+    fn plan(connection: &Connection, sql: &str) -> Vec<String> {
+        let mut statement = connection.prepare(&format!("EXPLAIN QUERY PLAN {sql}")).unwrap();
+        let nothing = vec![Sql::Null; statement.parameter_count()];
+        let rows = statement.query_map(rusqlite::params_from_iter(nothing), |r| r.get::<_, String>("detail"));
+        rows.unwrap().map(Result::unwrap).collect()
+    }
+
+    /// What is asked at each page, sweep, scrape or start must not cost more the longer a collector has lived.
+    #[test]
+    fn neither_old_alerts_nor_parked_frames_are_gone_through() {
+        let connection = sqlite::make_writer(Connection::open_in_memory().unwrap(), 7).unwrap();
+        let of_state =
+            |state| alert_query(&AlertFilter { state: Some(state), limit: 1, ..AlertFilter::default() }).0;
+        let statements = [
+            OPEN_COUNT.to_owned(),
+            EVENTS_SINCE.to_owned(),
+            of_state(AlertChoice::Unresolved),
+            of_state(AlertChoice::Only(AlertState::Open)),
+            of_state(AlertChoice::Only(AlertState::Acknowledged)),
+            alerts::OPEN_OF_DEVICE.to_owned(),
+            alerts::OPEN_OF_AGENT.to_owned(),
+            alerts::DEVICE.to_owned(),
+            housekeeping::OLD_ALERTS.to_owned(),
+            parked::WAITING.to_owned(),
+            parked::WAITING_FOR_KNOWN.to_owned(),
+            parked::UNREADABLE.to_owned(),
+        ];
+        for sql in statements {
+            let plan = plan(&connection, &sql);
+            let is_scan = |step: &String| {
+                let whole = ["SCAN a", "SCAN alerts", "SCAN l", "SCAN e", "SCAN p", "SCAN parked"];
+                whole.contains(&step.as_str()) || step.contains("USE TEMP B-TREE FOR ORDER BY")
+            };
+            assert!(!plan.iter().any(is_scan), "{sql}: {plan:?}");
+        }
+    }
 }

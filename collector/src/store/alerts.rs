@@ -7,10 +7,10 @@ use gapless_common::time::Timestamp;
 use rusqlite::types::ValueRef;
 use rusqlite::{Connection, OptionalExtension as _, Row, params};
 
-use super::model::StopReason;
+use super::model::{ReceiverName, StopReason};
 use super::{AHEAD_MAX_MS, alert_rows, cell, health};
 use crate::alerts::Kind;
-use crate::alerts::delivery::{Answer, Next};
+use crate::alerts::delivery::{Answer, Next, Tries};
 use crate::alerts::judge::{AgentFacts, ChannelFacts, DeviceFacts};
 use crate::alerts::limits::{Limits, Rules};
 use crate::alerts::notice::{Told, Who};
@@ -18,7 +18,7 @@ use crate::freshness::{Allowances, Subject};
 
 /// `coverage.state` of slots that were polled in vain.
 const MISSED: i64 = 2;
-/// A gap is told of for so long after it was proven; it stays in the list of gaps.
+/// A gap is news for so long after it was proven. What was told stays so while a gap of the device is neither filled nor given up.
 const GAP_NEWS_MS: i64 = 7 * 86_400_000;
 
 /// Whose alert it is: the number of the row.
@@ -47,12 +47,16 @@ pub(crate) struct Measure<'a> {
     pub(crate) now: Timestamp,
 }
 
+/// The alerts of a device that are open.
+pub(super) const OPEN_OF_DEVICE: &str =
+    "SELECT id, kind FROM alerts WHERE device = ?1 AND resolved_at IS NULL";
+/// The alerts of an agent that are open.
+pub(super) const OPEN_OF_AGENT: &str = "SELECT id, kind FROM alerts WHERE agent = ?1 AND resolved_at IS NULL";
+
 fn open_of(connection: &Connection, subject: Subjected) -> rusqlite::Result<BTreeMap<Kind, i64>> {
     let (sql, no) = match subject {
-        Subjected::Device(no) => {
-            ("SELECT id, kind FROM alerts WHERE device = ?1 AND resolved_at IS NULL", no)
-        }
-        Subjected::Agent(no) => ("SELECT id, kind FROM alerts WHERE agent = ?1 AND resolved_at IS NULL", no),
+        Subjected::Device(no) => (OPEN_OF_DEVICE, no),
+        Subjected::Agent(no) => (OPEN_OF_AGENT, no),
     };
     let mut statement = connection.prepare_cached(sql)?;
     let mut rows = statement.query([no])?;
@@ -66,12 +70,14 @@ fn open_of(connection: &Connection, subject: Subjected) -> rusqlite::Result<BTre
 }
 
 /// Not in the future, as far as clocks may differ.
-const DEVICE: &str = "SELECT s.id AS site_no, s.name AS site, d.name AS device, d.attributes, d.announced_at, d.resumed_at,
+pub(super) const DEVICE: &str = "SELECT s.id AS site_no, s.name AS site, d.name AS device, d.attributes, d.announced_at, d.resumed_at,
         d.stopped, d.stopped_why, a.connected, a.flush_ms, a.last_birth_at, g.id AS grid, g.interval_ms,
         (SELECT max(ts) FROM (SELECT (SELECT max(ts) FROM readings r WHERE r.series = x.id AND r.ts <= ?2) AS ts
             FROM series x WHERE x.device = d.id)) AS last_ts,
         (SELECT max(o.last_slot - o.first_slot + 1) FROM gaps o JOIN grids og ON og.id = o.grid
-            WHERE og.device = d.id AND o.state <> 2 AND o.opened_at > ?3) AS gap_slots
+            WHERE og.device = d.id AND o.state <> 2 AND (o.opened_at > ?3 OR (o.state <> 5 AND EXISTS (SELECT 1 FROM alerts l
+                WHERE l.device = d.id AND l.kind = 3 AND l.resolved_at IS NULL
+                    AND o.opened_at > l.raised_at - ?4)))) AS gap_slots
     FROM devices d JOIN sites s ON s.id = d.site
     LEFT JOIN spans p ON p.id = (SELECT max(q.id) FROM spans q JOIN grids qg ON qg.id = q.grid
         WHERE qg.device = d.id AND q.last_slot IS NULL AND q.first_slot IS NOT NULL)
@@ -84,7 +90,7 @@ pub(crate) fn device(
     no: i64,
 ) -> rusqlite::Result<Option<Known<DeviceFacts>>> {
     let Measure { now, .. } = measure;
-    let values = [no, now.plus_ms(AHEAD_MAX_MS).0, now.plus_ms(-GAP_NEWS_MS).0];
+    let values = [no, now.plus_ms(AHEAD_MAX_MS).0, now.plus_ms(-GAP_NEWS_MS).0, GAP_NEWS_MS];
     let row = |r: &Row<'_>| device_row(connection, measure, no, r);
     connection.prepare_cached(DEVICE)?.query_row(values, row).optional()
 }
@@ -317,26 +323,75 @@ pub(crate) fn stopped(connection: &Connection, device: i64) -> rusqlite::Result<
     Ok(code.flatten().and_then(alert_rows::stop_reason))
 }
 
-/// Whether these are the receivers that are known, and none of them waits.
-pub(crate) fn knows(connection: &Connection, names: &[String]) -> rusqlite::Result<bool> {
-    let mut statement = connection.prepare_cached("SELECT name, next_at FROM receivers ORDER BY name")?;
-    let row = |r: &Row<'_>| Ok((r.get::<_, String>(0)?, r.get::<_, Option<i64>>(1)?));
+/// Receivers that are not in the configuration any more are kept for so long, with what they are owed.
+const GONE_KEPT_MS: i64 = 30 * 86_400_000;
+
+/// Whether these are the receivers that are known, and none of them waits. `names` are in order.
+pub(crate) fn knows(
+    connection: &Connection,
+    names: &[ReceiverName],
+    now: Timestamp,
+) -> rusqlite::Result<bool> {
+    let mut statement =
+        connection.prepare_cached("SELECT name, next_at, gone_at FROM receivers ORDER BY name")?;
+    let row =
+        |r: &Row<'_>| Ok((r.get::<_, String>(0)?, r.get::<_, Option<i64>>(1)?, r.get::<_, Option<i64>>(2)?));
     let known = statement.query_map([], row)?.collect::<rusqlite::Result<Vec<_>>>()?;
-    let is_same = known.iter().map(|(name, _)| name).eq(names.iter());
-    Ok(is_same && known.iter().all(|(_, next)| next.is_none()))
+    let (there, gone): (Vec<_>, Vec<_>) = known.iter().partition(|(_, _, gone)| gone.is_none());
+    let is_same = there.iter().map(|(name, ..)| name).eq(names.iter().map(|named| &named.name));
+    let is_kept = |name: &String, gone_at: Option<i64>| {
+        gone_at.is_some_and(|at| now.since_ms(Timestamp(at)) < GONE_KEPT_MS)
+            && !names.iter().any(|named| named.formerly.as_ref() == Some(name))
+    };
+    let waits = there.iter().any(|(_, next, _)| next.is_some());
+    Ok(is_same && !waits && gone.iter().all(|(name, _, gone_at)| is_kept(name, *gone_at)))
 }
 
-/// These are the receivers: a new one is told of what comes from now on, one that is gone is told of nothing, and what
-/// waits is tried again now, since somebody may have mended what was wrong. `names` are in order.
-pub(crate) fn know(connection: &Connection, names: &[String], now: Timestamp) -> rusqlite::Result<()> {
-    let list = serde_json::to_string(names).unwrap_or_default();
-    let gone = "DELETE FROM receivers WHERE name NOT IN (SELECT value FROM json_each(?1))";
-    connection.prepare_cached(gone)?.execute([&list])?;
+/// A receiver that is not in the configuration any more.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Gone {
+    pub(crate) name: String,
+    /// Raised and resolved alerts that it was not told of.
+    pub(crate) owed: i64,
+    /// Whether that is forgotten now: it has been gone for long.
+    pub(crate) is_forgotten: bool,
+}
+
+/// These are the receivers: a new one is told of what comes from now on, one that was renamed goes on where it was under its
+/// former name, and what waits is tried again now, since somebody may have mended what was wrong. One that is gone is told of
+/// nothing; what it is owed is kept for a while, and told where it comes back. Returns those.
+pub(crate) fn know(
+    connection: &Connection,
+    names: &[ReceiverName],
+    now: Timestamp,
+) -> rusqlite::Result<Vec<Gone>> {
+    for ReceiverName { name, formerly } in names {
+        let Some(formerly) = formerly.as_ref().filter(|formerly| names.iter().all(|n| n.name != **formerly))
+        else {
+            continue;
+        };
+        let sql = "UPDATE OR IGNORE receivers SET name = ?1, gone_at = NULL WHERE name = ?2";
+        connection.prepare_cached(sql)?.execute([name, formerly])?;
+    }
+    let list =
+        serde_json::to_string(&names.iter().map(|named| &named.name).collect::<Vec<_>>()).unwrap_or_default();
+    let sql = "UPDATE receivers SET gone_at = CASE WHEN name IN (SELECT value FROM json_each(?1)) THEN NULL
+        ELSE coalesce(gone_at, ?2) END";
+    connection.prepare_cached(sql)?.execute(params![list, now.0])?;
     let new = "INSERT OR IGNORE INTO receivers (name, told)
         SELECT value, coalesce((SELECT max(id) FROM alert_events), 0) FROM json_each(?1)";
     connection.prepare_cached(new)?.execute([&list])?;
-    let waiting = "UPDATE receivers SET next_at = ?1, failures = 0 WHERE next_at > ?1";
-    connection.prepare_cached(waiting)?.execute([now.0]).map(drop)
+    let waiting = "UPDATE receivers SET next_at = ?1, failures = 0 WHERE next_at > ?1 AND gone_at IS NULL";
+    connection.prepare_cached(waiting)?.execute([now.0])?;
+    let sql =
+        "SELECT name, (SELECT count(*) FROM alert_events e WHERE e.id > v.told AND e.event <> 2) AS owed,
+        gone_at <= ?1 AS is_forgotten FROM receivers v WHERE gone_at IS NOT NULL ORDER BY name";
+    let mut statement = connection.prepare_cached(sql)?;
+    let row = |r: &Row<'_>| Ok(Gone { name: r.get(0)?, owed: r.get(1)?, is_forgotten: r.get(2)? });
+    let before = now.plus_ms(-GONE_KEPT_MS).0;
+    let gone = statement.query_map([before], row)?.collect::<rusqlite::Result<Vec<_>>>()?;
+    connection.prepare_cached("DELETE FROM receivers WHERE gone_at <= ?1")?.execute([before])?;
+    Ok(gone)
 }
 
 /// What a receiver is still to be told, of which no message is under way.
@@ -352,7 +407,7 @@ pub(crate) struct Gathered {
 pub(crate) fn gathered(connection: &Connection) -> rusqlite::Result<Vec<Gathered>> {
     let sql =
         "SELECT v.name, min(e.at), max(e.at), max(e.id) FROM receivers v JOIN alert_events e ON e.id > v.told
-        WHERE v.through IS NULL AND e.event <> 2 GROUP BY v.name";
+        WHERE v.through IS NULL AND v.gone_at IS NULL AND e.event <> 2 GROUP BY v.name";
     let mut statement = connection.prepare_cached(sql)?;
     let row = |r: &Row<'_>| {
         let (first, last) = (Timestamp(r.get(1)?), Timestamp(r.get(2)?));
@@ -415,33 +470,46 @@ pub(crate) fn owed(
     Ok(Some(Owed { through, told: all }))
 }
 
-/// What a receiver did with the message that ends with `through`, and, where it did not take it, what comes next.
+/// What a receiver did with the message that ends with `through`, and what comes next.
 pub(crate) fn answered(
     connection: &Connection,
     (receiver, through): (&str, i64),
     answer: &Answer,
-    next: Option<Next>,
+    next: Next,
     now: Timestamp,
 ) -> rusqlite::Result<()> {
     let why = match answer {
         Answer::Accepted => None,
         Answer::Passing { why, .. } => Some(why.clone()),
         Answer::Refused(why) => Some(format!("refused: {why}")),
+        Answer::Address(why) => Some(format!("nobody takes messages there: {why}")),
         Answer::Credentials(why) => Some(format!("the credentials were refused: {why}")),
     };
-    let Some(next) = next else {
-        let sql = "UPDATE receivers SET told = through, through = NULL, next_at = NULL, failures = 0, last_error = NULL,
-            accepted = accepted + 1, accepted_at = ?3 WHERE name = ?1 AND through = ?2";
-        return connection.prepare_cached(sql)?.execute(params![receiver, through, now.0]).map(drop);
-    };
-    let sql =
-        "UPDATE receivers SET failures = ?3, next_at = ?4, last_error = ?5 WHERE name = ?1 AND through = ?2";
-    let row = params![receiver, through, next.failures, next.at.0, why];
-    connection.prepare_cached(sql)?.execute(row).map(drop)
+    match next {
+        Next::Told => {
+            let sql = "UPDATE receivers SET told = through, through = NULL, next_at = NULL, failures = 0, refusals = 0,
+                last_error = NULL, accepted = accepted + 1, accepted_at = ?3 WHERE name = ?1 AND through = ?2";
+            connection.prepare_cached(sql)?.execute(params![receiver, through, now.0])?;
+        }
+        Next::SetAside => {
+            let why = why.map(|why| format!("set aside, {why}"));
+            let sql = "UPDATE receivers SET told = through, through = NULL, next_at = NULL, failures = 0, refusals = 0,
+                last_error = ?3, set_aside = set_aside + 1, set_aside_at = ?4 WHERE name = ?1 AND through = ?2";
+            connection.prepare_cached(sql)?.execute(params![receiver, through, why, now.0])?;
+        }
+        Next::Again(Tries { failures, refusals }, at) => {
+            let sql = "UPDATE receivers SET failures = ?3, refusals = ?4, next_at = ?5, last_error = ?6
+                WHERE name = ?1 AND through = ?2";
+            let row = params![receiver, through, failures, refusals, at.0, why];
+            connection.prepare_cached(sql)?.execute(row)?;
+        }
+    }
+    Ok(())
 }
 
-/// Failures in a row of the message under way.
-pub(crate) fn failures(connection: &Connection, receiver: &str) -> rusqlite::Result<u32> {
-    let sql = "SELECT failures FROM receivers WHERE name = ?1";
-    Ok(connection.prepare_cached(sql)?.query_row([receiver], |r| r.get(0)).optional()?.unwrap_or_default())
+/// Tries of the message under way that failed.
+pub(crate) fn tries(connection: &Connection, receiver: &str) -> rusqlite::Result<Tries> {
+    let sql = "SELECT failures, refusals FROM receivers WHERE name = ?1";
+    let row = |r: &Row<'_>| Ok(Tries { failures: r.get(0)?, refusals: r.get(1)? });
+    Ok(connection.prepare_cached(sql)?.query_row([receiver], row).optional()?.unwrap_or_default())
 }

@@ -79,6 +79,15 @@ pub(crate) fn has_no_catalog(
     connection.prepare_cached(sql)?.query_row([agent.0, hash.0.cast_signed()], |r| r.get(0))
 }
 
+/// Takes back what a device was to be asked, where its agent has not answered yet. Returns the commands.
+pub(crate) fn take_back(connection: &Connection, device: i64, now: Timestamp) -> rusqlite::Result<Vec<u64>> {
+    let sql = "UPDATE commands SET outcome = 2, detail = 'its device is not asked any more', answered_at = ?2
+        WHERE outcome IS NULL AND kind IN (4, 5) AND (agent, device) IN (SELECT a.id, d.name
+            FROM devices d JOIN agents a ON a.site = d.site WHERE d.id = ?1) RETURNING id";
+    let mut statement = connection.prepare_cached(sql)?;
+    statement.query_map([device, now.0], |r| r.get::<_, i64>(0).map(i64::cast_unsigned))?.collect()
+}
+
 /// The commands of an agent that are neither answered nor expired.
 pub(crate) fn open(
     connection: &Connection,

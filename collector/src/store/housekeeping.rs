@@ -6,7 +6,6 @@ use gapless_common::time::Timestamp;
 use rusqlite::{Connection, OptionalExtension as _, Row, params};
 
 use super::alert_rows;
-use crate::ledger::AgentNo;
 use crate::store::model::StopReason;
 
 /// A device, and what it is judged by.
@@ -52,38 +51,29 @@ pub(crate) fn confirm(
     connection.prepare_cached(sql)?.execute(params![device, now.0, by]).map(drop)
 }
 
-/// Of the oldest rows, those that are old enough. Looked at a part at a time: the rows are in the order of their age.
-pub(crate) const PART: i64 = 1_000;
+/// So many rows are removed at once at most.
+const PART: i64 = 1_000;
 
-/// What became of jobs that ended before.
+/// What became of jobs that ended before. The lines are in the order of their age.
 pub(crate) fn old_jobs(connection: &Connection, before: Timestamp) -> rusqlite::Result<Vec<i64>> {
     let sql =
         "SELECT id FROM (SELECT id, ended_at FROM job_history ORDER BY id LIMIT ?2) WHERE ended_at < ?1";
     numbers(connection, sql, before)
 }
 
+/// Alerts in the order in which they were over; older ones may be open for ever.
+pub(super) const OLD_ALERTS: &str = "SELECT id FROM alerts a WHERE resolved_at < ?1
+    AND NOT EXISTS (SELECT 1 FROM alert_events e, receivers v WHERE e.alert = a.id AND e.id > v.told)
+    ORDER BY resolved_at LIMIT ?2";
+
 /// Alerts that were over before, and of which everybody has been told.
 pub(crate) fn old_alerts(connection: &Connection, before: Timestamp) -> rusqlite::Result<Vec<i64>> {
-    let sql =
-        "SELECT id FROM (SELECT id, resolved_at FROM alerts ORDER BY id LIMIT ?2) a WHERE resolved_at < ?1
-        AND NOT EXISTS (SELECT 1 FROM alert_events e, receivers v WHERE e.alert = a.id AND e.id > v.told)";
-    numbers(connection, sql, before)
+    numbers(connection, OLD_ALERTS, before)
 }
 
 fn numbers(connection: &Connection, sql: &str, before: Timestamp) -> rusqlite::Result<Vec<i64>> {
     let mut statement = connection.prepare_cached(sql)?;
     statement.query_map([before.0, PART], |r| r.get(0))?.collect()
-}
-
-/// Frames that make no sense and came before, with their agents. One that only waits for its catalog is not among them: it
-/// holds readings.
-pub(crate) fn old_nonsense(
-    connection: &Connection,
-    before: Timestamp,
-) -> rusqlite::Result<Vec<(i64, AgentNo)>> {
-    let sql = "SELECT id, agent FROM parked WHERE reason = 3 AND received_at < ?1 ORDER BY id LIMIT ?2";
-    let mut statement = connection.prepare_cached(sql)?;
-    statement.query_map([before.0, PART], |r| Ok((r.get(0)?, AgentNo(r.get(1)?))))?.collect()
 }
 
 /// Takes lines of the history of jobs away.
@@ -113,7 +103,7 @@ pub(crate) enum Removed {
     Suspended,
     /// Lines of the history of jobs.
     JobHistory,
-    /// Frames that made no sense.
+    /// Frames that could not be used, by a person.
     Quarantine,
     /// Alerts that were over.
     Alerts,

@@ -22,8 +22,8 @@ use crate::gaps::life::Phase;
 use crate::jobs::queue::Why;
 
 pub use self::alerts::{
-    AlertChoice, AlertEventRow, AlertFilter, AlertRow, AlertState, ReceiverRow, RemovalRow, StopReason,
-    Stopped,
+    AlertChoice, AlertEventRow, AlertFilter, AlertRow, AlertState, ReceiverName, ReceiverRow, RemovalRow,
+    StopReason, Stopped,
 };
 pub use crate::ledger::DeviceNo;
 pub use complete::{Absence, AbsentSlot, GridRow};

@@ -13,6 +13,15 @@ use crate::ledger::AgentNo;
 /// What a parked frame counts for beside its bytes: many small ones must not outgrow the bound as rows.
 pub(crate) const ROW_BYTES: i64 = 256;
 
+/// Catalogs that came while frames wait for them.
+pub(super) const WAITING_FOR_KNOWN: &str = "SELECT DISTINCT p.agent, p.catalog FROM parked p
+    JOIN catalogs c ON c.agent = p.agent AND c.hash = p.catalog WHERE p.reason = 1";
+/// The first frame that waits for a catalog.
+pub(super) const WAITING: &str =
+    "SELECT id, bytes FROM parked WHERE agent = ?1 AND catalog = ?2 AND reason = 1 ORDER BY id LIMIT 1";
+/// Frames that could not be read.
+pub(super) const UNREADABLE: &str = "SELECT id, agent FROM parked WHERE reason > 1 ORDER BY id";
+
 /// A frame to be kept.
 pub(crate) struct New<'a> {
     pub(crate) agent: AgentNo,
@@ -49,9 +58,7 @@ pub(crate) fn held(connection: &Connection) -> rusqlite::Result<BTreeMap<AgentNo
 pub(crate) fn waiting_for_known(
     connection: &Connection,
 ) -> rusqlite::Result<BTreeSet<(AgentNo, CatalogHash)>> {
-    let sql = "SELECT DISTINCT p.agent, p.catalog FROM parked p
-        JOIN catalogs c ON c.agent = p.agent AND c.hash = p.catalog WHERE p.reason = 1";
-    let mut statement = connection.prepare(sql)?;
+    let mut statement = connection.prepare(WAITING_FOR_KNOWN)?;
     let each =
         |r: &rusqlite::Row<'_>| Ok((AgentNo(r.get(0)?), CatalogHash(r.get::<_, i64>(1)?.cast_unsigned())));
     statement.query_map([], each)?.collect()
@@ -104,16 +111,13 @@ pub(crate) fn waiting(
     agent: AgentNo,
     catalog: CatalogHash,
 ) -> rusqlite::Result<Option<(i64, Vec<u8>)>> {
-    let sql =
-        "SELECT id, bytes FROM parked WHERE agent = ?1 AND catalog = ?2 AND reason = 1 ORDER BY id LIMIT 1";
     let key = [agent.0, catalog.0.cast_signed()];
-    connection.prepare_cached(sql)?.query_row(key, |r| Ok((r.get(0)?, r.get(1)?))).optional()
+    connection.prepare_cached(WAITING)?.query_row(key, |r| Ok((r.get(0)?, r.get(1)?))).optional()
 }
 
 /// The frames that could not be read, with their agents.
 pub(crate) fn unreadable(connection: &Connection) -> rusqlite::Result<Vec<(i64, AgentNo)>> {
-    let mut statement =
-        connection.prepare_cached("SELECT id, agent FROM parked WHERE reason > 1 ORDER BY id")?;
+    let mut statement = connection.prepare_cached(UNREADABLE)?;
     statement.query_map([], |r| Ok((r.get(0)?, AgentNo(r.get(1)?))))?.collect()
 }
 
@@ -134,7 +138,13 @@ pub(crate) fn is_nonsense(connection: &Connection, id: i64, detail: &str) -> rus
     connection.prepare_cached(sql)?.execute(params![id, code(ParkReason::Nonsense), detail]).map(drop)
 }
 
-/// A frame was used after all.
+/// Whose frame it is, where there is such a one.
+pub(crate) fn agent(connection: &Connection, id: i64) -> rusqlite::Result<Option<AgentNo>> {
+    let sql = "SELECT agent FROM parked WHERE id = ?1";
+    connection.prepare_cached(sql)?.query_row([id], |r| r.get(0).map(AgentNo)).optional()
+}
+
+/// A frame was used after all, or a person discards it.
 pub(crate) fn forget(connection: &Connection, id: i64, held: &mut i64) -> rusqlite::Result<()> {
     let sql = "DELETE FROM parked WHERE id = ?1 RETURNING length(bytes)";
     let bytes: i64 = connection.prepare_cached(sql)?.query_row([id], |r| r.get(0))?;

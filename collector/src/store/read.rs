@@ -9,7 +9,8 @@ use gapless_common::time::Timestamp;
 use rusqlite::{Connection, OptionalExtension as _, Row, params, params_from_iter};
 
 use super::alert_rows::{
-    ALERT, RECEIVERS, REMOVALS, alert_event_row, alert_query, alert_row, receiver_row, removal_row,
+    ALERT, OPEN_COUNT, RECEIVERS, REMOVALS, alert_event_row, alert_query, alert_row, receiver_row,
+    removal_row,
 };
 use super::model::{
     AgentRow, AlertEventRow, AlertFilter, AlertRow, ChangeRow, ConflictRow, DeviceNo, DeviceRow, EndedJobRow,
@@ -317,8 +318,7 @@ impl<A: Ask> ReadStore for A {
     }
 
     fn open_alerts(&self) -> Read<u64> {
-        let sql = "SELECT count(*) AS open FROM alerts WHERE resolved_at IS NULL AND acknowledged_at IS NULL";
-        self.ask(|c| rows(c, sql, [], |r| count(r, "open"))).map(|found| found.into_iter().sum())
+        self.ask(|c| rows(c, OPEN_COUNT, [], |r| count(r, "open"))).map(|found| found.into_iter().sum())
     }
 
     fn receivers(&self) -> Read<Vec<ReceiverRow>> {

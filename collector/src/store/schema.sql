@@ -1,4 +1,4 @@
--- Version 9 of the collector's database. Instants are milliseconds since 1970 UTC; 64-bit unsigned numbers
+-- Version 10 of the collector's database. Instants are milliseconds since 1970 UTC; 64-bit unsigned numbers
 -- (epochs, hashes, incarnations) are kept as the signed number of the same bits; seqs are plain.
 -- Everything that decides anything is here: a collector may be killed at any instant and lose nothing.
 
@@ -340,6 +340,10 @@ CREATE TABLE parked (
     UNIQUE (agent, epoch, first_seq, count)
 );
 
+-- What may be used once its catalog is here, and what is tried again at a start. (Schema 10.)
+CREATE INDEX parked_waiting ON parked (agent, catalog) WHERE reason = 1;
+CREATE INDEX parked_unreadable ON parked (id) WHERE reason > 1;
+
 -- kind: 1 live (a: until), 2 resend (a: epoch, b: first, c: last), 3 send catalog (a: hash), 4 poll now (device).
 -- 5 read history (device, a: from, b: to).
 -- outcome: NULL while open, 1 done, 2 expired, 3 failed (detail), 4 no data.
@@ -441,6 +445,9 @@ CREATE TABLE alerts (
     resolved_at INTEGER
 );
 CREATE UNIQUE INDEX alerts_of_device ON alerts (device, kind) WHERE resolved_at IS NULL AND device IS NOT NULL;
+-- What each page counts, and what is removed by age. (Schema 10.)
+CREATE INDEX alerts_open ON alerts (id) WHERE resolved_at IS NULL;
+CREATE INDEX alerts_over ON alerts (resolved_at) WHERE resolved_at IS NOT NULL;
 CREATE UNIQUE INDEX alerts_of_agent ON alerts (agent, kind) WHERE resolved_at IS NULL AND agent IS NOT NULL;
 
 -- What became of alerts, in order. event: 1 raised, 2 acknowledged, 3 resolved.
@@ -463,7 +470,13 @@ CREATE TABLE receivers (
     failures INTEGER NOT NULL DEFAULT 0,
     last_error TEXT,
     accepted INTEGER NOT NULL DEFAULT 0,
-    accepted_at INTEGER
+    accepted_at INTEGER,
+    -- refusals: how often it did not want the message under way; set_aside: messages given up for that reason; gone_at: since
+    -- when it has not been in the configuration (schema 10)
+    refusals INTEGER NOT NULL DEFAULT 0,
+    set_aside INTEGER NOT NULL DEFAULT 0,
+    set_aside_at INTEGER,
+    gone_at INTEGER
 ) WITHOUT ROWID;
 
 -- What was tidied away by itself, or is asked no more (device). what: a word; count: rows, or 1 device.

@@ -11,7 +11,7 @@ use rusqlite::{Connection, OpenFlags, OptionalExtension};
 use super::model::Head;
 
 /// Version of the schema that this program writes.
-const SCHEMA_VERSION: i64 = 9;
+const SCHEMA_VERSION: i64 = 10;
 const SCHEMA: &str = include_str!("schema.sql");
 /// What a database of version 1 lacks.
 const TO_2: &str = "CREATE TABLE forgotten_epochs (
@@ -177,6 +177,15 @@ ALTER TABLE agents ADD COLUMN clock_began INTEGER;
 ALTER TABLE agents ADD COLUMN clock_ahead_ms INTEGER;
 ALTER TABLE agents ADD COLUMN clock_at INTEGER;
 ALTER TABLE agents ADD COLUMN clock_since INTEGER";
+/// What a database of version 9 lacks.
+const TO_10: &str = "ALTER TABLE receivers ADD COLUMN refusals INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE receivers ADD COLUMN set_aside INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE receivers ADD COLUMN set_aside_at INTEGER;
+ALTER TABLE receivers ADD COLUMN gone_at INTEGER;
+CREATE INDEX alerts_open ON alerts (id) WHERE resolved_at IS NULL;
+CREATE INDEX alerts_over ON alerts (resolved_at) WHERE resolved_at IS NOT NULL;
+CREATE INDEX parked_waiting ON parked (agent, catalog) WHERE reason = 1;
+CREATE INDEX parked_unreadable ON parked (id) WHERE reason > 1";
 /// What was asked after a backup was made, and in answer to what, is not known to it: no number of a command is given
 /// again that an agent may remember, and what was being asked for is asked for anew.
 const RESTORED: &str = "INSERT INTO sqlite_sequence (name, seq)
@@ -264,7 +273,7 @@ fn migrate(connection: &mut Connection, found: i64, fresh: u64) -> rusqlite::Res
         transaction.execute("INSERT INTO meta VALUES ('commit_no', 0), ('needs_incarnation', 1)", [])?;
     }
     for (from, lacks) in
-        [(1, TO_2), (2, TO_3), (3, TO_4), (4, TO_5), (5, TO_6), (6, TO_7), (7, TO_8), (8, TO_9)]
+        [(1, TO_2), (2, TO_3), (3, TO_4), (4, TO_5), (5, TO_6), (6, TO_7), (7, TO_8), (8, TO_9), (9, TO_10)]
     {
         if (1..=from).contains(&found) {
             transaction.execute_batch(lacks)?;
@@ -334,6 +343,10 @@ mod tests {
     }
 
     /// What the versions after each one brought, taken away again.
+    const FROM_10: &str = "ALTER TABLE receivers DROP COLUMN refusals; ALTER TABLE receivers DROP COLUMN set_aside;
+        ALTER TABLE receivers DROP COLUMN set_aside_at; ALTER TABLE receivers DROP COLUMN gone_at;
+        DROP INDEX alerts_open; DROP INDEX alerts_over; DROP INDEX parked_waiting; DROP INDEX parked_unreadable;
+        PRAGMA user_version = 9;";
     const FROM_9: &str =
         "ALTER TABLE agents DROP COLUMN clock_boot; ALTER TABLE agents DROP COLUMN clock_began;
         ALTER TABLE agents DROP COLUMN clock_ahead_ms; ALTER TABLE agents DROP COLUMN clock_at;
@@ -363,7 +376,7 @@ mod tests {
     /// An older database gets what it lacks, keeps its incarnation, and is not made anew at the next opening.
     #[test]
     fn an_older_database_is_migrated() {
-        let steps = [FROM_9, FROM_8, FROM_7, FROM_6, FROM_5, FROM_4, FROM_3, FROM_2];
+        let steps = [FROM_10, FROM_9, FROM_8, FROM_7, FROM_6, FROM_5, FROM_4, FROM_3, FROM_2];
         for back in (1..=steps.len()).map(|n| steps[..n].join(" ")) {
             let connection = make_writer(Connection::open_in_memory().unwrap(), 7).unwrap();
             let new = made(&connection);

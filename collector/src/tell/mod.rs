@@ -8,6 +8,7 @@ mod mail;
 mod webhook;
 
 use std::path::{Path, PathBuf};
+use std::thread::JoinHandle;
 use std::time::Duration;
 
 use gapless_common::id::Incarnation;
@@ -16,17 +17,15 @@ use tokio::sync::watch;
 
 use crate::alerts::delivery::Answer;
 use crate::alerts::notice::Notice;
-use crate::clock;
 use crate::config::alerts::{Receiver, Way};
 use crate::ingest::Orders;
 use crate::store::{alerts, sqlite};
+use crate::{authorities, clock};
 
 /// How often it is seen whether a message is due.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
 /// A receiver that has not answered by then is taken for away.
 const TIMEOUT: Duration = Duration::from_secs(30);
-/// The authorities that this machine trusts.
-const CA_FILE_DEFAULT: &str = "/etc/ssl/certs/ca-certificates.crt";
 
 /// Why nobody can be told.
 #[derive(Debug, thiserror::Error)]
@@ -64,7 +63,8 @@ pub struct From {
     pub incarnation: Incarnation,
 }
 
-/// Starts the thread of a receiver. It ends with `shutdown`, or with the writer.
+/// Starts the thread of a receiver. It ends with `shutdown`, or with the writer, which must not end before it: what a
+/// receiver has accepted could not be written down, and it would be told twice.
 ///
 /// # Errors
 /// [`StartError`].
@@ -74,7 +74,7 @@ pub fn start(
     database: &Path,
     orders: Orders,
     shutdown: watch::Receiver<bool>,
-) -> Result<(), StartError> {
+) -> Result<JoinHandle<()>, StartError> {
     let sender = Sender::of(&receiver)?;
     // What is read for each message is looked at now, so that a mistake is known at the start.
     sender.check().map_err(|(path, source)| StartError::Read {
@@ -85,7 +85,7 @@ pub fn start(
     let (database, mut teller) =
         (database.to_owned(), Teller { receiver, from, sender, orders, unsaid: None });
     let run = move || teller.run(&database, &shutdown);
-    std::thread::Builder::new().name("tell".into()).spawn(run).map(drop).map_err(StartError::Thread)
+    std::thread::Builder::new().name("tell".into()).spawn(run).map_err(StartError::Thread)
 }
 
 /// One way to send.
@@ -97,14 +97,12 @@ enum Sender {
 impl Sender {
     fn of(receiver: &Receiver) -> Result<Self, StartError> {
         let wrong = |why| StartError::Wrong { receiver: receiver.name.clone(), why };
-        let authorities = |path: &Option<PathBuf>| match path {
-            Some(path) => std::fs::read(path).map_err(|source| StartError::Read {
+        let authorities = |path: &Option<PathBuf>| {
+            authorities::pem(path.as_deref()).map_err(|(path, source)| StartError::Read {
                 receiver: receiver.name.clone(),
-                path: path.clone(),
+                path,
                 source,
-            }),
-            // A machine without them can still tell over a plain line.
-            None => Ok(std::fs::read(CA_FILE_DEFAULT).unwrap_or_default()),
+            })
         };
         Ok(match &receiver.way {
             Way::Webhook(config) => {
@@ -199,7 +197,15 @@ impl Teller {
             Answer::Accepted => tracing::info!(receiver, id, summary, "told"),
             Answer::Passing { why, .. } => tracing::warn!(receiver, id, why, "not told yet: tried again"),
             Answer::Refused(why) => {
-                tracing::error!(receiver, id, why, "the receiver refuses it: tried again in an hour");
+                tracing::error!(
+                    receiver,
+                    id,
+                    why,
+                    "the receiver refuses it: tried again in an hour, and set aside where it refuses it for long"
+                );
+            }
+            Answer::Address(why) => {
+                tracing::error!(receiver, id, why, "nobody takes messages there: tried again in an hour");
             }
             Answer::Credentials(why) => {
                 tracing::error!(receiver, id, why, "the receiver refuses who sends: tried again in an hour");

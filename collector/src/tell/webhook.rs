@@ -1,7 +1,6 @@
 //! Tells by a POST.
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 use super::{TIMEOUT, first_line, unreadable};
 use crate::alerts::delivery::Answer;
@@ -19,19 +18,11 @@ pub(super) struct Webhook {
 
 impl Webhook {
     pub(super) fn new(config: config::Webhook, authorities: &[u8]) -> Self {
-        let certificates = ureq::tls::parse_pem(authorities).filter_map(|item| match item {
-            Ok(ureq::tls::PemItem::Certificate(certificate)) => Some(certificate),
-            _ => None,
-        });
-        let tls = ureq::tls::TlsConfig::builder()
-            .root_certs(ureq::tls::RootCerts::new_with_certs(&certificates.collect::<Vec<_>>()))
-            .unversioned_rustls_crypto_provider(Arc::new(rustls::crypto::ring::default_provider()))
-            .build();
         let http = ureq::Agent::config_builder()
             .http_status_as_error(false)
             .timeout_global(Some(TIMEOUT))
             .max_redirects(0)
-            .tls_config(tls)
+            .tls_config(crate::authorities::tls(authorities))
             .user_agent(concat!("gapless-collector/", env!("CARGO_PKG_VERSION")))
             .build()
             .new_agent();
@@ -55,7 +46,7 @@ impl Webhook {
             None => self.config.url.0.clone(),
         };
         if !config::is_address(&url) {
-            return Err(Answer::Credentials("what stands in the file of its url is no address".to_owned()));
+            return Err(Answer::Address("what stands in the file of its url is no address".to_owned()));
         }
         let mut request = self.http.post(&url).header("idempotency-key", &notice.id);
         if let Some(file) = &self.config.token_file {
@@ -89,6 +80,8 @@ fn understood(mut answer: ureq::http::Response<ureq::Body>) -> Answer {
         408 | 425 | 429 | 500.. => {
             Answer::Passing { after_ms: after.map(|seconds| seconds.max(0).saturating_mul(1_000)), why }
         }
+        // Moved, not here, never again, or not for this kind of request: each message would fare the same.
+        300..=399 | 404 | 405 | 410 | 421 => Answer::Address(why),
         _ => Answer::Refused(why),
     }
 }

@@ -228,11 +228,15 @@ fn render_receivers(receivers: &[ReceiverRow]) -> Markup {
             tbody {
                 @for receiver in receivers {
                     tr {
-                        th scope="row" { (receiver.name) }
+                        th scope="row" {
+                            (receiver.name)
+                            @if receiver.gone_at.is_some() { " " span.badge.warn { "not in the configuration" } }
+                        }
                         td data-label="Told" {
                             span {
                                 (receiver.accepted) " messages"
                                 @if let Some(at) = receiver.accepted_at { ", last " (instant(at)) }
+                                @if receiver.set_aside > 0 { "; " span.badge.bad { (receiver.set_aside) " refused and set aside" } }
                             }
                         }
                         td data-label="Waiting" { span { (receiver.owed) } }

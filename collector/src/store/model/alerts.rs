@@ -88,6 +88,15 @@ pub struct AlertEventRow {
     pub actor: String,
 }
 
+/// A receiver of alerts as the configuration names it.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct ReceiverName {
+    /// `webhook.NAME` or `mail.NAME`.
+    pub name: String,
+    /// What it was called before: what that one is owed is told to it.
+    pub formerly: Option<String>,
+}
+
 /// Somebody who is told of alerts.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ReceiverRow {
@@ -105,6 +114,12 @@ pub struct ReceiverRow {
     pub next_try_at: Option<Timestamp>,
     /// Why the last try failed.
     pub last_error: Option<String>,
+    /// Messages that it did not want, time and again, and that were set aside.
+    pub set_aside: u64,
+    /// When the last one was.
+    pub set_aside_at: Option<Timestamp>,
+    /// Since when it has not been in the configuration.
+    pub gone_at: Option<Timestamp>,
 }
 
 /// Something that was tidied away by itself, or is asked no more.
