@@ -281,7 +281,7 @@ fn a_device_that_does_not_answer_and_an_agent_that_is_gone_are_told_apart() {
         world.pass(MINUTE_S);
     }
     let mut alerts = world.alerts();
-    alerts.sort_by_key(|alert| alert.site.to_string());
+    alerts.sort_by_key(|alert| alert.site.clone());
     let told: Vec<_> = alerts.iter().map(|a| (a.kind, a.device.is_some(), a.agent.is_some())).collect();
     assert_eq!(told, [(Kind::Silent, true, false), (Kind::Silent, false, true)], "{alerts:?}");
     assert!(alerts[0].detail.contains("did not answer"), "{}", alerts[0].detail);
@@ -308,7 +308,7 @@ fn an_outbox_that_fills_up_is_told_of_at_once_and_is_over_well_below_the_limit()
         assert_eq!(world.told(), told, "{percent} %");
     }
     let alert = &world.alerts()[0];
-    assert_eq!((alert.site.as_str(), alert.agent.is_some()), ("site-0", true));
+    assert_eq!((alert.site.as_ref().map(SiteId::as_str), alert.agent.is_some()), (Some("site-0"), true));
     assert!(alert.detail.starts_with("80 %"), "{}", alert.detail);
 }
 
@@ -373,6 +373,91 @@ fn a_collector_that_was_away_waits_before_it_tells() {
     world.be_born(0);
     world.live(10, |_| Ok(1.0));
     assert_eq!(world.told(), []);
+}
+
+#[test]
+fn a_broker_that_is_away_is_one_alert_however_many_devices_are_behind_it() {
+    let mut world = World::new(20, Rules::default());
+    world.live(3, |_| Ok(1.0));
+    world.committer.hears(false, world.now).unwrap();
+    world.pass(4 * MINUTE_S);
+    assert_eq!(world.told(), []);
+    world.pass(2 * 60 * MINUTE_S);
+    assert_eq!(world.told(), [("broker", false)]);
+    let alert = &world.alerts()[0];
+    assert_eq!((&alert.site, &alert.device, &alert.agent), (&None, &None, &None));
+    assert!(alert.detail.starts_with("the broker has been away for 5m"), "{}", alert.detail);
+    let through = world.message().unwrap();
+    world.committer.told(OPS, through, &Answer::Accepted, world.now).unwrap();
+    assert_eq!(world.ops().owed, 0);
+    // It is back; one agent is not. What it had not told before is on its way.
+    world.committer.hears(true, world.now).unwrap();
+    (1..20).for_each(|site| world.be_born(site));
+    for _ in 0..10 {
+        (1..20).for_each(|site| world.read(site, Ok(1.0)));
+        world.pass(MINUTE_S);
+    }
+    assert_eq!(world.told(), [("broker", true), ("silent", false)], "{:?}", world.alerts());
+    assert_eq!(world.alerts()[1].site.as_ref().map(SiteId::as_str), Some("site-0"));
+}
+
+#[test]
+fn a_broker_that_comes_and_goes_hides_no_agent_that_is_gone() {
+    let mut world = World::new(2, off(&[Kind::Stale]));
+    world.live(3, |_| Ok(1.0));
+    world.leave(0);
+    // Every three minutes it is away for ten seconds.
+    for _ in 0..10 {
+        world.pass(3 * MINUTE_S - 10);
+        world.committer.hears(false, world.now).unwrap();
+        world.pass(10);
+        world.committer.hears(true, world.now).unwrap();
+        world.be_born(1);
+    }
+    assert_eq!(world.told(), [("silent", false)]);
+}
+
+#[test]
+fn a_device_that_is_dead_behind_a_link_that_comes_and_goes_is_told_of() {
+    let mut world = World::new(2, Rules::default());
+    world.live(3, |_| Ok(1.0));
+    // Every three minutes both links drop for ten seconds; behind one of them the meter goes on.
+    for _ in 0..5 {
+        for second in 0..3 * MINUTE_S {
+            match second {
+                170 => (0..2).for_each(|site| world.leave(site)),
+                0 if world.now > T0.plus_ms(3 * MINUTE_S * 1_000) => {
+                    (0..2).for_each(|site| world.be_born(site));
+                }
+                _ if second % MINUTE_S == 30 => world.read(1, Ok(1.0)),
+                _ => {}
+            }
+            world.pass(1);
+        }
+    }
+    assert_eq!(world.told(), [("stale", false)], "{:?}", world.alerts());
+    assert_eq!(world.alerts()[0].site.as_ref().map(SiteId::as_str), Some("site-0"));
+    // No sooner than it had its time to be heard: not by the time in which nobody could hear it.
+    let allowed = T0.plus_ms((2 * MINUTE_S + ALLOWED_S + 5 * MINUTE_S) * 1_000);
+    assert!(world.alerts()[0].raised_at >= allowed.plus_ms(2 * 70_000), "{:?}", world.alerts());
+    let kept: i64 =
+        world.committer.connection().query_row("SELECT count(*) FROM absences", [], |r| r.get(0)).unwrap();
+    assert_eq!(kept, 8);
+}
+
+#[test]
+fn what_an_agent_brings_when_it_is_back_is_waited_for() {
+    let mut world = World::new(1, Rules::default());
+    world.live(3, |_| Ok(1.0));
+    world.leave(0);
+    world.pass(30 * MINUTE_S);
+    assert_eq!(world.told(), [("silent", false)]);
+    assert!(world.alerts()[0].agent.is_some());
+    world.be_born(0);
+    world.pass(ALLOWED_S + 3 * MINUTE_S);
+    assert_eq!(world.told(), [("silent", true)], "its meter's readings may be behind what it brings");
+    world.pass(5 * MINUTE_S);
+    assert_eq!(world.told(), [("silent", true), ("stale", false)]);
 }
 
 #[test]

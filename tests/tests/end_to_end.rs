@@ -213,6 +213,36 @@ fn talkative() -> SiteSpec {
 }
 
 #[test]
+fn a_broker_that_is_away_is_one_alert_and_its_return_is_known() {
+    let mut site = Site::new(SiteSpec::default());
+    let mut config = std::fs::read_to_string(site.path("collector.toml")).expect("it was written");
+    config.push_str("\n[alerts]\nsilent = \"4s\"\n");
+    std::fs::write(site.path("collector.toml"), config).expect("the folder can be written");
+    site.start_collector();
+    site.start_agent();
+    let api = site.api();
+    wait_for_readings(&site, &api, 2);
+    site.broker.as_mut().unwrap().kill();
+    let alert = |state: &str| {
+        wait::until(&format!("an alert of the broker that is {state}"), SOON, || {
+            let alerts = api.items("/api/v1/alerts?kind=broker")?;
+            alerts.iter().find(|alert| alert["state"] == state).cloned().ok_or_else(|| format!("{alerts:?}"))
+        })
+    };
+    let raised = alert("open");
+    assert_eq!((&raised["site"], &raised["device"]), (&serde_json::Value::Null, &serde_json::Value::Null));
+    wait::until_true("devices that are stale", SOON, || {
+        let devices = api.items("/api/v1/devices").unwrap_or_default();
+        devices.iter().all(|device| device["freshness"]["state"] == "stale")
+    });
+    site.broker.as_mut().unwrap().resume();
+    assert_eq!(alert("resolved")["id"], raised["id"]);
+    wait_for_fresh(&site, &api);
+    let all = api.items("/api/v1/alerts").expect("the API answers");
+    assert!(all.iter().all(|alert| alert["kind"] == "broker"), "nobody else is blamed: {all:?}");
+}
+
+#[test]
 fn a_full_outbox_stays_within_its_budget_and_names_what_it_dropped() {
     let mut site = Site::new(talkative());
     site.start_collector();

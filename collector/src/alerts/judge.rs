@@ -5,6 +5,7 @@ use gapless_common::quality::{Cause, Quality};
 use gapless_common::text::format_duration_ms;
 use gapless_common::time::Timestamp;
 
+use super::absence::{Absence, present_ms};
 use super::limits::Limits;
 use super::{Kind, Stand};
 
@@ -17,10 +18,12 @@ pub struct DeviceFacts {
     /// Whether it is looked after at all: an agent owes its slots, and it was not stopped. Of what is not nothing is told
     /// but [`Kind::Unauthorised`] and [`Kind::Suspended`].
     pub is_collected: bool,
-    /// Whether its agent is connected. While it is not, the agent is what people are told of.
+    /// Whether its agent is connected, or was a moment ago. While it is not, the agent is what people are told of.
     pub agent_is_there: bool,
-    /// Since when what is missing is not just on its way: the collector was not listening before, or the agent not back.
+    /// Since when the collector has been listening.
     pub listening_since: Timestamp,
+    /// When its agent was away, in order; what it is up to now is among it.
+    pub away: Vec<Absence>,
     /// Since when it is to deliver: when it was announced, or a person let it go on.
     pub commissioned_at: Timestamp,
     /// The time of its latest reading.
@@ -57,6 +60,8 @@ pub struct AgentFacts {
     pub owes: bool,
     /// Since when it has been gone; `None` while it is there.
     pub gone_since: Option<Timestamp>,
+    /// When nobody could be heard, since the broker was away, in order; what it is up to now is among it.
+    pub unheard: Vec<Absence>,
     /// How full its outbox is; where it has said.
     pub outbox: Option<OutboxFill>,
     /// How far its clock is ahead (or, negative, behind), in ms; where it has said, see [`clock`](super::clock).
@@ -98,12 +103,28 @@ pub fn device(facts: &DeviceFacts, limits: &Limits, now: Timestamp) -> Vec<(Kind
 pub fn is_to_suspend(facts: &DeviceFacts, limits: &Limits, now: Timestamp) -> bool {
     // What its agent holds may still be on its way.
     let listened_ms = now.since_ms(facts.listening_since);
+    // Nothing could come while its agent was away.
+    let there_ms = present_ms(facts.commissioned_at, now, &facts.away);
     facts.is_collected
         && facts.agent_is_there
         && facts.last_reading_at.is_none()
         && !limits.off.contains(&Kind::Suspended)
-        && now.since_ms(facts.commissioned_at) >= limits.suspend_ms
+        && there_ms >= limits.suspend_ms
         && listened_ms >= limits.stale_ms.min(limits.suspend_ms)
+}
+
+/// How the collector itself stands, whose broker has been away since then.
+#[must_use]
+pub fn collector(unheard_since: Option<Timestamp>, limits: &Limits, now: Timestamp) -> Vec<(Kind, Stand)> {
+    let stand = match unheard_since.map(|since| now.since_ms(since)) {
+        None => Stand::Within,
+        Some(ms) if ms >= limits.silent_ms => Stand::Beyond(format!(
+            "the broker has been away for {}: no agent is heard before it is back, and nothing is told of any",
+            long(ms)
+        )),
+        Some(_) => Stand::Between,
+    };
+    vec![(Kind::Broker, only(!limits.off.contains(&Kind::Broker), stand))]
 }
 
 /// How an agent stands, kind by kind.
@@ -141,7 +162,8 @@ fn fresh(facts: &DeviceFacts, limits: &Limits, now: Timestamp) -> (Stand, Stand)
     if !facts.agent_is_there {
         return (Stand::Between, Stand::Between);
     }
-    let over_ms = now.since_ms(last.plus_ms(facts.allowed_ms).max(facts.listening_since));
+    let since = last.plus_ms(facts.allowed_ms).max(facts.listening_since);
+    let over_ms = present_ms(since, now, &facts.away);
     let age = long(age_ms);
     match facts.missed {
         Some(cause) if over_ms >= limits.silent_ms => {
@@ -240,13 +262,11 @@ fn flat(facts: &DeviceFacts, limits: &Limits) -> Stand {
 }
 
 fn gone(facts: &AgentFacts, limits: &Limits, now: Timestamp) -> Stand {
-    match facts.gone_since.map(|since| now.since_ms(since)) {
-        None => Stand::Within,
-        Some(ms) if ms >= limits.silent_ms => {
-            Stand::Beyond(format!("the agent has been gone for {}", long(ms)))
-        }
-        Some(_) => Stand::Between,
+    let Some(since) = facts.gone_since else { return Stand::Within };
+    if present_ms(since, now, &facts.unheard) >= limits.silent_ms {
+        return Stand::Beyond(format!("the agent has been gone for {}", long(now.since_ms(since))));
     }
+    Stand::Between
 }
 
 fn outbox(facts: &AgentFacts, limits: &Limits) -> Stand {

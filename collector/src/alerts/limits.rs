@@ -115,7 +115,7 @@ impl Rules {
     /// The limits of a device: as said of it, else of its site, else of its class, else of all.
     #[must_use]
     pub fn of(&self, site: &str, device: &str, class: Option<&str>) -> Limits {
-        let mut limits = self.usual.over(Limits::default());
+        let mut limits = self.of_all();
         let class = class.and_then(|class| self.of_class.get(class));
         let device =
             (!self.of_device.is_empty()).then(|| self.of_device.get(&format!("{site}/{device}"))).flatten();
@@ -125,10 +125,16 @@ impl Rules {
         limits
     }
 
+    /// The limits of all, and of the collector itself.
+    #[must_use]
+    pub fn of_all(&self) -> Limits {
+        self.usual.over(Limits::default())
+    }
+
     /// The limits of a site's agents: as said of the site, else of all.
     #[must_use]
     pub fn of_agents(&self, site: &str) -> Limits {
-        let limits = self.usual.over(Limits::default());
+        let limits = self.of_all();
         self.of_site.get(site).map_or(limits.clone(), |said| said.over(limits))
     }
 }

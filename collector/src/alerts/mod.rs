@@ -6,6 +6,7 @@
 //! Contract: [`judge`] says of a device or an agent how it stands, kind by kind; [`step`] makes of that, and of the alert that
 //! is open, what changes. What has changed is gathered ([`digest`]), put into words ([`notice`]) and tried again ([`delivery`]).
 
+pub mod absence;
 pub mod clock;
 pub mod delivery;
 pub mod digest;
@@ -36,11 +37,13 @@ pub enum Kind {
     Implausible,
     /// A channel that moves by nature does not.
     Flat,
+    /// The broker is away, so that nothing is heard of anybody: told instead of everything that follows from it.
+    Broker,
 }
 
 impl Kind {
     /// All of them, in the order of their codes, which begin with 1.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::Stale,
         Self::Silent,
         Self::Gap,
@@ -51,6 +54,7 @@ impl Kind {
         Self::Clock,
         Self::Implausible,
         Self::Flat,
+        Self::Broker,
     ];
 
     /// The word for it in API, configuration and messages.
@@ -67,6 +71,7 @@ impl Kind {
             Self::Clock => "clock",
             Self::Implausible => "implausible",
             Self::Flat => "flat",
+            Self::Broker => "broker",
         }
     }
 
@@ -132,7 +137,7 @@ mod tests {
                 (at, Some(kind), Some(kind))
             );
         }
-        assert_eq!((Kind::of_code(0), Kind::of_code(11), Kind::of_word("")), (None, None, None));
+        assert_eq!((Kind::of_code(0), Kind::of_code(12), Kind::of_word("")), (None, None, None));
     }
 
     #[test]

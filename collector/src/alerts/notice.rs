@@ -20,9 +20,9 @@ pub struct Told {
     pub alert: i64,
     /// What it is about.
     pub kind: Kind,
-    /// Where.
-    pub site: String,
-    /// The device or agent.
+    /// Where; nowhere where it is about the collector.
+    pub site: Option<String>,
+    /// The device or agent, or the collector.
     pub who: Who,
     /// Its words.
     pub detail: String,
@@ -41,6 +41,8 @@ pub enum Who {
     Device(String),
     /// An agent of the site.
     Agent(String),
+    /// The collector itself.
+    Collector,
 }
 
 /// A message to people.
@@ -55,13 +57,19 @@ pub struct Notice {
 }
 
 impl Told {
-    /// `site/device`, or `agent site/agent`.
+    /// `site/device`, `agent site/agent`, or `the collector`.
     #[must_use]
     pub fn subject(&self) -> String {
         match &self.who {
-            Who::Device(device) => format!("{}/{device}", self.site),
-            Who::Agent(agent) => format!("agent {}/{agent}", self.site),
+            Who::Device(device) => format!("{}/{device}", self.place()),
+            Who::Agent(agent) => format!("agent {}/{agent}", self.place()),
+            Who::Collector => self.place().to_owned(),
         }
+    }
+
+    /// The site, or what stands for it.
+    fn place(&self) -> &str {
+        self.site.as_deref().unwrap_or("the collector")
     }
 
     const fn state(&self) -> &'static str {
@@ -105,7 +113,7 @@ impl Notice {
             kinds
         });
         let kinds: Vec<String> = kinds.iter().map(|(kind, count)| format!("{count} {kind}")).collect();
-        let sites: BTreeSet<&str> = self.told.iter().map(|told| told.site.as_str()).collect();
+        let sites: BTreeSet<&str> = self.told.iter().map(Told::place).collect();
         let at = match sites.iter().next() {
             Some(site) if sites.len() == 1 => format!("at {site}"),
             _ => format!("at {} sites", sites.len()),
@@ -129,7 +137,7 @@ impl Notice {
         }
         let mut sites: BTreeMap<&str, (usize, usize)> = BTreeMap::new();
         for told in &self.told {
-            let (raised, over) = sites.entry(&told.site).or_default();
+            let (raised, over) = sites.entry(told.place()).or_default();
             *(if told.resolved_at.is_some() { over } else { raised }) += 1;
         }
         let mut by_count: Vec<_> = sites.into_iter().collect();
@@ -163,6 +171,7 @@ impl Notice {
             let (device, agent) = match &told.who {
                 Who::Device(device) => (Some(device), None),
                 Who::Agent(agent) => (None, Some(agent)),
+                Who::Collector => (None, None),
             };
             json!({
                 "alert": told.alert, "kind": told.kind.word(), "state": told.state(), "site": told.site,
@@ -199,7 +208,7 @@ mod tests {
         Told {
             alert,
             kind: Kind::Stale,
-            site: site.to_owned(),
+            site: Some(site.to_owned()),
             who: Who::Device(device.to_owned()),
             detail: "<old> & odd".to_owned(),
             raised_at: Timestamp(1_000),
@@ -234,6 +243,20 @@ mod tests {
         assert_eq!((&document["id"], &document["digest"]), (&json!("7-ops-1"), &json!(false)));
         assert_eq!(document["alerts"][1]["state"], "resolved");
         assert_eq!(document["alerts"][2]["agent"], "gw");
+    }
+
+    #[test]
+    fn the_collector_is_told_of_as_itself() {
+        let own = Told { site: None, who: Who::Collector, kind: Kind::Broker, ..told(4, "", "") };
+        let one = notice(vec![own.clone()]);
+        assert_eq!(one.summary(), "the collector: broker: <old> & odd");
+        let alert = &one.document()["alerts"][0];
+        assert_eq!(
+            (&alert["site"], &alert["device"], &alert["agent"]),
+            (&Value::Null, &Value::Null, &Value::Null)
+        );
+        let some = notice(vec![own, told(1, "farm", "mast")]);
+        assert_eq!(some.summary(), "2 alerts at 2 sites: 1 broker, 1 stale");
     }
 
     #[test]

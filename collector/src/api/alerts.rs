@@ -22,13 +22,14 @@ use crate::store::model::{AlertChoice, AlertEventRow, AlertFilter, AlertRow, Ale
 pub(super) struct Alert {
     /// Its number.
     id: i64,
-    /// What it is about: `stale`, `silent`, `gap`, `unauthorised`, `no_data`, `suspended`, `outbox`, `clock`, `implausible` or
-    /// `flat`.
+    /// What it is about: `stale`, `silent`, `gap`, `unauthorised`, `no_data`, `suspended`, `outbox`, `clock`, `implausible`,
+    /// `flat` or `broker`.
     kind: &'static str,
     /// `open`, `acknowledged` (somebody has seen it) or `resolved` (it is over).
     state: &'static str,
-    /// Where.
-    site: String,
+    /// Where; absent where it is about the collector itself.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    site: Option<String>,
     /// The device, where it is about one.
     #[serde(skip_serializing_if = "Option::is_none")]
     device: Option<String>,
@@ -67,7 +68,7 @@ impl From<AlertRow> for Alert {
             id: row.id,
             kind: row.kind.word(),
             state,
-            site: row.site.to_string(),
+            site: row.site.map(|site| site.to_string()),
             device: row.device.map(|device| device.to_string()),
             agent: row.agent.map(|agent| agent.to_string()),
             detail: row.detail,

@@ -10,7 +10,7 @@
 //! What a failed transaction left in memory is never used: it would take frames for stored that are not. So the
 //! ledger is loaded anew before the next one.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::path::{Path, PathBuf};
 
 use gapless_common::id::Commit;
@@ -24,6 +24,7 @@ use super::apply::{Answers, Apply};
 use super::memory::{Memory, load};
 use super::orders::{Act, Ask};
 use super::{Inbound, Order, Outbound, Refused, Viewing, errands, housekeep, keep, warn};
+use crate::alerts::absence::Absence;
 use crate::alerts::delivery::Answer;
 use crate::alerts::limits::Rules;
 use crate::freshness::Allowances;
@@ -41,6 +42,8 @@ use crate::store::{Borrowed, commands, leases, parked, sqlite, traffic};
 const GROUP_ROWS_MAX: usize = 64 << 10;
 /// Bytes of parked frames per agent at most.
 pub const PARK_BYTES_MAX: i64 = 16 << 20;
+/// Times in which the broker was away that are remembered: what happened before has been told.
+const UNHEARD_MAX: usize = 256;
 /// Parked frames that are tried again in one transaction at the start.
 const PARKED_GROUP: usize = 64;
 
@@ -77,6 +80,9 @@ pub struct Committer {
     housekeeping: Policy,
     /// When alerts were first looked after: before that nobody was listening.
     listening_since: Option<Timestamp>,
+    /// When the broker was away, the last ones of it, and since when it is.
+    unheard: VecDeque<Absence>,
+    unheard_since: Option<Timestamp>,
 }
 
 /// The job of each ask, and what agents are told.
@@ -135,6 +141,8 @@ impl Committer {
                     rules,
                     housekeeping: Policy::default(),
                     listening_since,
+                    unheard: VecDeque::new(),
+                    unheard_since: None,
                 })
             }
             Err(source) => Err(LoadError::Load { path: sqlite::path_of(&connection), source }),
@@ -223,6 +231,28 @@ impl Committer {
             return Ok(());
         }
         self.transaction(now, |apply| apply.new_session().map(|()| 0))?.commit().map(drop)
+    }
+
+    /// Whether messages of agents can come, now that it is `now`; to be told every second where that can change. Where they
+    /// cannot nobody counts as connected, and nobody is blamed for it.
+    ///
+    /// # Errors
+    /// The database failed: agents are still shown as connected.
+    pub fn hears(&mut self, can_come: bool, now: Timestamp) -> rusqlite::Result<()> {
+        match (can_come, self.unheard_since) {
+            (true, None) | (false, Some(_)) => Ok(()),
+            (false, None) => {
+                self.nobody_connected(now)?;
+                self.unheard_since = Some(now);
+                Ok(())
+            }
+            (true, Some(since)) => {
+                self.unheard_since = None;
+                self.unheard.push_back((since, now));
+                self.unheard.drain(..self.unheard.len().saturating_sub(UNHEARD_MAX));
+                Ok(())
+            }
+        }
     }
 
     /// Frames that an earlier program could not read may be plain to this one. Returns how many were; the agents are
@@ -346,7 +376,10 @@ impl Committer {
     /// The database failed: it is found again in the next round.
     pub fn look_after_alerts(&mut self, now: Timestamp) -> rusqlite::Result<()> {
         let listening_since = *self.listening_since.get_or_insert(now);
-        let measure = Measure { rules: &self.rules, allowances: &self.allowances, listening_since, now };
+        let until_now = self.unheard_since.map(|since| (since, now));
+        let unheard: Vec<Absence> = self.unheard.iter().copied().chain(until_now).collect();
+        let (rules, allowances, unheard) = (&self.rules, &self.allowances, unheard.as_slice());
+        let measure = Measure { rules, allowances, listening_since, unheard, now };
         let spoke = self.memory.as_mut().map(|memory| std::mem::take(&mut memory.spoke)).unwrap_or_default();
         let found = warn::sweep(&self.connection, measure, &spoke)?;
         if found.is_empty() {

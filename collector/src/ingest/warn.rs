@@ -1,7 +1,7 @@
 //! Raises and resolves alerts within a transaction, stops devices of which nothing came, and makes messages of what was
 //! gathered. What is told when is decided in [`alerts`](crate::alerts); `tell` sends it.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use rusqlite::Connection;
 
@@ -22,7 +22,7 @@ const SWEEP_SECONDS: u64 = 60;
 /// What the sweep of a second finds to write down.
 #[derive(Debug, Default)]
 pub(super) struct Found {
-    changes: Vec<(i64, Subjected, Kind, Changed)>,
+    changes: Vec<(Option<i64>, Subjected, Kind, Changed)>,
     stopped: Vec<(i64, String)>,
     resumed: Vec<i64>,
     closed: Vec<Gathered>,
@@ -41,14 +41,23 @@ impl Found {
     }
 
     fn judged<F>(&mut self, subject: Subjected, known: &Known<F>, stands: Vec<(Kind, Stand)>) {
+        self.change((known.site, subject), &known.open, stands);
+    }
+
+    fn change(
+        &mut self,
+        (site, subject): (Option<i64>, Subjected),
+        open: &BTreeMap<Kind, i64>,
+        stands: Vec<(Kind, Stand)>,
+    ) {
         for (kind, stand) in stands {
-            let open = known.open.get(&kind);
+            let open = open.get(&kind);
             let changed = match (step(open.is_some(), stand), open) {
                 (Some(Change::Raise(words)), _) => Changed::Raised(words),
                 (Some(Change::Resolve), Some(id)) => Changed::Resolved(*id),
                 _ => continue,
             };
-            self.changes.push((known.site, subject, kind, changed));
+            self.changes.push((site, subject, kind, changed));
         }
     }
 
@@ -97,6 +106,10 @@ pub(super) fn sweep(
             found.agent(no, &known, measure);
         }
     }
+    let (unheard_since, limits) = (measure.unheard_since(), measure.rules.of_all());
+    let stands = judge::collector(unheard_since, &limits, measure.now);
+    let open = alerts::open_of(connection, Subjected::Collector)?;
+    found.change((None, Subjected::Collector), &open, stands);
     let gathered = alerts::gathered(connection)?.into_iter();
     found.closed = gathered.filter(|g| digest::is_closed(g.first, g.last, measure.now)).collect();
     Ok(found)

@@ -211,6 +211,9 @@ impl Writer {
                     let _ = done.send(told.is_ok());
                 }
                 Other::LookAfterGaps(done) => {
+                    if let Err(error) = self.committer.hears(self.health.receiving(), clock::now()) {
+                        tracing::error!(%error, "agents of which nothing can be heard are still shown as connected");
+                    }
                     match self.committer.look_after_gaps(clock::now()) {
                         Ok(requests) => requests.into_iter().for_each(|request| self.send(request)),
                         Err(error) => {

@@ -21,13 +21,13 @@ fn unknown<E>(what: &'static str, value: impl ToString) -> impl FnOnce(E) -> Rea
 
 /// The columns of an alert's row.
 pub(super) const ALERT: &str = "SELECT a.*, s.name AS site_name, d.name AS device_name, g.name AS agent_name
-    FROM alerts a JOIN sites s ON s.id = a.site LEFT JOIN devices d ON d.id = a.device
+    FROM alerts a LEFT JOIN sites s ON s.id = a.site LEFT JOIN devices d ON d.id = a.device
     LEFT JOIN agents g ON g.id = a.agent";
 
 /// What became of alerts after a line of their histories, with the columns of the alert.
 pub(super) const EVENTS_SINCE: &str =
     "SELECT a.*, s.name AS site_name, d.name AS device_name, g.name AS agent_name, e.id AS event_id, e.at, e.event, e.actor
-    FROM alert_events e JOIN alerts a ON a.id = e.alert JOIN sites s ON s.id = a.site
+    FROM alert_events e JOIN alerts a ON a.id = e.alert LEFT JOIN sites s ON s.id = a.site
     LEFT JOIN devices d ON d.id = a.device LEFT JOIN agents g ON g.id = a.agent WHERE e.id > ?1 ORDER BY e.id LIMIT ?2";
 
 /// Number of the alerts that nobody has acknowledged and that are not over.
@@ -69,14 +69,14 @@ pub(super) fn alert_query(filter: &AlertFilter) -> (String, Vec<Sql>) {
 
 pub(super) fn alert_row(row: &Row<'_>) -> Read<AlertRow> {
     let kind: i64 = row.get("kind")?;
-    let site: String = row.get("site_name")?;
+    let site: Option<String> = row.get("site_name")?;
     let device: Option<String> = row.get("device_name")?;
     let agent: Option<String> = row.get("agent_name")?;
     let by: Option<String> = row.get("acknowledged_by")?;
     Ok(AlertRow {
         id: row.get("id")?,
         kind: Kind::of_code(kind).ok_or(()).map_err(unknown("kind of alert", kind))?,
-        site: SiteId::new(&site).map_err(unknown("site", &site))?,
+        site: site.map(|name| SiteId::new(&name).map_err(unknown("site", &name))).transpose()?,
         device: device.map(|name| DeviceId::new(&name).map_err(unknown("device", &name))).transpose()?,
         agent: agent.map(|name| AgentId::new(&name).map_err(unknown("agent", &name))).transpose()?,
         detail: row.get("detail")?,
@@ -185,6 +185,7 @@ mod tests {
             of_state(AlertChoice::Only(AlertState::Acknowledged)),
             alerts::OPEN_OF_DEVICE.to_owned(),
             alerts::OPEN_OF_AGENT.to_owned(),
+            alerts::OPEN_OF_COLLECTOR.to_owned(),
             alerts::DEVICE.to_owned(),
             housekeeping::OLD_ALERTS.to_owned(),
             parked::WAITING.to_owned(),

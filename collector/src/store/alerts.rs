@@ -10,28 +10,39 @@ use rusqlite::{Connection, OptionalExtension as _, Row, params};
 use super::model::{ReceiverName, StopReason};
 use super::{AHEAD_MAX_MS, alert_rows, cell, health};
 use crate::alerts::Kind;
+use crate::alerts::absence::Absence;
 use crate::alerts::delivery::{Answer, Next, Tries};
 use crate::alerts::judge::{AgentFacts, ChannelFacts, DeviceFacts};
 use crate::alerts::limits::{Limits, Rules};
 use crate::alerts::notice::{Told, Who};
 use crate::freshness::{Allowances, Subject};
+use crate::ledger::AgentNo;
 
 /// `coverage.state` of slots that were polled in vain.
 const MISSED: i64 = 2;
 /// A gap is news for so long after it was proven. What was told stays so while a gap of the device is neither filled nor given up.
 const GAP_NEWS_MS: i64 = 7 * 86_400_000;
 
+/// An agent that left so lately, in ms, may be back at the next look.
+const LATELY_MS: i64 = 60_000;
+/// Absences are kept for so long, in ms: longer than anything is told of by them unless somebody says so.
+const ABSENCES_KEPT_MS: i64 = 8 * 86_400_000;
+/// And so many of an agent.
+const ABSENCES_MAX: i64 = 1_024;
+
 /// Whose alert it is: the number of the row.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Subjected {
     Device(i64),
     Agent(i64),
+    /// The collector itself.
+    Collector,
 }
 
 /// A device or an agent with the facts about it, its limits, and its alerts that are open.
 #[derive(Debug)]
 pub(crate) struct Known<F> {
-    pub(crate) site: i64,
+    pub(crate) site: Option<i64>,
     pub(crate) facts: F,
     pub(crate) limits: Limits,
     pub(crate) open: BTreeMap<Kind, i64>,
@@ -44,7 +55,16 @@ pub(crate) struct Measure<'a> {
     pub(crate) allowances: &'a Allowances,
     /// Since when the collector has been listening.
     pub(crate) listening_since: Timestamp,
+    /// When the broker was away since, in order; what it is up to now is among it.
+    pub(crate) unheard: &'a [Absence],
     pub(crate) now: Timestamp,
+}
+
+impl Measure<'_> {
+    /// Since when nobody can be heard, where that is so.
+    pub(crate) fn unheard_since(&self) -> Option<Timestamp> {
+        self.unheard.last().filter(|(_, to)| *to >= self.now).map(|(from, _)| *from)
+    }
 }
 
 /// The alerts of a device that are open.
@@ -53,10 +73,17 @@ pub(super) const OPEN_OF_DEVICE: &str =
 /// The alerts of an agent that are open.
 pub(super) const OPEN_OF_AGENT: &str = "SELECT id, kind FROM alerts WHERE agent = ?1 AND resolved_at IS NULL";
 
-fn open_of(connection: &Connection, subject: Subjected) -> rusqlite::Result<BTreeMap<Kind, i64>> {
+/// The alerts of the collector that are open.
+pub(super) const OPEN_OF_COLLECTOR: &str =
+    "SELECT id, kind FROM alerts WHERE site IS NULL AND resolved_at IS NULL AND kind > ?1";
+
+/// The alerts that are open of one.
+pub(crate) fn open_of(connection: &Connection, subject: Subjected) -> rusqlite::Result<BTreeMap<Kind, i64>> {
     let (sql, no) = match subject {
         Subjected::Device(no) => (OPEN_OF_DEVICE, no),
         Subjected::Agent(no) => (OPEN_OF_AGENT, no),
+        // Codes of kinds begin with 1.
+        Subjected::Collector => (OPEN_OF_COLLECTOR, 0),
     };
     let mut statement = connection.prepare_cached(sql)?;
     let mut rows = statement.query([no])?;
@@ -71,7 +98,7 @@ fn open_of(connection: &Connection, subject: Subjected) -> rusqlite::Result<BTre
 
 /// Not in the future, as far as clocks may differ.
 pub(super) const DEVICE: &str = "SELECT s.id AS site_no, s.name AS site, d.name AS device, d.attributes, d.announced_at, d.resumed_at,
-        d.stopped, d.stopped_why, a.connected, a.flush_ms, a.last_birth_at, g.id AS grid, g.interval_ms,
+        d.stopped, d.stopped_why, a.id AS agent_no, a.connected, a.left_at, a.flush_ms, g.id AS grid, g.interval_ms,
         (SELECT max(ts) FROM (SELECT (SELECT max(ts) FROM readings r WHERE r.series = x.id AND r.ts <= ?2) AS ts
             FROM series x WHERE x.device = d.id)) AS last_ts,
         (SELECT max(o.last_slot - o.first_slot + 1) FROM gaps o JOIN grids og ON og.id = o.grid
@@ -112,7 +139,13 @@ fn device_row(
     let subject = Subject { site: &site, device: &device, class, interval_ms, flush_ms };
     let stopped = r.get::<_, Option<i64>>("stopped")?.and_then(alert_rows::stop_reason);
     let last_reading_at = r.get::<_, Option<i64>>("last_ts")?.map(Timestamp);
-    let back = Timestamp(number("last_birth_at")?.saturating_add(flush_ms));
+    let is_connected = number("connected")? == 1;
+    let left_at = r.get::<_, Option<i64>>("left_at")?.map(Timestamp).filter(|_| !is_connected);
+    let mut away = match r.get("agent_no")? {
+        Some(agent) => absences(connection, agent)?,
+        None => Vec::new(),
+    };
+    away.extend(left_at.map(|at| (at, measure.now)));
     let unauthorised = attributes.get("not_authorised_since").map(|since| {
         let why = attributes.get("not_authorised_reason").map_or("no reason told", String::as_str);
         (since.clone(), why.to_owned())
@@ -120,8 +153,10 @@ fn device_row(
     let is_collected = grid.is_some() && stopped.is_none();
     let facts = DeviceFacts {
         is_collected,
-        agent_is_there: number("connected")? == 1,
-        listening_since: measure.listening_since.max(back),
+        // A link that happens to be down at each look hides nothing.
+        agent_is_there: is_connected || left_at.is_some_and(|at| measure.now.since_ms(at) < LATELY_MS),
+        listening_since: measure.listening_since,
+        away,
         commissioned_at: Timestamp(number("announced_at")?.max(number("resumed_at")?)),
         last_reading_at,
         allowed_ms: measure.allowances.of(&subject),
@@ -137,6 +172,26 @@ fn device_row(
         },
     };
     Ok(Known { site: r.get("site_no")?, facts, limits, open: open_of(connection, Subjected::Device(no))? })
+}
+
+/// When an agent was away, in order.
+fn absences(connection: &Connection, agent: i64) -> rusqlite::Result<Vec<Absence>> {
+    let sql = "SELECT from_at, to_at FROM absences WHERE agent = ?1 ORDER BY from_at";
+    let mut statement = connection.prepare_cached(sql)?;
+    statement.query_map([agent], |r| Ok((Timestamp(r.get(0)?), Timestamp(r.get(1)?))))?.collect()
+}
+
+/// An agent is back that had left. So many absences are kept, and no older ones: what they were about has long been told.
+pub(crate) fn back(connection: &Connection, agent: AgentNo, now: Timestamp) -> rusqlite::Result<()> {
+    let sql = "INSERT OR REPLACE INTO absences SELECT id, left_at, ?2 FROM agents
+        WHERE id = ?1 AND connected <> 1 AND left_at < ?2";
+    if connection.prepare_cached(sql)?.execute([agent.0, now.0])? > 0 {
+        let sql = "DELETE FROM absences WHERE agent = ?1 AND (from_at < ?2 OR from_at <= (SELECT from_at FROM absences
+            WHERE agent = ?1 ORDER BY from_at DESC LIMIT 1 OFFSET ?3))";
+        let before = now.plus_ms(-ABSENCES_KEPT_MS).0;
+        connection.prepare_cached(sql)?.execute([agent.0, before, ABSENCES_MAX])?;
+    }
+    Ok(())
 }
 
 /// Why the newest slot of a grid was polled in vain, where it was.
@@ -207,6 +262,7 @@ pub(crate) fn agent(
         let facts = AgentFacts {
             owes: r.get(8)?,
             gone_since: left.filter(|_| !is_there),
+            unheard: measure.unheard.to_vec(),
             outbox: health::fill(r.get(4)?, r.get(5)?),
             clock_off_ms: r.get(6)?,
             clock_set: r.get(7)?,
@@ -245,7 +301,7 @@ fn tell(
 /// Raises an alert.
 pub(crate) fn raise(
     connection: &Connection,
-    (site, subject): (i64, Subjected),
+    (site, subject): (Option<i64>, Subjected),
     kind: Kind,
     detail: &str,
     now: Timestamp,
@@ -253,6 +309,7 @@ pub(crate) fn raise(
     let (device, agent) = match subject {
         Subjected::Device(no) => (Some(no), None),
         Subjected::Agent(no) => (None, Some(no)),
+        Subjected::Collector => (None, None),
     };
     let sql =
         "INSERT INTO alerts (kind, site, device, agent, detail, raised_at) VALUES (?1, ?2, ?3, ?4, ?5, ?6)
@@ -444,7 +501,7 @@ pub(crate) fn owed(
     };
     let sql = "SELECT a.id, a.kind, s.name AS site, d.name AS device, g.name AS agent, a.detail, a.raised_at,
             max(e.event = 1) AS is_new, max(CASE e.event WHEN 3 THEN e.at END) AS resolved_at
-        FROM alert_events e JOIN alerts a ON a.id = e.alert JOIN sites s ON s.id = a.site
+        FROM alert_events e JOIN alerts a ON a.id = e.alert LEFT JOIN sites s ON s.id = a.site
         LEFT JOIN devices d ON d.id = a.device LEFT JOIN agents g ON g.id = a.agent
         WHERE e.id > ?1 AND e.id <= ?2 AND e.event <> 2 GROUP BY a.id ORDER BY a.id";
     let mut statement = connection.prepare_cached(sql)?;
@@ -452,9 +509,11 @@ pub(crate) fn owed(
     let mut all = Vec::new();
     while let Some(r) = rows.next()? {
         let Some(kind) = Kind::of_code(r.get("kind")?) else { continue };
-        let who = match r.get::<_, Option<String>>("device")? {
-            Some(device) => Who::Device(device),
-            None => Who::Agent(r.get::<_, Option<String>>("agent")?.unwrap_or_default()),
+        let (device, agent) = (r.get::<_, Option<String>>("device")?, r.get::<_, Option<String>>("agent")?);
+        let who = match (device, agent) {
+            (Some(device), _) => Who::Device(device),
+            (None, Some(agent)) => Who::Agent(agent),
+            (None, None) => Who::Collector,
         };
         all.push(Told {
             alert: r.get("id")?,

@@ -5,6 +5,7 @@ use gapless_common::message::{AgentState, Command, CommandBody};
 use gapless_common::time::Timestamp;
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
+use super::alerts;
 use crate::ledger::AgentNo;
 
 /// `commands.outcome` of one that was carried out.
@@ -127,6 +128,7 @@ pub(crate) fn birth(
     else {
         return Ok(false);
     };
+    alerts::back(connection, agent, now)?;
     let sql = "SELECT connection IS NOT ?2 FROM agents WHERE id = ?1";
     let fresh = connection.prepare_cached(sql)?.query_row(params![agent.0, id.0], |r| r.get(0))?;
     let sql = "UPDATE agents SET connected = 1, connection = ?2, version = ?3, boot = ?4, epoch = ?5,

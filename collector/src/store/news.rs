@@ -1,10 +1,13 @@
 //! What has happened since a place in the tables: what commits wrote, what became of gaps and alerts, which jobs have ended. Of one
 //! committed state, at most so many lines of each. Decides nothing.
 
+use gapless_common::id::{DeviceId, SiteId};
 use gapless_common::time::Timestamp;
 use rusqlite::{Connection, OptionalExtension as _, Row};
 
-use super::model::{AlertNews, ChangeRow, GapNews, Latest, News, NewsFilter, NotKept, Place, ReadingNews};
+use super::model::{
+    AlertNews, AlertRow, ChangeRow, GapNews, Latest, News, NewsFilter, NotKept, Place, ReadingNews,
+};
 use super::read::change_row;
 use super::rows::{gap_event_row, limit, reading};
 use super::{ReadError, alert_rows, jobs, sqlite};
@@ -189,8 +192,9 @@ fn alerts(
     let ids: Vec<i64> = found.iter().map(|line| line.id).collect();
     (news.reached.alert_event, news.alerts_lost) = how_far(&ids, (after.alert_event, end.alert_event), most);
     news.is_all &= news.reached.alert_event == end.alert_event;
-    let name = |device: &AlertNews| device.alert.device.as_ref().map(ToString::to_string).unwrap_or_default();
-    news.alerts =
-        found.into_iter().filter(|line| filter.wants(line.alert.site.as_str(), &name(line))).collect();
+    let wants = |AlertRow { site, device, .. }: &AlertRow| {
+        filter.wants(site.as_ref().map_or("", SiteId::as_str), device.as_ref().map_or("", DeviceId::as_str))
+    };
+    news.alerts = found.into_iter().filter(|line| wants(&line.alert)).collect();
     Ok(())
 }

@@ -1,4 +1,4 @@
--- Version 10 of the collector's database. Instants are milliseconds since 1970 UTC; 64-bit unsigned numbers
+-- Version 11 of the collector's database. Instants are milliseconds since 1970 UTC; 64-bit unsigned numbers
 -- (epochs, hashes, incarnations) are kept as the signed number of the same bits; seqs are plain.
 -- Everything that decides anything is here: a collector may be killed at any instant and lose nothing.
 
@@ -431,11 +431,20 @@ CREATE TABLE leases (
     until INTEGER NOT NULL
 );
 
--- What people are told. kind: alerts::Kind. One of device and agent is there. (Schema 7, and what follows.)
+-- When agents were away: what could not come meanwhile is held against nobody. (Schema 11.)
+CREATE TABLE absences (
+    agent INTEGER NOT NULL REFERENCES agents (id),
+    from_at INTEGER NOT NULL,
+    to_at INTEGER NOT NULL,
+    PRIMARY KEY (agent, from_at)
+) WITHOUT ROWID;
+
+-- What people are told. kind: alerts::Kind. One of device and agent is there, or, where it is about the collector, neither
+-- they nor a site. (Schema 7, the latter 11, and what follows.)
 CREATE TABLE alerts (
     id INTEGER PRIMARY KEY AUTOINCREMENT,
     kind INTEGER NOT NULL,
-    site INTEGER NOT NULL REFERENCES sites (id),
+    site INTEGER REFERENCES sites (id),
     device INTEGER REFERENCES devices (id),
     agent INTEGER REFERENCES agents (id),
     detail TEXT NOT NULL,
@@ -445,6 +454,7 @@ CREATE TABLE alerts (
     resolved_at INTEGER
 );
 CREATE UNIQUE INDEX alerts_of_device ON alerts (device, kind) WHERE resolved_at IS NULL AND device IS NOT NULL;
+CREATE UNIQUE INDEX alerts_of_collector ON alerts (kind) WHERE resolved_at IS NULL AND site IS NULL;
 -- What each page counts, and what is removed by age. (Schema 10.)
 CREATE INDEX alerts_open ON alerts (id) WHERE resolved_at IS NULL;
 CREATE INDEX alerts_over ON alerts (resolved_at) WHERE resolved_at IS NOT NULL;

@@ -11,7 +11,7 @@ use rusqlite::{Connection, OpenFlags, OptionalExtension};
 use super::model::Head;
 
 /// Version of the schema that this program writes.
-const SCHEMA_VERSION: i64 = 10;
+const SCHEMA_VERSION: i64 = 11;
 const SCHEMA: &str = include_str!("schema.sql");
 /// What a database of version 1 lacks.
 const TO_2: &str = "CREATE TABLE forgotten_epochs (
@@ -186,6 +186,47 @@ CREATE INDEX alerts_open ON alerts (id) WHERE resolved_at IS NULL;
 CREATE INDEX alerts_over ON alerts (resolved_at) WHERE resolved_at IS NOT NULL;
 CREATE INDEX parked_waiting ON parked (agent, catalog) WHERE reason = 1;
 CREATE INDEX parked_unreadable ON parked (id) WHERE reason > 1";
+/// What a database of version 10 lacks. A column cannot be made to take nothing: alerts are written anew, with their numbers.
+const TO_11: &str = "CREATE TABLE absences (
+    agent INTEGER NOT NULL REFERENCES agents (id),
+    from_at INTEGER NOT NULL,
+    to_at INTEGER NOT NULL,
+    PRIMARY KEY (agent, from_at)
+) WITHOUT ROWID;
+ALTER TABLE alert_events RENAME TO alert_events_10;
+ALTER TABLE alerts RENAME TO alerts_10;
+CREATE TABLE alerts (
+    id INTEGER PRIMARY KEY AUTOINCREMENT,
+    kind INTEGER NOT NULL,
+    site INTEGER REFERENCES sites (id),
+    device INTEGER REFERENCES devices (id),
+    agent INTEGER REFERENCES agents (id),
+    detail TEXT NOT NULL,
+    raised_at INTEGER NOT NULL,
+    acknowledged_at INTEGER,
+    acknowledged_by TEXT,
+    resolved_at INTEGER
+);
+CREATE TABLE alert_events (
+    id INTEGER PRIMARY KEY AUTOINCREMENT,
+    alert INTEGER NOT NULL REFERENCES alerts (id),
+    at INTEGER NOT NULL,
+    event INTEGER NOT NULL,
+    actor TEXT NOT NULL
+);
+INSERT INTO alerts SELECT * FROM alerts_10;
+INSERT INTO alert_events SELECT * FROM alert_events_10;
+DELETE FROM sqlite_sequence WHERE name IN ('alerts', 'alert_events');
+INSERT INTO sqlite_sequence (name, seq) SELECT substr(name, 1, length(name) - 3), seq FROM sqlite_sequence
+    WHERE name IN ('alerts_10', 'alert_events_10');
+DROP TABLE alert_events_10;
+DROP TABLE alerts_10;
+CREATE UNIQUE INDEX alerts_of_device ON alerts (device, kind) WHERE resolved_at IS NULL AND device IS NOT NULL;
+CREATE UNIQUE INDEX alerts_of_agent ON alerts (agent, kind) WHERE resolved_at IS NULL AND agent IS NOT NULL;
+CREATE UNIQUE INDEX alerts_of_collector ON alerts (kind) WHERE resolved_at IS NULL AND site IS NULL;
+CREATE INDEX alerts_open ON alerts (id) WHERE resolved_at IS NULL;
+CREATE INDEX alerts_over ON alerts (resolved_at) WHERE resolved_at IS NOT NULL;
+CREATE INDEX alert_events_of ON alert_events (alert)";
 /// What was asked after a backup was made, and in answer to what, is not known to it: no number of a command is given
 /// again that an agent may remember, and what was being asked for is asked for anew.
 const RESTORED: &str = "INSERT INTO sqlite_sequence (name, seq)
@@ -272,9 +313,18 @@ fn migrate(connection: &mut Connection, found: i64, fresh: u64) -> rusqlite::Res
         transaction.execute_batch(SCHEMA)?;
         transaction.execute("INSERT INTO meta VALUES ('commit_no', 0), ('needs_incarnation', 1)", [])?;
     }
-    for (from, lacks) in
-        [(1, TO_2), (2, TO_3), (3, TO_4), (4, TO_5), (5, TO_6), (6, TO_7), (7, TO_8), (8, TO_9), (9, TO_10)]
-    {
+    for (from, lacks) in [
+        (1, TO_2),
+        (2, TO_3),
+        (3, TO_4),
+        (4, TO_5),
+        (5, TO_6),
+        (6, TO_7),
+        (7, TO_8),
+        (8, TO_9),
+        (9, TO_10),
+        (10, TO_11),
+    ] {
         if (1..=from).contains(&found) {
             transaction.execute_batch(lacks)?;
         }
@@ -343,6 +393,18 @@ mod tests {
     }
 
     /// What the versions after each one brought, taken away again.
+    const FROM_11: &str = "DROP TABLE absences; DROP TABLE alert_events; DROP TABLE alerts;
+        CREATE TABLE alerts (id INTEGER PRIMARY KEY AUTOINCREMENT, kind INTEGER NOT NULL,
+            site INTEGER NOT NULL REFERENCES sites (id), device INTEGER REFERENCES devices (id),
+            agent INTEGER REFERENCES agents (id), detail TEXT NOT NULL, raised_at INTEGER NOT NULL,
+            acknowledged_at INTEGER, acknowledged_by TEXT, resolved_at INTEGER);
+        CREATE TABLE alert_events (id INTEGER PRIMARY KEY AUTOINCREMENT, alert INTEGER NOT NULL REFERENCES alerts (id),
+            at INTEGER NOT NULL, event INTEGER NOT NULL, actor TEXT NOT NULL);
+        CREATE UNIQUE INDEX alerts_of_device ON alerts (device, kind) WHERE resolved_at IS NULL AND device IS NOT NULL;
+        CREATE UNIQUE INDEX alerts_of_agent ON alerts (agent, kind) WHERE resolved_at IS NULL AND agent IS NOT NULL;
+        CREATE INDEX alerts_open ON alerts (id) WHERE resolved_at IS NULL;
+        CREATE INDEX alerts_over ON alerts (resolved_at) WHERE resolved_at IS NOT NULL;
+        CREATE INDEX alert_events_of ON alert_events (alert); PRAGMA user_version = 10;";
     const FROM_10: &str = "ALTER TABLE receivers DROP COLUMN refusals; ALTER TABLE receivers DROP COLUMN set_aside;
         ALTER TABLE receivers DROP COLUMN set_aside_at; ALTER TABLE receivers DROP COLUMN gone_at;
         DROP INDEX alerts_open; DROP INDEX alerts_over; DROP INDEX parked_waiting; DROP INDEX parked_unreadable;
@@ -373,10 +435,32 @@ mod tests {
         PRAGMA user_version = 2;";
     const FROM_2: &str = "DROP TABLE forgotten_epochs; PRAGMA user_version = 1;";
 
+    /// What was told stays told: alerts keep their numbers, and none of those is given again.
+    #[test]
+    fn alerts_of_an_older_database_are_taken_along() {
+        let connection = make_writer(Connection::open_in_memory().unwrap(), 7).unwrap();
+        connection.execute_batch(FROM_11).unwrap();
+        let put = "INSERT INTO sites (name) VALUES ('farm');
+            INSERT INTO alerts (kind, site, detail, raised_at) VALUES (1, 1, 'a', 5), (2, 1, 'b', 6), (3, 1, 'c', 7);
+            INSERT INTO alert_events (alert, at, event, actor) VALUES (1, 5, 1, 'x'), (2, 6, 1, 'x'), (3, 7, 1, 'x');
+            DELETE FROM alert_events WHERE id = 3; DELETE FROM alerts WHERE id = 3";
+        connection.execute_batch(put).unwrap();
+        let connection = make_writer(connection, 8).unwrap();
+        let broken: i64 =
+            connection.query_row("SELECT count(*) FROM pragma_foreign_key_check", [], |r| r.get(0)).unwrap();
+        assert_eq!(broken, 0);
+        let all = "SELECT group_concat(e.id || a.detail || a.raised_at) FROM alert_events e JOIN alerts a ON a.id = e.alert";
+        assert_eq!(connection.query_row(all, [], |r| r.get::<_, String>(0)).unwrap(), "1a5,2b6");
+        let new = |sql: &str| connection.query_row(sql, [], |r| r.get::<_, i64>(0)).unwrap();
+        assert_eq!(new("INSERT INTO alerts (kind, detail, raised_at) VALUES (11, 'd', 8) RETURNING id"), 4);
+        let event = "INSERT INTO alert_events (alert, at, event, actor) VALUES (4, 8, 1, 'x') RETURNING id";
+        assert_eq!(new(event), 4);
+    }
+
     /// An older database gets what it lacks, keeps its incarnation, and is not made anew at the next opening.
     #[test]
     fn an_older_database_is_migrated() {
-        let steps = [FROM_10, FROM_9, FROM_8, FROM_7, FROM_6, FROM_5, FROM_4, FROM_3, FROM_2];
+        let steps = [FROM_11, FROM_10, FROM_9, FROM_8, FROM_7, FROM_6, FROM_5, FROM_4, FROM_3, FROM_2];
         for back in (1..=steps.len()).map(|n| steps[..n].join(" ")) {
             let connection = make_writer(Connection::open_in_memory().unwrap(), 7).unwrap();
             let new = made(&connection);

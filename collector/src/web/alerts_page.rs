@@ -188,10 +188,12 @@ fn render_alert(alert: &AlertRow, asked: &Asked) -> Markup {
     html! {
         tr id=(format!("alert-{}", alert.id)) {
             th scope="row" {
-                @if let Some(device) = &alert.device {
-                    a href=(format!("/calendar?site={}&device={device}", alert.site)) { (alert.site) "/" wbr; (device) }
-                } @else {
-                    "agent " (alert.site) "/" wbr; @if let Some(agent) = &alert.agent { (agent) }
+                @match (&alert.site, &alert.device, &alert.agent) {
+                    (Some(site), Some(device), _) => {
+                        a href=(format!("/calendar?site={site}&device={device}")) { (site) "/" wbr; (device) }
+                    }
+                    (Some(site), None, Some(agent)) => { "agent " (site) "/" wbr; (agent) }
+                    _ => { "the collector" }
                 }
             }
             td data-label="Kind" { span { (alert.kind.word()) } }

@@ -17,6 +17,7 @@ fn well() -> DeviceFacts {
         is_collected: true,
         agent_is_there: true,
         listening_since: ago(DAY_MS),
+        away: Vec::new(),
         commissioned_at: ago(30 * DAY_MS),
         last_reading_at: Some(ago(1_000)),
         allowed_ms: 3 * MINUTE_MS,
@@ -49,6 +50,7 @@ fn signs(facts: &DeviceFacts, limits: &Limits, kinds: &[Kind]) -> String {
 #[test]
 fn data_is_told_of_five_minutes_after_it_is_stale_and_by_its_reason() {
     let old = |ms| DeviceFacts { last_reading_at: Some(ago(ms)), ..well() };
+    let away = |ms, from, to| DeviceFacts { away: vec![(ago(from), ago(to))], ..old(ms) };
     let rows = [
         ("fresh", well(), ".."),
         ("stale", old(3 * MINUTE_MS), "~~"),
@@ -57,6 +59,9 @@ fn data_is_told_of_five_minutes_after_it_is_stale_and_by_its_reason() {
         ("no answer", DeviceFacts { missed: Some(Cause::NoAnswer), ..old(8 * MINUTE_MS) }, "~!"),
         ("its agent is gone", DeviceFacts { agent_is_there: false, ..old(DAY_MS) }, "~~"),
         ("just begun to listen", DeviceFacts { listening_since: ago(MINUTE_MS), ..old(DAY_MS) }, "~~"),
+        ("its agent was away all the time", away(8 * MINUTE_MS, 5 * MINUTE_MS, 0), "~~"),
+        ("its agent is just back", away(20 * MINUTE_MS, 17 * MINUTE_MS, 6 * MINUTE_MS - 1), "~~"),
+        ("its agent has been back", away(20 * MINUTE_MS, 17 * MINUTE_MS, 6 * MINUTE_MS), "!~"),
         ("never anything", DeviceFacts { last_reading_at: None, ..well() }, ".."),
         ("not collected", DeviceFacts { is_collected: false, ..old(DAY_MS) }, ".."),
     ];
@@ -87,6 +92,10 @@ fn nothing_since_commissioning_is_told_after_two_days_and_ends_after_seven() {
         let off = Limits { off: [Kind::Suspended].into(), ..Limits::default() };
         assert!(!is_to_suspend(&facts, &off, NOW), "{days}");
     }
+    // Six of the days its agent was away.
+    let away = vec![(ago(8 * DAY_MS), ago(2 * DAY_MS))];
+    let facts = DeviceFacts { commissioned_at: ago(9 * DAY_MS), last_reading_at: None, away, ..well() };
+    assert!(!is_to_suspend(&facts, &Limits::default(), NOW));
     let facts = DeviceFacts { is_collected: false, suspended: Some("nothing came".to_owned()), ..well() };
     assert_eq!(signs(&facts, &Limits::default(), &[Kind::NoData, Kind::Suspended]), "~!");
 }
@@ -147,9 +156,33 @@ fn what_moves_by_nature_is_told_where_it_does_not() {
 }
 
 #[test]
+fn a_broker_that_is_away_is_told_of_after_its_time() {
+    let limits = Limits::default();
+    let signs = |since: Option<i64>, limits: &Limits| -> String {
+        collector(since.map(ago), limits, NOW).iter().map(|(_, stand)| sign(stand)).collect()
+    };
+    for (since, expected) in [(None, "."), (Some(5 * MINUTE_MS - 1), "~"), (Some(5 * MINUTE_MS), "!")] {
+        assert_eq!(signs(since, &limits), expected, "{since:?}");
+    }
+    let off = Limits { off: [Kind::Broker].into(), ..limits };
+    assert_eq!(signs(Some(DAY_MS), &off), ".");
+}
+
+#[test]
 fn agents_are_told_of_where_they_are_gone_full_or_off() {
-    let here =
-        AgentFacts { owes: true, gone_since: None, outbox: None, clock_off_ms: None, clock_set: Some(true) };
+    let here = AgentFacts {
+        owes: true,
+        gone_since: None,
+        unheard: Vec::new(),
+        outbox: None,
+        clock_off_ms: None,
+        clock_set: Some(true),
+    };
+    let unheard = |from, to| AgentFacts {
+        gone_since: Some(ago(10 * MINUTE_MS)),
+        unheard: vec![(ago(from), ago(to))],
+        ..here.clone()
+    };
     let fill = |owed_bytes, most_bytes| AgentFacts {
         outbox: Some(OutboxFill { owed_bytes, most_bytes }),
         ..here.clone()
@@ -160,6 +193,8 @@ fn agents_are_told_of_where_they_are_gone_full_or_off() {
         ("here", here.clone(), "..."),
         ("gone", AgentFacts { gone_since: Some(ago(5 * MINUTE_MS)), ..here.clone() }, "!.."),
         ("just gone", AgentFacts { gone_since: Some(ago(MINUTE_MS)), ..here.clone() }, "~.."),
+        ("nobody is heard", unheard(9 * MINUTE_MS, 0), "~.."),
+        ("somebody is heard again, but not it", unheard(10 * MINUTE_MS, 6 * MINUTE_MS), "!.."),
         ("replaced", AgentFacts { owes: false, gone_since: Some(ago(DAY_MS)), ..here.clone() }, "..."),
         ("full", full(800), ".!."),
         ("nearly", full(799), ".~."),

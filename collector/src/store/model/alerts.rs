@@ -12,8 +12,8 @@ pub struct AlertRow {
     pub id: i64,
     /// What it is about.
     pub kind: Kind,
-    /// Where.
-    pub site: SiteId,
+    /// Where; nowhere where it is about the collector.
+    pub site: Option<SiteId>,
     /// The device, where it is about one.
     pub device: Option<DeviceId>,
     /// The agent, where it is about one.
