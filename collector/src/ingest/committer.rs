@@ -32,9 +32,10 @@ use crate::gaps::Policies;
 use crate::housekeeping::Policy;
 use crate::ledger::{Agent, AgentNo};
 use crate::live::{self, Granted};
-use crate::store::alerts::{self, Gone, Measure};
+use crate::store::alerts::Measure;
 use crate::store::batch::Batch;
 use crate::store::model::{Head, PendingJob, ReceiverName};
+use crate::store::receivers::{self, Gone};
 use crate::store::{Borrowed, commands, leases, parked, sqlite, traffic};
 
 /// Rows after which a transaction takes no further message: a frame of 100 bytes may hold a quarter of a million
@@ -408,12 +409,12 @@ impl Committer {
     /// The database failed: those that it knew before are told.
     pub fn know_receivers(&mut self, mut names: Vec<ReceiverName>, now: Timestamp) -> rusqlite::Result<()> {
         names.sort_unstable();
-        if alerts::knows(&self.connection, &names, now)? {
+        if receivers::knows(&self.connection, &names, now)? {
             return Ok(());
         }
         let mut gone = Vec::new();
         let each = |apply: &mut Apply<'_, '_>| {
-            gone = alerts::know(apply.batch.connection, &names, now)?;
+            gone = receivers::know(apply.batch.connection, &names, now)?;
             Ok(0)
         };
         self.transaction_of(false, now, each)?.commit()?;

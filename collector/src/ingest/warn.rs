@@ -12,9 +12,10 @@ use crate::alerts::judge::{self, AgentFacts, DeviceFacts};
 use crate::alerts::{Change, Kind, Stand, digest, step};
 use crate::jobs::shard;
 use crate::ledger::AgentNo;
-use crate::store::alerts::{self, Gathered, Known, Measure, Subjected};
+use crate::store::alerts::{self, Known, Measure, Subjected};
 use crate::store::jobs;
 use crate::store::model::StopReason;
+use crate::store::receivers::{self, Gathered};
 
 /// The sweep comes to each device and each agent once in so many seconds.
 const SWEEP_SECONDS: u64 = 60;
@@ -110,7 +111,7 @@ pub(super) fn sweep(
     let stands = judge::collector(unheard_since, &limits, measure.now);
     let open = alerts::open_of(connection, Subjected::Collector)?;
     found.change((None, Subjected::Collector), &open, stands);
-    let gathered = alerts::gathered(connection)?.into_iter();
+    let gathered = receivers::gathered(connection)?.into_iter();
     found.closed = gathered.filter(|g| digest::is_closed(g.first, g.last, measure.now)).collect();
     Ok(found)
 }
@@ -132,7 +133,7 @@ impl Apply<'_, '_> {
                 Changed::Resolved(alert) => alerts::resolve(connection, *alert, now)?,
             }
         }
-        found.closed.iter().try_for_each(|gathered| alerts::close(connection, gathered, now))
+        found.closed.iter().try_for_each(|gathered| receivers::close(connection, gathered, now))
     }
 
     /// Does what a person wishes about alerts and devices.
@@ -159,7 +160,7 @@ impl Apply<'_, '_> {
     /// A receiver has answered.
     pub(super) fn told(&mut self, receiver: &str, through: i64, answer: &Answer) -> Done {
         let (connection, now) = (self.batch.connection, self.batch.now);
-        let next = delivery::next(alerts::tries(connection, receiver)?, answer, now);
+        let next = delivery::next(receivers::tries(connection, receiver)?, answer, now);
         if next == Next::SetAside {
             tracing::error!(
                 receiver,
@@ -168,6 +169,6 @@ impl Apply<'_, '_> {
                 "set aside: the receiver does not want it; later messages go on"
             );
         }
-        alerts::answered(connection, (receiver, through), answer, next, now)
+        receivers::answered(connection, (receiver, through), answer, next, now)
     }
 }

@@ -18,6 +18,7 @@ pub mod model;
 mod news;
 pub(crate) mod parked;
 mod read;
+pub(crate) mod receivers;
 pub(crate) mod registry;
 mod rows;
 pub(crate) mod runs;

@@ -19,7 +19,7 @@ use crate::alerts::delivery::Answer;
 use crate::alerts::notice::Notice;
 use crate::config::alerts::{Receiver, Way};
 use crate::ingest::Orders;
-use crate::store::{alerts, sqlite};
+use crate::store::{receivers, sqlite};
 use crate::{authorities, clock};
 
 /// How often it is seen whether a message is due.
@@ -174,7 +174,7 @@ impl Teller {
     /// Sends what is due. Returns whether there still is a writer.
     fn look(&mut self, connection: &Connection) -> rusqlite::Result<bool> {
         if self.unsaid.is_none() {
-            let Some(owed) = alerts::owed(connection, &self.receiver.name, clock::now())? else {
+            let Some(owed) = receivers::owed(connection, &self.receiver.name, clock::now())? else {
                 return Ok(true);
             };
             let id = format!("{:016x}-{}-{}", self.from.incarnation.0, self.receiver.name, owed.through);

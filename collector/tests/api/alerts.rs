@@ -136,6 +136,37 @@ fn who_is_told_and_what_stands_in_the_way_is_said() {
 }
 
 #[test]
+fn a_frame_that_could_not_be_used_goes_when_a_person_says_so() {
+    let api = with_alerts();
+    let connection = sqlite::open_writer(&api.served.folder().join("db")).unwrap();
+    let sql =
+        "INSERT INTO parked (agent, epoch, first_seq, count, catalog, reason, detail, bytes, received_at)
+        VALUES (1, 9, 1, 1, 1, 3, 'makes no sense', x'00', 0)";
+    connection.execute_batch(sql).unwrap();
+    let frames = || api.served.items("/api/v1/parked").len();
+    assert_eq!(frames(), 1);
+    for (path, status, left) in [("x", 404, 1), ("99", 404, 1), ("1", 204, 0), ("1", 404, 0)] {
+        let answer = api.served.delete(&format!("/api/v1/parked/{path}"));
+        assert_eq!((answer.status, frames()), (status, left), "{path}: {}", answer.body);
+    }
+    let removal = &api.served.items("/api/v1/removals")[0];
+    assert_eq!(removal["what"], "quarantine");
+    assert!(removal["detail"].as_str().unwrap().ends_with("by token test"), "{removal}");
+}
+
+#[test]
+fn who_refuses_or_is_gone_from_the_configuration_is_shown() {
+    let api = with_alerts();
+    let connection = sqlite::open_writer(&api.served.folder().join("db")).unwrap();
+    let sql = "UPDATE receivers SET set_aside = 3, set_aside_at = 0, gone_at = 0";
+    connection.execute_batch(sql).unwrap();
+    let mail = &api.served.items("/api/v1/receivers")[0];
+    assert_eq!((&mail["set_aside"], &mail["gone_at"]), (&3.into(), &"1970-01-01T00:00:00Z".into()), "{mail}");
+    let page = api.served.get("/alerts").body;
+    assert!(page.contains("3 refused and set aside") && page.contains("not in the configuration"), "{page}");
+}
+
+#[test]
 fn devices_are_confirmed_and_what_was_tidied_away_is_told() {
     let api = with_alerts();
     let device = || api.served.json("/api/v1/devices/farm/a");
