@@ -32,7 +32,13 @@ impl Now {
         if earlier.wall_set {
             return earlier.wall;
         }
-        let between = self.boot_ms.saturating_sub(earlier.boot_ms);
+        self.instant_at(earlier.boot_ms)
+    }
+
+    /// The instant at which the boot clock showed `boot_ms`, by the wall clock of this look.
+    #[must_use]
+    pub fn instant_at(&self, boot_ms: u64) -> Timestamp {
+        let between = self.boot_ms.saturating_sub(boot_ms);
         self.wall.plus_ms(-i64::try_from(between).unwrap_or(i64::MAX))
     }
 

@@ -79,7 +79,7 @@ impl Collector {
             self.turn = index;
         }
         self.standing.totals.requests += 1;
-        Step::Ask(self.tables[index].request(what))
+        Step::Ask(self.tables[index].request(what, now))
     }
 
     /// An answer came; it is not known yet whether it is one.

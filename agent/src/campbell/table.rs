@@ -107,7 +107,9 @@ pub struct Table {
     pub is_asked: bool,
     layout: Option<Layout>,
     newest: Option<Mark>,
-    /// When the newest record was found to be that, on the boot clock.
+    /// When it was asked last for what is new, on the boot clock.
+    asked_ms: u64,
+    /// When that question was put whose answer held all there was, on the boot clock. Of later records nothing is known.
     caught_up_ms: u64,
     holes: VecDeque<Hole>,
     history: VecDeque<History>,
@@ -133,6 +135,7 @@ impl Table {
             is_asked: false,
             layout: None,
             newest: None,
+            asked_ms: now.boot_ms,
             caught_up_ms: now.boot_ms,
             holes: VecDeque::new(),
             history: VecDeque::new(),
@@ -166,9 +169,12 @@ impl Table {
         self.holes.front().map(|hole| What::Window(hole.window(self.records_max).1))
     }
 
-    /// The request as text.
+    /// The request as text; it is asked now.
     #[must_use]
-    pub fn request(&self, what: What) -> String {
+    pub fn request(&mut self, what: What, now: Now) -> String {
+        if let What::Newest | What::Since = what {
+            self.asked_ms = now.boot_ms;
+        }
         let grid = self.settings.grid;
         let between = |from: Slot, to: Slot| Mode::Between(grid.at(from), grid.at(to));
         let mode = match (what, self.newest, self.holes.front(), self.history.front()) {
@@ -293,7 +299,7 @@ impl Table {
             }
         }
         if !more {
-            self.caught_up_ms = now.boot_ms;
+            self.caught_up_ms = self.asked_ms;
         }
         self.due_ms = if more && !records.is_empty() { now.boot_ms } else { self.next_due_ms(now) };
     }
@@ -449,7 +455,8 @@ impl Table {
             self.account.settle(current, cause, now, out);
         } else {
             let grace = 2 * self.interval() + GRACE_MS + self.delay_ms;
-            let overdue = grid.slot_at(now.wall.plus_ms(-grace));
+            // An agent that stood still asks before it says that there is nothing.
+            let overdue = grid.slot_at(now.instant_at(self.caught_up_ms).plus_ms(-grace));
             let open = self.account.open_from().unwrap_or(overdue);
             // What is still to be asked for is not over.
             let asked = self.holes.iter().filter(|hole| hole.end() > open).map(|hole| hole.first().max(open));

@@ -157,6 +157,9 @@ impl Collect for Folder {
         let picked = self.pick(now);
         let ask = picked.as_ref().and_then(|in_hand| self.ask(in_hand));
         let Some(ask) = ask else { return Step::Wait { until_boot_ms: self.wait(now) } };
+        if let Some(InHand::List(index)) = picked {
+            self.sets[index].note_listing(now);
+        }
         self.in_hand = picked;
         self.standing.totals.requests += 1;
         Step::Ask(ask)

@@ -67,6 +67,10 @@ pub struct FileSet {
     pub is_asked: bool,
     files: BTreeMap<Box<str>, File>,
     is_listed: bool,
+    /// When it was looked last which files there are, and when that was asked for whose answer is here, on the boot clock.
+    /// Of later rows nothing is known.
+    asked_ms: u64,
+    listed_ms: u64,
     layout: Option<Layout>,
     newest: Option<(Timestamp, BusEvent)>,
     waiting: Queue,
@@ -87,6 +91,8 @@ impl FileSet {
             is_asked: false,
             files: BTreeMap::new(),
             is_listed: false,
+            asked_ms: now.boot_ms,
+            listed_ms: now.boot_ms,
             layout: None,
             newest: None,
             waiting: Queue::default(),
@@ -121,9 +127,15 @@ impl FileSet {
         self.newest.is_some()
     }
 
+    /// It is looked now which files there are.
+    pub const fn note_listing(&mut self, now: Now) {
+        self.asked_ms = now.boot_ms;
+    }
+
     /// The files that are there now.
     pub fn listed(&mut self, mut seen: BTreeMap<Box<str>, Stat>, now: Now, out: &mut Out) {
         self.look_at_ms = now.boot_ms.saturating_add(self.settings.look_ms);
+        self.listed_ms = self.asked_ms;
         let mut old = std::mem::take(&mut self.files);
         self.follow_renamed(&seen, &mut old);
         let newest_ms = seen.values().map(|stat| stat.modified_ms).max();
@@ -345,8 +357,9 @@ impl FileSet {
         } else if let Some(cause) = failing.or(self.trouble) {
             self.account.settle(current, cause, now, out);
         } else if self.is_listed && !self.is_behind() {
-            // What is still to be read is not over.
-            let overdue = grid.slot_at(now.wall.plus_ms(-self.settings.late_ms));
+            // What is still to be read is not over, nor what may have come since it was looked.
+            let seen = now.instant_at(self.listed_ms);
+            let overdue = grid.slot_at(seen.plus_ms(-self.settings.late_ms));
             self.account.settle(overdue, Cause::NotRecorded, now, out);
         }
         self.account.flush_if_due(now, out);

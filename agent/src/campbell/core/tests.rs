@@ -221,3 +221,24 @@ fn a_record_that_is_late_is_waited_for_and_one_that_never_comes_is_told() {
     logger.stop(at(100));
     assert_eq!(told(&mut logger), "2+2 not_recorded, 4+7 stopped, through 10");
 }
+
+#[test]
+fn an_agent_that_stood_still_asks_before_it_says_that_nothing_was_recorded() {
+    let mut logger = collector(vec![settings(0, "Met", false)]);
+    asked(&mut logger, at(1));
+    logger.answered(&body(7, &[(50, 0)], false), at(1));
+    asked(&mut logger, at(1));
+    logger.answered(&body(7, &[], false), at(1));
+    asked(&mut logger, at(11));
+    told(&mut logger);
+    // The answer to what was asked before has lain there for as long, and says nothing of what was recorded since.
+    logger.answered(&body(7, &[(50, 0), (51, 10)], false), at(300));
+    assert_eq!(told(&mut logger), "1=51.5, through 1");
+    assert_eq!(asked(&mut logger, at(311)), "since-record&p1=51");
+    assert_eq!(told(&mut logger), "");
+    logger.answered(&body(7, &[(51, 10), (52, 290)], false), at(311));
+    assert_eq!(told(&mut logger), "29=52.5");
+    assert_eq!(asked(&mut logger, at(311)), "date-range&p1=00:20&p2=04:50");
+    logger.answered(&body(7, &[], false), at(311));
+    assert_eq!(told(&mut logger), "2+27 not_recorded, through 29");
+}

@@ -274,3 +274,17 @@ fn who_asks_sees_the_newest_row_and_a_paused_device_is_left_alone() {
     bench.run(MINUTE);
     assert!(bench.twice >= 1, "the newest row is told again");
 }
+
+#[test]
+fn what_came_while_the_agent_stood_still_is_read_before_anything_is_missed() {
+    let mut bench = Bench::new(settings("*.csv"));
+    bench.write("a.csv", "t,x\n");
+    bench.write("a.csv", &Bench::rows(0..60));
+    bench.run(2 * MINUTE);
+    // Ten minutes pass in which nobody looks, and the rows come as ever.
+    bench.ms += 10 * MINUTE;
+    bench.write("a.csv", &Bench::rows(60..72));
+    bench.run(MINUTE);
+    assert_eq!(bench.missed, BTreeMap::new());
+    assert_eq!(bench.through, 71);
+}
