@@ -27,8 +27,8 @@ use gapless_common::wire::decode_catalog;
 use crate::account::{LastRun, correction};
 use crate::clock::Now;
 use crate::outbox::{
-    self, AppendError, Found, OpenError, Opened, Opening, Outbox, OwedRange, ReadError, ReadLimits, Stats,
-    StoredRecord,
+    self, AppendError, CatalogError, Found, OpenError, Opened, Opening, Outbox, OwedRange, ReadError,
+    ReadLimits, Stats, StoredRecord,
 };
 use crate::text::chain;
 use batch::{Batch, append_all, begin_of};
@@ -79,6 +79,8 @@ pub struct Committed {
 /// The agent's outbox; see the module.
 pub struct Depot {
     identity: Identity,
+    /// Catalogs for which there was no room yet beside their records.
+    unkept: Vec<(CatalogHash, Box<[u8]>)>,
     /// The slots of the devices of the catalog in force.
     grids: Vec<SlotGrid>,
     opener: Opener,
@@ -120,6 +122,7 @@ impl Depot {
             }
         };
         let mut depot = Self {
+            unkept: Vec::new(),
             grids: grids_of(&identity),
             identity,
             opener,
@@ -181,6 +184,9 @@ impl Depot {
     /// # Errors
     /// [`DepotError`] where not even memory is left.
     pub fn commit(&mut self, now: Now) -> Result<Committed, DepotError> {
+        if !self.unkept.is_empty() && self.failure.is_none() {
+            self.keep_catalogs();
+        }
         let mut committed = Committed { weight: self.batch.weight, held_changed: false };
         let is_refused = self.append(now, &mut committed)?;
         let losses = self.store.pending_losses();
@@ -190,8 +196,9 @@ impl Depot {
             for loss in losses.iter().filter(|_| !planted::has(Bug::LossNotSent)) {
                 self.batch.push(&Record::Loss(*loss), now.wall);
             }
-            self.append(now, &mut committed)?;
-            if let Err(e) = self.store.losses_recorded(&losses) {
+            let is_refused = self.append(now, &mut committed)?;
+            // A record of a loss that was refused itself tells nobody.
+            if !is_refused && let Err(e) = self.store.losses_recorded(&losses) {
                 self.fall_back(&e, now, &mut committed)?;
             }
         }
@@ -251,14 +258,35 @@ impl Depot {
 
     /// Catalogs that a held record needs stay; the one in force is put there before its first record.
     fn keep_catalogs(&mut self) {
-        let mut needed: BTreeSet<CatalogHash> = self.store.catalogs_held();
-        needed.insert(self.identity.catalog);
-        let mut catalogs = self.store.catalogs();
-        let kept = catalogs
-            .put(self.identity.catalog, &self.identity.catalog_bytes)
-            .and_then(|()| catalogs.retain(&needed));
-        if let Err(e) = kept {
-            tracing::error!("catalogs of the outbox: {}", chain(&e));
+        let in_force = (self.identity.catalog, self.identity.catalog_bytes.clone());
+        let mut wanted = std::mem::take(&mut self.unkept);
+        let is_news = !wanted.contains(&in_force);
+        if is_news {
+            wanted.push(in_force);
+        }
+        for (hash, bytes) in wanted {
+            if let Err(e) = self.keep_catalog(hash, &bytes) {
+                if is_news {
+                    tracing::error!("catalogs of the outbox: {}", chain(&e));
+                }
+                self.unkept.push((hash, bytes));
+            }
+        }
+    }
+
+    /// Records without their catalog say nothing: the oldest of them make room for it.
+    fn keep_catalog(&mut self, hash: CatalogHash, bytes: &[u8]) -> Result<(), CatalogError> {
+        loop {
+            let mut needed: BTreeSet<CatalogHash> = self.store.catalogs_held();
+            let is_needed = hash == self.identity.catalog || needed.contains(&hash);
+            needed.insert(self.identity.catalog);
+            let mut catalogs = self.store.catalogs();
+            let kept = catalogs.retain(&needed);
+            let kept = if is_needed { kept.and_then(|()| catalogs.put(hash, bytes)) } else { kept };
+            let is_full = kept.as_ref().is_err_and(CatalogError::is_full);
+            if !is_full || !matches!(self.store.make_room(), Ok(true)) {
+                return kept;
+            }
         }
     }
 
@@ -351,6 +379,9 @@ impl Depot {
     pub fn catalog(&mut self, hash: CatalogHash) -> Option<Box<[u8]>> {
         if hash == self.identity.catalog {
             return Some(self.identity.catalog_bytes.clone());
+        }
+        if let Some((_, bytes)) = self.unkept.iter().find(|(unkept, _)| *unkept == hash) {
+            return Some(bytes.clone());
         }
         let kept = |store: &mut dyn Outbox| store.catalogs().get(hash).ok().flatten();
         let found = kept(self.store.as_mut());

@@ -13,7 +13,7 @@ use gapless_common::wire::{RecordKind, decode_record, encode_catalog, encode_rec
 use super::migrate::not_kept;
 use super::*;
 use crate::outbox::memory_disk::{MemoryDisk, PowerCut};
-use crate::outbox::{Journal, Options};
+use crate::outbox::{Disk as _, Journal, Options};
 
 const CATALOG: CatalogHash = CatalogHash(7);
 
@@ -614,4 +614,53 @@ fn a_full_outbox_that_refuses_takes_the_agent_back() {
     disk.restart(PowerCut::KeepNothing, 1);
     assert!(depot.retry(now(6_000)).unwrap(), "{:?}", depot.failure());
     assert!(depot.stats().dropped_records > 0, "what was refused is named by the outbox");
+}
+
+#[test]
+fn the_oldest_records_make_room_for_a_catalog_without_which_none_can_be_read() {
+    let disk = MemoryDisk::new();
+    let mut depot = open(&disk);
+    (0..9_000).for_each(|slot| {
+        depot.gather(&readings(slot), Timestamp(slot));
+        depot.commit(now(1)).unwrap();
+    });
+    let used: u64 = disk.copy().list().unwrap().iter().map(|(_, len)| len).sum();
+    disk.set_capacity(Some(used));
+    for hash in [8, 9] {
+        depot.change_catalog(CatalogHash(hash), vec![9; 8_000].into(), now(2));
+        depot.commit(now(2)).unwrap();
+    }
+    assert_eq!(depot.catalog(CatalogHash(8)).map(|bytes| bytes.len()), Some(8_000));
+    assert!(depot.failure().is_none());
+    let told = all(&mut depot);
+    let lost: u64 = told
+        .iter()
+        .filter_map(|(_, record)| match record {
+            Record::Loss(Loss { cause: Cause::BudgetFull, first, last, .. }) => Some(last.0 - first.0 + 1),
+            _ => None,
+        })
+        .sum();
+    assert!((1..9_000).contains(&lost), "{lost}");
+    assert_eq!(slots(&told).last(), Some(&8_999));
+}
+
+#[test]
+fn a_catalog_that_finds_no_room_is_kept_in_memory_until_it_does() {
+    let disk = MemoryDisk::new();
+    let mut depot = open(&disk);
+    depot.commit(now(1)).unwrap();
+    let used: u64 = disk.copy().list().unwrap().iter().map(|(_, len)| len).sum();
+    disk.set_capacity(Some(used));
+    for hash in [8, 9] {
+        depot.change_catalog(CatalogHash(hash), vec![9; 8_000].into(), now(2));
+        depot.commit(now(2)).unwrap();
+    }
+    let kept = |disk: &MemoryDisk| {
+        disk.copy().list().unwrap().iter().filter(|(name, _)| name.ends_with(".cat")).count()
+    };
+    assert_eq!((kept(&disk), depot.catalog(CatalogHash(8)).is_some()), (1, true));
+    disk.set_capacity(None);
+    depot.gather(&readings(1), Timestamp(1));
+    depot.commit(now(3)).unwrap();
+    assert_eq!((kept(&disk), depot.catalog(CatalogHash(8)).is_some()), (3, true));
 }

@@ -35,6 +35,14 @@ pub enum CatalogError {
     Damaged(CatalogHash),
 }
 
+impl CatalogError {
+    /// Whether there is no room for it.
+    #[must_use]
+    pub fn is_full(&self) -> bool {
+        matches!(self, Self::Io { source, .. } if super::is_full(source))
+    }
+}
+
 /// The catalogs of an outbox.
 pub struct Catalogs<'a> {
     pub(super) disk: &'a mut dyn Disk,

@@ -311,8 +311,16 @@ pub trait Outbox: Send {
     /// Figures.
     fn stats(&self) -> Stats;
 
-    /// The side files of catalogs.
+    /// Gives the file system the room of the oldest records, whatever the policy, for what all records mean nothing without;
+    /// those that are owed under a loss. `false` where there are none to give.
     ///
+    /// # Errors
+    /// As for [`append`](Self::append).
+    fn make_room(&mut self) -> Result<bool, AppendError> {
+        Ok(false)
+    }
+
+    /// The side files of catalogs.
     fn catalogs(&mut self) -> Catalogs<'_>;
 
     /// Says goodbye at `at`, durably. Appending again takes it back.
@@ -340,6 +348,11 @@ pub fn open(directory: &Path, options: &Options, opening: Opening) -> Result<Ope
             Ok(Opened { outbox: Box::new(journal), found })
         }
     }
+}
+
+/// Whether there is no room left.
+fn is_full(e: &io::Error) -> bool {
+    matches!(e.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
 }
 
 /// A length as a file offset.

@@ -2,8 +2,6 @@
 //!
 //! Does not choose what is recycled: see `recycle`.
 
-use std::io;
-
 use gapless_common::id::{CatalogHash, Seq};
 use gapless_common::planted::{self, Bug};
 use gapless_common::quality::Cause;
@@ -17,7 +15,7 @@ use super::format::{
 use super::{Journal, Segment};
 use crate::outbox::acks::CURSOR_BYTES_MAX;
 use crate::outbox::spans::{Entry, Spans};
-use crate::outbox::{AppendError, NewRecord, to_u64, to_usize};
+use crate::outbox::{AppendError, NewRecord, is_full, to_u64, to_usize};
 
 /// Payload of [`KIND_OPENED`].
 const OPENED_BYTES: usize = 24;
@@ -307,9 +305,4 @@ impl Journal {
         }
         Ok(true)
     }
-}
-
-/// Whether there is no room left.
-pub(super) fn is_full(e: &io::Error) -> bool {
-    matches!(e.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
 }

@@ -18,6 +18,7 @@
 //! Does not look into records, and keeps none in memory: the newest ones are in the page cache.
 
 mod append;
+mod forgone;
 mod format;
 mod read;
 mod recover;
@@ -33,6 +34,7 @@ use gapless_common::message::HeldEpoch;
 use gapless_common::reading::Loss;
 use gapless_common::time::Timestamp;
 
+use self::forgone::Forgone;
 use self::read::ReadHint;
 pub use self::summary::Summary;
 use super::acks::Acks;
@@ -96,6 +98,7 @@ pub struct Journal {
     refused: Option<Loss>,
     /// Losses that records tell of, kept in the book until the next write has made the acknowledgement of them durable.
     told: Vec<Loss>,
+    forgone: Forgone,
     quarantine: Quarantine,
     catalog_bytes: u64,
     buffer: Vec<u8>,
@@ -155,6 +158,12 @@ impl Journal {
         segments + spares
     }
 
+    /// The first seq of an epoch that a segment holds.
+    fn first_held(&self, epoch: Epoch) -> Option<u64> {
+        let spans = self.segments.iter().flat_map(|s| &s.spans.0);
+        spans.filter(|span| span.epoch == epoch).map(|span| span.first).min()
+    }
+
     fn owed_spans(&self) -> impl Iterator<Item = OwedRange> + '_ {
         let spans = self.segments.iter().flat_map(|s| &s.spans.0);
         spans.flat_map(|span| {
@@ -196,13 +205,15 @@ impl Outbox for Journal {
 
     fn unacknowledge(&mut self, epoch: Epoch, watermark: Seq) {
         self.acks.unacknowledge(epoch, watermark);
+        if let Some(first) = self.first_held(epoch) {
+            self.forgone.want(epoch, first, &self.acks);
+        }
     }
 
     fn held(&self) -> Vec<HeldEpoch> {
         let mut held = Vec::new();
         for &(epoch, next) in &self.epochs {
-            let spans = self.segments.iter().flat_map(|s| &s.spans.0);
-            let first = spans.filter(|s| s.epoch == epoch).map(|s| s.first).min();
+            let first = self.first_held(epoch);
             if first.is_some() || epoch == self.opening.epoch {
                 held.push(HeldEpoch { epoch, first: Seq(first.unwrap_or(next)), next: Seq(next) });
             }
@@ -229,7 +240,7 @@ impl Outbox for Journal {
 
     fn pending_losses(&self) -> Vec<Loss> {
         let untold = self.losses.pending().iter().filter(|loss| !is_told(loss, &self.told));
-        untold.copied().collect()
+        untold.chain(self.forgone.wanted()).copied().collect()
     }
 
     fn losses_recorded(&mut self, losses: &[Loss]) -> Result<(), AppendError> {
@@ -237,6 +248,7 @@ impl Outbox for Journal {
         for loss in losses {
             self.acks.acknowledge(loss.epoch, Seq(0), &[(loss.first, loss.last)]);
         }
+        self.forgone.told(losses);
         self.told.extend_from_slice(losses);
         Ok(())
     }
@@ -260,6 +272,13 @@ impl Outbox for Journal {
             dropped_records: self.counters.dropped_records,
             pending_losses: to_u64(self.pending_losses().len()),
         }
+    }
+
+    fn make_room(&mut self) -> Result<bool, AppendError> {
+        self.check_usable()?;
+        // The active segment and one to go on with stay.
+        let is_least = self.segments.len() + self.spares.len() <= 2;
+        Ok(!is_least && (self.give_back_oldest()? || self.give_back_whatever()?))
     }
 
     fn catalogs(&mut self) -> Catalogs<'_> {

@@ -186,6 +186,7 @@ impl Journal {
             spans.0.retain(|s| s.epoch != piece.epoch || !(s.first..=s.last).contains(&piece.from));
         }
         let mut missing = self.segments[index].spans.missing_in(&spans);
+        self.forgone.note(missing.iter().copied());
         missing.retain(|l| !self.acks.owed(l.epoch, l.first.0, l.last.0).is_empty());
         self.counters.quarantined_records += missing.iter().map(|l| l.last.0 - l.first.0 + 1).sum::<u64>();
         self.segments[index].spans = spans;
@@ -198,7 +199,7 @@ impl Journal {
 
     fn keep_aside(&mut self, number: u64, offset: usize, bytes: &[u8]) -> Result<(), ReadError> {
         match self.quarantine.add(self.disk.as_mut(), number, to_u64(offset), bytes) {
-            Err(e) if !super::append::is_full(&e) && !unreadable::is_unreadable(&e) => Err(e.into()),
+            Err(e) if !crate::outbox::is_full(&e) && !unreadable::is_unreadable(&e) => Err(e.into()),
             _ => Ok(()),
         }
     }

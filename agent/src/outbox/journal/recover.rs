@@ -19,6 +19,7 @@ use gapless_common::time::Timestamp;
 
 use self::files::Life;
 use self::tail::{end_of, torn_frame_bytes, whole_items};
+use super::forgone::Forgone;
 use super::format::{DATA_AT, Item, scan};
 use super::{Counters, Journal, Segment, SpareFile};
 use crate::outbox::acks::Acks;
@@ -83,6 +84,7 @@ pub(super) struct Recovery {
     /// The record that should come next, where that is known.
     expected: Option<(Epoch, u64)>,
     missing: Vec<Loss>,
+    forgone: Forgone,
     /// What was refused at the end of the newest epoch, which no frame says yet.
     refused_tail: Option<Loss>,
     pub(super) report: RecoveryReport,
@@ -189,7 +191,7 @@ impl Recovery {
                 .quarantine
                 .add(disk, number, to_u64(offset), bytes)
                 .or_else(|e| {
-                    if super::append::is_full(&e) || unreadable::is_unreadable(&e) {
+                    if crate::outbox::is_full(&e) || unreadable::is_unreadable(&e) {
                         Ok(true)
                     } else {
                         Err(e)
@@ -243,6 +245,7 @@ impl Recovery {
             losses: self.book,
             refused: self.refused_tail,
             told: Vec::new(),
+            forgone: self.forgone,
             quarantine: self.quarantine,
             catalog_bytes,
             buffer: Vec::new(),

@@ -2,17 +2,19 @@
 //!
 //! Order of every step: the loss is durable before the header is erased, and the header before the file is used again.
 
+use std::collections::{BTreeMap, BTreeSet};
+
+use gapless_common::id::Epoch;
 use gapless_common::planted::{self, Bug};
 use gapless_common::quality::Cause;
 use gapless_common::reading::{Loss, Record};
 use gapless_common::wire::decode_record;
 
-use super::append::is_full;
 use super::format::DATA_AT;
 use super::{Journal, SEGMENT_SUFFIX, SpareFile};
 use crate::outbox::losses::FILE_BYTES;
 use crate::outbox::spans::Span;
-use crate::outbox::{AppendError, DropPolicy, ReadLimits};
+use crate::outbox::{AppendError, DropPolicy, ReadLimits, is_full};
 
 /// Least number of segment files, whatever catalogs take of the budget: the active one, one sealed, one spare.
 const FILES_MIN: usize = 3;
@@ -175,6 +177,16 @@ impl Journal {
         Ok(true)
     }
 
+    /// The same of the oldest segment whatever the policy, for what the other records mean nothing without.
+    pub(super) fn give_back_whatever(&mut self) -> Result<bool, AppendError> {
+        if self.segments.len() > 1 {
+            self.recycle(0)?;
+        }
+        let Some(spare) = self.spares.pop() else { return Ok(false) };
+        self.remove_file(&spare.name)?;
+        Ok(true)
+    }
+
     fn remove_file(&mut self, name: &str) -> Result<(), AppendError> {
         let removed = self.disk.remove(name).and_then(|()| self.disk.sync_directory(name));
         removed.map_err(|e| self.fail("remove a segment", e))
@@ -183,10 +195,13 @@ impl Journal {
     /// Forgets what is known of epochs of which nothing is held any more.
     fn forget_epochs(&mut self) {
         let spans = self.segments.iter().flat_map(|s| &s.spans.0);
-        let mut held: std::collections::BTreeSet<_> = spans.map(|span| span.epoch).collect();
+        let mut held: BTreeSet<Epoch> = spans.map(|span| span.epoch).collect();
         held.insert(self.opening.epoch);
         held.extend(self.previous.map(|(epoch, _)| epoch));
         self.epochs.retain(|(epoch, _)| held.contains(epoch));
         self.acks.retain(&held);
+        let firsts: BTreeMap<Epoch, u64> =
+            held.iter().filter_map(|&epoch| Some((epoch, self.first_held(epoch)?))).collect();
+        self.forgone.retain(|epoch| firsts.get(&epoch).copied());
     }
 }

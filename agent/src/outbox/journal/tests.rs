@@ -14,6 +14,7 @@ use super::super::{
 use super::{Journal, Summary};
 
 mod epochs;
+mod forgone;
 mod torn_begin;
 mod unreadable;
 
