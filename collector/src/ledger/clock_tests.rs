@@ -96,6 +96,25 @@ fn a_clock_that_is_ahead_proves_what_has_passed_and_the_rest_when_its_time_has_c
 }
 
 #[test]
+fn what_an_agent_has_proven_has_passed_however_slow_the_collectors_clock_is() {
+    let (mut ledger, mut slots) = (fresh(), Memory::default());
+    ledger.start(AGENT, Epoch(1), &start(None, (at(NOW - 10), true)));
+    ledger.mark(AGENT, Epoch(1), 2, Mark::Catalog { hash: HASH, since: Some(at(NOW - 10)) });
+    (NOW - 10..NOW - 8).for_each(|slot| ledger.received(&due(), Slot(slot)));
+    ledger.mark(AGENT, Epoch(1), 3, complete(NOW - 6));
+    ledger.account(AGENT, Epoch(1), 1, 3);
+    let slow = |commit| Stamp { at: at(NOW - 3_600), commit };
+    let Ok(()) = ledger.settle(AGENT, &mut slots, slow(1));
+    assert_eq!(slots.open().into_values().collect::<Vec<_>>(), [Cause::Unexplained; 3]);
+
+    // The gateway's clock leaps ahead by years, and names the slots on its way.
+    ledger.missed(&due(), Slot(NOW - 8), u32::try_from(1_000 * DAY).unwrap(), Cause::NotConnected);
+    let Ok(()) = ledger.settle(AGENT, &mut slots, slow(2));
+    let told: Vec<_> = slots.open().into_iter().collect();
+    assert_eq!(told, [NOW - 8, NOW - 7, NOW - 6].map(|slot| (slot, Cause::NotConnected)));
+}
+
+#[test]
 fn a_device_that_begins_under_a_clock_that_is_ahead_is_owed_from_now_on() {
     let (mut ledger, mut slots) = (fresh(), Memory::default());
     let ahead = at(NOW + 1_000 * DAY);

@@ -32,7 +32,7 @@ impl Ledger {
     /// The storage of runs and gaps failed; the ledger must be loaded again.
     pub fn settle<S: Slots>(&mut self, no: AgentNo, slots: &mut S, stamp: Stamp) -> Result<(), S::Error> {
         self.paint_received(slots, stamp)?;
-        self.paint_missed(slots, stamp)?;
+        self.paint_missed(no, slots, stamp)?;
         self.recause_losses(no, slots)?;
         loop {
             self.link(no);
@@ -62,11 +62,11 @@ impl Ledger {
     }
 
     /// Of what a clock that is ahead has skipped only the past is missed: the other slots' turn is still to come.
-    fn paint_missed<S: Slots>(&mut self, slots: &mut S, stamp: Stamp) -> Result<(), S::Error> {
+    fn paint_missed<S: Slots>(&mut self, no: AgentNo, slots: &mut S, stamp: Stamp) -> Result<(), S::Error> {
         for (grid, first, last, cause) in std::mem::take(&mut self.missed) {
             let known = Known::Missed(cause);
             let times = self.times[&grid];
-            let last = last.min(times.slot_at(plausible::believed(times.at(Slot(last)), stamp.at)).0);
+            let last = last.min(times.slot_at(self.believed(no, times.at(Slot(last)), stamp.at)).0);
             if first > last {
                 continue;
             }
@@ -75,6 +75,18 @@ impl Ledger {
             }
         }
         Ok(())
+    }
+
+    /// What of the time up to `at` has passed by what the agent says: where its clock is far ahead, up to now, or to what
+    /// it has proven of any device, as the collector's own clock may be slow.
+    fn believed(&self, no: AgentNo, at: Timestamp, now: Timestamp) -> Timestamp {
+        let believed = plausible::believed(at, now);
+        if believed == at {
+            return at;
+        }
+        let proven = self.spans_of(no).filter_map(|span| Some(span.times.at(span.proven?)));
+        let passed = proven.filter(|proven| *proven <= at && plausible::believed(*proven, now) == *proven);
+        passed.max().map_or(believed, |passed| passed.max(believed))
     }
 
     /// Whether slots from `first` on may lie in proven time.
