@@ -8,6 +8,7 @@ use std::collections::VecDeque;
 
 use gapless_collector::ingest::committer::Committer;
 use gapless_collector::ingest::{Inbound, Outbound};
+use gapless_common::id::Commit;
 use gapless_common::message::Presence;
 use gapless_common::time::Timestamp;
 use gapless_common::topic::presence;
@@ -54,6 +55,8 @@ pub struct Center {
     waiting: VecDeque<Inbound>,
     /// The last commit of which an agent was told, in this life of the database.
     told: u64,
+    /// The commit up to which it was looked at what became of gaps.
+    pub looked_at: Commit,
     /// Commits of which agents were told, and that were gone after a kill.
     pub forgotten: Vec<String>,
     /// Its connection.
@@ -69,8 +72,9 @@ impl Center {
     pub fn new(rng: Rng) -> Self {
         let database = Some(Connection::open_in_memory().expect("memory takes a database"));
         let (waiting, session, ahead_ms) = (VecDeque::new(), 0, 0);
-        let (told, forgotten) = (0, Vec::new());
-        Self { committer: None, database, backup: None, waiting, told, forgotten, session, ahead_ms, rng }
+        let (told, forgotten, looked_at) = (0, Vec::new(), Commit(0));
+        let (committer, backup) = (None, None);
+        Self { committer, database, backup, waiting, told, looked_at, forgotten, session, ahead_ms, rng }
     }
 
     /// Starts it.

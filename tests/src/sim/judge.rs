@@ -7,7 +7,7 @@ use gapless_common::id::{DeviceIndex, Epoch};
 use gapless_common::quality::Cause;
 use gapless_common::ranges::RangeSet;
 use gapless_common::reading::{Acquired, Record, Value};
-use gapless_common::time::Timestamp;
+use gapless_common::time::{Slot, Timestamp};
 use rusqlite::Connection;
 
 use super::line::ground::SimGround;
@@ -228,6 +228,7 @@ impl Case<'_> {
         let Some((first, proven)) = stored.due else {
             return findings.push(("liveness", format!("{}: nothing was ever proven", known.name)));
         };
+        self.check_first(&known.name, known.grid, first, findings);
         let received = self.slots_stored(index, known, stored);
         if let Some(last) = self.last_issued(index).filter(|last| *last > proven.saturating_add(1)) {
             let what = format!("{}: slot {last} was answered, and the proof ends at {proven}", known.name);
@@ -247,7 +248,9 @@ impl Case<'_> {
                 findings.push(("true gaps", what));
             }
         }
-        if let Some((slot, _)) = stored.filled.iter().next().filter(|_| !self.may_have_been_given_up()) {
+        let filled = stored.filled.iter().flat_map(|(first, last)| first..=last).map(signed);
+        let early = |slot: &i64| !self.was_polled_again(index, known, *slot);
+        if let Some(slot) = filled.filter(|_| !self.may_have_been_given_up()).find(early) {
             let what = format!("{}: a gap held slot {slot} while its reading was on its way", known.name);
             findings.push(("true gaps", what));
         }
@@ -262,6 +265,23 @@ impl Case<'_> {
                 format!("{}: slot {slot}: its account and its readings differ", known.name),
             ));
         }
+    }
+
+    /// Whether a slot's reading is of a poll out of turn, later in the slot: it was missed before, or had begun before the
+    /// agent had.
+    fn was_polled_again(&self, index: DeviceIndex, known: &Known, slot: i64) -> bool {
+        let range = (self.no, index, 0, i64::MIN)..=(self.no, index, u8::MAX, i64::MAX);
+        let answers = self.oracle.issued.range::<AnswerKey, _>(range).map(|(_, issued)| issued);
+        let answers = answers.filter(|issued| issued.acquired == Acquired::InSlot(Slot(slot)));
+        let began = |generation: u64| {
+            let life = self.history().lives.iter().find(|life| life.generation == generation);
+            life.map(|life| life.began.1)
+        };
+        answers.min_by_key(|issued| issued.told_ms).is_some_and(|issued| {
+            let mut misses = self.oracle.misses(self.no, index, slot);
+            misses.any(|(told_ms, _)| told_ms <= issued.told_ms)
+                || began(issued.generation) > Some(known.grid.at(Slot(slot)))
+        })
     }
 
     /// Whether the collector may have taken for gone what came after all: a disk was replaced or failed for a while, so

@@ -51,10 +51,12 @@ impl Center {
         self.published(told)
     }
 
-    fn closed_early(&self) -> Vec<String> {
-        self.committer.as_ref().map_or_else(Vec::new, |committer| {
-            closed_early(committer.connection(), committer.head().commit).expect("the database reads")
-        })
+    fn closed_early(&mut self) -> Vec<String> {
+        let Some(committer) = self.committer.as_ref() else { return Vec::new() };
+        let head = committer.head().commit;
+        // A database that was put back counts its commits anew.
+        let since = std::mem::replace(&mut self.looked_at, head).min(head);
+        closed_early(committer.connection(), since).expect("the database reads")
     }
 
     /// Whether a gap is being asked for, or is to be asked for by now.
@@ -67,16 +69,16 @@ impl Center {
     }
 }
 
-/// Gaps that this commit closed, and of which a slot has no reading.
-fn closed_early(database: &Connection, commit: Commit) -> rusqlite::Result<Vec<String>> {
+/// Gaps that were closed by a commit after `since`, and of which a slot has no reading.
+fn closed_early(database: &Connection, since: Commit) -> rusqlite::Result<Vec<String>> {
     // Of each gap how many slots it holds, and of how many there is a reading.
     let sql = "SELECT d.name, p.first_slot, p.last_slot,
             (SELECT count(DISTINCT (r.ts - g.phase_ms) / g.interval_ms) FROM series x JOIN readings r ON r.series = x.id
              WHERE x.device = d.id AND r.ts >= p.from_ts AND r.ts < p.to_ts)
         FROM gaps p JOIN grids g ON g.id = p.grid JOIN devices d ON d.id = g.device
-        WHERE p.changed_commit = ?1 AND p.state = 2 AND d.attributes ->> 'history' IS NOT NULL";
+        WHERE p.changed_commit > ?1 AND p.state = 2 AND d.attributes ->> 'history' IS NOT NULL";
     let mut statement = database.prepare_cached(sql)?;
-    let mut rows = statement.query([commit.0.cast_signed()])?;
+    let mut rows = statement.query([since.0.cast_signed()])?;
     let mut early = Vec::new();
     while let Some(row) = rows.next()? {
         let (name, first, last, there): (String, i64, i64, i64) =

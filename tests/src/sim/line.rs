@@ -5,7 +5,8 @@
 //! - On a serial line each byte is due at the end of its character. A device answers what was asked once the request's
 //!   last character has left: that is the instant its values are of ([`Served::eval_ms`]), and the answer begins after
 //!   the turnaround, which is never below t3.5.
-//! - Frames that overlap interleave, as they would garble each other; a request does not hide what is received meanwhile.
+//! - Frames that overlap interleave, as they would garble each other (see `heard`); a request does not hide what is
+//!   received meanwhile.
 //! - An adapter that is not prompt hands over what it has every [`Wire::Serial::chunk_ms`].
 //! - A TCP answer comes in one piece or in two, on the connection that asked. A serial server ([`Wire::SerialServer`])
 //!   knows nothing of frames: a late answer goes to whoever is connected then.
@@ -16,6 +17,7 @@
 
 pub mod fault;
 pub mod ground;
+mod heard;
 pub mod meter;
 
 use std::collections::{BTreeMap, VecDeque};
@@ -31,6 +33,7 @@ use gapless_simulators::modbus::pdu::exception_answer;
 use gapless_simulators::modbus::{Device, DeviceKind, Timing, crc};
 
 use fault::{Chances, Dice, Fault, FaultCounts};
+use heard::Heard;
 
 /// Nanoseconds of a millisecond.
 const MS: u64 = 1_000_000;
@@ -111,6 +114,8 @@ enum Piece {
         ended_ns: u64,
         /// The connection it belongs to; `None`: any.
         connection: Option<u64>,
+        /// Which frame they are of.
+        frame: u64,
     },
     Noise(u8),
 }
@@ -138,6 +143,8 @@ pub struct SimLine {
     /// Between the two pieces of the last answer that came in two nothing else comes: TCP keeps what is sent in one.
     whole: (u64, u64),
     received: VecDeque<u8>,
+    heard: Heard,
+    frames: u64,
     /// When the last character ended on the line, of whomever.
     quiet_from_ns: u64,
     served: Vec<Served>,
@@ -176,6 +183,8 @@ impl SimLine {
             sent: 0,
             whole: (0, 0),
             received: VecDeque::new(),
+            heard: Heard::default(),
+            frames: 0,
             quiet_from_ns: 0,
             served: Vec::new(),
             faults: FaultCounts::new(),
@@ -295,16 +304,21 @@ impl SimLine {
 
     fn deliver(&mut self, due_ns: u64, piece: Piece) {
         self.lose_if_absent(due_ns);
-        let (bytes, connection) = match piece {
-            Piece::Bytes { bytes, ended_ns, connection } => {
+        let (mut bytes, connection, frame) = match piece {
+            Piece::Bytes { bytes, ended_ns, connection, frame } => {
                 self.quiet_from_ns = self.quiet_from_ns.max(ended_ns);
-                (bytes, connection)
+                (bytes, connection, Some(frame))
             }
             Piece::Noise(byte) => {
                 self.quiet_from_ns = self.quiet_from_ns.max(due_ns);
-                (vec![byte], None)
+                (vec![byte], None, None)
             }
         };
+        if self.wire != Wire::Mbap {
+            let stations = &self.stations;
+            let is_unit = |unit: u8| stations.contains_key(&unit);
+            bytes.iter_mut().for_each(|byte| *byte = self.heard.take(frame, *byte, is_unit));
+        }
         if self.open != 0 && connection.is_none_or(|wanted| wanted == self.open) {
             self.received.extend(bytes);
         }
@@ -319,6 +333,7 @@ impl SimLine {
 
     /// Puts a frame on the wire; says when its last byte is due.
     fn transmit(&mut self, begin_ns: u64, bytes: Vec<u8>) -> u64 {
+        self.frames += 1;
         match self.wire {
             Wire::Serial { chunk_ms, .. } => self.transmit_characters(begin_ns, &bytes, chunk_ms),
             Wire::Mbap => self.transmit_pieces(begin_ns, bytes, Some(self.open)),
@@ -334,24 +349,25 @@ impl SimLine {
                 Some(chunk_ms) => ended_ns.next_multiple_of(u64::from(chunk_ms) * MS),
                 None => ended_ns,
             };
-            self.send(due_ns, Piece::Bytes { bytes: vec![*byte], ended_ns, connection: None });
+            let (bytes, frame) = (vec![*byte], self.frames);
+            self.send(due_ns, Piece::Bytes { bytes, ended_ns, connection: None, frame });
         }
         ended_ns
     }
 
     fn transmit_pieces(&mut self, begin_ns: u64, mut bytes: Vec<u8>, connection: Option<u64>) -> u64 {
-        let due_ns = begin_ns + self.latency_ns;
+        let (due_ns, frame) = (begin_ns + self.latency_ns, self.frames);
         let is_alone = self.air.range((due_ns, 0)..=(due_ns + self.latency_ns, u64::MAX)).next().is_none();
         if bytes.len() > 1 && self.dice.below(4) == 0 && is_alone {
             let cut = usize::try_from(self.dice.within(1, bytes.len() as u64 - 1)).unwrap_or(1);
             let rest = bytes.split_off(cut);
-            self.send(due_ns, Piece::Bytes { bytes, ended_ns: due_ns, connection });
+            self.send(due_ns, Piece::Bytes { bytes, ended_ns: due_ns, connection, frame });
             let last_ns = due_ns + self.latency_ns;
-            self.send(last_ns, Piece::Bytes { bytes: rest, ended_ns: last_ns, connection });
+            self.send(last_ns, Piece::Bytes { bytes: rest, ended_ns: last_ns, connection, frame });
             self.whole = (due_ns, last_ns);
             return last_ns;
         }
-        self.send(due_ns, Piece::Bytes { bytes, ended_ns: due_ns, connection });
+        self.send(due_ns, Piece::Bytes { bytes, ended_ns: due_ns, connection, frame });
         due_ns
     }
 
@@ -378,6 +394,7 @@ impl SimLine {
         let last_byte_ns = self.answer(unit, pdu, at_ns, transaction, fault);
         let word = |at: usize| pdu.get(at..at + 2).map_or(0, |pair| u16::from_be_bytes([pair[0], pair[1]]));
         let asked = (pdu.first().copied().unwrap_or(0), word(1), word(3));
+        tracing::trace!(at_ms = at_ns / MS, unit, ?asked, last_ms = ?last_byte_ns.map(|ns| ns / MS), ?fault, "served");
         self.served.push(Served { unit, asked, at_ns, eval_ms, last_byte_ns, fault });
     }
 
@@ -403,7 +420,9 @@ impl SimLine {
                 device.restart(eval_ms);
                 return None;
             }
-            Some(Fault::Late { from_ms, to_ms }) => begin_ns += self.within_ms(from_ms, to_ms),
+            Some(Fault::Late { from_ms, to_ms }) => {
+                begin_ns = begin_ns.max(at_ns + self.within_ms(from_ms, to_ms))
+            }
             Some(Fault::Truncated) => {
                 let frame = reply.pdu.len() as u64 + 3;
                 reply.truncate = Some(usize::try_from(self.dice.within(1, frame - 1)).ok());
@@ -421,7 +440,7 @@ impl SimLine {
             Some(Fault::NoiseThenLate { bytes, from_ms, to_ms }) => {
                 let noise = self.dice.noise(bytes.into());
                 self.transmit(at_ns, noise);
-                begin_ns += self.within_ms(from_ms, to_ms);
+                begin_ns = begin_ns.max(at_ns + self.within_ms(from_ms, to_ms));
             }
             Some(Fault::Babble { from_ms, to_ms }) => {
                 let span = self.within_ms(from_ms, to_ms);
@@ -463,6 +482,9 @@ impl SimLine {
 
     /// A request goes out now: nothing is heard of it before its last character has left.
     fn ask(&mut self, bytes: &[u8]) {
+        if self.air.is_empty() {
+            self.heard.begin();
+        }
         if self.timing.char_ns == 0 {
             return self.serve_bytes(bytes, self.now_ns + self.latency_ns);
         }

@@ -13,6 +13,7 @@ use gapless_agent::campbell::csijson::BODY_BYTES_MAX;
 use gapless_agent::clock::Now;
 use gapless_agent::config::{LogTable, Logger as Configured};
 use gapless_agent::records::collect::Collect as _;
+use gapless_common::quality::Cause;
 use gapless_simulators::campbell::logger::Reply;
 use gapless_simulators::campbell::{Cell, Fault, FaultKind, Logger, LoggerConfig, TableConfig};
 
@@ -51,11 +52,13 @@ pub struct SimLogger {
     /// How often these are looked at, and when they were last.
     look_every_ms: u64,
     looked_ms: u64,
-    was_erased: bool,
     /// From when until when it had no power, in ms of the run.
     offs: Vec<(u64, u64)>,
-    /// Per table the fields that every program had.
-    fields: BTreeMap<String, BTreeSet<String>>,
+    /// When a request came to nothing, in ms of the run, and why.
+    failures: Vec<(u64, Cause)>,
+    /// Its programs, each with the instant of the run, in ms, at which it erased what was there, and the fields of its
+    /// tables.
+    programs: Vec<(u64, BTreeMap<String, BTreeSet<String>>)>,
 }
 
 impl SimLogger {
@@ -75,20 +78,33 @@ impl SimLogger {
             off_since_ms: None,
             recorded: BTreeMap::new(),
             looked_ms: 0,
-            was_erased: false,
             offs: Vec::new(),
-            fields: BTreeMap::new(),
+            failures: Vec::new(),
+            programs: Vec::new(),
         };
-        new.note_fields();
+        new.note_program(0);
         new
     }
 
     /// The request arrives, and is answered, or is not. Gives what comes of it, and when.
     fn ask(&mut self, target: &str, at_ms: u64) -> (u64, Fetched) {
+        let (comes_ms, fetched, cause) = self.serve(target, at_ms);
+        self.failures.extend(cause.map(|cause| (comes_ms, cause)));
+        (comes_ms, fetched)
+    }
+
+    /// Whether a request came to nothing for this cause, between these instants of the run.
+    #[must_use]
+    pub fn has_failed(&self, cause: Cause, (from_ms, to_ms): (u64, u64)) -> bool {
+        let is_so = |&(at_ms, why): &(u64, Cause)| why == cause && (from_ms..=to_ms).contains(&at_ms);
+        self.failures.iter().any(is_so)
+    }
+
+    fn serve(&mut self, target: &str, at_ms: u64) -> (u64, Fetched, Option<Cause>) {
         if at_ms < self.away_until_ms || self.off_since_ms.is_some() {
             let known_ms = if self.is_refused { self.latency_ms } else { CONNECT_MS_MAX };
             let why = Failure::NotConnected("nobody is there".to_owned());
-            return (at_ms + known_ms.min(self.timeout_ms), Err(why));
+            return (at_ms + known_ms.min(self.timeout_ms), Err(why), Some(Cause::NotConnected));
         }
         let heard_ms = at_ms + self.latency_ms;
         self.note_records(heard_ms);
@@ -96,9 +112,11 @@ impl SimLogger {
         let slow_ms: u64 = reply.faults.iter().map(slowness_ms).fold(0, u64::saturating_add);
         let comes_ms = heard_ms.saturating_add(self.latency_ms).saturating_add(slow_ms);
         if comes_ms > at_ms + self.timeout_ms {
-            return (at_ms + self.timeout_ms, Err(Failure::NoAnswer("no answer in time".to_owned())));
+            let why = Failure::NoAnswer("no answer in time".to_owned());
+            return (at_ms + self.timeout_ms, Err(why), Some(Cause::NoAnswer));
         }
-        (comes_ms, fetched(&reply))
+        let is_spoilt = reply.faults.iter().any(|fault| slowness_ms(fault) == 0);
+        (comes_ms, fetched(&reply), is_spoilt.then_some(Cause::Corrupt))
     }
 
     /// Notes what it has recorded. To be called more often than its memory is overwritten.
@@ -124,10 +142,11 @@ impl SimLogger {
         self.recorded.get(&*table.table).is_some_and(|recorded| recorded.contains(&at))
     }
 
-    /// Whether all that it held was ever erased.
+    /// Whether what it held of this instant was erased.
     #[must_use]
-    pub const fn was_erased(&self) -> bool {
-        self.was_erased
+    pub fn was_erased(&self, table: &LogTable, at: i64) -> bool {
+        let later = self.programs.iter().skip(1).map(|(began_ms, _)| *began_ms);
+        later.into_iter().any(|began_ms| truth(began_ms).0 + slack_ms(table, began_ms) >= at)
     }
 
     /// The instants of the records that it holds.
@@ -143,20 +162,34 @@ impl SimLogger {
         self.device.truth(&table.table, field, at)
     }
 
-    /// Whether every program that it ever had has this field.
+    /// Whether a program that may have made the record of this instant lacks the field; whichever one, where its clock
+    /// was ever set.
     #[must_use]
-    pub fn has_always(&self, table: &LogTable, field: &str) -> bool {
-        self.fields.get(&*table.table).is_some_and(|fields| fields.contains(field))
+    pub fn may_lack(&self, table: &LogTable, field: &str, at: Option<i64>) -> bool {
+        let ends = self.programs.iter().skip(1).map(|(began_ms, _)| *began_ms).chain([u64::MAX]);
+        let may_be_of = |began_ms: u64, ended_ms: u64| {
+            let slack = |ms: u64| slack_ms(table, ms);
+            let is_before = |at: i64| began_ms > 0 && at < truth(began_ms).0 - slack(began_ms);
+            let is_behind = |at: i64| ended_ms < u64::MAX && at > truth(ended_ms).0 + slack(ended_ms);
+            at.is_none_or(|at| !is_before(at) && !is_behind(at))
+        };
+        let lacks = |fields: &BTreeMap<String, BTreeSet<String>>| {
+            !fields.get(&*table.table).is_some_and(|fields| fields.contains(field))
+        };
+        self.programs
+            .iter()
+            .zip(ends)
+            .any(|((began_ms, fields), ended_ms)| may_be_of(*began_ms, ended_ms) && lacks(fields))
     }
 
-    /// Of each table the fields that this program has, and all before it had.
-    fn note_fields(&mut self) {
-        for table in self.device.table_names() {
-            let now: BTreeSet<String> =
-                self.device.fields(&table).iter().map(|field| field.name.clone()).collect();
-            let always = self.fields.entry(table).or_insert_with(|| now.clone());
-            always.retain(|field| now.contains(field));
-        }
+    fn note_program(&mut self, at_ms: u64) {
+        let names = self.device.table_names();
+        let fields = names.into_iter().map(|table| {
+            let fields = self.device.fields(&table).iter().map(|field| field.name.clone()).collect();
+            (table, fields)
+        });
+        let program = (at_ms, fields.collect());
+        self.programs.push(program);
     }
 
     /// Its link goes away until then; `is_refused`: whoever tries it is told so at once.
@@ -202,9 +235,8 @@ impl SimLogger {
     /// Somebody gives it another program.
     pub fn change_program(&mut self, at_ms: u64) {
         self.note_records(at_ms);
-        self.was_erased = true;
         self.device.change_program(truth(at_ms).0);
-        self.note_fields();
+        self.note_program(at_ms);
     }
 
     /// Its answers go wrong.
@@ -222,6 +254,11 @@ impl SimLogger {
             self.step_clock(-ahead_ms, at_ms);
         }
     }
+}
+
+/// How far the time of a record may be from that of the run, in ms: a logger's clock may be off by 50 ppm.
+fn slack_ms(table: &LogTable, at_ms: u64) -> i64 {
+    table.grid.interval.as_ms() + i64::try_from(at_ms / 10_000).unwrap_or(i64::MAX)
 }
 
 const fn slowness_ms(fault: &FaultKind) -> u64 {
@@ -334,7 +371,6 @@ mod tests {
     use gapless_agent::config::Config;
     use gapless_agent::event::BusEvent;
     use gapless_common::profile::ProfileSet;
-    use gapless_common::quality::Cause;
 
     use super::super::clock::{Clock, MS_NS};
     use super::*;

@@ -11,6 +11,7 @@
 //! | `net`, `center`, `keep` | broker and links; the collector; its look after gaps and jobs |
 //! | `logger`, `mishap` | devices that remember, and what befalls them; what persons do |
 //! | `tap`, `oracle`, `judge`, `cause` | what is durable; what is true; what the end must look like; why a gap is one |
+//! | `owed` | from when on a device is due |
 //! | `recall`, `rest` | the same two of devices that remember |
 //! | `sometimes`, `series` | what was reached; many runs, and the page about them |
 //!
@@ -28,6 +29,7 @@ pub mod logger;
 pub mod mishap;
 pub mod net;
 pub mod oracle;
+mod owed;
 pub mod plan;
 pub mod queue;
 pub mod recall;

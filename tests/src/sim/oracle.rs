@@ -108,8 +108,8 @@ impl Life {
 pub struct History {
     /// Its agent's lives, in order.
     pub lives: Vec<Life>,
-    /// What its buses polled in vain, or did not poll.
-    pub missed: Vec<Misses>,
+    /// What its buses polled in vain, or did not poll, and when each was told, in ms of the run.
+    pub missed: Vec<(u64, Misses)>,
     /// Channels of answers that carry no value: device, channel and instant.
     pub valueless: BTreeMap<(DeviceIndex, ChannelIndex, Timestamp), (Acquired, Quality)>,
     /// When its disk failed, and until when, in ms of the run.
@@ -215,6 +215,7 @@ impl Oracle {
 
     /// A bus tells its agent something.
     pub fn note_event(&mut self, no: usize, gateway: &Gateway, event: &BusEvent, now_ms: u64) {
+        tracing::trace!(at_ms = now_ms, gateway = no, ?event, "told");
         for (invariant, what) in self.recall.note_event((no, gateway), event, now_ms) {
             self.find(invariant, what);
         }
@@ -230,7 +231,7 @@ impl Oracle {
                 };
                 self.note_answer(no, gateway, *device, &issued);
             }
-            BusEvent::Missed(misses) => self.histories[no].missed.push(*misses),
+            BusEvent::Missed(misses) => self.histories[no].missed.push((now_ms, *misses)),
             // Channels and histories are of devices with a memory.
             BusEvent::Through { .. }
             | BusEvent::Channels { .. }
@@ -446,10 +447,16 @@ impl Oracle {
 
     /// The causes that buses gave for a slot of a device.
     pub fn missed_causes(&self, no: usize, device: DeviceIndex, slot: i64) -> BTreeSet<Cause> {
-        let names = |m: &&Misses| {
+        self.misses(no, device, slot).map(|(_, cause)| cause).collect()
+    }
+
+    /// When a bus named a slot of a device as missed, in ms of the run, and why.
+    pub fn misses(&self, no: usize, device: DeviceIndex, slot: i64) -> impl Iterator<Item = (u64, Cause)> {
+        let names = move |m: &Misses| {
             m.device == device && (m.first.0..m.first.0.saturating_add(i64::from(m.count))).contains(&slot)
         };
-        self.histories[no].missed.iter().filter(names).map(|m| m.cause).collect()
+        let all = self.histories[no].missed.iter();
+        all.filter(move |(_, misses)| names(misses)).map(|(told_ms, misses)| (*told_ms, misses.cause))
     }
 }
 

@@ -5,7 +5,6 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use gapless_agent::config::LogTable;
 use gapless_agent::event::BusEvent;
 use gapless_agent::records::layout::Channels;
 use gapless_common::catalog::Channel;
@@ -18,7 +17,6 @@ use gapless_simulators::campbell::Cell;
 
 use super::gateway::Gateway;
 use super::judge::Findings;
-use super::logger::SimLogger;
 use super::oracle::Issued;
 
 /// A device: gateway and index.
@@ -107,7 +105,6 @@ impl Recall {
                 Vec::new()
             }
             BusEvent::Answered { device, acquired, at: instant, samples } => {
-                let Some(place) = at.1.logged(*device) else { return Vec::new() };
                 let issued = Issued {
                     acquired: *acquired,
                     at: *instant,
@@ -115,7 +112,7 @@ impl Recall {
                     generation: at.1.generation,
                     samples: samples.clone(),
                 };
-                self.note_record((at.0, *device), place, issued)
+                self.note_record(at, *device, issued)
             }
             BusEvent::Missed(misses) => self.check_missed(at, misses, now_ms),
             BusEvent::HistoryRead { command, outcome: Outcome::Done | Outcome::NoData } => {
@@ -131,11 +128,14 @@ impl Recall {
 
     fn note_record(
         &mut self,
-        device: Device,
-        (logger, table): (&SimLogger, &LogTable),
+        (no, gateway): (usize, &Gateway),
+        index: DeviceIndex,
         issued: Issued,
     ) -> Findings {
+        let Some((logger, table)) = gateway.logged(index) else { return Findings::new() };
+        let device = (no, index);
         let (mut findings, at) = (Findings::new(), issued.at.0);
+        let was_clock_set = self.was_clock_set(no, gateway, index);
         let mut find = |what: String| findings.push(("integrity", format!("{} at {at}: {what}", table.id)));
         if issued.acquired != Acquired::Recorded(table.grid.slot_at(issued.at)) {
             find(format!("told as {:?}", issued.acquired));
@@ -152,7 +152,7 @@ impl Recall {
                 continue;
             };
             let cell = logger.cell(table, field, at);
-            let may_lack = !logger.has_always(table, field);
+            let may_lack = logger.may_lack(table, field, Some(at).filter(|_| !was_clock_set));
             if !is_true((value.as_ref(), *quality), cell, may_lack) {
                 find(format!("{field} is told as {value:?}, {quality:?}, and is {cell:?}"));
             }

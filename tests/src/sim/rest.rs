@@ -27,6 +27,9 @@ const LATE_INTERVALS: i64 = 4;
 /// And by this time later, in ms: a flush may be a quarter of an hour, or, in weeks, an hour.
 const LATE_MS: i64 = 4_000_000;
 
+/// A logger that fails is asked again within this time, in ms: a time-out and the pause behind it, a few tables in turn.
+const ASKED_MS: u64 = 60_000;
+
 /// A slot whose record has not come is open for so many intervals and this time, in ms: see `campbell::table`.
 const OPEN_INTERVALS: i64 = 4;
 const OPEN_MS: i64 = 30_000;
@@ -161,6 +164,7 @@ impl Remembered<'_> {
         let Some((first, proven)) = stored.due else {
             return findings.push(("liveness", format!("{name}: nothing was ever proven")));
         };
+        self.case.check_first(name.as_str(), grid, first, findings);
         let late_ms = LATE_INTERVALS * grid.interval.as_ms() + LATE_MS;
         let is_late = grid.at(Slot(proven)) < truth(self.rested_ms).plus_ms(-late_ms);
         if is_late && !self.case.history().has_odd_clock {
@@ -205,13 +209,11 @@ impl Remembered<'_> {
             unit: 0,
             channels: Vec::new(),
         };
-        // A slot may be open for long, while older ones are read: what its bus says of it at last is why.
-        let bus_said = |slot: i64| self.case.oracle.missed_causes(self.case.no, table.index, slot);
         let recall = &self.case.oracle.recall;
         let is_clock_set = recall.was_clock_set(self.case.no, self.gateway, table.index);
         // A logger whose clock is ahead has records of slots that are still to come: to the collector its time has stepped.
         let is_ahead = gap.cause == Cause::ClockStepped && is_clock_set;
-        if !is_ahead && !(gap.first..=gap.last).all(|slot| bus_said(slot).contains(&gap.cause)) {
+        if !is_ahead && !(gap.first..=gap.last).all(|slot| self.bus_said(slot, gap.cause)) {
             self.case.check_cause(table.index, &known, (gap.first, gap.last, gap.cause), findings);
         }
         if is_clock_set {
@@ -221,18 +223,60 @@ impl Remembered<'_> {
         let is_recorded = |slot: i64| logger.has_recorded(table, at(slot));
         let wrong = match gap.cause {
             // Where the records on both sides are gone, too, nobody can tell that the logger had no power in between.
-            Cause::Overwritten if !logger.was_erased() => {
-                (gap.first..=gap.last).find(|slot| !is_recorded(*slot) && !logger.was_off(table, at(*slot)))
-            }
+            Cause::Overwritten => (gap.first..=gap.last).find(|slot| {
+                let is_gone = logger.was_erased(table, at(*slot)) || logger.was_off(table, at(*slot));
+                !is_recorded(*slot) && !is_gone
+            }),
             // A gateway whose clock is ahead waits too short a time for it.
             Cause::NotRecorded if self.case.history().has_odd_clock => None,
-            Cause::NotRecorded => (gap.first..=gap.last).find(|slot| is_recorded(*slot)),
+            Cause::NotRecorded => {
+                (gap.first..=gap.last).find(|slot| is_recorded(*slot) && !self.is_unknown(*slot, at(*slot)))
+            }
             _ => None,
         };
         if let Some(slot) = wrong {
             let what = format!("{}: slot {slot} of {gap:?} has not that cause in truth", table.id);
             findings.push(("true causes", what));
         }
+    }
+
+    /// Whether its bus said this of the slot, and the logger had truly failed it so. A slot may be open for long, while older
+    /// ones are read: what is said of it at last is why.
+    fn bus_said(&self, slot: i64, cause: Cause) -> bool {
+        let (logger, table) = self.place;
+        let (history, at) = (self.case.history(), table.grid.at(Slot(slot)));
+        let is_of_link = matches!(cause, Cause::NotConnected | Cause::NoAnswer | Cause::Corrupt);
+        let is_true = |told_ms: u64| {
+            let due_ms = u64::try_from(at.since_ms(truth(0))).unwrap_or(0);
+            let span = (history.turned_since(due_ms, ASKED_MS), told_ms);
+            // Nobody has reached it since its agent began.
+            let began = history.lives.iter().any(|life| (span.0..=span.1).contains(&life.began.0));
+            logger.has_failed(cause, span) || cause == Cause::NotConnected && began
+        };
+        let mut said = self.case.oracle.misses(self.case.no, table.index, slot);
+        said.any(|(told_ms, why)| why == cause && (!is_of_link || history.has_odd_clock || is_true(told_ms)))
+    }
+
+    /// Whether nobody could tell that the slot was recorded: its table was made anew since, and the process that found no
+    /// record had read none of the table before.
+    fn is_unknown(&self, slot: i64, at: i64) -> bool {
+        let (logger, table) = self.place;
+        let misses = self.case.oracle.misses(self.case.no, table.index, slot);
+        let mut said_at =
+            misses.filter(|(_, cause)| *cause == Cause::NotRecorded).map(|(told_ms, _)| told_ms);
+        let lives = &self.case.history().lives;
+        let knew = |told_ms: u64| {
+            let life = lives.iter().rev().find(|life| life.began.0 <= told_ms);
+            let is_of_life = |telling: &Telling| {
+                life.is_some_and(|life| life.generation == telling.issued.generation)
+                    && telling.issued.told_ms < told_ms
+            };
+            self.told()
+                .into_iter()
+                .flat_map(|told| told.range(..at))
+                .any(|(_, all)| all.iter().any(is_of_life))
+        };
+        logger.was_erased(table, at) && said_at.any(|told_ms| !knew(told_ms))
     }
 
     /// In what a gap that is not filled is not where its schedule says.

@@ -303,12 +303,20 @@ impl Outbox for Tapped {
     }
 
     fn losses_recorded(&mut self, losses: &[Loss]) -> Result<(), AppendError> {
+        tracing::debug!(?losses, "told");
         lock(&self.log).check_recorded(self.inner.epoch(), losses);
         self.inner.losses_recorded(losses)
     }
 
     fn stats(&self) -> Stats {
         self.inner.stats()
+    }
+
+    fn make_room(&mut self) -> Result<bool, AppendError> {
+        let done = self.inner.make_room();
+        self.note_losses();
+        lock(&self.log).held_from = held_from(self.inner.as_ref());
+        done
     }
 
     fn catalogs(&mut self) -> Catalogs<'_> {

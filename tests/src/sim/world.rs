@@ -593,7 +593,8 @@ fn line(bus: &Bus, has_bad_answers: bool, rng: &mut Rng) -> SimLine {
         wire,
         units: bus.devices.iter().map(|device| (device.unit, meter::kind())).collect(),
         turnaround_us: (500, 20_000),
-        latency_us: rng.within(100, 20_000),
+        // There and back in two pieces within the 50 ms that the driver lets a serial server and the network have.
+        latency_us: rng.within(100, 16_000),
         began_ms: super::clock::BEGAN_MS,
         seed: rng.draw(),
         chances: if has_bad_answers { Chances::of_every_kind(share, timeout_ms) } else { Chances::none() },

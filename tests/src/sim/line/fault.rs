@@ -9,9 +9,9 @@ use gapless_simulators::truth::mix;
 pub enum Fault {
     /// Nobody answers.
     Silent,
-    /// The answer begins so much later: slow below the master's time-out, late above it.
+    /// The answer begins so long after the request: slow below the master's time-out, late above it.
     Late {
-        /// At least.
+        /// At least; a device that takes its time begins later.
         from_ms: u32,
         /// At most.
         to_ms: u32,
