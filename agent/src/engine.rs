@@ -26,6 +26,7 @@ use crate::clock::Now;
 use crate::depot::{Depot, DepotError, Draw, Identity, Opener};
 use crate::event::BusEvent;
 use crate::frames::Packer;
+use crate::health::Health;
 use crate::polls::{POLL_WAIT_MS, Polls};
 use crate::uplink::core::{self, Core};
 use pace::Pace;
@@ -121,6 +122,7 @@ pub struct Engine {
     counters: Counters,
     pace: Pace,
     complete_at_ms: u64,
+    health: Health,
     /// The wall clock was seen to be set.
     is_dated: bool,
     /// The last commit was good.
@@ -141,6 +143,7 @@ impl Engine {
             core: Core::new(core::Settings { seed, ..setup.uplink }),
             packer: Packer::new(setup.path.tag()),
             pace: Pace::new(setup.durability_ms),
+            health: Health::new(setup.uplink.flush_ms),
             setup,
             draw,
             depot,
@@ -191,7 +194,9 @@ impl Engine {
     #[must_use]
     pub fn next_deadline(&self, now: Now) -> u64 {
         let complete = self.complete_at_ms.max(now.boot_ms + 1);
+        let health = self.core.reaches_collector().then_some(self.health.look_at_ms());
         let deadlines = [
+            health.map(|at| at.max(now.boot_ms + 1)),
             self.pace.commit_at_ms(),
             self.core.next_deadline(),
             self.depot.retry_at_ms(),
@@ -222,6 +227,8 @@ impl Engine {
         let late = self.polls.late(now.boot_ms);
         let why = format!("the device did not answer within {} s", POLL_WAIT_MS / 1_000);
         self.end_polls(late, &Outcome::Failed(why.into()), now);
+        self.act(now)?;
+        self.tell_health(now);
         self.act(now)
     }
 

@@ -11,6 +11,7 @@ pub mod engine;
 pub mod event;
 pub mod files;
 pub mod frames;
+pub mod health;
 pub mod modbus;
 pub mod outbox;
 mod polls;

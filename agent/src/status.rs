@@ -57,6 +57,8 @@ pub struct OutboxStatus {
     pub held_records: u64,
     /// Records the collector has not acknowledged.
     pub owed_records: u64,
+    /// What they take of the most before it has to drop, in percent.
+    pub owed_percent: u64,
     /// Time of the oldest of them.
     pub oldest_owed: Option<String>,
     /// Records given up since the start because the budget was full.

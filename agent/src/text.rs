@@ -69,10 +69,11 @@ fn outbox_line(status: &Status) -> String {
         format!("; {} records DROPPED, the budget is full", outbox.dropped_records)
     };
     format!(
-        "{} of {}, {} records to deliver{dropped}{durable}",
+        "{} of {}, {} records to deliver, {} % full of them{dropped}{durable}",
         format_bytes(outbox.disk_bytes),
         format_bytes(outbox.budget_bytes),
-        outbox.owed_records
+        outbox.owed_records,
+        outbox.owed_percent
     )
 }
 

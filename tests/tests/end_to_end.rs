@@ -212,6 +212,46 @@ fn talkative() -> SiteSpec {
     SiteSpec { devices: (0..6).map(device).collect(), budget: "1MiB".to_owned(), ..SiteSpec::default() }
 }
 
+/// The alert of the agent's outbox, once it is in this state.
+fn outbox_alert(api: &Api, state: &str) -> serde_json::Value {
+    wait::until(&format!("an alert of the outbox that is {state}"), SOON, || {
+        let alerts = api.items("/api/v1/alerts?kind=outbox")?;
+        let found = alerts.iter().find(|alert| alert["state"] == state).cloned();
+        found.ok_or_else(|| format!("{alerts:?}; {:?}", api.items("/api/v1/agents")))
+    })
+}
+
+#[test]
+fn an_outbox_that_fills_while_the_broker_is_away_is_told_of_and_is_over_once_it_is_delivered() {
+    let mut site = Site::new(talkative());
+    site.start_collector();
+    site.start_agent();
+    let api = site.api();
+    wait_for_readings(&site, &api, 5);
+    assert_eq!(api.items("/api/v1/alerts?kind=outbox"), Ok(Vec::new()));
+    site.broker.as_mut().unwrap().kill();
+    wait::until("an outbox that is nearly full", 4 * SOON, || {
+        let percent = site.agent_status()?.0["outbox"]["owed_percent"].as_u64().unwrap_or_default();
+        if percent >= 85 { Ok(()) } else { Err(format!("{percent} %")) }
+    });
+    // What comes from now on is little, so that the rest is soon delivered.
+    site.tcp.iter().for_each(|server| server.faults(1).unwrap().silent());
+    site.broker.as_mut().unwrap().resume();
+    let raised = outbox_alert(&api, "open");
+    let detail = raised["detail"].as_str().unwrap_or_default().to_owned();
+    let percent: u64 = detail.split(' ').next().and_then(|n| n.parse().ok()).unwrap_or_default();
+    assert!(percent >= 80, "{raised}");
+    assert_eq!((&raised["agent"], &raised["device"]), (&"gateway".into(), &serde_json::Value::Null));
+    let over = outbox_alert(&api, "resolved");
+    assert_eq!(over["id"], raised["id"], "the same one");
+    let agent = api.items("/api/v1/agents").expect("the API answers").remove(0);
+    assert!(agent["outbox_percent"].as_u64().is_some_and(|percent| percent < 70), "{agent}");
+    assert!(
+        agent["clock_off_ms"].as_i64().is_some_and(|ms| ms.abs() < 60_000),
+        "one machine, one clock: {agent}"
+    );
+}
+
 #[test]
 fn a_broker_that_is_away_is_one_alert_and_its_return_is_known() {
     let mut site = Site::new(SiteSpec::default());

@@ -95,6 +95,7 @@ const CORES: &[&str] = &[
     "common/src",
     "agent/src/campbell",
     "agent/src/files",
+    "agent/src/health",
     "agent/src/modbus",
     "agent/src/records",
     "agent/src/schedule",

@@ -3,7 +3,7 @@
 
 use gapless_common::cost;
 use gapless_common::id::{CatalogHash, ConnectionId, DeviceId, DeviceIndex};
-use gapless_common::message::{AgentState, Outcome};
+use gapless_common::message::{AgentState, ClockReading, Outcome};
 use gapless_common::reading::Record;
 use gapless_common::time::Timestamp;
 use gapless_common::topic::{Down, Up};
@@ -13,6 +13,7 @@ use super::{Effect, Engine};
 use crate::clock::Now;
 use crate::depot::DepotError;
 use crate::frames::Packed;
+use crate::health::{Facts, fill};
 use crate::text::chain;
 use crate::uplink::core::{Action, Event, Offer};
 use crate::uplink::mqtt::MqttEvent;
@@ -124,7 +125,11 @@ impl Engine {
                 let birth = self.birth(now);
                 self.publish(Up::State, &Message::State(birth), now);
             }
-            Action::Send(offer) => self.send(offer, now),
+            Action::Send(offer) => {
+                // Before what is owed goes out: afterwards nobody would hear how much it was.
+                self.tell_health(now);
+                self.send(offer, now);
+            }
             Action::Acknowledge(epoch, first, last) => self.depot.acknowledge(epoch, first, last),
             Action::Unacknowledge(epoch) => self.depot.unacknowledge(epoch),
             Action::Flush => {
@@ -163,6 +168,21 @@ impl Engine {
             durable: self.depot.failure().is_none(),
             clock_set: now.wall_set,
             flush_ms: self.core.flush_ms(now.boot_ms),
+        }
+    }
+
+    /// Says how the gateway is, where that is due.
+    pub(super) fn tell_health(&mut self, now: Now) {
+        let Some(connection) = self.connection.filter(|_| self.core.reaches_collector()) else { return };
+        if !self.health.is_to_look(connection, now.boot_ms) {
+            return;
+        }
+        let outbox = fill(&self.depot.stats());
+        let clock = now.wall_set.then_some(ClockReading { boot_ms: now.boot_ms, wall: now.wall });
+        let facts = Facts { outbox, clock };
+        if self.health.is_due(connection, &facts, now.boot_ms) {
+            self.publish(Up::State, &Message::State(AgentState::Health { connection, outbox, clock }), now);
+            self.health.told(connection, facts, now.boot_ms);
         }
     }
 

@@ -1,14 +1,16 @@
-//! The engine on a disk that fails, at its end.
+//! The engine on a disk that fails, at its end, and what it says of its gateway.
 
 use std::sync::Arc;
 
-use gapless_common::id::{AgentId, CatalogHash, SiteId};
+use gapless_common::id::{AgentId, CatalogHash, Incarnation, SiteId};
+use gapless_common::message::{AgentState, Presence};
 use gapless_common::time::Slot;
-use gapless_common::wire::decode_record;
+use gapless_common::wire::{Message, decode, decode_record, encode};
 
 use super::*;
 use crate::outbox::memory_disk::MemoryDisk;
 use crate::outbox::{Journal, Opened, Options, ReadLimits, StoredRecord};
+use crate::uplink::mqtt::MqttEvent;
 
 fn now(boot_ms: u64) -> Now {
     Now { boot_ms, wall: Timestamp(1_000_000 + i64::try_from(boot_ms).unwrap()), wall_set: true }
@@ -67,4 +69,53 @@ fn what_was_declared_in_memory_is_declared_again_on_the_disk() {
     engine.depot.read(epoch, Seq(1), ReadLimits { bytes: 1 << 20, records: 100 }, &mut records).unwrap();
     let told = |record: &StoredRecord| matches!(decode_record(&record.bytes), Ok(Record::Complete(_)));
     assert!(records.iter().any(told), "{records:?}");
+}
+
+/// What is published, in order.
+fn published(engine: &mut Engine) -> Vec<Message> {
+    let mut messages = Vec::new();
+    while let Some(effect) = engine.next_effect() {
+        if let Effect::Publish { payload, .. } = effect {
+            messages.push(decode(&payload).unwrap());
+        }
+    }
+    messages
+}
+
+fn connect(engine: &mut Engine, at_ms: u64) -> ConnectionId {
+    let Some(Effect::Connect { connection, .. }) = engine.next_effect() else { panic!("no connection") };
+    engine.on_mqtt(MqttEvent::Connected(connection), now(at_ms)).unwrap();
+    connection
+}
+
+fn word(message: &Message) -> &'static str {
+    match message {
+        Message::State(AgentState::Birth { .. }) => "birth",
+        Message::State(AgentState::Health { .. }) => "health",
+        Message::Data(_) => "data",
+        _ => "other",
+    }
+}
+
+#[test]
+fn how_the_gateway_is_goes_out_before_what_it_owes_and_only_where_a_collector_is() {
+    let mut engine = start(&MemoryDisk::new());
+    let connection = connect(&mut engine, 100);
+    engine.check_deadlines(now(200)).unwrap();
+    let told = published(&mut engine);
+    assert!(!told.is_empty() && told.iter().all(|m| word(m) == "birth"), "nobody hears of it: {told:?}");
+    let presence = Presence { incarnation: Incarnation(1), online: true };
+    let (topic, retained) = ("gapless/v1/collectors/main".to_owned(), true);
+    let payload = encode(&Message::Presence(presence)).unwrap().into();
+    engine.on_mqtt(MqttEvent::Message { connection, topic, payload, retained }, now(300)).unwrap();
+    let told = published(&mut engine);
+    assert_eq!(told.iter().map(word).collect::<Vec<_>>(), ["health", "data"]);
+    let Message::State(AgentState::Health { connection: named, outbox, clock }) = &told[0] else {
+        panic!("{told:?}")
+    };
+    assert_eq!((*named, clock.unwrap().wall, clock.unwrap().boot_ms), (connection, now(300).wall, 300));
+    assert!(outbox.owed_bytes > 0 && outbox.owed_bytes < outbox.most_bytes, "{outbox:?}");
+    assert!(engine.next_deadline(now(300)) <= 300 + 15_000);
+    engine.check_deadlines(now(59_000)).unwrap();
+    assert!(published(&mut engine).iter().all(|message| word(message) != "health"), "nothing has moved");
 }

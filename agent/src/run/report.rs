@@ -4,6 +4,7 @@ use gapless_common::id::{DeviceId, DeviceIndex};
 
 use super::Agent;
 use crate::clock::Now;
+use crate::health::fill;
 use crate::service::Question;
 use crate::status::{ClockStatus, OutboxStatus, Status, UplinkStatus};
 
@@ -82,6 +83,7 @@ impl Agent<'_> {
             budget_bytes: stats.budget_bytes,
             held_records: stats.held_records,
             owed_records: stats.owed_records,
+            owed_percent: fill(&stats).percent(),
             oldest_owed: self.engine.oldest_owed_at().map(|at| at.to_string()),
             dropped_records: stats.dropped_records,
             quarantined_records: stats.quarantined_records,

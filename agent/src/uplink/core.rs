@@ -210,6 +210,12 @@ impl Core {
         self.settings.flush_ms.saturating_add(u32::try_from(spent_ms).unwrap_or(u32::MAX))
     }
 
+    /// Whether what is published now reaches a collector, as far as anybody knows.
+    #[must_use]
+    pub fn reaches_collector(&self) -> bool {
+        self.is_connected() && self.is_present()
+    }
+
     /// What has come due by itself.
     fn turn(&mut self, now_ms: u64) {
         let ended = self.budget.turn(now_ms);
