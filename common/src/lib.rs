@@ -16,3 +16,4 @@ pub mod text;
 pub mod time;
 pub mod topic;
 pub mod wire;
+pub mod zone;

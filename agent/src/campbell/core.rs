@@ -129,13 +129,10 @@ impl Collector {
     }
 
     /// The collector wants these instants (half open) from the logger's memory.
-    pub fn read_history(&mut self, command: u64, device: DeviceIndex, (from, to): (Timestamp, Timestamp)) {
+    pub fn read_history(&mut self, command: u64, device: DeviceIndex, range: (Timestamp, Timestamp)) {
         let table = self.tables.iter_mut().find(|table| table.settings.device == device);
-        let is_taken = table.is_some_and(|table| {
-            let is_taken = table.read_history(command, from, to);
-            table.end_history(&mut self.standing.out);
-            is_taken
-        });
+        let out = &mut self.standing.out;
+        let is_taken = table.is_some_and(|table| table.read_history(command, range, out));
         if !is_taken {
             self.standing.refuse_history(command);
         }

@@ -3,7 +3,6 @@
 use std::collections::VecDeque;
 
 use gapless_common::id::DeviceIndex;
-use gapless_common::message::Outcome;
 use gapless_common::quality::Cause;
 use gapless_common::reading::Acquired;
 use gapless_common::time::{Slot, SlotGrid, Timestamp};
@@ -14,7 +13,9 @@ use super::query::{self, Mode};
 use crate::clock::Now;
 use crate::event::BusEvent;
 use crate::records::account::{Account, Out};
+use crate::records::cadence::Cadence;
 use crate::records::layout::{Channels, Layout};
+use crate::records::wishes::Wishes;
 use crate::records::zone::Zone;
 
 /// A table as it is configured.
@@ -60,35 +61,14 @@ const RECORDS_TELLING: usize = 10;
 
 /// Holes that wait at most; more are joined, and what lies between is read once more.
 const HOLES_MAX: usize = 64;
-/// Commands of the collector that wait at most.
-const HISTORY_MAX: usize = 16;
 /// So many unreadable answers in a row of a single record make it a lost one.
 const CORRUPT_MAX: u32 = 4;
 
 /// Pause between two windows, in ms: the outbox and the logger's other work go on beside it.
 pub const WINDOW_PAUSE_MS: u64 = 200;
 
-/// Least and longest wait for a record that is late, in ms, and how often it is waited for.
-const LATE_MS: (i64, i64) = (250, 30_000);
-const LATE_TRIES_MAX: u8 = 3;
-/// A record that has not come after two intervals and this time is not waited for, in ms: the logger's clock may be slow.
-const GRACE_MS: i64 = 30_000;
-
 /// After so many sparse records in a row a person is told.
 const SPARSE_TOLD: u8 = 5;
-
-/// What the collector wants to be read.
-#[derive(Debug, Clone, Copy)]
-struct History {
-    command: u64,
-    cursor: Slot,
-    end: Slot,
-    found: u64,
-    failures: u32,
-}
-
-/// So many failures in a row end a command.
-const HISTORY_FAILURES_MAX: u32 = 4;
 
 /// A table being collected.
 #[derive(Debug)]
@@ -112,11 +92,9 @@ pub struct Table {
     /// When that question was put whose answer held all there was, on the boot clock. Of later records nothing is known.
     caught_up_ms: u64,
     holes: VecDeque<Hole>,
-    history: VecDeque<History>,
+    wishes: Wishes,
     records_max: i64,
-    /// How long after its slot a record is asked for.
-    delay_ms: i64,
-    late_tries: u8,
+    cadence: Cadence,
     corrupt: u32,
     /// Records in a row that came slots after the one before, though nothing was between them.
     sparse: u8,
@@ -126,7 +104,6 @@ impl Table {
     /// To be asked at once.
     #[must_use]
     pub fn new(settings: Settings, begun: Now, now: Now) -> Self {
-        let interval = settings.grid.interval.as_ms();
         Self {
             account: Account::new(settings.device, settings.grid, begun),
             due_ms: now.boot_ms,
@@ -138,10 +115,9 @@ impl Table {
             asked_ms: now.boot_ms,
             caught_up_ms: now.boot_ms,
             holes: VecDeque::new(),
-            history: VecDeque::new(),
+            wishes: Wishes::default(),
             records_max: RECORDS_FIRST,
-            delay_ms: (interval / 20).clamp(50, 5_000),
-            late_tries: 0,
+            cadence: Cadence::new(settings.grid),
             corrupt: 0,
             sparse: 0,
             settings,
@@ -163,8 +139,8 @@ impl Table {
     /// What is to be read of the past: for the collector first, then by itself.
     #[must_use]
     pub fn past(&self) -> Option<What> {
-        if let Some(history) = self.history.front() {
-            return Some(What::History(history.cursor.plus(self.records_max).min(history.end)));
+        if let Some(wish) = self.wishes.front() {
+            return Some(What::History(wish.cursor.plus(self.records_max).min(wish.end)));
         }
         self.holes.front().map(|hole| What::Window(hole.window(self.records_max).1))
     }
@@ -177,33 +153,20 @@ impl Table {
         }
         let grid = self.settings.grid;
         let between = |from: Slot, to: Slot| Mode::Between(grid.at(from), grid.at(to));
-        let mode = match (what, self.newest, self.holes.front(), self.history.front()) {
+        let mode = match (what, self.newest, self.holes.front(), self.wishes.front()) {
             (What::Since, Some(newest), ..) => Mode::SinceRecord(newest.no),
             (What::Window(to), _, Some(hole), _) => between(hole.window(self.records_max).0, to),
-            (What::History(to), _, _, Some(history)) => between(history.cursor, to),
+            (What::History(to), _, _, Some(wish)) => between(wish.cursor, to),
             _ => Mode::Newest,
         };
         query::data(&self.settings.table, mode, self.settings.zone)
     }
 
     /// The collector wants these instants, half open; `false` where too much waits already.
-    pub fn read_history(&mut self, command: u64, from: Timestamp, to: Timestamp) -> bool {
-        let grid = self.settings.grid;
-        let has_room = self.history.len() < HISTORY_MAX;
-        if has_room {
-            let (cursor, end) = (grid.first_from(from), grid.first_from(to));
-            self.history.push_back(History { command, cursor, end, found: 0, failures: 0 });
-        }
-        has_room
-    }
-
-    /// Ends commands that ask for nothing.
-    pub fn end_history(&mut self, out: &mut Out) {
-        while let Some(history) = self.history.front().filter(|history| history.cursor >= history.end) {
-            let outcome = if history.found > 0 { Outcome::Done } else { Outcome::NoData };
-            out.push_back(BusEvent::HistoryRead { command: history.command, outcome });
-            self.history.pop_front();
-        }
+    pub fn read_history(&mut self, command: u64, range: (Timestamp, Timestamp), out: &mut Out) -> bool {
+        let is_taken = self.wishes.add(command, self.settings.grid, range);
+        self.wishes.end(out);
+        is_taken
     }
 
     /// An answer came, `bytes` long.
@@ -220,7 +183,7 @@ impl Table {
         if let What::Window(_) | What::History(_) = what {
             self.window_at_ms = now.boot_ms.saturating_add(WINDOW_PAUSE_MS);
         }
-        self.end_history(out);
+        self.wishes.end(out);
     }
 
     fn learn_length(&mut self, records: usize, bytes: usize) {
@@ -301,7 +264,11 @@ impl Table {
         if !more {
             self.caught_up_ms = self.asked_ms;
         }
-        self.due_ms = if more && !records.is_empty() { now.boot_ms } else { self.next_due_ms(now) };
+        self.due_ms = if more && !records.is_empty() {
+            now.boot_ms
+        } else {
+            self.cadence.next_due_ms(self.newest.map(|newest| newest.slot), now)
+        };
     }
 
     /// What lies between the newest record that we had and the one that came is a hole, if it is anything.
@@ -347,25 +314,6 @@ impl Table {
         }
     }
 
-    /// When the next record will be there.
-    fn next_due_ms(&mut self, now: Now) -> u64 {
-        let interval = self.interval();
-        if !now.wall_set {
-            return now.boot_ms.saturating_add(interval.unsigned_abs());
-        }
-        let current = self.settings.grid.slot_at(now.wall);
-        let is_late = self.newest.is_some_and(|newest| newest.slot == current.plus(-1));
-        if is_late && self.late_tries < LATE_TRIES_MAX {
-            self.late_tries += 1;
-            let wait = (interval / 10).clamp(LATE_MS.0.min(interval), LATE_MS.1);
-            self.delay_ms = self.delay_ms.saturating_add(wait).min(interval - interval / 10);
-            return now.boot_ms.saturating_add(wait.unsigned_abs());
-        }
-        self.late_tries = 0;
-        let due = self.settings.grid.at(current.plus(1)).plus_ms(self.delay_ms);
-        now.boot_ms.saturating_add(u64::try_from(due.since_ms(now.wall)).unwrap_or(0))
-    }
-
     fn take_window(
         &mut self,
         records: &[(Mark, Timestamp, &Record)],
@@ -389,11 +337,9 @@ impl Table {
 
     fn take_history(&mut self, records: &[(Mark, Timestamp, &Record)], more: bool, to: Slot, out: &mut Out) {
         records.iter().for_each(|record| self.tell(*record, out));
-        let Some(history) = self.history.front_mut() else { return };
-        history.failures = 0;
-        history.found = history.found.saturating_add(u64::try_from(records.len()).unwrap_or(u64::MAX));
+        let Some(wish) = self.wishes.front_mut() else { return };
         let broke_off = records.last().filter(|_| more).map(|(mark, ..)| mark.slot.plus(1));
-        history.cursor = broke_off.unwrap_or(to).max(history.cursor.plus(1)).min(history.end);
+        wish.advance(records.len(), broke_off.unwrap_or(to).max(wish.cursor.plus(1)));
     }
 
     /// The answer was longer than what is read.
@@ -412,13 +358,8 @@ impl Table {
 
     /// No answer that can be used: the commands that wait for one are answered at last.
     pub fn failed(&mut self, what: What, why: &str, out: &mut Out) {
-        if let (What::History(_), Some(history)) = (what, self.history.front_mut()) {
-            history.failures += 1;
-            if history.failures >= HISTORY_FAILURES_MAX {
-                let (command, outcome) = (history.command, Outcome::Failed(why.into()));
-                out.push_back(BusEvent::HistoryRead { command, outcome });
-                self.history.pop_front();
-            }
+        if let What::History(_) = what {
+            self.wishes.failed(why, out);
         }
     }
 
@@ -444,41 +385,20 @@ impl Table {
     /// Settles the slots whose time is over; `failing` says why nothing comes at all.
     pub fn settle(&mut self, failing: Option<Cause>, now: Now, out: &mut Out) {
         self.account.begin(now);
-        if !now.wall_set {
-            return;
-        }
-        let grid = self.settings.grid;
-        let current = grid.slot_at(now.wall);
-        if self.settings.paused {
-            self.account.settle(current, Cause::Paused, now, out);
-        } else if let Some(cause) = failing {
-            self.account.settle(current, cause, now, out);
-        } else {
-            let grace = 2 * self.interval() + GRACE_MS + self.delay_ms;
-            // An agent that stood still asks before it says that there is nothing.
-            let overdue = grid.slot_at(now.instant_at(self.caught_up_ms).plus_ms(-grace));
-            let open = self.account.open_from().unwrap_or(overdue);
-            // What is still to be asked for is not over.
-            let asked = self.holes.iter().filter(|hole| hole.end() > open).map(|hole| hole.first().max(open));
-            let end = asked.min().map_or(overdue, |first| first.min(overdue));
-            self.account.settle(end, Cause::NotRecorded, now, out);
-        }
-        self.account.flush_if_due(now, out);
+        // An agent that stood still asks before it says that there is nothing.
+        let overdue = self.cadence.overdue(now.instant_at(self.caught_up_ms));
+        let open = self.account.open_from().unwrap_or(overdue);
+        // What is still to be asked for is not over.
+        let asked = self.holes.iter().filter(|hole| hole.end() > open).map(|hole| hole.first().max(open));
+        let end = asked.min().map_or(overdue, |first| first.min(overdue));
+        self.account.pass(self.settings.paused, failing, Some(end), now, out);
     }
 
     /// Settles all that is open: the agent ends.
     pub fn stop(&mut self, failing: Option<Cause>, now: Now, out: &mut Out) {
         self.settle(failing, now, out);
-        if now.wall_set {
-            let cause = if self.settings.paused { Cause::Paused } else { failing.unwrap_or(Cause::Stopped) };
-            let end = self.settings.grid.slot_at(now.wall).plus(1);
-            self.account.settle(end, cause, now, out);
-        }
-        self.account.flush(out);
-        for history in std::mem::take(&mut self.history) {
-            let outcome = Outcome::Failed("the agent was stopped".into());
-            out.push_back(BusEvent::HistoryRead { command: history.command, outcome });
-        }
+        self.account.close(self.settings.paused, failing, now, out);
+        self.wishes.stop(out);
     }
 }
 

@@ -352,28 +352,17 @@ impl FileSet {
         for slot in self.spoilt.extract_if(.., |slot| *slot < current) {
             self.account.gone((slot, slot), Cause::Corrupt, now, out);
         }
-        if self.settings.paused {
-            self.account.settle(current, Cause::Paused, now, out);
-        } else if let Some(cause) = failing.or(self.trouble) {
-            self.account.settle(current, cause, now, out);
-        } else if self.is_listed && !self.is_behind() {
-            // What is still to be read is not over, nor what may have come since it was looked.
-            let seen = now.instant_at(self.listed_ms);
-            let overdue = grid.slot_at(seen.plus_ms(-self.settings.late_ms));
-            self.account.settle(overdue, Cause::NotRecorded, now, out);
-        }
-        self.account.flush_if_due(now, out);
+        // What is still to be read is not over, nor what may have come since it was looked.
+        let is_read = self.is_listed && !self.is_behind();
+        let seen = now.instant_at(self.listed_ms);
+        let overdue = is_read.then(|| grid.slot_at(seen.plus_ms(-self.settings.late_ms)));
+        self.account.pass(self.settings.paused, failing.or(self.trouble), overdue, now, out);
     }
 
     /// Settles all that is open: the agent ends.
     pub fn stop(&mut self, failing: Option<Cause>, now: Now, out: &mut Out) {
         self.settle(failing, now, out);
-        if now.wall_set {
-            let cause = if self.settings.paused { Cause::Paused } else { failing.unwrap_or(Cause::Stopped) };
-            let end = self.settings.grid.slot_at(now.wall).plus(1);
-            self.account.settle(end, cause, now, out);
-        }
-        self.account.flush(out);
+        self.account.close(self.settings.paused, failing, now, out);
         self.failed("the agent was stopped", out);
     }
 }

@@ -117,6 +117,38 @@ impl Account {
         self.advance();
     }
 
+    /// Settles the slots whose time is over: all up to now where the device is paused or `failing` says why nothing comes,
+    /// otherwise those before `overdue`, of which the device has no record.
+    pub fn pass(
+        &mut self,
+        is_paused: bool,
+        failing: Option<Cause>,
+        overdue: Option<Slot>,
+        now: Now,
+        out: &mut Out,
+    ) {
+        if !now.wall_set {
+            return;
+        }
+        let current = self.grid.slot_at(now.wall);
+        match (is_paused, failing, overdue) {
+            (true, ..) => self.settle(current, Cause::Paused, now, out),
+            (_, Some(cause), _) => self.settle(current, cause, now, out),
+            (.., Some(overdue)) => self.settle(overdue, Cause::NotRecorded, now, out),
+            (.., None) => {}
+        }
+        self.flush_if_due(now, out);
+    }
+
+    /// Settles all that is open: the agent ends.
+    pub fn close(&mut self, is_paused: bool, failing: Option<Cause>, now: Now, out: &mut Out) {
+        if now.wall_set {
+            let cause = if is_paused { Cause::Paused } else { failing.unwrap_or(Cause::Stopped) };
+            self.settle(self.grid.slot_at(now.wall).plus(1), cause, now, out);
+        }
+        self.flush(out);
+    }
+
     /// The first slot that is open, once the wall clock is set.
     #[must_use]
     pub fn open_from(&self) -> Option<Slot> {

@@ -35,6 +35,8 @@ pub struct Standing {
     attempts: u32,
     retry_at_ms: u64,
     offset: Option<i64>,
+    /// Somebody else tells of the link.
+    is_guest: bool,
     link: Option<LinkState>,
     /// What was counted; who asks counts here.
     pub totals: BusTotals,
@@ -54,6 +56,7 @@ impl Standing {
             attempts: 0,
             retry_at_ms: now.boot_ms,
             offset: None,
+            is_guest: false,
             link: None,
             totals: BusTotals::default(),
             told_totals: (BusTotals::default(), 0),
@@ -65,6 +68,12 @@ impl Standing {
             }
         }
         new
+    }
+
+    /// The same on a bus whose link and counters somebody else tells of.
+    #[must_use]
+    pub fn as_guest(self) -> Self {
+        Self { is_guest: true, ..self }
     }
 
     /// Why the source is not there; `None` while it is.
@@ -138,7 +147,7 @@ impl Standing {
     }
 
     fn tell_link(&mut self, link: LinkState) {
-        if self.link.as_ref() != Some(&link) {
+        if !self.is_guest && self.link.as_ref() != Some(&link) {
             self.link = Some(link.clone());
             self.out.push_back(BusEvent::Bus { bus: self.bus.clone(), link });
         }

@@ -1,10 +1,10 @@
-//! A logger's local time: a fixed offset from UTC that stands in the configuration, because no answer says it. Loggers
-//! do not keep summer time unless their program does, and then their clock is no time scale at all.
+//! A device's local time: a fixed offset from UTC that stands in a configuration, because no answer says it. Loggers and
+//! meters do not keep summer time unless they are told to, and then their clock is no time scale at all.
 
 use std::fmt;
 use std::str::FromStr;
 
-use gapless_common::time::Timestamp;
+use crate::time::Timestamp;
 
 /// Widest offset that is in use on Earth, in minutes.
 const MINUTES_MAX: i32 = 14 * 60;
@@ -58,10 +58,22 @@ impl Zone {
         i64::from(self.minutes) * 60_000
     }
 
+    /// The instant of a local time that was taken for UTC.
+    #[must_use]
+    pub fn to_utc(self, local: Timestamp) -> Timestamp {
+        local.plus_ms(-self.ms())
+    }
+
+    /// The local time of an instant, as if it were UTC.
+    #[must_use]
+    pub fn to_local(self, at: Timestamp) -> Timestamp {
+        at.plus_ms(self.ms())
+    }
+
     /// An instant as the logger writes it: `2012-05-03T17:23:30`, with a fraction only where there is one.
     #[must_use]
     pub fn local(self, at: Timestamp) -> String {
-        at.plus_ms(self.ms()).to_string().trim_end_matches('Z').to_owned()
+        self.to_local(at).to_string().trim_end_matches('Z').to_owned()
     }
 
     /// The instant of a time as the logger writes it; `None` where it is none. Finer than a millisecond is cut off.
@@ -73,7 +85,7 @@ impl Zone {
             return None;
         }
         let as_utc: Timestamp = format!("{day}T{time}Z").parse().ok()?;
-        Some(as_utc.plus_ms(-self.ms()))
+        Some(self.to_utc(as_utc))
     }
 }
 
