@@ -9,6 +9,7 @@ mod bus;
 mod files;
 mod locate;
 mod logger;
+mod memory;
 mod render;
 mod traffic;
 
@@ -25,6 +26,7 @@ use gapless_common::time::Interval;
 
 use crate::config::{Config, FileSettings};
 use crate::records::zone::Zone;
+pub use memory::MemoryReport;
 
 /// The whole explanation; `Display` writes it for people.
 #[derive(Debug, Clone, PartialEq)]
@@ -125,6 +127,8 @@ pub struct DeviceReport {
     pub requests: Vec<RequestReport>,
     /// Least time of one poll; `None` over TCP.
     pub least_poll: Option<Duration>,
+    /// Present where it is not polled, but collected from the meter's memory.
+    pub memory: Option<MemoryReport>,
 }
 
 /// One request of a poll.

@@ -6,6 +6,7 @@ mod bus;
 mod device;
 mod endpoint;
 mod files;
+mod load;
 mod logger;
 mod parse;
 mod recorded;
@@ -21,7 +22,11 @@ use gapless_common::id::{AgentId, BusId, DeviceId, DeviceIndex, SiteId};
 use gapless_common::profile::{ChannelSpec, SunSpec};
 use gapless_common::time::SlotGrid;
 
+use crate::modbus::memory;
+use crate::modbus::plan::Limits;
+
 pub use crate::files::set::Settings as FileSettings;
+pub use load::Memory;
 pub use parse::ConfigError;
 pub use recorded::{Folder, LogFiles, LogTable, Logger, Web};
 
@@ -366,11 +371,35 @@ pub struct Device {
     pub profile: Option<Box<str>>,
     /// Make, model, serial number and what else was written down.
     pub attributes: BTreeMap<String, String>,
+    /// Present where it is not polled, but collected from what the meter records by itself.
+    pub memory: Option<Memory>,
     /// Not polled for now; its slots are recorded as misses with that cause.
     pub paused: bool,
 }
 
 impl Device {
+    /// What one request to it may hold.
+    #[must_use]
+    pub fn limits(&self) -> Limits {
+        Limits { max_registers: self.max_registers, max_hole: self.max_hole, ..Limits::default() }
+    }
+
+    /// What the collection of its records is told; `None` where it is polled.
+    #[must_use]
+    pub fn memory_settings(&self) -> Option<memory::Settings> {
+        let Memory { load, zone, first_ms } = self.memory.clone()?;
+        Some(memory::Settings {
+            device: self.index,
+            name: self.id.as_str().into(),
+            load,
+            grid: self.grid,
+            zone,
+            first_ms,
+            limits: self.limits(),
+            paused: self.paused,
+        })
+    }
+
     fn to_catalog(&self, bus: &Bus) -> catalog::Device {
         let mut attributes = self.attributes.clone();
         attributes.insert("bus".to_owned(), bus.id.to_string());

@@ -5,12 +5,17 @@
 
 mod address;
 mod channel;
+mod load;
 mod read;
 mod scale;
 mod set;
 mod spec;
 
 pub use channel::{AGGREGATIONS, ORDERS, TABLES, read_aggregation, read_channel, read_label, read_valid};
+pub use load::{
+    BEGIN_OF_2000, Clock, Flag, Held, LoadProfile, Meaning, Numbering, Register, StampEncoding, TimeStamp,
+    Way,
+};
 pub use read::{ProfileError, read_address_base};
 pub use scale::Scale;
 pub use set::{ProfileSet, all};
@@ -68,6 +73,12 @@ pub const REGISTERS_MAX: u16 = 125;
 /// Most coils or discrete inputs of one read request (sections 6.1 and 6.2).
 pub const BITS_MAX: u16 = 2000;
 
+/// Greatest record number of a file, of function 20 (section 6.14).
+pub const FILE_RECORD_MAX: u16 = 0x270F;
+
+/// Most bytes of file records in one answer of function 20 (section 6.14).
+pub const FILE_DATA_MAX: usize = 0xF5;
+
 /// Where the marker `SunS` may stand: in the order in which a reader looks for it
 /// (SunSpec Device Information Model Specification V1.1, section 5.2.1).
 pub const SUNSPEC_BASES: [u16; 3] = [40000, 50000, 0];
@@ -98,4 +109,6 @@ pub struct Profile {
     pub sunspec: Option<SunSpec>,
     /// In the order of the file.
     pub channels: Vec<ChannelSpec>,
+    /// The interval records that it keeps, where it does.
+    pub load: Option<LoadProfile>,
 }

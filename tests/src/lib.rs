@@ -20,5 +20,6 @@ pub mod settle;
 pub mod sim;
 pub mod site;
 pub mod small_disk;
+pub mod told;
 pub mod usage;
 pub mod wait;

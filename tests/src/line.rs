@@ -88,6 +88,7 @@ impl Setup {
             max_registers: 125,
             channels: generic_channels(FLOATS, ByteOrder::ABCD),
             sunspec: None,
+            memory: None,
             profile: None,
             attributes: std::collections::BTreeMap::new(),
             paused: false,

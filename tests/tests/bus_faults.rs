@@ -127,6 +127,7 @@ fn device(index: u16, interval_ms: u64, max_registers: u16) -> Device {
         max_registers,
         channels: channels(),
         sunspec: None,
+        memory: None,
         profile: None,
         attributes: BTreeMap::new(),
         paused: false,

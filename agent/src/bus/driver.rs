@@ -17,6 +17,7 @@ use gapless_common::time::Timestamp;
 use super::BusCommand;
 use super::ground::Ground;
 use super::line::{Ask, ExchangeError, Line};
+use super::memories::{Memories, Wanted};
 use super::patience::{Inbox, Patience};
 use super::poller::{Host, PollError, Poller};
 use crate::clock::{Mono, Now};
@@ -48,8 +49,10 @@ pub struct Driver {
     bus: Bus,
     schedule: Schedule,
     line: Line,
-    /// In the order of the bus's devices.
+    /// In the order of the devices that are polled, which alone the bus has here.
     pollers: Vec<Poller>,
+    /// Of the others.
+    memories: Memories,
     /// In the same order.
     complaints: Vec<Complaint>,
     totals: BusTotals,
@@ -66,7 +69,9 @@ impl Driver {
     ///
     /// # Errors
     /// [`PollError::Plan`] where a device cannot be polled at all.
-    pub fn new(bus: Bus, started: Now, now: Now) -> Result<Self, PollError> {
+    pub fn new(mut bus: Bus, started: Now, now: Now) -> Result<Self, PollError> {
+        let collected: Vec<_> = bus.devices.extract_if(.., |device| device.memory.is_some()).collect();
+        let memories = Memories::new(&bus, &collected, started, now)?;
         let pollers = bus.devices.iter().map(Poller::new).collect::<Result<Vec<_>, _>>()?;
         let line = Line::new(&bus.link);
         let devices = bus.devices.iter().zip(&pollers);
@@ -85,6 +90,7 @@ impl Driver {
             bus,
             line,
             pollers,
+            memories,
             totals: BusTotals::default(),
             told: (BusTotals::default(), 0),
             inbox: Inbox::default(),
@@ -102,19 +108,76 @@ impl Driver {
         if self.inbox.stopping {
             return self.end(ground);
         }
+        if let Some(wanted) = self.with_room(ground.now()) {
+            self.remember(&wanted, ground);
+            return Turn::Again;
+        }
+        self.memories.observe(ground.now());
         let step = self.schedule.next(ground.now());
         self.pass_on(ground);
         let turn = match step {
             Step::Connect => self.connect(ground),
             Step::Poll(poll) => self.poll(poll, ground),
-            Step::Wait { until_boot_ms } => Turn::WaitUntil { boot_ms: until_boot_ms },
+            Step::Wait { until_boot_ms } => {
+                let soonest = ground.now().boot_ms + 1;
+                Turn::WaitUntil { boot_ms: until_boot_ms.min(self.memories.due_ms().max(soonest)) }
+            }
         };
         self.tell_totals(false, ground);
         if self.inbox.stopping { Turn::Again } else { turn }
     }
 
+    /// What is to be read of a meter's memory, where polls leave room for it.
+    fn with_room(&mut self, now: Now) -> Option<Wanted> {
+        if !self.schedule.is_open() {
+            return None;
+        }
+        let wanted = self.memories.wanted(&self.line, now)?;
+        self.schedule.has_room(wanted.cost_ms, wanted.waited_ms, now).then_some(wanted)
+    }
+
+    fn remember(&mut self, wanted: &Wanted, ground: &mut dyn Ground) {
+        let (result, given_up) = self.exchange(&wanted.ask(), ground);
+        let lost = match &result {
+            Err(ExchangeError::Lost(error)) if !given_up => Some(chain(error)),
+            Ok(_) => {
+                self.schedule.answered();
+                None
+            }
+            Err(_) => None,
+        };
+        if !given_up {
+            self.memories.took(wanted, result, ground.now());
+        }
+        if let Some(why) = lost {
+            self.lose(&why, ground);
+        }
+        self.pass_on(ground);
+    }
+
+    fn lose(&mut self, why: &str, ground: &mut dyn Ground) {
+        self.line.close(ground.port());
+        self.schedule.link_lost(ground.now(), why);
+        self.memories.unplugged(why, ground.now());
+    }
+
+    /// One request and its answer; whether it was given up, as the bus is to stop.
+    fn exchange(&mut self, ask: &Ask<'_>, ground: &mut dyn Ground) -> (Result<Answer, ExchangeError>, bool) {
+        let begin = ground.port().mono();
+        let mut port = Patience::new(&mut *ground, &mut self.inbox);
+        if let Err(error) = port.check() {
+            return (Err(ExchangeError::Lost(error)), true);
+        }
+        let result = self.line.exchange(&mut port, ask);
+        let given_up = port.is_over;
+        let busy = Duration::from_nanos(ground.port().mono().since_ns(begin));
+        self.count(ask, &result, busy);
+        (result, given_up)
+    }
+
     fn end(&mut self, ground: &mut dyn Ground) -> Turn {
         self.schedule.stop(ground.now());
+        self.memories.stop(ground.now());
         self.pass_on(ground);
         self.tell_totals(true, ground);
         self.line.close(ground.port());
@@ -125,8 +188,12 @@ impl Driver {
     fn take_commands(&mut self, ground: &mut dyn Ground) {
         while let Some(command) = self.inbox.take(ground) {
             match command {
+                BusCommand::PollNow(device) if self.memories.has(device) => self.memories.poll_now(device),
                 BusCommand::PollNow(device) => self.schedule.poll_now(device),
-                BusCommand::ReadHistory { command, .. } => {
+                BusCommand::ReadHistory { command, device, range } => {
+                    if self.memories.read_history(command, device, range) {
+                        continue;
+                    }
                     let outcome = Answered::Failed("the device has no memory that can be read".into());
                     self.send(BusEvent::HistoryRead { command, outcome }, ground);
                 }
@@ -138,7 +205,10 @@ impl Driver {
     fn connect(&mut self, ground: &mut dyn Ground) -> Turn {
         match self.line.open(ground.port()) {
             Ok(()) => self.schedule.connected(ground.now()),
-            Err(error) => self.schedule.connect_failed(ground.now(), &chain(&error)),
+            Err(error) => {
+                self.schedule.connect_failed(ground.now(), &chain(&error));
+                self.memories.unplugged(&chain(&error), ground.now());
+            }
         }
         self.pass_on(ground);
         Turn::Again
@@ -160,8 +230,7 @@ impl Driver {
         let outcome = if given_up && result.is_err() { Outcome::GivenUp } else { outcome(&result) };
         self.schedule.finished(outcome, ground.now());
         if let Some(why) = lost {
-            self.line.close(ground.port());
-            self.schedule.link_lost(ground.now(), &why);
+            self.lose(&why, ground);
         }
         self.pass_on(ground);
         Turn::Again
@@ -178,7 +247,7 @@ impl Driver {
 
     /// Passes on what the schedule yields; waits where there is no room.
     fn pass_on(&mut self, ground: &mut dyn Ground) {
-        while let Some(event) = self.schedule.drain() {
+        while let Some(event) = self.schedule.drain().or_else(|| self.memories.drain()) {
             self.send(event, ground);
         }
     }
@@ -252,16 +321,8 @@ impl Host for Scheduled<'_> {
     }
 
     fn exchange(&mut self, ask: &Ask<'_>) -> Result<Answer, ExchangeError> {
-        let begin = self.mono();
-        let mut port = Patience::new(&mut *self.ground, &mut self.driver.inbox);
-        if let Err(error) = port.check() {
-            self.given_up = true;
-            return Err(ExchangeError::Lost(error));
-        }
-        let result = self.driver.line.exchange(&mut port, ask);
-        self.given_up |= port.is_over;
-        let busy = Duration::from_nanos(self.mono().since_ns(begin));
-        self.driver.count(ask, &result, busy);
+        let (result, given_up) = self.driver.exchange(ask, self.ground);
+        self.given_up |= given_up;
         if let Err(ExchangeError::Lost(error)) = &result
             && !self.given_up
         {
@@ -321,7 +382,7 @@ fn outcome(result: &Result<(), PollError>) -> Outcome {
 }
 
 /// Rounded up, so that what is said to fit does.
-fn millis(span: Duration) -> u32 {
+pub(super) fn millis(span: Duration) -> u32 {
     u32::try_from(span.as_nanos().div_ceil(1_000_000)).unwrap_or(u32::MAX)
 }
 

@@ -13,6 +13,7 @@ mod ground;
 mod late;
 mod line;
 mod logger;
+mod memories;
 mod once;
 mod patience;
 mod poller;
@@ -36,7 +37,7 @@ pub use files::{FilesError, read_files, spawn_files};
 pub use ground::{Ground, OpenError, Opened, Port};
 use line::Line;
 pub use logger::{ReadError, Shown, read_table, spawn_logger};
-use once::Once;
+use once::{Once, newest_record};
 pub use patience::STOP_PATIENCE;
 pub use poller::PollError;
 use poller::Poller;
@@ -132,6 +133,9 @@ fn fine_timers() {
 pub fn read_once(bus: &Bus, device: &Device) -> Result<Vec<Sample>, PollError> {
     let (mut port, mut line) = (real::port(&bus.link), Line::new(&bus.link));
     line.open(&mut *port)?;
+    if let Some(settings) = device.memory_settings() {
+        return newest_record(device, settings, &mut line, &mut *port);
+    }
     let mut poller = Poller::new(device)?;
     let mut once = Once::new(line, &mut *port);
     poller.poll(&mut once)?;

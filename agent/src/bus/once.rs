@@ -1,12 +1,20 @@
-//! A single poll outside of any schedule: retries always, keeps the samples.
+//! A single poll outside of any schedule: retries always, keeps the samples. Or the newest record of a meter's memory,
+//! asked for in the same way.
 
+use std::time::Duration;
+
+use gapless_common::quality::Cause;
 use gapless_common::reading::Sample;
+use gapless_common::time::Timestamp;
 
 use super::ground::Port;
 use super::line::{Ask, ExchangeError, Line};
-use super::poller::Host;
-use crate::clock::Mono;
-use crate::modbus::Answer;
+use super::poller::{Host, PollError, cause_of};
+use crate::clock::{Mono, Now};
+use crate::config::Device;
+use crate::modbus::memory::Settings;
+use crate::modbus::memory::reader::{Goal, Reader, Step, Took};
+use crate::modbus::{Answer, UnitId};
 
 /// The poll, as the poller sees it.
 pub(super) struct Once<'a> {
@@ -54,4 +62,61 @@ impl Host for Once<'_> {
     fn answered(&mut self, samples: Vec<Sample>) {
         self.samples.extend(samples);
     }
+}
+
+/// Reads the newest record of a device's memory.
+pub(super) fn newest_record(
+    device: &Device,
+    settings: Settings,
+    line: &mut Line,
+    port: &mut dyn Port,
+) -> Result<Vec<Sample>, PollError> {
+    let missed = |cause| PollError::Missed { device: device.id.clone(), cause };
+    let mut reader =
+        Reader::new(settings).map_err(|source| PollError::Plan { device: device.id.clone(), source })?;
+    loop {
+        let now = Now { boot_ms: port.boot_ms(), wall: Timestamp::default(), wall_set: false };
+        let took = match reader.step(Goal::Newest, now) {
+            Step::Nowhere | Step::Mixed => return Err(missed(Cause::NotRecorded)),
+            Step::Wait(until_ms) => {
+                let wait = Duration::from_millis(until_ms.saturating_sub(now.boot_ms).max(1));
+                let until = port.mono().plus(wait);
+                port.sleep_until(until);
+                continue;
+            }
+            Step::Ask(request) => match ask(device, &request, line, port) {
+                Ok(Ok(data)) => reader.took(&data, now),
+                Ok(Err(refusal)) => reader.refused(refusal.0, now),
+                Err(error) => return Err(missed(cause_of(&error))),
+            },
+        };
+        match took {
+            Took::Records(_, records) => {
+                let newest = records.into_iter().next().flatten();
+                return newest.map(|record| record.samples).ok_or_else(|| missed(Cause::NotRecorded));
+            }
+            Took::Refused(code) => return Err(missed(Cause::Refused(code))),
+            Took::More | Took::Strike(_) => {}
+        }
+    }
+}
+
+/// One request, again while it fails.
+fn ask(
+    device: &Device,
+    request: &crate::modbus::pdu::Request,
+    line: &mut Line,
+    port: &mut dyn Port,
+) -> Result<Answer, ExchangeError> {
+    let timeout = Duration::from_millis(device.timeout_ms.into());
+    let turnaround = Duration::from_millis(device.turnaround_ms.into());
+    let ask = Ask { unit: UnitId(device.unit), request, timeout, turnaround, is_retry: false };
+    let mut result = line.exchange(port, &ask);
+    for _ in 0..device.retries {
+        if matches!(result, Ok(_) | Err(ExchangeError::Lost(_))) {
+            break;
+        }
+        result = line.exchange(port, &ask);
+    }
+    result
 }

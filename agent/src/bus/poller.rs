@@ -19,7 +19,7 @@ use crate::modbus::sunspec::{Chain, Walk, WalkError};
 use crate::modbus::{Answer, UnitId};
 
 /// Time that an answered request is taken to need beside that of its characters, until polls have been measured.
-const ANSWER_DELAY: Duration = Duration::from_millis(20);
+pub(super) const ANSWER_DELAY: Duration = Duration::from_millis(20);
 
 /// Where a poll gets its answers, and where its samples go.
 pub(super) trait Host {
@@ -134,8 +134,7 @@ impl Tally {
 
 impl Poller {
     pub(super) fn new(device: &Device) -> Result<Self, PollError> {
-        let limits =
-            Limits { max_registers: device.max_registers, max_hole: device.max_hole, ..Limits::default() };
+        let limits = device.limits();
         let poll = DevicePoll::new(device.channels.clone(), limits)
             .map_err(|source| PollError::Plan { device: device.id.clone(), source })?;
         let models = device.sunspec.as_ref().map(|sunspec| Models {
@@ -332,7 +331,8 @@ fn is_passing(code: ExceptionCode) -> bool {
     matches!(code, ExceptionCode(0x05 | 0x06 | 0x0A | 0x0B))
 }
 
-fn cause_of(failure: &ExchangeError) -> Cause {
+/// The cause of a request that brought nothing.
+pub(super) fn cause_of(failure: &ExchangeError) -> Cause {
     match failure {
         ExchangeError::TimedOut => Cause::NoAnswer,
         ExchangeError::Corrupt(_) | ExchangeError::Truncated => Cause::Corrupt,

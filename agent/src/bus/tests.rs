@@ -60,6 +60,7 @@ fn device(index: u16, unit: u8, interval_ms: u64, addresses: &[u16]) -> Device {
         max_registers: 125,
         channels: addresses.iter().map(|address| channel(&format!("r{address}"), *address)).collect(),
         sunspec: None,
+        memory: None,
         profile: None,
         attributes: BTreeMap::new(),
         paused: false,

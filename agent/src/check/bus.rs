@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
-use gapless_common::profile::{BITS_MAX, ChannelSpec, Location};
+use gapless_common::profile::{ChannelSpec, Location};
 
-use super::{BusReport, CheckProblem, DeviceReport, RequestReport};
+use super::{BusReport, CheckProblem, DeviceReport, MemoryReport, RequestReport};
 use crate::config::{Bus, Device, Link};
-use crate::modbus::plan::{Limits, PlanError, PlannedRead, ReadPlan};
+use crate::modbus::plan::{PlanError, PlannedRead, ReadPlan};
 use crate::modbus::rtu::LineTiming;
 
 /// How soon a device answers at best: few are faster (measured on meters of several makes: 5 to 50 ms).
@@ -46,7 +46,9 @@ fn device_report(
     timing: Option<LineTiming>,
     problems: &mut Vec<CheckProblem>,
 ) -> DeviceReport {
-    let requests = match requests(device, timing) {
+    // What is collected goes between the polls.
+    let planned = if device.memory.is_some() { Ok(Vec::new()) } else { requests(device, timing) };
+    let requests = match planned {
         Ok(requests) => requests,
         Err(problem) => {
             let (device, problem) = (device.id.clone(), problem.to_string());
@@ -64,6 +66,7 @@ fn device_report(
         channels: device.channels.len(),
         requests,
         least_poll,
+        memory: device.memory.as_ref().map(|memory| MemoryReport::of(memory, device.grid.interval)),
     };
     if let Some(least) = least_poll.filter(|_| load_of(&report) > 1.0 && !report.paused) {
         let (device, interval) = (report.id.clone(), report.interval);
@@ -85,9 +88,7 @@ fn requests(device: &Device, timing: Option<LineTiming>) -> Result<Vec<RequestRe
     for model in models {
         let chosen: Vec<ChannelSpec> =
             device.channels.iter().filter(|channel| model_of(channel) == model).map(by_offset).collect();
-        let limits =
-            Limits { max_registers: device.max_registers, max_bits: BITS_MAX, max_hole: device.max_hole };
-        let plan = ReadPlan::new(&chosen, limits)?;
+        let plan = ReadPlan::new(&chosen, device.limits())?;
         let pause = Duration::from_millis(u64::from(device.turnaround_ms));
         all.extend(plan.requests().iter().map(|read| request(read, &chosen, model, timing, pause)));
     }

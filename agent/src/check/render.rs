@@ -47,6 +47,9 @@ impl fmt::Display for DeviceReport {
         if self.paused {
             write!(f, ", paused")?;
         }
+        if let Some(memory) = &self.memory {
+            return write!(f, "{memory}");
+        }
         let requests = counted(self.requests.len(), "request");
         match self.least_poll {
             Some(least) => writeln!(f, "\n    {requests}, {} at least", Milliseconds(least))?,

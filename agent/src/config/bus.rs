@@ -27,6 +27,8 @@ pub(super) struct Seen {
     ports: Vec<(PathBuf, Place)>,
     pub(super) devices: Vec<(DeviceId, Place)>,
     units: Vec<(u8, Place)>,
+    /// Units whose records are collected: the same may be polled as well.
+    recorded: Vec<(u8, Place)>,
 }
 
 /// Buses that are polled, loggers, and folders of files.
@@ -117,13 +119,15 @@ fn read_devices(
 ) -> Option<Vec<Device>> {
     table.need("device", "[{ id = \"meter\", unit = 1, profile = \"eastron-sdm630\", interval = \"10s\" }]");
     seen.units.clear();
+    seen.recorded.clear();
     let mut devices = Vec::new();
     for device_table in table.tables("device") {
         let device = read_device(&device_table, profiles, defaults);
         if let (Some(device), Some(id_at)) = (&device, device_table.place_of("id")) {
             once(&device_table, "device", &mut seen.devices, device.id.clone(), id_at);
             let unit_at = device_table.place_of("unit").unwrap_or(id_at);
-            once(&device_table, "unit", &mut seen.units, device.unit, unit_at);
+            let units = if device.memory.is_some() { &mut seen.recorded } else { &mut seen.units };
+            once(&device_table, "unit", units, device.unit, unit_at);
         }
         devices.push(device);
     }

@@ -11,6 +11,7 @@ use gapless_common::profile::{
 use gapless_common::time::{Interval, SlotGrid};
 
 use super::Device;
+use super::load::{Collected, Memory, read_collected, read_memory, tell};
 
 /// What the bus says for devices that say nothing.
 pub(super) struct BusDefaults {
@@ -28,11 +29,21 @@ pub(super) fn read_device(table: &Table<'_>, profiles: &ProfileSet, bus: &BusDef
     let unit = table.u8("unit", if bus.serial { 1..=247 } else { 0..=255 });
     let profile = read_profile_name(table, profiles);
     let defaults = read_defaults(table, profile.as_ref().ok().and_then(|profile| *profile));
-    let grid = read_grid(table, bus.interval_ms);
-    let channels = read_channels(table, &profile, &defaults);
+    let (memory, grid, channels) = match read_collected(table) {
+        Collected::Polled => {
+            (None, read_grid(table, bus.interval_ms), read_channels(table, &profile, &defaults))
+        }
+        Collected::Recorded => {
+            let (memory, grid) =
+                read_memory(table, profile.as_ref().ok().and_then(|profile| *profile)).unzip();
+            let fields = memory.as_ref().map(|memory: &Memory| memory.load.fields.clone());
+            (memory, grid, fields)
+        }
+    };
     let sunspec = read_sunspec(table, profile.as_ref().ok().and_then(|profile| *profile), &channels);
     let timing = Timing::read(table, bus, &defaults);
-    let attributes = read_attributes(table, profile.as_ref().ok().and_then(|profile| *profile));
+    let mut attributes = read_attributes(table, profile.as_ref().ok().and_then(|profile| *profile));
+    memory.iter().for_each(|memory| tell(memory, &mut attributes));
     let paused = table.flag("paused").unwrap_or(false);
     table.finish();
 
@@ -52,6 +63,7 @@ pub(super) fn read_device(table: &Table<'_>, profiles: &ProfileSet, bus: &BusDef
         sunspec,
         profile: profile.ok()?.map(|profile| profile.id.clone()),
         attributes,
+        memory,
         paused,
     })
 }

@@ -4,8 +4,10 @@
 //! feeds it what arrives until it says anything else than [`Progress::NeedMore`]. Nothing here opens a port,
 //! reads a clock or sleeps; when to give up waiting is the shell's decision.
 
+pub mod file;
 mod guard;
 pub mod mbap;
+pub mod memory;
 pub mod pdu;
 pub mod plan;
 pub mod poll;

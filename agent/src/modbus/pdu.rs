@@ -1,5 +1,5 @@
 //! Requests and responses of MODBUS Application Protocol Specification V1.1b3, without framing: function codes
-//! 1 to 4 (read), 5, 6, 15 and 16 (write).
+//! 1 to 4 (read), 5, 6, 15 and 16 (write), and 20 (read file record, see [`file`](super::file)).
 //!
 //! A response is always decoded against its request: function, byte count and quantity must match. A device's
 //! refusal ([`Refusal`]) and an answer that is not one to this request ([`Mismatch`]) are different types. This
@@ -9,6 +9,8 @@ pub use gapless_common::profile::{BITS_MAX as READ_BITS_MAX, REGISTERS_MAX as RE
 
 use gapless_common::profile::RegisterTable;
 use gapless_common::quality::ExceptionCode;
+
+use super::file::{self, FileError, FileRead, SubRequest};
 
 /// Longest PDU in bytes (section 4.1).
 pub const PDU_LEN_MAX: usize = 253;
@@ -64,6 +66,7 @@ enum Body {
     WriteRegister { address: u16, value: u16 },
     WriteCoils { start: u16, values: Box<[bool]> },
     WriteRegisters { start: u16, values: Box<[u16]> },
+    ReadFile(FileRead),
 }
 
 /// What a device answered.
@@ -73,6 +76,8 @@ pub enum ResponseData {
     Bits(Vec<bool>),
     /// Registers, the lowest address first; as many as were asked.
     Registers(Vec<u16>),
+    /// Records of files, in the order of the sub-requests; each as long as was asked.
+    Records(Vec<Vec<u16>>),
     /// The write was done.
     Written,
 }
@@ -108,6 +113,12 @@ pub enum Mismatch {
         expected: u8,
         /// Bytes announced.
         got: u8,
+    },
+    /// A part of a file's records has another length or reference type than its sub-request.
+    #[error("part {part} of the answer is not what was asked of a file")]
+    Part {
+        /// Which, from 0.
+        part: usize,
     },
     /// The answer to a write does not repeat the address, value or quantity written.
     #[error("the answer does not repeat what was written")]
@@ -174,6 +185,14 @@ impl Request {
         Ok(Self(Body::WriteRegisters { start, values: values.into() }))
     }
 
+    /// Reads records of files (function 20).
+    ///
+    /// # Errors
+    /// [`FileError`] where there are too many, or one is impossible.
+    pub fn read_file(runs: &[SubRequest]) -> Result<Self, FileError> {
+        FileRead::new(runs).map(|read| Self(Body::ReadFile(read)))
+    }
+
     /// The function code.
     #[must_use]
     pub const fn function(&self) -> u8 {
@@ -183,6 +202,7 @@ impl Request {
             Body::WriteRegister { .. } => 6,
             Body::WriteCoils { .. } => 15,
             Body::WriteRegisters { .. } => 16,
+            Body::ReadFile(_) => file::FUNCTION,
         }
     }
 
@@ -209,6 +229,7 @@ impl Request {
                 out.push(byte(2 * values.len()));
                 out.extend(values.iter().flat_map(|value| value.to_be_bytes()));
             }
+            Body::ReadFile(read) => read.encode(out),
         }
     }
 
@@ -219,6 +240,7 @@ impl Request {
             Body::Read { .. } | Body::WriteCoil { .. } | Body::WriteRegister { .. } => 5,
             Body::WriteCoils { values, .. } => 6 + values.len().div_ceil(8),
             Body::WriteRegisters { values, .. } => 6 + 2 * values.len(),
+            Body::ReadFile(read) => read.request_len(),
         }
     }
 
@@ -231,9 +253,10 @@ impl Request {
     /// Byte count that a read's answer must announce; `None` for a write.
     #[must_use]
     pub fn byte_count_expected(&self) -> Option<u8> {
-        match self.0 {
-            Body::Read { table, count, .. } if table.is_bits() => Some(byte(usize::from(count).div_ceil(8))),
-            Body::Read { count, .. } => Some(byte(2 * usize::from(count))),
+        match &self.0 {
+            Body::Read { table, count, .. } if table.is_bits() => Some(byte(usize::from(*count).div_ceil(8))),
+            Body::Read { count, .. } => Some(byte(2 * usize::from(*count))),
+            Body::ReadFile(read) => Some(byte(read.data_len())),
             _ => None,
         }
     }
@@ -273,11 +296,12 @@ impl Request {
         if data.len() + 1 != expected {
             return Err(Mismatch::Length { expected, got: data.len() + 1 });
         }
-        match self.0 {
+        match &self.0 {
             Body::Read { table, count, .. } if table.is_bits() => {
-                Ok(ResponseData::Bits(unpack_bits(&data[1..], usize::from(count))))
+                Ok(ResponseData::Bits(unpack_bits(&data[1..], usize::from(*count))))
             }
             Body::Read { .. } => Ok(ResponseData::Registers(words(&data[1..]))),
+            Body::ReadFile(read) => read.decode(&data[1..]).map(ResponseData::Records),
             _ if data == self.echo_expected() => Ok(ResponseData::Written),
             _ => Err(Mismatch::Echo),
         }
@@ -291,6 +315,8 @@ impl Request {
             Body::WriteRegister { address, value } => (*address, *value),
             Body::WriteCoils { start, values } => (*start, short(values.len())),
             Body::WriteRegisters { start, values } => (*start, short(values.len())),
+            // Never asked: what a read brings is no echo.
+            Body::ReadFile(_) => (0, 0),
         };
         let ([a, b], [c, d]) = (first.to_be_bytes(), second.to_be_bytes());
         [a, b, c, d]
@@ -310,7 +336,7 @@ fn short(count: usize) -> u16 {
     u16::try_from(count).expect("a request's quantity was checked against limits below 65,536")
 }
 
-fn byte(count: usize) -> u8 {
+pub(super) fn byte(count: usize) -> u8 {
     u8::try_from(count).expect("a request's quantity was checked against limits of at most 250 bytes")
 }
 
@@ -325,7 +351,8 @@ fn unpack_bits(bytes: &[u8], count: usize) -> Vec<bool> {
     bits.take(count).collect()
 }
 
-fn words(bytes: &[u8]) -> Vec<u16> {
+/// Registers of big-endian bytes.
+pub(super) fn words(bytes: &[u8]) -> Vec<u16> {
     bytes.chunks_exact(2).map(|pair| u16::from_be_bytes([pair[0], pair[1]])).collect()
 }
 
@@ -497,16 +524,24 @@ pub(in crate::modbus) mod tests {
                 .prop_map(|(start, values)| Request::write_coils(start, &values).unwrap()),
             1 => (0u16..60_000, prop::collection::vec(any::<u16>(), 1..=123))
                 .prop_map(|(start, values)| Request::write_registers(start, &values).unwrap()),
+            1 => (1u16.., 0u16..9_000, 1u16..=121, 1usize..=35).prop_map(|(file, record, registers, runs)| {
+                let run = SubRequest { file, record, registers };
+                Request::read_file(&vec![run; runs.min(file::runs_max(registers))]).unwrap()
+            }),
         ]
     }
 
     /// The PDU of a well-behaved device with these data bytes repeated.
     pub(in crate::modbus) fn answer_to(request: &Request, data: &[u8]) -> Vec<u8> {
         let mut pdu = vec![request.function()];
+        let endless = data.iter().copied().cycle();
         match request.byte_count_expected() {
             Some(bytes) => {
                 pdu.push(bytes);
-                pdu.extend(data.iter().copied().cycle().take(usize::from(bytes)));
+                match &request.0 {
+                    Body::ReadFile(read) => pdu.extend(read.answer_with(endless)),
+                    _ => pdu.extend(endless.take(usize::from(bytes))),
+                }
             }
             None => pdu.extend(request.echo_expected()),
         }
@@ -541,6 +576,10 @@ pub(in crate::modbus) mod tests {
                 ResponseData::Registers(words) => {
                     let bytes: Vec<u8> = words.iter().flat_map(|word| word.to_be_bytes()).collect();
                     prop_assert_eq!(bytes, &pdu[2..]);
+                }
+                ResponseData::Records(records) => {
+                    let words = records.iter().flatten().flat_map(|word| word.to_be_bytes());
+                    prop_assert!(words.eq(data.iter().copied().cycle().take(2 * records.concat().len())));
                 }
                 ResponseData::Written => prop_assert!(request.byte_count_expected().is_none()),
             }

@@ -212,7 +212,7 @@ impl DevicePoll {
         match data {
             ResponseData::Bits(bits) => self.take_bits(&read, bits),
             ResponseData::Registers(words) => self.take_words(&read, words),
-            ResponseData::Written => Vec::new(),
+            ResponseData::Records(_) | ResponseData::Written => Vec::new(),
         }
     }
 

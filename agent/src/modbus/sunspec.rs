@@ -101,7 +101,7 @@ impl Walk {
     pub fn answered(&mut self, data: &ResponseData) {
         let words = match data {
             ResponseData::Registers(words) => words.as_slice(),
-            ResponseData::Bits(_) | ResponseData::Written => &[],
+            ResponseData::Bits(_) | ResponseData::Records(_) | ResponseData::Written => &[],
         };
         match (&self.state, words) {
             (State::Marker(_), words) if words == MARKER => self.read_header(self.base, MARKER_LEN),

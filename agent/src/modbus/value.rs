@@ -59,12 +59,13 @@ pub fn exponent(order: ByteOrder, word: u16) -> Result<i32, Quality> {
     }
 }
 
-fn ordered(word: u16, order: ByteOrder) -> u16 {
+/// A word with the order of its bytes undone.
+pub(super) fn ordered(word: u16, order: ByteOrder) -> u16 {
     if order.bytes_swapped() { word.swap_bytes() } else { word }
 }
 
 /// The bits of up to four registers as one unsigned number, the byte order undone.
-fn pattern(words: &[u16], order: ByteOrder) -> u64 {
+pub(super) fn pattern(words: &[u16], order: ByteOrder) -> u64 {
     let append = |bits: u64, &word: &u16| bits << 16 | u64::from(ordered(word, order));
     if order.words_swapped() { words.iter().rev().fold(0, append) } else { words.iter().fold(0, append) }
 }

@@ -223,6 +223,40 @@ impl Schedule {
             && fit::all_in_time(&self.entries, index, i64::from(cost_ms), now)
     }
 
+    /// Whether the port is open, or the connection up.
+    #[must_use]
+    pub const fn is_open(&self) -> bool {
+        matches!(self.link, Link::Open { .. })
+    }
+
+    /// Whether a request that is no poll, takes `cost_ms` and has waited for `waited_ms` may be sent now: where it ends
+    /// before any healthy device is due and no probe is in its way; and at the latest when it has waited for
+    /// [`FORCED_SHARE`] times its length, as a probe. Not to be asked with a poll in hand.
+    pub fn has_room(&mut self, cost_ms: u32, waited_ms: u64, now: Now) -> bool {
+        self.observe(now);
+        if !self.is_open() || self.entries.iter().any(|entry| entry.asked) {
+            return false;
+        }
+        let cost_ms = i64::from(cost_ms);
+        let all = || self.entries.iter().enumerate();
+        let has_probe = all().any(|(index, entry)| entry.is_probe_due(now) && self.probe_fits(index, now));
+        if !has_probe && self.is_idle_for(cost_ms, now) {
+            return true;
+        }
+        let share = cost_ms.saturating_mul(FORCED_SHARE);
+        let is_forced =
+            i64::try_from(waited_ms).unwrap_or(i64::MAX) >= share && boot(now) >= self.forced_after;
+        if is_forced {
+            self.forced_after = boot(now).saturating_add(share);
+        }
+        is_forced
+    }
+
+    fn is_idle_for(&self, cost_ms: i64, now: Now) -> bool {
+        let end = boot(now).saturating_add(cost_ms);
+        self.entries.iter().filter(|other| other.is_healthy()).all(|other| other.due(now) >= end)
+    }
+
     /// The poll in hand has ended. Why the slots that ended during it were not served is said by what is called
     /// next: [`Schedule::link_lost`], or [`Schedule::next`].
     pub fn finished(&mut self, outcome: Outcome, now: Now) {
@@ -322,10 +356,9 @@ impl Schedule {
 
     fn probe_fits(&self, index: usize, now: Now) -> bool {
         let entry = &self.entries[index];
-        let end = boot(now).saturating_add(entry.probe_ms());
-        let idle = self.entries.iter().filter(|other| other.is_healthy()).all(|other| other.due(now) >= end);
-        idle || (entry.waited_ms(now) >= entry.task.grid.interval.as_ms()
-            && fit::all_in_time(&self.entries, index, entry.probe_ms(), now))
+        self.is_idle_for(entry.probe_ms(), now)
+            || (entry.waited_ms(now) >= entry.task.grid.interval.as_ms()
+                && fit::all_in_time(&self.entries, index, entry.probe_ms(), now))
     }
 
     /// When something will be due next.

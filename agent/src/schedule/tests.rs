@@ -637,3 +637,64 @@ proptest! {
         }
     }
 }
+
+/// (slots between polls of 40 ms, cost of what is inserted) → whether polls stay in time, and how much of the time the rest
+/// gets, in parts of a thousand.
+#[test]
+fn what_is_no_poll_goes_where_no_poll_is_due() {
+    for (interval_ms, cost_ms, least, most) in
+        [(200, 60, 500, 900), (200, 190, 0, 15), (50, 60, 0, 15), (1_000, 100, 800, 999)]
+    {
+        let mut world = World::new(vec![unit(interval_ms, 40)], true);
+        world.schedule.connected(world.now());
+        let (mut spent, mut waiting_since) = (0, 0);
+        while world.boot_ms < 120_000 {
+            let now = world.now();
+            if world.schedule.has_room(cost_ms, now.boot_ms - waiting_since, now) {
+                world.pass(u64::from(cost_ms));
+                (spent, waiting_since) = (spent + u64::from(cost_ms), world.boot_ms);
+                continue;
+            }
+            match world.schedule.next(now) {
+                Step::Poll(_) => {
+                    world.pass(40);
+                    world.schedule.answered();
+                    world.schedule.finished(Outcome::Answered, world.now());
+                }
+                Step::Connect => panic!("it is connected"),
+                Step::Wait { until_boot_ms } => world.pass(until_boot_ms - world.boot_ms),
+            }
+            world.drain();
+        }
+        let missed: u32 = world
+            .events
+            .iter()
+            .map(|event| if let BusEvent::Missed(run) = event { run.count } else { 0 })
+            .sum();
+        let share = spent * 1_000 / 120_000;
+        assert!((least..=most).contains(&share), "{share} per mille beside polls every {interval_ms} ms");
+        // What is forced costs a slot at most, once in a hundred times its length.
+        assert!(missed <= 120_000 / (cost_ms * 100) + 1, "{missed} missed of polls every {interval_ms} ms");
+    }
+}
+
+#[test]
+fn a_probe_that_fits_comes_before_what_is_no_poll() {
+    let mut world = World::new(vec![Unit { dead: 0..u64::MAX, ..unit(1_000, 40) }], true);
+    world.schedule.connected(world.now());
+    let mut probes = 0;
+    while world.boot_ms < 60_000 {
+        let now = world.now();
+        if world.schedule.has_room(50, 0, now) {
+            world.pass(50);
+        } else if let Step::Poll(_) = world.schedule.next(now) {
+            probes += 1;
+            world.pass(300);
+            world.schedule.finished(Outcome::Missed(Cause::NoAnswer), world.now());
+        } else {
+            world.pass(1);
+        }
+        world.drain();
+    }
+    assert!((5..=10).contains(&probes), "{probes} polls and probes of a dead device in a minute");
+}

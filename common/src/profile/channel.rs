@@ -149,6 +149,21 @@ struct Position {
     place: Place,
 }
 
+/// Table and zero-based address of what is no channel.
+pub(super) fn read_address(table: &Table<'_>, defaults: &Defaults) -> Option<(RegisterTable, u16)> {
+    let named = table.word("table", &TABLES);
+    let found = table.item("address")?;
+    let written = Written { base: defaults.address_base, table: named, model: None };
+    match address::resolve(found.value, written, defaults.table) {
+        Ok((register_table, Location::Absolute(address))) => Some((register_table, address)),
+        Ok((_, Location::SunSpec { .. })) => None,
+        Err(problem) => {
+            table.report(found.place, format!("`address`: {problem}"));
+            None
+        }
+    }
+}
+
 fn read_position(table: &Table<'_>, name: &str, defaults: &Defaults) -> Option<Position> {
     let model = table.u16("model", 1..=65_535);
     let named_table = table.word("table", &TABLES);

@@ -1,6 +1,7 @@
 //! Reads a register map from its TOML text: what a device is, what holds for all its channels, and each channel.
 
 use super::channel::{ORDERS, TABLES, read_channel};
+use super::load::read_load_profile;
 use super::{AddressBase, Defaults, Profile, REGISTERS_MAX, SUNSPEC_BASES, SunSpec};
 use crate::document::{At, Document, Item, Problems, Table};
 use crate::profile::{ChannelSpec, Location};
@@ -44,6 +45,7 @@ fn read_profile(root: &Table<'_>) -> Option<Profile> {
     let sunspec = root.table("sunspec").map(|table| read_sunspec(&table));
     root.need("channel", "[{ id = \"voltage\", address = 0, type = \"f32\", unit = \"V\" }]");
     let channels = read_channels(root, &defaults, sunspec.is_some());
+    let load = root.table("load_profile").map(|table| read_load_profile(&table, &defaults));
     Some(Profile {
         id: id?,
         make: make?,
@@ -53,6 +55,7 @@ fn read_profile(root: &Table<'_>) -> Option<Profile> {
         defaults,
         sunspec,
         channels,
+        load: load.flatten(),
     })
 }
 

@@ -19,6 +19,8 @@ pub const fn all() -> &'static [(&'static str, &'static str)] {
         "carlo-gavazzi-em340",
         "eastron-sdm120",
         "eastron-sdm630",
+        "example-load-profile-file",
+        "example-load-profile-window",
         "janitza-umg96",
         "lufft-ws-umb",
         "schneider-iem3155",

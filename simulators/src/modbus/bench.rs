@@ -3,7 +3,8 @@
 use std::thread;
 use std::time::Duration;
 
-use super::command::{self, Command, HELP};
+use super::command::{self, Command, HELP, Mishap};
+use super::memory::Memory;
 use super::pty::{PtyLine, StartError};
 use super::tcp::TcpServer;
 use super::units::Units;
@@ -105,6 +106,14 @@ impl Bench {
                 let now = clock::now().wall_ms;
                 self.each(unit, |units, id| units.device(id).into_iter().for_each(|d| d.restart(now)))
             }
+            Command::Memory(unit, mishap) => {
+                let now = clock::now().wall_ms;
+                self.each(unit, |units, id| {
+                    units.device(id).into_iter().for_each(|device| {
+                        device.with_memory(|memory| strike(memory, mishap, now));
+                    });
+                })
+            }
             Command::Unplug { after_ms, for_ms } => self.unplug(after_ms, for_ms),
             Command::Replug => self.replug(),
             Command::Stats => self.lines(|endpoint| format!("{} {}", endpoint.place(), endpoint.stats())),
@@ -151,6 +160,16 @@ impl Bench {
             thread::spawn(act);
         }
         "ok".to_owned()
+    }
+}
+
+fn strike(memory: &mut Memory, mishap: Mishap, t_ms: i64) {
+    match mishap {
+        Mishap::Clear => memory.clear(t_ms),
+        Mishap::SetClock(by_ms) => memory.step_clock(by_ms, t_ms),
+        Mishap::Drift(ppm) => memory.drift(ppm, t_ms),
+        Mishap::PowerCut(span_ms) => memory.power_failed(span_ms, t_ms),
+        Mishap::WriteSlowly(ms) => memory.write_slowly(ms),
     }
 }
 

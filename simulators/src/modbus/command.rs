@@ -15,6 +15,11 @@ clear [unit=N]              ends faults
 unplug [after=10s] [for=30s]   pty gone, or connections reset and nobody listening; returns after `for`
 replug                      returns now
 restart [unit=N]            device restarts: counters begin at 0, written memory is forgotten
+clear-memory [unit=N]       its load profile is empty, and numbers begin anew
+set-clock by=[-]1h [unit=N] somebody sets the clock of its load profile
+drift ppm=N [unit=N]        that clock runs so much too fast (or, below 0, too slow)
+power-cut for=1h [unit=N]   it was without power until now, and recorded nothing
+write-slowly ms=N [unit=N]  its newest record is half written for so long
 stats | faults | help | quit";
 
 /// One line, understood.
@@ -48,6 +53,8 @@ pub enum Command {
     Replug,
     /// Restarts one device or all.
     Restart(Option<u8>),
+    /// Something happens to the load profile of one device or of all that have one.
+    Memory(Option<u8>, Mishap),
     /// Shows what was counted.
     Stats,
     /// Shows the faults there are.
@@ -56,6 +63,21 @@ pub enum Command {
     Help,
     /// Ends the simulator.
     Quit,
+}
+
+/// What happens to a load profile.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mishap {
+    /// It is empty.
+    Clear,
+    /// Its clock is set by so many ms.
+    SetClock(i64),
+    /// Its clock runs so many parts of a million too fast.
+    Drift(i64),
+    /// The meter was without power for so many ms.
+    PowerCut(i64),
+    /// The newest record is half written for so many ms.
+    WriteSlowly(i64),
 }
 
 /// Why a line is no command.
@@ -69,7 +91,7 @@ pub enum CommandError {
     Word(String),
     /// A value that cannot be read.
     #[error(
-        "`{0}`: a whole number (unit, count, ms, bytes, code), a share from 0 to 1 (p), or a duration such as 30s (after, for) was meant"
+        "`{0}`: a whole number (unit, count, ms, bytes, code), a share from 0 to 1 (p), or a duration such as 30s (after, for, by) was meant"
     )]
     Value(String),
     /// A value that must be there.
@@ -87,6 +109,8 @@ struct Words {
     ms: Option<u32>,
     bytes: Option<u16>,
     code: Option<u8>,
+    by_ms: Option<i64>,
+    ppm: Option<i64>,
 }
 
 /// Bytes of noise where nobody says how many.
@@ -109,6 +133,9 @@ pub fn parse(line: &str) -> Result<Command, CommandError> {
         }
         "replug" => return Ok(Command::Replug),
         "restart" => return Ok(Command::Restart(given.unit)),
+        "clear-memory" | "set-clock" | "drift" | "power-cut" | "write-slowly" => {
+            return Ok(Command::Memory(given.unit, mishap(verb, &given)?));
+        }
         "stats" => return Ok(Command::Stats),
         "faults" => return Ok(Command::Faults),
         "help" => return Ok(Command::Help),
@@ -122,6 +149,18 @@ pub fn parse(line: &str) -> Result<Command, CommandError> {
         for_ms: given.for_ms,
         probability: given.probability.unwrap_or(1.0),
         count: given.count.unwrap_or(u32::MAX),
+    })
+}
+
+fn mishap(verb: &str, given: &Words) -> Result<Mishap, CommandError> {
+    let missing = |what| CommandError::Missing(verb.to_owned(), what);
+    let ms = |span: u64| i64::try_from(span).unwrap_or(i64::MAX);
+    Ok(match verb {
+        "set-clock" => Mishap::SetClock(given.by_ms.ok_or_else(|| missing("by=1h or by=-1h"))?),
+        "drift" => Mishap::Drift(given.ppm.ok_or_else(|| missing("ppm=N"))?),
+        "power-cut" => Mishap::PowerCut(ms(given.for_ms.ok_or_else(|| missing("for=1h"))?)),
+        "write-slowly" => Mishap::WriteSlowly(given.ms.ok_or_else(|| missing("ms=N"))?.into()),
+        _ => Mishap::Clear,
     })
 }
 
@@ -161,6 +200,12 @@ fn read_words<'a>(words: impl Iterator<Item = &'a str>) -> Result<Words, Command
             "ms" => given.ms = Some(value.parse().map_err(|_| bad())?),
             "bytes" => given.bytes = Some(value.parse().map_err(|_| bad())?),
             "code" => given.code = Some(value.parse().map_err(|_| bad())?),
+            "ppm" => given.ppm = Some(value.parse().map_err(|_| bad())?),
+            "by" => {
+                let (sign, span) = value.strip_prefix('-').map_or((1, value), |span| (-1, span));
+                let ms = parse_duration_ms(span).ok().and_then(|ms| i64::try_from(ms).ok());
+                given.by_ms = Some(sign * ms.ok_or_else(bad)?);
+            }
             "after" => given.after_ms = Some(parse_duration_ms(value).map_err(|_| bad())?),
             "for" => given.for_ms = Some(parse_duration_ms(value).map_err(|_| bad())?),
             "p" => {
@@ -202,7 +247,12 @@ mod tests {
             parse("unplug after=1m for=5s"),
             Ok(Command::Unplug { after_ms: 60_000, for_ms: Some(5_000) })
         );
+        assert_eq!(parse("set-clock by=-1h"), Ok(Command::Memory(None, Mishap::SetClock(-3_600_000))));
+        assert_eq!(parse("drift unit=2 ppm=-50"), Ok(Command::Memory(Some(2), Mishap::Drift(-50))));
+        assert_eq!(parse("clear-memory"), Ok(Command::Memory(None, Mishap::Clear)));
         for (line, part) in [
+            ("set-clock", "needs by=1h or by=-1h"),
+            ("set-clock by=1", "duration such as 30s"),
             ("silence", "`silence` is no command"),
             ("silent 3", "`3` does not belong here"),
             ("silent unit=x", "whole number"),

@@ -16,6 +16,7 @@ use gapless_common::profile::{ByteOrder, ChannelSpec, Location, Profile, Registe
 use gapless_common::reading::Value;
 
 use super::image::{Image, ImageError, Placed};
+use super::memory::Memory;
 use super::pdu::{self, Request, exception};
 use crate::truth::{EVALUATION_TIME, Signal, mix};
 
@@ -148,6 +149,7 @@ impl Writable {
 pub struct Device {
     image: Image,
     writable: Mutex<Writable>,
+    memory: Option<Mutex<Memory>>,
 }
 
 impl Device {
@@ -174,7 +176,12 @@ impl Device {
             spec.table = table;
             image.add(placed(spec, device_seed))?;
         }
-        Ok(Self { image, writable: Mutex::default() })
+        let load = match kind {
+            DeviceKind::Profile(profile) => profile.load.as_ref(),
+            DeviceKind::Generic { .. } => None,
+        };
+        let memory = load.map(|load| Mutex::new(Memory::new(load, device_seed)));
+        Ok(Self { image, writable: Mutex::default(), memory })
     }
 
     /// The channels it serves, with their addresses on the wire.
@@ -191,6 +198,12 @@ impl Device {
         Some(found.signal.value(t_ms, reset))
     }
 
+    /// Does something with its load profile; `None` where it has none.
+    pub fn with_memory<T>(&self, act: impl FnOnce(&mut Memory) -> T) -> Option<T> {
+        let memory = self.memory.as_ref()?;
+        Some(act(&mut memory.lock().unwrap_or_else(PoisonError::into_inner)))
+    }
+
     /// Restarts the device at `t_ms`: counters begin at 0 again, written memory is forgotten. What it measured before
     /// is still known, so that an answer of that time can be checked.
     pub fn restart(&self, t_ms: i64) {
@@ -199,6 +212,8 @@ impl Device {
         resets_ms.push(t_ms);
         resets_ms.sort_unstable();
         *writable = Writable { resets_ms, ..Writable::default() };
+        drop(writable);
+        self.with_memory(Memory::restart);
     }
 
     /// The answer to a request that is complete at `t_ms`. An exception has the high bit of its function set.
@@ -217,6 +232,18 @@ impl Device {
             Request::ReadBits(table, start, count) => {
                 let words = self.read(*table, *start, *count, t_ms)?;
                 Ok(pdu::bits_answer(function, &words.iter().map(|word| *word != 0).collect::<Vec<_>>()))
+            }
+            Request::WriteRegisters(start, values)
+                if self.with_memory(|memory| memory.select(*start, values)) == Some(true) =>
+            {
+                Ok(pdu::write_answer(pdu))
+            }
+            Request::ReadFile(runs) => {
+                let read = |memory: &mut Memory| {
+                    runs.iter().map(|run| memory.file(run, t_ms)).collect::<Option<Vec<_>>>()
+                };
+                let records = self.with_memory(read).ok_or(exception::ILLEGAL_FUNCTION)?;
+                Ok(pdu::file_answer(&records.ok_or(exception::ILLEGAL_DATA_ADDRESS)?))
             }
             Request::WriteRegisters(start, values) => {
                 let cells = memory_of(*start, values.len())?.zip(values.iter().copied());
@@ -244,8 +271,19 @@ impl Device {
                 RegisterTable::DiscreteInput | RegisterTable::InputRegister => {}
             }
         }
-        let read = self.image.read(table, start, count, t_ms, writable.reset_before(t_ms));
-        read.ok_or(exception::ILLEGAL_DATA_ADDRESS)
+        let reset = writable.reset_before(t_ms);
+        drop(writable);
+        let recorded =
+            self.with_memory(|memory| memory.registers(table, start, count, t_ms)).unwrap_or_default();
+        if recorded.is_empty() {
+            return self.image.read(table, start, count, t_ms, reset).ok_or(exception::ILLEGAL_DATA_ADDRESS);
+        }
+        let one = |address: u16| match recorded.get(&address) {
+            Some(word) => Some(*word),
+            None => self.image.read(table, address, 1, t_ms, reset)?.first().copied(),
+        };
+        let all = (start..=start.saturating_add(count - 1)).map(one).collect::<Option<Vec<u16>>>();
+        all.filter(|words| words.len() == usize::from(count)).ok_or(exception::ILLEGAL_DATA_ADDRESS)
     }
 
     fn writable(&self) -> std::sync::MutexGuard<'_, Writable> {

@@ -1,6 +1,7 @@
 //! Modbus devices: over TCP (MBAP or RTU framing) and over a pty whose bytes are paced at the baud rate.
 //!
-//! Order of things: [`truth`](crate::truth) says what is measured, `encode` and `image` put it into registers,
+//! Order of things: [`truth`](crate::truth) says what is measured, `encode` and `image` put it into registers, `memory`
+//! keeps a load profile of it,
 //! `device` answers a request, `fault` spoils the answer, `line` (RTU, paced) and `mbap` frame it and say when
 //! each byte is due, `serve` moves the bytes, `pty` and `tcp` own the ends.
 //!
@@ -27,6 +28,7 @@ pub mod image;
 pub mod line;
 pub mod log;
 pub mod mbap;
+pub mod memory;
 pub mod pdu;
 pub mod profiles;
 pub mod pty;

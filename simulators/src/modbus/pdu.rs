@@ -35,7 +35,23 @@ pub enum Request {
     WriteBits(u16, Vec<bool>),
     /// Function codes 6 and 16.
     WriteRegisters(u16, Vec<u16>),
+    /// Function code 20.
+    ReadFile(Vec<FileRun>),
 }
+
+/// One sub-request of function code 20 (section 6.14).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct FileRun {
+    /// File number.
+    pub file: u16,
+    /// First record.
+    pub record: u16,
+    /// Number of registers.
+    pub registers: u16,
+}
+
+/// Most bytes of sub-requests, and of the data of their answer (section 6.14).
+pub const FILE_BYTES_MAX: usize = 245;
 
 fn word(pdu: &[u8], at: usize) -> Option<u16> {
     Some(u16::from_be_bytes([*pdu.get(at)?, *pdu.get(at + 1)?]))
@@ -49,6 +65,7 @@ pub fn request_len(pdu: &[u8]) -> Option<Option<usize>> {
         None => Some(None),
         Some(1..=6) => Some(Some(5)),
         Some(15 | 16) => Some(pdu.get(5).map(|count| 6 + usize::from(*count))),
+        Some(20) => Some(pdu.get(1).map(|count| 2 + usize::from(*count))),
         Some(_) => None,
     }
 }
@@ -67,6 +84,9 @@ pub fn parse(pdu: &[u8]) -> Result<Request, u8> {
 }
 
 fn parse_known(function: u8, pdu: &[u8]) -> Option<Request> {
+    if function == 20 {
+        return parse_read_file(pdu);
+    }
     let (start, count) = (word(pdu, 1)?, word(pdu, 3)?);
     let within = |max: u16| (1..=max).contains(&count).then_some(count);
     if function < 7 && pdu.len() != 5 {
@@ -87,6 +107,20 @@ fn parse_known(function: u8, pdu: &[u8]) -> Option<Request> {
         16 => parse_write_registers(start, within(WRITE_REGISTERS_MAX)?, pdu),
         _ => None,
     }
+}
+
+fn parse_read_file(pdu: &[u8]) -> Option<Request> {
+    let (count, subs) = (usize::from(*pdu.get(1)?), pdu.get(2..)?);
+    let is_sound = count == subs.len() && (7..=FILE_BYTES_MAX).contains(&count) && count % 7 == 0;
+    let run = |sub: &[u8]| {
+        let run = FileRun { file: word(sub, 1)?, record: word(sub, 3)?, registers: word(sub, 5)? };
+        let is_sound =
+            sub[0] == 6 && run.registers > 0 && u32::from(run.record) + u32::from(run.registers) <= 10_000;
+        is_sound.then_some(run)
+    };
+    let runs = is_sound.then(|| subs.chunks(7).map(run).collect::<Option<Vec<_>>>())??;
+    let answer: usize = runs.iter().map(|run| 2 + 2 * usize::from(run.registers)).sum();
+    (answer <= FILE_BYTES_MAX).then_some(Request::ReadFile(runs))
 }
 
 fn parse_write_bits(start: u16, count: u16, pdu: &[u8]) -> Option<Request> {
@@ -125,6 +159,18 @@ pub fn bits_answer(function: u8, bits: &[bool]) -> Vec<u8> {
     let mut pdu = vec![function, count];
     pdu.extend(bits.chunks(8).map(|byte| byte.iter().rev().fold(0, |acc, bit| acc << 1 | u8::from(*bit))));
     pdu
+}
+
+/// Answer to a read of file records: for each run its length, the reference type, its registers.
+#[must_use]
+pub fn file_answer(records: &[Vec<u16>]) -> Vec<u8> {
+    let byte = |count: usize| u8::try_from(count).expect("a request's answer is bounded by FILE_BYTES_MAX");
+    let part = |record: &Vec<u16>| {
+        let data = record.iter().flat_map(|word| word.to_be_bytes());
+        [byte(1 + 2 * record.len()), 6].into_iter().chain(data).collect::<Vec<u8>>()
+    };
+    let parts = records.iter().map(part).collect::<Vec<_>>().concat();
+    [&[20, byte(parts.len())][..], &parts].concat()
 }
 
 /// Answer to a write: the request's first five bytes come back.
@@ -179,6 +225,27 @@ mod tests {
         ];
         for (request, answer) in rows {
             assert_eq!(write_answer(request), answer, "{request:02X?}");
+        }
+    }
+
+    /// The example of section 6.14, and what must be refused.
+    #[test]
+    fn file_records_are_asked_for_and_answered_as_in_the_specification() {
+        let run = |file, record, registers| FileRun { file, record, registers };
+        let example = [20, 14, 6, 0, 4, 0, 1, 0, 2, 6, 0, 3, 0, 9, 0, 2];
+        assert_eq!(parse(&example), Ok(Request::ReadFile(vec![run(4, 1, 2), run(3, 9, 2)])));
+        assert_eq!(request_len(&example[..2]), Some(Some(16)));
+        let answer = file_answer(&[vec![0x0DFE, 0x0020], vec![0x33CD, 0x0040]]);
+        assert_eq!(answer, [20, 12, 5, 6, 0x0D, 0xFE, 0, 0x20, 5, 6, 0x33, 0xCD, 0, 0x40]);
+        let rows: [&[u8]; 5] = [
+            &[20, 7, 5, 0, 4, 0, 1, 0, 2],
+            &[20, 7, 6, 0, 4, 0, 1, 0, 0],
+            &[20, 7, 6, 0, 4, 0x27, 0x0F, 0, 2],
+            &[20, 7, 6, 0, 4, 0, 1, 0, 122],
+            &[20, 8, 6, 0, 4, 0, 1, 0, 2, 6],
+        ];
+        for refused in rows {
+            assert_eq!(parse(refused), Err(3), "{refused:02X?}");
         }
     }
 

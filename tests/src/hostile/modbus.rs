@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use gapless_agent::modbus::file::SubRequest;
 use gapless_agent::modbus::pdu::{Request, ResponseData};
 use gapless_agent::modbus::value::{self, Raw};
 use gapless_agent::modbus::{Framing, Progress, UnitId, rtu};
@@ -43,7 +44,7 @@ pub fn modbus(bytes: &[u8]) {
 /// A request, and how many items its answer has.
 fn request(choices: &mut Choices<'_>) -> Option<(Request, usize)> {
     use RegisterTable::{Coil, DiscreteInput, HoldingRegister, InputRegister};
-    let (kind, start, quantity) = (choices.u8() % 8, choices.u16(), choices.u16());
+    let (kind, start, quantity) = (choices.u8() % 9, choices.u16(), choices.u16());
     let items = usize::from(quantity % 128);
     let request = match kind {
         0 => return Some((Request::write_coil(start, quantity > 9), 0)),
@@ -53,15 +54,25 @@ fn request(choices: &mut Choices<'_>) -> Option<(Request, usize)> {
         4 => Request::read(Coil, start, quantity),
         5 => Request::read(DiscreteInput, start, quantity),
         6 => Request::read(HoldingRegister, start, quantity),
+        8 => return read_file(start, quantity),
         _ => Request::read(InputRegister, start, quantity),
     };
     Some((request.ok()?, usize::from(quantity)))
+}
+
+/// Runs of one file, one behind the other: up to 8, each as long as the rest of `quantity` says.
+fn read_file(start: u16, quantity: u16) -> Option<(Request, usize)> {
+    let (registers, runs) = (quantity / 8, quantity % 8 + 1);
+    let run = |n| SubRequest { file: start / 128, record: n * registers, registers };
+    let runs: Vec<SubRequest> = (0..runs).map(run).collect();
+    Some((Request::read_file(&runs).ok()?, usize::from(registers) * runs.len()))
 }
 
 fn count(data: &ResponseData) -> usize {
     match data {
         ResponseData::Bits(bits) => bits.len(),
         ResponseData::Registers(words) => words.len(),
+        ResponseData::Records(records) => records.iter().map(Vec::len).sum(),
         ResponseData::Written => 0,
     }
 }

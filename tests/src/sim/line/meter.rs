@@ -70,6 +70,7 @@ pub fn device(index: u16, interval_ms: u64, timeout_ms: u32, retries: u8) -> Dev
         max_registers: 125,
         channels: profile().channels,
         sunspec: None,
+        memory: None,
         profile: None,
         attributes: BTreeMap::new(),
         paused: false,
