@@ -5,6 +5,9 @@
 //! holding register `n` is `331 n + 7` and input register `n` is `257 n + 11` (both modulo 65,536); 2000 bits and
 //! 200 registers of each kind, unit 1. A pty carries bytes, not a baud rate: timing is not tested here.
 
+#[path = "modbus_peers/meter.rs"]
+mod meter;
+
 use std::future;
 use std::io::{Read as _, Write as _};
 use std::net::{Shutdown, SocketAddr, TcpStream};
@@ -232,7 +235,7 @@ fn check_writes(peer: &mut Peer) {
         let count = match &written {
             ResponseData::Bits(bits) => bits.len(),
             ResponseData::Registers(words) => words.len(),
-            ResponseData::Written => unreachable!("the rows above hold data"),
+            ResponseData::Records(_) | ResponseData::Written => unreachable!("the rows above hold data"),
         };
         assert_eq!(peer.read(table, start, u16::try_from(count).expect(within)), Ok(written), "{request:?}");
     }
@@ -350,15 +353,15 @@ fn libmodbus(folder: &Path) -> Command {
     Command::new(program)
 }
 
-/// Debian's Python, as Debian's package is not seen by any other.
-fn pymodbus() -> Command {
+/// A server of Debian's Python, as Debian's package is not seen by any other.
+fn pymodbus(script: &Path) -> Command {
     let python = "/usr/bin/python3";
     let seen = Command::new(python).args(["-c", "import pymodbus, serial_asyncio"]).output();
     let seen = seen.expect("python3 starts: install python3 (./dev test does)");
     let said = String::from_utf8_lossy(&seen.stderr);
     assert!(seen.status.success(), "install python3-pymodbus (./dev test does); {python} says:\n{said}");
     let mut command = Command::new(python);
-    command.arg(source("pymodbus_server.py"));
+    command.arg(script);
     command
 }
 
@@ -376,17 +379,17 @@ fn libmodbus_over_a_pty() {
 
 #[test]
 fn pymodbus_over_tcp() {
-    check(over_tcp(Framing::Mbap, "pymodbus", pymodbus().arg("tcp")));
+    check(over_tcp(Framing::Mbap, "pymodbus", pymodbus(&source("pymodbus_server.py")).arg("tcp")));
 }
 
 #[test]
 fn pymodbus_with_rtu_over_tcp() {
-    check(over_tcp(Framing::Rtu, "pymodbus", pymodbus().arg("rtu-over-tcp")));
+    check(over_tcp(Framing::Rtu, "pymodbus", pymodbus(&source("pymodbus_server.py")).arg("rtu-over-tcp")));
 }
 
 #[test]
 fn pymodbus_over_a_pty() {
-    check(over_pty("pymodbus", pymodbus().arg("rtu")));
+    check(over_pty("pymodbus", pymodbus(&source("pymodbus_server.py")).arg("rtu")));
 }
 
 /// The image as tokio-modbus serves it.
