@@ -36,6 +36,9 @@ pub use fallback::Failure;
 use fallback::open_in_memory;
 use unset::UnsetEpochs;
 
+/// Segments that make room for one catalog, at most: a spare one, and what a catalog of the greatest length takes.
+const ROOMS_MAX: usize = 3;
+
 /// What stays the same for as long as the agent runs.
 #[derive(Debug, Clone)]
 pub struct Identity {
@@ -256,7 +259,8 @@ impl Depot {
         self.batch.push(&Record::Catalog(catalog), now.wall);
     }
 
-    /// Catalogs that a held record needs stay; the one in force is put there before its first record.
+    /// Catalogs that a held record needs stay; the one in force is put there before its first record. In memory, which
+    /// takes the place of a disk that has failed, only that one is.
     fn keep_catalogs(&mut self) {
         let in_force = (self.identity.catalog, self.identity.catalog_bytes.clone());
         let mut wanted = std::mem::take(&mut self.unkept);
@@ -265,28 +269,54 @@ impl Depot {
             wanted.push(in_force);
         }
         for (hash, bytes) in wanted {
-            if let Err(e) = self.keep_catalog(hash, &bytes) {
-                if is_news {
+            let is_in_force = hash == self.identity.catalog;
+            if self.failure.is_some() && !is_in_force {
+                self.unkept.push((hash, bytes));
+                continue;
+            }
+            let rooms = if is_news && is_in_force { ROOMS_MAX } else { 0 };
+            if let Err(e) = self.keep_catalog(hash, &bytes, rooms) {
+                if rooms > 0 {
                     tracing::error!("catalogs of the outbox: {}", chain(&e));
                 }
                 self.unkept.push((hash, bytes));
             }
         }
+        self.tidy_catalogs();
     }
 
-    /// Records without their catalog say nothing: the oldest of them make room for it.
-    fn keep_catalog(&mut self, hash: CatalogHash, bytes: &[u8]) -> Result<(), CatalogError> {
-        loop {
-            let mut needed: BTreeSet<CatalogHash> = self.store.catalogs_held();
-            let is_needed = hash == self.identity.catalog || needed.contains(&hash);
-            needed.insert(self.identity.catalog);
-            let mut catalogs = self.store.catalogs();
-            let kept = catalogs.retain(&needed);
-            let kept = if is_needed { kept.and_then(|()| catalogs.put(hash, bytes)) } else { kept };
-            let is_full = kept.as_ref().is_err_and(CatalogError::is_full);
-            if !is_full || !matches!(self.store.make_room(), Ok(true)) {
-                return kept;
+    /// Records without their catalog say nothing: the oldest of them make room for it, `rooms` times at most.
+    fn keep_catalog(&mut self, hash: CatalogHash, bytes: &[u8], rooms: usize) -> Result<(), CatalogError> {
+        if hash != self.identity.catalog && !self.store.catalogs_held().contains(&hash) {
+            return Ok(());
+        }
+        let is_full = |kept: &Result<(), CatalogError>| kept.as_ref().is_err_and(CatalogError::is_full);
+        let mut kept = self.store.catalogs().put(hash, bytes);
+        if is_full(&kept) {
+            self.tidy_catalogs();
+            kept = self.store.catalogs().put(hash, bytes);
+        }
+        for _ in 0..rooms {
+            if !is_full(&kept) {
+                break;
             }
+            match self.store.make_room() {
+                Ok(true) => kept = self.store.catalogs().put(hash, bytes),
+                Ok(false) => break,
+                Err(e) => {
+                    tracing::error!("no room for a catalog: {}", chain(&e));
+                    break;
+                }
+            }
+        }
+        kept
+    }
+
+    fn tidy_catalogs(&mut self) {
+        let mut needed: BTreeSet<CatalogHash> = self.store.catalogs_held();
+        needed.insert(self.identity.catalog);
+        if let Err(e) = self.store.catalogs().retain(&needed) {
+            tracing::warn!("catalogs that nothing needs: {}", chain(&e));
         }
     }
 

@@ -467,3 +467,44 @@ fn the_complete_grid_says_of_each_slot_what_may_still_come() {
     let whole = world.grid();
     assert_eq!((whole[20].1, whole[40].1), (Some(Absence::Unknown), Some(Absence::Pending)));
 }
+
+#[test]
+fn a_request_for_a_catalog_that_was_lost_on_its_way_is_sent_again() {
+    let mut world = World::new(&[], Policies::default());
+    world.attributes.insert("height".to_owned(), "12".to_owned());
+    let catalog = world.catalog();
+    let hash = wire::encode_catalog(&catalog).0;
+    let records = vec![Record::Misses(Misses {
+        device: DeviceIndex(0),
+        first: slot(0),
+        count: 1,
+        cause: Cause::NoAnswer,
+    })];
+    let (agent, connection, epoch) = (path().tag(), ConnectionId(1), Epoch(1));
+    let first = Seq(world.next);
+    let frame = DataFrame { agent, connection, epoch, first, catalog: hash, records };
+    let asked = world.take(Up::Data, wire::encode_data(&frame, &catalog).unwrap());
+    let is_asked = |commands: &[Command]| {
+        commands.iter().map(|command| command.body.clone()).collect::<Vec<_>>()
+            == [CommandBody::SendCatalog(hash)]
+    };
+    assert!(is_asked(&asked), "{asked:?}");
+    let again = |world: &mut World| {
+        let told = world.committer.look_after_gaps(world.now).unwrap();
+        commands(&told)
+    };
+    world.now = T0.plus_ms(30_000);
+    assert!(again(&mut world).is_empty(), "it may be on its way");
+    world.now = T0.plus_ms(100_000);
+    assert!(is_asked(&again(&mut world)));
+    world.now = T0.plus_ms(130_000);
+    assert!(again(&mut world).is_empty(), "once a minute");
+    world.take(
+        Up::Catalog,
+        wire::encode(&Message::Catalog { hash, bytes: wire::encode_catalog(&catalog).1 }).unwrap(),
+    );
+    let reply = Reply { id: asked[0].id, outcome: Outcome::Done };
+    world.take(Up::Reply, wire::encode(&Message::Reply(reply)).unwrap());
+    world.now = T0.plus_ms(300_000);
+    assert!(again(&mut world).is_empty(), "it has come");
+}

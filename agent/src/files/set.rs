@@ -67,9 +67,9 @@ pub struct FileSet {
     pub is_asked: bool,
     files: BTreeMap<Box<str>, File>,
     is_listed: bool,
-    /// When it was looked last which files there are, and when that was asked for whose answer is here, on the boot clock.
-    /// Of later rows nothing is known.
+    /// When it was looked last which files there are, on the boot clock.
     asked_ms: u64,
+    /// The same of what is known of them: of later rows nothing is.
     listed_ms: u64,
     layout: Option<Layout>,
     newest: Option<(Timestamp, BusEvent)>,
@@ -198,7 +198,11 @@ impl FileSet {
     /// The file is no longer there.
     pub fn vanished(&mut self, what: What, name: &str, out: &mut Out) {
         match what {
-            What::Live => drop(self.files.remove(name)),
+            What::Live => {
+                self.files.remove(name);
+                // It may have another name by now, and what it holds is not missed before it was looked for.
+                (self.look_at_ms, self.listed_ms) = (0, 0);
+            }
             What::History => self.advance_scan(out),
         }
         self.end_look(out);

@@ -111,7 +111,7 @@ pub(super) fn is_told(loss: &Loss, told: &[Loss]) -> bool {
 }
 
 /// Joins `loss` with what it touches of the same epoch and cause.
-fn coalesce(pending: &mut Vec<Loss>, loss: Loss) {
+pub(super) fn coalesce(pending: &mut Vec<Loss>, loss: Loss) {
     let mut whole = loss;
     pending.retain(|p| {
         let touches = p.epoch == whole.epoch

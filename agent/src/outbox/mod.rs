@@ -316,9 +316,7 @@ pub trait Outbox: Send {
     ///
     /// # Errors
     /// As for [`append`](Self::append).
-    fn make_room(&mut self) -> Result<bool, AppendError> {
-        Ok(false)
-    }
+    fn make_room(&mut self) -> Result<bool, AppendError>;
 
     /// The side files of catalogs.
     fn catalogs(&mut self) -> Catalogs<'_>;

@@ -45,6 +45,8 @@ const GROUP_ROWS_MAX: usize = 64 << 10;
 pub const PARK_BYTES_MAX: i64 = 16 << 20;
 /// Times in which the broker was away that are remembered: what happened before has been told.
 const UNHEARD_MAX: usize = 256;
+/// A catalog that was asked for is asked for again after this time, in ms.
+const REMIND_MS: i64 = 60_000;
 /// Parked frames that are tried again in one transaction at the start.
 const PARKED_GROUP: usize = 64;
 
@@ -79,6 +81,8 @@ pub struct Committer {
     sent: BTreeMap<AgentNo, i64>,
     rules: Rules,
     housekeeping: Policy,
+    /// When agents were last reminded of catalogs.
+    reminded_at: Timestamp,
     /// When alerts were first looked after: before that nobody was listening.
     listening_since: Option<Timestamp>,
     /// When the broker was away, the last ones of it, and since when it is.
@@ -141,6 +145,7 @@ impl Committer {
                     sent,
                     rules,
                     housekeeping: Policy::default(),
+                    reminded_at: Timestamp(0),
                     listening_since,
                     unheard: VecDeque::new(),
                     unheard_since: None,
@@ -298,16 +303,29 @@ impl Committer {
         self.transaction(now, |apply| apply.replay(GROUP_ROWS_MAX).map(|()| 0))?.commit().map(drop)
     }
 
-    /// Asks for the gaps that have come due, and ends requests whose time is over. Returns the requests. Where nothing
-    /// is due there is no commit.
+    /// Asks for the gaps that have come due, and ends requests whose time is over. Returns the requests, and those for
+    /// catalogs that were not answered: such a request may be lost on its way, and frames wait for it. Where nothing is due
+    /// there is no commit.
     ///
     /// # Errors
     /// The database failed: everything stays due.
     pub fn look_after_gaps(&mut self, now: Timestamp) -> rusqlite::Result<Vec<Outbound>> {
-        if !keep::is_due(&self.connection, now)? {
+        let mut told = self.reminders(now)?;
+        if keep::is_due(&self.connection, now)? {
+            told.extend(self.transaction(now, |apply| apply.look_after_gaps().map(|()| 0))?.commit()?);
+        }
+        Ok(told)
+    }
+
+    fn reminders(&mut self, now: Timestamp) -> rusqlite::Result<Vec<Outbound>> {
+        let Some(memory) = self.memory.as_ref() else { return Ok(Vec::new()) };
+        if now.since_ms(self.reminded_at).abs() < REMIND_MS {
             return Ok(Vec::new());
         }
-        self.transaction(now, |apply| apply.look_after_gaps().map(|()| 0))?.commit()
+        self.reminded_at = now;
+        let awaited = commands::catalogs_awaited(&self.connection, now.plus_ms(-REMIND_MS), now)?;
+        let answers = Answers { commands: awaited, ..Answers::default() };
+        Ok(self.answers(memory, &answers, now).into_iter().map(|(_, told)| told).collect())
     }
 
     /// Sees which devices are stale, as far as it is their turn, begins the jobs that are due, and ends those whose time is

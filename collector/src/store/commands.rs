@@ -108,6 +108,20 @@ pub(crate) fn open(
     Ok(commands)
 }
 
+/// Catalogs that agents which are connected were asked for by `until`, and have not sent: the agent and the command.
+pub(crate) fn catalogs_awaited(
+    connection: &Connection,
+    until: Timestamp,
+    now: Timestamp,
+) -> rusqlite::Result<Vec<(AgentNo, u64)>> {
+    let sql = "SELECT c.agent, c.id FROM commands c JOIN agents a ON a.id = c.agent
+        WHERE c.outcome IS NULL AND c.kind = 3 AND c.created_at <= ?1 AND c.expires_at > ?2 AND a.connected = 1";
+    let mut statement = connection.prepare_cached(sql)?;
+    let awaited = statement
+        .query_map([until.0, now.0], |r| Ok((AgentNo(r.get(0)?), r.get::<_, i64>(1)?.cast_unsigned())))?;
+    awaited.collect()
+}
+
 /// Whether the agent was born on this connection, and it has not ended; or was never born at all, so that nothing is
 /// held against it.
 pub(crate) fn is_born(connection: &Connection, agent: AgentNo, id: ConnectionId) -> rusqlite::Result<bool> {

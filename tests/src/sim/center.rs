@@ -131,7 +131,7 @@ impl Center {
         let Some(restored) = copy(backup) else { return false };
         let mark = "INSERT OR REPLACE INTO meta VALUES ('needs_incarnation', 1)";
         restored.execute(mark, []).expect("memory does not fail");
-        (self.database, self.told) = (Some(restored), 0);
+        (self.database, self.told, self.looked_at) = (Some(restored), 0, Commit(0));
         true
     }
 

@@ -421,7 +421,7 @@ impl SimLine {
                 return None;
             }
             Some(Fault::Late { from_ms, to_ms }) => {
-                begin_ns = begin_ns.max(at_ns + self.within_ms(from_ms, to_ms))
+                begin_ns = begin_ns.max(at_ns + self.within_ms(from_ms, to_ms));
             }
             Some(Fault::Truncated) => {
                 let frame = reply.pdu.len() as u64 + 3;

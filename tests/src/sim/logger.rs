@@ -142,11 +142,11 @@ impl SimLogger {
         self.recorded.get(&*table.table).is_some_and(|recorded| recorded.contains(&at))
     }
 
-    /// Whether what it held of this instant was erased.
+    /// Whether what it held of this instant was erased by an instant of the run.
     #[must_use]
-    pub fn was_erased(&self, table: &LogTable, at: i64) -> bool {
-        let later = self.programs.iter().skip(1).map(|(began_ms, _)| *began_ms);
-        later.into_iter().any(|began_ms| truth(began_ms).0 + slack_ms(table, began_ms) >= at)
+    pub fn was_erased(&self, table: &LogTable, at: i64, by_ms: u64) -> bool {
+        let mut later = self.programs.iter().skip(1).map(|(began_ms, _)| *began_ms);
+        later.any(|began_ms| began_ms <= by_ms && truth(began_ms).0 + slack_ms(table, began_ms) >= at)
     }
 
     /// The instants of the records that it holds.
@@ -258,7 +258,7 @@ impl SimLogger {
 
 /// How far the time of a record may be from that of the run, in ms: a logger's clock may be off by 50 ppm.
 fn slack_ms(table: &LogTable, at_ms: u64) -> i64 {
-    table.grid.interval.as_ms() + i64::try_from(at_ms / 10_000).unwrap_or(i64::MAX)
+    table.grid.interval.as_ms() + i64::try_from(at_ms / 20_000).unwrap_or(i64::MAX)
 }
 
 const fn slowness_ms(fault: &FaultKind) -> u64 {

@@ -213,8 +213,17 @@ impl Remembered<'_> {
         let is_clock_set = recall.was_clock_set(self.case.no, self.gateway, table.index);
         // A logger whose clock is ahead has records of slots that are still to come: to the collector its time has stepped.
         let is_ahead = gap.cause == Cause::ClockStepped && is_clock_set;
-        if !is_ahead && !(gap.first..=gap.last).all(|slot| self.bus_said(slot, gap.cause)) {
-            self.case.check_cause(table.index, &known, (gap.first, gap.last, gap.cause), findings);
+        let is_of_link = matches!(gap.cause, Cause::NotConnected | Cause::NoAnswer | Cause::Corrupt);
+        let mut slots = gap.first..=gap.last;
+        match slots.find(|slot| !self.bus_said(*slot, gap.cause)).filter(|_| !is_ahead) {
+            Some(slot) if is_of_link => {
+                let what = format!("{}: slot {slot} of {gap:?}: nobody failed it so", table.id);
+                findings.push(("true causes", what));
+            }
+            Some(_) => {
+                self.case.check_cause(table.index, &known, (gap.first, gap.last, gap.cause), findings);
+            }
+            None => {}
         }
         if is_clock_set {
             return;
@@ -224,7 +233,8 @@ impl Remembered<'_> {
         let wrong = match gap.cause {
             // Where the records on both sides are gone, too, nobody can tell that the logger had no power in between.
             Cause::Overwritten => (gap.first..=gap.last).find(|slot| {
-                let is_gone = logger.was_erased(table, at(*slot)) || logger.was_off(table, at(*slot));
+                let is_gone =
+                    logger.was_erased(table, at(*slot), u64::MAX) || logger.was_off(table, at(*slot));
                 !is_recorded(*slot) && !is_gone
             }),
             // A gateway whose clock is ahead waits too short a time for it.
@@ -250,20 +260,25 @@ impl Remembered<'_> {
             let due_ms = u64::try_from(at.since_ms(truth(0))).unwrap_or(0);
             let span = (history.turned_since(due_ms, ASKED_MS), told_ms);
             // Nobody has reached it since its agent began.
-            let began = history.lives.iter().any(|life| (span.0..=span.1).contains(&life.began.0));
+            let told = self.told().into_iter().flatten().flat_map(|(_, all)| all);
+            let reached: Vec<u64> = told.map(|telling| telling.issued.told_ms).collect();
+            let began = history.lives.iter().any(|life| {
+                let is_in = (span.0..=span.1).contains(&life.began.0);
+                is_in && !reached.iter().any(|at_ms| (life.began.0..told_ms).contains(at_ms))
+            });
             logger.has_failed(cause, span) || cause == Cause::NotConnected && began
         };
         let mut said = self.case.oracle.misses(self.case.no, table.index, slot);
         said.any(|(told_ms, why)| why == cause && (!is_of_link || history.has_odd_clock || is_true(told_ms)))
     }
 
-    /// Whether nobody could tell that the slot was recorded: its table was made anew since, and the process that found no
-    /// record had read none of the table before.
+    /// Whether nobody could tell that the slot was recorded: each time that it was said, its table had been made anew, and
+    /// the process that found no record had read none of the table before.
     fn is_unknown(&self, slot: i64, at: i64) -> bool {
         let (logger, table) = self.place;
         let misses = self.case.oracle.misses(self.case.no, table.index, slot);
         let mut said_at =
-            misses.filter(|(_, cause)| *cause == Cause::NotRecorded).map(|(told_ms, _)| told_ms);
+            misses.filter(|(_, cause)| *cause == Cause::NotRecorded).map(|(told_ms, _)| told_ms).peekable();
         let lives = &self.case.history().lives;
         let knew = |told_ms: u64| {
             let life = lives.iter().rev().find(|life| life.began.0 <= told_ms);
@@ -276,7 +291,8 @@ impl Remembered<'_> {
                 .flat_map(|told| told.range(..at))
                 .any(|(_, all)| all.iter().any(is_of_life))
         };
-        logger.was_erased(table, at) && said_at.any(|told_ms| !knew(told_ms))
+        said_at.peek().is_some()
+            && said_at.all(|told_ms| logger.was_erased(table, at, told_ms) && !knew(told_ms))
     }
 
     /// In what a gap that is not filled is not where its schedule says.

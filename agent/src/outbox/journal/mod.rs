@@ -205,9 +205,6 @@ impl Outbox for Journal {
 
     fn unacknowledge(&mut self, epoch: Epoch, watermark: Seq) {
         self.acks.unacknowledge(epoch, watermark);
-        if let Some(first) = self.first_held(epoch) {
-            self.forgone.want(epoch, first, &self.acks);
-        }
     }
 
     fn held(&self) -> Vec<HeldEpoch> {
@@ -240,7 +237,9 @@ impl Outbox for Journal {
 
     fn pending_losses(&self) -> Vec<Loss> {
         let untold = self.losses.pending().iter().filter(|loss| !is_told(loss, &self.told));
-        untold.chain(self.forgone.wanted()).copied().collect()
+        let mut losses: Vec<Loss> = untold.copied().collect();
+        losses.extend(self.forgone.wanted(&self.acks, self.losses.pending(), |epoch| self.first_held(epoch)));
+        losses
     }
 
     fn losses_recorded(&mut self, losses: &[Loss]) -> Result<(), AppendError> {
@@ -248,7 +247,6 @@ impl Outbox for Journal {
         for loss in losses {
             self.acks.acknowledge(loss.epoch, Seq(0), &[(loss.first, loss.last)]);
         }
-        self.forgone.told(losses);
         self.told.extend_from_slice(losses);
         Ok(())
     }

@@ -168,23 +168,27 @@ impl Journal {
 
     /// Gives the file system the room of the oldest segment; `false` where only the active one is left.
     pub(super) fn give_back_oldest(&mut self) -> Result<bool, AppendError> {
-        if self.spares.is_empty() {
-            let Some(index) = self.pick() else { return Ok(false) };
-            self.recycle(index)?;
-        }
-        let Some(spare) = self.spares.pop() else { return Ok(false) };
-        self.remove_file(&spare.name)?;
-        Ok(true)
+        let index = if self.spares.is_empty() { self.pick() } else { None };
+        self.give_back(index)
     }
 
-    /// The same of the oldest segment whatever the policy, for what the other records mean nothing without.
+    /// The same whatever the policy, for what the other records mean nothing without.
     pub(super) fn give_back_whatever(&mut self) -> Result<bool, AppendError> {
-        if self.segments.len() > 1 {
-            self.recycle(0)?;
+        self.give_back((self.segments.len() > 1).then_some(0))
+    }
+
+    fn give_back(&mut self, segment: Option<usize>) -> Result<bool, AppendError> {
+        let before = self.file_bytes();
+        if let Some(index) = segment {
+            self.recycle(index)?;
         }
-        let Some(spare) = self.spares.pop() else { return Ok(false) };
-        self.remove_file(&spare.name)?;
-        Ok(true)
+        // A segment that was made under another budget has gone already.
+        if self.file_bytes() == before
+            && let Some(spare) = self.spares.pop()
+        {
+            self.remove_file(&spare.name)?;
+        }
+        Ok(self.file_bytes() < before)
     }
 
     fn remove_file(&mut self, name: &str) -> Result<(), AppendError> {

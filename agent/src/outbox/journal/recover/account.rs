@@ -189,7 +189,10 @@ impl Recovery {
                 let untold = told.holes(first, last);
                 losses.extend(untold.map(|(f, l)| Loss { first: Seq(f), last: Seq(l), ..missing }));
             }
-            self.forgone.note([missing]);
+            // Beside a segment that is gone, what was recycled in good order looks missing, too.
+            if self.report.quarantined_segments == 0 {
+                self.forgone.note([missing]);
+            }
         }
         let damaged = losses.iter().filter(|loss| loss.cause == Cause::Quarantined);
         self.report.quarantined_records += damaged.map(|l| l.last.0 - l.first.0 + 1).sum::<u64>();

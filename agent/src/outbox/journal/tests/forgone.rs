@@ -47,6 +47,9 @@ fn what_rotted_once_it_was_stored_is_named_when_it_is_wanted_again() {
     assert_eq!(lost(&outbox), []);
     outbox.unacknowledge(Epoch(1), Seq(4));
     assert_eq!(lost(&outbox), [], "what is stored still is not wanted");
+    outbox.unacknowledge(Epoch(1), Seq(0));
+    outbox.acknowledge(Epoch(1), Seq(10), &[]);
+    assert_eq!(lost(&outbox), [], "as an agent's start has it");
 }
 
 #[test]
