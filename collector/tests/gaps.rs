@@ -471,8 +471,8 @@ fn the_complete_grid_says_of_each_slot_what_may_still_come() {
 #[test]
 fn a_request_for_a_catalog_that_was_lost_on_its_way_is_sent_again() {
     let mut world = World::new(&[], Policies::default());
-    world.attributes.insert("height".to_owned(), "12".to_owned());
-    let catalog = world.catalog();
+    let mut catalog = world.catalog();
+    catalog.devices[0].channels[0].id = ChannelId::new("gust").unwrap();
     let hash = wire::encode_catalog(&catalog).0;
     let records = vec![Record::Misses(Misses {
         device: DeviceIndex(0),
