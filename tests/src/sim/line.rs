@@ -426,6 +426,11 @@ impl SimLine {
             Some(Fault::Truncated) => {
                 let frame = reply.pdu.len() as u64 + 3;
                 reply.truncate = Some(usize::try_from(self.dice.within(1, frame - 1)).ok());
+                if self.wire == Wire::Mbap {
+                    // No check sum tells what follows from the rest of this answer: a server that dies within one says
+                    // no more on this connection.
+                    self.air.clear();
+                }
             }
             Some(Fault::WrongCheck) => reply.break_check = true,
             Some(Fault::WrongUnit) => reply.unit = unit ^ STRANGER,
