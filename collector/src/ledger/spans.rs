@@ -72,10 +72,15 @@ impl Ledger {
         };
         if let Some(other) = self.open.get(&due.device).copied() {
             let taken_at = other.first.map(|first| other.times.at(first));
-            if other.agent == no {
-                return;
-            }
             match (taken_at, since) {
+                // Two outboxes take turns in one gateway, and the later one was delivered first.
+                _ if other.agent == no => {
+                    span.last = other.first.map(|first| first.plus(-1));
+                    let is_before = span.first.is_some() && span.first <= span.last;
+                    if !is_before || other.grid != due.grid || self.leaves(&span) {
+                        return;
+                    }
+                }
                 // This catalog came late: another gateway has taken the device over by now.
                 (Some(taken), Some(since)) if taken > since => {
                     span.last = Some(due.times.first_from(taken).plus(-1));
