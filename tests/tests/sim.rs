@@ -12,11 +12,11 @@ use gapless_tests::sim::series::Series;
 /// Seeds of hours.
 const HOURS: u64 = 2_000;
 /// Of these, those whose finding is open: see *How we know* in ARCHITECTURE.md.
-const HOURS_OPEN: [u64; 2] = [272, 1086];
+const HOURS_OPEN: [u64; 0] = [];
 /// Seeds of weeks.
 const WEEKS: u64 = 10;
 /// Of these, those whose finding is open.
-const WEEKS_OPEN: [u64; 1] = [7];
+const WEEKS_OPEN: [u64; 0] = [];
 
 fn holds(count: u64, scale: Scale, open: &[u64]) -> Series {
     let began = Instant::now();

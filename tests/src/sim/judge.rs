@@ -78,7 +78,7 @@ struct Stored {
     /// Per (channel, instant) value and quality.
     rows: BTreeMap<(String, i64), (Option<f64>, i64)>,
     /// First slot due, and the last one that is proven.
-    due: Option<(i64, i64)>,
+    due: Option<(i64, Option<i64>)>,
     /// Slots received.
     received: RangeSet,
     /// Open gaps.
@@ -225,7 +225,7 @@ impl Case<'_> {
 
     /// Up to the proof every slot is received or in one gap, as it is in truth; and the proof is of now.
     fn check_slots(&self, index: DeviceIndex, known: &Known, stored: &Stored, findings: &mut Findings) {
-        let Some((first, proven)) = stored.due else {
+        let Some((first, Some(proven))) = stored.due else {
             return findings.push(("liveness", format!("{}: nothing was ever proven", known.name)));
         };
         self.check_first(&known.name, known.grid, first, findings);
@@ -363,12 +363,12 @@ fn load(database: &Connection, device: &str) -> rusqlite::Result<Stored> {
 }
 
 /// The first slot that was ever due of a device, and the last one that is proven.
-pub(super) fn due(database: &Connection, device: &str) -> rusqlite::Result<Option<(i64, i64)>> {
+pub(super) fn due(database: &Connection, device: &str) -> rusqlite::Result<Option<(i64, Option<i64>)>> {
     let sql = "SELECT min(s.first_slot), max(s.proven_slot) FROM spans s JOIN grids g ON g.id = s.grid
         JOIN devices d ON d.id = g.device WHERE d.name = ?1";
     database.query_row(sql, [device], |r| {
         let (first, proven): (Option<i64>, Option<i64>) = (r.get(0)?, r.get(1)?);
-        Ok(first.zip(proven))
+        Ok(first.map(|first| (first, proven)))
     })
 }
 

@@ -54,7 +54,7 @@ struct Stored {
     rows: BTreeMap<i64, BTreeMap<String, (Option<f64>, i64)>>,
     /// Rows that another one contradicts.
     conflicts: Vec<(String, i64)>,
-    due: Option<(i64, i64)>,
+    due: Option<(i64, Option<i64>)>,
     received: RangeSet,
     gaps: Vec<Told>,
 }
@@ -161,8 +161,12 @@ impl Remembered<'_> {
     /// Up to the proof every slot is stored or in one gap, as it is in truth; and the proof is of now.
     fn check_slots(&self, stored: &Stored, findings: &mut Findings) {
         let (name, grid) = (&self.table().id, self.table().grid);
-        let Some((first, proven)) = stored.due else {
-            return findings.push(("liveness", format!("{name}: nothing was ever proven")));
+        let is_due = |first: i64| grid.at(Slot(first)) <= truth(self.rested_ms);
+        let (first, proven) = match stored.due {
+            Some((first, Some(proven))) => (first, proven),
+            // Its agent's clock was ahead when it began: its turn is still to come.
+            Some((first, None)) if !is_due(first) && self.case.history().has_odd_clock => return,
+            _ => return findings.push(("liveness", format!("{name}: nothing was ever proven"))),
         };
         self.case.check_first(name.as_str(), grid, first, findings);
         let late_ms = LATE_INTERVALS * grid.interval.as_ms() + LATE_MS;
