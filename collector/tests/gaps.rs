@@ -17,7 +17,8 @@ use gapless_collector::store::ReadStore as _;
 use gapless_collector::store::model::{Absence, Flow, GapFilter, GridRow, Scan};
 use gapless_common::catalog::{Aggregation, Catalog, Channel, Device, PeriodLabel};
 use gapless_common::id::{
-    AgentId, BootId, ChannelId, ChannelIndex, ConnectionId, DeviceId, DeviceIndex, Epoch, Seq, SiteId,
+    AgentId, BootId, CatalogHash, ChannelId, ChannelIndex, ConnectionId, DeviceId, DeviceIndex, Epoch, Seq,
+    SiteId,
 };
 use gapless_common::message::{AgentState, Command, CommandBody, DataFrame, HeldEpoch, Outcome, Reply};
 use gapless_common::quality::{Cause, Quality};
@@ -468,8 +469,8 @@ fn the_complete_grid_says_of_each_slot_what_may_still_come() {
     assert_eq!((whole[20].1, whole[40].1), (Some(Absence::Unknown), Some(Absence::Pending)));
 }
 
-#[test]
-fn a_request_for_a_catalog_that_was_lost_on_its_way_is_sent_again() {
+/// A world with a frame whose catalog has not come: the catalog, and what was asked of the agent.
+fn with_unknown_catalog() -> (World, Catalog, Vec<Command>) {
     let mut world = World::new(&[], Policies::default());
     let mut catalog = world.catalog();
     catalog.devices[0].channels[0].id = ChannelId::new("gust").unwrap();
@@ -484,27 +485,53 @@ fn a_request_for_a_catalog_that_was_lost_on_its_way_is_sent_again() {
     let first = Seq(world.next);
     let frame = DataFrame { agent, connection, epoch, first, catalog: hash, records };
     let asked = world.take(Up::Data, wire::encode_data(&frame, &catalog).unwrap());
-    let is_asked = |commands: &[Command]| {
-        commands.iter().map(|command| command.body.clone()).collect::<Vec<_>>()
-            == [CommandBody::SendCatalog(hash)]
-    };
-    assert!(is_asked(&asked), "{asked:?}");
-    let again = |world: &mut World| {
-        let told = world.committer.look_after_gaps(world.now).unwrap();
-        commands(&told)
-    };
-    world.now = T0.plus_ms(30_000);
-    assert!(again(&mut world).is_empty(), "it may be on its way");
-    world.now = T0.plus_ms(100_000);
-    assert!(is_asked(&again(&mut world)));
-    world.now = T0.plus_ms(130_000);
-    assert!(again(&mut world).is_empty(), "once a minute");
-    world.take(
-        Up::Catalog,
-        wire::encode(&Message::Catalog { hash, bytes: wire::encode_catalog(&catalog).1 }).unwrap(),
-    );
-    let reply = Reply { id: asked[0].id, outcome: Outcome::Done };
+    assert!(asks_for(&asked, hash), "{asked:?}");
+    (world, catalog, asked)
+}
+
+fn asks_for(commands: &[Command], hash: CatalogHash) -> bool {
+    commands.iter().map(|command| command.body.clone()).collect::<Vec<_>>()
+        == [CommandBody::SendCatalog(hash)]
+}
+
+/// What is asked for so many ms after the begin.
+fn reminded(world: &mut World, after_ms: i64) -> Vec<Command> {
+    world.now = T0.plus_ms(after_ms);
+    commands(&world.committer.look_after_gaps(world.now).unwrap())
+}
+
+fn comes(world: &mut World, catalog: &Catalog) {
+    let (hash, bytes) = wire::encode_catalog(catalog);
+    world.take(Up::Catalog, wire::encode(&Message::Catalog { hash, bytes }).unwrap());
+}
+
+fn is_answered(world: &mut World, command: &Command, outcome: Outcome) {
+    let reply = Reply { id: command.id, outcome };
     world.take(Up::Reply, wire::encode(&Message::Reply(reply)).unwrap());
-    world.now = T0.plus_ms(300_000);
-    assert!(again(&mut world).is_empty(), "it has come");
+}
+
+#[test]
+fn a_request_for_a_catalog_that_was_lost_on_its_way_is_sent_again() {
+    let (mut world, catalog, asked) = with_unknown_catalog();
+    let hash = wire::encode_catalog(&catalog).0;
+    assert!(reminded(&mut world, 30_000).is_empty(), "it may be on its way");
+    assert!(asks_for(&reminded(&mut world, 100_000), hash));
+    assert!(reminded(&mut world, 130_000).is_empty(), "once a minute");
+    comes(&mut world, &catalog);
+    is_answered(&mut world, &asked[0], Outcome::Done);
+    assert!(reminded(&mut world, 300_000).is_empty(), "it has come");
+}
+
+#[test]
+fn a_catalog_that_was_lost_though_its_answer_came_is_asked_for_anew() {
+    let (mut world, catalog, asked) = with_unknown_catalog();
+    let hash = wire::encode_catalog(&catalog).0;
+    is_answered(&mut world, &asked[0], Outcome::Done);
+    assert!(reminded(&mut world, 30_000).is_empty(), "it may be on its way");
+    let anew = reminded(&mut world, 100_000);
+    assert!(asks_for(&anew, hash), "{anew:?}");
+    assert!(anew[0].id > asked[0].id);
+    comes(&mut world, &catalog);
+    is_answered(&mut world, &anew[0], Outcome::Done);
+    assert!(reminded(&mut world, 300_000).is_empty(), "it has come");
 }

@@ -323,9 +323,20 @@ impl Committer {
             return Ok(Vec::new());
         }
         self.reminded_at = now;
-        let awaited = commands::catalogs_awaited(&self.connection, now.plus_ms(-REMIND_MS), now)?;
+        let since = now.plus_ms(-REMIND_MS);
+        let awaited = commands::catalogs_awaited(&self.connection, since, now)?;
         let answers = Answers { commands: awaited, ..Answers::default() };
-        Ok(self.answers(memory, &answers, now).into_iter().map(|(_, told)| told).collect())
+        let mut told: Vec<_> =
+            self.answers(memory, &answers, now).into_iter().map(|(_, told)| told).collect();
+        let unasked = parked::unasked(&self.connection, since, now)?;
+        if !unasked.is_empty() {
+            let ask = |apply: &mut Apply<'_, '_>| {
+                let mut asked = unasked.iter();
+                asked.try_for_each(|(no, hash)| apply.ask_catalog(*no, *hash)).map(|()| 0)
+            };
+            told.extend(self.transaction_of(false, now, ask)?.commit()?);
+        }
+        Ok(told)
     }
 
     /// Sees which devices are stale, as far as it is their turn, begins the jobs that are due, and ends those whose time is
