@@ -39,6 +39,10 @@ use unset::UnsetEpochs;
 /// Segments that make room for one catalog, at most: a spare one, and what a catalog of the greatest length takes.
 const ROOMS_MAX: usize = 3;
 
+/// Until a catalog for which there was no room is tried again, in ms: soon, as its records go nowhere without it, and not at
+/// every commit of a disk that stays full.
+const KEEP_AGAIN_MS: u64 = 5_000;
+
 /// What stays the same for as long as the agent runs.
 #[derive(Debug, Clone)]
 pub struct Identity {
@@ -84,6 +88,8 @@ pub struct Depot {
     identity: Identity,
     /// Catalogs for which there was no room yet beside their records.
     unkept: Vec<(CatalogHash, Box<[u8]>)>,
+    /// When they are tried again, by the machine's clock.
+    keep_again_at_ms: u64,
     /// The slots of the devices of the catalog in force.
     grids: Vec<SlotGrid>,
     opener: Opener,
@@ -108,6 +114,34 @@ pub struct Depot {
     last_run: Option<LastRun>,
 }
 
+fn is_full(kept: &Result<(), CatalogError>) -> bool {
+    kept.as_ref().is_err_and(CatalogError::is_full)
+}
+
+/// Puts a catalog beside the records. Those say nothing without it: where the disk is full the oldest of them make room,
+/// `rooms` times at most.
+fn put_catalog(
+    store: &mut dyn Outbox,
+    (hash, bytes): (CatalogHash, &[u8]),
+    rooms: usize,
+) -> Result<(), CatalogError> {
+    let mut kept = store.catalogs().put(hash, bytes);
+    for _ in 0..rooms {
+        if !is_full(&kept) {
+            break;
+        }
+        match store.make_room() {
+            Ok(true) => kept = store.catalogs().put(hash, bytes),
+            Ok(false) => break,
+            Err(e) => {
+                tracing::error!("no room for a catalog: {}", chain(&e));
+                break;
+            }
+        }
+    }
+    kept
+}
+
 impl Depot {
     /// Opens the outbox and writes what opens an epoch; on a failed disk in memory. The agent's slots begin at `now`.
     ///
@@ -126,6 +160,7 @@ impl Depot {
         };
         let mut depot = Self {
             unkept: Vec::new(),
+            keep_again_at_ms: 0,
             grids: grids_of(&identity),
             identity,
             opener,
@@ -149,7 +184,7 @@ impl Depot {
             depot.note_last_run(&found);
         }
         depot.gather_start(epoch, previous, now);
-        depot.keep_catalogs();
+        depot.keep_catalogs(now);
         Ok(depot)
     }
 
@@ -187,8 +222,8 @@ impl Depot {
     /// # Errors
     /// [`DepotError`] where not even memory is left.
     pub fn commit(&mut self, now: Now) -> Result<Committed, DepotError> {
-        if !self.unkept.is_empty() && self.failure.is_none() {
-            self.keep_catalogs();
+        if !self.unkept.is_empty() && self.failure.is_none() && now.boot_ms >= self.keep_again_at_ms {
+            self.keep_catalogs(now);
         }
         let mut committed = Committed { weight: self.batch.weight, held_changed: false };
         let is_refused = self.append(now, &mut committed)?;
@@ -261,7 +296,8 @@ impl Depot {
 
     /// Catalogs that a held record needs stay; the one in force is put there before its first record. In memory, which
     /// takes the place of a disk that has failed, only that one is.
-    fn keep_catalogs(&mut self) {
+    fn keep_catalogs(&mut self, now: Now) {
+        self.keep_again_at_ms = now.boot_ms + KEEP_AGAIN_MS;
         let in_force = (self.identity.catalog, self.identity.catalog_bytes.clone());
         let mut wanted = std::mem::take(&mut self.unkept);
         let is_news = !wanted.contains(&in_force);
@@ -285,31 +321,16 @@ impl Depot {
         self.tidy_catalogs();
     }
 
-    /// Records without their catalog say nothing: the oldest of them make room for it, `rooms` times at most.
     fn keep_catalog(&mut self, hash: CatalogHash, bytes: &[u8], rooms: usize) -> Result<(), CatalogError> {
         if hash != self.identity.catalog && !self.store.catalogs_held().contains(&hash) {
             return Ok(());
         }
-        let is_full = |kept: &Result<(), CatalogError>| kept.as_ref().is_err_and(CatalogError::is_full);
-        let mut kept = self.store.catalogs().put(hash, bytes);
-        if is_full(&kept) {
-            self.tidy_catalogs();
-            kept = self.store.catalogs().put(hash, bytes);
+        let kept = self.store.catalogs().put(hash, bytes);
+        if !is_full(&kept) {
+            return kept;
         }
-        for _ in 0..rooms {
-            if !is_full(&kept) {
-                break;
-            }
-            match self.store.make_room() {
-                Ok(true) => kept = self.store.catalogs().put(hash, bytes),
-                Ok(false) => break,
-                Err(e) => {
-                    tracing::error!("no room for a catalog: {}", chain(&e));
-                    break;
-                }
-            }
-        }
-        kept
+        self.tidy_catalogs();
+        put_catalog(self.store.as_mut(), (hash, bytes), rooms)
     }
 
     fn tidy_catalogs(&mut self) {
@@ -429,7 +450,7 @@ impl Depot {
     pub fn change_catalog(&mut self, catalog: CatalogHash, bytes: Box<[u8]>, now: Now) {
         (self.identity.catalog, self.identity.catalog_bytes) = (catalog, bytes);
         self.in_force_from = now;
-        self.keep_catalogs();
+        self.keep_catalogs(now);
         self.gather_catalog(now);
     }
 

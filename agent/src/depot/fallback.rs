@@ -5,7 +5,7 @@ use gapless_common::reading::Record;
 
 use super::batch::{Batch, Stuck, append_all};
 use super::migrate::{copy, is_gone, is_owed, is_told_again, not_kept, stretches};
-use super::{Committed, Depot, DepotError, draw_opening, held_durably, previous};
+use super::{Committed, Depot, DepotError, ROOMS_MAX, draw_opening, held_durably, previous, put_catalog};
 use crate::clock::Now;
 use crate::outbox::memory_disk::MemoryDisk;
 use crate::outbox::{AppendError, CatalogError, Journal, Opened, Opening, Options, Outbox};
@@ -47,7 +47,7 @@ impl Depot {
                 .map_err(|stuck| DepotError::Memory(stuck.error))?;
         }
         // Another one may be in force before the disk is back.
-        self.keep_catalogs();
+        self.keep_catalogs(now);
         committed.held_changed = true;
         Ok(())
     }
@@ -103,7 +103,7 @@ impl Depot {
         match self.write_along(disk.as_mut(), &start, now) {
             Ok(()) => {
                 self.store = disk;
-                self.keep_catalogs();
+                self.keep_catalogs(now);
                 Ok(())
             }
             Err(stuck) => {
@@ -128,7 +128,7 @@ impl Depot {
     fn write_along(&mut self, disk: &mut dyn Outbox, start: &Batch, now: Now) -> Result<(), Stuck> {
         let (catalog, owed) = (self.identity.catalog, self.store.owed());
         // Reported where it fails once more, when the catalogs are tidied.
-        let _ = disk.catalogs().put(catalog, &self.identity.catalog_bytes);
+        let _ = put_catalog(disk, (catalog, &self.identity.catalog_bytes), ROOMS_MAX);
         self.take_catalogs_along(disk)?;
         append_all(disk, &start.borrow(catalog))?;
         let mut losses = Batch::default();
@@ -156,7 +156,7 @@ impl Depot {
                 );
                 continue;
             };
-            disk.catalogs().put(hash, &bytes).map_err(|error| {
+            put_catalog(disk, (hash, &bytes), ROOMS_MAX).map_err(|error| {
                 let error = match error {
                     CatalogError::Io { source, .. } => AppendError::Io { action: "write a catalog", source },
                     CatalogError::Damaged(_) => AppendError::Unusable,
