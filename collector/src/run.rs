@@ -71,7 +71,7 @@ pub enum RunError {
     },
     /// A source.
     #[error(transparent)]
-    Source(#[from] sources::shell::StartError),
+    Source(#[from] sources::start::StartError),
     /// A receiver of alerts.
     #[error(transparent)]
     Tell(#[from] tell::StartError),
@@ -125,7 +125,7 @@ pub async fn run(
     let orders = Orders::to(&inbound);
     tokio::spawn(look_after_gaps(orders.clone()));
     for file in &config.sources {
-        sources::shell::start(file, &database, orders.clone(), shutdown.clone())?;
+        sources::start::start(file, &database, orders.clone(), shutdown.clone())?;
     }
     let mut tellers = Vec::new();
     for receiver in receivers {

@@ -5,10 +5,9 @@ use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 use std::time::Duration;
 
 use gapless_common::time::Timestamp;
-use gapless_common::wire;
 
 use super::describe::{Description, Quota};
-use crate::store::ReadError;
+use super::failure::Failure;
 use crate::{authorities, clock};
 
 /// The longest answer.
@@ -19,31 +18,6 @@ const HOLD_MS: i64 = 60_000;
 const HOLD_MS_RANGE: (i64, i64) = (5_000, 86_400_000);
 /// A number of seconds beyond it is an instant (2001), below it a time to wait.
 const SECONDS_MAX: i64 = 1_000_000_000;
-
-/// Why a window could not be read.
-#[derive(Debug, thiserror::Error)]
-pub(super) enum Failure {
-    #[error("the source gives no answer: {0}")]
-    Transport(String),
-    #[error("the source answers HTTP {0}: {1}")]
-    Status(u16, String),
-    #[error("{0}")]
-    Answer(String),
-    #[error("the source wants no call before {0}")]
-    Hold(Timestamp),
-    #[error("the source has withdrawn its consent: {0}")]
-    Withdrawn(String),
-    #[error("the source cannot reach the device: {0}")]
-    Unreachable(String),
-    #[error("a message could not be written: {0}")]
-    Encode(#[from] wire::EncodeError),
-    #[error("the database could not be read: {0}")]
-    Database(#[from] rusqlite::Error),
-    #[error(transparent)]
-    Read(#[from] ReadError),
-    #[error("the collector is ending")]
-    Ending,
-}
 
 /// Who is asked one call at a time, and not before this instant.
 type Account = Arc<Mutex<Timestamp>>;

@@ -10,10 +10,11 @@ use gapless_common::time::Timestamp;
 use rusqlite::Connection;
 use tokio::sync::watch;
 
-use super::call::Failure;
 use super::derive::{self, Periods};
 use super::describe::Computed;
-use super::shell::{StartError, draw, hand_in};
+use super::failure::Failure;
+use super::shell::hand_in;
+use super::start::{StartError, draw};
 use super::voice::{Begin, Voice, Window};
 use crate::clock;
 use crate::ingest::Orders;

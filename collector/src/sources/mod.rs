@@ -6,13 +6,21 @@
 //!
 //! A device may also be computed from two others: `derive` says how, `derived` is the thread.
 //!
-//! `describe`, `answer`, `rows`, `derive` and `voice` are pure; `call` is one call, `shell` the thread around them.
+//! `describe`, `answer`, `rows`, `derive` and `voice` are pure. `shell` is the thread of a source, whatever its kind; what a
+//! kind has to offer is `fetch`, and `http` (with `call`, one call) is such a kind.
 
 pub mod answer;
 mod call;
+mod carry;
 pub(crate) mod derive;
 mod derived;
 pub mod describe;
+mod failure;
+mod fetch;
+mod http;
+mod life;
 pub mod rows;
-pub mod shell;
+mod shell;
+mod standing;
+pub mod start;
 pub(crate) mod voice;

@@ -1,0 +1,31 @@
+//! Why a source did not give what it was asked for, whatever its kind.
+
+use gapless_common::time::Timestamp;
+use gapless_common::wire;
+
+use crate::store::ReadError;
+
+/// Why a window could not be read.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Failure {
+    #[error("the source gives no answer: {0}")]
+    Transport(String),
+    #[error("the source answers HTTP {0}: {1}")]
+    Status(u16, String),
+    #[error("{0}")]
+    Answer(String),
+    #[error("the source wants no call before {0}")]
+    Hold(Timestamp),
+    #[error("the source has withdrawn its consent: {0}")]
+    Withdrawn(String),
+    #[error("the source cannot reach the device: {0}")]
+    Unreachable(String),
+    #[error("a message could not be written: {0}")]
+    Encode(#[from] wire::EncodeError),
+    #[error("the database could not be read: {0}")]
+    Database(#[from] rusqlite::Error),
+    #[error(transparent)]
+    Read(#[from] ReadError),
+    #[error("the collector is ending")]
+    Ending,
+}

@@ -1,0 +1,72 @@
+//! A device of a remote API: what its description says is asked for, over HTTP.
+
+use std::sync::Arc;
+
+use gapless_common::time::Timestamp;
+
+use super::call::Caller;
+use super::describe::{Asked, Description};
+use super::failure::Failure;
+use super::fetch::{Fetch, Pace};
+use super::rows::{self, Parsed};
+
+/// The first call only asks how far back there is anything.
+const FIRST_WINDOW_MS: i64 = 86_400_000;
+
+/// A description and what calls it: one for all its devices.
+pub(super) struct Api {
+    pub(super) description: Description,
+    pub(super) caller: Caller,
+}
+
+/// One device of it.
+pub(super) struct HttpDevice {
+    pub(super) api: Arc<Api>,
+    pub(super) asked: Asked,
+}
+
+impl Description {
+    /// What the thread goes by.
+    pub(super) fn pace(&self) -> Pace {
+        Pace {
+            name: self.name.clone(),
+            window_ms: self.window.0,
+            overlap_ms: self.overlap.0,
+            lag_ms: self.lag.0,
+            unreachable_every_ms: self.unreachable_every.0,
+        }
+    }
+}
+
+impl Fetch for HttpDevice {
+    fn oldest(&mut self, now: Timestamp) -> Result<Timestamp, Failure> {
+        let (grid, description) = (self.asked.device.grid, &self.api.description);
+        if let Some(first) = description.first {
+            return Ok(grid.at(grid.first_from(now.plus_ms(-first.0))));
+        }
+        let from = now.plus_ms(-FIRST_WINDOW_MS.min(description.window.0));
+        let parsed = self.fetch(from, now)?;
+        let first = parsed.oldest.or_else(|| parsed.rows.first().map(|row| row.at)).unwrap_or(from);
+        Ok(grid.at(grid.first_from(first)))
+    }
+
+    fn fetch(&mut self, from: Timestamp, to: Timestamp) -> Result<Parsed, Failure> {
+        let (Api { description, caller }, asked) = (&*self.api, &self.asked);
+        let body = caller.get(&description.url_of(&asked.spec, from, to))?;
+        let parsed = description.answer.parse(&body, &asked.values, from).map_err(Failure::Answer)?;
+        if parsed.doubled > 0 {
+            let (device, count) = (&asked.spec.name, parsed.doubled);
+            tracing::warn!(device, count, "instants came twice with other values: the last one counts");
+        }
+        Ok(parsed)
+    }
+
+    fn probe(&mut self) -> Result<Option<String>, Failure> {
+        let Some(probe) = &self.api.description.probe else { return Ok(None) };
+        let body = self.api.caller.get(&self.asked.spec.fill(probe.url.clone()))?;
+        match &probe.revision {
+            None => Ok(Some(body)),
+            Some(path) => rows::text_at(&body, path).map(Some).map_err(Failure::Answer),
+        }
+    }
+}

@@ -1,0 +1,59 @@
+//! Where a device of a source stands.
+
+use std::collections::BTreeSet;
+
+use gapless_common::catalog::Device;
+use gapless_common::time::Timestamp;
+use gapless_common::topic::AgentPath;
+
+use super::fetch::Fetch;
+use super::voice::{Begin, Voice};
+
+/// Where a device stands.
+#[derive(Debug)]
+pub(super) enum Life {
+    /// Not asked yet in this process; not before `again`.
+    New { again: Timestamp, failures: u32 },
+    /// It is polled.
+    Known(Box<Known>),
+    /// Its source has withdrawn its consent.
+    Withdrawn(Box<Voice>),
+}
+
+/// A device that is polled.
+#[derive(Debug)]
+pub(super) struct Known {
+    pub(super) voice: Voice,
+    /// What begins here is not known yet.
+    pub(super) next: Timestamp,
+    /// What the source's probe said when all before it had been read.
+    pub(super) revision: Option<String>,
+    /// The source cannot reach it, and is not asked before.
+    pub(super) away_until: Option<Timestamp>,
+    /// What begins here was not read while it was away.
+    pub(super) unread: Option<Timestamp>,
+    /// A command for history that was broken off: its number, where it goes on, and whether anything came.
+    pub(super) broken_off: Option<(u64, Timestamp, bool)>,
+    /// Commands that were answered, as long as the database lists them as open.
+    pub(super) answered: BTreeSet<u64>,
+}
+
+impl Life {
+    pub(super) fn voice(&self) -> Option<&Voice> {
+        match self {
+            Self::New { .. } => None,
+            Self::Known(known) => Some(&known.voice),
+            Self::Withdrawn(voice) => Some(voice),
+        }
+    }
+}
+
+/// A device of a source.
+pub(super) struct Polled {
+    /// As it stands in the catalog of its agent.
+    pub(super) device: Device,
+    pub(super) path: AgentPath,
+    pub(super) begin: Begin,
+    pub(super) life: Life,
+    pub(super) fetch: Box<dyn Fetch>,
+}
