@@ -38,7 +38,18 @@ pub(super) struct Known {
     pub(super) answered: BTreeSet<u64>,
 }
 
+impl Known {
+    /// Of a device of which `next` is the first instant that is not known yet; what begins at `unread` was not read.
+    pub(super) fn new(voice: Voice, next: Timestamp, unread: Option<Timestamp>) -> Self {
+        let (revision, away_until, broken_off) = (None, None, None);
+        Self { voice, next, revision, away_until, unread, broken_off, answered: BTreeSet::new() }
+    }
+}
+
 impl Life {
+    /// Of a device that is to be asked at once.
+    pub(super) const NEW: Self = Self::New { again: Timestamp(0), failures: 0 };
+
     pub(super) fn voice(&self) -> Option<&Voice> {
         match self {
             Self::New { .. } => None,
@@ -56,4 +67,11 @@ pub(super) struct Polled {
     pub(super) begin: Begin,
     pub(super) life: Life,
     pub(super) fetch: Box<dyn Fetch>,
+}
+
+impl Polled {
+    /// A device that is to be asked at once; `begin` is who it is in this process.
+    pub(super) fn new(path: AgentPath, device: Device, begin: Begin, fetch: Box<dyn Fetch>) -> Self {
+        Self { device, path, begin, life: Life::NEW, fetch }
+    }
 }

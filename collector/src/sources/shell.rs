@@ -7,7 +7,6 @@ use std::time::Duration;
 use gapless_common::catalog::Catalog;
 use gapless_common::time::Timestamp;
 use rusqlite::Connection;
-use std::collections::BTreeSet;
 use tokio::sync::watch;
 
 use super::failure::Failure;
@@ -41,6 +40,11 @@ pub(super) fn hand_in(orders: &Orders, messages: Vec<Inbound>) -> Result<(), Fai
 }
 
 impl Shell {
+    /// Of a source with these devices.
+    pub(super) fn new(pace: Pace, orders: Orders, devices: Vec<Polled>) -> Self {
+        Self { pace, orders, devices }
+    }
+
     /// Until `shutdown`, or until there is no writer.
     pub(super) fn run(&mut self, database: &Path, shutdown: &watch::Receiver<bool>) {
         let mut connection = None;
@@ -141,15 +145,7 @@ impl Shell {
         self.hand_in(opening)?;
         let life = match is_withdrawn {
             true => Life::Withdrawn(Box::new(voice)),
-            false => Life::Known(Box::new(Known {
-                voice,
-                next,
-                revision: None,
-                away_until: None,
-                unread,
-                broken_off: None,
-                answered: BTreeSet::new(),
-            })),
+            false => Life::Known(Box::new(Known::new(voice, next, unread))),
         };
         if let Some(polled) = self.devices.get_mut(at) {
             polled.life = life;

@@ -4,7 +4,6 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use gapless_common::id::{ConnectionId, Epoch};
-use gapless_common::time::Timestamp;
 use gapless_common::topic::AgentPath;
 use tokio::sync::watch;
 
@@ -12,7 +11,7 @@ use super::call::Caller;
 use super::derived;
 use super::describe::Description;
 use super::http::{Api, HttpDevice};
-use super::life::{Life, Polled};
+use super::life::Polled;
 use super::shell::Shell;
 use super::voice::Begin;
 use crate::ingest::Orders;
@@ -82,12 +81,11 @@ pub fn start(
     let mut devices = Vec::new();
     for asked in asked {
         let path = AgentPath { site: site.clone(), agent: asked.agent.clone() };
-        let life = Life::New { again: Timestamp(0), failures: 0 };
         let device = asked.device.clone();
         let fetch = Box::new(HttpDevice { api: Arc::clone(&api), asked });
-        devices.push(Polled { device, path, begin: draw()?, life, fetch });
+        devices.push(Polled::new(path, device, draw()?, fetch));
     }
-    let mut shell = Shell { pace, orders, devices };
+    let mut shell = Shell::new(pace, orders, devices);
     let database = database.to_owned();
     let run = move || shell.run(&database, &shutdown);
     std::thread::Builder::new().name("source".into()).spawn(run).map(drop).map_err(StartError::Thread)
