@@ -77,14 +77,15 @@ impl Recovery {
             let source = std::io::Error::other("no segment can be read");
             return Err(failed("read its segments", source));
         }
-        // Each of them may be one further on: where no header is left, none of the others tells.
-        let reach = to_u64(nameless.len());
+        let nameless_count = to_u64(nameless.len());
         let next = lives.last_key_value().map_or(0, |(&number, _)| number).saturating_add(1);
         for (file, head) in nameless {
             if SegmentHeader::is_torn(&head, next) && !holds_frames_of(&contents(disk, &file)?, next) {
                 spares.push(file);
                 continue;
             }
+            // Each of them may be one further on; where no header is left, none of the others tells how far it is.
+            let reach = if lives.is_empty() { GUESSES_MAX } else { nameless_count };
             let (life, refused) = recognise(disk, &file, &lives, reach)?;
             match life {
                 Some(life) => drop(lives.insert(life.number, life)),
@@ -107,8 +108,10 @@ fn contents(disk: &mut dyn Disk, file: &SpareFile) -> Result<Vec<u8>, OpenError>
     Ok(bytes)
 }
 
-/// Erases what a crash left in spare files of the first write of a segment whose header did not get to the disk: the next
-/// segment has the same number, so that behind its own frames these would be valid again.
+/// Erases what spare files must not hold. What a crash left of the first write of a segment whose header did not get to the
+/// disk: the next segment has the same number, so that behind its own frames these would be valid again. And a header: one
+/// that nobody recognised would be, once there are other numbers, as a segment that is newer than those written since. Where no
+/// segment is left numbers begin anew, and frames of any number would come back.
 pub(super) fn erase_unbegun(
     disk: &mut dyn Disk,
     spares: &[SpareFile],
@@ -117,10 +120,10 @@ pub(super) fn erase_unbegun(
     let next = last_number.saturating_add(1);
     for file in spares {
         let bytes = contents(disk, file)?;
-        let is_torn = SegmentHeader::is_torn(&bytes[..DATA_AT], next);
-        if is_torn || holds_frames_of(&bytes, next) {
+        let old = if last_number == 0 { &bytes[..] } else { &bytes[..DATA_AT] };
+        if old.iter().any(|&byte| byte != 0) || holds_frames_of(&bytes, next) {
             let done = disk.write_at(&file.name, 0, &vec![0; bytes.len()]);
-            done.and_then(|()| disk.sync(&file.name)).map_err(|e| failed("erase a torn segment", e))?;
+            done.and_then(|()| disk.sync(&file.name)).map_err(|e| failed("erase a spare segment", e))?;
         }
         // Reading ahead, and so long a write, make large folios; see `disk` on what they do to small appends.
         disk.forget_cache(&file.name);
