@@ -14,6 +14,7 @@ pub mod jobs;
 pub mod ledger;
 pub mod live;
 pub mod run;
+pub mod sole;
 pub mod sources;
 pub mod store;
 pub mod tell;

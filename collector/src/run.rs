@@ -14,6 +14,7 @@ use crate::config::alerts::Receiver;
 use crate::config::{BrokerChoice, Config, ConfigError};
 use crate::ingest::committer::{Committer, LoadError};
 use crate::ingest::{INBOUND_MAX, OUTBOUND_MAX, Orders, broker, mqtt, writer};
+use crate::sole::{Sole, SoleError};
 use crate::store::{Reader, sqlite};
 use crate::{clock, sources, tell, tokens};
 
@@ -39,6 +40,9 @@ pub enum RunError {
         #[source]
         source: std::io::Error,
     },
+    /// Another collector has it.
+    #[error(transparent)]
+    Sole(#[from] SoleError),
     /// The database.
     #[error(transparent)]
     Open(#[from] sqlite::OpenError),
@@ -106,6 +110,7 @@ pub async fn run(
 ) -> Result<(), RunError> {
     let data_dir = |source| RunError::DataDir { path: config.data_dir.clone(), source };
     std::fs::create_dir_all(&config.data_dir).map_err(data_dir)?;
+    let _sole = Sole::take(&config.data_dir)?;
     let database = config.database();
     first_token(&database, &config.token_file())?;
     let health = Arc::new(Health::default());

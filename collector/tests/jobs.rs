@@ -37,6 +37,7 @@ struct World {
     committer: Committer,
     now: Timestamp,
     attributes: BTreeMap<String, String>,
+    unit: &'static str,
     next: u64,
 }
 
@@ -44,7 +45,7 @@ impl World {
     fn new(attributes: &[(&str, &str)]) -> Self {
         let committer = Committer::from_connection(Connection::open_in_memory().unwrap(), 7).unwrap();
         let attributes = attributes.iter().map(|&(key, value)| (key.to_owned(), value.to_owned())).collect();
-        let mut world = Self { committer, now: T0, attributes, next: 1 };
+        let mut world = Self { committer, now: T0, attributes, unit: "kWh", next: 1 };
         world.be_born();
         let (hash, bytes) = wire::encode_catalog(&world.catalog());
         let start = EpochStart {
@@ -66,7 +67,7 @@ impl World {
     fn catalog(&self) -> Catalog {
         let channel = Channel {
             id: ChannelId::new("energy").unwrap(),
-            unit: "kWh".into(),
+            unit: self.unit.into(),
             quantity: "".into(),
             aggregation: Aggregation::Sum,
             label: PeriodLabel::End,
@@ -112,6 +113,18 @@ impl World {
         let frame = DataFrame { agent, connection, epoch, first, catalog: hash, records };
         self.next += count;
         self.take(Up::Data, wire::encode_data(&frame, &catalog).unwrap());
+    }
+
+    /// The agent goes on under what is configured now.
+    fn configure(&mut self) {
+        let (hash, bytes) = wire::encode_catalog(&self.catalog());
+        self.send(vec![Record::Catalog(CatalogRecord { hash, since: Some(self.now), bytes })]);
+    }
+
+    /// Since when the configuration is not confirmed, in seconds.
+    fn unconfirmed(&self) -> Option<i64> {
+        let device = self.committer.store().devices(None, self.now).unwrap().remove(0);
+        device.changed_at.map(|at| at.since_ms(T0) / 1_000)
     }
 
     /// The meter is read now.
@@ -259,4 +272,64 @@ fn a_rhythm_is_kept_and_tightened_by_looks() {
     }
     let pauses: Vec<i64> = at.windows(2).map(|pair| pair[1] - pair[0]).collect();
     assert_eq!(pauses, [7_200, 300, 300, 300], "unseen every two hours, watched every five minutes");
+}
+
+/// Something of the configuration changes.
+type Change = fn(&mut World);
+
+#[test]
+fn a_device_whose_configuration_changed_is_read_once_and_marked_until_that_has_come() {
+    let changes: [(&str, Change); 2] = [
+        ("its address", |world| drop(world.attributes.insert("unit".into(), "12".into()))),
+        ("a channel's unit", |world| world.unit = "MWh"),
+    ];
+    for (what, change) in changes {
+        let mut world = World::new(&[]);
+        assert_eq!(world.unconfirmed(), None, "{what}: what is announced is not changed");
+        world.read();
+        world.pass(100);
+        world.configure();
+        assert_eq!(world.unconfirmed(), None, "{what}: it says the same");
+        assert_eq!(world.pass(2), [], "{what}");
+        change(&mut world);
+        world.configure();
+        assert_eq!(world.unconfirmed(), Some(102), "{what}");
+        world = world.restart();
+        world.be_born();
+        let told = world.pass(2);
+        assert_eq!(told.len(), 1, "{what}: {told:?}");
+        assert!(matches!(&told[0].1.body, CommandBody::PollNow(device) if device.as_str() == "meter"));
+        assert_eq!(world.unconfirmed(), Some(102), "{what}: nothing has come yet");
+        world.read();
+        world.reply(told[0].1.id, Outcome::Done);
+        assert_eq!(world.unconfirmed(), None, "{what}");
+        assert_eq!(world.history(), [("done", 1)], "{what}");
+        assert_eq!(world.pass(60), [], "{what}: once");
+    }
+}
+
+#[test]
+fn a_reading_under_the_old_configuration_confirms_nothing() {
+    let mut world = World::new(&[]);
+    world.pass(10);
+    world.unit = "MWh";
+    world.configure();
+    world.unit = "kWh";
+    world.read();
+    assert_eq!(world.unconfirmed(), Some(10));
+    world.unit = "MWh";
+    world.read();
+    assert_eq!(world.unconfirmed(), None);
+}
+
+#[test]
+fn a_device_with_a_memory_is_marked_and_not_asked() {
+    let mut world = World::new(&[("history", "logger")]);
+    world.read();
+    world.unit = "MWh";
+    world.configure();
+    assert_eq!(world.unconfirmed(), Some(0));
+    assert_eq!(world.pass(60), []);
+    world.read();
+    assert_eq!(world.unconfirmed(), None);
 }

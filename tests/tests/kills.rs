@@ -123,9 +123,25 @@ struct Collector {
 }
 
 impl Collector {
-    fn start(&mut self) {
+    fn configured(folder: TempDir, broker: &Broker) -> Self {
+        let http = free_port();
+        let config = format!(
+            "data_dir = \"{}\"\n[mqtt]\nbroker = \"{}\"\n[http]\nlisten = \"127.0.0.1:{http}\"\n",
+            folder.path().join("data").display(),
+            broker.url()
+        );
+        std::fs::write(folder.path().join("collector.toml"), config).expect("the folder can be written");
+        Self { folder, http, process: None }
+    }
+
+    fn command(&self) -> Command {
         let mut command = Command::new(own_binary("gapless-collector"));
         command.arg("run").arg("--config").arg(self.folder.path().join("collector.toml"));
+        command
+    }
+
+    fn start(&mut self) {
+        let mut command = self.command();
         let log = self.folder.path().join("collector.log");
         self.process = Some(Process::start("collector", &mut command, &log));
     }
@@ -151,14 +167,7 @@ impl Collector {
 fn a_collector_killed_at_any_instant_stores_each_frame_once() {
     let folder = tempfile::tempdir().expect("a folder");
     let broker = Broker::start(folder.path());
-    let http = free_port();
-    let config = format!(
-        "data_dir = \"{}\"\n[mqtt]\nbroker = \"{}\"\n[http]\nlisten = \"127.0.0.1:{http}\"\n",
-        folder.path().join("data").display(),
-        broker.url()
-    );
-    std::fs::write(folder.path().join("collector.toml"), config).expect("the folder can be written");
-    let mut collector = Collector { folder, http, process: None };
+    let mut collector = Collector::configured(folder, &broker);
     collector.start();
     let (client, known) = listen(broker.port());
     let frames: Vec<_> = (0..=FRAMES).map(frame).collect();
@@ -209,4 +218,21 @@ fn a_collector_killed_at_any_instant_stores_each_frame_once() {
     let agent = &api.items("/api/v1/agents").expect("the API answers")[0];
     assert_eq!((agent["readings"].as_u64(), agent["conflicts"].as_u64()), (Some(FRAMES * ROWS), Some(0)));
     assert_eq!(agent["missing_records"].as_u64(), Some(0));
+}
+
+/// Two workers on one queue would each ask a device for one job.
+#[test]
+fn a_second_collector_on_one_data_directory_is_refused_until_the_first_one_has_ended() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let broker = Broker::start(folder.path());
+    let mut collector = Collector::configured(folder, &broker);
+    collector.start();
+    collector.api().get("/api/v1/jobs").expect("the first one serves");
+    let second = collector.command().output().expect("the program starts");
+    let said = String::from_utf8_lossy(&second.stderr);
+    assert!(!second.status.success() && said.contains("another collector runs on"), "{said}");
+    collector.api().get("/api/v1/jobs").expect("the first one goes on");
+    collector.kill();
+    collector.start();
+    collector.api().get("/api/v1/jobs").expect("what a kill leaves behind is no lock");
 }

@@ -29,6 +29,10 @@ pub struct Freshness {
     pub last_reading_at: Option<String>,
     /// Staleness ÷ allowed staleness: 1 or more is stale.
     pub score: Option<f64>,
+    /// When its configuration changed (RFC 3339), where no reading has come under the new one yet: what is shown was read
+    /// under the old one. Absent once one has come.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub unconfirmed_since: Option<String>,
     /// What is being done about it; absent where nothing is.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub refresh: Option<Refresh>,
@@ -66,6 +70,7 @@ impl Freshness {
             state,
             last_reading_at: device.last_reading_at.map(|t| t.to_string()),
             score: verdict.score.filter(|_| device.grid.is_some()),
+            unconfirmed_since: device.changed_at.map(|t| t.to_string()),
             refresh: device.job.as_ref().map(Refresh::of),
         }
     }
@@ -448,6 +453,7 @@ mod tests {
             job: None,
             stopped: None,
             confirmed: None,
+            changed_at: None,
         };
         let state = |row: &DeviceRow, now| Freshness::of(row, Timestamp(now)).state;
         assert_eq!(state(&row, 14_000), FreshnessState::Fresh);

@@ -275,6 +275,7 @@ impl<'a, 'c> Apply<'a, 'c> {
             Record::Readings(readings) => {
                 if let Some(device) = bound.get(usize::from(readings.device.0)) {
                     self.readings(no, (epoch, seq), readings, device)?;
+                    self.is_confirmed(device.due.device, frame.catalog)?;
                 }
             }
         }
@@ -436,10 +437,12 @@ impl<'a, 'c> Apply<'a, 'c> {
             self.memory.ledger.settle(no, &mut SlotTable { connection, stamp }, stamp)?;
         }
         let changes = self.memory.ledger.take_changes();
-        for &no in &changes.in_force {
-            self.describe(no)?;
+        let mut changed = Vec::new();
+        for (&no, &before) in &changes.in_force {
+            changed.extend(self.describe(no, before)?);
         }
         state::save(connection, &self.memory.ledger, &changes)?;
+        self.read_changed(&changed)?;
         self.batch.finish()?;
         for ended in &self.ended_jobs {
             jobs::tell(connection, ended, stamp.at)?;

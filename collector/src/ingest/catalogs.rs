@@ -10,7 +10,7 @@ use gapless_common::reading::Record;
 use gapless_common::wire::{self, Message};
 
 use super::apply::{Apply, Done};
-use crate::ledger::{AgentNo, plausible};
+use crate::ledger::{AgentNo, DeviceNo, plausible};
 use crate::store::{commands, parked, registry, state};
 
 /// Catalogs that are kept of an agent at most; frames of another one are parked, within their own bound.
@@ -111,20 +111,56 @@ impl Apply<'_, '_> {
         parked::forget(self.batch.connection, id, self.memory.parked.entry(no).or_default())
     }
 
-    /// The devices that this agent polls now are what its catalog in force says of them.
-    pub(super) fn describe(&mut self, no: AgentNo) -> Done {
-        let Some(hash) = self.memory.ledger.agent(no).and_then(|a| a.in_force) else { return Ok(()) };
-        let Some(bytes) = registry::catalog_bytes(self.batch.connection, no, hash)? else { return Ok(()) };
-        let (Some(bound), Ok((_, catalog))) =
-            (self.memory.registry.bound(no, hash), wire::decode_catalog(&bytes))
+    /// The devices that this agent polls now are what its catalog in force says of them. Returns those of which the one
+    /// `before` said something else.
+    pub(super) fn describe(
+        &mut self,
+        no: AgentNo,
+        before: Option<CatalogHash>,
+    ) -> rusqlite::Result<Vec<DeviceNo>> {
+        let mut changed = Vec::new();
+        let Some(hash) = self.memory.ledger.agent(no).and_then(|a| a.in_force) else { return Ok(changed) };
+        let (Some(bound), Some(catalog)) =
+            (self.memory.registry.bound(no, hash), self.kept_catalog(no, hash)?)
         else {
-            return Ok(());
+            return Ok(changed);
+        };
+        let was = match before.filter(|before| *before != hash) {
+            Some(before) => self.kept_catalog(no, before)?,
+            None => None,
         };
         for (bound, device) in bound.iter().zip(&catalog.devices) {
             let owner = self.memory.ledger.owner(bound.due.device);
             if owner.is_none_or(|owner| owner == no) {
-                registry::describe(self.batch.connection, no, bound, device, self.batch.now)?;
+                let is_described_anew =
+                    registry::describe(self.batch.connection, no, bound, device, self.batch.now)?;
+                let mut all = was.iter().flat_map(|was| &was.devices);
+                let is_other = all.find(|was| was.id == device.id).is_some_and(|was| was != device);
+                // What a source says of its devices is no configuration.
+                let is_configured = device.attributes.get("history").is_none_or(|kind| kind != "source");
+                let described = bound.due.device;
+                if is_configured && (is_described_anew || is_other) {
+                    registry::is_changed(self.batch.connection, described, self.batch.now)?;
+                    self.memory.unconfirmed.insert(described, hash);
+                    changed.push(described);
+                } else if let Some(awaited) = self.memory.unconfirmed.get_mut(&described) {
+                    *awaited = hash;
+                }
             }
+        }
+        Ok(changed)
+    }
+
+    fn kept_catalog(&self, no: AgentNo, hash: CatalogHash) -> rusqlite::Result<Option<Catalog>> {
+        let bytes = registry::catalog_bytes(self.batch.connection, no, hash)?;
+        Ok(bytes.and_then(|bytes| wire::decode_catalog(&bytes).ok()).map(|(_, catalog)| catalog))
+    }
+
+    /// A reading of the device came under this catalog.
+    pub(super) fn is_confirmed(&mut self, device: DeviceNo, hash: CatalogHash) -> Done {
+        if self.memory.unconfirmed.get(&device) == Some(&hash) {
+            self.memory.unconfirmed.remove(&device);
+            registry::is_confirmed(self.batch.connection, device)?;
         }
         Ok(())
     }

@@ -13,7 +13,7 @@ use crate::freshness::{AGEING, Allowances, STALE, Subject, Verdict};
 use crate::jobs::cadence::Cadence;
 use crate::jobs::queue::{End, Job, Queue, Scope, Source, Why, Wish};
 use crate::jobs::shard;
-use crate::ledger::AgentNo;
+use crate::ledger::{AgentNo, DeviceNo};
 use crate::store::jobs::{self, Ended, Standing};
 use crate::store::model::{PendingJob, StopReason};
 use crate::store::{AHEAD_MAX_MS, alerts, commands};
@@ -30,6 +30,8 @@ struct Known {
     standing: Standing,
     allowed_ms: i64,
     cadence: Option<Cadence>,
+    /// It records by itself, so that polls add nothing.
+    has_memory: bool,
 }
 
 /// `None` where no agent owes the device, or it is not to be asked.
@@ -60,7 +62,8 @@ fn know(
         least_ms: ms("every_least").unwrap_or(usual_ms),
         most_ms: ms("every_most").unwrap_or(usual_ms),
     });
-    Ok(Some(Known { standing, allowed_ms, cadence }))
+    let has_memory = attributes.contains_key("history");
+    Ok(Some(Known { standing, allowed_ms, cadence, has_memory }))
 }
 
 impl Known {
@@ -181,6 +184,19 @@ impl Apply<'_, '_> {
         let next = rhythm.map(|ms| now.plus_ms(ms));
         if let Some(job) = self.memory.jobs.ended(scope, lease, end, now, next) {
             self.ended_jobs.push(ended(connection, job, code, detail)?);
+        }
+        Ok(())
+    }
+
+    /// Has devices whose configuration changed read once, so that what is shown of them is confirmed. Those with a memory
+    /// hand in what they record by themselves.
+    pub(super) fn read_changed(&mut self, changed: &[DeviceNo]) -> Done {
+        let (connection, now) = (self.batch.connection, self.batch.now);
+        for device in changed {
+            let known = know(connection, self.allowances, device.0, now)?;
+            if let Some(known) = known.filter(|known| !known.has_memory) {
+                self.memory.jobs.ask(&known.wish(device.0, Why::Confirm, now));
+            }
         }
         Ok(())
     }

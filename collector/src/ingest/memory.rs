@@ -9,8 +9,8 @@ use gapless_common::wire;
 use rusqlite::Connection;
 
 use crate::jobs::queue::Queue;
-use crate::ledger::{AgentNo, Ledger};
-use crate::store::registry::Registry;
+use crate::ledger::{AgentNo, DeviceNo, Ledger};
+use crate::store::registry::{self, Registry};
 use crate::store::{jobs, parked, state};
 
 /// True of the last commit; after a failed transaction it is thrown away and loaded again.
@@ -24,6 +24,8 @@ pub(super) struct Memory {
     pub(super) jobs: Queue,
     /// Agents that said how their gateway is, and have not been judged by it yet.
     pub(super) spoke: BTreeSet<AgentNo>,
+    /// Devices whose description has changed, and under which catalog a reading confirms it.
+    pub(super) unconfirmed: BTreeMap<DeviceNo, CatalogHash>,
     /// Catalogs that are here, and for which frames may still wait.
     pub(super) replays: BTreeSet<(AgentNo, CatalogHash)>,
 }
@@ -43,6 +45,7 @@ fn load_all(connection: &Connection) -> rusqlite::Result<Memory> {
         parked: parked::held(connection)?,
         jobs: jobs::load(connection)?,
         spoke: BTreeSet::new(),
+        unconfirmed: registry::unconfirmed(connection)?,
         replays: parked::waiting_for_known(connection)?,
     };
     let sql = "SELECT a.id, s.id, s.name, a.name, c.hash, c.bytes FROM agents a JOIN sites s ON s.id = a.site

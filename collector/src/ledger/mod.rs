@@ -182,8 +182,8 @@ pub struct Changes {
     pub marks: BTreeMap<(AgentNo, Epoch, u64), Option<Mark>>,
     /// Downtimes that took effect.
     pub downtimes: Vec<(AgentNo, Position, Downtime)>,
-    /// Agents whose catalog in force is another one now.
-    pub in_force: BTreeSet<AgentNo>,
+    /// Agents whose catalog came into force, and the one before it.
+    pub in_force: BTreeMap<AgentNo, Option<CatalogHash>>,
     /// Losses that are new.
     pub losses: Vec<(AgentNo, gapless_common::reading::Loss)>,
     /// Losses whose time is forgotten; to be taken away after the new ones are written.

@@ -281,22 +281,6 @@ fn a_device_that_moves_is_owed_by_whom_it_was_due() {
 }
 
 #[test]
-fn two_outboxes_that_take_turns_in_one_gateway_owe_from_the_first_of_them_on() {
-    let mut fleet = Fleet::new();
-    for said in [Start, Catalog(HASH, Some(106)), Received(106), Complete(HASH, 106)] {
-        fleet.say(AGENT, said);
-    }
-    // The card that was in it before, and its readings.
-    for said in [Catalog(HASH, Some(100)), Catalog(HASH, Some(101)), Received(102)] {
-        fleet.say(AGENT, said);
-    }
-    assert!(fleet.slots.open().is_empty());
-    fleet.say(AGENT, Complete(HASH, 107));
-    assert_eq!(fleet.open(), [100, 101, 103, 104, 105, 107]);
-    assert_eq!(fleet.ledger.spans_of(AGENT).count(), 1, "what was before is owed no more");
-}
-
-#[test]
 fn a_catalog_from_before_a_move_still_owes_what_was_due_then() {
     let mut fleet = Fleet::new();
     for said in [Start, Catalog(HASH, Some(106)), Received(106), Complete(HASH, 106)] {

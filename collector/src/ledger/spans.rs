@@ -41,9 +41,9 @@ impl Ledger {
         stamp: Stamp,
     ) -> Result<(), S::Error> {
         let Some(schedule) = self.agent_mut(no).schedule(hash).cloned() else { return Ok(()) };
-        self.agent_mut(no).in_force = Some(hash);
+        let before = self.agent_mut(no).in_force.replace(hash);
         self.changes.agents.insert(no);
-        self.changes.in_force.insert(no);
+        self.changes.in_force.entry(no).or_insert(before);
         let kept = |span: &Span| {
             schedule.iter().any(|d| d.device == span.device && d.grid == span.grid && !d.paused)
         };
@@ -72,15 +72,10 @@ impl Ledger {
         };
         if let Some(other) = self.open.get(&due.device).copied() {
             let taken_at = other.first.map(|first| other.times.at(first));
+            if other.agent == no {
+                return;
+            }
             match (taken_at, since) {
-                // Two outboxes take turns in one gateway, and the later one was delivered first.
-                _ if other.agent == no => {
-                    span.last = other.first.map(|first| first.plus(-1));
-                    let is_before = span.first.is_some() && span.first <= span.last;
-                    if !is_before || other.grid != due.grid || self.leaves(&span) {
-                        return;
-                    }
-                }
                 // This catalog came late: another gateway has taken the device over by now.
                 (Some(taken), Some(since)) if taken > since => {
                     span.last = Some(due.times.first_from(taken).plus(-1));

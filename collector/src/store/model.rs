@@ -157,6 +157,8 @@ pub struct DeviceRow {
     pub stopped: Option<Stopped>,
     /// When somebody said that it is to be collected, and who.
     pub confirmed: Option<(Timestamp, String)>,
+    /// Since when it is described in another way, where no reading has come under the new description yet.
+    pub changed_at: Option<Timestamp>,
 }
 
 /// A job that waits or is under way, in short.

@@ -162,7 +162,8 @@ pub(crate) fn catalog_bytes(
     connection.prepare_cached(sql)?.query_row([no.0, hash.0.cast_signed()], |r| r.get(0)).optional()
 }
 
-/// The device is carried by this agent, and is what its catalog says. A catalog describes when it comes into
+/// The device is carried by this agent, and is what its catalog says. Returns whether another agent had it, or it was described
+/// in other words. A catalog describes when it comes into
 /// force: an older one that arrives late, or is loaded at a start, says nothing about today.
 pub(crate) fn describe(
     connection: &Connection,
@@ -170,16 +171,40 @@ pub(crate) fn describe(
     bound: &Bound,
     device: &Device,
     now: Timestamp,
-) -> rusqlite::Result<()> {
-    let sql = "UPDATE devices SET agent = ?2, attributes = ?3 WHERE id = ?1";
+) -> rusqlite::Result<bool> {
     let row = params![bound.due.device.0, no.0, json(&device.attributes)];
+    let sql = "SELECT agent IS NOT NULL AND (agent <> ?2 OR attributes <> ?3) FROM devices WHERE id = ?1";
+    let is_other = connection.prepare_cached(sql)?.query_row(row, |r| r.get(0))?;
+    let sql = "UPDATE devices SET agent = ?2, attributes = ?3 WHERE id = ?1";
     connection.prepare_cached(sql)?.execute(row)?;
     gap_lives::begin_to_ask(connection, bound.due.device.0, now)?;
     for (series, channel) in bound.series.iter().zip(&device.channels) {
         let sql = "UPDATE series SET attributes = ?2 WHERE id = ?1";
         connection.prepare_cached(sql)?.execute(params![series, json(&channel.attributes)])?;
     }
-    Ok(())
+    Ok(is_other)
+}
+
+/// The device is described in another way from now on, until a reading comes.
+pub(crate) fn is_changed(connection: &Connection, device: DeviceNo, now: Timestamp) -> rusqlite::Result<()> {
+    let sql = "UPDATE devices SET changed_at = coalesce(changed_at, ?2) WHERE id = ?1";
+    connection.prepare_cached(sql)?.execute([device.0, now.0]).map(drop)
+}
+
+/// A reading under the new description has come.
+pub(crate) fn is_confirmed(connection: &Connection, device: DeviceNo) -> rusqlite::Result<()> {
+    let sql = "UPDATE devices SET changed_at = NULL WHERE id = ?1";
+    connection.prepare_cached(sql)?.execute([device.0]).map(drop)
+}
+
+/// Devices whose new description no reading has confirmed, and the catalog that has it.
+pub(crate) fn unconfirmed(connection: &Connection) -> rusqlite::Result<BTreeMap<DeviceNo, CatalogHash>> {
+    let sql = "SELECT d.id, a.catalog FROM devices d JOIN agents a ON a.id = d.agent
+        WHERE d.changed_at IS NOT NULL AND a.catalog IS NOT NULL";
+    let mut statement = connection.prepare(sql)?;
+    let rows = statement
+        .query_map([], |r| Ok((DeviceNo(r.get(0)?), CatalogHash(r.get::<_, i64>(1)?.cast_unsigned()))))?;
+    rows.collect()
 }
 
 fn bind_grid(connection: &Connection, device: i64, grid: SlotGrid) -> rusqlite::Result<GridNo> {

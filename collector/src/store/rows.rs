@@ -127,7 +127,7 @@ pub(super) const AGENTS: &str = "SELECT a.*, s.name AS site_name FROM agents a J
 
 pub(super) const DEVICES: &str =
     "SELECT d.id, d.name, d.attributes, d.stopped, d.stopped_at, d.stopped_why,
-    d.confirmed_at, d.confirmed_by, s.name AS site_name, a.name AS agent_name, a.flush_ms,
+    d.confirmed_at, d.confirmed_by, d.changed_at, s.name AS site_name, a.name AS agent_name, a.flush_ms,
     g.interval_ms, g.phase_ms, p.proven_slot,
     j.no AS job_no, j.why AS job_why, j.asked_at AS job_asked_at, j.due_at AS job_due_at, j.failures AS job_failures,
     j.began_at AS job_began_at,
@@ -183,6 +183,7 @@ pub(super) fn device_row(row: &Row<'_>, allowances: &Allowances) -> Read<DeviceR
         flush_ms: u32::try_from(flush_ms).unwrap_or_default(),
         stopped: alert_rows::stopped(row)?,
         confirmed: time(row, "confirmed_at")?.zip(row.get("confirmed_by")?),
+        changed_at: time(row, "changed_at")?,
     })
 }
 

@@ -153,6 +153,7 @@ CREATE TABLE devices (
     stopped INTEGER,
     stopped_at INTEGER,
     stopped_why TEXT,
+    changed_at INTEGER,          -- its description is another one since then, and no reading under it has come (schema 12)
     UNIQUE (site, name)
 );
 

@@ -11,7 +11,7 @@ use rusqlite::{Connection, OpenFlags, OptionalExtension};
 use super::model::Head;
 
 /// Version of the schema that this program writes.
-const SCHEMA_VERSION: i64 = 11;
+const SCHEMA_VERSION: i64 = 12;
 const SCHEMA: &str = include_str!("schema.sql");
 /// What a database of version 1 lacks.
 const TO_2: &str = "CREATE TABLE forgotten_epochs (
@@ -186,6 +186,8 @@ CREATE INDEX alerts_open ON alerts (id) WHERE resolved_at IS NULL;
 CREATE INDEX alerts_over ON alerts (resolved_at) WHERE resolved_at IS NOT NULL;
 CREATE INDEX parked_waiting ON parked (agent, catalog) WHERE reason = 1;
 CREATE INDEX parked_unreadable ON parked (id) WHERE reason > 1";
+/// What a database of version 11 lacks.
+const TO_12: &str = "ALTER TABLE devices ADD COLUMN changed_at INTEGER";
 /// What a database of version 10 lacks. A column cannot be made to take nothing: alerts are written anew, with their numbers.
 const TO_11: &str = "CREATE TABLE absences (
     agent INTEGER NOT NULL REFERENCES agents (id),
@@ -324,6 +326,7 @@ fn migrate(connection: &mut Connection, found: i64, fresh: u64) -> rusqlite::Res
         (8, TO_9),
         (9, TO_10),
         (10, TO_11),
+        (11, TO_12),
     ] {
         if (1..=from).contains(&found) {
             transaction.execute_batch(lacks)?;
@@ -393,6 +396,7 @@ mod tests {
     }
 
     /// What the versions after each one brought, taken away again.
+    const FROM_12: &str = "ALTER TABLE devices DROP COLUMN changed_at; PRAGMA user_version = 11;";
     const FROM_11: &str = "DROP TABLE absences; DROP TABLE alert_events; DROP TABLE alerts;
         CREATE TABLE alerts (id INTEGER PRIMARY KEY AUTOINCREMENT, kind INTEGER NOT NULL,
             site INTEGER NOT NULL REFERENCES sites (id), device INTEGER REFERENCES devices (id),
@@ -439,6 +443,7 @@ mod tests {
     #[test]
     fn alerts_of_an_older_database_are_taken_along() {
         let connection = make_writer(Connection::open_in_memory().unwrap(), 7).unwrap();
+        connection.execute_batch(FROM_12).unwrap();
         connection.execute_batch(FROM_11).unwrap();
         let put = "INSERT INTO sites (name) VALUES ('farm');
             INSERT INTO alerts (kind, site, detail, raised_at) VALUES (1, 1, 'a', 5), (2, 1, 'b', 6), (3, 1, 'c', 7);
@@ -460,7 +465,8 @@ mod tests {
     /// An older database gets what it lacks, keeps its incarnation, and is not made anew at the next opening.
     #[test]
     fn an_older_database_is_migrated() {
-        let steps = [FROM_11, FROM_10, FROM_9, FROM_8, FROM_7, FROM_6, FROM_5, FROM_4, FROM_3, FROM_2];
+        let steps =
+            [FROM_12, FROM_11, FROM_10, FROM_9, FROM_8, FROM_7, FROM_6, FROM_5, FROM_4, FROM_3, FROM_2];
         for back in (1..=steps.len()).map(|n| steps[..n].join(" ")) {
             let connection = make_writer(Connection::open_in_memory().unwrap(), 7).unwrap();
             let new = made(&connection);

@@ -142,6 +142,9 @@ fn render_device(view: &View, device: &DeviceRow) -> Markup {
                 (device.last_reading_at.map_or_else(|| "no reading".to_owned(), |t| ago(t, view.now)))
                 @if device.open_gaps > 0 { " · " a.badge.bad href=(format!("/gaps?site={}&device={}", device.site, device.device)) { (device.open_gaps) " gaps" } }
             }
+            @if let Some(since) = device.changed_at {
+                p.note { span.badge.warn { "not confirmed" } " configuration changed " (ago(since, view.now)) ", not read since" }
+            }
             @if let Some(stopped) = &device.stopped {
                 p.note { span.badge.warn { "not asked" } " since " (stopped.since) ": " (stopped.why) }
             }
