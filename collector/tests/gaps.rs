@@ -140,6 +140,12 @@ impl World {
         self.take(Up::Data, wire::encode_data(&frame, &catalog).unwrap());
     }
 
+    /// Says what the device is, as of `since`.
+    fn describe(&mut self, since: Timestamp) {
+        let (hash, bytes) = wire::encode_catalog(&self.catalog());
+        self.send(vec![Record::Catalog(CatalogRecord { hash, since: Some(since), bytes })]);
+    }
+
     /// Records of these slots, as the logger kept them.
     fn recorded(&mut self, slots: std::ops::Range<i64>) {
         let record = |n| {
@@ -387,6 +393,37 @@ fn gaps_near_each_other_are_asked_for_at_once_and_long_ones_in_pieces_by_the_pol
 }
 
 #[test]
+fn a_source_that_gives_no_longer_windows_is_asked_for_none() {
+    let rows: [(&str, &[(i64, i64)]); 3] = [
+        ("150m", &[(65, 80), (50, 65), (40, 50)]),
+        ("1m", &[(79, 80), (78, 79), (77, 78), (76, 77)]),
+        ("long", &[(40, 80)]),
+    ];
+    for (window, expected) in rows {
+        let attributes = [("history", "source"), ("class", "http"), ("window", window)];
+        let mut world = World::new(&attributes, Policies::default());
+        world.recorded(0..40);
+        world.missed(40..80);
+        world.recorded(80..81);
+        assert_eq!(windows(&world.asked(at(81))), expected, "{window}");
+    }
+}
+
+#[test]
+fn who_is_removed_by_its_source_is_not_asked_until_it_is_back() {
+    let mut world = World::new(&[("history", "source")], Policies::default());
+    world.recorded(0..10);
+    world.missed(10..20);
+    world.attributes.insert("removed_at".to_owned(), at(20).to_string());
+    world.describe(at(20));
+    world.recorded(20..21);
+    assert_eq!(world.asked(at(21)), []);
+    world.attributes.remove("removed_at");
+    world.describe(at(22));
+    assert_eq!(windows(&world.asked(at(23))), [(10, 20)]);
+}
+
+#[test]
 fn who_has_no_memory_is_never_asked_until_it_has_one() {
     let mut world = World::new(&[], Policies::default());
     world.recorded(0..10);
@@ -398,8 +435,7 @@ fn who_has_no_memory_is_never_asked_until_it_has_one() {
     assert_eq!(world.asked(at(22)), []);
     assert_eq!(world.committer.head(), before, "nothing is committed where nothing is due");
     world.attributes.insert("history".to_owned(), "device".to_owned());
-    let (hash, bytes) = wire::encode_catalog(&world.catalog());
-    world.send(vec![Record::Catalog(CatalogRecord { hash, since: Some(at(21)), bytes })]);
+    world.describe(at(21));
     assert_eq!(windows(&world.asked(at(22))), [(10, 20)]);
 }
 

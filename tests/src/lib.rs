@@ -10,6 +10,7 @@ pub mod crash;
 pub mod deed;
 pub mod explain;
 pub mod havoc;
+pub mod home;
 pub mod hostile;
 pub mod line;
 pub mod load;

@@ -4,99 +4,17 @@
 //! put right. Carbon intensity: a series that is computed.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::Path;
-use std::process::Command;
-use std::time::Duration;
 
 use gapless_common::time::Timestamp;
 use gapless_simulators::clock;
 use gapless_simulators::remote::meter::{HALF_HOUR_MS, Meter, WINDOW_MS_MAX};
 use gapless_simulators::remote::thermostat::{Call, Cloud, FIVE_MINUTES_MS};
 use gapless_simulators::remote::{Remote, RemoteServer, carbon, thermostat};
-use gapless_tests::api::Api;
-use gapless_tests::process::{Process, free_port, own_binary};
+use gapless_tests::home::{Home, WITHIN, described};
 use gapless_tests::wait;
-use tempfile::TempDir;
 
-const WITHIN: Duration = Duration::from_secs(150);
 const DAY_MS: i64 = 86_400_000;
 const LAG_MS: i64 = 2 * 3_600_000;
-
-struct Home {
-    // The process ends before its folder does.
-    collector: Option<Process>,
-    folder: TempDir,
-    api: Api,
-}
-
-fn write(folder: &Path, name: &str, text: &str) {
-    std::fs::write(folder.join(name), text).expect("the folder is writable");
-}
-
-impl Home {
-    fn start(descriptions: &[String]) -> Self {
-        let folder = tempfile::tempdir().expect("a folder");
-        write(folder.path(), "token", "Bearer secret\n");
-        let mut files = Vec::new();
-        for (no, text) in descriptions.iter().enumerate() {
-            let name = format!("source-{no}.toml");
-            let token = format!("@{}/token", folder.path().display());
-            write(folder.path(), &name, &text.replace("@/etc/gapless/thermostats.token", &token));
-            files.push(format!("\"{}/{name}\"", folder.path().display()));
-        }
-        let (http, mqtt) = (free_port(), free_port());
-        let config = format!(
-            "data_dir = \"{0}/data\"\nsources = [{1}]\n[http]\nlisten = \"127.0.0.1:{http}\"\n\
-             [mqtt]\nembedded = \"127.0.0.1:{mqtt}\"\n",
-            folder.path().display(),
-            files.join(", ")
-        );
-        write(folder.path(), "collector.toml", &config);
-        let collector = Some(Self::run(folder.path()));
-        let file = folder.path().join("data/admin-token");
-        let token =
-            wait::until("the token", WITHIN, || std::fs::read_to_string(&file).map_err(|e| e.to_string()));
-        let api = Api::new(&format!("http://127.0.0.1:{http}"), token.trim());
-        Self { folder, collector, api }
-    }
-
-    fn run(folder: &Path) -> Process {
-        let mut command = Command::new(own_binary("gapless-collector"));
-        command.arg("--config").arg(folder.join("collector.toml")).arg("run");
-        Process::start("collector", &mut command, &folder.join("collector.log"))
-    }
-
-    /// Kills the collector and starts it again.
-    fn kill(&mut self) {
-        self.kill_and(|_| {});
-    }
-
-    /// The same; `between` is what happens to its database while there is none.
-    fn kill_and(&mut self, between: impl FnOnce(&Path)) {
-        self.collector.take().into_iter().for_each(Process::kill);
-        between(&self.folder.path().join("data/gapless.db"));
-        self.collector = Some(Self::run(self.folder.path()));
-        wait::until_true("the collector again", WITHIN, || self.api.get("/api/v1/devices").is_ok());
-    }
-
-    /// The readings of a device: value (none where it is flagged) and quality by instant.
-    fn readings(&self, channel: &str) -> BTreeMap<i64, (Option<f64>, String)> {
-        let rows = self.api.readings(&format!("home-1/{channel}")).unwrap_or_default();
-        rows.into_iter().map(|row| (row.at_ms, (row.value.as_f64(), row.quality))).collect()
-    }
-
-    fn device(&self, name: &str) -> serde_json::Value {
-        self.api.get(&format!("/api/v1/devices/home-1/{name}")).unwrap_or_default()
-    }
-}
-
-/// A shipped description with some of its words replaced.
-fn described(text: &str, words: &[(&str, &str)]) -> String {
-    words.iter().fold(text.to_owned(), |text, (from, to)| {
-        assert!(text.contains(from), "the description has no `{from}`");
-        text.replace(from, to)
-    })
-}
 
 fn meters<R: Remote>(server: &RemoteServer<R>) -> String {
     let words = [("127.0.0.1:9400", server.address().to_string()), ("\"7d\"", "\"3s\"".to_owned())];

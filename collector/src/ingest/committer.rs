@@ -36,7 +36,7 @@ use crate::store::alerts::Measure;
 use crate::store::batch::Batch;
 use crate::store::model::{Head, PendingJob, ReceiverName};
 use crate::store::receivers::{self, Gone};
-use crate::store::{Borrowed, commands, leases, parked, sqlite, traffic};
+use crate::store::{Borrowed, commands, leases, parked, sources, sqlite, traffic};
 
 /// Rows after which a transaction takes no further message: a frame of 100 bytes may hold a quarter of a million
 /// readings. So a transaction holds fewer rows in memory than these and one frame's.
@@ -474,6 +474,17 @@ impl Committer {
     ) -> rusqlite::Result<()> {
         let each = |apply: &mut Apply<'_, '_>| apply.told(receiver, through, answer).map(|()| 0);
         self.transaction_of(false, now, each)?.commit().map(drop)
+    }
+
+    /// A call is about to be made for an account; those before `since` count no more.
+    ///
+    /// # Errors
+    /// The database failed: the call is not to be made.
+    pub fn called(&mut self, account: &str, at: Timestamp, since: Timestamp) -> rusqlite::Result<()> {
+        let each = |apply: &mut Apply<'_, '_>| {
+            sources::called(apply.batch.connection, account, at, since).map(|()| 0)
+        };
+        self.transaction_of(false, at, each)?.commit().map(drop)
     }
 
     /// Does what a person wishes about an alert or a device.

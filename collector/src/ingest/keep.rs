@@ -60,7 +60,7 @@ impl Apply<'_, '_> {
         let due: Vec<Window> = gaps.iter().map(Wanted::window).collect();
         // A window that is shorter than the distance of two slots may hold none.
         let interval_ms = gaps.iter().map(|gap| gap.times.interval.as_ms()).max().unwrap_or(1);
-        let longest_ms = policy.window_ms.max(interval_ms);
+        let longest_ms = policy.window_ms.min(one.longest_ms.unwrap_or(i64::MAX)).max(interval_ms);
         for window in plan::windows(&due, longest_ms, policy.order, WINDOWS_MAX) {
             let body =
                 CommandBody::ReadHistory { device: one.device.clone(), from: window.from, to: window.to };

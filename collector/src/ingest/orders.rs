@@ -132,6 +132,17 @@ pub enum Task {
         /// Whether it could be written down.
         done: oneshot::Sender<bool>,
     },
+    /// A call is about to be made for an account; said once it is written down, so that it counts after a restart.
+    Called {
+        /// Whose.
+        account: String,
+        /// When.
+        at: Timestamp,
+        /// Calls before this instant count no more.
+        since: Timestamp,
+        /// Whether it could be written down.
+        done: oneshot::Sender<bool>,
+    },
     /// See what has become due, and say when that is done.
     LookAfterGaps(oneshot::Sender<()>),
 }
@@ -213,10 +224,21 @@ impl Orders {
     /// A receiver of alerts has answered; waits until that is written down. Returns whether it is, or `None` where there is
     /// no writer any more.
     pub(crate) fn told(&self, receiver: &str, through: i64, answer: Answer) -> Option<bool> {
+        let receiver = receiver.to_owned();
+        self.write_down(|done| Task::Told { receiver, through, answer, done })
+    }
+
+    /// A call is about to be made for an account; calls before `since` count no more. Answers as [`told`](Self::told).
+    pub(crate) fn called(&self, account: &str, at: Timestamp, since: Timestamp) -> Option<bool> {
+        let account = account.to_owned();
+        self.write_down(|done| Task::Called { account, at, since, done })
+    }
+
+    /// Hands a task in and waits until it is written down. Returns whether it is, or `None` where there is no writer any more.
+    fn write_down(&self, task: impl FnOnce(oneshot::Sender<bool>) -> Task) -> Option<bool> {
         let (done, is_done) = oneshot::channel();
         let sender = self.writer.upgrade()?;
-        let receiver = receiver.to_owned();
-        sender.blocking_send(Task::Told { receiver, through, answer, done }).ok()?;
+        sender.blocking_send(task(done)).ok()?;
         drop(sender);
         is_done.blocking_recv().ok()
     }

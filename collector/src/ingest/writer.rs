@@ -8,6 +8,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use gapless_common::id::Commit;
+use gapless_common::time::Timestamp;
 use tokio::sync::mpsc::error::TryRecvError;
 use tokio::sync::{mpsc, oneshot, watch};
 
@@ -107,6 +108,7 @@ enum Other {
     Watch(Viewing, oneshot::Sender<Result<Option<Granted>, Refused>>),
     Act(Act, oneshot::Sender<Result<(), Refused>>),
     Told(String, i64, Answer, oneshot::Sender<bool>),
+    Called(String, Timestamp, Timestamp, oneshot::Sender<bool>),
     LookAfterGaps(oneshot::Sender<()>),
 }
 
@@ -173,6 +175,9 @@ impl Writer {
                 Some(Task::Told { receiver, through, answer, done }) => {
                     self.others.push(Other::Told(receiver, through, answer, done));
                 }
+                Some(Task::Called { account, at, since, done }) => {
+                    self.others.push(Other::Called(account, at, since, done));
+                }
                 Some(Task::LookAfterGaps(done)) => self.others.push(Other::LookAfterGaps(done)),
                 None => return false,
             }
@@ -209,6 +214,14 @@ impl Writer {
                     }
                     // It says so again.
                     let _ = done.send(told.is_ok());
+                }
+                Other::Called(account, at, since, done) => {
+                    let called = self.committer.called(&account, at, since);
+                    if let Err(error) = &called {
+                        tracing::error!(%error, account, "a call could not be counted: it is not made");
+                    }
+                    // Where nobody waits any more the collector is ending.
+                    let _ = done.send(called.is_ok());
                 }
                 Other::LookAfterGaps(done) => {
                     if let Err(error) = self.committer.hears(self.health.receiving(), clock::now()) {

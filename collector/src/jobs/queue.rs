@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use gapless_common::time::Timestamp;
 
-use super::budget::{Limits, Used, Verdict};
+use super::budget::{Limits, Urgency, Used, Verdict};
 
 /// First pause after a passing failure, in ms; doubled each time.
 pub const BACK_OFF_FIRST_MS: i64 = 5_000;
@@ -82,6 +82,12 @@ impl Job {
     pub fn score(&self, now: Timestamp) -> f64 {
         now.since_ms(self.fresh_at).max(0) as f64 / self.allowed_ms.max(1) as f64
     }
+
+    /// The same beside what is asked otherwise.
+    #[must_use]
+    pub fn urgency(&self, now: Timestamp) -> Urgency {
+        if self.why == Why::Asked { Urgency::Asked } else { Urgency::Score(self.score(now)) }
+    }
 }
 
 /// A wish to have a scope refreshed.
@@ -151,7 +157,7 @@ impl Queue {
     }
 
     fn limits_of(&self, source: Source) -> Limits {
-        self.limits.get(&source).copied().unwrap_or(Limits::at_once(AT_ONCE_MAX))
+        self.limits.get(&source).cloned().unwrap_or(Limits::at_once(AT_ONCE_MAX))
     }
 
     /// Scopes whose rows are to be written, or taken away where they are gone; and the last number given.
@@ -249,7 +255,7 @@ impl Queue {
             }
             let limits = self.limits_of(job.source);
             let used = self.used.entry(job.source).or_default();
-            match used.may(&limits, job.score(now), job.why == Why::Asked, now) {
+            match used.may(&limits, job.urgency(now), now) {
                 Verdict::Go => {
                     used.began(&limits, now);
                     self.last_no += 1;

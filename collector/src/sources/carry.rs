@@ -3,20 +3,36 @@
 use gapless_common::message::{Command, CommandBody, Outcome};
 use gapless_common::quality::Cause;
 use gapless_common::time::Timestamp;
+use rusqlite::Connection;
 
 use super::failure::Failure;
 use super::fetch::Fetch;
 use super::life::{Known, Life, Polled};
-use super::rows::Parsed;
+use super::rows::Row;
 use super::shell::Shell;
 use super::voice::Window;
 use crate::clock;
+use crate::jobs::budget::Urgency;
+use crate::store::jobs;
 
 impl Shell {
     /// Does what is wanted of a device, and answers it.
-    pub(super) fn carry_out(&mut self, at: usize, command: &Command) -> Result<(), Failure> {
+    pub(super) fn carry_out(
+        &mut self,
+        connection: &Connection,
+        at: usize,
+        command: &Command,
+    ) -> Result<(), Failure> {
+        let urgency = match &command.body {
+            CommandBody::PollNow(_) => jobs::urgency(connection, command.id, clock::now())?,
+            // What has been missing for long can wait.
+            _ => Urgency::Spare,
+        };
+        if let Some(polled) = self.devices.get_mut(at) {
+            polled.fetch.set_urgency(urgency);
+        }
         let outcome = match &command.body {
-            CommandBody::PollNow(_) => self.poll(at),
+            CommandBody::PollNow(_) => self.poll(at, urgency),
             CommandBody::ReadHistory { from, to, .. } => self.history(at, command.id, (*from, *to)),
             _ => Ok(Outcome::Failed("a source has no use for it".into())),
         };
@@ -24,7 +40,7 @@ impl Shell {
             Ok(outcome) => outcome,
             Err(Failure::Ending) => return Err(Failure::Ending),
             // It waits as long as the command may.
-            Err(Failure::Hold(until)) if until < command.expires => return Ok(()),
+            Err(failure) if failure.until().is_some_and(|until| until < command.expires) => return Ok(()),
             Err(Failure::Withdrawn(why)) => {
                 self.withdraw(&why)?;
                 Outcome::Failed(Failure::Withdrawn(why).to_string().into())
@@ -50,7 +66,7 @@ impl Shell {
         Ok(())
     }
 
-    /// What is polled; nothing where its consent is withdrawn.
+    /// What is polled; nothing where it is not to be asked.
     pub(super) fn known(&mut self, at: usize) -> Option<&mut Known> {
         self.polled(at).map(|(known, _)| known)
     }
@@ -63,24 +79,53 @@ impl Shell {
         }
     }
 
+    /// Why a device is not asked.
+    fn why_not(&self, at: usize) -> Outcome {
+        Outcome::Failed(match self.devices.get(at).map(|polled| &polled.life) {
+            Some(Life::Removed(_)) => "the source does not list it any more".into(),
+            _ => "the source has withdrawn its consent".into(),
+        })
+    }
+
     /// Reads what is new, from where it was read to the last time (less the overlap), oldest first.
-    fn poll(&mut self, at: usize) -> Result<Outcome, Failure> {
-        let withdrawn = || Ok(Outcome::Failed("the source has withdrawn its consent".into()));
-        let (window_ms, overlap_ms) = (self.pace.window_ms, self.pace.overlap_ms);
-        let Some((known, fetch)) = self.polled(at) else { return withdrawn() };
+    fn poll(&mut self, at: usize, urgency: Urgency) -> Result<Outcome, Failure> {
+        let overlap_ms = self.pace.overlap_ms;
+        let Some(known) = self.known(at) else { return Ok(self.why_not(at)) };
         let (seen, begin) = (known.revision.clone(), known.next.plus_ms(-overlap_ms));
-        let mut from = known.unread.map_or(begin, |unread| unread.min(begin));
+        let from = known.unread.map_or(begin, |unread| unread.min(begin));
         if known.away_until.is_some_and(|until| until > clock::now()) {
             self.settle(at, Cause::NotConnected)?;
             return Ok(Outcome::NoData);
         }
-        let revision = fetch.probe()?;
-        if revision.is_some() && revision == seen {
-            // Nothing has come since: what is not here by now is missing.
-            self.back(at)?;
-            self.settle(at, Cause::NotRecorded)?;
-            return Ok(Outcome::NoData);
+        if self.differ.is_some() {
+            return self.poll_changes(at, from, urgency);
         }
+        let Some((_, fetch)) = self.polled(at) else { return Ok(self.why_not(at)) };
+        let revision = match fetch.probe() {
+            // A call is left for what is stale, and none for a question that might save it.
+            Err(Failure::Spent(_)) if urgency.is_pressing() => None,
+            answer => answer?,
+        };
+        if revision.is_some() && revision == seen {
+            return self.nothing_new(at);
+        }
+        let is_any = self.pull(at, from)?;
+        if let Some(known) = self.known(at) {
+            (known.revision, known.unread) = (revision, None);
+        }
+        Ok(if is_any { Outcome::Done } else { Outcome::NoData })
+    }
+
+    /// Nothing has come since: what is not here by now is missing.
+    pub(super) fn nothing_new(&mut self, at: usize) -> Result<Outcome, Failure> {
+        self.back(at)?;
+        self.settle(at, Cause::NotRecorded)?;
+        Ok(Outcome::NoData)
+    }
+
+    /// Reads all from `from` on. Returns whether there was anything.
+    pub(super) fn pull(&mut self, at: usize, mut from: Timestamp) -> Result<bool, Failure> {
+        let window_ms = self.pace.window_ms;
         let mut is_any = false;
         loop {
             let now = clock::now();
@@ -90,28 +135,34 @@ impl Shell {
             if from >= to {
                 break;
             }
-            let Some((_, fetch)) = self.polled(at) else { return withdrawn() };
+            let Some((_, fetch)) = self.polled(at) else { break };
             let parsed = fetch.fetch(from, to)?;
             is_any |= !parsed.rows.is_empty();
-            self.tell(at, parsed, (from, to), Cause::NotRecorded, now)?;
+            self.tell(at, parsed.rows, (from, to), Cause::NotRecorded, self.settled(now))?;
             if to == end {
                 break;
             }
             from = to;
         }
         self.back(at)?;
-        if let Some(known) = self.known(at) {
-            (known.revision, known.unread) = (revision, None);
-        }
-        Ok(if is_any { Outcome::Done } else { Outcome::NoData })
+        Ok(is_any)
+    }
+
+    /// What is not here of the time before it is missing.
+    pub(super) fn settled(&self, now: Timestamp) -> Timestamp {
+        now.plus_ms(-self.pace.lag_ms)
     }
 
     /// Accounts for what should be here by now, without a call.
     pub(super) fn settle(&mut self, at: usize, cause: Cause) -> Result<(), Failure> {
-        let now = clock::now();
+        self.account(at, cause, self.settled(clock::now()))
+    }
+
+    /// Accounts for all before `settled`, without a call.
+    pub(super) fn account(&mut self, at: usize, cause: Cause, settled: Timestamp) -> Result<(), Failure> {
         let Some(known) = self.known(at) else { return Ok(()) };
-        let range = (known.next, now.plus_ms(1));
-        self.tell(at, Parsed::default(), range, cause, now)
+        let range = (known.next, clock::now().plus_ms(1));
+        self.tell(at, Vec::new(), range, cause, settled)
     }
 
     /// Reads a stretch again. One that is broken off goes on from there.
@@ -122,9 +173,7 @@ impl Shell {
         (from, to): (Timestamp, Timestamp),
     ) -> Result<Outcome, Failure> {
         let window_ms = self.pace.window_ms;
-        let Some(known) = self.known(at) else {
-            return Ok(Outcome::Failed("the source has withdrawn its consent".into()));
-        };
+        let Some(known) = self.known(at) else { return Ok(self.why_not(at)) };
         if let Some(until) = known.away_until.filter(|until| *until > clock::now()) {
             return Ok(Outcome::Failed(format!("the source cannot reach the device before {until}").into()));
         }
@@ -146,18 +195,17 @@ impl Shell {
     }
 
     /// Hands on what a poll brought of a range, and how far all is known now.
-    fn tell(
+    pub(super) fn tell(
         &mut self,
         at: usize,
-        parsed: Parsed,
+        rows: Vec<Row>,
         (from, to): (Timestamp, Timestamp),
         cause: Cause,
-        now: Timestamp,
+        settled: Timestamp,
     ) -> Result<(), Failure> {
-        let settled = now.plus_ms(-self.pace.lag_ms);
         let Some(known) = self.known(at) else { return Ok(()) };
         let window = Window { from, to, accounted: known.next, settled };
-        let (messages, begin) = known.voice.rows(parsed.rows, window, |_| cause, now)?;
+        let (messages, begin) = known.voice.rows(rows, window, |_| cause, clock::now())?;
         known.next = begin.max(known.next);
         self.hand_in(messages)
     }

@@ -12,7 +12,9 @@ use gapless_common::time::{Interval, SlotGrid, Timestamp};
 use gapless_common::topic::AgentPath;
 use serde::Deserialize;
 
-use super::answer::{AnswerSpec, Label};
+use super::answer::{AnswerSpec, Format, Label};
+use super::delta::DeltaSpec;
+use super::list::{Entry, ListSpec, Template, escaped};
 
 /// All of a description.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
@@ -35,6 +37,13 @@ pub struct Description {
     pub probe: Option<Probe>,
     /// Headers by which the source says how many calls are left.
     pub quota: Option<Quota>,
+    /// How many calls an account may make; all of them hold, and so do those of other sources of the account.
+    #[serde(default)]
+    pub calls: Vec<Calls>,
+    /// The list that the source itself has of its devices.
+    pub list: Option<ListSpec>,
+    /// A question for what changed, in place of asking each device.
+    pub delta: Option<DeltaSpec>,
     /// The longest window of one request.
     pub window: Span,
     /// How far back the first collection goes; as far as there is anything where it is not said.
@@ -99,6 +108,16 @@ pub struct Quota {
     pub remaining: String,
     /// When there are more: seconds from now, or since 1970.
     pub reset: String,
+}
+
+/// So many calls in a time, whenever it begins.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Calls {
+    /// At most so many.
+    pub most: u32,
+    /// In this time.
+    pub per: Span,
 }
 
 /// A length of time in ms, written as `30m`, `90d`.
@@ -211,6 +230,12 @@ fn interval(span: Span) -> Result<Interval, String> {
 }
 
 impl DeviceSpec {
+    /// What the source calls it when it says what changed.
+    #[must_use]
+    pub fn key(&self) -> &str {
+        self.vars.get("id").unwrap_or(&self.name)
+    }
+
     /// A URL with the device's `vars` in it.
     #[must_use]
     pub fn fill(&self, url: String) -> String {
@@ -236,10 +261,38 @@ impl Description {
         description.derived()?;
         description.check_spans()?;
         description.check_names()?;
-        if description.asked()?.is_empty() && description.derived.is_empty() {
-            return Err("the source has no device: write `[[device]]`".to_owned());
+        description.check_questions()?;
+        let has_some = !description.asked()?.is_empty() || !description.derived.is_empty();
+        if !has_some && description.list.is_none() {
+            return Err("the source has no device: write `[[device]]` or `[list]`".to_owned());
         }
         Ok(description)
+    }
+
+    /// What is asked besides windows, and how often anything may be.
+    fn check_questions(&self) -> Result<(), String> {
+        if let Some(list) = &self.list {
+            list.check()?;
+            // Whatever its devices are called, what they are must be good.
+            let entry = Entry { id: "0".to_owned(), ..Entry::default() };
+            self.listed(&entry, "0").map_err(|why| format!("`list.device`: {why}"))?;
+        }
+        if let Some(delta) = &self.delta {
+            delta.check()?;
+            if self.probe.is_some() {
+                return Err("`probe` and `delta` both ask what is new: write one of them".to_owned());
+            }
+            if delta.rows && self.answer.format != Format::Json {
+                return Err(
+                    "`delta.rows` are read from JSON only: leave it out, or write `answer.format = \"json\"`"
+                        .to_owned(),
+                );
+            }
+        }
+        match self.calls.iter().find(|calls| calls.most == 0 || calls.per.0 <= 0) {
+            Some(_) => Err("`calls` allows none: write such as { most = 1000, per = \"1h\" }".to_owned()),
+            None => Ok(()),
+        }
     }
 
     /// Without a length some would never end, and others never begin.
@@ -287,7 +340,40 @@ impl Description {
     /// # Errors
     /// A name or an interval that cannot be.
     pub fn asked(&self) -> Result<Vec<Asked>, String> {
-        self.devices.iter().map(|spec| self.device(spec)).collect()
+        self.devices.iter().map(|spec| self.polled(spec)).collect()
+    }
+
+    /// A device of its list, under this name.
+    ///
+    /// # Errors
+    /// A name or an interval that cannot be.
+    pub(super) fn listed(&self, entry: &Entry, name: &str) -> Result<Asked, String> {
+        let list =
+            self.list.as_ref().ok_or("`[list]` is missing: how the source is asked for its devices")?;
+        let Template { interval, channel, unit, quantity, channels } = list.device.clone();
+        let id = [("id".to_owned(), entry.id.clone())];
+        let vars: BTreeMap<_, _> = entry.vars.clone().into_iter().chain(id).collect();
+        let spec = DeviceSpec {
+            name: name.to_owned(),
+            // A source may name its devices by anything.
+            vars: vars.iter().map(|(name, text)| (name.clone(), escaped(text))).collect(),
+            interval,
+            channel,
+            unit,
+            quantity,
+            channels,
+        };
+        let mut asked = self.polled(&spec)?;
+        asked.device.attributes.extend(entry.attributes());
+        Ok(asked)
+    }
+
+    /// A device that is polled, with what is to be known of it where it is asked for what is missing.
+    fn polled(&self, spec: &DeviceSpec) -> Result<Asked, String> {
+        let mut asked = self.device(spec)?;
+        let longest = gapless_common::text::format_duration_ms(self.window.0.unsigned_abs());
+        asked.device.attributes.insert("window".to_owned(), longest);
+        Ok(asked)
     }
 
     /// What is computed.

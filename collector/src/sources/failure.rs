@@ -16,10 +16,14 @@ pub(super) enum Failure {
     Answer(String),
     #[error("the source wants no call before {0}")]
     Hold(Timestamp),
+    #[error("no call is left for it before {0}, as `calls` says")]
+    Spent(Timestamp),
     #[error("the source has withdrawn its consent: {0}")]
     Withdrawn(String),
     #[error("the source cannot reach the device: {0}")]
     Unreachable(String),
+    #[error("the call could not be written down, and was not made")]
+    Uncounted,
     #[error("a message could not be written: {0}")]
     Encode(#[from] wire::EncodeError),
     #[error("the database could not be read: {0}")]
@@ -28,4 +32,14 @@ pub(super) enum Failure {
     Read(#[from] ReadError),
     #[error("the collector is ending")]
     Ending,
+}
+
+impl Failure {
+    /// When it may be asked again, where only that is in the way.
+    pub(super) fn until(&self) -> Option<Timestamp> {
+        match self {
+            Self::Hold(until) | Self::Spent(until) => Some(*until),
+            _ => None,
+        }
+    }
 }

@@ -4,6 +4,7 @@ use gapless_common::time::Timestamp;
 
 use super::failure::Failure;
 use super::rows::Parsed;
+use crate::jobs::budget::Urgency;
 
 /// What one device of a source has, however it is reached. Each call may take its time; only the source's thread makes them.
 pub(super) trait Fetch: Send {
@@ -15,6 +16,9 @@ pub(super) trait Fetch: Send {
 
     /// A word that is another one once there is anything new; nothing where the source offers none, and is always fetched.
     fn probe(&mut self) -> Result<Option<String>, Failure>;
+
+    /// How urgent what is asked from now on is; of no use where calls are not counted.
+    fn set_urgency(&mut self, _urgency: Urgency) {}
 }
 
 /// What the thread of a source goes by, whatever its kind.

@@ -6,7 +6,9 @@ use gapless_common::catalog::Device;
 use gapless_common::time::Timestamp;
 use gapless_common::topic::AgentPath;
 
+use super::delta::Seen;
 use super::fetch::Fetch;
+use super::list::Entry;
 use super::voice::{Begin, Voice};
 
 /// Where a device stands.
@@ -18,6 +20,8 @@ pub(super) enum Life {
     Known(Box<Known>),
     /// Its source has withdrawn its consent.
     Withdrawn(Box<Voice>),
+    /// Its source lists it no more.
+    Removed(Box<Voice>),
 }
 
 /// A device that is polled.
@@ -36,13 +40,16 @@ pub(super) struct Known {
     pub(super) broken_off: Option<(u64, Timestamp, bool)>,
     /// Commands that were answered, as long as the database lists them as open.
     pub(super) answered: BTreeSet<u64>,
+    /// Which answer about changes it was read by.
+    pub(super) seen: Seen,
 }
 
 impl Known {
     /// Of a device of which `next` is the first instant that is not known yet; what begins at `unread` was not read.
     pub(super) fn new(voice: Voice, next: Timestamp, unread: Option<Timestamp>) -> Self {
         let (revision, away_until, broken_off) = (None, None, None);
-        Self { voice, next, revision, away_until, unread, broken_off, answered: BTreeSet::new() }
+        let (answered, seen) = (BTreeSet::new(), Seen::default());
+        Self { voice, next, revision, away_until, unread, broken_off, answered, seen }
     }
 }
 
@@ -54,7 +61,7 @@ impl Life {
         match self {
             Self::New { .. } => None,
             Self::Known(known) => Some(&known.voice),
-            Self::Withdrawn(voice) => Some(voice),
+            Self::Withdrawn(voice) | Self::Removed(voice) => Some(voice),
         }
     }
 }
@@ -66,12 +73,19 @@ pub(super) struct Polled {
     pub(super) path: AgentPath,
     pub(super) begin: Begin,
     pub(super) life: Life,
+    /// As its source lists it, where it does.
+    pub(super) listed: Option<Entry>,
+    /// What the source calls it when it says what changed.
+    pub(super) key: String,
+    /// Where the value of each of its channels stands in a row that comes by itself.
+    pub(super) values: Vec<String>,
     pub(super) fetch: Box<dyn Fetch>,
 }
 
 impl Polled {
     /// A device that is to be asked at once; `begin` is who it is in this process.
     pub(super) fn new(path: AgentPath, device: Device, begin: Begin, fetch: Box<dyn Fetch>) -> Self {
-        Self { device, path, begin, life: Life::NEW, fetch }
+        let key = device.id.as_str().to_owned();
+        Self { device, path, begin, life: Life::NEW, listed: None, key, values: Vec::new(), fetch }
     }
 }

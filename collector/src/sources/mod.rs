@@ -6,19 +6,26 @@
 //!
 //! A device may also be computed from two others: `derive` says how, `derived` is the thread.
 //!
-//! `describe`, `answer`, `rows`, `derive` and `voice` are pure. `shell` is the thread of a source, whatever its kind; what a
+//! A source may list its devices (`list`, `relist`), and say what changed at all of them (`delta`, `differ`). How many calls an
+//! account may make is [`jobs::budget`](crate::jobs::budget)'s.
+//!
+//! `describe`, `answer`, `rows`, `list`, `delta`, `derive` and `voice` are pure. `shell` is the thread of a source, whatever its kind; what a
 //! kind has to offer is `fetch`, and `http` (with `call`, one call) is such a kind.
 
 pub mod answer;
 mod call;
 mod carry;
+mod delta;
 pub(crate) mod derive;
 mod derived;
 pub mod describe;
+mod differ;
 mod failure;
 mod fetch;
 mod http;
 mod life;
+mod list;
+mod relist;
 pub mod rows;
 mod shell;
 mod standing;

@@ -36,12 +36,13 @@ struct Raw {
     status: Option<String>,
 }
 
-fn at_path<'a>(json: &'a Json, path: &str) -> Option<&'a Json> {
+/// What stands at a path; all of it where that is empty.
+pub(super) fn at_path<'a>(json: &'a Json, path: &str) -> Option<&'a Json> {
     path.split('.').filter(|name| !name.is_empty()).try_fold(json, |json, name| json.get(name))
 }
 
 /// The text of a field, a number as it is written.
-fn text(json: &Json) -> Option<String> {
+pub(super) fn text(json: &Json) -> Option<String> {
     match json {
         Json::String(text) => Some(text.clone()),
         Json::Number(number) => Some(number.to_string()),
@@ -80,6 +81,15 @@ impl AnswerSpec {
         let oldest = self.oldest.as_ref().and_then(|path| at_path(&json, path)).and_then(text);
         let raws = rows.iter().map(|row| self.raw(values, |path| at_path(row, path).and_then(text)));
         Ok((raws.collect::<Result<_, _>>()?, oldest))
+    }
+
+    /// Reads rows of JSON that came by themselves.
+    ///
+    /// # Errors
+    /// What is wrong with one of them: none is used.
+    pub(super) fn rows_of(&self, rows: &[Json], values: &[String]) -> Result<Vec<Row>, String> {
+        let raws = rows.iter().map(|row| self.raw(values, |path| at_path(row, path).and_then(text)));
+        Ok(self.rows(raws.collect::<Result<_, _>>()?, Timestamp(0))?.0)
     }
 
     fn csv(&self, body: &str, values: &[String]) -> Result<Vec<Raw>, String> {

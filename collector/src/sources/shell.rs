@@ -1,6 +1,7 @@
 //! The thread of one source: asks it for what commands want, one call at a time, and hands what it says to the writer. What
 //! a window is, how an answer is read, and what it means are elsewhere.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Duration;
 
@@ -9,9 +10,11 @@ use gapless_common::time::Timestamp;
 use rusqlite::Connection;
 use tokio::sync::watch;
 
+use super::differ::Differ;
 use super::failure::Failure;
 use super::fetch::Pace;
 use super::life::{Known, Life, Polled};
+use super::relist::Lister;
 use super::standing::WITHDRAWN_MS;
 use super::voice::Voice;
 use crate::clock;
@@ -20,9 +23,9 @@ use crate::store::{sources, sqlite};
 
 /// How often it is seen what commands there are.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
-/// First and longest pause after a source could not be reached at the start.
-const RETRY_FIRST_MS: i64 = 5_000;
-const RETRY_MAX_MS: i64 = 300_000;
+/// First and longest pause after a source could not be reached for what it has at all.
+pub(super) const RETRY_FIRST_MS: i64 = 5_000;
+pub(super) const RETRY_MAX_MS: i64 = 300_000;
 /// How often it is seen whether a device is asked again that was stopped before anything of it was known.
 const STOPPED_MS: i64 = 5_000;
 
@@ -31,6 +34,10 @@ pub(super) struct Shell {
     pub(super) pace: Pace,
     pub(super) orders: Orders,
     pub(super) devices: Vec<Polled>,
+    /// Reads the list of the source, where it has one.
+    pub(super) lister: Option<Lister>,
+    /// Asks what changed, where the source can be asked.
+    pub(super) differ: Option<Differ>,
 }
 
 /// Hands messages to the writer.
@@ -42,7 +49,7 @@ pub(super) fn hand_in(orders: &Orders, messages: Vec<Inbound>) -> Result<(), Fai
 impl Shell {
     /// Of a source with these devices.
     pub(super) fn new(pace: Pace, orders: Orders, devices: Vec<Polled>) -> Self {
-        Self { pace, orders, devices }
+        Self { pace, orders, devices, lister: None, differ: None }
     }
 
     /// Until `shutdown`, or until there is no writer.
@@ -66,6 +73,8 @@ impl Shell {
 
     /// One round over the devices.
     fn look(&mut self, connection: &Connection) -> Result<(), Failure> {
+        self.load_listed(connection)?;
+        self.reconcile();
         for at in 0..self.devices.len() {
             let Some(polled) = self.devices.get(at) else { break };
             match &polled.life {
@@ -85,13 +94,13 @@ impl Shell {
                     for command in commands {
                         let is_new = |known: &Known| !known.answered.contains(&command.id);
                         if self.known(at).is_none_or(|known| is_new(known)) {
-                            self.carry_out(at, &command)?;
+                            self.carry_out(connection, at, &command)?;
                         }
                     }
                 }
             }
         }
-        Ok(())
+        self.relist(connection)
     }
 
     /// A device is asked for the first time in this process.
@@ -107,16 +116,20 @@ impl Shell {
             }
             return Ok(());
         }
-        let is_same = known.attributes.get("consent") == device.attributes.get("consent");
+        // One that was never named is no other one.
+        let consent = |of: &BTreeMap<String, String>| of.get("consent").cloned().unwrap_or_default();
+        let is_same = consent(&known.attributes) == consent(&device.attributes);
         let is_withdrawn = is_same && known.attributes.contains_key("not_authorised_since");
+        let is_removed = polled.listed.is_some() && known.attributes.contains_key("removed_at");
+        let is_over = is_withdrawn || is_removed;
         begin.previous = known.previous;
         let unread = known.attributes.get("unread_since").and_then(|text| text.parse().ok());
-        if is_withdrawn {
+        if is_over {
             device.paused = true;
             device.attributes = known.attributes;
         }
         let first = match known.proven_until {
-            _ if is_withdrawn => Ok((now, now)),
+            _ if is_over => Ok((now, now)),
             // Where consent was given anew nothing was due in between.
             Some(until) => Ok((until, if is_same { until } else { now })),
             None => self.oldest(at, now).map(|oldest| (oldest, oldest)),
@@ -143,9 +156,10 @@ impl Shell {
         let mut voice = Voice::new(path, begin, Catalog { devices: vec![device] }, overlap_ms);
         let opening = voice.opening(begin, since, now)?;
         self.hand_in(opening)?;
-        let life = match is_withdrawn {
-            true => Life::Withdrawn(Box::new(voice)),
-            false => Life::Known(Box::new(Known::new(voice, next, unread))),
+        let life = match (is_withdrawn, is_removed) {
+            (true, _) => Life::Withdrawn(Box::new(voice)),
+            (false, true) => Life::Removed(Box::new(voice)),
+            (false, false) => Life::Known(Box::new(Known::new(voice, next, unread))),
         };
         if let Some(polled) = self.devices.get_mut(at) {
             polled.life = life;

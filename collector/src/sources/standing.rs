@@ -53,6 +53,9 @@ impl Shell {
         let attributes =
             named([("not_authorised_since", now.to_string()), ("not_authorised_reason", why.to_owned())]);
         let mut messages = Vec::new();
+        if let Some(lister) = &mut self.lister {
+            lister.rest(now);
+        }
         for polled in &mut self.devices {
             // One that was not asked yet is not asked for as long as one that refused itself.
             let new = Life::New { again: now.plus_ms(WITHDRAWN_MS), failures: 0 };
@@ -65,13 +68,13 @@ impl Shell {
                 Life::New { again, failures } => {
                     Life::New { again: again.max(now.plus_ms(WITHDRAWN_MS)), failures }
                 }
-                withdrawn @ Life::Withdrawn(_) => withdrawn,
+                over @ (Life::Withdrawn(_) | Life::Removed(_)) => over,
             };
         }
         self.hand_in(messages)
     }
 }
 
-fn named<const N: usize>(words: [(&str, String); N]) -> BTreeMap<String, String> {
+pub(super) fn named<const N: usize>(words: [(&str, String); N]) -> BTreeMap<String, String> {
     words.into_iter().map(|(key, text)| (key.to_owned(), text)).collect()
 }

@@ -7,11 +7,13 @@ use gapless_common::id::{ConnectionId, Epoch};
 use gapless_common::topic::AgentPath;
 use tokio::sync::watch;
 
-use super::call::Caller;
+use super::call::{Budget, Caller};
 use super::derived;
 use super::describe::Description;
+use super::differ::Differ;
 use super::http::{Api, HttpDevice};
 use super::life::Polled;
+use super::relist::Lister;
 use super::shell::Shell;
 use super::voice::Begin;
 use crate::ingest::Orders;
@@ -73,19 +75,22 @@ pub fn start(
     if !derived.is_empty() {
         derived::start(derived, database, orders.clone(), shutdown.clone())?;
     }
-    if asked.is_empty() {
+    if asked.is_empty() && description.list.is_none() {
         return Ok(());
     }
-    let (pace, caller) = (description.pace(), Caller::new(&description, headers));
+    let budget = Budget { database: database.to_owned(), orders: orders.clone() };
+    let (pace, caller) = (description.pace(), Caller::new(&description, headers, budget));
     let api = Arc::new(Api { description, caller });
     let mut devices = Vec::new();
     for asked in asked {
         let path = AgentPath { site: site.clone(), agent: asked.agent.clone() };
-        let device = asked.device.clone();
-        let fetch = Box::new(HttpDevice { api: Arc::clone(&api), asked });
-        devices.push(Polled::new(path, device, draw()?, fetch));
+        let (device, key, values) = (asked.device.clone(), asked.spec.key().to_owned(), asked.values.clone());
+        let fetch = Box::new(HttpDevice::new(&api, asked));
+        devices.push(Polled { key, values, ..Polled::new(path, device, draw()?, fetch) });
     }
     let mut shell = Shell::new(pace, orders, devices);
+    shell.lister = api.description.list.is_some().then(|| Lister::new(Arc::clone(&api)));
+    shell.differ = api.description.delta.is_some().then(|| Differ::new(Arc::clone(&api)));
     let database = database.to_owned();
     let run = move || shell.run(&database, &shutdown);
     std::thread::Builder::new().name("source".into()).spawn(run).map(drop).map_err(StartError::Thread)

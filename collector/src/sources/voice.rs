@@ -112,6 +112,16 @@ impl Voice {
         self.attribute(attributes, now)
     }
 
+    /// Its slots are due again from `now` on; attributes as with [`attribute`](Self::attribute).
+    pub(crate) fn resume(
+        &mut self,
+        attributes: &BTreeMap<String, String>,
+        now: Timestamp,
+    ) -> Result<Vec<Inbound>, wire::EncodeError> {
+        self.catalog.devices.iter_mut().for_each(|device| device.paused = false);
+        self.attribute(attributes, now)
+    }
+
     /// Sets attributes of the device; those without a text are taken away.
     pub(crate) fn attribute(
         &mut self,

@@ -3,6 +3,7 @@
 use gapless_common::id::DeviceId;
 use gapless_common::planted::{self, Bug};
 use gapless_common::quality::Cause;
+use gapless_common::text::parse_duration_ms;
 use gapless_common::time::{Slot, SlotGrid, Timestamp};
 use rusqlite::{Connection, Row, params};
 
@@ -175,6 +176,8 @@ pub(crate) struct Wanted {
     pub(crate) remembers: bool,
     /// The device's attribute `class`.
     pub(crate) class: Option<String>,
+    /// The longest window that its source can be asked for, where the device says so, in ms.
+    pub(crate) longest_ms: Option<i64>,
     /// How long the agent gathers readings before it sends them, in ms.
     pub(crate) flush_ms: i64,
     /// How the command under way has ended: see `commands.outcome`.
@@ -190,11 +193,16 @@ impl Wanted {
 }
 
 const WANTED: &str = "SELECT p.id, p.grid, p.first_slot, p.last_slot, p.state, p.attempts, p.failures, p.next_at, p.request,
-        g.interval_ms, g.phase_ms, d.name AS device, d.attributes ->> 'class' AS class,
+        g.interval_ms, g.phase_ms, d.name AS device, d.attributes ->> 'class' AS class, d.attributes ->> 'window' AS longest,
         d.attributes ->> 'history' IS NOT NULL AS remembers, a.id AS agent, a.flush_ms,
         c.outcome
     FROM gaps p JOIN grids g ON g.id = p.grid JOIN devices d ON d.id = g.device JOIN agents a ON a.id = d.agent
     LEFT JOIN commands c ON c.id = p.request";
+
+/// An attribute that makes no sense limits nothing.
+fn longest_ms(text: &str) -> Option<i64> {
+    parse_duration_ms(text).ok().and_then(|ms| i64::try_from(ms).ok())
+}
 
 fn wanted(connection: &Connection, which: &str, values: &[i64]) -> rusqlite::Result<Vec<Wanted>> {
     let mut statement = connection.prepare_cached(&format!("{WANTED} {which}"))?;
@@ -212,6 +220,7 @@ fn wanted(connection: &Connection, which: &str, values: &[i64]) -> rusqlite::Res
             device,
             remembers: row.get("remembers")?,
             class: row.get("class")?,
+            longest_ms: row.get::<_, Option<String>>("longest")?.and_then(|text| longest_ms(&text)),
             flush_ms: row.get("flush_ms")?,
             outcome: row.get("outcome")?,
         });
@@ -230,10 +239,11 @@ pub(crate) fn ended(connection: &Connection, now: Timestamp, most: i64) -> rusql
 }
 
 /// What is to be asked for by `now`, of devices that can be asked: their agent is connected, they have answered since
-/// (or they would be asked while they are away), they are not being asked already, and they were not stopped.
+/// (or they would be asked while they are away), they are not being asked already, and they were neither stopped nor removed by their source.
 pub(crate) fn due(connection: &Connection, now: Timestamp, most: i64) -> rusqlite::Result<Vec<Wanted>> {
     let which = "WHERE p.next_at <= ?1 AND p.state IN (1, 4) AND a.connected = 1
-        AND d.attributes ->> 'history' IS NOT NULL AND d.attributes ->> 'unreachable_since' IS NULL AND d.stopped IS NULL
+        AND d.attributes ->> 'history' IS NOT NULL AND d.attributes ->> 'unreachable_since' IS NULL
+        AND d.attributes ->> 'removed_at' IS NULL AND d.stopped IS NULL
         AND EXISTS (SELECT 1 FROM grids h JOIN coverage r ON r.grid = h.id WHERE h.device = d.id AND r.state = 1
             AND r.first_slot >= (p.to_ts - h.phase_ms) / h.interval_ms)
         AND NOT EXISTS (SELECT 1 FROM gaps q JOIN grids h ON h.id = q.grid

@@ -6,6 +6,7 @@ use rusqlite::{Connection, OptionalExtension as _, Row, params};
 
 use super::ReadError;
 use super::model::{EndedJobRow, JobRow, PendingJob};
+use crate::jobs::budget::Urgency;
 use crate::jobs::queue::{Job, Lease, Queue, Scope, Source, Why};
 
 /// Lines of history kept of each device.
@@ -21,32 +22,42 @@ fn why(code: i64) -> Why {
     usize::try_from(code).ok().and_then(|at| WHYS.get(at)).copied().unwrap_or(Why::Stale)
 }
 
+/// A row of `jobs`.
+fn job(r: &Row<'_>) -> rusqlite::Result<Job> {
+    let lease: Option<i64> = r.get("lease")?;
+    let lease = match lease {
+        Some(no) => Some(Lease {
+            no: no.cast_unsigned(),
+            began: Timestamp(r.get("began_at")?),
+            until: Timestamp(r.get("lease_until")?),
+        }),
+        None => None,
+    };
+    Ok(Job {
+        no: r.get::<_, i64>("no")?.cast_unsigned(),
+        scope: Scope(r.get("device")?),
+        source: Source(r.get("source")?),
+        why: why(r.get("why")?),
+        asked_at: Timestamp(r.get("asked_at")?),
+        due: Timestamp(r.get("due_at")?),
+        fresh_at: Timestamp(r.get("fresh_at")?),
+        allowed_ms: r.get("allowed_ms")?,
+        failures: r.get("failures")?,
+        lease,
+    })
+}
+
+/// How urgent a command is: as its job, or as what can wait where it is for none.
+pub(crate) fn urgency(connection: &Connection, command: u64, now: Timestamp) -> rusqlite::Result<Urgency> {
+    let sql = "SELECT * FROM jobs WHERE command = ?1 AND lease IS NOT NULL";
+    let found = connection.prepare_cached(sql)?.query_row([command.cast_signed()], job).optional()?;
+    Ok(found.map_or(Urgency::Spare, |job| job.urgency(now)))
+}
+
 /// The queue as it was written down.
 pub(crate) fn load(connection: &Connection) -> rusqlite::Result<Queue> {
     let mut statement = connection.prepare("SELECT * FROM jobs")?;
-    let jobs = statement.query_map([], |r| {
-        let lease: Option<i64> = r.get("lease")?;
-        let lease = match lease {
-            Some(no) => Some(Lease {
-                no: no.cast_unsigned(),
-                began: Timestamp(r.get("began_at")?),
-                until: Timestamp(r.get("lease_until")?),
-            }),
-            None => None,
-        };
-        Ok(Job {
-            no: r.get::<_, i64>("no")?.cast_unsigned(),
-            scope: Scope(r.get("device")?),
-            source: Source(r.get("source")?),
-            why: why(r.get("why")?),
-            asked_at: Timestamp(r.get("asked_at")?),
-            due: Timestamp(r.get("due_at")?),
-            fresh_at: Timestamp(r.get("fresh_at")?),
-            allowed_ms: r.get("allowed_ms")?,
-            failures: r.get("failures")?,
-            lease,
-        })
-    })?;
+    let jobs = statement.query_map([], job)?;
     let last: Option<i64> =
         connection.query_row("SELECT value FROM meta WHERE key = 'job_no'", [], |r| r.get(0)).optional()?;
     Ok(Queue::load(jobs.collect::<rusqlite::Result<_>>()?, last.unwrap_or_default().cast_unsigned()))

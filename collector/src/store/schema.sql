@@ -500,6 +500,14 @@ CREATE TABLE removals (
     detail TEXT NOT NULL
 );
 
+-- Calls that were made for an account of remote APIs whose calls are counted, as far back as they count. An account may make
+-- several within a millisecond (schema 13).
+CREATE TABLE calls (
+    account TEXT NOT NULL,
+    at INTEGER NOT NULL
+);
+CREATE INDEX calls_of ON calls (account, at);
+
 -- API tokens: only the SHA-256 of each is kept.
 CREATE TABLE tokens (
     name TEXT PRIMARY KEY,

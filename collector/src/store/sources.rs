@@ -1,4 +1,4 @@
-//! What a source of this process finds of itself in the database. Reads only.
+//! What a source of this process finds of itself in the database, and the calls that it makes.
 
 use std::collections::BTreeMap;
 
@@ -68,4 +68,50 @@ pub(crate) fn told(
     let sql = "SELECT connected = 1 FROM agents WHERE id = ?1";
     let is_there = connection.prepare_cached(sql)?.query_row([no.0], |r| r.get(0))?;
     Ok((is_there, commands::open(connection, no, now)?))
+}
+
+/// The devices of a site that a source lists, or has listed: name and attributes.
+pub(crate) fn listed(
+    connection: &Connection,
+    site: &str,
+    source: &str,
+) -> rusqlite::Result<Vec<(String, BTreeMap<String, String>)>> {
+    let sql = "SELECT d.name, d.attributes FROM devices d JOIN sites s ON s.id = d.site
+        WHERE s.name = ?1 AND d.attributes ->> 'source' = ?2 AND d.attributes ->> 'listed_id' IS NOT NULL ORDER BY d.id";
+    let mut statement = connection.prepare_cached(sql)?;
+    let rows = statement.query_map([site, source], |r| {
+        Ok((r.get(0)?, serde_json::from_str(&r.get::<_, String>(1)?).unwrap_or_default()))
+    })?;
+    rows.collect()
+}
+
+/// The names of all devices of a site.
+pub(crate) fn device_names(connection: &Connection, site: &str) -> rusqlite::Result<Vec<String>> {
+    let sql = "SELECT d.name FROM devices d JOIN sites s ON s.id = d.site WHERE s.name = ?1";
+    let mut statement = connection.prepare_cached(sql)?;
+    statement.query_map([site], |r| r.get(0))?.collect()
+}
+
+/// The calls that were made for an account from `since` on, in order.
+pub(crate) fn calls(
+    connection: &Connection,
+    account: &str,
+    since: Timestamp,
+) -> rusqlite::Result<Vec<Timestamp>> {
+    let sql = "SELECT at FROM calls WHERE account = ?1 AND at >= ?2 ORDER BY at";
+    let mut statement = connection.prepare_cached(sql)?;
+    statement.query_map(rusqlite::params![account, since.0], |r| r.get(0).map(Timestamp))?.collect()
+}
+
+/// Notes a call that is about to be made, and forgets those before `since`.
+pub(crate) fn called(
+    connection: &Connection,
+    account: &str,
+    at: Timestamp,
+    since: Timestamp,
+) -> rusqlite::Result<()> {
+    let sql = "INSERT INTO calls (account, at) VALUES (?1, ?2)";
+    connection.prepare_cached(sql)?.execute(rusqlite::params![account, at.0])?;
+    let sql = "DELETE FROM calls WHERE account = ?1 AND at < ?2";
+    connection.prepare_cached(sql)?.execute(rusqlite::params![account, since.0]).map(drop)
 }

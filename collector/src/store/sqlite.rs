@@ -11,7 +11,7 @@ use rusqlite::{Connection, OpenFlags, OptionalExtension};
 use super::model::Head;
 
 /// Version of the schema that this program writes.
-const SCHEMA_VERSION: i64 = 12;
+const SCHEMA_VERSION: i64 = 13;
 const SCHEMA: &str = include_str!("schema.sql");
 /// What a database of version 1 lacks.
 const TO_2: &str = "CREATE TABLE forgotten_epochs (
@@ -229,6 +229,12 @@ CREATE UNIQUE INDEX alerts_of_collector ON alerts (kind) WHERE resolved_at IS NU
 CREATE INDEX alerts_open ON alerts (id) WHERE resolved_at IS NULL;
 CREATE INDEX alerts_over ON alerts (resolved_at) WHERE resolved_at IS NOT NULL;
 CREATE INDEX alert_events_of ON alert_events (alert)";
+/// What a database of version 12 lacks.
+const TO_13: &str = "CREATE TABLE calls (
+    account TEXT NOT NULL,
+    at INTEGER NOT NULL
+);
+CREATE INDEX calls_of ON calls (account, at)";
 /// What was asked after a backup was made, and in answer to what, is not known to it: no number of a command is given
 /// again that an agent may remember, and what was being asked for is asked for anew.
 const RESTORED: &str = "INSERT INTO sqlite_sequence (name, seq)
@@ -327,6 +333,7 @@ fn migrate(connection: &mut Connection, found: i64, fresh: u64) -> rusqlite::Res
         (9, TO_10),
         (10, TO_11),
         (11, TO_12),
+        (12, TO_13),
     ] {
         if (1..=from).contains(&found) {
             transaction.execute_batch(lacks)?;
@@ -396,6 +403,7 @@ mod tests {
     }
 
     /// What the versions after each one brought, taken away again.
+    const FROM_13: &str = "DROP TABLE calls; PRAGMA user_version = 12;";
     const FROM_12: &str = "ALTER TABLE devices DROP COLUMN changed_at; PRAGMA user_version = 11;";
     const FROM_11: &str = "DROP TABLE absences; DROP TABLE alert_events; DROP TABLE alerts;
         CREATE TABLE alerts (id INTEGER PRIMARY KEY AUTOINCREMENT, kind INTEGER NOT NULL,
@@ -443,8 +451,7 @@ mod tests {
     #[test]
     fn alerts_of_an_older_database_are_taken_along() {
         let connection = make_writer(Connection::open_in_memory().unwrap(), 7).unwrap();
-        connection.execute_batch(FROM_12).unwrap();
-        connection.execute_batch(FROM_11).unwrap();
+        connection.execute_batch(&[FROM_13, FROM_12, FROM_11].concat()).unwrap();
         let put = "INSERT INTO sites (name) VALUES ('farm');
             INSERT INTO alerts (kind, site, detail, raised_at) VALUES (1, 1, 'a', 5), (2, 1, 'b', 6), (3, 1, 'c', 7);
             INSERT INTO alert_events (alert, at, event, actor) VALUES (1, 5, 1, 'x'), (2, 6, 1, 'x'), (3, 7, 1, 'x');
@@ -465,8 +472,10 @@ mod tests {
     /// An older database gets what it lacks, keeps its incarnation, and is not made anew at the next opening.
     #[test]
     fn an_older_database_is_migrated() {
-        let steps =
-            [FROM_12, FROM_11, FROM_10, FROM_9, FROM_8, FROM_7, FROM_6, FROM_5, FROM_4, FROM_3, FROM_2];
+        let steps = [
+            FROM_13, FROM_12, FROM_11, FROM_10, FROM_9, FROM_8, FROM_7, FROM_6, FROM_5, FROM_4, FROM_3,
+            FROM_2,
+        ];
         for back in (1..=steps.len()).map(|n| steps[..n].join(" ")) {
             let connection = make_writer(Connection::open_in_memory().unwrap(), 7).unwrap();
             let new = made(&connection);

@@ -10,6 +10,7 @@ use gapless_common::text::parse_duration_ms;
 use gapless_common::time::Timestamp;
 
 use super::carbon::Grid;
+use super::fleet::Fleet;
 use super::meter::Meter;
 use super::thermostat::Cloud;
 use super::{Remote, RemoteServer};
@@ -30,6 +31,9 @@ pub struct RemoteArgs {
     /// Serve a cloud of thermostats here.
     #[arg(long, value_name = "HOST:PORT")]
     thermostats: Option<SocketAddr>,
+    /// Serve a cloud of thermostats here that lists them and says what changed.
+    #[arg(long, value_name = "HOST:PORT")]
+    fleet: Option<SocketAddr>,
     /// Serve the carbon intensity of a grid here.
     #[arg(long, value_name = "HOST:PORT")]
     carbon: Option<SocketAddr>,
@@ -48,11 +52,13 @@ pub struct RemoteArgs {
 pub fn serve(args: &RemoteArgs, ended: impl FnOnce(Receiver<()>)) -> anyhow::Result<()> {
     let history = parse_duration_ms(&args.history).context("--history")?;
     let oldest = Timestamp(clock::now().wall_ms).plus_ms(-i64::try_from(history).unwrap_or(i64::MAX));
-    if args.meters.is_none() && args.thermostats.is_none() && args.carbon.is_none() {
-        bail!("nothing to serve: give --meters, --thermostats or --carbon an address");
+    if [args.meters, args.thermostats, args.fleet, args.carbon].iter().all(Option::is_none) {
+        bail!("nothing to serve: give --meters, --thermostats, --fleet or --carbon an address");
     }
     let _meters = start("meters", args.meters, Meter::new(&args.key, oldest))?;
     let _thermostats = start("thermostats", args.thermostats, Cloud::new(&args.key, oldest))?;
+    let fleet = Fleet::new(&args.key, oldest, &[("411", "Hall"), ("412", "Attic"), ("413", "Cellar")]);
+    let _fleet = start("a fleet of thermostats", args.fleet, fleet)?;
     let _carbon = start("carbon intensity", args.carbon, Grid { oldest, ..Grid::default() })?;
     writeln!(io::stdout(), "ready; Ctrl-C ends it")?;
     io::stdout().flush()?;

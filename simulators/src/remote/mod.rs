@@ -1,10 +1,11 @@
 //! Remote APIs over HTTP on a port of this machine: what the collector's sources ask. [`meter`] is that of half-hourly meters,
-//! [`thermostat`] a cloud of thermostats, [`carbon`] the intensity of a grid.
+//! [`thermostat`] a cloud of thermostats, [`fleet`] one that lists them and says what changed, [`carbon`] the intensity of a grid.
 //!
 //! Does not simulate: TLS, keep-alive (each connection has one answer).
 
 pub mod carbon;
 pub mod cli;
+pub mod fleet;
 pub mod meter;
 pub mod thermostat;
 

@@ -3,6 +3,7 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::jobs::budget::Rate;
 
 const SOURCE: Source = Source(1);
 
@@ -79,7 +80,7 @@ fn the_work_of_a_dead_worker_is_done_by_another() {
 #[test]
 fn a_rhythm_goes_on_and_a_budget_puts_the_less_urgent_off() {
     let mut queue = Queue::default();
-    queue.limit(SOURCE, Limits { calls_max: 2, per_ms: 1_000, at_once_max: 1 });
+    queue.limit(SOURCE, Limits { rates: vec![Rate { calls_max: 2, per_ms: 1_000 }], at_once_max: 1 });
     queue.ask(&wish(1, Why::Rhythm, 0, -100));
     queue.ask(&wish(2, Why::Stale, 0, -5_000));
     let job = lease(&mut queue, 0, 9);
@@ -116,8 +117,8 @@ proptest! {
     #[test]
     fn no_scope_runs_twice_at_once_and_nothing_is_lost(steps in prop::collection::vec(step(), 1..120)) {
         let (mut queue, mut now) = (Queue::default(), 0);
-        let limits = Limits { calls_max: 5, per_ms: 60_000, at_once_max: 3 };
-        queue.limit(SOURCE, limits);
+        let limits = Limits { rates: vec![Rate { calls_max: 5, per_ms: 60_000 }], at_once_max: 3 };
+        queue.limit(SOURCE, limits.clone());
         let mut running: Vec<Job> = Vec::new();
         let mut numbers = BTreeSet::new();
         let whys = [Why::Rhythm, Why::Stale, Why::Viewed, Why::Confirm, Why::Asked];
@@ -169,7 +170,7 @@ proptest! {
                     let (_, last_no) = queue.take_changes();
                     let jobs: Vec<Job> = queue.jobs.values().copied().collect();
                     queue = Queue::load(jobs, last_no);
-                    queue.limit(SOURCE, limits);
+                    queue.limit(SOURCE, limits.clone());
                 }
             }
             for job in queue.jobs.values() {

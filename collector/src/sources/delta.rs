@@ -1,0 +1,355 @@
+//! What changed at a source since it was asked last: one question for all its devices. Pure.
+//!
+//! Contract: [`Delta::reconcile`] now and then; [`Delta::is_to_ask`] before a device is polled, and [`Delta::take`] with the
+//! answer where it is; then [`Delta::to_read`] says what to read of the device, and [`Delta::read`] that it was read.
+
+use std::collections::BTreeMap;
+
+use gapless_common::time::Timestamp;
+use serde::Deserialize;
+use serde_json::Value as Json;
+
+use super::describe::Span;
+use super::list::escaped;
+use super::rows::{Row, at_path, text};
+
+/// What stands for the cursor.
+const SINCE: &str = "{since}";
+/// Rows of one device that are kept until it is polled; one that has more is read anew instead.
+const ROWS_MAX: usize = 10_000;
+
+/// How a source is asked for what changed. Paths of JSON are names with `.` between them; nothing is all of it.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DeltaSpec {
+    /// What is asked, with `{since}`: the cursor that the answer before gave.
+    pub url: String,
+    /// What stands for `{since}` at first; this instant, as times are written in queries, where it is not said.
+    pub begin: Option<String>,
+    /// The path of the list of changes.
+    #[serde(default)]
+    pub changes: String,
+    /// The path of the device in a change, by the `id` of its `vars`, or by its name where it has none; the change is the
+    /// device itself where it is not said.
+    #[serde(default)]
+    pub device: String,
+    /// Whether a change is a row, to be read as `[answer]` says; a device that changed is asked for its rows otherwise.
+    #[serde(default)]
+    pub rows: bool,
+    /// The path of the next cursor.
+    pub next: String,
+    /// The path of what is true where there are more changes.
+    pub more: Option<String>,
+    /// HTTP statuses by which the source says that it does not know the cursor any more.
+    #[serde(default = "gone")]
+    pub forgotten: Vec<u16>,
+    /// How often everything is read anew.
+    #[serde(default = "a_day")]
+    pub reconcile: Span,
+    /// How far back that goes; one `window` where it is not said.
+    pub back: Option<Span>,
+}
+
+fn gone() -> Vec<u16> {
+    vec![410]
+}
+
+fn a_day() -> Span {
+    Span(86_400_000)
+}
+
+impl DeltaSpec {
+    /// Whether it can be used.
+    ///
+    /// # Errors
+    /// What is wrong, and where.
+    pub(super) fn check(&self) -> Result<(), String> {
+        if !self.url.contains(SINCE) {
+            return Err(format!(
+                "`delta.url` asks for no change: write {SINCE} where the source wants its cursor"
+            ));
+        }
+        if self.rows && self.device.is_empty() {
+            return Err("`delta.device` is missing: where a row says whose it is".to_owned());
+        }
+        let spans = [("reconcile", Some(self.reconcile)), ("back", self.back)];
+        match spans.iter().find(|(_, span)| span.is_some_and(|span| span.0 <= 0)) {
+            Some((name, _)) => Err(format!("`delta.{name}` is nothing: write a length of time such as 1d")),
+            None => Ok(()),
+        }
+    }
+
+    /// Reads an answer.
+    ///
+    /// # Errors
+    /// What is wrong with it: the question is to be asked again with the same cursor.
+    pub(super) fn parse(&self, body: &str) -> Result<Answer, String> {
+        let json: Json = serde_json::from_str(body).map_err(|e| format!("the changes are no JSON: {e}"))?;
+        let changes = at_path(&json, &self.changes).and_then(Json::as_array);
+        let changes =
+            changes.ok_or_else(|| format!("there is no list at `{}` (`delta.changes`)", self.changes))?;
+        let next = at_path(&json, &self.next).and_then(text).filter(|next| !next.is_empty());
+        let next = next.ok_or_else(|| format!("there is no cursor at `{}` (`delta.next`)", self.next))?;
+        let mut changed = BTreeMap::<String, Vec<Json>>::new();
+        for change in changes {
+            let device = at_path(change, &self.device).and_then(text);
+            let device = device
+                .ok_or_else(|| format!("a change has no device at `{}` (`delta.device`)", self.device))?;
+            changed.entry(device).or_default().push(change.clone());
+        }
+        let more = self.more.as_deref().and_then(|path| at_path(&json, path)).and_then(Json::as_bool);
+        Ok(Answer { changed, next, more: more.unwrap_or(false) })
+    }
+}
+
+/// What a source says that changed.
+#[derive(Debug, PartialEq)]
+pub(super) struct Answer {
+    /// The changes of each device, in order.
+    pub(super) changed: BTreeMap<String, Vec<Json>>,
+    next: String,
+    /// Whether there are more changes after these.
+    pub(super) more: bool,
+}
+
+/// What a device has changed in.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) enum Change {
+    /// These rows.
+    Rows(Vec<Row>),
+    /// Something: it is to be asked.
+    Something,
+}
+
+/// What is to be read of a device.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) enum ToRead {
+    /// Nothing.
+    Nothing,
+    /// These rows, which are here.
+    Rows(Vec<Row>),
+    /// What is new.
+    New,
+    /// What is new, and what is as old as a reconciliation goes back; and these rows, which are here.
+    Everything(Vec<Row>),
+}
+
+/// Which answer and which reconciliation a device was read by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(super) struct Seen {
+    answer: u64,
+    reconciliation: u64,
+}
+
+/// What is known of the changes of a source. Nothing of it outlives the process: a start is a reconciliation.
+#[derive(Debug)]
+pub(super) struct Delta {
+    cursor: Option<String>,
+    asked_at: Timestamp,
+    /// Numbers of the last answer and the last reconciliation; a device begins with neither.
+    last: Seen,
+    reconciled_at: Timestamp,
+    changed: BTreeMap<String, Change>,
+}
+
+impl Delta {
+    pub(super) fn new(now: Timestamp) -> Self {
+        let last = Seen { answer: 0, reconciliation: 1 };
+        Self { cursor: None, asked_at: now, last, reconciled_at: now, changed: BTreeMap::new() }
+    }
+
+    /// Begins a reconciliation where one is due. Returns whether it is.
+    pub(super) fn reconcile(&mut self, spec: &DeltaSpec, now: Timestamp) -> bool {
+        let is_due = now.since_ms(self.reconciled_at) >= spec.reconcile.0;
+        if is_due {
+            self.reconciled_at = now;
+            self.last.reconciliation += 1;
+        }
+        is_due
+    }
+
+    /// Whether the question is to be asked before a device is polled: it has gone by the last answer already, or that is
+    /// older than `shared_ms`.
+    pub(super) fn is_to_ask(&self, seen: Seen, shared_ms: i64, now: Timestamp) -> bool {
+        self.cursor.is_none() || seen.answer >= self.last.answer || now.since_ms(self.asked_at) > shared_ms
+    }
+
+    /// What is asked; `instant` is how this instant is written.
+    pub(super) fn url(&self, spec: &DeltaSpec, instant: &str) -> String {
+        let since = self.cursor.as_deref().or(spec.begin.as_deref()).unwrap_or(instant);
+        spec.url.replace(SINCE, &escaped(since))
+    }
+
+    /// Takes in an answer; `change` says what a device's changes come to, and nothing where it is not known. Returns those.
+    pub(super) fn take(
+        &mut self,
+        answer: Answer,
+        now: Timestamp,
+        change: impl Fn(&str, &[Json]) -> Option<Change>,
+    ) -> Vec<String> {
+        let mut unknown = Vec::new();
+        for (device, changes) in answer.changed {
+            match change(&device, &changes) {
+                Some(change) => self.note(device, change),
+                None => unknown.push(device),
+            }
+        }
+        (self.cursor, self.asked_at) = (Some(answer.next), now);
+        self.last.answer += 1;
+        unknown
+    }
+
+    fn note(&mut self, device: String, change: Change) {
+        let there = self.changed.remove(&device);
+        let both = match (there, change) {
+            (None, change) => change,
+            (Some(Change::Rows(mut rows)), Change::Rows(more)) if rows.len() + more.len() <= ROWS_MAX => {
+                rows.extend(more);
+                Change::Rows(rows)
+            }
+            _ => Change::Something,
+        };
+        self.changed.insert(device, both);
+    }
+
+    /// The source does not know the cursor any more: everything is read anew.
+    pub(super) fn forgotten(&mut self, now: Timestamp) {
+        (self.cursor, self.reconciled_at) = (None, now);
+        self.last.reconciliation += 1;
+    }
+
+    /// What is to be read of a device.
+    pub(super) fn to_read(&self, device: &str, seen: Seen) -> ToRead {
+        let change = self.changed.get(device);
+        let is_old = seen.reconciliation < self.last.reconciliation;
+        match change {
+            Some(Change::Rows(rows)) if is_old => ToRead::Everything(rows.clone()),
+            Some(Change::Rows(rows)) => ToRead::Rows(rows.clone()),
+            _ if is_old => ToRead::Everything(Vec::new()),
+            Some(Change::Something) => ToRead::New,
+            None => ToRead::Nothing,
+        }
+    }
+
+    /// A device was read as [`to_read`](Self::to_read) said; rows of a time after `now` wait for it. Returns what it has seen
+    /// by that.
+    pub(super) fn read(&mut self, device: &str, now: Timestamp) -> Seen {
+        if let Some(Change::Rows(mut rows)) = self.changed.remove(device) {
+            rows.retain(|row| row.at > now);
+            if !rows.is_empty() {
+                self.changed.insert(device.to_owned(), Change::Rows(rows));
+            }
+        }
+        self.last
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SPEC: &str =
+        "url = \"http://h/changes?since={since}\"\nchanges = \"all\"\ndevice = \"id\"\nnext = \"to\"
+        more = \"more\"\nreconcile = \"10s\"";
+
+    fn spec() -> DeltaSpec {
+        toml::from_str(SPEC).unwrap()
+    }
+
+    fn row(at: i64) -> Row {
+        Row { at: Timestamp(at), cells: Vec::new() }
+    }
+
+    fn at(ms: i64) -> Timestamp {
+        Timestamp(ms)
+    }
+
+    /// Takes in an answer that names these devices, of which `x` is not known.
+    fn tell(delta: &mut Delta, devices: &[&str], now: i64, change: &Change) -> Vec<String> {
+        let all: Vec<Json> = devices.iter().map(|id| serde_json::json!({"id": id})).collect();
+        let body = serde_json::json!({"all": all, "to": format!("c/{now}")}).to_string();
+        let answer = spec().parse(&body).unwrap();
+        delta.take(answer, at(now), |id, _| (id != "x").then(|| change.clone()))
+    }
+
+    #[test]
+    fn one_answer_serves_all_devices_and_each_is_read_where_it_changed() {
+        let (spec, mut delta, mut a, mut b) = (spec(), Delta::new(at(0)), Seen::default(), Seen::default());
+        assert!(delta.is_to_ask(a, 100, at(0)));
+        assert_eq!(delta.url(&spec, "a b"), "http://h/changes?since=a%20b");
+        assert_eq!(tell(&mut delta, &[], 0, &Change::Something), Vec::<String>::new());
+        // A start is a reconciliation.
+        assert_eq!(delta.to_read("a", a), ToRead::Everything(vec![]));
+        a = delta.read("a", at(9));
+        assert_eq!(delta.to_read("a", a), ToRead::Nothing);
+        assert!(!delta.is_to_ask(b, 100, at(50)), "the answer serves the other one too");
+        assert!(delta.is_to_ask(b, 100, at(101)), "unless it is old");
+        b = delta.read("b", at(9));
+        assert!(delta.is_to_ask(a, 100, at(1)), "who has gone by it wants another one");
+        assert_eq!(delta.url(&spec, ""), "http://h/changes?since=c%2F0");
+        assert_eq!(tell(&mut delta, &["b", "x"], 200, &Change::Something), ["x"]);
+        assert_eq!((delta.to_read("a", a), delta.to_read("b", b)), (ToRead::Nothing, ToRead::New));
+        assert_eq!(delta.to_read("b", b), ToRead::New, "until it was read");
+        a = delta.read("a", at(9));
+        b = delta.read("b", at(9));
+        assert_eq!((delta.to_read("a", a), delta.to_read("b", b)), (ToRead::Nothing, ToRead::Nothing));
+    }
+
+    #[test]
+    fn everything_is_read_anew_now_and_then_and_where_the_cursor_is_forgotten() {
+        let (spec, mut delta) = (spec(), Delta::new(at(0)));
+        tell(&mut delta, &[], 0, &Change::Something);
+        let seen = delta.read("a", at(9));
+        assert!(!delta.reconcile(&spec, at(9_999)));
+        assert!(delta.reconcile(&spec, at(10_000)) && !delta.reconcile(&spec, at(10_001)));
+        assert_eq!(delta.to_read("a", seen), ToRead::Everything(vec![]));
+        let seen = delta.read("a", at(9));
+        assert_eq!(delta.to_read("a", seen), ToRead::Nothing);
+        delta.forgotten(at(10_002));
+        assert!(delta.is_to_ask(seen, 100, at(10_002)));
+        assert_eq!(delta.url(&spec, "now"), "http://h/changes?since=now");
+        assert_eq!(delta.to_read("a", seen), ToRead::Everything(vec![]));
+    }
+
+    #[test]
+    fn rows_wait_for_their_device_and_too_many_are_read_anew() {
+        let mut delta = Delta::new(at(0));
+        tell(&mut delta, &[], 0, &Change::Something);
+        let seen = delta.read("a", at(9));
+        tell(&mut delta, &["a"], 1, &Change::Rows(vec![row(1)]));
+        tell(&mut delta, &["a"], 2, &Change::Rows(vec![row(2)]));
+        assert_eq!(delta.to_read("a", seen), ToRead::Rows(vec![row(1), row(2)]));
+        assert_eq!(delta.to_read("a", Seen::default()), ToRead::Everything(vec![row(1), row(2)]));
+        let seen = delta.read("a", at(1));
+        assert_eq!(delta.to_read("a", seen), ToRead::Rows(vec![row(2)]), "what is left of them");
+        tell(&mut delta, &["a"], 3, &Change::Rows(vec![row(3); ROWS_MAX]));
+        assert_eq!(delta.to_read("a", seen), ToRead::New);
+        tell(&mut delta, &["a"], 4, &Change::Rows(vec![row(4)]));
+        assert_eq!(delta.to_read("a", seen), ToRead::New);
+    }
+
+    #[test]
+    fn an_answer_without_a_cursor_or_a_device_is_none() {
+        let rows = [
+            (r#"{"all": [{"id": 7}, {"id": "8"}, {"id": 7}], "to": 5, "more": true}"#, ""),
+            (r#"{"all": [], "to": """#, "no JSON"),
+            (r#"{"all": [], "to": ""}"#, "no cursor at `to`"),
+            (r#"{"to": "x"}"#, "no list at `all`"),
+            (r#"{"all": [{"name": 7}], "to": "x"}"#, "no device at `id`"),
+        ];
+        for (body, expected) in rows {
+            match spec().parse(body) {
+                Ok(answer) => {
+                    let counts: Vec<_> =
+                        answer.changed.iter().map(|(id, all)| (id.as_str(), all.len())).collect();
+                    assert_eq!(
+                        (counts, answer.next.as_str(), answer.more),
+                        (vec![("7", 2), ("8", 1)], "5", true)
+                    );
+                    assert_eq!(expected, "");
+                }
+                Err(why) => assert!(!expected.is_empty() && why.contains(expected), "{body}: {why}"),
+            }
+        }
+    }
+}

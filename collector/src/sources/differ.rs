@@ -1,0 +1,152 @@
+//! Asks a source what changed, once for all its devices, and reads of each what it says. What an answer means is `delta`'s.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use gapless_common::message::Outcome;
+use gapless_common::quality::Cause;
+use gapless_common::time::Timestamp;
+use serde_json::Value as Json;
+
+use super::delta::{Change, Delta, DeltaSpec, Seen, ToRead};
+use super::failure::Failure;
+use super::http::Api;
+use super::life::{Life, Polled};
+use super::rows::Row;
+use super::shell::Shell;
+use crate::clock;
+use crate::jobs::budget::Urgency;
+
+/// Answers to one question at most: what else there is comes with the next one.
+const ANSWERS_MAX: usize = 1_000;
+/// An answer serves all devices that are due within this part of their rhythm.
+const SHARED_PART: i64 = 4;
+
+/// What is known of the changes of a source, and how it is asked for more.
+pub(super) struct Differ {
+    api: Arc<Api>,
+    delta: Delta,
+}
+
+impl Differ {
+    /// Of a source whose description has a delta.
+    pub(super) fn new(api: Arc<Api>) -> Self {
+        Self { api, delta: Delta::new(clock::now()) }
+    }
+
+    /// Asks what changed. Returns whether a device changed that is not known.
+    fn ask(&mut self, spec: &DeltaSpec, devices: &[Polled], urgency: Urgency) -> Result<bool, Failure> {
+        let description = &self.api.description;
+        let by_key: BTreeMap<&str, &Polled> =
+            devices.iter().map(|polled| (polled.key.as_str(), polled)).collect();
+        let change = |key: &str, changes: &[Json]| {
+            let polled = by_key.get(key)?;
+            if !spec.rows || !matches!(polled.life, Life::Known(_)) {
+                return Some(Change::Something);
+            }
+            let values = &polled.values;
+            // Rows that make no sense are asked for again, so that their own device says what is wrong.
+            description
+                .answer
+                .rows_of(changes, values)
+                .map_or(Some(Change::Something), |rows| Some(Change::Rows(rows)))
+        };
+        let (mut has_unknown, mut is_forgotten) = (false, false);
+        for _ in 0..ANSWERS_MAX {
+            let now = clock::now();
+            let url = self.delta.url(spec, &description.answer.write_time(now));
+            let body = match self.api.caller.get(&url, urgency) {
+                Err(Failure::Status(status, why)) if spec.forgotten.contains(&status) && !is_forgotten => {
+                    tracing::warn!(
+                        source = description.name,
+                        status,
+                        why,
+                        "it does not know what changed since: everything is read anew"
+                    );
+                    self.delta.forgotten(now);
+                    is_forgotten = true;
+                    continue;
+                }
+                answer => answer?,
+            };
+            let answer = spec.parse(&body).map_err(Failure::Answer)?;
+            let has_more = answer.more;
+            has_unknown |= !self.delta.take(answer, now, change).is_empty();
+            if !has_more {
+                break;
+            }
+        }
+        Ok(has_unknown)
+    }
+}
+
+impl Shell {
+    /// Begins to read everything anew where that is due: the list, and each device when it is polled.
+    pub(super) fn reconcile(&mut self) {
+        let now = clock::now();
+        let Some(Differ { api, delta }) = &mut self.differ else { return };
+        let is_due = api.description.delta.as_ref().is_some_and(|spec| delta.reconcile(spec, now));
+        if is_due && let Some(lister) = &mut self.lister {
+            lister.hurry(now);
+        }
+    }
+
+    /// Reads what changed of a device, from `from` on where it is to be asked.
+    pub(super) fn poll_changes(
+        &mut self,
+        at: usize,
+        from: Timestamp,
+        urgency: Urgency,
+    ) -> Result<Outcome, Failure> {
+        let now = clock::now();
+        let (seen, has_unread) =
+            self.known(at).map_or((Seen::default(), false), |known| (known.seen, known.unread.is_some()));
+        let Self { differ: Some(differ), devices, lister, .. } = self else { return Ok(Outcome::NoData) };
+        let Some(key) = devices.get(at).map(|polled| polled.key.clone()) else { return Ok(Outcome::NoData) };
+        let api = Arc::clone(&differ.api);
+        let Some(spec) = &api.description.delta else { return Ok(Outcome::NoData) };
+        if differ.delta.is_to_ask(seen, api.description.every.0 / SHARED_PART, now) {
+            let has_unknown = differ.ask(spec, devices, urgency)?;
+            if has_unknown && let Some(lister) = lister {
+                lister.unknown(now);
+            }
+        }
+        let back = spec.back.unwrap_or(api.description.window).0;
+        // No further than there is anything to be had.
+        let back = now.plus_ms(-api.description.first.map_or(back, |first| back.min(first.0)));
+        let is_any = match differ.delta.to_read(&key, seen) {
+            ToRead::Everything(rows) => {
+                let is_any = self.pull(at, from.min(back))?;
+                // Those that came by themselves may be older than that.
+                self.take_rows(at, rows)? || is_any
+            }
+            _ if has_unread => self.pull(at, from)?,
+            ToRead::New => self.pull(at, from)?,
+            ToRead::Rows(rows) => self.take_rows(at, rows)?,
+            ToRead::Nothing => {
+                self.nothing_new(at)?;
+                false
+            }
+        };
+        let seen = self.differ.as_mut().map(|differ| differ.delta.read(&key, now));
+        if let (Some(seen), Some(known)) = (seen, self.known(at)) {
+            (known.seen, known.unread) = (seen, None);
+        }
+        Ok(if is_any { Outcome::Done } else { Outcome::NoData })
+    }
+
+    /// Hands on rows that came by themselves.
+    fn take_rows(&mut self, at: usize, mut rows: Vec<Row>) -> Result<bool, Failure> {
+        let now = clock::now();
+        // What was said last of an instant counts.
+        rows.reverse();
+        rows.sort_by_key(|row| row.at);
+        rows.dedup_by_key(|row| row.at);
+        let Some(known) = self.known(at) else { return Ok(false) };
+        let first = rows.first().map_or(known.next, |row| row.at.min(known.next));
+        let is_any = !rows.is_empty();
+        self.tell(at, rows, (first, now.plus_ms(1)), Cause::NotRecorded, self.settled(now))?;
+        self.back(at)?;
+        Ok(is_any)
+    }
+}

@@ -1,0 +1,291 @@
+//! The list of a source: devices that it names for the first time are asked from then on, those that it names no more are
+//! asked no more, and those that it names again go on. What a listing means is `list`'s.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use gapless_common::quality::Cause;
+use gapless_common::time::Timestamp;
+use gapless_common::topic::AgentPath;
+use rusqlite::Connection;
+
+use super::failure::Failure;
+use super::http::{Api, HttpDevice};
+use super::life::{Known, Life, Polled};
+use super::list::{self, Changes, Entry, Listed, Listing};
+use super::shell::{RETRY_FIRST_MS, RETRY_MAX_MS, Shell};
+use super::standing::{WITHDRAWN_MS, named};
+use super::start::draw;
+use crate::clock;
+use crate::jobs::budget::Urgency;
+use crate::store::sources;
+
+/// A listing that took longer may have missed a device between two of its pages: it takes none away.
+const LISTING_MS_MAX: i64 = 3_600_000;
+
+/// Where a source says of a device that is not listed that it changed, the list is read no more often.
+const UNLISTED_MS: i64 = 60_000;
+
+/// Reads the list of a source, and keeps when.
+pub(super) struct Lister {
+    api: Arc<Api>,
+    due: Timestamp,
+    read_at: Timestamp,
+    failures: u32,
+    /// What waits for leave to ask for its next page.
+    under_way: Option<Listing>,
+    /// Whether the last listing was empty though there were devices.
+    was_empty: bool,
+    /// Whether what was listed before this process is known.
+    is_loaded: bool,
+}
+
+impl Lister {
+    /// Of a source whose description has a list.
+    pub(super) fn new(api: Arc<Api>) -> Self {
+        Self {
+            api,
+            due: Timestamp(0),
+            read_at: Timestamp(0),
+            failures: 0,
+            under_way: None,
+            was_empty: false,
+            is_loaded: false,
+        }
+    }
+
+    /// A listing as the source gives it; without leave to go on, what there is of it is kept.
+    fn read(&mut self, now: Timestamp) -> Result<Listing, Failure> {
+        let Some(spec) = &self.api.description.list else {
+            return Err(Failure::Answer("it has no list".into()));
+        };
+        let mut listing = self.under_way.take().unwrap_or_else(|| Listing::begin(spec, now));
+        loop {
+            match self.api.caller.get(listing.url(), Urgency::Spare) {
+                Ok(body) if listing.take(spec, &body).map_err(Failure::Answer)? => return Ok(listing),
+                Ok(_) => {}
+                Err(failure) => {
+                    if failure.until().is_some() {
+                        self.under_way = Some(listing);
+                    }
+                    return Err(failure);
+                }
+            }
+        }
+    }
+
+    /// Nobody may ask for the list for as long as a source is left alone that refuses its consent.
+    pub(super) fn rest(&mut self, now: Timestamp) {
+        self.due = now.plus_ms(WITHDRAWN_MS);
+    }
+
+    /// It is to be read as soon as may be.
+    pub(super) fn hurry(&mut self, now: Timestamp) {
+        self.due = self.due.min(now);
+    }
+
+    /// The source has a device that is not listed yet, as far as is known: it is read soon.
+    pub(super) fn unknown(&mut self, now: Timestamp) {
+        self.due = self.due.min(now.max(self.read_at.plus_ms(UNLISTED_MS)));
+    }
+
+    /// When it is read again.
+    fn put_off(&mut self, failure: Option<&Failure>, now: Timestamp) {
+        self.read_at = now;
+        self.failures = if failure.is_some() { self.failures.saturating_add(1) } else { 0 };
+        let doubled = RETRY_FIRST_MS.saturating_mul(1 << self.failures.saturating_sub(1).min(10));
+        let every_ms = self.api.description.list.as_ref().map_or(RETRY_MAX_MS, |spec| spec.every.0);
+        self.due = match failure {
+            None => now.plus_ms(every_ms),
+            Some(Failure::Withdrawn(_)) => now.plus_ms(WITHDRAWN_MS),
+            Some(failure) => failure.until().unwrap_or_else(|| now.plus_ms(doubled.min(RETRY_MAX_MS))),
+        };
+    }
+}
+
+impl Shell {
+    /// The devices that were listed before this process began.
+    pub(super) fn load_listed(&mut self, connection: &Connection) -> Result<(), Failure> {
+        let Some(lister) = self.lister.as_mut().filter(|lister| !lister.is_loaded) else { return Ok(()) };
+        let api = Arc::clone(&lister.api);
+        let (site, source) = (&api.description.site, &api.description.name);
+        for (name, attributes) in sources::listed(connection, site, source)? {
+            let Some(entry) = Entry::of(&name, &attributes) else { continue };
+            self.add(&api, entry, &name)?;
+        }
+        self.lister.iter_mut().for_each(|lister| lister.is_loaded = true);
+        Ok(())
+    }
+
+    /// Reads the list where it is due, and goes by it.
+    pub(super) fn relist(&mut self, connection: &Connection) -> Result<(), Failure> {
+        let now = clock::now();
+        let is_over = self.devices.iter().any(|polled| matches!(polled.life, Life::Withdrawn(_)));
+        let Some(lister) = self.lister.as_mut().filter(|lister| lister.due <= now && !is_over) else {
+            return Ok(());
+        };
+        let read = lister.read(now);
+        lister.put_off(read.as_ref().err(), now);
+        let listing = match read {
+            Ok(listing) => listing,
+            Err(Failure::Withdrawn(why)) => return self.withdraw(&why),
+            Err(failure) => return Err(failure),
+        };
+        let is_quick = clock::now().since_ms(listing.began()) <= LISTING_MS_MAX;
+        let (found, known) = (listing.found(), self.known_of_list());
+        let Some(lister) = &mut self.lister else { return Ok(()) };
+        let changes = list::compare(&known, &found, lister.was_empty);
+        lister.was_empty = changes.is_none();
+        let api = Arc::clone(&lister.api);
+        match changes {
+            Some(changes) => self.go_by(connection, &api, changes, is_quick),
+            None => {
+                tracing::warn!(
+                    source = self.pace.name,
+                    devices = known.len(),
+                    "the list names no device any more: not believed before it says so again"
+                );
+                Ok(())
+            }
+        }
+    }
+
+    /// The devices of the list, by their identity there.
+    fn known_of_list(&self) -> BTreeMap<String, Listed> {
+        let listed = self.devices.iter().filter_map(|polled| {
+            let (entry, is_removed) = (polled.listed.clone()?, matches!(polled.life, Life::Removed(_)));
+            Some((entry.id.clone(), Listed { entry, is_removed }))
+        });
+        listed.collect()
+    }
+
+    fn go_by(
+        &mut self,
+        connection: &Connection,
+        api: &Arc<Api>,
+        changes: Changes,
+        is_quick: bool,
+    ) -> Result<(), Failure> {
+        let mut taken: BTreeSet<String> =
+            sources::device_names(connection, &api.description.site)?.into_iter().collect();
+        taken.extend(self.devices.iter().map(|polled| polled.device.id.as_str().to_owned()));
+        for entry in changes.new {
+            let Some(name) = list::name_of(&entry, &taken, &api.description.name) else {
+                tracing::error!(
+                    source = self.pace.name,
+                    id = entry.id,
+                    name = entry.name,
+                    "not asked: no name can be made of either"
+                );
+                continue;
+            };
+            tracing::info!(
+                source = self.pace.name,
+                id = entry.id,
+                device = name,
+                "listed for the first time"
+            );
+            self.add(api, entry, &name)?;
+            taken.insert(name);
+        }
+        for entry in changes.back.into_iter().chain(changes.other) {
+            self.renew(api, entry)?;
+        }
+        match is_quick {
+            true => changes.gone.iter().try_for_each(|id| self.remove(id)),
+            false if changes.gone.is_empty() => Ok(()),
+            false => {
+                tracing::warn!(
+                    source = self.pace.name,
+                    devices = changes.gone.len(),
+                    "the listing took too long to take devices away"
+                );
+                Ok(())
+            }
+        }
+    }
+
+    /// A device of the list is asked from now on, under this name.
+    fn add(&mut self, api: &Arc<Api>, entry: Entry, name: &str) -> Result<(), Failure> {
+        let asked = match api.description.listed(&entry, name) {
+            Ok(asked) => asked,
+            Err(why) => {
+                tracing::error!(
+                    source = self.pace.name,
+                    id = entry.id,
+                    why,
+                    "a device of the list is not asked"
+                );
+                return Ok(());
+            }
+        };
+        let Ok(site) = api.description.site_id() else { return Ok(()) };
+        let path = AgentPath { site, agent: asked.agent.clone() };
+        let begin = draw().map_err(|e| Failure::Answer(e.to_string()))?;
+        let (device, key, values) = (asked.device.clone(), entry.id.clone(), asked.values.clone());
+        let fetch = Box::new(HttpDevice::new(api, asked));
+        let polled = Polled::new(path, device, begin, fetch);
+        self.devices.push(Polled { listed: Some(entry), key, values, ..polled });
+        Ok(())
+    }
+
+    /// A device that was removed is listed again, or is asked for in another way.
+    fn renew(&mut self, api: &Arc<Api>, entry: Entry) -> Result<(), Failure> {
+        let now = clock::now();
+        let is_it = |polled: &&mut Polled| polled.listed.as_ref().is_some_and(|listed| listed.id == entry.id);
+        let Some(polled) = self.devices.iter_mut().find(is_it) else { return Ok(()) };
+        let asked = api.description.listed(&entry, polled.device.id.as_str()).map_err(Failure::Answer)?;
+        let mut words = asked.device.attributes.clone();
+        (polled.device, polled.fetch) = (asked.device.clone(), Box::new(HttpDevice::new(api, asked)));
+        polled.listed = Some(entry);
+        let messages = match std::mem::replace(&mut polled.life, Life::NEW) {
+            Life::Removed(mut voice) => {
+                tracing::info!(agent = voice.path().agent.as_str(), "listed again: asked again");
+                // What was not asked for meanwhile was not due.
+                words.extend(named(CLEARED.map(|key| (key, String::new()))));
+                let messages = voice.resume(&words, now)?;
+                polled.life = Life::Known(Box::new(Known::new(*voice, now, None)));
+                messages
+            }
+            Life::Known(mut known) => {
+                let messages = known.voice.attribute(&words, now)?;
+                polled.life = Life::Known(known);
+                messages
+            }
+            other => {
+                polled.life = other;
+                Vec::new()
+            }
+        };
+        self.hand_in(messages)
+    }
+
+    /// A device is listed no more: it keeps what it has, is asked no more, and says since when and why.
+    fn remove(&mut self, id: &str) -> Result<(), Failure> {
+        let is_it = |polled: &Polled| polled.listed.as_ref().is_some_and(|listed| listed.id == id);
+        let Some(at) = self.devices.iter().position(is_it) else { return Ok(()) };
+        let now = clock::now();
+        if self.known(at).is_none() {
+            // Nobody has heard of it yet.
+            if self.devices.get(at).is_some_and(|polled| matches!(polled.life, Life::New { .. })) {
+                self.devices.remove(at);
+            }
+            return Ok(());
+        }
+        // What it owes ends here: what has not come by now does not come any more.
+        self.account(at, Cause::NotRecorded, now)?;
+        let Some(polled) = self.devices.get_mut(at) else { return Ok(()) };
+        let Life::Known(known) = std::mem::replace(&mut polled.life, Life::NEW) else { return Ok(()) };
+        let mut voice = known.voice;
+        tracing::warn!(agent = voice.path().agent.as_str(), "listed no more: not asked any more");
+        let why = "its source does not list it any more";
+        let words = named([("removed_at", now.to_string()), ("removed_reason", why.to_owned())]);
+        let messages = voice.pause(&words, now)?;
+        polled.life = Life::Removed(Box::new(voice));
+        self.hand_in(messages)
+    }
+}
+
+/// What a device that is back does not say any more.
+const CLEARED: [&str; 5] =
+    ["removed_at", "removed_reason", "unreachable_since", "unreachable_reason", "unread_since"];
