@@ -5,6 +5,8 @@
 pub mod catalog;
 pub mod cost;
 pub mod document;
+pub mod field;
+pub mod files;
 pub mod id;
 pub mod message;
 pub mod planted;

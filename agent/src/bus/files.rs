@@ -14,13 +14,10 @@ use crate::config::{Folder, LogFiles};
 use crate::event::BusEvent;
 use crate::files::core::{Ask, Failure, Folder as Collector, Found};
 use crate::files::form::{Form, LineError};
-use crate::files::glob::is_meant;
+use crate::files::glob::{Entry, FILES_MAX, find as find_files};
 use crate::files::tail::{Came, Item, Row, Stat, Tail};
 use crate::records::layout::{Channels, Layout};
 use crate::status::{ValueStatus, value_text};
-
-/// Files that one pattern finds at most; what it finds beyond is not read, and that is said.
-const FILES_MAX: usize = 20_000;
 
 /// Starts the threads of a folder. Slots from `started` on are its to account for.
 ///
@@ -54,38 +51,30 @@ fn find(root: &Path, ask: Ask) -> Result<Found, Failure> {
 
 /// The files that a pattern means, by their names below the folder.
 fn list(root: &Path, pattern: &str) -> Result<BTreeMap<Box<str>, Stat>, (PathBuf, io::Error)> {
-    let mut found = BTreeMap::new();
-    let parts: Vec<&str> = pattern.split('/').collect();
-    list_into(root, "", &parts, &mut found)?;
+    let found = find_files(pattern, &mut |folder, is_wanted| {
+        let folder = root.join(folder);
+        entries(&folder, is_wanted).map_err(|error| (folder, error))
+    })?;
     if found.len() >= FILES_MAX {
         tracing::warn!(folder = %root.display(), pattern, "it means more than {FILES_MAX} files: the others are not read");
     }
     Ok(found)
 }
 
-fn list_into(
-    folder: &Path,
-    prefix: &str,
-    parts: &[&str],
-    found: &mut BTreeMap<Box<str>, Stat>,
-) -> Result<(), (PathBuf, io::Error)> {
-    let Some((part, deeper)) = parts.split_first() else { return Ok(()) };
-    let failed = |error| (folder.to_owned(), error);
-    for entry in fs::read_dir(folder).map_err(failed)? {
-        let entry = entry.map_err(failed)?;
+fn entries(folder: &Path, is_wanted: &dyn Fn(&str) -> bool) -> io::Result<Vec<Entry>> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(folder)? {
+        let entry = entry?;
         let name = entry.file_name();
         // A name that is no text cannot be in a pattern.
-        let Some(name) = name.to_str().filter(|name| is_meant(part, name)) else { continue };
+        let Some(name) = name.to_str().filter(|name| is_wanted(name)) else { continue };
         // What is gone by now is not there, and a link that leads nowhere is no file.
         let Ok(about) = fs::metadata(entry.path()) else { continue };
-        let full = format!("{prefix}{name}");
-        if about.is_dir() && !deeper.is_empty() {
-            list_into(&entry.path(), &format!("{full}/"), deeper, found)?;
-        } else if about.is_file() && deeper.is_empty() && found.len() < FILES_MAX {
-            found.insert(full.into(), stat(&about));
+        if about.is_dir() || about.is_file() {
+            found.push(Entry { name: name.into(), is_folder: about.is_dir(), stat: stat(&about) });
         }
     }
-    Ok(())
+    Ok(found)
 }
 
 fn stat(about: &fs::Metadata) -> Stat {
@@ -146,7 +135,7 @@ pub fn read_files(folder: &Folder, files: &LogFiles) -> Result<Shown, FilesError
     let settings = &files.settings;
     let found =
         list(&folder.path, &settings.pattern).map_err(|(path, error)| FilesError::List(path, error))?;
-    let newest = found.iter().max_by_key(|(_, stat)| (stat.modified_ms, stat.modified_ns));
+    let newest = found.iter().max_by_key(|(_, stat)| stat.written());
     let Some((name, _)) = newest else {
         return Err(FilesError::None(folder.path.clone(), settings.pattern.clone()));
     };

@@ -10,6 +10,7 @@ use super::device::{read_attributes, read_grid};
 use super::logger::{read_channels, read_first};
 use super::{FileSettings, Folder, LogFiles};
 use crate::files::form::{Form, Kind};
+use crate::files::glob::is_below;
 use crate::files::stamp::Stamp;
 use crate::files::text::{ENCODINGS, Encoding};
 use crate::records::zone::Zone;
@@ -80,14 +81,14 @@ fn read_files(table: &Table<'_>, interval_ms: Option<At<u64>>) -> Option<LogFile
 
 fn read_pattern(table: &Table<'_>) -> Option<Box<str>> {
     let found = table.filled_text("files")?;
-    let is_below = found.value.split('/').all(|part| !matches!(part, "" | "." | ".."));
-    if !is_below {
+    let is_good = is_below(found.value);
+    if !is_good {
         table.report(
             found.place,
             "`files` are names below the folder, such as \"Met*.dat\" or \"2026/*/Met.dat\"",
         );
     }
-    is_below.then(|| found.value.into())
+    is_good.then(|| found.value.into())
 }
 
 #[derive(Debug, Clone, Copy, PartialEq)]

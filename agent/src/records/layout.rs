@@ -3,45 +3,15 @@
 use std::collections::BTreeMap;
 
 use gapless_common::catalog::{Aggregation, Channel, PeriodLabel};
+use gapless_common::field::is_infinite;
+pub use gapless_common::field::{Field, Val};
 use gapless_common::id::{ChannelId, ChannelIndex, NAME_LEN_MAX};
 use gapless_common::profile::Scale;
 use gapless_common::quality::Quality;
 use gapless_common::reading::{Sample, Value};
 
-use serde::Deserialize;
-
 /// Most channels of a table; beyond it fields are left out, and that is said.
 pub const CHANNELS_MAX: usize = 1_024;
-
-/// One field.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
-pub struct Field {
-    /// Its name, subscripts included: `AirTC(2)`.
-    pub name: String,
-    /// `xsd:float` and the like; any other name is taken as well.
-    #[serde(default, rename = "type")]
-    pub kind: String,
-    /// Its unit, as the program says.
-    #[serde(default)]
-    pub units: String,
-    /// How its number comes about: `Smp`, `Avg`, `Min`, `Max`, `Std`, `Tot`, `WVc`.
-    #[serde(default)]
-    pub process: String,
-}
-
-/// One value.
-#[derive(Debug, Clone, PartialEq, Deserialize)]
-#[serde(untagged)]
-pub enum Val {
-    /// A number.
-    Number(f64),
-    /// A boolean.
-    Flag(bool),
-    /// A text, `"NAN"` and `"INF"` among them.
-    Text(String),
-    /// Anything else.
-    Other(serde_json::Value),
-}
 
 /// A channel that a person has named.
 #[derive(Debug, Clone, PartialEq)]
@@ -140,9 +110,7 @@ impl Place {
             Val::Number(number) => self.number(*number),
             Val::Flag(flag) => self.number(f64::from(u8::from(*flag))),
             Val::Text(text) if self.is_text => (Some(Value::Text(text.as_str().into())), Quality::Good),
-            Val::Text(text) if text.trim_start_matches(['+', '-']).eq_ignore_ascii_case("INF") => {
-                (None, Quality::BadOutOfRange)
-            }
+            Val::Text(text) if is_infinite(text) => (None, Quality::BadOutOfRange),
             // "NAN", and whatever else a sensor may say instead of a number.
             Val::Text(_) | Val::Other(_) => (None, Quality::BadInvalid),
         }
@@ -267,7 +235,7 @@ mod tests {
                 "12.5 good, - bad_invalid, NAN good",
             ),
             (
-                vec![text("INF"), text("-INF"), Val::Other(serde_json::Value::Null), text("")],
+                vec![text("INF"), text("-INF"), Val::Other(serde::de::IgnoredAny), text("")],
                 "- bad_out_of_range, - bad_out_of_range, - bad_invalid",
             ),
             (

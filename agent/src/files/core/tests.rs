@@ -6,7 +6,7 @@ use gapless_common::message::Outcome;
 use gapless_common::time::{Interval, SlotGrid};
 
 use super::*;
-use crate::files::form::tests::{csv, toa5};
+use crate::files::form::{Form, Kind};
 use crate::files::tail::Stat;
 use crate::records::layout::Channels;
 
@@ -32,12 +32,16 @@ fn now(ms: i64) -> Now {
     Now { boot_ms: u64::try_from(ms).unwrap(), wall: Timestamp(T + ms), wall_set: true }
 }
 
+fn form(kind: Kind) -> Form {
+    Form::new(kind, "+01:00".parse().unwrap())
+}
+
 fn settings(pattern: &str) -> Settings {
     Settings {
         device: DeviceIndex(0),
         pattern: pattern.into(),
         grid: SlotGrid::every(Interval::from_ms(60_000).unwrap()),
-        form: csv(0, None, &["t"]),
+        form: form(Kind::Csv { skip: 0, names: None, time: vec!["t".into()] }),
         first_ms: 60 * MINUTE,
         late_ms: 3 * MINUTE,
         look_ms: 10_000,
@@ -211,7 +215,7 @@ fn what_a_share_held_while_it_was_away_is_read_and_what_was_missed_is_filled() {
 
 #[test]
 fn bad_lines_are_missed_as_such_and_bad_values_told_as_such() {
-    let mut bench = Bench::new(Settings { form: toa5(), late_ms: 20 * MINUTE, ..settings("Met*") });
+    let mut bench = Bench::new(Settings { form: form(Kind::Toa5), late_ms: 20 * MINUTE, ..settings("Met*") });
     let head = "\"TOA5\",\"s\"\n\"TIMESTAMP\",\"RECORD\",\"a\"\n\"TS\",\"RN\",\"V\"\n\"\",\"\",\"Avg\"\n";
     bench.run(30_000);
     bench.write("Met.dat", head);

@@ -4,9 +4,8 @@
 use std::fmt;
 use std::str::FromStr;
 
-use gapless_common::time::Timestamp;
-
-use crate::records::zone::Zone;
+use crate::time::Timestamp;
+use crate::zone::Zone;
 
 /// How a time is written.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]

@@ -7,10 +7,9 @@
 
 use std::sync::Arc;
 
-use gapless_common::time::Timestamp;
-
 use super::form::{Form, Line, LineError, Parser};
-use crate::records::layout::{Field, Val};
+use crate::field::{Field, Val};
+use crate::time::Timestamp;
 
 /// Most bytes of one read, and with it the longest line.
 pub const CHUNK_BYTES: usize = 64 << 10;
@@ -34,6 +33,12 @@ pub struct Stat {
 const STALE_MS: i64 = 26 * 3_600_000;
 
 impl Stat {
+    /// When it was written last, in an order.
+    #[must_use]
+    pub const fn written(&self) -> (i64, i64) {
+        (self.modified_ms, self.modified_ns)
+    }
+
     /// Whether a row of this instant or a later one may be in the file.
     #[must_use]
     pub const fn may_hold(&self, at: Timestamp) -> bool {

@@ -3,15 +3,7 @@
 use super::*;
 
 pub(in crate::files) fn toa5() -> Form {
-    Form {
-        kind: Kind::Toa5,
-        encoding: Encoding::Utf8,
-        separator: ',',
-        has_decimal_comma: false,
-        missing: Vec::new(),
-        stamp: Stamp::Iso,
-        zone: "+01:00".parse().unwrap(),
-    }
+    Form::new(Kind::Toa5, "+01:00".parse().unwrap())
 }
 
 pub(in crate::files) fn csv(skip: u32, names: Option<&[&str]>, time: &[&str]) -> Form {

@@ -5,12 +5,11 @@
 use std::borrow::Cow;
 use std::sync::Arc;
 
-use gapless_common::time::Timestamp;
-
 use super::stamp::Stamp;
 use super::text::{Encoding, TextError, cells, decode, without_mark};
-use crate::records::layout::{Field, Val};
-use crate::records::zone::Zone;
+use crate::field::{Field, Val};
+use crate::time::Timestamp;
+use crate::zone::Zone;
 
 /// How the lines of a file are to be read.
 #[derive(Debug, Clone, PartialEq)]
@@ -29,6 +28,22 @@ pub struct Form {
     pub stamp: Stamp,
     /// Zone of the file's times.
     pub zone: Zone,
+}
+
+impl Form {
+    /// UTF-8 with commas between cells, points in numbers and times as of ISO 8601.
+    #[must_use]
+    pub const fn new(kind: Kind, zone: Zone) -> Self {
+        Self {
+            kind,
+            encoding: Encoding::Utf8,
+            separator: ',',
+            has_decimal_comma: false,
+            missing: Vec::new(),
+            stamp: Stamp::Iso,
+            zone,
+        }
+    }
 }
 
 /// What stands in which line.
@@ -278,7 +293,7 @@ fn row(form: &Form, columns: &Columns, cells: &[Cow<'_, str>]) -> Result<Line, L
     Ok(Line::Row { at, vals: vals.collect() })
 }
 
-/// A cell as a value: what is no number stays a text, of which [`crate::records::layout`] makes a bad reading.
+/// A cell as a value: what is no number stays a text, of which whoever reads it makes a bad reading.
 fn value(form: &Form, cell: &str) -> Val {
     let cell = cell.trim();
     let none = || Val::Text("NAN".to_owned());
@@ -297,4 +312,4 @@ fn value(form: &Form, cell: &str) -> Val {
 }
 
 #[cfg(test)]
-pub(in crate::files) mod tests;
+pub(super) mod tests;
