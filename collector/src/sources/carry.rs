@@ -72,7 +72,7 @@ impl Shell {
     }
 
     /// The same, and how its rows are had.
-    fn polled(&mut self, at: usize) -> Option<(&mut Known, &mut dyn Fetch)> {
+    pub(super) fn polled(&mut self, at: usize) -> Option<(&mut Known, &mut dyn Fetch)> {
         match self.devices.get_mut(at)? {
             Polled { life: Life::Known(known), fetch, .. } => Some((known, fetch.as_mut())),
             _ => None,
@@ -96,6 +96,9 @@ impl Shell {
         if known.away_until.is_some_and(|until| until > clock::now()) {
             self.settle(at, Cause::NotConnected)?;
             return Ok(Outcome::NoData);
+        }
+        if let Some(outcome) = self.take_news(at)? {
+            return Ok(outcome);
         }
         if self.differ.is_some() {
             return self.poll_changes(at, from, urgency);

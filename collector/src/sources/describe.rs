@@ -4,16 +4,16 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use gapless_common::catalog::{Channel, Device, PeriodLabel};
-use gapless_common::id::{AgentId, ChannelId, DeviceId, SiteId};
-use gapless_common::profile::AGGREGATIONS;
+use gapless_common::catalog::Device;
+use gapless_common::id::{AgentId, DeviceId, SiteId};
 use gapless_common::text::parse_duration_ms;
-use gapless_common::time::{Interval, SlotGrid, Timestamp};
+use gapless_common::time::{SlotGrid, Timestamp};
 use gapless_common::topic::AgentPath;
 use serde::Deserialize;
 
-use super::answer::{AnswerSpec, Format, Label};
+use super::answer::{AnswerSpec, Format};
 use super::delta::DeltaSpec;
+use super::devices::{Shared, interval};
 use super::list::{Entry, ListSpec, Template, escaped};
 
 /// All of a description.
@@ -177,7 +177,7 @@ pub struct ChannelSpec {
     pub aggregation: String,
 }
 
-fn sum() -> String {
+pub(super) fn sum() -> String {
     "sum".to_owned()
 }
 
@@ -223,10 +223,6 @@ pub struct Asked {
     pub values: Vec<String>,
     /// What it was described as.
     pub spec: DeviceSpec,
-}
-
-fn interval(span: Span) -> Result<Interval, String> {
-    Interval::from_ms(span.0.unsigned_abs()).map_err(|e| format!("`interval`: {e}"))
 }
 
 impl DeviceSpec {
@@ -389,7 +385,7 @@ impl Description {
             let named = text.split_once('/').map(|(device, channel)| (device.to_owned(), channel.to_owned()));
             named.ok_or_else(|| format!("`product`: write DEVICE/CHANNEL instead of `{text}`"))
         };
-        let channel = self.channel(&ChannelSpec {
+        let channel = self.shared().channel(&ChannelSpec {
             name: spec.channel.clone(),
             value: String::new(),
             unit: spec.unit.clone(),
@@ -409,76 +405,28 @@ impl Description {
             channels: vec![channel],
             attributes,
         };
-        let path = AgentPath { site: self.site_id()?, agent: self.agent(&spec.name)? };
+        let path = AgentPath { site: self.site_id()?, agent: self.shared().agent(&spec.name)? };
         let [a, b] = &spec.product;
         Ok(Computed { path, device, inputs: [input(a)?, input(b)?] })
     }
 
-    fn agent(&self, device: &str) -> Result<AgentId, String> {
-        AgentId::new(&format!("{}-{device}", self.name)).map_err(|e| format!("`name`: {e}"))
-    }
-
-    fn device(&self, spec: &DeviceSpec) -> Result<Asked, String> {
-        let interval = interval(spec.interval)?;
-        let text = |span: Span| gapless_common::text::format_duration_ms(span.0.unsigned_abs());
-        let mut attributes = BTreeMap::from([
-            ("history".to_owned(), "source".to_owned()),
-            ("class".to_owned(), "http".to_owned()),
-            ("source".to_owned(), self.name.clone()),
-            ("every".to_owned(), text(self.every)),
-            ("consent".to_owned(), self.consent.clone()),
-            // What the source says last of a row is what counts.
-            ("revises".to_owned(), "true".to_owned()),
-        ]);
-        let bounds = [("every_least", self.every_least), ("every_most", self.every_most)];
-        attributes.extend(bounds.into_iter().filter_map(|(key, span)| Some((key.to_owned(), text(span?)))));
-        let channels = self.channels(spec)?;
-        let values = channels.iter().map(|channel| channel.value.clone()).collect();
-        let channels = channels.iter().map(|channel| self.channel(channel)).collect::<Result<_, _>>()?;
-        let device = Device {
-            id: DeviceId::new(&spec.name).map_err(|e| format!("`device.name`: {e}"))?,
-            grid: SlotGrid::every(interval),
-            paused: false,
-            channels,
-            attributes,
-        };
-        let agent = self.agent(&spec.name)?;
-        Ok(Asked { agent, device, values, spec: spec.clone() })
-    }
-
-    /// The channels of a device, however they were written.
-    fn channels(&self, spec: &DeviceSpec) -> Result<Vec<ChannelSpec>, String> {
-        match (&spec.channel, spec.channels.as_slice()) {
-            (Some(_), [_, ..]) => {
-                Err(format!("device `{}` has both `channel` and `channels`: write one of them", spec.name))
-            }
-            (None, []) => Err(format!("device `{}` has no channel: write `channel = \"NAME\"`", spec.name)),
-            (None, several) => Ok(several.to_vec()),
-            (Some(name), []) => {
-                let value = self.answer.value.clone();
-                let value = value.ok_or("`answer.value` is missing: where the value stands in a row")?;
-                let (unit, quantity) = (spec.unit.clone(), spec.quantity.clone());
-                Ok(vec![ChannelSpec { name: name.clone(), value, unit, quantity, aggregation: sum() }])
-            }
+    /// What its devices share.
+    fn shared(&self) -> Shared<'_> {
+        Shared {
+            source: &self.name,
+            class: "http",
+            every: self.every,
+            every_least: self.every_least,
+            every_most: self.every_most,
+            value: (self.answer.value.as_deref(), "answer.value"),
+            label: self.answer.label,
         }
     }
 
-    fn channel(&self, spec: &ChannelSpec) -> Result<Channel, String> {
-        let aggregation = AGGREGATIONS.iter().find(|(word, _)| *word == spec.aggregation);
-        Ok(Channel {
-            id: ChannelId::new(&spec.name).map_err(|e| format!("channel `{}`: {e}", spec.name))?,
-            unit: spec.unit.as_str().into(),
-            quantity: spec.quantity.as_str().into(),
-            aggregation: aggregation.map(|(_, aggregation)| *aggregation).ok_or_else(|| {
-                let known: Vec<_> = AGGREGATIONS.iter().map(|(word, _)| *word).collect();
-                format!("`aggregation`: `{}` is none of {}", spec.aggregation, known.join(", "))
-            })?,
-            label: match self.answer.label {
-                Label::Start => PeriodLabel::Start,
-                Label::End => PeriodLabel::End,
-            },
-            attributes: BTreeMap::new(),
-        })
+    fn device(&self, spec: &DeviceSpec) -> Result<Asked, String> {
+        let mut asked = self.shared().device(spec)?;
+        asked.device.attributes.insert("consent".to_owned(), self.consent.clone());
+        Ok(asked)
     }
 
     /// What is asked for a window.

@@ -3,8 +3,26 @@
 use gapless_common::time::Timestamp;
 
 use super::failure::Failure;
-use super::rows::Parsed;
+use super::rows::{Parsed, Row};
 use crate::jobs::budget::Urgency;
+
+/// A part of what has come to a source that says by itself what is new.
+#[derive(Debug, Default)]
+pub(super) struct News {
+    /// In no order.
+    pub(super) rows: Vec<Row>,
+    /// There is no more of it for now.
+    pub(super) end: Option<End>,
+}
+
+/// What is known once all that is new was read.
+#[derive(Debug, Default)]
+pub(super) struct End {
+    /// Slots within these, half open, that have no row have one that cannot be read.
+    pub(super) corrupt: Vec<(Timestamp, Timestamp)>,
+    /// What of it cannot be read, and why: where, for people.
+    pub(super) trouble: Option<String>,
+}
 
 /// What one device of a source has, however it is reached. Each call may take its time; only the source's thread makes them.
 pub(super) trait Fetch: Send {
@@ -19,6 +37,15 @@ pub(super) trait Fetch: Send {
 
     /// How urgent what is asked from now on is; of no use where calls are not counted.
     fn set_urgency(&mut self, _urgency: Urgency) {}
+
+    /// What has come since this was asked last, whatever its times; nothing of a source that is asked for windows instead. At
+    /// first only what begins at `from`, and what is [missing](Self::missing), need be told.
+    fn news(&mut self, _from: Timestamp) -> Result<Option<News>, Failure> {
+        Ok(None)
+    }
+
+    /// These stretches, half open, are missing at a start, and still asked for.
+    fn missing(&mut self, _gaps: Vec<(Timestamp, Timestamp)>) {}
 }
 
 /// What the thread of a source goes by, whatever its kind.

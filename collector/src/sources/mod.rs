@@ -1,8 +1,11 @@
-//! Sources that the collector polls itself: remote APIs over HTTP, each described in a file.
+//! Sources that the collector polls itself: remote APIs over HTTP and folders of files, each described in a file.
 //!
 //! To the rest of the collector a device of such a source is one of an agent that lives in this process: its rows, what it
 //! has none of, and how far it is complete go the way of every agent's records, so that ledger, gaps and jobs hold for it
 //! unchanged. A poll out of turn is its rhythm, and its history is what gaps are filled from.
+//!
+//! A source may be a folder of files instead, which says by itself what is new: `drop` is all of it, `news` what the thread
+//! does with it.
 //!
 //! A device may also be computed from two others: `derive` says how, `derived` is the thread.
 //!
@@ -19,12 +22,15 @@ mod delta;
 pub(crate) mod derive;
 mod derived;
 pub mod describe;
+mod devices;
 mod differ;
+mod drop;
 mod failure;
 mod fetch;
 mod http;
 mod life;
 mod list;
+mod news;
 mod relist;
 pub mod rows;
 mod shell;

@@ -149,16 +149,22 @@ impl AnswerSpec {
     fn cell(&self, raw: &Raw, value: &str) -> Result<Cell, String> {
         let number: f64 =
             value.parse().map_err(|_| format!("the value `{value}` of {} is no number", raw.time))?;
-        let is_invalid = self.invalid.iter().any(|known| known.to_bits() == number.to_bits())
-            || raw.status.as_ref().is_some_and(|status| self.status_invalid.contains(status))
-            || !number.is_finite();
-        let quality = match self.overflow_above {
-            _ if is_invalid => Quality::BadInvalid,
-            Some(most) if number > most => Quality::BadOutOfRange,
-            _ => Quality::Good,
-        };
-        Ok((quality.has_value().then_some(number), quality))
+        let is_invalid = raw.status.as_ref().is_some_and(|status| self.status_invalid.contains(status));
+        Ok(cell(number, is_invalid, &self.invalid, self.overflow_above))
     }
+}
+
+/// What a number says: `invalid` are those by which a source says that it has none, and beyond `overflow_above` a value
+/// cannot be.
+pub(super) fn cell(number: f64, is_invalid: bool, invalid: &[f64], overflow_above: Option<f64>) -> Cell {
+    let is_invalid =
+        is_invalid || invalid.iter().any(|known| known.to_bits() == number.to_bits()) || !number.is_finite();
+    let quality = match overflow_above {
+        _ if is_invalid => Quality::BadInvalid,
+        Some(most) if number > most => Quality::BadOutOfRange,
+        _ => Quality::Good,
+    };
+    (quality.has_value().then_some(number), quality)
 }
 
 #[cfg(test)]

@@ -122,6 +122,10 @@ impl Shell {
         let is_withdrawn = is_same && known.attributes.contains_key("not_authorised_since");
         let is_removed = polled.listed.is_some() && known.attributes.contains_key("removed_at");
         let is_over = is_withdrawn || is_removed;
+        let gaps = sources::missing(connection, &path, device.id.as_str())?;
+        if let Some(polled) = self.devices.get_mut(at) {
+            polled.fetch.missing(gaps);
+        }
         begin.previous = known.previous;
         let unread = known.attributes.get("unread_since").and_then(|text| text.parse().ok());
         if is_over {

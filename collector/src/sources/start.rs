@@ -11,6 +11,7 @@ use super::call::{Budget, Caller};
 use super::derived;
 use super::describe::Description;
 use super::differ::Differ;
+use super::drop::{self, DropDescription};
 use super::http::{Api, HttpDevice};
 use super::life::Polled;
 use super::relist::Lister;
@@ -60,7 +61,19 @@ pub fn start(
         std::fs::read_to_string(path).map_err(|source| StartError::Read { path: path.to_owned(), source })
     };
     let described = |message| StartError::Described { path: file.to_owned(), message };
-    let description = Description::read(&read(file)?).map_err(described)?;
+    let text = read(file)?;
+    if drop::is_drop(&text) {
+        let description = DropDescription::read(&text).map_err(described)?;
+        let site = description.site_id().map_err(described)?;
+        let mut devices = Vec::new();
+        for asked in description.asked().map_err(described)? {
+            let fetch = Box::new(description.device(&asked).map_err(described)?);
+            let path = AgentPath { site: site.clone(), agent: asked.agent };
+            devices.push(Polled::new(path, asked.device, draw()?, fetch));
+        }
+        return run(Shell::new(description.pace(), orders, devices), database, shutdown);
+    }
+    let description = Description::read(&text).map_err(described)?;
     let mut headers = Vec::new();
     for (name, value) in &description.headers {
         let value = match value.strip_prefix('@') {
@@ -91,9 +104,15 @@ pub fn start(
     let mut shell = Shell::new(pace, orders, devices);
     shell.lister = api.description.list.is_some().then(|| Lister::new(Arc::clone(&api)));
     shell.differ = api.description.delta.is_some().then(|| Differ::new(Arc::clone(&api)));
+    run(shell, database, shutdown)
+}
+
+/// Starts the thread of a source, whatever its kind.
+fn run(mut shell: Shell, database: &Path, shutdown: watch::Receiver<bool>) -> Result<(), StartError> {
     let database = database.to_owned();
     let run = move || shell.run(&database, &shutdown);
-    std::thread::Builder::new().name("source".into()).spawn(run).map(drop).map_err(StartError::Thread)
+    let thread = std::thread::Builder::new().name("source".into()).spawn(run);
+    thread.map(|_| ()).map_err(StartError::Thread)
 }
 
 /// Who a device is in this process.

@@ -1,7 +1,7 @@
 //! What a device of a source says to the collector: the messages of an agent, made in this process. Pure.
 //!
-//! Contract: [`Voice::opening`] first, then [`Voice::rows`] for each window that was read, oldest first, and
-//! [`Voice::reply`] for each command. Nothing is kept for sending again: what the writer was handed it commits.
+//! Contract: [`Voice::opening`] first, then [`Voice::rows`] for each window that was read, oldest first (or
+//! [`Voice::pass_on`] for what has come, and [`Voice::account`] once that is all), and [`Voice::reply`] for each command. Nothing is kept for sending again: what the writer was handed it commits.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -12,7 +12,7 @@ use gapless_common::quality::Cause;
 use gapless_common::reading::{
     Acquired, CatalogRecord, Completeness, EpochStart, Misses, Readings, Record, Sample, Value,
 };
-use gapless_common::time::{Slot, Timestamp};
+use gapless_common::time::{Slot, SlotGrid, Timestamp};
 use gapless_common::topic::{AgentPath, Up};
 use gapless_common::wire::{self, Message};
 
@@ -34,7 +34,12 @@ pub(crate) struct Voice {
     overlap_ms: i64,
     /// What was told of the rows since then: such a row is told again only where it says something else.
     told: BTreeMap<Timestamp, Vec<Option<Cell>>>,
+    /// Slots of rows that were passed on and are not accounted for.
+    there: BTreeSet<i64>,
 }
+
+/// A row as it was told.
+type Told = (Timestamp, Vec<Option<Cell>>);
 
 /// What was drawn or found at the start.
 #[derive(Debug, Clone, Copy)]
@@ -63,7 +68,16 @@ pub(crate) struct Window {
 impl Voice {
     pub(crate) fn new(path: AgentPath, begin: Begin, catalog: Catalog, overlap_ms: i64) -> Self {
         let Begin { epoch, connection, .. } = begin;
-        Self { path, connection, epoch, next: 1, catalog, overlap_ms, told: BTreeMap::new() }
+        Self {
+            path,
+            connection,
+            epoch,
+            next: 1,
+            catalog,
+            overlap_ms,
+            told: BTreeMap::new(),
+            there: BTreeSet::new(),
+        }
     }
 
     pub(crate) fn path(&self) -> &AgentPath {
@@ -172,13 +186,62 @@ impl Voice {
         why: impl Fn(Timestamp) -> Cause,
         now: Timestamp,
     ) -> Result<(Vec<Inbound>, Timestamp), wire::EncodeError> {
-        let Some(grid) = self.catalog.devices.first().map(|device| device.grid) else {
-            return Ok((Vec::new(), window.to));
-        };
-        let device = DeviceIndex(0);
-        let mut records = Vec::with_capacity(rows.len() + 2);
-        let (mut there, mut new) = (BTreeSet::new(), Vec::new());
-        for row in rows.into_iter().filter(|row| window.from <= row.at && row.at < window.to) {
+        let Some(grid) = self.grid() else { return Ok((Vec::new(), window.to)) };
+        let is_in = |row: &Row| window.from <= row.at && row.at < window.to;
+        let (mut records, there, new) = self.readings(rows.into_iter().filter(is_in), grid);
+        let (accounts, next) = account(&there, grid, window, why);
+        records.extend(accounts);
+        let messages = self.records(&records, now)?;
+        self.remember(new, window.to);
+        Ok((messages, next))
+    }
+
+    /// Rows that have come, whatever their times. What they account for is said by [`Voice::account`].
+    pub(crate) fn pass_on(
+        &mut self,
+        rows: Vec<Row>,
+        now: Timestamp,
+    ) -> Result<Vec<Inbound>, wire::EncodeError> {
+        let Some(grid) = self.grid() else { return Ok(Vec::new()) };
+        let (records, there, new) = self.readings(rows.into_iter(), grid);
+        let messages = self.records(&records, now)?;
+        self.there.extend(there);
+        self.remember(new, now);
+        Ok(messages)
+    }
+
+    /// How far the device is accounted for by all rows that were passed on; `why` a slot of that instant has none. Returns what
+    /// is not accounted for yet, too.
+    pub(crate) fn account(
+        &mut self,
+        window: Window,
+        why: impl Fn(Timestamp) -> Cause,
+        now: Timestamp,
+    ) -> Result<(Vec<Inbound>, Timestamp), wire::EncodeError> {
+        let Some(grid) = self.grid() else { return Ok((Vec::new(), window.to)) };
+        // What a clock that is ahead has written already counts once its time has come.
+        let later = self.there.split_off(&grid.first_from(window.to).0);
+        let (records, next) = account(&self.there, grid, window, why);
+        let messages = self.records(&records, now);
+        match messages.is_ok() {
+            true => self.there = later,
+            false => self.there.extend(later),
+        }
+        Ok((messages?, next))
+    }
+
+    fn grid(&self) -> Option<SlotGrid> {
+        self.catalog.devices.first().map(|device| device.grid)
+    }
+
+    /// Rows as records, but for those that say what was told; with the slots that they are of, and what is told now.
+    fn readings(
+        &self,
+        rows: impl Iterator<Item = Row>,
+        grid: SlotGrid,
+    ) -> (Vec<Record>, BTreeSet<i64>, Vec<Told>) {
+        let (mut records, mut there, mut new) = (Vec::new(), BTreeSet::new(), Vec::new());
+        for row in rows {
             let slot = grid.slot_at(row.at);
             there.insert(slot.0);
             if self.told.get(&row.at) == Some(&row.cells) {
@@ -189,36 +252,17 @@ impl Voice {
                 Some(Sample { channel: ChannelIndex(channel), value: value.map(Value::Number), quality })
             });
             let (acquired, at, samples) = (Acquired::Recorded(slot), row.at, samples.collect());
-            records.push(Record::Readings(Readings { device, acquired, at, samples }));
+            records.push(Record::Readings(Readings { device: DeviceIndex(0), acquired, at, samples }));
             new.push((row.at, row.cells));
         }
-        // A slot whose row has come is settled, and so is everything before it.
-        let last = there.last().map_or(i64::MIN, |last| *last);
-        let settled = grid.first_from(window.settled.min(window.to)).0.saturating_sub(1);
-        let first = grid.first_from(window.accounted).0;
-        let through = if window.accounted < window.to { settled.max(last) } else { i64::MIN };
-        let mut slot = first;
-        while slot <= through {
-            let (begin, cause) = (slot, why(grid.at(Slot(slot))));
-            while slot <= through && !there.contains(&slot) && why(grid.at(Slot(slot))) == cause {
-                slot += 1;
-            }
-            match u32::try_from(slot - begin).unwrap_or(u32::MAX) {
-                // Its row is there.
-                0 => slot += 1,
-                count => records.push(Record::Misses(Misses { device, first: Slot(begin), count, cause })),
-            }
-        }
-        let mut next = window.accounted;
-        if through >= first {
-            records.push(Record::Complete(Completeness { through: vec![(device, Slot(through))] }));
-            next = grid.at(Slot(through).plus(1));
-        }
-        let messages = self.records(&records, now)?;
+        (records, there, new)
+    }
+
+    /// What was told, as far back as it is known; `newest` where that is nothing.
+    fn remember(&mut self, new: Vec<Told>, newest: Timestamp) {
         self.told.extend(new);
-        let newest = self.told.last_key_value().map_or(window.to, |(at, _)| *at);
+        let newest = self.told.last_key_value().map_or(newest, |(at, _)| *at);
         self.told = self.told.split_off(&newest.plus_ms(1 - self.overlap_ms));
-        Ok((messages, next))
     }
 
     fn records(&mut self, records: &[Record], now: Timestamp) -> Result<Vec<Inbound>, wire::EncodeError> {
@@ -247,6 +291,40 @@ impl Voice {
         // No broker waits for a word about it.
         Inbound { topic: self.path.up(kind), payload, at, token: 0 }
     }
+}
+
+/// What is missed of a window in which these slots have a row, and how far the device is complete; and where the next window
+/// begins.
+fn account(
+    there: &BTreeSet<i64>,
+    grid: SlotGrid,
+    window: Window,
+    why: impl Fn(Timestamp) -> Cause,
+) -> (Vec<Record>, Timestamp) {
+    let device = DeviceIndex(0);
+    let mut records = Vec::new();
+    // A slot whose row has come is settled, and so is everything before it.
+    let last = there.last().map_or(i64::MIN, |last| *last);
+    let settled = grid.first_from(window.settled.min(window.to)).0.saturating_sub(1);
+    let first = grid.first_from(window.accounted).0;
+    let through = if window.accounted < window.to { settled.max(last) } else { i64::MIN };
+    let mut slot = first;
+    while slot <= through {
+        let (begin, cause) = (slot, why(grid.at(Slot(slot))));
+        while slot <= through && !there.contains(&slot) && why(grid.at(Slot(slot))) == cause {
+            slot += 1;
+        }
+        match u32::try_from(slot - begin).unwrap_or(u32::MAX) {
+            // Its row is there.
+            0 => slot += 1,
+            count => records.push(Record::Misses(Misses { device, first: Slot(begin), count, cause })),
+        }
+    }
+    if through < first {
+        return (records, window.accounted);
+    }
+    records.push(Record::Complete(Completeness { through: vec![(device, Slot(through))] }));
+    (records, grid.at(Slot(through).plus(1)))
 }
 
 fn version() -> Box<str> {

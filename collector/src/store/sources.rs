@@ -52,6 +52,19 @@ pub(crate) fn known(
     }))
 }
 
+/// The stretches of a device, half open, that are missing and still asked for.
+pub(crate) fn missing(
+    connection: &Connection,
+    path: &AgentPath,
+    device: &str,
+) -> rusqlite::Result<Vec<(Timestamp, Timestamp)>> {
+    let sql = "SELECT p.from_ts, p.to_ts FROM gaps p JOIN grids g ON g.id = p.grid
+        JOIN devices d ON d.id = g.device JOIN sites s ON s.id = d.site
+        WHERE s.name = ?1 AND d.name = ?2 AND p.state IN (1, 3, 4) ORDER BY p.from_ts";
+    let row = |r: &rusqlite::Row<'_>| Ok((Timestamp(r.get(0)?), Timestamp(r.get(1)?)));
+    connection.prepare(sql)?.query_map([path.site.as_str(), device], row)?.collect()
+}
+
 fn number(connection: &Connection, path: &AgentPath) -> rusqlite::Result<Option<AgentNo>> {
     let sql = "SELECT a.id FROM agents a JOIN sites s ON s.id = a.site WHERE s.name = ?1 AND a.name = ?2";
     let names = [path.site.as_str(), path.agent.as_str()];

@@ -1,0 +1,260 @@
+//! A program that is run within bounds: of its time, of what it may say, of what it may leave behind.
+
+use std::io::{self, Read as _, Write as _};
+use std::os::fd::AsFd;
+use std::os::unix::process::CommandExt as _;
+use std::process::{Child, ChildStderr, Command, ExitStatus, Stdio};
+use std::sync::mpsc::{Receiver, sync_channel};
+use std::time::{Duration, Instant};
+
+use gapless_common::text::{format_bytes, format_duration_ms};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
+use rustix::process::{Pid, Signal, kill_process_group};
+
+/// How much of what a program says on its standard error is kept: the last of it.
+const SAID_BYTES_MAX: usize = 4 << 10;
+/// How long a program that has said all may take to end.
+const END_WITHIN: Duration = Duration::from_secs(5);
+
+/// A program and its arguments.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Program {
+    /// Never empty.
+    pub(super) argv: Vec<String>,
+    /// How long it may take.
+    pub(super) timeout: Duration,
+}
+
+/// Why a program gave nothing.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum CommandError {
+    /// It is not there.
+    #[error("there is no program `{0}`: install it, or write its whole path")]
+    Missing(String),
+    /// The system does not start it.
+    #[error("`{program}` cannot be started: {source}")]
+    Start {
+        /// Which.
+        program: String,
+        /// Why.
+        source: io::Error,
+    },
+    /// It says that it could not.
+    #[error("`{program}` refuses it ({status}): {said}")]
+    Refused {
+        /// Which.
+        program: String,
+        /// How it ended.
+        status: ExitStatus,
+        /// The last line that it said.
+        said: String,
+    },
+    /// It takes too long.
+    #[error("`{program}` took longer than {}, and was ended", format_duration_ms(u64::try_from(.timeout.as_millis()).unwrap_or(u64::MAX)))]
+    Slow {
+        /// Which.
+        program: String,
+        /// How long it was given.
+        timeout: Duration,
+    },
+    /// It gives too much.
+    #[error("`{program}` gave more than {}: `largest` is the limit", format_bytes(*.most))]
+    Large {
+        /// Which.
+        program: String,
+        /// How much it may give, in bytes.
+        most: u64,
+    },
+    /// What it gives cannot be read.
+    #[error("what `{program}` gives cannot be read: {source}")]
+    Pipe {
+        /// Which.
+        program: String,
+        /// Why.
+        source: io::Error,
+    },
+}
+
+/// A program that runs. It, and what it has started, is ended when this is dropped.
+pub(super) struct Running {
+    pub(super) child: Child,
+    said: Receiver<String>,
+}
+
+impl Running {
+    /// Starts it, with all of its streams to be taken from `child`.
+    pub(super) fn start(command: &mut Command) -> Result<Self, CommandError> {
+        let program = command.get_program().to_string_lossy().into_owned();
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0);
+        let mut child = command.spawn().map_err(|source| match source.kind() {
+            io::ErrorKind::NotFound => CommandError::Missing(program.clone()),
+            _ => CommandError::Start { program: program.clone(), source },
+        })?;
+        let (tell, said) = sync_channel(1);
+        if let Some(stderr) = child.stderr.take() {
+            // It ends with the program, or with whoever has its standard error from it.
+            let follow = move || drop(tell.send(last_of(stderr)));
+            std::thread::Builder::new()
+                .name("said".into())
+                .spawn(follow)
+                .map_err(|source| CommandError::Start { program, source })?;
+        }
+        Ok(Self { child, said })
+    }
+
+    /// What it said on its standard error, once it has ended.
+    pub(super) fn said(&self) -> String {
+        self.said.recv_timeout(Duration::from_secs(1)).unwrap_or_default()
+    }
+
+    /// How it ended, where it does so in time.
+    pub(super) fn ended(&mut self, within: Duration) -> io::Result<Option<ExitStatus>> {
+        let until = Instant::now() + within;
+        loop {
+            let ended = self.child.try_wait()?;
+            if ended.is_some() || Instant::now() >= until {
+                return Ok(ended);
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        if matches!(self.child.try_wait(), Ok(None)) {
+            // Its group is its own, so nobody else is met.
+            let _ = kill_process_group(Pid::from_child(&self.child), Signal::KILL);
+            let _ = self.child.wait();
+        }
+    }
+}
+
+/// The last line of what a program said.
+pub(super) fn last_line(said: &str) -> &str {
+    said.lines().rev().map(str::trim).find(|line| !line.is_empty()).unwrap_or("it does not say why")
+}
+
+fn last_of(mut stderr: ChildStderr) -> String {
+    let (mut kept, mut bytes) = (Vec::new(), [0; 1 << 10]);
+    while let Ok(count @ 1..) = stderr.read(&mut bytes) {
+        kept.extend_from_slice(&bytes[..count]);
+        let surplus = kept.len().saturating_sub(SAID_BYTES_MAX);
+        kept.drain(..surplus);
+    }
+    String::from_utf8_lossy(&kept).into_owned()
+}
+
+/// Waits until something can be read; `false` where nothing came until then.
+pub(super) fn readable(from: impl AsFd, until: Instant) -> io::Result<bool> {
+    loop {
+        let left = until.saturating_duration_since(Instant::now());
+        let seconds = i64::try_from(left.as_secs()).unwrap_or(i64::MAX);
+        let left = Timespec { tv_sec: seconds, tv_nsec: left.subsec_nanos().into() };
+        match poll(&mut [PollFd::new(&from, PollFlags::IN)], Some(&left)) {
+            Err(Errno::INTR) => {}
+            Err(error) => return Err(error.into()),
+            Ok(count) => return Ok(count > 0),
+        }
+    }
+}
+
+impl Program {
+    /// What it makes of `input`, `most` bytes of it.
+    pub(super) fn run(&self, input: Vec<u8>, most: u64) -> Result<Vec<u8>, CommandError> {
+        let until = Instant::now() + self.timeout;
+        let program = self.argv.first().cloned().unwrap_or_default();
+        let pipe = |source| CommandError::Pipe { program: program.clone(), source };
+        let slow = || CommandError::Slow { program: program.clone(), timeout: self.timeout };
+        let mut running = Running::start(Command::new(&program).args(self.argv.iter().skip(1)))?;
+        let Running { child, .. } = &mut running;
+        let (stdin, stdout) = (child.stdin.take(), child.stdout.take());
+        if let Some(mut stdin) = stdin {
+            // One that does not read all of it breaks the pipe; how it ends says whether that is as it should be.
+            let feed = move || drop(stdin.write_all(&input));
+            std::thread::Builder::new().name("feed".into()).spawn(feed).map_err(pipe)?;
+        }
+        let mut output = Vec::new();
+        if let Some(mut stdout) = stdout {
+            let mut bytes = [0; 16 << 10];
+            loop {
+                if !readable(&stdout, until).map_err(pipe)? {
+                    return Err(slow());
+                }
+                let count = stdout.read(&mut bytes).map_err(pipe)?;
+                if count == 0 {
+                    break;
+                }
+                output.extend_from_slice(&bytes[..count]);
+                if u64::try_from(output.len()).unwrap_or(u64::MAX) > most {
+                    return Err(CommandError::Large { program, most });
+                }
+            }
+        }
+        match running.ended(END_WITHIN).map_err(pipe)? {
+            Some(status) if status.success() => Ok(output),
+            Some(status) => {
+                let said = last_line(&running.said()).to_owned();
+                Err(CommandError::Refused { program, status, said })
+            }
+            None => Err(slow()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn run(script: &str, input: &[u8], timeout: Duration) -> Result<Vec<u8>, CommandError> {
+        let argv = ["sh", "-c", script].map(str::to_owned).to_vec();
+        Program { argv, timeout }.run(input.to_vec(), 1 << 20)
+    }
+
+    const LONG: Duration = Duration::from_secs(60);
+
+    #[test]
+    fn what_goes_in_comes_out_however_large_it_is() {
+        let text = b"0123456789".repeat(50_000);
+        assert_eq!(run("cat", &text, LONG).unwrap(), text);
+        assert_eq!(run("echo read nothing of it", &text, LONG).unwrap(), b"read nothing of it\n");
+    }
+
+    #[test]
+    fn a_program_that_refuses_is_quoted_by_its_last_line() {
+        let told = run("echo first >&2; echo 'no key' >&2; exit 3", b"", LONG).unwrap_err();
+        assert_eq!(told.to_string(), "`sh` refuses it (exit status: 3): no key");
+        let told = run("exit 1", b"", LONG).unwrap_err();
+        assert_eq!(told.to_string(), "`sh` refuses it (exit status: 1): it does not say why");
+    }
+
+    #[test]
+    fn a_program_is_ended_with_all_that_it_started_when_its_time_or_its_share_is_over() {
+        let told = run("sleep 600", b"", Duration::from_millis(50)).unwrap_err();
+        assert_eq!(told.to_string(), "`sh` took longer than 50ms, and was ended");
+        let folder = tempfile::tempdir().unwrap();
+        let pid = folder.path().join("pid");
+        let script = format!("sleep 600 & echo $! > {}; cat /dev/zero", pid.display());
+        let told = run(&script, b"", LONG).unwrap_err();
+        assert_eq!(told.to_string(), "`sh` gave more than 1 MiB: `largest` is the limit");
+        let pid = std::fs::read_to_string(pid).unwrap();
+        // A killed one may be there until somebody has asked how it ended.
+        let stat = || std::fs::read_to_string(format!("/proc/{}/stat", pid.trim())).unwrap_or_default();
+        let until = Instant::now() + LONG;
+        while !stat().is_empty() && !stat().contains(") Z ") {
+            assert!(Instant::now() < until, "it is still there: {}", stat());
+            std::thread::yield_now();
+        }
+    }
+
+    #[test]
+    fn a_program_that_is_not_there_is_named() {
+        let program = Program { argv: vec!["gapless-no-such-program".to_owned()], timeout: LONG };
+        let told = program.run(Vec::new(), 1).unwrap_err().to_string();
+        assert_eq!(
+            told,
+            "there is no program `gapless-no-such-program`: install it, or write its whole path"
+        );
+    }
+}
