@@ -14,6 +14,7 @@ pub mod home;
 pub mod hostile;
 pub mod line;
 pub mod load;
+pub mod logger_files;
 pub mod mischief;
 pub mod process;
 pub mod proxy;
