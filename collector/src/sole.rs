@@ -60,7 +60,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_second_one_is_told_who_is_there() {
+    fn a_second_one_is_told_that_somebody_is_there() {
         let folder = tempfile::tempdir().unwrap();
         let first = Sole::take(folder.path()).unwrap();
         let refused = Sole::take(folder.path()).unwrap_err().to_string();

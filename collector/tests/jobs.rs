@@ -117,8 +117,12 @@ impl World {
 
     /// The agent goes on under what is configured now.
     fn configure(&mut self) {
+        self.send(vec![self.configuration()]);
+    }
+
+    fn configuration(&self) -> Record {
         let (hash, bytes) = wire::encode_catalog(&self.catalog());
-        self.send(vec![Record::Catalog(CatalogRecord { hash, since: Some(self.now), bytes })]);
+        Record::Catalog(CatalogRecord { hash, since: Some(self.now), bytes })
     }
 
     /// Since when the configuration is not confirmed, in seconds.
@@ -129,11 +133,15 @@ impl World {
 
     /// The meter is read now.
     fn read(&mut self) {
+        self.send(vec![self.reading()]);
+    }
+
+    fn reading(&self) -> Record {
         let sample =
             Sample { channel: ChannelIndex(0), value: Some(Value::Number(0.5)), quality: Quality::Good };
         let slot = self.catalog().devices[0].grid.slot_at(self.now);
         let (device, acquired, at) = (DeviceIndex(0), Acquired::InSlot(slot), self.now);
-        self.send(vec![Record::Readings(Readings { device, acquired, at, samples: vec![sample] })]);
+        Record::Readings(Readings { device, acquired, at, samples: vec![sample] })
     }
 
     fn reply(&mut self, id: u64, outcome: Outcome) {
@@ -306,6 +314,23 @@ fn a_device_whose_configuration_changed_is_read_once_and_marked_until_that_has_c
         assert_eq!(world.history(), [("done", 1)], "{what}");
         assert_eq!(world.pass(60), [], "{what}: once");
     }
+}
+
+#[test]
+fn what_is_read_in_the_same_frame_as_the_new_configuration_is_confirmed() {
+    let mut world = World::new(&[]);
+    world.read();
+    world.pass(10);
+    world.unit = "MWh";
+    let catalog = world.configuration();
+    let reading = world.reading();
+    world.send(vec![catalog, reading]);
+    assert_eq!(world.unconfirmed(), None);
+    world.attributes.insert("unit".into(), "12".into());
+    world.now = world.now.plus_ms(1_000);
+    let (before, catalog) = (world.reading(), world.configuration());
+    world.send(vec![before, catalog]);
+    assert_eq!(world.unconfirmed(), Some(11), "what came before it confirms nothing");
 }
 
 #[test]

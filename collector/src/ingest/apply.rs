@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use gapless_common::id::{ConnectionId, DeviceIndex, Epoch};
+use gapless_common::id::{CatalogHash, ConnectionId, DeviceIndex, Epoch};
 use gapless_common::message::{AgentState, ClockReading, DataFrame, OutboxFill, Outcome, Reply};
 use gapless_common::planted::{self, Bug};
 use gapless_common::reading::{Acquired, Readings, Record};
@@ -17,7 +17,7 @@ use super::{Inbound, catalogs, keep};
 use crate::alerts::clock::seen;
 use crate::freshness::Allowances;
 use crate::gaps::Policies;
-use crate::ledger::{AgentNo, Finding, Mark, plausible};
+use crate::ledger::{AgentNo, DeviceNo, Finding, Mark, plausible};
 use crate::store::batch::{Batch, Row, certain, uncertain};
 use crate::store::cell::Cell;
 use crate::store::model::ParkReason;
@@ -49,6 +49,8 @@ pub(super) struct Apply<'a, 'c> {
     pub(super) allowances: &'a Allowances,
     /// Jobs that have ended: they are told of once it is known what was stored.
     pub(super) ended_jobs: Vec<jobs::Ended>,
+    /// What was read in this transaction, of each agent since its last catalog.
+    pub(super) read: BTreeSet<(DeviceNo, AgentNo, CatalogHash)>,
     /// Whose ledger must settle.
     pub(super) touched: BTreeSet<AgentNo>,
 }
@@ -63,8 +65,9 @@ impl<'a, 'c> Apply<'a, 'c> {
         park_bytes_max: i64,
         (policies, allowances): (&'a Policies, &'a Allowances),
     ) -> Self {
-        let (answers, touched, ended_jobs) = (Answers::default(), BTreeSet::new(), Vec::new());
-        Self { memory, batch, answers, park_bytes_max, policies, allowances, ended_jobs, touched }
+        let (answers, ended_jobs) = (Answers::default(), Vec::new());
+        let (read, touched) = (BTreeSet::new(), BTreeSet::new());
+        Self { memory, batch, answers, park_bytes_max, policies, allowances, ended_jobs, read, touched }
     }
 
     /// Takes one message.
@@ -245,6 +248,7 @@ impl<'a, 'c> Apply<'a, 'c> {
         match record {
             Record::Start(start) => ledger.start(no, epoch, start),
             Record::Catalog(c) => {
+                self.read.retain(|(_, agent, _)| *agent != no);
                 ledger.mark(no, epoch, seq, Mark::Catalog { hash: c.hash, since: c.since });
             }
             Record::Downtime(d) => {
@@ -275,7 +279,10 @@ impl<'a, 'c> Apply<'a, 'c> {
             Record::Readings(readings) => {
                 if let Some(device) = bound.get(usize::from(readings.device.0)) {
                     self.readings(no, (epoch, seq), readings, device)?;
-                    self.is_confirmed(device.due.device, frame.catalog)?;
+                    // Where nothing but errors came nothing was read.
+                    if readings.samples.iter().any(|sample| sample.value.is_some()) {
+                        self.is_read(device.due.device, no, frame.catalog)?;
+                    }
                 }
             }
         }

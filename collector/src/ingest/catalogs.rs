@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use gapless_common::catalog::Catalog;
+use gapless_common::catalog::{Catalog, Device};
 use gapless_common::id::CatalogHash;
 use gapless_common::message::{CommandBody, DataFrame};
 use gapless_common::reading::Record;
@@ -129,22 +129,27 @@ impl Apply<'_, '_> {
             Some(before) => self.kept_catalog(no, before)?,
             None => None,
         };
+        let was: BTreeMap<_, _> =
+            was.iter().flat_map(|was| &was.devices).map(|device| (&device.id, device)).collect();
         for (bound, device) in bound.iter().zip(&catalog.devices) {
             let owner = self.memory.ledger.owner(bound.due.device);
             if owner.is_none_or(|owner| owner == no) {
                 let is_described_anew =
                     registry::describe(self.batch.connection, no, bound, device, self.batch.now)?;
-                let mut all = was.iter().flat_map(|was| &was.devices);
-                let is_other = all.find(|was| was.id == device.id).is_some_and(|was| was != device);
-                // What a source says of its devices is no configuration.
+                let is_other = |was: &&Device| (was.grid, &was.channels) != (device.grid, &device.channels);
+                let is_changed = is_described_anew || was.get(&device.id).is_some_and(is_other);
+                // What a source says of its devices is no configuration, and nothing is read of what is paused.
                 let is_configured = device.attributes.get("history").is_none_or(|kind| kind != "source");
                 let described = bound.due.device;
-                if is_configured && (is_described_anew || is_other) {
+                if is_changed && is_configured && !device.paused {
+                    if self.read.contains(&(described, no, hash)) {
+                        continue;
+                    }
                     registry::is_changed(self.batch.connection, described, self.batch.now)?;
-                    self.memory.unconfirmed.insert(described, hash);
+                    self.memory.unconfirmed.insert(described, (no, hash));
                     changed.push(described);
                 } else if let Some(awaited) = self.memory.unconfirmed.get_mut(&described) {
-                    *awaited = hash;
+                    *awaited = (no, hash);
                 }
             }
         }
@@ -156,9 +161,10 @@ impl Apply<'_, '_> {
         Ok(bytes.and_then(|bytes| wire::decode_catalog(&bytes).ok()).map(|(_, catalog)| catalog))
     }
 
-    /// A reading of the device came under this catalog.
-    pub(super) fn is_confirmed(&mut self, device: DeviceNo, hash: CatalogHash) -> Done {
-        if self.memory.unconfirmed.get(&device) == Some(&hash) {
+    /// A reading of the device came under this catalog of this agent.
+    pub(super) fn is_read(&mut self, device: DeviceNo, no: AgentNo, hash: CatalogHash) -> Done {
+        self.read.insert((device, no, hash));
+        if self.memory.unconfirmed.get(&device) == Some(&(no, hash)) {
             self.memory.unconfirmed.remove(&device);
             registry::is_confirmed(self.batch.connection, device)?;
         }

@@ -24,8 +24,8 @@ pub(super) struct Memory {
     pub(super) jobs: Queue,
     /// Agents that said how their gateway is, and have not been judged by it yet.
     pub(super) spoke: BTreeSet<AgentNo>,
-    /// Devices whose description has changed, and under which catalog a reading confirms it.
-    pub(super) unconfirmed: BTreeMap<DeviceNo, CatalogHash>,
+    /// Devices whose description has changed, and under which catalog of which agent a reading confirms it.
+    pub(super) unconfirmed: BTreeMap<DeviceNo, (AgentNo, CatalogHash)>,
     /// Catalogs that are here, and for which frames may still wait.
     pub(super) replays: BTreeSet<(AgentNo, CatalogHash)>,
 }

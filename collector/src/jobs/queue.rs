@@ -214,7 +214,9 @@ impl Queue {
             let due = if waits_out { there.due } else { there.due.min(wish.due) };
             let why = there.why.max(wish.why);
             let fresh_at = there.fresh_at.max(wish.fresh_at);
-            let job = Job { due, why, fresh_at, allowed_ms: wish.allowed_ms, ..there };
+            // Another agent may have the device by now.
+            let source = wish.source;
+            let job = Job { source, due, why, fresh_at, allowed_ms: wish.allowed_ms, ..there };
             if there.lease.is_none() && job != there {
                 self.put(job);
                 return job;

@@ -42,7 +42,12 @@ impl Shell {
             // It waits as long as the command may.
             Err(failure) if failure.until().is_some_and(|until| until < command.expires) => return Ok(()),
             Err(Failure::Withdrawn(why)) => {
-                self.withdraw(&why)?;
+                let is_listed = self.devices.get(at).is_some_and(|polled| polled.listed.is_some());
+                match self.lister.as_mut().filter(|_| is_listed) {
+                    // Of a device that has left the account many say the same as of an account that is closed: the list tells.
+                    Some(lister) => lister.unknown(clock::now()),
+                    None => self.withdraw(&why)?,
+                }
                 Outcome::Failed(Failure::Withdrawn(why).to_string().into())
             }
             Err(Failure::Unreachable(why)) => {

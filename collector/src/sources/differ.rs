@@ -21,6 +21,7 @@ use crate::jobs::budget::Urgency;
 const ANSWERS_MAX: usize = 1_000;
 /// An answer serves all devices that are due within this part of their rhythm.
 const SHARED_PART: i64 = 4;
+const MINUTE_MS: i64 = 60_000;
 
 /// What is known of the changes of a source, and how it is asked for more.
 pub(super) struct Differ {
@@ -111,7 +112,9 @@ impl Shell {
                 lister.unknown(now);
             }
         }
-        let back = spec.back.unwrap_or(api.description.window).0;
+        // Less than a window, so that one call reads it up to an instant that comes after the question.
+        let window = api.description.window.0;
+        let back = spec.back.map_or(window - window.min(2 * MINUTE_MS) / 2, |back| back.0);
         // No further than there is anything to be had.
         let back = now.plus_ms(-api.description.first.map_or(back, |first| back.min(first.0)));
         let is_any = match differ.delta.to_read(&key, seen) {

@@ -284,21 +284,20 @@ pub(super) struct Changes {
     pub(super) back: Vec<Entry>,
     /// Asked for in another way from now on.
     pub(super) other: Vec<Entry>,
-    /// Listed no more.
+    /// Listed no more, for the second time.
     pub(super) gone: Vec<String>,
+    /// Not in this listing: a device that moves between two pages while they are read, and a source that has lost some of its
+    /// devices for a moment, say the same, so that the next one has to lack it, too.
+    pub(super) absent: BTreeSet<String>,
 }
 
-/// What a complete listing changes of what is known, by identity. `None` where it is empty, there were devices, and the
-/// listing before was not empty too (`empty_before`): a source that has lost its devices for a moment says the same.
+/// What a complete listing changes of what is known, by identity; `absent_before` was not in the one before it.
 pub(super) fn compare(
     known: &BTreeMap<String, Listed>,
     found: &BTreeMap<String, Entry>,
-    empty_before: bool,
-) -> Option<Changes> {
+    absent_before: &BTreeSet<String>,
+) -> Changes {
     let is_there = |listed: &&Listed| !listed.is_removed;
-    if found.is_empty() && known.values().any(|listed| is_there(&listed)) && !empty_before {
-        return None;
-    }
     let mut changes = Changes::default();
     for (id, entry) in found {
         match known.get(id) {
@@ -308,9 +307,10 @@ pub(super) fn compare(
             Some(_) => {}
         }
     }
-    let gone = known.values().filter(is_there).map(|listed| &listed.entry.id);
-    changes.gone = gone.filter(|id| !found.contains_key(*id)).cloned().collect();
-    Some(changes)
+    let known = known.values().filter(is_there).map(|listed| &listed.entry.id);
+    changes.absent = known.filter(|id| !found.contains_key(*id)).cloned().collect();
+    changes.gone = changes.absent.intersection(absent_before).cloned().collect();
+    changes
 }
 
 /// The name that a new device gets in its site: what a name cannot hold becomes `-`; its identity follows where another
@@ -449,22 +449,25 @@ mod tests {
     }
 
     #[test]
-    fn a_listing_says_what_is_new_gone_back_or_other_and_an_empty_one_is_believed_the_second_time() {
+    fn a_listing_says_what_is_new_back_or_other_and_what_it_lacks_is_gone_the_second_time() {
         let listed = |id, is_removed| (String::from(id), Listed { entry: entry(id, "x"), is_removed });
         let known: BTreeMap<_, _> = [listed("a", false), listed("b", true), listed("c", true)].into();
         let found =
             |entries: &[Entry]| entries.iter().map(|e| (e.id.clone(), e.clone())).collect::<BTreeMap<_, _>>();
-        let changes = compare(&known, &found(&[entry("b", "y"), entry("d", "x")]), false).unwrap();
+        let absent: BTreeSet<String> = ["a".to_owned()].into();
+        let nothing = BTreeSet::new();
+        let changes = compare(&known, &found(&[entry("b", "y"), entry("d", "x")]), &nothing);
         let (new, back) = (vec![entry("d", "x")], vec![entry("b", "y")]);
-        assert_eq!(changes, Changes { new, back, other: vec![], gone: vec!["a".into()] });
-        let changes = compare(&known, &found(&[entry("a", "y")]), false).unwrap();
+        assert_eq!(changes, Changes { new, back, absent: absent.clone(), ..Changes::default() });
+        let changes = compare(&known, &found(&[entry("a", "y")]), &absent);
         assert_eq!(changes, Changes { other: vec![entry("a", "y")], ..Changes::default() });
-        assert_eq!(compare(&known, &found(&[entry("a", "x")]), false), Some(Changes::default()));
-        assert_eq!(compare(&known, &found(&[]), false), None);
-        let gone = compare(&known, &found(&[]), true).unwrap().gone;
-        assert_eq!(gone, ["a"]);
+        assert_eq!(compare(&known, &found(&[entry("a", "x")]), &nothing), Changes::default());
+        for found in [found(&[]), found(&[entry("d", "x")])] {
+            assert_eq!(compare(&known, &found, &nothing).gone, [""; 0]);
+            assert_eq!(compare(&known, &found, &absent).gone, ["a"]);
+        }
         let all_removed = [listed("b", true)].into();
-        assert_eq!(compare(&all_removed, &found(&[]), false), Some(Changes::default()));
+        assert_eq!(compare(&all_removed, &found(&[]), &nothing), Changes::default());
     }
 
     #[test]

@@ -34,8 +34,8 @@ pub(super) struct Lister {
     failures: u32,
     /// What waits for leave to ask for its next page.
     under_way: Option<Listing>,
-    /// Whether the last listing was empty though there were devices.
-    was_empty: bool,
+    /// What the last listing lacked.
+    absent: BTreeSet<String>,
     /// Whether what was listed before this process is known.
     is_loaded: bool,
 }
@@ -49,7 +49,7 @@ impl Lister {
             read_at: Timestamp(0),
             failures: 0,
             under_way: None,
-            was_empty: false,
+            absent: BTreeSet::new(),
             is_loaded: false,
         }
     }
@@ -134,20 +134,17 @@ impl Shell {
         let is_quick = clock::now().since_ms(listing.began()) <= LISTING_MS_MAX;
         let (found, known) = (listing.found(), self.known_of_list());
         let Some(lister) = &mut self.lister else { return Ok(()) };
-        let changes = list::compare(&known, &found, lister.was_empty);
-        lister.was_empty = changes.is_none();
+        let changes = list::compare(&known, &found, &lister.absent);
+        lister.absent.clone_from(&changes.absent);
         let api = Arc::clone(&lister.api);
-        match changes {
-            Some(changes) => self.go_by(connection, &api, changes, is_quick),
-            None => {
-                tracing::warn!(
-                    source = self.pace.name,
-                    devices = known.len(),
-                    "the list names no device any more: not believed before it says so again"
-                );
-                Ok(())
-            }
+        if changes.absent.len() > changes.gone.len() {
+            tracing::warn!(
+                source = self.pace.name,
+                devices = changes.absent.len() - changes.gone.len(),
+                "the list does not name them any more: not believed before it says so again"
+            );
         }
+        self.go_by(connection, &api, changes, is_quick)
     }
 
     /// The devices of the list, by their identity there.

@@ -17,12 +17,19 @@ pub(crate) const ROW_BYTES: i64 = 256;
 pub(super) const WAITING_FOR_KNOWN: &str = "SELECT DISTINCT p.agent, p.catalog FROM parked p
     JOIN catalogs c ON c.agent = p.agent AND c.hash = p.catalog WHERE p.reason = 1";
 /// Catalogs that frames of agents which are connected wait for, and that were never asked for or did not come with the answer
-/// that said they would: answers overtake and are lost one by one.
-const UNASKED: &str = "SELECT DISTINCT p.agent, p.catalog FROM parked p JOIN agents a ON a.id = p.agent
-    WHERE p.reason = 1 AND p.received_at <= ?1 AND a.connected = 1
+/// that said they would: answers overtake and are lost one by one. One that does not come however often it is asked for is
+/// one that is refused here; the next frame under it asks once more.
+pub(super) const UNASKED: &str =
+    "WITH waiting AS MATERIALIZED (SELECT agent, catalog FROM parked WHERE reason = 1
+        GROUP BY agent, catalog)
+    SELECT p.agent, p.catalog FROM waiting p JOIN agents a ON a.id = p.agent WHERE a.connected = 1
     AND NOT EXISTS (SELECT 1 FROM catalogs c WHERE c.agent = p.agent AND c.hash = p.catalog)
-    AND NOT EXISTS (SELECT 1 FROM commands c WHERE c.agent = p.agent AND c.kind = 3 AND c.a = p.catalog
-        AND (c.outcome = 4 OR c.created_at > ?1 OR (c.outcome IS NULL AND c.expires_at > ?2)))";
+    AND (SELECT count(*) < ?3 AND coalesce(max(c.created_at), 0) <= ?1
+            AND coalesce(max(c.outcome = 4 OR (c.outcome IS NULL AND c.expires_at > ?2)), 0) = 0
+        FROM commands c WHERE c.agent = p.agent AND c.kind = 3 AND c.a = p.catalog)
+    LIMIT 64";
+/// So often a catalog is asked for without a new frame under it.
+const ASKS_MAX: i64 = 8;
 /// The first frame that waits for a catalog.
 pub(super) const WAITING: &str =
     "SELECT id, bytes FROM parked WHERE agent = ?1 AND catalog = ?2 AND reason = 1 ORDER BY id LIMIT 1";
@@ -61,14 +68,14 @@ pub(crate) fn held(connection: &Connection) -> rusqlite::Result<BTreeMap<AgentNo
     statement.query_map([ROW_BYTES], |r| Ok((AgentNo(r.get(0)?), r.get(1)?)))?.collect()
 }
 
-/// Catalogs that frames have waited for since `until` or longer, and that nobody is asked for at `now`.
+/// Catalogs that frames wait for, that nobody was asked for since `until`, and nobody is at `now`.
 pub(crate) fn unasked(
     connection: &Connection,
     until: Timestamp,
     now: Timestamp,
 ) -> rusqlite::Result<Vec<(AgentNo, CatalogHash)>> {
     let mut statement = connection.prepare_cached(UNASKED)?;
-    let rows = statement.query_map([until.0, now.0], |r| {
+    let rows = statement.query_map([until.0, now.0, ASKS_MAX], |r| {
         Ok((AgentNo(r.get(0)?), CatalogHash(r.get::<_, i64>(1)?.cast_unsigned())))
     })?;
     rows.collect()

@@ -198,12 +198,16 @@ pub(crate) fn is_confirmed(connection: &Connection, device: DeviceNo) -> rusqlit
 }
 
 /// Devices whose new description no reading has confirmed, and the catalog that has it.
-pub(crate) fn unconfirmed(connection: &Connection) -> rusqlite::Result<BTreeMap<DeviceNo, CatalogHash>> {
-    let sql = "SELECT d.id, a.catalog FROM devices d JOIN agents a ON a.id = d.agent
+pub(crate) fn unconfirmed(
+    connection: &Connection,
+) -> rusqlite::Result<BTreeMap<DeviceNo, (AgentNo, CatalogHash)>> {
+    let sql = "SELECT d.id, a.id, a.catalog FROM devices d JOIN agents a ON a.id = d.agent
         WHERE d.changed_at IS NOT NULL AND a.catalog IS NOT NULL";
     let mut statement = connection.prepare(sql)?;
-    let rows = statement
-        .query_map([], |r| Ok((DeviceNo(r.get(0)?), CatalogHash(r.get::<_, i64>(1)?.cast_unsigned()))))?;
+    let rows = statement.query_map([], |r| {
+        let catalog = CatalogHash(r.get::<_, i64>(2)?.cast_unsigned());
+        Ok((DeviceNo(r.get(0)?), (AgentNo(r.get(1)?), catalog)))
+    })?;
     rows.collect()
 }
 

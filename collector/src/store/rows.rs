@@ -183,7 +183,7 @@ pub(super) fn device_row(row: &Row<'_>, allowances: &Allowances) -> Read<DeviceR
         flush_ms: u32::try_from(flush_ms).unwrap_or_default(),
         stopped: alert_rows::stopped(row)?,
         confirmed: time(row, "confirmed_at")?.zip(row.get("confirmed_by")?),
-        changed_at: time(row, "changed_at")?,
+        changed_at: time(row, "changed_at")?.filter(|_| grid.is_some()),
     })
 }
 

@@ -234,7 +234,8 @@ const TO_13: &str = "CREATE TABLE calls (
     account TEXT NOT NULL,
     at INTEGER NOT NULL
 );
-CREATE INDEX calls_of ON calls (account, at)";
+CREATE INDEX calls_of ON calls (account, at);
+CREATE INDEX commands_catalogs ON commands (agent, a) WHERE kind = 3";
 /// What was asked after a backup was made, and in answer to what, is not known to it: no number of a command is given
 /// again that an agent may remember, and what was being asked for is asked for anew.
 const RESTORED: &str = "INSERT INTO sqlite_sequence (name, seq)
@@ -403,7 +404,7 @@ mod tests {
     }
 
     /// What the versions after each one brought, taken away again.
-    const FROM_13: &str = "DROP TABLE calls; PRAGMA user_version = 12;";
+    const FROM_13: &str = "DROP INDEX commands_catalogs; DROP TABLE calls; PRAGMA user_version = 12;";
     const FROM_12: &str = "ALTER TABLE devices DROP COLUMN changed_at; PRAGMA user_version = 11;";
     const FROM_11: &str = "DROP TABLE absences; DROP TABLE alert_events; DROP TABLE alerts;
         CREATE TABLE alerts (id INTEGER PRIMARY KEY AUTOINCREMENT, kind INTEGER NOT NULL,

@@ -261,24 +261,28 @@ impl DropDevice {
         Ok(())
     }
 
-    /// The rows of all these files, and why some of them gave none.
+    /// The rows of all these files, why some of them gave none, and whether there may be some later in one of those.
     fn read_files(
         &mut self,
         names: Vec<(Box<str>, Stat)>,
         mut each: impl FnMut(Row),
-    ) -> Result<Option<String>, Failure> {
-        let mut complaints = Complaints::default();
+    ) -> Result<(Option<String>, bool), Failure> {
+        let (mut complaints, mut is_unread) = (Complaints::default(), false);
         for (name, stat) in names {
             complaints.of_file = 0;
             match self.read_all(&name, stat, &mut each) {
                 Ok(()) | Err(Trouble::Gone) => {}
                 Err(Trouble::Place(why)) => return Err(Failure::Transport(why)),
-                Err(Trouble::Unread(why) | Trouble::Growing(why) | Trouble::Spoilt(why)) => {
+                Err(Trouble::Unread(why)) => {
+                    is_unread = true;
+                    complaints.add(&self.settings.source, &name, None, &why);
+                }
+                Err(Trouble::Growing(why) | Trouble::Spoilt(why)) => {
                     complaints.add(&self.settings.source, &name, None, &why);
                 }
             }
         }
-        Ok(complaints.text())
+        Ok((complaints.text(), is_unread))
     }
 
     fn list(&mut self) -> Result<BTreeMap<Box<str>, Stat>, Failure> {
@@ -300,11 +304,18 @@ impl Fetch for DropDevice {
         let grid = self.settings.grid;
         let mut oldest: Option<Timestamp> = self.settings.first_ms.map(|ms| now.plus_ms(-ms));
         if oldest.is_none() {
-            let names = self.list()?.into_iter().collect();
+            let names: Vec<_> = self.list()?.into_iter().collect();
+            let count = names.len();
             let earlier = |row: Row| oldest = Some(oldest.map_or(row.at, |at| at.min(row.at)));
             let read = self.read_files(names, earlier);
             self.place.rest();
-            read?;
+            let (trouble, is_unread) = read?;
+            // What begins later than there is anything would never be read, and be missed by nobody.
+            if is_unread || (oldest.is_none() && count > 0) {
+                let why = trouble
+                    .unwrap_or_else(|| format!("in none of its {count} files is a row of this device"));
+                return Err(Failure::Answer(why));
+            }
         }
         Ok(grid.at(grid.first_from(oldest.unwrap_or(now).min(now))))
     }
@@ -322,7 +333,7 @@ impl Fetch for DropDevice {
             }
         });
         self.place.rest();
-        match trouble? {
+        match trouble?.0 {
             Some(why) if rows.is_empty() => Err(Failure::Answer(why)),
             _ => Ok(Parsed { rows: rows.into_values().collect(), oldest: None, doubled }),
         }

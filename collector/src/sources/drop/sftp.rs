@@ -16,6 +16,9 @@ pub(super) const PACKET_BYTES_MAX: usize = 256 << 10;
 /// 3) is asked for the rest.
 pub(super) const READ_BYTES_MAX: usize = 192 << 10;
 
+/// Of a handle (draft-ietf-secsh-filexfer-02, section 6.2).
+const HANDLE_BYTES_MAX: usize = 256;
+
 const FLAG_READ: u32 = 1;
 
 const ATTR_SIZE: u32 = 1;
@@ -154,7 +157,7 @@ impl Answer {
                 // Servers of earlier versions say no words.
                 code => Self::Status(code, fields.string().map(lossy).unwrap_or_default()),
             },
-            102 => Self::Handle(fields.string()?.to_vec()),
+            102 => Self::Handle(fields.string().filter(|handle| handle.len() <= HANDLE_BYTES_MAX)?.to_vec()),
             103 => Self::Data(fields.string()?.to_vec()),
             104 => {
                 let mut names = Vec::new();

@@ -16,6 +16,8 @@ use super::command::{CommandError, Running, last_line, readable};
 use super::place::{Place, Trouble, bounded};
 use super::sftp::{Answer, Attributes, PACKET_BYTES_MAX, READ_BYTES_MAX, Request};
 
+/// Of a folder's names that are meant, so many are held.
+const NAMES_MAX: usize = 200_000;
 /// How long the connection may take to say why it ended.
 const END_WITHIN: Duration = Duration::from_secs(2);
 
@@ -211,6 +213,13 @@ impl Session {
         let mut found = Vec::new();
         loop {
             match self.ask(Request::ReadFolder(&handle))? {
+                // A server that says nothing says it for ever.
+                Answer::Names(names) if names.is_empty() => break,
+                Answer::Names(_) if found.len() > NAMES_MAX => {
+                    return Err(Broken::Session(format!(
+                        "a folder has more than {NAMES_MAX} files that are meant"
+                    )));
+                }
                 Answer::Names(names) => {
                     found
                         .extend(names.into_iter().filter(|(name, _)| is_wanted(name) && !name.contains('/')));
