@@ -659,5 +659,8 @@ fn a_catalog_that_finds_no_room_is_kept_in_memory_until_it_does() {
     disk.set_capacity(None);
     depot.gather(&readings(1), Timestamp(1));
     depot.commit(now(3)).unwrap();
+    assert_eq!((kept(&disk), depot.catalog(CatalogHash(8)).is_some()), (1, true), "not at each commit");
+    depot.gather(&readings(1), Timestamp(2));
+    depot.commit(now(2 + KEEP_AGAIN_MS)).unwrap();
     assert_eq!((kept(&disk), depot.catalog(CatalogHash(8)).is_some()), (3, true));
 }

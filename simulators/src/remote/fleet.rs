@@ -65,6 +65,12 @@ impl Counter {
         calls.iter().map(within).max().unwrap_or_default()
     }
 
+    /// How many calls there were in the last so many ms.
+    fn last(&self, account: &str, per_ms: i64, now: Timestamp) -> usize {
+        let calls = self.0.get(account).map_or(&[][..], Vec::as_slice);
+        calls.iter().filter(|at| (0..per_ms).contains(&now.since_ms(**at))).count()
+    }
+
     /// How many there were.
     #[must_use]
     pub fn all(&self, account: &str) -> usize {
@@ -218,7 +224,7 @@ impl Remote for Fleet {
             return refused(401, "no such token");
         }
         self.counter.count(&self.token, now);
-        if self.limits.iter().any(|(most, per_ms)| self.counter.most_within(&self.token, *per_ms) > *most) {
+        if self.limits.iter().any(|(most, per_ms)| self.counter.last(&self.token, *per_ms, now) > *most) {
             self.refused += 1;
             return refused(429, "too many calls");
         }
@@ -268,7 +274,7 @@ mod tests {
         assert_eq!(ask(&mut fleet, "/changes?since=2.1", now).0, 410);
         let report = "/thermostats/2/report?start=1970-01-01T00:00:00Z&end=1970-01-01T00:30:00Z";
         assert_eq!(ask(&mut fleet, report, now).1["rows"].as_array().unwrap().len(), 6);
-        fleet.limits = vec![(8, 1_000)];
+        fleet.limits = vec![(7, 1_000)];
         assert_eq!((ask(&mut fleet, report, now).0, fleet.refused), (429, 1));
         assert_eq!((fleet.counter.most_within("t", 1_000), fleet.counter.all("t")), (8, 9));
         assert_eq!(ask(&mut fleet, report, now + 1_000).0, 200);

@@ -80,6 +80,8 @@ pub(super) enum CommandError {
 pub(super) struct Running {
     pub(super) child: Child,
     said: Receiver<String>,
+    /// Somebody has asked how it ended, so that its number may be another one's by now.
+    is_over: bool,
 }
 
 impl Running {
@@ -100,7 +102,7 @@ impl Running {
                 .spawn(follow)
                 .map_err(|source| CommandError::Start { program, source })?;
         }
-        Ok(Self { child, said })
+        Ok(Self { child, said, is_over: false })
     }
 
     /// What it said on its standard error, once it has ended.
@@ -113,6 +115,7 @@ impl Running {
         let until = Instant::now() + within;
         loop {
             let ended = self.child.try_wait()?;
+            self.is_over |= ended.is_some();
             if ended.is_some() || Instant::now() >= until {
                 return Ok(ended);
             }
@@ -123,8 +126,8 @@ impl Running {
 
 impl Drop for Running {
     fn drop(&mut self) {
-        if matches!(self.child.try_wait(), Ok(None)) {
-            // Its group is its own, so nobody else is met.
+        if !self.is_over {
+            // Its group is its own, so nobody else is met; it may have left others behind when it ended.
             let _ = kill_process_group(Pid::from_child(&self.child), Signal::KILL);
             let _ = self.child.wait();
         }
