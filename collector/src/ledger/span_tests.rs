@@ -295,3 +295,48 @@ fn a_catalog_from_before_a_move_still_owes_what_was_due_then() {
     assert_eq!(fleet.ledger.owner(due().device), Some(OTHER));
     assert_eq!(fleet.ledger.spans_of(AGENT).count(), 0, "nothing is owed any more");
 }
+
+#[test]
+fn an_older_store_that_comes_later_still_owes_what_was_due_before() {
+    let (newer, older) = (Epoch(1), Epoch(2));
+    let again = [(older, Catalog(HASH, Some(102))), (older, Complete(HASH, 112))];
+    type Row<'a> = (&'a str, Vec<(Epoch, Said)>, &'a [i64]);
+    let rows: [Row<'_>; 4] = [
+        ("not before it declares", vec![(older, Start), (older, Catalog(HASH, Some(100)))], &[]),
+        (
+            "up to where the newer one began",
+            vec![(older, Start), (older, Catalog(HASH, Some(100))), (older, Complete(HASH, 103))],
+            &[100, 102, 103],
+        ),
+        (
+            "once, however often it says so",
+            [vec![(older, Start), (older, Catalog(HASH, Some(103)))], again.to_vec()].concat(),
+            &[103, 104, 105, 112],
+        ),
+        (
+            "a clock that was set back owes nothing of an earlier time",
+            vec![(newer, Catalog(HASH, Some(100))), (newer, Complete(HASH, 111))],
+            &[],
+        ),
+    ];
+    for (what, then, gaps) in rows {
+        let mut fleet = Fleet::new();
+        for said in
+            [Start, Catalog(HASH, Some(106)), Received(101)].into_iter().chain((106..112).map(Received))
+        {
+            fleet.say(AGENT, said);
+        }
+        fleet.say(AGENT, Complete(HASH, 111));
+        for (seq, (epoch, said)) in (1..).zip(then) {
+            match epoch == newer {
+                true => fleet.say(AGENT, said),
+                false => fleet.put(AGENT, epoch, seq, said),
+            }
+        }
+        assert_eq!(fleet.open(), gaps, "{what}");
+        let open = fleet.ledger.open.get(&due().device).unwrap();
+        assert_eq!(open.first, Some(times().first_from(second(106))), "{what}: what goes on is as it was");
+        let latest = fleet.ledger.spans_of(AGENT).map(|span| span.id).max();
+        assert_eq!(latest, Some(open.id), "{what}: the latest goes on");
+    }
+}

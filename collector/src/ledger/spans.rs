@@ -73,7 +73,7 @@ impl Ledger {
         if let Some(other) = self.open.get(&due.device).copied() {
             let taken_at = other.first.map(|first| other.times.at(first));
             if other.agent == no {
-                return;
+                return self.owe_before(at, other, since);
             }
             match (taken_at, since) {
                 // This catalog came late: another gateway has taken the device over by now.
@@ -95,6 +95,26 @@ impl Ledger {
             self.owed.entry(no).or_default().insert(due.device);
         }
         self.put_span(span);
+    }
+
+    /// A store of which it is not known what was before it may be an older one that was put back into the gateway: what
+    /// its device was due for before the newer one began is owed as well. Where it follows the one before it, its clock was
+    /// set back, and it says nothing of an earlier time.
+    fn owe_before(&mut self, at: Position, span: Span, since: Option<Timestamp>) {
+        let state = self.agents.get(&span.agent).and_then(|a| a.epochs.get(a.chain.get(&at.place)?));
+        let begins_anew = state.is_some_and(|state| state.link.is_some());
+        let since = since.map(|since| span.times.first_from(since));
+        let Some((first, begun)) = since.zip(span.first).filter(|(since, begun)| since < begun) else {
+            return;
+        };
+        if !begins_anew || self.leaves(&span) {
+            return;
+        }
+        self.last_span += 1;
+        // The one that goes on is the latest.
+        self.put_span(Span { id: self.last_span, ..span });
+        let last = Some(begun.plus(-1));
+        self.put_span(Span { first: Some(first), last, proven: None, proven_at: at, ..span });
     }
 
     /// Whether the agent still owes such a span that it has left.
