@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use super::tail::Stat;
 
-/// Files that one pattern finds at most; what it finds beyond is left out.
+/// Files that one pattern finds at most; what was written before these is left out.
 pub const FILES_MAX: usize = 20_000;
 
 /// What a folder holds under a name.
@@ -18,8 +18,18 @@ pub struct Entry {
     pub stat: Stat,
 }
 
-/// The files that a pattern of several parts means, by their names below the folder. `list` is asked for what a folder
-/// (empty for the one that all is below, else ending with a slash) holds under the names that it is given a test of.
+/// What a pattern found.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Found {
+    /// The files, by their names below the folder.
+    pub files: BTreeMap<Box<str>, Stat>,
+    /// How many more there are, each of them written before all of these.
+    pub left_out: u64,
+}
+
+/// The files that a pattern of several parts means, by their names below the folder; where there are more than
+/// [`FILES_MAX`], those that were written last. `list` is asked for what a folder (empty for the one that all is below, else
+/// ending with a slash) holds under the names that it is given a test of.
 ///
 /// # Errors
 /// Those of `list`.
@@ -27,25 +37,54 @@ pub fn find<E>(
     pattern: &str,
     list: &mut impl FnMut(&str, &dyn Fn(&str) -> bool) -> Result<Vec<Entry>, E>,
 ) -> Result<BTreeMap<Box<str>, Stat>, E> {
-    let mut found = BTreeMap::new();
-    find_into("", pattern, list, &mut found)?;
-    Ok(found)
+    find_newest(FILES_MAX, pattern, list).map(|found| found.files)
+}
+
+/// The same, `most` of them, with how many there are beside.
+///
+/// # Errors
+/// Those of `list`.
+pub fn find_newest<E>(
+    most: usize,
+    pattern: &str,
+    list: &mut impl FnMut(&str, &dyn Fn(&str) -> bool) -> Result<Vec<Entry>, E>,
+) -> Result<Found, E> {
+    let mut newest = Newest { most, kept: BTreeMap::new(), left_out: 0 };
+    find_into("", pattern, list, &mut newest)?;
+    let files = newest.kept.into_iter().map(|((_, name), stat)| (name, stat)).collect();
+    Ok(Found { files, left_out: newest.left_out })
+}
+
+/// Those that were written last; of those that were written at once the ones whose names come last, so that each listing of
+/// a folder that does not change gives the same ones.
+struct Newest {
+    most: usize,
+    kept: BTreeMap<((i64, i64), Box<str>), Stat>,
+    left_out: u64,
+}
+
+impl Newest {
+    fn add(&mut self, name: Box<str>, stat: Stat) {
+        self.kept.insert((stat.written(), name), stat);
+        if self.kept.len() > self.most {
+            self.kept.pop_first();
+            self.left_out += 1;
+        }
+    }
 }
 
 fn find_into<E>(
     folder: &str,
     pattern: &str,
     list: &mut impl FnMut(&str, &dyn Fn(&str) -> bool) -> Result<Vec<Entry>, E>,
-    found: &mut BTreeMap<Box<str>, Stat>,
+    newest: &mut Newest,
 ) -> Result<(), E> {
     let (part, deeper) = pattern.split_once('/').map_or((pattern, None), |(part, rest)| (part, Some(rest)));
     for entry in list(folder, &|name| is_meant(part, name))? {
         let name = format!("{folder}{}", entry.name);
         match deeper {
-            Some(rest) if entry.is_folder => find_into(&format!("{name}/"), rest, list, found)?,
-            None if !entry.is_folder && found.len() < FILES_MAX => {
-                found.insert(name.into(), entry.stat);
-            }
+            Some(rest) if entry.is_folder => find_into(&format!("{name}/"), rest, list, newest)?,
+            None if !entry.is_folder => newest.add(name.into(), entry.stat),
             _ => {}
         }
     }
@@ -127,5 +166,20 @@ mod tests {
         );
         assert_eq!(find("202?", &mut list).unwrap().len(), 1);
         assert_eq!(find("*/*", &mut list), Err("x/".to_owned()));
+    }
+
+    #[test]
+    fn of_more_files_than_are_taken_those_count_that_were_written_last_whatever_the_order() {
+        let stat = |ms| Stat { identity: (0, 0), size: 1, modified_ms: ms, modified_ns: 0 };
+        let file = |name: &str, ms| Entry { name: name.into(), is_folder: false, stat: stat(ms) };
+        let mut all = vec![file("a", 5), file("b", 1), file("c", 3), file("d", 3), file("e", 3)];
+        for _ in 0..all.len() {
+            all.rotate_left(1);
+            let mut list = |_: &str, _: &dyn Fn(&str) -> bool| Ok::<_, ()>(all.clone());
+            let found = find_newest(3, "*", &mut list).unwrap();
+            let names: Vec<&str> = found.files.keys().map(AsRef::as_ref).collect();
+            assert_eq!((names, found.left_out), (vec!["a", "d", "e"], 2), "{all:?}");
+            assert_eq!(find_newest(5, "*", &mut list).unwrap().left_out, 0);
+        }
     }
 }
