@@ -166,6 +166,12 @@ impl Parser {
         Arc::clone(&self.fields)
     }
 
+    /// Whether the last cell of a row is its time: half of it may be another time.
+    #[must_use]
+    pub fn ends_in_time(&self) -> bool {
+        matches!(&self.state, State::Body(columns) if columns.time.contains(&columns.count.saturating_sub(1)))
+    }
+
     /// A line was too long to be read.
     pub const fn skipped(&mut self) {
         self.lines += 1;

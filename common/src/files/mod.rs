@@ -4,7 +4,8 @@
 //! [`glob`] says which files of a folder are meant. Whoever calls lists folders and reads bytes.
 //!
 //! # What is one line
-//! A line ends with a line feed. One without is still being written, and waits; half a number is a wrong number.
+//! A line ends with a line feed. One without is still being written, and waits; half a number is a wrong number. Whoever
+//! knows that nothing more comes may have it [early](tail::Tail::early).
 
 pub mod form;
 pub mod glob;

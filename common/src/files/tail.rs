@@ -3,7 +3,8 @@
 //! # Whether it is still the same file
 //! Each read begins a little before the place, and the bytes there must be those that were there. That finds a file that
 //! was written anew, whatever its length and inode; a copy that replaced its original, as `rsync` makes, is read on.
-//! The head of a file would say less: all files of one logger begin alike.
+//! The head of a file would say less: all files of one logger begin alike. Where nothing else tells one file from another of
+//! its name, whoever calls compares [the head](Tail::is_head), too: a file may have been corrected before its end.
 
 use std::sync::Arc;
 
@@ -15,6 +16,9 @@ use crate::time::Timestamp;
 pub const CHUNK_BYTES: usize = 64 << 10;
 /// Bytes before the place that must be those that were there.
 const CHECK_BYTES: usize = 1 << 10;
+
+/// Bytes at the begin of a file that are compared: enough for a header of many columns and some rows behind it.
+pub const HEAD_BYTES: usize = 16 << 10;
 
 /// What a listing says of a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -91,6 +95,10 @@ pub struct Tail {
     offset: u64,
     /// The bytes before that.
     check: Vec<u8>,
+    /// The first [`HEAD_BYTES`] of what was taken: how many, and their CRC-32C.
+    head: (usize, u32),
+    /// The line behind that which was given without its end.
+    early: Vec<u8>,
     /// In a line that is too long.
     is_skipping: bool,
     parser: Parser,
@@ -100,7 +108,14 @@ impl Tail {
     /// At the begin of a file.
     #[must_use]
     pub fn new(form: &Form) -> Self {
-        Self { offset: 0, check: Vec::new(), is_skipping: false, parser: Parser::new(form) }
+        Self {
+            offset: 0,
+            check: Vec::new(),
+            head: (0, 0),
+            early: Vec::new(),
+            is_skipping: false,
+            parser: Parser::new(form),
+        }
     }
 
     /// Where to read, and how much.
@@ -114,6 +129,19 @@ impl Tail {
     #[must_use]
     pub const fn is_beyond(&self, size: u64) -> bool {
         size < self.offset
+    }
+
+    /// How many bytes from the begin [`is_head`](Self::is_head) compares; none where nothing was taken.
+    #[must_use]
+    pub const fn head_len(&self) -> usize {
+        self.head.0
+    }
+
+    /// Whether a file that begins so may be the one that was read.
+    #[must_use]
+    pub fn is_head(&self, bytes: &[u8]) -> bool {
+        let (len, sum) = self.head;
+        bytes.get(..len).is_some_and(|head| crc32c::crc32c(head) == sum)
     }
 
     /// Takes the bytes that stand where [`wanted`](Self::wanted) says; fewer where the file ends.
@@ -137,7 +165,28 @@ impl Tail {
         Came::Items { items, more: is_full }
     }
 
+    /// Whether something stands behind the last line of the bytes that were [taken](Self::took) last.
+    #[must_use]
+    pub fn has_half(&self, bytes: &[u8]) -> bool {
+        !half(bytes).is_empty()
+    }
+
+    /// The row that stands there, where that is one although its line has no end; those bytes must be all that there are.
+    /// The place stays before it: should its line go on nevertheless, it comes again, as it is then, unless it is the same.
+    pub fn early(&mut self, form: &Form, bytes: &[u8]) -> Option<Row> {
+        let line = half(bytes);
+        let mut parser = self.parser.clone();
+        let Ok(Line::Row { at, vals }) = parser.line(form, line) else { return None };
+        // A value of which the rest comes is put right; a row at an instant that never was would stay.
+        if self.is_skipping || parser.ends_in_time() {
+            return None;
+        }
+        self.early = without_end(line).to_vec();
+        Some(Row { at, vals, fields: parser.fields() })
+    }
+
     fn item(&mut self, form: &Form, line: &[u8]) -> Option<Item> {
+        let early = std::mem::take(&mut self.early);
         if std::mem::take(&mut self.is_skipping) {
             self.parser.skipped();
             return Some(Item::Long(self.parser.line_number()));
@@ -145,12 +194,16 @@ impl Tail {
         match self.parser.line(form, line) {
             Ok(Line::Nothing) => None,
             Ok(Line::Head) => Some(Item::Head),
+            Ok(Line::Row { .. }) if !early.is_empty() && early == without_end(line) => None,
             Ok(Line::Row { at, vals }) => Some(Item::Row(Row { at, vals, fields: self.parser.fields() })),
             Err(error) => Some(Item::Bad(self.parser.line_number(), error)),
         }
     }
 
     fn advance(&mut self, bytes: &[u8]) {
+        let (len, sum) = self.head;
+        let more = bytes.get(..bytes.len().min(HEAD_BYTES - len)).unwrap_or_default();
+        self.head = (len + more.len(), crc32c::crc32c_append(sum, more));
         self.offset = self.offset.saturating_add(u64::try_from(bytes.len()).unwrap_or(0));
         if bytes.len() >= CHECK_BYTES {
             self.check.clear();
@@ -160,6 +213,16 @@ impl Tail {
         let surplus = self.check.len().saturating_sub(CHECK_BYTES);
         self.check.drain(..surplus);
     }
+}
+
+/// What stands behind the last line.
+fn half(bytes: &[u8]) -> &[u8] {
+    bytes.rsplit(|byte| *byte == b'\n').next().unwrap_or_default()
+}
+
+fn without_end(line: &[u8]) -> &[u8] {
+    let line = line.strip_suffix(b"\n").unwrap_or(line);
+    line.strip_suffix(b"\r").unwrap_or(line)
 }
 
 #[cfg(test)]
@@ -259,5 +322,67 @@ mod tests {
         file.push_str(&lines(3..5));
         let items = read(&mut tail, &form, file.as_bytes()).unwrap();
         assert_eq!((&items[0], numbers(&items)), (&Item::Long(5), vec![3.0, 4.0]));
+    }
+
+    /// The row at the end of a file that does not grow any more, as it seems.
+    fn early(tail: &mut Tail, form: &Form, file: &[u8]) -> Vec<f64> {
+        let (offset, len) = tail.wanted();
+        let bytes = &file[usize::try_from(offset).unwrap()..];
+        assert!(bytes.len() <= len && tail.has_half(bytes));
+        numbers(&tail.early(form, bytes).map(Item::Row).into_iter().collect::<Vec<_>>())
+    }
+
+    #[test]
+    fn a_row_without_its_end_is_had_early_and_comes_again_only_where_it_was_another_one() {
+        let rows: [(&str, &[f64], &str, &[f64]); 7] = [
+            ("2026-01-01 00:09,12", &[12.0], "2026-01-01 00:09,12\n2026-01-01 00:10,1\n", &[1.0]),
+            ("2026-01-01 00:09,12", &[12.0], "2026-01-01 00:09,12\r\n", &[]),
+            ("2026-01-01 00:09,12\r", &[12.0], "2026-01-01 00:09,12\r\n", &[]),
+            ("2026-01-01 00:09,12", &[12.0], "2026-01-01 00:09,12.5\n", &[12.5]),
+            ("2026-01-01 00:09,12", &[12.0], "2026-01-01 00:09,12.5", &[]),
+            ("2026-01-01 00:09", &[], "2026-01-01 00:09,12\n", &[12.0]),
+            ("2026-01", &[], "2026-01-01 00:09,12\n", &[12.0]),
+        ];
+        for (half, expected, whole, then) in rows {
+            let form = csv(0, None, &["t"]);
+            for before in [lines(0..3), lines(0..200)] {
+                let begin = format!("t,a\n{before}");
+                let mut tail = Tail::new(&form);
+                let file = format!("{begin}{half}");
+                let _ = read(&mut tail, &form, file.as_bytes()).unwrap();
+                assert_eq!(early(&mut tail, &form, file.as_bytes()), expected, "{half}");
+                let file = format!("{begin}{whole}");
+                let items = read(&mut tail, &form, file.as_bytes()).unwrap();
+                assert_eq!(numbers(&items), then, "{half} becomes {whole}");
+                assert!(!items.iter().any(|item| matches!(item, Item::Bad(..))), "{items:?}");
+            }
+        }
+        // Half a time is another time.
+        let form = csv(0, None, &["t"]);
+        let mut tail = Tail::new(&form);
+        let file = b"a,t\n1,2026-01-01 00:00:00\n2,2026-01-01 00:01";
+        assert_eq!(read(&mut tail, &form, file).unwrap().len(), 2);
+        assert_eq!(early(&mut tail, &form, file), Vec::<f64>::new());
+    }
+
+    #[test]
+    fn the_begin_of_a_file_is_known_however_it_came() {
+        let form = csv(0, None, &["t"]);
+        let file = format!("t,a\n{}", lines(0..2_000));
+        assert!(file.len() > 2 * HEAD_BYTES);
+        for step in [1_000, 20_000, file.len()] {
+            let mut tail = Tail::new(&form);
+            assert!(tail.head_len() == 0 && tail.is_head(b""));
+            for end in (1..).map(|no| (no * step).min(file.len())) {
+                let _ = read(&mut tail, &form, &file.as_bytes()[..end]).unwrap();
+                assert!(tail.is_head(file.as_bytes()), "{step}");
+                if end == file.len() {
+                    break;
+                }
+            }
+            assert_eq!(tail.head_len(), HEAD_BYTES);
+            let other = file.replacen(",7\n", ",8\n", 1);
+            assert!(!tail.is_head(other.as_bytes()) && !tail.is_head(&file.as_bytes()[..HEAD_BYTES - 1]));
+        }
     }
 }
