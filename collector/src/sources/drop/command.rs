@@ -3,13 +3,13 @@
 use std::io::{self, Read as _, Write as _};
 use std::os::fd::AsFd;
 use std::os::unix::process::CommandExt as _;
-use std::process::{Child, ChildStderr, Command, ExitStatus, Stdio};
+use std::process::{Child, ChildStderr, ChildStdin, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{Receiver, sync_channel};
 use std::time::{Duration, Instant};
 
 use gapless_common::text::{format_bytes, format_duration_ms};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::io::Errno;
+use rustix::io::{Errno, ioctl_fionbio};
 use rustix::process::{Pid, Signal, kill_process_group};
 
 /// How much of what a program says on its standard error is kept: the last of it.
@@ -47,7 +47,7 @@ pub(super) enum CommandError {
         program: String,
         /// How it ended.
         status: ExitStatus,
-        /// The last line that it said.
+        /// The last lines that it said.
         said: String,
     },
     /// It takes too long.
@@ -139,6 +139,15 @@ pub(super) fn last_line(said: &str) -> &str {
     said.lines().rev().map(str::trim).find(|line| !line.is_empty()).unwrap_or("it does not say why")
 }
 
+/// The last two: `gpg` and others say what is wrong, and then what follows from it.
+fn last_lines(said: &str) -> String {
+    let lines: Vec<&str> = said.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
+    match lines.get(lines.len().saturating_sub(2)..) {
+        None | Some([]) => last_line(said).to_owned(),
+        Some(last) => last.join("; "),
+    }
+}
+
 fn last_of(mut stderr: ChildStderr) -> String {
     let (mut kept, mut bytes) = (Vec::new(), [0; 1 << 10]);
     while let Ok(count @ 1..) = stderr.read(&mut bytes) {
@@ -151,11 +160,38 @@ fn last_of(mut stderr: ChildStderr) -> String {
 
 /// Waits until something can be read; `false` where nothing came until then.
 pub(super) fn readable(from: impl AsFd, until: Instant) -> io::Result<bool> {
+    ready(from, PollFlags::IN, until)
+}
+
+/// Writes all of it, where the program takes it until then.
+///
+/// # Errors
+/// [`io::ErrorKind::TimedOut`] where it does not.
+pub(super) fn write_until(to: &mut ChildStdin, mut bytes: &[u8], until: Instant) -> io::Result<()> {
+    // The other end is another file to the system, and waits as it did.
+    ioctl_fionbio(&*to, true)?;
+    while !bytes.is_empty() {
+        match to.write(bytes) {
+            Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+            Ok(count) => bytes = bytes.get(count..).unwrap_or_default(),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                if !ready(&*to, PollFlags::OUT, until)? {
+                    return Err(io::ErrorKind::TimedOut.into());
+                }
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}
+
+fn ready(file: impl AsFd, what: PollFlags, until: Instant) -> io::Result<bool> {
     loop {
         let left = until.saturating_duration_since(Instant::now());
         let seconds = i64::try_from(left.as_secs()).unwrap_or(i64::MAX);
         let left = Timespec { tv_sec: seconds, tv_nsec: left.subsec_nanos().into() };
-        match poll(&mut [PollFd::new(&from, PollFlags::IN)], Some(&left)) {
+        match poll(&mut [PollFd::new(&file, what)], Some(&left)) {
             Err(Errno::INTR) => {}
             Err(error) => return Err(error.into()),
             Ok(count) => return Ok(count > 0),
@@ -164,9 +200,13 @@ pub(super) fn readable(from: impl AsFd, until: Instant) -> io::Result<bool> {
 }
 
 impl Program {
-    /// What it makes of `input`, `most` bytes of it.
-    pub(super) fn run(&self, input: Vec<u8>, most: u64) -> Result<Vec<u8>, CommandError> {
-        let until = Instant::now() + self.timeout;
+    /// When the time is over of what begins now.
+    pub(super) fn until(&self) -> Instant {
+        Instant::now() + self.timeout
+    }
+
+    /// What it makes of `input`, `most` bytes of it, [until](Self::until) then.
+    pub(super) fn run(&self, input: Vec<u8>, most: u64, until: Instant) -> Result<Vec<u8>, CommandError> {
         let program = self.argv.first().cloned().unwrap_or_default();
         let pipe = |source| CommandError::Pipe { program: program.clone(), source };
         let slow = || CommandError::Slow { program: program.clone(), timeout: self.timeout };
@@ -198,7 +238,7 @@ impl Program {
         match running.ended(END_WITHIN).map_err(pipe)? {
             Some(status) if status.success() => Ok(output),
             Some(status) => {
-                let said = last_line(&running.said()).to_owned();
+                let said = last_lines(&running.said());
                 Err(CommandError::Refused { program, status, said })
             }
             None => Err(slow()),
@@ -212,7 +252,8 @@ mod tests {
 
     fn run(script: &str, input: &[u8], timeout: Duration) -> Result<Vec<u8>, CommandError> {
         let argv = ["sh", "-c", script].map(str::to_owned).to_vec();
-        Program { argv, timeout }.run(input.to_vec(), 1 << 20)
+        let program = Program { argv, timeout };
+        program.run(input.to_vec(), 1 << 20, program.until())
     }
 
     const LONG: Duration = Duration::from_secs(60);
@@ -225,9 +266,11 @@ mod tests {
     }
 
     #[test]
-    fn a_program_that_refuses_is_quoted_by_its_last_line() {
-        let told = run("echo first >&2; echo 'no key' >&2; exit 3", b"", LONG).unwrap_err();
-        assert_eq!(told.to_string(), "`sh` refuses it (exit status: 3): no key");
+    fn a_program_that_refuses_is_quoted_by_its_last_lines() {
+        let told =
+            run("for word in first 'no key' '' 'so nothing'; do echo \"$word\" >&2; done; exit 3", b"", LONG)
+                .unwrap_err();
+        assert_eq!(told.to_string(), "`sh` refuses it (exit status: 3): no key; so nothing");
         let told = run("exit 1", b"", LONG).unwrap_err();
         assert_eq!(told.to_string(), "`sh` refuses it (exit status: 1): it does not say why");
     }
@@ -254,10 +297,27 @@ mod tests {
     #[test]
     fn a_program_that_is_not_there_is_named() {
         let program = Program { argv: vec!["gapless-no-such-program".to_owned()], timeout: LONG };
-        let told = program.run(Vec::new(), 1).unwrap_err().to_string();
+        let told = program.run(Vec::new(), 1, program.until()).unwrap_err().to_string();
         assert_eq!(
             told,
             "there is no program `gapless-no-such-program`: install it, or write its whole path"
         );
+    }
+
+    #[test]
+    fn a_program_that_takes_nothing_is_not_waited_for_for_ever() {
+        let start = |script: &str| Running::start(Command::new("sh").args(["-c", script])).unwrap();
+        let bytes = vec![0; 1 << 20];
+        let mut running = start("exec sleep 600");
+        let mut to = running.child.stdin.take().unwrap();
+        let told = write_until(&mut to, &bytes, Instant::now() + Duration::from_millis(50)).unwrap_err();
+        assert_eq!(told.kind(), io::ErrorKind::TimedOut);
+        let mut running = start("wc -c");
+        let mut to = running.child.stdin.take().unwrap();
+        write_until(&mut to, &bytes, Instant::now() + LONG).unwrap();
+        drop(to);
+        let mut said = String::new();
+        running.child.stdout.take().unwrap().read_to_string(&mut said).unwrap();
+        assert_eq!(said.trim(), "1048576");
     }
 }

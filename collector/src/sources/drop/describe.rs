@@ -21,7 +21,8 @@ use super::form::RowSpec;
 use super::lines::Meaning;
 use super::packing::Packing;
 use super::place::{Folder, Place};
-use super::ssh::{Remote, Server};
+use super::server::Server;
+use super::ssh::Remote;
 use super::unpack::Unpack;
 
 /// All of a description.

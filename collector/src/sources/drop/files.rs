@@ -1,14 +1,19 @@
 //! Which files of a drop are to be read, and what is known of those that were. Pure.
 //!
+//! What is read of a plain file is remembered by its place in it; a packed one is read anew whenever it has changed.
+//!
 //! Contract: [`Files::listed`] with what a look finds, then for each name it gives [`Files::begin`] and one of
-//! [`Files::read`], [`Files::unread`], [`Files::growing`], [`Files::spoilt`] and [`Files::gone`].
+//! [`Files::read`], [`Files::unread`], [`Files::growing`], [`Files::spoilt`] and [`Files::gone`]. `now` is how long the device
+//! has been there, and never goes back.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use gapless_common::files::tail::Stat;
 use gapless_common::time::Timestamp;
 
 use super::lines::Reader;
+use super::place::Listing;
 
 /// Half open.
 pub(super) type Stretch = (Timestamp, Timestamp);
@@ -17,8 +22,9 @@ pub(super) type Stretch = (Timestamp, Timestamp);
 /// that does is read anew.
 const KEPT_MS: i64 = 86_400_000;
 
-/// The places in the texts of a file: that of a plain file has no name, those of a packed one have.
-pub(super) type Readers = BTreeMap<Box<str>, Reader>;
+/// A last line without its end is read once its file has been the same, in length and time, for so long: a writer that is
+/// still at it pauses for less, and a logger that ends no line waits no longer for its newest row.
+pub(super) const QUIET: Duration = Duration::from_secs(60);
 
 /// What of a file that was there before the collector started is of interest.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -58,12 +64,41 @@ enum State {
 #[derive(Debug)]
 struct File {
     stat: Stat,
+    /// When it was first seen as it is.
+    since: Duration,
+    /// It has been so for [`QUIET`].
+    is_quiet: bool,
     state: State,
-    readers: Readers,
+    /// Where it was read to, if it is a plain one.
+    reader: Option<Reader>,
+    /// Behind that stands a line without its end, which was not read.
+    has_half: bool,
     /// First and last instant of its rows, where all of them are known.
     span: Option<Stretch>,
     /// Of a file that was there at the first look.
     is_old: bool,
+}
+
+/// A file that is to be read.
+#[derive(Debug)]
+pub(super) struct Begun {
+    /// Its length, as it was listed.
+    pub(super) size: u64,
+    /// Where it was read to, if that is known.
+    pub(super) reader: Option<Reader>,
+    /// What of it is of interest, where that is not all.
+    pub(super) cut: Option<Cut>,
+    /// A last line without its end is one.
+    pub(super) is_quiet: bool,
+}
+
+/// A file that may hold what is asked for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Holding {
+    pub(super) name: Box<str>,
+    pub(super) stat: Stat,
+    /// A last line without its end is one.
+    pub(super) is_quiet: bool,
 }
 
 /// All files of a device. See the module.
@@ -82,49 +117,52 @@ impl Files {
     /// Nothing is there where something was.
     pub(super) fn listed(
         &mut self,
-        seen: &BTreeMap<Box<str>, Stat>,
+        seen: &Listing,
+        now: Duration,
         cut: impl FnOnce() -> Cut,
     ) -> Result<Vec<Box<str>>, String> {
-        if seen.is_empty() && !self.known.is_empty() {
+        if seen.files.is_empty() && seen.hidden.is_empty() && !self.known.is_empty() {
             return Err("it holds no file any more, and held some: is the share mounted?".to_owned());
         }
         let is_first = self.cut.is_none();
         let cut = self.cut.get_or_insert_with(cut);
-        self.known.retain(|name, _| seen.contains_key(name));
-        for (name, stat) in seen {
+        self.known.retain(|name, _| seen.files.contains_key(name) || seen.hides(name));
+        for (name, stat) in &seen.files {
             match self.known.get_mut(name) {
-                Some(known) => known.seen_again(*stat),
+                Some(known) => known.seen_again(*stat, now),
                 None => {
                     let is_wanted = !is_first || cut.may_be_in(*stat);
                     let state = if is_wanted { State::New } else { State::Old };
-                    let (readers, span) = (Readers::new(), None);
-                    let file = File { stat: *stat, state, readers, span, is_old: is_first };
-                    self.known.insert(name.clone(), file);
+                    self.known.insert(name.clone(), File::new(*stat, now, state, is_first));
                 }
             }
         }
-        let wanted = |file: &&File| matches!(file.state, State::New | State::Growing);
-        let wanted = self.known.iter().filter(|(_, file)| wanted(file));
+        let wanted =
+            self.known.iter().filter(|(name, file)| seen.files.contains_key(*name) && file.is_wanted());
         let mut names: Vec<_> = wanted.map(|(name, file)| (file.stat.written(), name.clone())).collect();
         names.sort();
         Ok(names.into_iter().map(|(_, name)| name).collect())
     }
 
-    /// A file is read now: where it was read to, and what of it is of interest, where that is not all.
-    pub(super) fn begin(&mut self, name: &str) -> Option<(Readers, Option<Cut>)> {
+    /// A file is read now.
+    pub(super) fn begin(&mut self, name: &str) -> Option<Begun> {
         let file = self.known.get_mut(name)?;
         let cut = self.cut.clone().filter(|_| file.is_old);
-        Some((std::mem::take(&mut file.readers), cut))
+        let (size, is_quiet) = (file.stat.size, file.is_quiet);
+        Some(Begun { size, reader: file.reader.take(), cut, is_quiet })
     }
 
-    /// All of it was read, or what is new: the places now, and the first and last instant of the rows that came.
-    pub(super) fn read(&mut self, name: &str, readers: Readers, span: Option<Stretch>) {
+    /// All of it was read, or what is new: the place now, if it is a plain one; whether a line without its end stands behind
+    /// it; and the first and last instant of the rows that came.
+    pub(super) fn read(&mut self, name: &str, reader: Option<Reader>, has_half: bool, span: Option<Stretch>) {
         let Some(file) = self.known.get_mut(name) else { return };
-        (file.state, file.readers) = (State::Read, readers);
         file.span = match (file.span, span) {
             (Some(before), Some(now)) => Some((before.0.min(now.0), before.1.max(now.1))),
             (before, now) => before.or(now),
         };
+        // Where it is quiet that was read, or is no row.
+        file.has_half = has_half && !file.is_quiet;
+        (file.state, file.reader) = (State::Read, reader);
     }
 
     /// Which of its rows there are was found out beside that.
@@ -164,8 +202,9 @@ impl Files {
     /// A look is over: the places in files that are not expected to grow are forgotten.
     pub(super) fn forget(&mut self) {
         let newest = self.known.values().map(|file| file.stat.modified_ms).max().unwrap_or(0);
-        for file in self.known.values_mut().filter(|file| file.stat.modified_ms < newest - KEPT_MS) {
-            file.readers.clear();
+        let is_over = |file: &&mut File| file.stat.modified_ms < newest - KEPT_MS && !file.has_half;
+        for file in self.known.values_mut().filter(is_over) {
+            file.reader = None;
         }
     }
 
@@ -176,38 +215,49 @@ impl Files {
     }
 
     /// The files of a listing that may hold rows of a stretch, those first that were written first.
-    pub(super) fn holding(
-        &self,
-        seen: &BTreeMap<Box<str>, Stat>,
-        (from, to): Stretch,
-    ) -> Vec<(Box<str>, Stat)> {
-        let may_hold = |name: &str, stat: Stat| {
-            let known = self.known.get(name).filter(|file| file.stat == stat);
-            known
-                .and_then(|file| file.span)
-                .map_or(stat.may_hold(from), |(first, last)| first < to && from <= last)
-        };
-        let mut names: Vec<_> = seen
-            .iter()
-            .filter(|(name, stat)| may_hold(name, **stat))
-            .map(|(name, stat)| (stat.written(), name.clone(), *stat))
-            .collect();
-        names.sort_by(|a, b| (a.0, &a.1).cmp(&(b.0, &b.1)));
-        names.into_iter().map(|(_, name, stat)| (name, stat)).collect()
+    pub(super) fn holding(&self, seen: &Listing, now: Duration, (from, to): Stretch) -> Vec<Holding> {
+        let holding = seen.files.iter().filter_map(|(name, stat)| {
+            let known = self.known.get(name).filter(|file| file.stat == *stat);
+            let span = known.and_then(|file| file.span);
+            let may_hold = span.map_or(stat.may_hold(from), |(first, last)| first < to && from <= last);
+            let is_quiet = known.is_some_and(|file| file.is_quiet_at(now));
+            may_hold.then(|| Holding { name: name.clone(), stat: *stat, is_quiet })
+        });
+        let mut all: Vec<_> = holding.collect();
+        all.sort_by(|a, b| (a.stat.written(), &a.name).cmp(&(b.stat.written(), &b.name)));
+        all
     }
 }
 
 impl File {
-    fn seen_again(&mut self, stat: Stat) {
+    fn new(stat: Stat, since: Duration, state: State, is_old: bool) -> Self {
+        Self { stat, since, is_quiet: false, state, reader: None, has_half: false, span: None, is_old }
+    }
+
+    fn is_quiet_at(&self, now: Duration) -> bool {
+        now.saturating_sub(self.since) >= QUIET
+    }
+
+    fn is_wanted(&self) -> bool {
+        match self.state {
+            State::New | State::Growing => true,
+            State::Read => self.has_half && self.is_quiet,
+            State::Spoilt | State::Old => false,
+        }
+    }
+
+    fn seen_again(&mut self, stat: Stat, now: Duration) {
         if stat == self.stat {
+            self.is_quiet = self.is_quiet_at(now);
             return;
         }
         // What only grew is read on; all else that is another one is read anew, whatever its length.
         if stat.identity != self.stat.identity || stat.size <= self.stat.size {
-            (self.readers, self.span) = (Readers::new(), None);
+            (self.reader, self.span) = (None, None);
         }
         // What changes after the first look may hold anything.
         (self.stat, self.state, self.is_old) = (stat, State::New, false);
+        (self.since, self.is_quiet) = (now, false);
     }
 }
 
@@ -222,8 +272,9 @@ mod tests {
         Stat { identity: (1, inode), size, modified_ms: NOW_MS - days_ago * DAY_MS, modified_ns: 0 }
     }
 
-    fn seen(files: &[(&str, Stat)]) -> BTreeMap<Box<str>, Stat> {
-        files.iter().map(|(name, stat)| (Box::from(*name), *stat)).collect()
+    fn seen(files: &[(&str, Stat)]) -> Listing {
+        let files = files.iter().map(|(name, stat)| (Box::from(*name), *stat)).collect();
+        Listing { files, ..Listing::default() }
     }
 
     fn at(days_ago: i64) -> Timestamp {
@@ -231,13 +282,21 @@ mod tests {
     }
 
     fn listed(files: &mut Files, all: &[(&str, Stat)]) -> Vec<String> {
+        told(files, &seen(all), Duration::ZERO)
+    }
+
+    fn told(files: &mut Files, seen: &Listing, now: Duration) -> Vec<String> {
         let cut = || Cut { from: at(1), gaps: vec![(at(30), at(29))] };
-        files.listed(&seen(all), cut).unwrap().iter().map(ToString::to_string).collect()
+        files.listed(seen, now, cut).unwrap().iter().map(ToString::to_string).collect()
+    }
+
+    fn reader() -> Option<Reader> {
+        Some(Reader::new(&super::super::lines::tests::meaning(&["a"])))
     }
 
     fn read(files: &mut Files, name: &str) {
         assert!(files.begin(name).is_some(), "{name}");
-        files.read(name, Readers::new(), Some((at(1), at(0))));
+        files.read(name, None, false, Some((at(1), at(0))));
     }
 
     #[test]
@@ -246,8 +305,7 @@ mod tests {
         let mut all =
             vec![("new", stat(1, 10, 0)), ("in the gap", stat(2, 10, 29)), ("old", stat(3, 10, 40))];
         assert_eq!(listed(&mut files, &all), ["in the gap", "new"], "those first that were written first");
-        let (_, cut) = files.begin("new").unwrap();
-        let cut = cut.unwrap();
+        let cut = files.begin("new").unwrap().cut.unwrap();
         assert_eq!(
             [31, 30, 29, 2, 1, 0].map(|day| cut.wants(at(day))),
             [false, true, false, false, true, true]
@@ -259,8 +317,8 @@ mod tests {
         all.push(("late", stat(4, 10, 300)));
         all[2].1 = stat(3, 10, 39);
         assert_eq!(listed(&mut files, &all), ["late", "old"]);
-        assert_eq!(files.begin("late").unwrap().1, None, "all of what comes later is of interest");
-        assert_eq!(files.begin("old").unwrap().1, None);
+        assert_eq!(files.begin("late").unwrap().cut, None, "all of what comes later is of interest");
+        assert_eq!(files.begin("old").unwrap().cut, None);
     }
 
     #[test]
@@ -274,12 +332,54 @@ mod tests {
         for (what, later, is_kept) in rows {
             let mut files = Files::default();
             listed(&mut files, &[("a", stat(1, 10, 1))]);
-            let meaning = super::super::lines::tests::meaning(&["a"]);
-            let readers = Readers::from([(Box::from(""), Reader::new(&meaning))]);
-            files.read("a", readers, Some((at(1), at(1))));
+            files.read("a", reader(), false, Some((at(1), at(1))));
             assert_eq!(listed(&mut files, &[("a", later)]), ["a"], "{what}");
-            assert_eq!(!files.begin("a").unwrap().0.is_empty(), is_kept, "{what}");
+            assert_eq!(files.begin("a").unwrap().reader.is_some(), is_kept, "{what}");
         }
+    }
+
+    #[test]
+    fn a_line_without_its_end_is_read_once_its_file_has_been_the_same_for_a_while() {
+        let mut files = Files::default();
+        let mut look = |after: Duration, size, half_behind: bool| {
+            let all = seen(&[("a", stat(1, size, 0))]);
+            let names = told(&mut files, &all, after);
+            let is_quiet = files.holding(&all, after, (at(1), at(0)))[0].is_quiet;
+            names.first().map(|name| {
+                let begun = files.begin(name).unwrap();
+                files.read(name, reader(), half_behind, None);
+                assert_eq!((begun.is_quiet, begun.size), (is_quiet, size));
+                begun.is_quiet
+            })
+        };
+        let second = Duration::from_secs(1);
+        assert_eq!(look(Duration::ZERO, 10, true), Some(false));
+        assert_eq!(look(QUIET - second, 10, true), None);
+        assert_eq!(look(QUIET, 10, true), Some(true));
+        assert_eq!(look(QUIET * 2, 10, true), None, "once");
+        assert_eq!(look(QUIET * 2 + second, 11, true), Some(false), "it goes on");
+        assert_eq!(look(QUIET * 3, 11, true), None, "it is another one for less than that");
+        assert_eq!(look(QUIET * 3 + second, 11, true), Some(true));
+        assert_eq!(look(QUIET * 4, 12, false), Some(false));
+        assert_eq!(look(QUIET * 6, 12, false), None, "there is nothing behind its last line");
+    }
+
+    #[test]
+    fn what_a_folder_holds_that_cannot_be_listed_now_is_not_forgotten() {
+        let all = [("a/x", stat(1, 10, 0)), ("b/x", stat(2, 10, 0))];
+        let mut files = Files::default();
+        assert_eq!(listed(&mut files, &all), ["a/x", "b/x"]);
+        read(&mut files, "a/x");
+        read(&mut files, "b/x");
+        let hidden = |names: &[(&str, Stat)], folders: &[&str]| Listing {
+            hidden: folders.iter().map(|folder| (Box::from(*folder), String::new())).collect(),
+            ..seen(names)
+        };
+        assert_eq!(told(&mut files, &hidden(&all[..1], &["b/"]), Duration::ZERO), Vec::<String>::new());
+        assert_eq!(told(&mut files, &hidden(&[], &["a/", "b/"]), Duration::ZERO), Vec::<String>::new());
+        assert_eq!(listed(&mut files, &all), Vec::<String>::new(), "both were read");
+        assert_eq!(told(&mut files, &hidden(&all[..1], &["c/"]), Duration::ZERO), Vec::<String>::new());
+        assert_eq!(listed(&mut files, &all), ["b/x"], "it was gone");
     }
 
     #[test]
@@ -302,11 +402,16 @@ mod tests {
     #[test]
     fn an_empty_folder_that_held_files_is_none() {
         let mut files = Files::default();
-        assert_eq!(files.listed(&seen(&[]), Cut::default), Ok(Vec::new()));
+        assert_eq!(files.listed(&seen(&[]), Duration::ZERO, Cut::default), Ok(Vec::new()));
         listed(&mut files, &[("a", stat(1, 10, 0))]);
-        assert!(files.listed(&seen(&[]), Cut::default).unwrap_err().contains("is the share mounted?"));
+        assert!(
+            files
+                .listed(&seen(&[]), Duration::ZERO, Cut::default)
+                .unwrap_err()
+                .contains("is the share mounted?")
+        );
         files.gone("a");
-        assert_eq!(files.listed(&seen(&[]), Cut::default), Ok(Vec::new()));
+        assert_eq!(files.listed(&seen(&[]), Duration::ZERO, Cut::default), Ok(Vec::new()));
     }
 
     #[test]
@@ -314,10 +419,10 @@ mod tests {
         let mut files = Files::default();
         let all = [("a", stat(1, 10, 2)), ("b", stat(2, 10, 1)), ("c", stat(3, 10, 0))];
         listed(&mut files, &all);
-        files.read("b", Readers::new(), Some((at(5), at(4))));
+        files.read("b", None, false, Some((at(5), at(4))));
         let holding = |files: &Files, stretch| {
-            let names = files.holding(&seen(&all), stretch).into_iter();
-            names.map(|(name, _)| name.to_string()).collect::<Vec<_>>().join(" ")
+            let names = files.holding(&seen(&all), Duration::ZERO, stretch).into_iter();
+            names.map(|file| file.name.to_string()).collect::<Vec<_>>().join(" ")
         };
         assert_eq!(holding(&files, (at(6), at(4))), "a b c");
         assert_eq!(holding(&files, (at(4), at(3))), "a b c", "its last row is of the first instant");

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use gapless_common::field::{Field, Val, is_infinite};
 use gapless_common::files::form::{Form, LineError};
-use gapless_common::files::tail::{Came, Item, Tail};
+use gapless_common::files::tail::{self, Came, Item, Tail};
 use gapless_common::quality::Quality;
 use gapless_common::time::Timestamp;
 
@@ -77,17 +77,7 @@ impl Reader {
         for item in items {
             match item {
                 Item::Head => {}
-                Item::Row(row) if !(0..TIME_MAX.0).contains(&row.at.0) => lines.bad.push(Bad {
-                    line: None,
-                    why: format!("there is a row of {}, which cannot be", row.at),
-                    at: None,
-                }),
-                Item::Row(row) => {
-                    if self.fields != row.fields {
-                        lines.bad.extend(self.match_columns(meaning, row.fields));
-                    }
-                    lines.rows.extend(self.row(meaning, row.at, &row.vals));
-                }
+                Item::Row(row) => self.take(meaning, row, &mut lines),
                 Item::Bad(line, error) => {
                     let at = if let LineError::Count { at, .. } = error { at } else { None };
                     lines.bad.push(Bad { line: Some(line), why: error.to_string(), at });
@@ -99,6 +89,42 @@ impl Reader {
             }
         }
         Some(lines)
+    }
+
+    /// See [`Tail::has_half`].
+    pub(super) fn has_half(&self, bytes: &[u8]) -> bool {
+        self.tail.has_half(bytes)
+    }
+
+    /// See [`Tail::early`].
+    pub(super) fn early(&mut self, meaning: &Meaning, bytes: &[u8]) -> Lines {
+        let mut lines = Lines::default();
+        if let Some(row) = self.tail.early(&meaning.form, bytes) {
+            self.take(meaning, row, &mut lines);
+        }
+        lines
+    }
+
+    fn take(&mut self, meaning: &Meaning, row: tail::Row, lines: &mut Lines) {
+        if !(0..TIME_MAX.0).contains(&row.at.0) {
+            let why = format!("there is a row of {}, which cannot be", row.at);
+            lines.bad.push(Bad { line: None, why, at: None });
+            return;
+        }
+        if self.fields != row.fields {
+            lines.bad.extend(self.match_columns(meaning, row.fields));
+        }
+        lines.rows.extend(self.row(meaning, row.at, &row.vals));
+    }
+
+    /// How much of the begin of its file [`is_head`](Self::is_head) compares.
+    pub(super) fn head_len(&self) -> usize {
+        self.tail.head_len()
+    }
+
+    /// See [`Tail::is_head`].
+    pub(super) fn is_head(&self, bytes: &[u8]) -> bool {
+        self.tail.is_head(bytes)
     }
 
     /// Finds the columns of a header that was not met before; says which it lacks.

@@ -2,18 +2,25 @@
 //! encrypted, and which then go the way of logger files.
 //!
 //! `describe` is the description (with `form`, how rows are written), `lines` makes rows of lines, `files` says which files
-//! are to be read, `sftp` is the protocol: these are pure. `place` is where files lie (a folder, or over `ssh` a server),
-//! `command` runs a program within bounds, `unpack` and `packing` make text of what lies there, and `device` is the source as
-//! the thread sees it.
+//! are to be read, `sftp` is the protocol: these are pure. `place` is where files lie (a folder, or a `server`, over a
+//! `session` of `ssh`), `command` runs a program within bounds, `unpack` and `packing` make text of what lies there, `open` is
+//! a file being read, and `device` is the source as the thread sees it.
 //!
 //! # Where reading begins
 //! As with logger files nothing is written down about places in files. At a start of the collector the files are read that
 //! may hold what is not accounted for yet, or what is missing and still asked for; what is stored already is not written
-//! again. In the course of a life a file is read on where it has grown, and anew where it is another one.
+//! again. In the course of a life a plain file is read on where it has grown, begins as it did, and is the same before the
+//! place; what was put right in between is not seen. One that is another one, and a packed one that has changed, is read anew.
 //!
 //! # What is still being written
-//! A line without its end waits. So does a packed or encrypted file that cannot be read: only where it is the same at the
-//! next look it is spoilt, which is said with its name, and is read again once it has changed or a gap is asked for.
+//! A line without its end waits until its file has been the same for [`QUIET`](files::QUIET), and is put right should it go
+//! on. In what is packed or encrypted, which is whole where it can be read at all, it is a line. A packed or encrypted file
+//! that cannot be read waits as well: only where it is the same at the next look it is spoilt, which is said with its name,
+//! and is read again once it has changed or a gap is asked for.
+//!
+//! # What is not read
+//! Of more files than can be held those that were written last are read; a folder below that cannot be listed does not stop
+//! the others. Both are said in the job and the log at each look.
 
 mod command;
 mod describe;
@@ -21,8 +28,11 @@ mod device;
 mod files;
 mod form;
 mod lines;
+mod open;
 mod packing;
 mod place;
+mod server;
+mod session;
 mod sftp;
 mod ssh;
 mod unpack;

@@ -1,5 +1,7 @@
 //! From a file as it lies in a drop to its texts: decrypted by a configured program, unpacked, each within bounds.
 
+use std::time::Instant;
+
 use gapless_common::text::format_bytes;
 
 use super::command::{CommandError, Program};
@@ -24,64 +26,83 @@ pub(super) struct Packing {
     pub(super) bytes_max: u64,
 }
 
-/// A text and its name within its file; without bytes, and without a name, where it is the file itself.
-pub(super) type Named = (Box<str>, Option<Vec<u8>>);
+/// What is read of a file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Texts {
+    /// The file itself, which may grow.
+    Plain,
+    /// These, each of which is whole: its last line has its end even where the text had none.
+    Packed(Vec<Text>),
+}
 
 impl Packing {
-    /// The texts of a file. `is_plain`: it was one when it was read last.
-    pub(super) fn texts(
-        &self,
-        place: &mut dyn Place,
-        name: &str,
-        size: u64,
-        is_plain: bool,
-    ) -> Result<Vec<Named>, Trouble> {
+    /// The texts of a file. How it is packed is looked at each time: one that was empty when it was seen first may be anything.
+    pub(super) fn texts(&self, place: &mut dyn Place, name: &str, size: u64) -> Result<Texts, Trouble> {
         let kind = match self.unpack.or_else(|| by_name(name)) {
-            None if self.decrypt.is_none() && !is_plain => by_head(&place.read(name, 0, 4)?),
+            None if self.decrypt.is_none() => by_head(&place.read(name, 0, 4)?),
             kind => kind,
         };
         if self.decrypt.is_none() && matches!(kind, None | Some(Unpack::None)) {
-            return Ok(vec![("".into(), None)]);
+            return Ok(Texts::Plain);
         }
         let bytes = self.load(place, name, size)?;
-        let is_wanted = |name: &str| self.is_wanted(name);
-        match &self.decrypt {
+        let mut texts = match &self.decrypt {
             Some(program) if self.is_unpacked_first => {
-                let texts = self.unpacked(kind.or_else(|| by_head(&bytes)), bytes, is_wanted)?;
-                let decrypted = texts.into_iter().map(|(name, bytes)| {
-                    let bytes = program.run(bytes, self.bytes_max).map_err(|error| of_command(&error))?;
-                    Ok((name, Some(bytes)))
-                });
-                decrypted.collect()
+                let texts = self.unpacked(kind.or_else(|| by_head(&bytes)), bytes)?;
+                self.decrypted(program, texts)?
             }
             Some(program) => {
-                let bytes = program.run(bytes, self.bytes_max).map_err(|error| of_command(&error))?;
+                let bytes = self.made_by(program, bytes, self.bytes_max, program.until())?;
                 // The name is that of the encrypted file.
-                self.texts_of(self.unpack.or_else(|| by_head(&bytes)), bytes, is_wanted)
+                self.unpacked(self.unpack.or_else(|| by_head(&bytes)), bytes)?
             }
-            None => self.texts_of(kind, bytes, is_wanted),
+            None => self.unpacked(kind, bytes)?,
+        };
+        for (_, text) in &mut texts {
+            if text.last().is_some_and(|last| *last != b'\n') {
+                text.push(b'\n');
+            }
         }
+        Ok(Texts::Packed(texts))
     }
 
-    fn texts_of(
-        &self,
-        kind: Option<Unpack>,
-        bytes: Vec<u8>,
-        is_wanted: impl Fn(&str) -> bool,
-    ) -> Result<Vec<Named>, Trouble> {
-        let texts = self.unpacked(kind, bytes, is_wanted)?;
-        Ok(texts.into_iter().map(|(name, bytes)| (name, Some(bytes))).collect())
+    /// What a program makes of the texts of an archive: within its time, and within what may come out of a file, all together.
+    fn decrypted(&self, program: &Program, texts: Vec<Text>) -> Result<Vec<Text>, Trouble> {
+        let (until, mut left) = (program.until(), self.bytes_max);
+        let decrypted = texts.into_iter().map(|(name, bytes)| {
+            let bytes = self.made_by(program, bytes, left, until)?;
+            left = left.saturating_sub(u64::try_from(bytes.len()).unwrap_or(u64::MAX));
+            Ok((name, bytes))
+        });
+        decrypted.collect()
     }
 
-    fn unpacked(
+    /// What a program makes of bytes, `left` at most of what may come out of a file.
+    fn made_by(
         &self,
-        kind: Option<Unpack>,
+        program: &Program,
         bytes: Vec<u8>,
-        is_wanted: impl Fn(&str) -> bool,
-    ) -> Result<Vec<Text>, Trouble> {
+        left: u64,
+        until: Instant,
+    ) -> Result<Vec<u8>, Trouble> {
+        let is_empty = bytes.is_empty();
+        let made = program.run(bytes, left, until).map_err(|error| match error {
+            CommandError::Large { .. } => Trouble::Spoilt(UnpackError::Large(self.bytes_max).to_string()),
+            error => of_command(&error),
+        })?;
+        if made.is_empty() && !is_empty {
+            // So `gpg` does with a file that is cut off in its first packet, and calls it a success.
+            let program = program.argv.first().map_or("", String::as_str);
+            return Err(Trouble::Growing(format!("`{program}` makes nothing of it: is it whole?")));
+        }
+        Ok(made)
+    }
+
+    fn unpacked(&self, kind: Option<Unpack>, bytes: Vec<u8>) -> Result<Vec<Text>, Trouble> {
+        let is_wanted = |name: &str| self.is_wanted(name);
         unpack(kind.unwrap_or(Unpack::None), bytes, self.bytes_max, is_wanted).map_err(|error| match error {
             UnpackError::Damaged(_) => Trouble::Growing(error.to_string()),
-            UnpackError::Large(_) | UnpackError::Unknown(_) => Trouble::Spoilt(error.to_string()),
+            _ => Trouble::Spoilt(error.to_string()),
         })
     }
 
@@ -118,10 +139,88 @@ fn of_command(error: &CommandError) -> Trouble {
     match error {
         // A file that is not whole yet is refused as well as one that never will be.
         CommandError::Refused { .. } => Trouble::Growing(error.to_string()),
-        CommandError::Large { .. } => Trouble::Spoilt(error.to_string()),
-        CommandError::Missing(_)
+        CommandError::Large { .. }
+        | CommandError::Missing(_)
         | CommandError::Start { .. }
         | CommandError::Slow { .. }
         | CommandError::Pipe { .. } => Trouble::Unread(error.to_string()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+    use std::io::{Cursor, Write as _};
+    use std::time::Duration;
+
+    use super::super::place::Listing;
+    use super::*;
+
+    /// Files that are there.
+    struct Shelf(BTreeMap<&'static str, Vec<u8>>);
+
+    impl Place for Shelf {
+        fn list(&mut self, _: &str) -> Result<Listing, Trouble> {
+            Ok(Listing::default())
+        }
+
+        fn read(&mut self, name: &str, offset: u64, len: usize) -> Result<Vec<u8>, Trouble> {
+            let from = usize::try_from(offset).unwrap();
+            Ok(self.0[name].iter().skip(from).take(len).copied().collect())
+        }
+    }
+
+    fn zip(files: &[(&str, &str)]) -> Vec<u8> {
+        let mut to = zip::ZipWriter::new(Cursor::new(Vec::new()));
+        for (name, text) in files {
+            to.start_file(*name, zip::write::SimpleFileOptions::default()).unwrap();
+            to.write_all(text.as_bytes()).unwrap();
+        }
+        to.finish().unwrap().into_inner()
+    }
+
+    fn texts(decrypt: Option<&str>, is_unpacked_first: bool, file: Vec<u8>) -> Result<Texts, Trouble> {
+        let program = |script: &str| Program {
+            argv: ["sh", "-c", script].map(str::to_owned).to_vec(),
+            timeout: Duration::from_secs(2),
+        };
+        let decrypt = decrypt.map(program);
+        let packing = Packing { unpack: None, entries: None, decrypt, is_unpacked_first, bytes_max: 1_000 };
+        let size = u64::try_from(file.len()).unwrap();
+        packing.texts(&mut Shelf(BTreeMap::from([("a", file)])), "a", size)
+    }
+
+    fn packed(texts: &[(&str, &str)]) -> Result<Texts, Trouble> {
+        let text = |(name, text): &(&str, &str)| (Box::from(*name), text.as_bytes().to_vec());
+        Ok(Texts::Packed(texts.iter().map(text).collect()))
+    }
+
+    #[test]
+    fn what_is_packed_or_encrypted_is_whole_and_so_is_its_last_line() {
+        let archive = zip(&[("a", "1\n2"), ("b", "3\n"), ("c", "")]);
+        let whole = packed(&[("a", "1\n2\n"), ("b", "3\n"), ("c", "")]);
+        assert_eq!(texts(None, false, archive.clone()), whole);
+        assert_eq!(texts(Some("cat"), true, archive), whole);
+        assert_eq!(texts(Some("cat"), false, b"1\n2".to_vec()), packed(&[("", "1\n2\n")]));
+        assert_eq!(texts(None, false, b"1\n2".to_vec()), Ok(Texts::Plain));
+        assert_eq!(texts(None, false, Vec::new()), Ok(Texts::Plain), "it may become anything");
+    }
+
+    #[test]
+    fn a_program_that_makes_nothing_of_something_has_not_got_all_of_it() {
+        let told = texts(Some("cat > /dev/null"), false, b"encrypted".to_vec());
+        assert_eq!(told, Err(Trouble::Growing("`sh` makes nothing of it: is it whole?".to_owned())));
+        assert_eq!(texts(Some("cat"), false, Vec::new()), packed(&[("", "")]));
+    }
+
+    #[test]
+    fn all_of_an_archive_has_the_time_and_the_size_that_a_file_has() {
+        let archive = zip(&[("a", "1"), ("b", "2"), ("c", "3")]);
+        let told = texts(Some("sleep 0.9; cat"), true, archive.clone()).unwrap_err();
+        assert_eq!(told, Trouble::Unread("`sh` took longer than 2s, and was ended".to_owned()));
+        let large = "more than 1000 B come out of it: `largest` is the limit".to_owned();
+        let script = "cat > /dev/null; head -c 400 /dev/zero";
+        assert_eq!(texts(Some(script), true, archive), Err(Trouble::Spoilt(large)));
+        assert!(texts(Some(script), true, zip(&[("a", "1"), ("b", "2")])).is_ok());
     }
 }

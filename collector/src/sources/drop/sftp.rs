@@ -95,18 +95,23 @@ fn length(bytes: &[u8]) -> u32 {
     u32::try_from(bytes.len()).unwrap_or(u32::MAX)
 }
 
-/// What is known of a file.
+/// What is known of a file: a server says what it wants of it (section 5).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(super) struct Attributes {
-    pub(super) size: u64,
+    pub(super) size: Option<u64>,
     permissions: Option<u32>,
     /// Seconds since 1970.
-    pub(super) modified: u32,
+    pub(super) modified: Option<u32>,
 }
 
 impl Attributes {
     fn is(self, kind: u32) -> bool {
         self.permissions.is_some_and(|permissions| permissions & KIND == kind)
+    }
+
+    /// Whether all is said that a listing needs.
+    pub(super) fn is_complete(self) -> bool {
+        self.size.is_some() && self.permissions.is_some() && self.modified.is_some()
     }
 
     pub(super) fn is_folder(self) -> bool {
@@ -209,7 +214,7 @@ impl<'a> Fields<'a> {
         let flags = self.u32()?;
         let mut read = Attributes::default();
         if flags & ATTR_SIZE != 0 {
-            read.size = self.u64()?;
+            read.size = Some(self.u64()?);
         }
         if flags & ATTR_OWNER != 0 {
             self.take(8)?;
@@ -219,7 +224,7 @@ impl<'a> Fields<'a> {
         }
         if flags & ATTR_TIMES != 0 {
             self.u32()?;
-            read.modified = self.u32()?;
+            read.modified = Some(self.u32()?);
         }
         if flags & ATTR_EXTENDED != 0 {
             for _ in 0..self.u32()? {
@@ -262,7 +267,7 @@ mod tests {
             \0\0\0\x05a.dat\0\0\0\x01-\x80\0\0\x0F\0\0\0\0\0\0\x01\0\0\0\0\x01\0\0\0\x02\0\0\x81\xA4\0\0\0\x05\0\0\0\x06\
             \0\0\0\x01\0\0\0\x01x\0\0\0\0\
             \0\0\0\x01\xFF\0\0\0\0\0\0\0\0";
-        let file = Attributes { size: 256, permissions: Some(0o100_644), modified: 6 };
+        let file = Attributes { size: Some(256), permissions: Some(0o100_644), modified: Some(6) };
         let rows: [Packet<'_>; 7] = [
             (b"\x02\0\0\0\x03\0\0\0\x01x\0\0\0\0", Some((3, Answer::Version(3)))),
             (names, Some((9, Answer::Names(vec![("a.dat".to_owned(), file)])))),
@@ -275,7 +280,10 @@ mod tests {
         for (packet, expected) in rows {
             assert_eq!(Answer::read(packet), expected, "{packet:?}");
         }
-        assert!(file.is_file() && !file.is_folder() && !file.is_link());
+        assert!(file.is_file() && !file.is_folder() && !file.is_link() && file.is_complete());
+        let silent = Answer::read(b"\x69\0\0\0\x09\0\0\0\0");
+        assert_eq!(silent, Some((9, Answer::Attributes(Attributes::default()))));
+        assert!(!Attributes::default().is_complete());
         assert!(Attributes { permissions: Some(0o040_755), ..file }.is_folder());
     }
 

@@ -1,25 +1,15 @@
-//! A server behind SFTP, over the operator's own `ssh` (OpenSSH): keys, known hosts, proxies and ciphers are its business, as
-//! they are everywhere else on the machine. One connection lasts for one look.
+//! How a server is reached: over the operator's own `ssh` (OpenSSH), so that keys, known hosts, proxies and ciphers are its
+//! business, as they are everywhere else on the machine; and what its words mean when it is not reached.
 //!
-//! `ssh` is told never to ask anybody, and to take no host key that it does not know.
+//! `ssh` is told never to ask anybody, to take no host key that it does not know, and to say what is wrong and nothing else.
 
-use std::collections::BTreeMap;
-use std::io::{Read as _, Write as _};
+use std::fs::File;
+use std::io;
 use std::path::PathBuf;
-use std::process::{ChildStdin, ChildStdout, Command};
-use std::time::{Duration, Instant};
+use std::process::Command;
+use std::time::Duration;
 
-use gapless_common::files::glob::{self, Entry};
-use gapless_common::files::tail::Stat;
-
-use super::command::{CommandError, Running, last_line, readable};
-use super::place::{Place, Trouble, bounded};
-use super::sftp::{Answer, Attributes, PACKET_BYTES_MAX, READ_BYTES_MAX, Request};
-
-/// Of a folder's names that are meant, so many are held.
-const NAMES_MAX: usize = 200_000;
-/// How long the connection may take to say why it ended.
-const END_WITHIN: Duration = Duration::from_secs(2);
+use super::command::last_line;
 
 /// Where a server is, and how it is reached.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -39,34 +29,9 @@ pub(super) struct Remote {
     pub(super) timeout: Duration,
 }
 
-/// See the module.
-pub(super) struct Server {
-    pub(super) remote: Remote,
-    session: Option<Session>,
-}
-
-struct Session {
-    running: Running,
-    to: ChildStdin,
-    from: ChildStdout,
-    timeout: Duration,
-    next_id: u32,
-    /// The file that was read last, and is read on probably.
-    open: Option<(Box<str>, Vec<u8>)>,
-}
-
-/// What went wrong within a session.
-enum Broken {
-    /// The connection ended, or says what is no answer: why, where that is known.
-    Session(String),
-    /// The file is not there.
-    NoSuchFile,
-    /// The server's words about this one file.
-    Refused(String),
-}
-
 impl Remote {
-    fn command(&self) -> Command {
+    /// The program that connects.
+    pub(super) fn command(&self) -> Command {
         let mut command = Command::new("ssh");
         let seconds = self.timeout.as_secs().max(1);
         for option in [
@@ -75,6 +40,8 @@ impl Remote {
             format!("ConnectTimeout={seconds}"),
             "ClearAllForwardings=yes".to_owned(),
             "ControlPath=none".to_owned(),
+            // What a server greets with is no reason, and one that is configured to be silent gives none.
+            "LogLevel=ERROR".to_owned(),
         ] {
             command.arg("-o").arg(option);
         }
@@ -91,8 +58,23 @@ impl Remote {
         command
     }
 
+    /// Whether what `ssh` is given can be read; it says of such a key only that the server refuses all others.
+    ///
+    /// # Errors
+    /// Which file, and what to do.
+    pub(super) fn check(&self) -> Result<(), String> {
+        let Some(identity) = &self.identity else { return Ok(()) };
+        File::open(identity).map(|_| ()).map_err(|error| {
+            format!(
+                "{}, for {}, cannot be read: {error}; is `drop.identity` right, and does the file belong to the collector's user?",
+                self.key(),
+                self.host
+            )
+        })
+    }
+
     /// What `ssh` said, and what to do about it.
-    fn explain(&self, said: &str) -> String {
+    pub(super) fn explain(&self, said: &str) -> String {
         let (host, line) = (&self.host, last_line(said));
         let has = |words: &str| said.contains(words);
         if has("REMOTE HOST IDENTIFICATION HAS CHANGED") {
@@ -101,25 +83,45 @@ impl Remote {
                  one into {}",
                 self.known()
             )
+        } else if has("REVOKED HOST KEY") {
+            format!("{host} shows a host key that is revoked: ask its owner for the new one")
         } else if has("Host key verification failed") {
-            let port = self.port.map_or_else(String::new, |port| format!("-p {port} "));
-            let name = host.rsplit('@').next().unwrap_or(host);
-            format!(
-                "the host key of {host} is not known: write it into {} (`ssh-keyscan {port}{name}` shows it; compare it with its \
-                 owner's word)",
-                self.known()
-            )
+            self.explain_unknown()
         } else if has("UNPROTECTED PRIVATE KEY FILE") {
-            format!("`ssh` does not use {}, which others may read: chmod 600", self.key())
-        } else if has("Permission denied") {
+            format!("`ssh` does not use {} for {host}, since others may read it: chmod 600", self.key())
+        } else if let Some(why) = unloaded(said) {
+            format!(
+                "`ssh` cannot use {} for {host} ({why}): it has to be a private key that the collector's user may read",
+                self.key()
+            )
+        } else if has("Permission denied (") {
             format!(
                 "{host} refuses {}: its public half belongs into `authorized_keys` there, and the key needs to be one without a \
                  passphrase ({line})",
                 self.key()
             )
+        } else if has("subsystem request failed") {
+            format!("{host} lets in, but has no SFTP: its sshd needs a line `Subsystem sftp internal-sftp`")
+        } else if has("Could not resolve hostname") {
+            format!("{host} is not found: is `drop.sftp` right? ({line})")
         } else {
             format!("the connection to {host} ended: {line}")
         }
+    }
+
+    fn explain_unknown(&self) -> String {
+        let (host, known) = (&self.host, self.known());
+        if let Some(error) = self.known_hosts.as_ref().and_then(|path| File::open(path).err())
+            && error.kind() != io::ErrorKind::NotFound
+        {
+            return format!("the host key of {host} cannot be looked up: {known} cannot be read: {error}");
+        }
+        let port = self.port.map_or_else(String::new, |port| format!("-p {port} "));
+        let name = host.rsplit('@').next().unwrap_or(host);
+        format!(
+            "the host key of {host} is not known: write it into {known} (`ssh-keyscan {port}{name}` shows it; compare it with its \
+             owner's word)"
+        )
     }
 
     fn known(&self) -> String {
@@ -132,231 +134,10 @@ impl Remote {
     }
 }
 
-impl Session {
-    fn start(remote: &Remote) -> Result<Self, Trouble> {
-        let mut running = Running::start(&mut remote.command()).map_err(|error| {
-            Trouble::Place(match error {
-                CommandError::Missing(_) => {
-                    "there is no program `ssh`: install OpenSSH's client (openssh-client)".to_owned()
-                }
-                error => error.to_string(),
-            })
-        })?;
-        let (Some(to), Some(from)) = (running.child.stdin.take(), running.child.stdout.take()) else {
-            return Err(Trouble::Place("`ssh` was started without a way to it".to_owned()));
-        };
-        // It says by itself, and better, where it could not connect in time.
-        let mut session = Self { running, to, from, timeout: remote.timeout * 2, next_id: 0, open: None };
-        match session.ask(Request::Init) {
-            Ok(Answer::Version(3..)) => Ok(Self { timeout: remote.timeout, ..session }),
-            Ok(answer) => {
-                Err(Trouble::Place(format!("{} does not speak SFTP of version 3: {answer:?}", remote.host)))
-            }
-            Err(broken) => Err(session.trouble(remote, broken)),
-        }
-    }
-
-    /// One question, one answer.
-    fn ask(&mut self, request: Request<'_>) -> Result<Answer, Broken> {
-        self.next_id = self.next_id.wrapping_add(1);
-        let id = self.next_id;
-        let ended = |error: std::io::Error| Broken::Session(format!("it was cut off: {error}"));
-        self.to.write_all(&request.packet(id)).map_err(ended)?;
-        let until = Instant::now() + self.timeout;
-        let length = self.bytes(4, until)?.try_into().map_or(0, u32::from_be_bytes);
-        let length = usize::try_from(length).unwrap_or(usize::MAX);
-        if !(5..=PACKET_BYTES_MAX).contains(&length) {
-            return Err(Broken::Session(
-                "it says what is no SFTP: does a login print something there?".to_owned(),
-            ));
-        }
-        let packet = self.bytes(length, until)?;
-        match Answer::read(&packet) {
-            Some((_, version @ Answer::Version(_))) if request == Request::Init => Ok(version),
-            Some((answered, answer)) if answered == id && request != Request::Init => Ok(answer),
-            _ => Err(Broken::Session("it gives an answer to what was not asked".to_owned())),
-        }
-    }
-
-    fn bytes(&mut self, len: usize, until: Instant) -> Result<Vec<u8>, Broken> {
-        let (mut bytes, mut got) = (vec![0; len], 0);
-        while got < len {
-            match readable(&self.from, until) {
-                Ok(true) => {}
-                Ok(false) => {
-                    let seconds = self.timeout.as_secs_f64();
-                    return Err(Broken::Session(format!("it gave no answer within {seconds} s")));
-                }
-                Err(error) => return Err(Broken::Session(error.to_string())),
-            }
-            match self.from.read(&mut bytes[got..]) {
-                Ok(0) => return Err(Broken::Session(String::new())),
-                Ok(count) => got += count,
-                Err(error) => return Err(Broken::Session(error.to_string())),
-            }
-        }
-        Ok(bytes)
-    }
-
-    fn handle(&mut self, request: Request<'_>) -> Result<Vec<u8>, Broken> {
-        match self.ask(request)? {
-            Answer::Handle(handle) => Ok(handle),
-            Answer::NoSuchFile => Err(Broken::NoSuchFile),
-            answer => Err(refused(answer)),
-        }
-    }
-
-    /// What a folder holds under names that are wanted.
-    fn entries(&mut self, folder: &str, is_wanted: &dyn Fn(&str) -> bool) -> Result<Vec<Entry>, Broken> {
-        let path = if folder.is_empty() { "." } else { folder };
-        let handle = self.handle(Request::OpenFolder(path))?;
-        let mut found = Vec::new();
-        loop {
-            match self.ask(Request::ReadFolder(&handle))? {
-                // A server that says nothing says it for ever.
-                Answer::Names(names) if names.is_empty() => break,
-                Answer::Names(_) if found.len() > NAMES_MAX => {
-                    return Err(Broken::Session(format!(
-                        "a folder has more than {NAMES_MAX} files that are meant"
-                    )));
-                }
-                Answer::Names(names) => {
-                    found
-                        .extend(names.into_iter().filter(|(name, _)| is_wanted(name) && !name.contains('/')));
-                }
-                Answer::End => break,
-                answer => return Err(refused(answer)),
-            }
-        }
-        self.ask(Request::Close(&handle))?;
-        let mut entries = Vec::new();
-        for (name, mut about) in found.into_iter().filter(|(name, _)| !matches!(name.as_str(), "." | "..")) {
-            if about.is_link() {
-                match self.ask(Request::Stat(&format!("{folder}{name}")))? {
-                    Answer::Attributes(of) => about = of,
-                    // It leads nowhere.
-                    _ => continue,
-                }
-            }
-            if about.is_folder() || about.is_file() {
-                entries.push(Entry { name: name.into(), is_folder: about.is_folder(), stat: stat(about) });
-            }
-        }
-        Ok(entries)
-    }
-
-    fn read(&mut self, folder: &str, name: &str, offset: u64, len: usize) -> Result<Vec<u8>, Broken> {
-        let handle = match self.open.take() {
-            Some((open, handle)) if &*open == name => handle,
-            other => {
-                if let Some((_, handle)) = other {
-                    self.ask(Request::Close(&handle))?;
-                }
-                self.handle(Request::Open(&format!("{folder}{name}")))?
-            }
-        };
-        let mut bytes = Vec::new();
-        while bytes.len() < len {
-            let part = u32::try_from((len - bytes.len()).min(READ_BYTES_MAX)).unwrap_or(0);
-            let offset = offset.saturating_add(u64::try_from(bytes.len()).unwrap_or(0));
-            match self.ask(Request::Read { handle: &handle, offset, len: part })? {
-                Answer::Data(data) if data.is_empty() => break,
-                Answer::Data(data) => bytes.extend(data),
-                Answer::End => break,
-                answer => return Err(refused(answer)),
-            }
-        }
-        bytes.truncate(len);
-        self.open = Some((name.into(), handle));
-        Ok(bytes)
-    }
-
-    /// Why a session is over, as the program says.
-    fn trouble(mut self, remote: &Remote, broken: Broken) -> Trouble {
-        match broken {
-            Broken::Session(why) => {
-                drop(self.to);
-                let has_ended = matches!(self.running.ended(END_WITHIN), Ok(Some(_)));
-                let said = if has_ended { self.running.said() } else { String::new() };
-                let host = &remote.host;
-                Trouble::Place(match (said.trim().is_empty(), why.is_empty()) {
-                    (false, _) => remote.explain(&said),
-                    (true, true) => format!("the connection to {host} ended without a word"),
-                    (true, false) => format!("the connection to {host}: {why}"),
-                })
-            }
-            Broken::NoSuchFile => Trouble::Gone,
-            Broken::Refused(why) => Trouble::Unread(why),
-        }
-    }
-}
-
-fn refused(answer: Answer) -> Broken {
-    Broken::Refused(match answer {
-        // SSH_FX_PERMISSION_DENIED
-        Answer::Status(3, _) => "the server does not let it be read: permission denied".to_owned(),
-        Answer::Status(code, words) => format!("the server says: {words} (code {code})"),
-        answer => format!("the server gives an answer of another kind: {answer:?}"),
-    })
-}
-
-fn stat(about: Attributes) -> Stat {
-    let modified_ms = i64::from(about.modified) * 1_000;
-    Stat { identity: (0, 0), size: about.size, modified_ms, modified_ns: 0 }
-}
-
-impl Server {
-    /// Connects when it is asked for something.
-    pub(super) fn new(remote: Remote) -> Self {
-        Self { remote, session: None }
-    }
-
-    /// Does something within a session, which is over where it breaks.
-    fn within<T>(&mut self, act: impl FnOnce(&mut Session, &str) -> Result<T, Broken>) -> Result<T, Trouble> {
-        let mut session = match self.session.take() {
-            Some(session) => session,
-            None => Session::start(&self.remote)?,
-        };
-        match act(&mut session, &self.remote.folder) {
-            Ok(done) => {
-                self.session = Some(session);
-                Ok(done)
-            }
-            Err(broken @ Broken::Session(_)) => Err(session.trouble(&self.remote, broken)),
-            Err(broken) => {
-                self.session = Some(session);
-                Err(match broken {
-                    Broken::Refused(why) => Trouble::Unread(why),
-                    _ => Trouble::Gone,
-                })
-            }
-        }
-    }
-}
-
-impl Place for Server {
-    fn list(&mut self, pattern: &str) -> Result<BTreeMap<Box<str>, Stat>, Trouble> {
-        let place = format!("{}:{}", self.remote.host, self.remote.folder);
-        let found = self.within(|session, root| {
-            glob::find(pattern, &mut |folder, is_wanted| {
-                session.entries(&format!("{root}{folder}"), is_wanted)
-            })
-        });
-        match found {
-            Ok(found) => Ok(bounded(&place, found)),
-            Err(Trouble::Gone) => Err(Trouble::Place(format!("there is no folder {place}"))),
-            Err(Trouble::Unread(why)) => Err(Trouble::Place(format!("cannot list {place}: {why}"))),
-            Err(trouble) => Err(trouble),
-        }
-    }
-
-    fn read(&mut self, name: &str, offset: u64, len: usize) -> Result<Vec<u8>, Trouble> {
-        self.within(|session, root| session.read(root, name, offset, len))
-    }
-
-    fn rest(&mut self) {
-        self.session = None;
-    }
+/// Why a key could not be loaded, as `ssh` says: `Load key "PATH": WHY`.
+fn unloaded(said: &str) -> Option<&str> {
+    let line = said.lines().find(|line| line.trim_start().starts_with("Load key \""))?;
+    line.rsplit_once("\": ").map(|(_, why)| why.trim())
 }
 
 #[cfg(test)]
@@ -393,7 +174,32 @@ mod tests {
             ),
             (
                 "@         WARNING: UNPROTECTED PRIVATE KEY FILE!          @\r\nPermission denied (publickey).\r\n",
-                "`ssh` does not use the key /etc/gapless/drop.key, which others may read: chmod 600",
+                "`ssh` does not use the key /etc/gapless/drop.key for gapless@files.example, since others may read it: chmod 600",
+            ),
+            (
+                "Load key \"/etc/gapless/drop.key\": Permission denied\r\n\
+                 gapless@files.example: Permission denied (publickey).\r\n",
+                "`ssh` cannot use the key /etc/gapless/drop.key for gapless@files.example (Permission denied): it has to be a \
+                 private key that the collector's user may read",
+            ),
+            (
+                "Load key \"/etc/gapless/drop.key\": error in libcrypto\r\n\
+                 gapless@files.example: Permission denied (publickey).\r\n",
+                "`ssh` cannot use the key /etc/gapless/drop.key for gapless@files.example (error in libcrypto): it has to be a \
+                 private key that the collector's user may read",
+            ),
+            (
+                "subsystem request failed on channel 0\r\n",
+                "gapless@files.example lets in, but has no SFTP: its sshd needs a line `Subsystem sftp internal-sftp`",
+            ),
+            (
+                "ssh: Could not resolve hostname files.example: Name or service not known\r\n",
+                "gapless@files.example is not found: is `drop.sftp` right? (ssh: Could not resolve hostname files.example: Name \
+                 or service not known)",
+            ),
+            (
+                "bind: Permission denied\r\nConnection closed by 192.0.2.1 port 2222\r\n",
+                "the connection to gapless@files.example ended: Connection closed by 192.0.2.1 port 2222",
             ),
             (
                 "ssh: connect to host files.example port 2222: Connection refused\r\n",
@@ -422,7 +228,24 @@ mod tests {
             text.starts_with("-o BatchMode=yes -o StrictHostKeyChecking=yes -o ConnectTimeout=1 "),
             "{text}"
         );
+        assert!(text.contains(" -o LogLevel=ERROR "), "{text}");
         assert!(text.ends_with(" -s -- files.example sftp"), "{text}");
         assert!(!text.contains("-i") && !text.contains("UserKnownHostsFile"), "{text}");
+    }
+
+    #[test]
+    fn a_key_that_cannot_be_read_is_named_before_anybody_is_asked() {
+        let folder = tempfile::tempdir().unwrap();
+        let (none, key) = (folder.path().join("none"), folder.path().join("key"));
+        std::fs::write(&key, "a key").unwrap();
+        let check = |identity| {
+            let (port, known_hosts, timeout) = (None, None, Duration::from_secs(1));
+            let host = "files.example".to_owned();
+            Remote { host, port, folder: String::new(), identity, known_hosts, timeout }.check()
+        };
+        let told = check(Some(none.clone())).unwrap_err();
+        let expected = format!("the key {}, for files.example, cannot be read: No such file", none.display());
+        assert!(told.starts_with(&expected), "{told}");
+        assert_eq!((check(Some(key)), check(None)), (Ok(()), Ok(())));
     }
 }

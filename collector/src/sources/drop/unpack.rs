@@ -6,8 +6,8 @@ use std::io::{self, Cursor, Read};
 use flate2::read::MultiGzDecoder;
 use gapless_common::text::format_bytes;
 use serde::Deserialize;
-use zip::ZipArchive;
 use zip::result::ZipError;
+use zip::{CompressionMethod, ZipArchive};
 
 /// How a file is packed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
@@ -30,16 +30,36 @@ pub(super) enum UnpackError {
     /// More comes out of it than is taken.
     #[error("more than {} come out of it: `largest` is the limit", format_bytes(*.0))]
     Large(u64),
-    /// It is packed or encrypted in a way that is not known.
-    #[error("it is packed in a way that is not known ({0}): have it deflated, or unpacked by `decrypt`")]
+    /// It is an archive of a kind that is not read.
+    #[error(
+        "it is an archive of a kind that is not read ({0}): have it written as one .zip file, or unpacked by `decrypt`"
+    )]
     Unknown(String),
+    /// A file in it is packed in a way that is not known.
+    #[error(
+        "`{entry}` in it is packed by {method}, and only stored and deflated ones are read: have it packed by Deflate"
+    )]
+    Method {
+        /// Which.
+        entry: String,
+        /// The method's number and name.
+        method: String,
+    },
+    /// A file in it has a password.
+    #[error(
+        "`{0}` in it is encrypted with a password: have it written without one, or unpacked by `decrypt`"
+    )]
+    Password(String),
+    /// There are more files in it than are taken.
+    #[error("more than {ENTRIES_MAX} files are in it: have it divided")]
+    Many,
 }
 
-/// A text and its name.
-pub(super) type Text = (Box<str>, Vec<u8>);
+/// Files in an archive at most, those that are not wanted among them: each costs memory before anything is unpacked.
+const ENTRIES_MAX: usize = 100_000;
 
-/// The name of the text of a file that has one without a name.
-const ONLY: &str = "text";
+/// A text and its name, which is empty where it is the only one of its file.
+pub(super) type Text = (Box<str>, Vec<u8>);
 
 /// What a file's name says.
 pub(super) fn by_name(name: &str) -> Option<Unpack> {
@@ -68,10 +88,10 @@ pub(super) fn unpack(
     is_wanted: impl Fn(&str) -> bool,
 ) -> Result<Vec<Text>, UnpackError> {
     match kind {
-        Unpack::None => Ok(vec![(ONLY.into(), bytes)]),
+        Unpack::None => Ok(vec![("".into(), bytes)]),
         Unpack::Gzip => {
             let text = bounded(&mut MultiGzDecoder::new(&bytes[..]), most, most)?;
-            Ok(vec![(ONLY.into(), text)])
+            Ok(vec![("".into(), text)])
         }
         Unpack::Zip => archive(bytes, most, is_wanted),
     }
@@ -79,23 +99,49 @@ pub(super) fn unpack(
 
 fn archive(bytes: Vec<u8>, most: u64, is_wanted: impl Fn(&str) -> bool) -> Result<Vec<Text>, UnpackError> {
     let of_zip = |error| match error {
-        ZipError::UnsupportedArchive(why) => UnpackError::Unknown(why.to_string()),
+        ZipError::UnsupportedArchive(why) => UnpackError::Unknown(why.to_owned()),
         error => UnpackError::Damaged(error.to_string()),
     };
+    // Each begins so in the list of them, which is read whole (APPNOTE.TXT 6.3, section 4.3.12).
+    if bytes.windows(4).filter(|bytes| bytes == b"PK\x01\x02").count() > ENTRIES_MAX {
+        return Err(UnpackError::Many);
+    }
     let mut archive = ZipArchive::new(Cursor::new(bytes)).map_err(of_zip)?;
     let (mut texts, mut left) = (Vec::new(), most);
     for index in 0..archive.len() {
-        let mut entry = archive.by_index(index).map_err(of_zip)?;
+        // What is not wanted need not be of a kind that can be read.
+        let about = archive.by_index_data(index).map_err(of_zip)?;
         // A name in another encoding is still a name.
-        let name: Box<str> = String::from_utf8_lossy(entry.name_raw()).into();
-        if entry.is_dir() || !is_wanted(&name) {
+        let name = String::from_utf8_lossy(about.name_raw()).into_owned();
+        if about.is_dir() || !is_wanted(&name) {
             continue;
         }
+        if about.encrypted() {
+            return Err(UnpackError::Password(name));
+        }
+        let method = about.compression();
+        if !matches!(method, CompressionMethod::Stored | CompressionMethod::Deflated) {
+            return Err(UnpackError::Method { entry: name, method: named(method) });
+        }
+        let mut entry = archive.by_index(index).map_err(of_zip)?;
         let text = bounded(&mut entry, left, most)?;
         left = left.saturating_sub(u64::try_from(text.len()).unwrap_or(u64::MAX));
-        texts.push((name, text));
+        texts.push((name.into(), text));
     }
     Ok(texts)
+}
+
+/// A method as people know it.
+fn named(method: CompressionMethod) -> String {
+    #[expect(
+        deprecated,
+        reason = "the only way to the number of a method that the library was built without"
+    )]
+    let number = match method {
+        CompressionMethod::Unsupported(number) => number,
+        other => return other.to_string(),
+    };
+    format!("method {number} ({})", CompressionMethod::name_from_u16(number))
 }
 
 /// All that can be read, `left` bytes at most of the `most` that are allowed.
@@ -143,7 +189,7 @@ mod tests {
     #[test]
     fn texts_come_out_as_they_went_in() {
         let twice = [gzip(b"one "), gzip(b"two")].concat();
-        assert_eq!(unpack(Unpack::Gzip, twice, 7, all).unwrap(), [("text".into(), b"one two".to_vec())]);
+        assert_eq!(unpack(Unpack::Gzip, twice, 7, all).unwrap(), [("".into(), b"one two".to_vec())]);
         let archive = zip(&[("a/b.dat", b"one"), ("../../etc/passwd", b"two"), ("readme.txt", b"")]);
         assert_eq!(by_head(&archive), Some(Unpack::Zip));
         let texts = unpack(Unpack::Zip, archive.clone(), 6, all).unwrap();
@@ -182,6 +228,47 @@ mod tests {
                 assert!(told.iter().all(|(_, told)| told == text), "{kind:?} wrong at {at}: {told:?}");
             }
         }
+    }
+
+    /// The archive with the method and the flags of its first file changed, in its list and before the file itself.
+    fn altered(mut archive: Vec<u8>, method: u8, flags: u8) -> Vec<u8> {
+        for (mark, at) in [(b"PK\x03\x04", 6), (b"PK\x01\x02", 8)] {
+            let begin = archive.windows(4).position(|bytes| bytes == mark).unwrap();
+            archive[begin + at] |= flags;
+            archive[begin + at + 2] = method;
+        }
+        archive
+    }
+
+    #[test]
+    fn what_is_packed_in_another_way_is_named_and_matters_only_where_it_is_wanted() {
+        let archive = zip(&[("a.dat", b"one"), ("b.dat", b"two")]);
+        let rows = [
+            (
+                14,
+                0,
+                "`a.dat` in it is packed by method 14 (Lzma), and only stored and deflated ones are read",
+            ),
+            (93, 0, "`a.dat` in it is packed by method 93 (Zstd)"),
+            (200, 0, "`a.dat` in it is packed by method 200 (Unknown)"),
+            (8, 1, "`a.dat` in it is encrypted with a password: have it written without one"),
+            (99, 1, "`a.dat` in it is encrypted with a password"),
+        ];
+        for (method, flags, expected) in rows {
+            let altered = altered(archive.clone(), method, flags);
+            let told = unpack(Unpack::Zip, altered.clone(), 100, all).unwrap_err().to_string();
+            assert!(told.starts_with(expected), "{told}");
+            let others = unpack(Unpack::Zip, altered, 100, |name| name != "a.dat").unwrap();
+            assert_eq!(others, [("b.dat".into(), b"two".to_vec())]);
+        }
+    }
+
+    #[test]
+    fn an_archive_of_too_many_files_is_refused_before_its_list_is_read() {
+        let list = b"PK\x01\x02".repeat(ENTRIES_MAX + 1);
+        assert_eq!(unpack(Unpack::Zip, list, 100, all), Err(UnpackError::Many));
+        let list = b"PK\x01\x02".repeat(ENTRIES_MAX);
+        assert!(matches!(unpack(Unpack::Zip, list, 100, all), Err(UnpackError::Damaged(_))));
     }
 
     #[test]

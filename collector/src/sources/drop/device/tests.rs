@@ -1,0 +1,243 @@
+//! A drop in made-up time, whose files grow, rest, are replaced, and cannot be read.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use gapless_common::files::tail::Stat;
+use gapless_common::time::Interval;
+
+use super::super::files::QUIET;
+use super::super::lines::tests::meaning;
+use super::*;
+
+const NOW: Timestamp = Timestamp(1_767_312_000_000);
+
+/// What lies at a place that says no more of its files than an SFTP server does.
+#[derive(Clone, Default)]
+struct Shelf(Arc<Mutex<Lying>>);
+
+#[derive(Default)]
+struct Lying {
+    files: BTreeMap<&'static str, (Vec<u8>, i64)>,
+    unreadable: Vec<&'static str>,
+    hidden: BTreeMap<Box<str>, String>,
+    left_out: u64,
+}
+
+impl Shelf {
+    /// Writes a file, each time later than all before it.
+    fn put(&self, name: &'static str, bytes: impl Into<Vec<u8>>) {
+        let mut lying = self.0.lock().unwrap();
+        let later = lying.files.values().map(|(_, ms)| *ms).max().unwrap_or(NOW.0) + 1_000;
+        lying.files.insert(name, (bytes.into(), later));
+    }
+
+    fn change(&self, change: impl FnOnce(&mut Lying)) {
+        change(&mut self.0.lock().unwrap());
+    }
+}
+
+impl Place for Shelf {
+    fn list(&mut self, _: &str) -> Result<Listing, Trouble> {
+        let lying = self.0.lock().unwrap();
+        let stat = |(bytes, ms): &(Vec<u8>, i64)| {
+            let size = u64::try_from(bytes.len()).unwrap();
+            Stat { identity: (0, 0), size, modified_ms: *ms, modified_ns: 0 }
+        };
+        let files = lying.files.iter().map(|(name, file)| (Box::from(*name), stat(file))).collect();
+        Ok(Listing { files, left_out: lying.left_out, hidden: lying.hidden.clone() })
+    }
+
+    fn read(&mut self, name: &str, offset: u64, len: usize) -> Result<Vec<u8>, Trouble> {
+        let lying = self.0.lock().unwrap();
+        if lying.unreadable.contains(&name) {
+            return Err(Trouble::Unread("no".to_owned()));
+        }
+        let (bytes, _) = lying.files.get(name).ok_or(Trouble::Gone)?;
+        Ok(bytes.iter().skip(usize::try_from(offset).unwrap()).take(len).copied().collect())
+    }
+}
+
+fn device(shelf: &Shelf, first_ms: Option<i64>) -> DropDevice {
+    let packing =
+        Packing { unpack: None, entries: None, decrypt: None, is_unpacked_first: false, bytes_max: 1 << 20 };
+    let settings = Settings {
+        source: "loggers".to_owned(),
+        pattern: "*".to_owned(),
+        grid: SlotGrid::every(Interval::from_ms(60_000).unwrap()),
+        first_ms,
+        meaning: Meaning { status: None, ..meaning(&["a"]) },
+        packing,
+    };
+    DropDevice::new(settings, Box::new(shelf.clone()))
+}
+
+/// A row of the minute `no` of the day before.
+fn line(no: i64, value: f64) -> String {
+    let at = Timestamp(NOW.0 - 86_400_000 + no * 60_000).to_string().replace('T', " ").replace('Z', "");
+    format!("{at},{value}\n")
+}
+
+fn text(rows: std::ops::Range<i64>) -> String {
+    rows.fold("t,a\n".to_owned(), |text, no| text + &line(no, 0.5))
+}
+
+/// What one look brings: minutes and values, and what is wrong.
+fn look(device: &mut DropDevice, now: Duration) -> (Vec<(i64, f64)>, Option<String>) {
+    let mut rows = Vec::new();
+    loop {
+        let news = device.news_at(Timestamp(0), now).unwrap();
+        rows.extend(news.rows.iter().map(|row| {
+            let minute = (row.at.0 - NOW.0 + 86_400_000) / 60_000;
+            (minute, row.cells[0].and_then(|(value, _)| value).unwrap())
+        }));
+        if let Some(end) = news.end {
+            return (rows, end.trouble);
+        }
+    }
+}
+
+fn rows(range: std::ops::Range<i64>) -> Vec<(i64, f64)> {
+    range.map(|no| (no, 0.5)).collect()
+}
+
+#[test]
+fn a_last_line_without_its_end_is_read_once_its_file_rests_and_is_put_right_where_it_goes_on() {
+    let (shelf, begin) = (Shelf::default(), Duration::ZERO);
+    let mut device = device(&shelf, None);
+    let half = text(0..3) + line(3, 0.25).trim_end_matches("5\n");
+    shelf.put("a", half.clone());
+    let mut after = |seconds| look(&mut device, begin + Duration::from_secs(seconds)).0;
+    assert_eq!(after(0), rows(0..3), "half of it may be still to come");
+    assert_eq!(after(QUIET.as_secs() - 1), []);
+    assert_eq!(after(QUIET.as_secs()), [(3, 0.2)]);
+    assert_eq!(after(QUIET.as_secs() * 2), [], "nothing is read twice");
+    shelf.put("a", half.clone() + "5\n");
+    assert_eq!(after(QUIET.as_secs() * 2 + 1), [(3, 0.25)], "the whole one takes its place");
+    // The other way round: it was whole, and only its end came.
+    shelf.put("a", half.clone() + "5\n" + line(4, 1.0).trim_end());
+    assert_eq!(after(QUIET.as_secs() * 3), []);
+    assert_eq!(after(QUIET.as_secs() * 4), [(4, 1.0)]);
+    shelf.put("a", half + "5\n" + &line(4, 1.0) + &line(5, 2.0));
+    assert_eq!(after(QUIET.as_secs() * 4 + 1), [(5, 2.0)]);
+}
+
+#[test]
+fn what_grew_since_it_was_listed_does_not_rest() {
+    struct Late(Shelf);
+    impl Place for Late {
+        fn list(&mut self, pattern: &str) -> Result<Listing, Trouble> {
+            self.0.list(pattern)
+        }
+        fn read(&mut self, name: &str, offset: u64, len: usize) -> Result<Vec<u8>, Trouble> {
+            // The number goes on just now.
+            let mut bytes = self.0.read(name, offset, len)?;
+            bytes.push(b'1');
+            Ok(bytes)
+        }
+    }
+    let (shelf, begin) = (Shelf::default(), Duration::ZERO);
+    let mut device = device(&shelf, None);
+    device.place = Box::new(Late(shelf.clone()));
+    shelf.put("a", text(0..3) + line(3, 1.0).trim_end());
+    assert_eq!(look(&mut device, begin).0, rows(0..3));
+    assert_eq!(look(&mut device, begin + QUIET).0, []);
+}
+
+#[test]
+fn a_file_that_is_longer_is_read_on_only_where_it_begins_and_ends_as_it_did() {
+    let (shelf, now) = (Shelf::default(), Duration::ZERO);
+    let mut device = device(&shelf, None);
+    shelf.put("a", text(0..100));
+    assert_eq!(look(&mut device, now).0, rows(0..100));
+    shelf.put("a", text(0..110));
+    assert_eq!(look(&mut device, now).0, rows(100..110), "it grew");
+    let corrected = |no| text(0..120).replace(&line(no, 0.5), &line(no, 0.7));
+    shelf.put("a", corrected(5));
+    let (all, _) = look(&mut device, now);
+    assert_eq!((all.len(), all[5]), (120, (5, 0.7)), "one value near its begin is another one");
+    shelf.put("a", corrected(119) + &line(120, 0.5));
+    let (all, _) = look(&mut device, now);
+    assert_eq!((all.len(), all[119]), (121, (119, 0.7)), "one near its end");
+    shelf.put("a", "a,t\n".to_owned() + &text(0..130));
+    assert_eq!(look(&mut device, now).0.len(), 0, "its columns are other ones, and its times are none");
+}
+
+#[test]
+fn a_packed_file_is_read_anew_when_it_has_changed_whatever_its_length() {
+    use std::io::Write as _;
+    let gzip = |text: &str| {
+        let mut to = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::none());
+        to.write_all(text.as_bytes()).unwrap();
+        to.finish().unwrap()
+    };
+    let (shelf, now) = (Shelf::default(), Duration::ZERO);
+    let mut device = device(&shelf, None);
+    // An upload begins with an empty file, which says nothing of what it will be.
+    shelf.put("a", Vec::new());
+    assert_eq!(look(&mut device, now), (Vec::new(), None));
+    shelf.put("a", gzip(&text(0..100)));
+    assert_eq!(look(&mut device, now).0, rows(0..100));
+    let other = text(0..110).replace(&line(50, 0.5), &line(50, 0.7));
+    shelf.put("a", gzip(other.trim_end()));
+    let (all, _) = look(&mut device, now);
+    assert_eq!((all.len(), all[50], all[109]), (110, (50, 0.7), (109, 0.5)), "its last line is whole");
+    shelf.put("a", text(0..3));
+    assert_eq!(look(&mut device, now).0, rows(0..3), "it is a plain one now");
+}
+
+#[test]
+fn a_drop_that_can_read_nothing_at_its_first_start_waits() {
+    let minute = |no: i64| Ok(Timestamp(NOW.0 - 86_400_000 + no * 60_000));
+    let full = |lying: &mut Lying| drop(lying.files.insert("a", (text(7..9).into(), NOW.0)));
+    let half = |lying: &mut Lying| {
+        let text = text(0..0) + line(7, 1.0).trim_end();
+        lying.files.insert("a", (text.into(), NOW.0));
+    };
+    let unreadable = |lying: &mut Lying| {
+        lying.files.insert("b", (text(3..5).into(), NOW.0));
+        lying.unreadable.push("b");
+    };
+    let strange = |lying: &mut Lying| drop(lying.files.insert("c", (b"x,y\n1,2\n".to_vec(), NOW.0)));
+    let hidden = |lying: &mut Lying| drop(lying.hidden.insert("d/".into(), "permission denied".to_owned()));
+    type Change<'a> = &'a dyn Fn(&mut Lying);
+    let rows: [(&str, &[Change<'_>], Result<Timestamp, &str>); 8] = [
+        ("there is nothing yet", &[], Ok(NOW)),
+        ("it has rows", &[&full], minute(7)),
+        ("it has half a row", &[&half], minute(7)),
+        ("one file cannot be read", &[&full, &unreadable], Err("loggers: b: no")),
+        ("one holds nothing", &[&full, &strange], minute(7)),
+        ("that is all there is", &[&strange], Err("loggers: in none of its 1 files is a row of this device")),
+        ("what is there is not known", &[&hidden], Err("loggers: d/: permission denied")),
+        ("a folder cannot be read", &[&full, &hidden], minute(7)),
+    ];
+    for (what, changes, expected) in rows {
+        let shelf = Shelf::default();
+        changes.iter().for_each(|change| shelf.change(change));
+        let oldest = device(&shelf, None).oldest(NOW).map_err(|why| why.to_string());
+        assert_eq!(oldest, expected.map_err(str::to_owned), "{what}");
+    }
+    let shelf = Shelf::default();
+    shelf.change(unreadable);
+    let said = device(&shelf, Some(120_000)).oldest(NOW).unwrap();
+    assert_eq!(said, NOW.plus_ms(-120_000), "where it is said nothing need be read");
+}
+
+#[test]
+fn what_is_not_read_is_told_beside_what_is() {
+    let (shelf, now) = (Shelf::default(), Duration::ZERO);
+    let mut device = device(&shelf, None);
+    shelf.put("a", text(0..3));
+    shelf.change(|lying| {
+        lying.hidden.insert("2026/".into(), "it cannot be listed: permission denied".to_owned());
+    });
+    let told = Some("2026/: it cannot be listed: permission denied".to_owned());
+    assert_eq!(look(&mut device, now), (rows(0..3), told.clone()));
+    assert_eq!(look(&mut device, now), (Vec::new(), told), "as long as it lasts");
+    shelf.change(|lying| (lying.hidden, lying.left_out) = (BTreeMap::new(), 5));
+    let (_, told) = look(&mut device, now);
+    assert!(told.unwrap().starts_with("`files`: means 5 files beside"));
+    shelf.change(|lying| lying.left_out = 0);
+    assert_eq!(look(&mut device, now), (Vec::new(), None));
+}

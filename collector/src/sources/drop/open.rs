@@ -1,0 +1,128 @@
+//! A file of a drop that is being read: its texts one after the other, a part at a time.
+
+use std::collections::VecDeque;
+
+use super::super::rows::Row;
+use super::files::{Begun, Cut, Stretch};
+use super::lines::{Bad, Lines, Meaning, Reader};
+use super::packing::{Packing, Texts};
+use super::place::{Place, Trouble};
+
+/// What came of a file at once: its rows, and lines that are none.
+pub(super) type Part = (Vec<Row>, Vec<Bad>);
+
+/// See the module.
+pub(super) struct Open {
+    pub(super) name: Box<str>,
+    pub(super) cut: Option<Cut>,
+    /// First and last instant of what was read.
+    pub(super) span: Option<Stretch>,
+    /// The place up to which a plain one was read.
+    pub(super) reader: Option<Reader>,
+    /// A line without its end stands behind that.
+    pub(super) has_half: bool,
+    /// Such a line is read.
+    is_quiet: bool,
+    /// Its length, as it was listed.
+    size: u64,
+    /// Texts that are still to be read.
+    texts: VecDeque<Text>,
+}
+
+struct Text {
+    /// Within its file, where it is not all of it.
+    name: Box<str>,
+    /// `None` of what is read where it lies.
+    bytes: Option<Vec<u8>>,
+    reader: Reader,
+}
+
+impl Open {
+    /// Opens a file, to be read from where it was read to.
+    pub(super) fn new(
+        name: &str,
+        begun: Begun,
+        place: &mut dyn Place,
+        packing: &Packing,
+        meaning: &Meaning,
+    ) -> Result<Self, Trouble> {
+        let Begun { size, reader, mut cut, is_quiet } = begun;
+        let texts = match packing.texts(place, name, size)? {
+            Texts::Plain => {
+                let kept = match reader {
+                    Some(reader) if is_same(&reader, name, place)? => Some(reader),
+                    Some(_) => {
+                        tell_anew(name);
+                        cut = None;
+                        None
+                    }
+                    None => None,
+                };
+                let reader = kept.unwrap_or_else(|| Reader::new(meaning));
+                VecDeque::from([Text { name: "".into(), bytes: None, reader }])
+            }
+            Texts::Packed(texts) => {
+                let text = |(name, bytes)| Text { name, bytes: Some(bytes), reader: Reader::new(meaning) };
+                texts.into_iter().map(text).collect()
+            }
+        };
+        Ok(Self { name: name.into(), cut, span: None, reader: None, has_half: false, is_quiet, size, texts })
+    }
+
+    /// Reads on; nothing where all of it was read.
+    pub(super) fn next(&mut self, place: &mut dyn Place, meaning: &Meaning) -> Result<Option<Part>, Trouble> {
+        let Some(text) = self.texts.front_mut() else { return Ok(None) };
+        let (offset, len) = text.reader.wanted();
+        let read;
+        let bytes = match &text.bytes {
+            None => {
+                read = place.read(&self.name, offset, len)?;
+                &read[..]
+            }
+            Some(bytes) => {
+                let bytes = bytes.get(usize::try_from(offset).unwrap_or(usize::MAX)..).unwrap_or_default();
+                &bytes[..len.min(bytes.len())]
+            }
+        };
+        let Some(Lines { mut rows, mut bad, more }) = text.reader.took(meaning, bytes) else {
+            tell_anew(&self.name);
+            text.reader = Reader::new(meaning);
+            self.cut = None;
+            return Ok(Some((Vec::new(), Vec::new())));
+        };
+        if !more && text.bytes.is_none() {
+            self.has_half = text.reader.has_half(bytes);
+            let end = offset.saturating_add(u64::try_from(bytes.len()).unwrap_or(u64::MAX));
+            // What has come since it was listed may be half of what comes.
+            if self.has_half && self.is_quiet && end == self.size {
+                let early = text.reader.early(meaning, bytes);
+                rows.extend(early.rows);
+                bad.extend(early.bad);
+            }
+        }
+        for Row { at, .. } in &rows {
+            let (first, last) = self.span.unwrap_or((*at, *at));
+            self.span = Some((first.min(*at), last.max(*at)));
+        }
+        if !text.name.is_empty() {
+            bad.iter_mut().for_each(|bad| bad.why = format!("of `{}` in it: {}", text.name, bad.why));
+        }
+        if !more
+            && let Some(text) = self.texts.pop_front()
+            && text.bytes.is_none()
+        {
+            self.reader = Some(text.reader);
+        }
+        Ok(Some((rows, bad)))
+    }
+}
+
+/// Whether a file still begins as the one did that was read.
+fn is_same(reader: &Reader, name: &str, place: &mut dyn Place) -> Result<bool, Trouble> {
+    let len = reader.head_len();
+    Ok(len == 0 || reader.is_head(&place.read(name, 0, len)?))
+}
+
+fn tell_anew(file: &str) {
+    tracing::info!(file, "it was written anew, and is read from its begin");
+}
