@@ -95,6 +95,34 @@ fn files_of_a_folder_are_read_as_they_come_and_what_comes_late_fills_its_gap() {
     assert_eq!(known.len(), 0, "{known:?}");
 }
 
+/// The last parts of all names below a folder, in order.
+fn names_below(folder: &Path) -> Vec<String> {
+    let mut names = Vec::new();
+    for entry in std::fs::read_dir(folder).expect("it can be listed").flatten() {
+        names.push(entry.file_name().to_string_lossy().into_owned());
+        if entry.path().is_dir() {
+            names.extend(names_below(&entry.path()));
+        }
+    }
+    names.sort();
+    names
+}
+
+/// The most memory that the collector has had, in KiB.
+fn memory_peak(home: &Home) -> u64 {
+    let config = home.folder.path().join("collector.toml").display().to_string();
+    let is_it = |process: &Path| {
+        std::fs::read(process.join("cmdline"))
+            .is_ok_and(|line| String::from_utf8_lossy(&line).contains(&config))
+    };
+    let mut processes =
+        std::fs::read_dir("/proc").expect("it can be listed").flatten().map(|entry| entry.path());
+    let process = processes.find(|process| is_it(process)).expect("it runs");
+    let status = std::fs::read_to_string(process.join("status")).expect("it runs");
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).expect("it has memory");
+    line.trim().trim_end_matches(" kB").parse().expect("a number")
+}
+
 /// An archive, by another program than the one that reads it.
 fn zipped(files: &[(&str, &[u8])]) -> Vec<u8> {
     let folder = tempfile::tempdir().expect("a folder");
@@ -123,7 +151,8 @@ fn gzipped(text: &str) -> Vec<u8> {
 fn packed_files_are_read_once_they_are_whole_and_none_of_them_fills_the_memory_or_the_disk() {
     let logger = Logger::of_rows(3 * DAY);
     let share = tempfile::tempdir().expect("a folder");
-    let folder = share.path();
+    let folder = &share.path().join("mast-7/met");
+    std::fs::create_dir_all(folder).expect("a folder");
     let archive = zipped(&[
         ("../../escaped.dat", logger.toa5(0..100).as_bytes()),
         ("below/b.dat", logger.toa5(100..DAY).as_bytes()),
@@ -139,7 +168,11 @@ fn packed_files_are_read_once_they_are_whole_and_none_of_them_fills_the_memory_o
     ];
     let home = Home::start(&[drop_description(&words)]);
     until_speeds(&home, "mast", &logger.speeds(0..200));
-    assert!(!share.path().parent().expect("above").join("escaped.dat").exists());
+    // Nothing of an archive is written anywhere, wherever its names lead.
+    assert_eq!(names_below(share.path()), ["Met_1234_0.zip", "Met_1234_1.dat.gz", "mast-7", "met"]);
+    let names = names_below(home.folder.path());
+    assert!(!names.iter().any(|name| name.ends_with(".dat")), "{names:?}");
+    assert!(!Path::new("../../escaped.dat").exists());
 
     // A second member is more of the same text.
     let rows: String = (200..2 * DAY).map(|row| logger.row(row, Logger::speed(row))).collect();
@@ -147,7 +180,8 @@ fn packed_files_are_read_once_they_are_whole_and_none_of_them_fills_the_memory_o
     until_speeds(&home, "mast", &logger.speeds(0..2 * DAY));
 
     // An archive that has no end is named once it is the same for two looks, and is read once it has one.
-    let archive = zipped(&[("c.dat", logger.toa5(2 * DAY..3 * DAY).as_bytes())]);
+    let text = logger.toa5(2 * DAY..3 * DAY);
+    let archive = zipped(&[("c.dat", text.trim_end().as_bytes())]);
     let (begin, end) = archive.split_at(archive.len() / 2);
     put(folder, "Met_1234_2.zip", begin);
     until_told(&home, "mast", "Met_1234_2.zip: it cannot be unpacked");
@@ -155,8 +189,11 @@ fn packed_files_are_read_once_they_are_whole_and_none_of_them_fills_the_memory_o
     until_speeds(&home, "mast", &logger.speeds(0..3 * DAY));
 
     // What comes out of a file has a bound, and others are read for all that.
-    put(folder, "Met_1234_3.dat.gz", gzipped(&"0".repeat(50 << 20)));
+    let before = memory_peak(&home);
+    put(folder, "Met_1234_3.dat.gz", gzipped(&"0".repeat(200 << 20)));
     until_told(&home, "mast", "Met_1234_3.dat.gz: more than 1 MiB come out of it: `largest` is the limit");
+    let after = memory_peak(&home);
+    assert!(after < before + (50 << 10), "{before} KiB became {after} KiB");
     let other = Logger::speed(5).mul_add(0.5, 50.0);
     put(
         folder,

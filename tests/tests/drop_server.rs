@@ -89,7 +89,7 @@ fn a_folder_of_a_server_is_read_and_what_is_wrong_with_the_connection_is_said() 
     put(&outgoing.join("2026"), "Met_1234_0.dat", logger.toa5(0..DAY));
     let whoami = String::from_utf8(piped("id", &["-un"], b"")).expect("a name");
     let at = format!(
-        "sftp = \"{}@127.0.0.1:{}{}\"\ntimeout = \"10s\"",
+        "sftp = \"{}@127.0.0.1:{}{}\"\ntimeout = \"5s\"",
         whoami.trim(),
         server.port,
         outgoing.display()
@@ -111,17 +111,37 @@ fn a_folder_of_a_server_is_read_and_what_is_wrong_with_the_connection_is_said() 
     server.lets_in(&public);
     until_speeds(&home, "mast", &logger.speeds(0..DAY));
 
-    // A file grows, an archive comes, a link is followed.
+    // A file grows, a packed one comes, a link is followed.
     let put_below = |name: &str, bytes: &[u8]| put(&outgoing.join("2026"), name, bytes);
     put_below("Met_1234_0.dat", logger.toa5(0..DAY + 10).as_bytes());
-    std::fs::write(own.path().join("elsewhere"), logger.toa5(DAY + 10..DAY + 20)).expect("it can be written");
-    std::os::unix::fs::symlink(own.path().join("elsewhere"), outgoing.join("2026/Met_1234_1.dat"))
-        .expect("a link");
-    std::os::unix::fs::symlink(own.path().join("nowhere"), outgoing.join("2026/Met_1234_2.dat"))
-        .expect("a link");
+    let packed = piped("gzip", &["-c"], logger.toa5(DAY + 10..DAY + 15).trim_end().as_bytes());
+    put_below("Met_1234_0.gz", &packed);
+    std::fs::write(own.path().join("elsewhere"), logger.toa5(DAY + 15..DAY + 20)).expect("it can be written");
+    let link = |from: &Path, name: &str| {
+        std::os::unix::fs::symlink(from, outgoing.join("2026").join(name)).expect("a link");
+    };
+    link(&own.path().join("elsewhere"), "Met_1234_1.dat");
+    link(&own.path().join("nowhere"), "Met_1234_2.dat");
     until_speeds(&home, "mast", &logger.speeds(0..DAY + 20));
 
-    // A file that may not be read is named, and does not stop the others. Root may read all.
+    // A longer one with another value near its begin takes the place of a file that was read.
+    let (before, after) = (logger.row(5, Logger::speed(5)), logger.row(5, 30.5));
+    put_below("Met_1234_0.dat", logger.toa5(0..DAY + 11).replace(&before, &after).as_bytes());
+    let speeds = |rows| {
+        let mut speeds = logger.speeds(rows);
+        speeds.insert(logger.at(5).0, (Some(30.5), "good".to_owned()));
+        speeds
+    };
+    until_speeds(&home, "mast", &speeds(0..DAY + 20));
+
+    // A file that cannot be read is named, and does not stop the others, those behind it among them.
+    link(Path::new("/proc/self/mem"), "Met_1234_3.dat");
+    until_told(&home, "mast", "2026/Met_1234_3.dat: the server says: Failure (code 4)");
+    put_below("Met_1234_4.dat", logger.toa5(DAY + 20..DAY + 30).as_bytes());
+    put_below("Met_1234_0.dat", logger.toa5(0..DAY + 12).replace(&before, &after).as_bytes());
+    until_speeds(&home, "mast", &speeds(0..DAY + 30));
+    std::fs::remove_file(outgoing.join("2026/Met_1234_3.dat")).expect("it was there");
+    // Root may read all.
     if whoami.trim() != "root" {
         put_below("Met_1234_3.dat", b"");
         let path = outgoing.join("2026/Met_1234_3.dat");
@@ -133,18 +153,20 @@ fn a_folder_of_a_server_is_read_and_what_is_wrong_with_the_connection_is_said() 
     // The server goes, and the collector is killed meanwhile; both come back, and so does what came meanwhile.
     server.stop();
     until_told(&home, "mast", "Connection refused");
-    put_below("Met_1234_4.dat", logger.toa5(DAY + 20..3 * DAY).as_bytes());
+    put_below("Met_1234_5.dat", logger.toa5(DAY + 30..2 * DAY).as_bytes());
     home.kill();
     server.run();
-    until_speeds(&home, "mast", &logger.speeds(0..3 * DAY));
+    until_speeds(&home, "mast", &speeds(0..2 * DAY));
 
-    // A server that says nothing does not hold the source for ever.
+    // Neither a server that does not greet nor one that lets in and then says nothing holds the source for ever.
     server.process.iter().for_each(Process::freeze);
     until_told(&home, "mast", "timed out");
     server.process.iter().for_each(Process::thaw);
-    wait::until_true("a look without trouble", WITHIN, || {
-        let _ = home.api.post("/api/v1/devices/home-1/mast/refresh");
-        let history = home.api.get("/api/v1/jobs").unwrap_or_default()["history"].clone();
-        history[0]["outcome"] == "no_data"
-    });
+    server.lets_in(&format!("command=\"sleep 600\" {public}"));
+    until_told(&home, "mast", "it gave no answer within 10 s");
+    server.lets_in(&format!("command=\"echo welcome\" {public}"));
+    until_told(&home, "mast", "it says what is no SFTP: does a login print something there?");
+    server.lets_in(&public);
+    put_below("Met_1234_6.dat", logger.toa5(2 * DAY..3 * DAY).as_bytes());
+    until_speeds(&home, "mast", &speeds(0..3 * DAY));
 }
