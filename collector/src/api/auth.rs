@@ -36,15 +36,27 @@ fn cookie(headers: &HeaderMap) -> Option<&str> {
 #[derive(Debug, Clone)]
 pub(super) struct Asker(pub(super) String);
 
-async fn asker(state: &ApiState, headers: &HeaderMap) -> Result<Option<Asker>, Problem> {
+/// What a request was let through with, for answers that go on for long: a token may be revoked meanwhile.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Pass([u8; 32]);
+
+impl Pass {
+    /// Whether its token is still known.
+    pub(super) async fn is_good(self, state: &ApiState) -> Result<bool, Problem> {
+        Ok(state.ask(move |store| store.token_name(&self.0)).await?.is_some())
+    }
+}
+
+async fn asker(state: &ApiState, headers: &HeaderMap) -> Result<Option<(Asker, Pass)>, Problem> {
     let Some(token) = bearer(headers).or_else(|| cookie(headers)) else { return Ok(None) };
     let hash = hash_token(token);
-    Ok(state.ask(move |store| store.token_name(&hash)).await?.map(Asker))
+    let name = state.ask(move |store| store.token_name(&hash)).await?;
+    Ok(name.map(|name| (Asker(name), Pass(hash))))
 }
 
 /// The name of the token that the request carries, where it is a known one.
 pub(crate) async fn who(state: &ApiState, headers: &HeaderMap) -> Result<Option<String>, Problem> {
-    Ok(asker(state, headers).await?.map(|Asker(name)| name))
+    Ok(asker(state, headers).await?.map(|(Asker(name), _)| name))
 }
 
 /// Whether the request carries a known token.
@@ -59,8 +71,9 @@ pub(crate) async fn require_token(
     next: Next,
 ) -> Response {
     match asker(&state, request.headers()).await {
-        Ok(Some(asker)) => {
+        Ok(Some((asker, pass))) => {
             request.extensions_mut().insert(asker);
+            request.extensions_mut().insert(pass);
             next.run(request).await
         }
         Ok(None) => Problem::Unauthorized.into_response(),

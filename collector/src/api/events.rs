@@ -21,6 +21,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use utoipa::{IntoParams, ToSchema};
 
 use super::alerts::Alert;
+use super::auth::Pass;
 use super::fleet::{FreshnessState, json_value};
 use super::jobs::EndedJob;
 use super::params::{self, Params};
@@ -107,7 +108,7 @@ impl EventsQuery {
 /// What happens, as it happens (server-sent events). Each event's `id` is sent back as `Last-Event-ID` by a client that comes
 /// back, and all that happened meanwhile follows, as far as it is kept; what is not is said by an event `lost`. The latest
 /// freshness of every device comes first, unless what changed since is remembered. A client that reads slowly is told
-/// later; one that takes nothing for a minute is let go.
+/// later; one that takes nothing for a minute is let go, and so is one whose token is revoked.
 #[utoipa::path(get, path = "/api/v1/events", tag = "events", params(EventsQuery,
         ("Last-Event-ID" = Option<String>, Header, description = "`id` of the last event that came")),
     responses((status = 200, content_type = "text/event-stream", body = EventData, description = "Events, and every 15 \
@@ -116,6 +117,7 @@ impl EventsQuery {
 pub(super) async fn events(
     State(state): State<ApiState>,
     Extension(hub): Extension<Hub>,
+    Extension(pass): Extension<Pass>,
     headers: HeaderMap,
     Params(query): Params<EventsQuery>,
 ) -> Result<Response, Problem> {
@@ -123,7 +125,7 @@ pub(super) async fn events(
     let place = hub.stream()?;
     let (head, end) = state.ask(|store| Ok((store.head()?, store.news_end()?))).await?;
     let (sender, queue) = mpsc::channel(EVENTS_QUEUED);
-    let viewer = Viewer::new(state, hub, wanted, sender, (last, head.incarnation, end));
+    let viewer = Viewer::new(state, (hub, pass), wanted, sender, (last, head.incarnation, end));
     tokio::spawn(async move {
         viewer.run().await;
         drop(place);

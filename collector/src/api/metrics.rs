@@ -89,7 +89,7 @@ fn written(state: &ApiState, meters: &Meters, now: Timestamp) -> Result<String, 
     collector(&mut registry, state, meters);
     gaps(&mut registry, meters);
     jobs(&mut registry, meters);
-    agents(&mut registry, &meters.agents);
+    agents(&mut registry, &meters.agents, &meters.devices);
     devices(&mut registry, &meters.devices, now);
     let mut text = String::new();
     encode(&mut text, &registry).map_err(|e| Problem::Store(e.into()))?;
@@ -172,7 +172,7 @@ fn jobs(registry: &mut Registry, meters: &Meters) {
     registry.register_with_unit("job_duration", help, Unit::Seconds, Spreads(rows.collect()));
 }
 
-fn agents(registry: &mut Registry, agents: &[AgentRow]) {
+fn agents(registry: &mut Registry, agents: &[AgentRow], devices: &[DeviceRow]) {
     let labels =
         |agent: &AgentRow| vec![("site", agent.site.to_string()), ("agent", agent.agent.to_string())];
     type Column<T> = (&'static str, Option<Unit>, &'static str, fn(&AgentRow) -> T);
@@ -236,6 +236,13 @@ fn agents(registry: &mut Registry, agents: &[AgentRow]) {
         let rows = agents.iter().filter_map(|agent| Some((labels(agent), value(agent)?)));
         put(registry, name, unit, help, Rows::Gauges(rows.collect()));
     }
+    let mut due: BTreeMap<_, u64> = BTreeMap::new();
+    for device in devices.iter().filter(|device| device.grid.is_some()) {
+        *due.entry((&device.site, device.agent.as_ref())).or_default() += 1;
+    }
+    let devices = |agent: &AgentRow| due.get(&(&agent.site, Some(&agent.agent))).copied().unwrap_or_default();
+    let rows = agents.iter().map(|agent| (labels(agent), level(devices(agent)))).collect();
+    put(registry, "agent_devices", None, "Devices that are due of the agent", Rows::Gauges(rows));
 }
 
 /// Of devices that are due; one that no catalog names any more has no freshness.

@@ -364,6 +364,7 @@ CREATE TABLE commands (
 );
 CREATE INDEX commands_open ON commands (agent) WHERE outcome IS NULL;
 CREATE INDEX commands_catalogs ON commands (agent, a) WHERE kind = 3;
+CREATE INDEX commands_leases ON commands (agent, a) WHERE kind = 1;
 
 -- What is refreshed out of turn: one job at most for a device. source: whose budget it uses (an agent). why: 0 its
 -- rhythm, 1 stale, 2 viewed, 3 confirm, 4 asked by a person. lease: the worker that has it (NULL: it waits), until when;

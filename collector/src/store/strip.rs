@@ -106,8 +106,17 @@ fn due_runs(
         WHERE grid = ?1 AND first_slot IS NOT NULL AND first_slot <= ?3 AND coalesce(last_slot, ?3) >= ?2
         ORDER BY first_slot";
     let mut statement = connection.prepare_cached(sql)?;
-    let rows = statement.query_map([grid.id, first, last], |r| Ok((r.get(0)?, r.get(1)?)))?;
-    Ok(rows.collect::<rusqlite::Result<_>>()?)
+    let mut due: Vec<(i64, i64)> = Vec::new();
+    let mut rows = statement.query([grid.id, first, last])?;
+    while let Some(row) = rows.next()? {
+        let (first, last): (i64, i64) = (row.get(0)?, row.get(1)?);
+        match due.last_mut() {
+            // Two agents may owe the same slots; they are due once.
+            Some(before) if first <= before.1.saturating_add(1) => before.1 = before.1.max(last),
+            _ => due.push((first, last)),
+        }
+    }
+    Ok(due)
 }
 
 /// What of a range no run holds.

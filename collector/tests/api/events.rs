@@ -265,6 +265,24 @@ fn commits_are_told_as_they_come() {
 }
 
 #[test]
+fn who_has_no_token_any_more_is_told_nothing_more() {
+    let mut api = Filled::new();
+    let mut stream = Stream::open(&api, "?kind=reading", None);
+    stream.beat();
+    api.send(vec![number(0, 0, U, 1.5)]);
+    assert_eq!(stream.next().name, "reading");
+    assert_eq!(database(&api).execute("DELETE FROM tokens", []).unwrap(), 1);
+    api.send(vec![number(0, 1, U, 1.5)]);
+    let deadline = Instant::now() + SOON;
+    loop {
+        match stream.told.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
+            Ok(told) => assert_eq!(told.name, "", "{told:?}"),
+            Err(end) => break assert_eq!(end, mpsc::RecvTimeoutError::Disconnected, "the stream ends"),
+        }
+    }
+}
+
+#[test]
 fn what_cannot_be_told_any_more_is_said_with_its_range() {
     let mut api = Filled::new();
     let mut stream = Stream::open(&api, "?kind=job", None);

@@ -11,6 +11,7 @@ use super::hub::{Hub, Told};
 use super::position::Position;
 use super::transitions::{Mark, Name};
 use super::{EventData, FreshnessEvent, Kind, LostEvent, Wanted};
+use crate::api::auth::Pass;
 use crate::api::stream::CLIENT_STALL;
 use crate::api::{ApiState, Problem};
 use crate::store::model::{NotKept, Place};
@@ -33,6 +34,7 @@ const FORGOTTEN: &str =
 pub(super) struct Viewer {
     state: ApiState,
     hub: Hub,
+    pass: Pass,
     wanted: Wanted,
     sender: mpsc::Sender<Result<Event, std::convert::Infallible>>,
     commits: watch::Receiver<Commit>,
@@ -47,6 +49,8 @@ pub(super) struct Viewer {
 enum Ended {
     /// The client has gone, or takes nothing.
     Gone,
+    /// Its token is no longer known.
+    Revoked,
     /// The database failed; the client comes back.
     Failed(Problem),
 }
@@ -57,7 +61,7 @@ impl Viewer {
     /// For a client that stands at `last`, in a database whose tables end at `end`.
     pub(super) fn new(
         state: ApiState,
-        hub: Hub,
+        (hub, pass): (Hub, Pass),
         wanted: Wanted,
         sender: mpsc::Sender<Result<Event, std::convert::Infallible>>,
         (last, incarnation, end): (Option<Position>, Incarnation, Place),
@@ -65,7 +69,7 @@ impl Viewer {
         let freshness = wanted.freshness.then(|| hub.watch_freshness(&state));
         let (position, lost) = begin(last, incarnation, end, &wanted);
         let commits = state.commits.clone();
-        Self { state, hub, wanted, sender, commits, freshness, position, told_commit: None, lost }
+        Self { state, hub, pass, wanted, sender, commits, freshness, position, told_commit: None, lost }
     }
 
     /// Until the client goes.
@@ -86,6 +90,9 @@ impl Viewer {
         self.beat().await?;
         loop {
             self.commits.borrow_and_update();
+            if !self.pass.is_good(&self.state).await.map_err(Ended::Failed)? {
+                return Err(Ended::Revoked);
+            }
             while !self.tell_tables().await? {}
             self.tell_freshness().await?;
             self.tell_commit().await?;
