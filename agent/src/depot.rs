@@ -240,10 +240,20 @@ impl Depot {
                 self.fall_back(&e, now, &mut committed)?;
             }
         }
-        let dropped = self.store.stats().dropped_records;
-        committed.held_changed |= dropped != self.dropped_before;
-        self.dropped_before = dropped;
+        let has_dropped = self.store.stats().dropped_records != self.dropped_before;
+        if has_dropped && !is_refused && self.is_in_records_only() {
+            // The record that brought it may be among what was dropped.
+            self.gather_catalog(now);
+            self.append(now, &mut committed)?;
+        }
+        committed.held_changed |= has_dropped;
+        self.dropped_before = self.store.stats().dropped_records;
         Ok(committed)
+    }
+
+    /// Whether the catalog in force found no room beside the records: without theirs none could be read after a restart.
+    fn is_in_records_only(&self) -> bool {
+        self.failure.is_none() && self.unkept.iter().any(|(hash, _)| *hash == self.identity.catalog)
     }
 
     /// Appends the batch; `true` where some of it was refused.

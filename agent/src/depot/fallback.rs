@@ -4,7 +4,7 @@
 use gapless_common::reading::Record;
 
 use super::batch::{Batch, Stuck, append_all};
-use super::migrate::{copy, is_gone, is_owed, is_told_again, not_kept, stretches};
+use super::migrate::{copy, is_gone, is_owed, is_told_again, left_out, not_kept, stretches};
 use super::{Committed, Depot, DepotError, ROOMS_MAX, draw_opening, held_durably, previous, put_catalog};
 use crate::clock::Now;
 use crate::outbox::memory_disk::MemoryDisk;
@@ -131,14 +131,20 @@ impl Depot {
         let _ = put_catalog(disk, (catalog, &self.identity.catalog_bytes), ROOMS_MAX);
         self.take_catalogs_along(disk)?;
         append_all(disk, &start.borrow(catalog))?;
-        let mut losses = Batch::default();
-        for (range, owes) in self.store.held().iter().flat_map(|held| stretches(held, &owed)) {
-            let wanted = if owes { is_owed } else { is_told_again };
-            let left_out = copy(self.store.as_mut(), disk, range, wanted)?;
-            if let Some(time) = left_out.filter(|_| !owes) {
-                losses.push(&Record::Loss(is_gone(range, time)), now.wall);
+        let held = self.store.held();
+        let stretches: Vec<_> = held.iter().flat_map(|held| stretches(held, &owed)).collect();
+        // Before what declares their slots: the power may go between the two.
+        let mut gone = Batch::default();
+        for (range, _) in stretches.iter().filter(|(_, owes)| !owes) {
+            if let Some(time) = left_out(self.store.as_mut(), *range, is_told_again)? {
+                gone.push(&Record::Loss(is_gone(*range, time)), now.wall);
             }
         }
+        append_all(disk, &gone.borrow(catalog))?;
+        for (range, owes) in stretches {
+            copy(self.store.as_mut(), disk, range, if owes { is_owed } else { is_told_again })?;
+        }
+        let mut losses = Batch::default();
         let given_up = owed.into_iter().map(|range| not_kept(range, now));
         for loss in given_up.chain(self.store.pending_losses()) {
             losses.push(&Record::Loss(loss), now.wall);

@@ -3,25 +3,71 @@
 use gapless_common::id::Seq;
 use gapless_common::message::HeldEpoch;
 use gapless_common::quality::Cause;
-use gapless_common::reading::Loss;
+use gapless_common::reading::{Loss, Record};
 use gapless_common::time::Timestamp;
+use gapless_common::wire::decode_record;
 
 use super::batch::{Stuck, append_all, is_essential, opens_epoch};
 use crate::clock::Now;
-use crate::outbox::{NewRecord, Outbox, OwedRange, ReadLimits};
+use crate::outbox::{NewRecord, Outbox, OwedRange, ReadLimits, StoredRecord};
 
 /// How much is read at a time to be taken along to the disk.
 const MIGRATE_LIMITS: ReadLimits = ReadLimits { bytes: 64 << 10, records: 1_024 };
 
 /// Writes what `from` holds within `range` to `to`, as far as its kind is `wanted`. What `to` refuses is in its own
-/// losses. Returns the time of what it left out.
+/// losses.
 pub(super) fn copy(
     from: &mut dyn Outbox,
     to: &mut dyn Outbox,
     range: OwedRange,
     wanted: fn(u8) -> bool,
+) -> Result<(), Stuck> {
+    each(from, range, |records| {
+        let taken = records.iter().filter(|r| wanted(r.kind)).map(|r| NewRecord {
+            kind: r.kind,
+            at: r.at,
+            from: r.from,
+            catalog: r.catalog,
+            is_essential: is_essential(r.kind),
+            bytes: &r.bytes,
+        });
+        let batch: Vec<NewRecord<'_>> = taken.collect();
+        if batch.is_empty() { Ok(()) } else { append_all(to, &batch).map(drop) }
+    })
+}
+
+/// The time of what [`copy`] leaves out.
+pub(super) fn left_out(
+    from: &mut dyn Outbox,
+    range: OwedRange,
+    wanted: fn(u8) -> bool,
 ) -> Result<Option<(Timestamp, Timestamp)>, Stuck> {
-    let (mut records, mut left_out) = (Vec::new(), None);
+    let mut time = None;
+    each(from, range, |records| {
+        for record in records.iter().filter(|r| !wanted(r.kind)) {
+            let (first, last) = time.unwrap_or((record.from, record.at));
+            time = Some((record.from.min(first), end_of(record).max(last)));
+        }
+        Ok(())
+    })?;
+    Ok(time)
+}
+
+/// The latest instant that a record speaks of: a logger's clock may be ahead of the gateway's.
+fn end_of(record: &StoredRecord) -> Timestamp {
+    match decode_record(&record.bytes) {
+        Ok(Record::Readings(readings)) => readings.at.max(record.at),
+        _ => record.at,
+    }
+}
+
+/// Goes through what is held within a range.
+fn each(
+    from: &mut dyn Outbox,
+    range: OwedRange,
+    mut take: impl FnMut(&[StoredRecord]) -> Result<(), Stuck>,
+) -> Result<(), Stuck> {
+    let mut records = Vec::new();
     let mut next = range.first;
     while next <= range.last {
         records.clear();
@@ -31,28 +77,10 @@ pub(super) fn copy(
         }
         let Some(last) = records.last().map(|record| record.seq) else { break };
         records.retain(|r| r.seq <= range.last);
-        let (taken, left): (Vec<_>, Vec<_>) = records.iter().partition(|r| wanted(r.kind));
-        for (from, at) in left.into_iter().map(|r| (r.from, r.at)) {
-            let (first, last) = left_out.unwrap_or((from, at));
-            left_out = Some((from.min(first), at.max(last)));
-        }
-        let batch: Vec<NewRecord<'_>> = taken
-            .into_iter()
-            .map(|r| NewRecord {
-                kind: r.kind,
-                at: r.at,
-                from: r.from,
-                catalog: r.catalog,
-                is_essential: is_essential(r.kind),
-                bytes: &r.bytes,
-            })
-            .collect();
-        if !batch.is_empty() {
-            append_all(to, &batch)?;
-        }
+        take(&records)?;
         next = last.next();
     }
-    Ok(left_out)
+    Ok(())
 }
 
 /// Of what is owed: all but what belongs to the epoch itself.

@@ -266,6 +266,45 @@ fn what_memory_told_before_the_disk_was_back_is_told_again_where_it_counts() {
     assert!(loss.from <= Timestamp(1_001_000) && loss.to >= Timestamp(1_002_000), "{loss:?}");
 }
 
+/// What memory had delivered is told as gone before anything declares its slots: the power may go between the two. A logger's
+/// clock may be ahead of the gateway's.
+#[test]
+fn what_memory_told_is_told_as_gone_before_its_slots_are_declared() {
+    let declared = Record::Complete(gapless_common::reading::Completeness {
+        through: vec![(DeviceIndex(0), Slot(9_000))],
+    });
+    let mut cut_between = 0;
+    for operations in 0_u64.. {
+        let disk = MemoryDisk::new();
+        let mut depot = open(&disk);
+        depot.commit(now(1)).unwrap();
+        disk.set_read_only(true);
+        depot.gather(&readings(9_000), Timestamp(1_001_000));
+        depot.commit(now(10)).unwrap();
+        let (memory, next) = depot.position();
+        depot.stop_reading();
+        depot.acknowledge(memory, Seq(1), Seq(next.0 - 1));
+        depot.gather(&declared, Timestamp(1_002_000));
+        depot.commit(now(20)).unwrap();
+        disk.set_read_only(false);
+        disk.die_at(disk.operations() + operations);
+        if depot.retry(now(6_000)).unwrap() {
+            break;
+        }
+        drop(depot);
+        disk.restart(PowerCut::KeepAll, 1);
+        let records = all(&mut open(&disk));
+        let is_gone = records.iter().any(|(_, record)| match record {
+            Record::Loss(loss) => loss.epoch == memory && loss.to >= Timestamp(9_000_000),
+            _ => false,
+        });
+        let is_declared = records.iter().any(|(_, record)| *record == declared);
+        assert!(is_gone || !is_declared, "{operations} operations: {records:?}");
+        cut_between += u32::from(is_gone && !is_declared);
+    }
+    assert!(cut_between > 0, "no attempt was cut where it matters");
+}
+
 /// A run of misses is written long after its first slot, perhaps after the disk had failed: the loss says from when on its
 /// slots are missing, and no slot more.
 #[test]
@@ -663,4 +702,32 @@ fn a_catalog_that_finds_no_room_is_kept_in_memory_until_it_does() {
     depot.gather(&readings(1), Timestamp(2));
     depot.commit(now(2 + KEEP_AGAIN_MS)).unwrap();
     assert_eq!((kept(&disk), depot.catalog(CatalogHash(8)).is_some()), (3, true));
+}
+
+#[test]
+fn a_catalog_that_finds_no_room_beside_the_records_stays_among_them() {
+    let disk = MemoryDisk::new();
+    let options = Options { budget_bytes: outbox::BUDGET_MIN_BYTES, ..Options::default() };
+    let mut depot = open_with(&disk, options);
+    depot.commit(now(1)).unwrap();
+    disk.set_capacity(Some(0));
+    depot.change_catalog(CatalogHash(8), vec![9; 8_000].into(), now(2));
+    depot.commit(now(2)).unwrap();
+    let mut slot = 0;
+    // Several times over.
+    while depot.stats().dropped_records < 3 * u64::try_from(slots(&all(&mut depot)).len()).unwrap() {
+        for _ in 0..500 {
+            slot += 1;
+            depot.gather(&readings(slot), Timestamp(slot));
+        }
+        depot.commit(now(3)).unwrap();
+    }
+    drop(depot);
+    disk.restart(PowerCut::KeepNothing, 1);
+    disk.set_capacity(None);
+    let mut depot = open_with(&disk, options);
+    let brings = |record: &Record| matches!(record, Record::Catalog(found) if found.hash == CatalogHash(8));
+    let records = all(&mut depot);
+    let catalogs = records.iter().filter(|(_, record)| brings(record)).count();
+    assert!((1..10).contains(&catalogs), "{catalogs} among {}", records.len());
 }
