@@ -13,8 +13,8 @@ mod spec;
 
 pub use channel::{AGGREGATIONS, ORDERS, TABLES, read_aggregation, read_channel, read_label, read_valid};
 pub use load::{
-    BEGIN_OF_2000, Clock, Flag, Held, LoadProfile, Meaning, Numbering, Register, StampEncoding, TimeStamp,
-    Way,
+    BEGIN_OF_2000, Clock, Flag, Held, LoadProfile, Meaning, Names, Numbering, Register, StampEncoding,
+    TimeStamp, Way,
 };
 pub use read::{ProfileError, read_address_base};
 pub use scale::Scale;

@@ -31,6 +31,8 @@ pub struct LoadProfile {
     pub numbering: Numbering,
     /// The number of the first record, or of the first place, by [`LoadProfile::numbering`].
     pub first: u16,
+    /// Which place or number the register of the newest record names.
+    pub names: Names,
     /// How many records there are.
     pub held: Held,
     /// The meter's clock.
@@ -57,11 +59,32 @@ pub enum Numbering {
         /// Where the newest record is.
         newest: Register,
     },
-    /// It grows with each record, from `first` on; the record stands in place `number modulo capacity`.
+    /// It grows with each record, from `first` on; the record stands in place `number modulo capacity`. In a register of
+    /// 16 bits 0 follows 65535.
     Running {
         /// The number of the newest record.
         newest: Register,
     },
+}
+
+impl Numbering {
+    /// The register of the newest record.
+    #[must_use]
+    pub const fn newest(&self) -> Register {
+        match self {
+            Self::Ring { newest } | Self::Running { newest } => *newest,
+        }
+    }
+}
+
+/// What the register of the newest record names.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Names {
+    /// The record that was written last.
+    #[default]
+    Last,
+    /// The one that is written next.
+    Next,
 }
 
 /// How many records there are.
@@ -86,6 +109,17 @@ pub struct Register {
     pub value_type: ValueType,
     /// Of its bytes.
     pub order: ByteOrder,
+}
+
+impl Register {
+    /// The greatest number that it holds.
+    #[must_use]
+    pub const fn max(&self) -> u32 {
+        match self.value_type {
+            ValueType::U16 => 0xFFFF,
+            _ => u32::MAX,
+        }
+    }
 }
 
 /// The meter's clock.

@@ -11,8 +11,8 @@ use std::collections::BTreeMap;
 
 use gapless_common::catalog::PeriodLabel;
 use gapless_common::profile::{
-    BEGIN_OF_2000, ByteOrder, Held, LoadProfile, Location, Meaning, Numbering, Register, RegisterTable,
-    StampEncoding, ValueType, Way,
+    BEGIN_OF_2000, ByteOrder, Held, LoadProfile, Location, Meaning, Names, Numbering, Register,
+    RegisterTable, StampEncoding, ValueType, Way,
 };
 use gapless_common::reading::Value;
 use gapless_common::time::Timestamp;
@@ -210,10 +210,14 @@ impl Memory {
     fn pointers(&self, table: RegisterTable, own_ms: i64) -> impl Iterator<Item = (u16, u16)> + use<> {
         let (end, capacity) = (self.ring.end(own_ms), u64::from(self.load.capacity));
         let (count, first) = (end.min(capacity), u64::from(self.load.first));
-        let last = end.saturating_sub(1);
+        // The record that was written last, or the one that is written next.
+        let named = if self.load.names == Names::Next { end } else { end.saturating_sub(1) };
         let (newest, oldest) = match self.load.numbering {
-            Numbering::Ring { .. } => (first + last % capacity, first + (end - count) % capacity),
-            Numbering::Running { .. } => ((first + end).saturating_sub(1), first + end - count),
+            Numbering::Ring { .. } => (first + named % capacity, first + (end - count) % capacity),
+            Numbering::Running { .. } if end == 0 && self.load.names == Names::Last => {
+                (first.saturating_sub(1), first)
+            }
+            Numbering::Running { .. } => (first + named, first + end - count),
         };
         let place = |register: Register, number: u64| {
             let raw = Raw::Int(i128::from(number));

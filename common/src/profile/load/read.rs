@@ -1,7 +1,9 @@
 //! Reads the section `[load_profile]` of a register map, and refuses what cannot be: a field that ends behind its record,
 //! a memory that ends behind its table.
 
-use super::{Clock, Flag, Held, LoadProfile, Meaning, Numbering, Register, StampEncoding, TimeStamp, Way};
+use super::{
+    Clock, Flag, Held, LoadProfile, Meaning, Names, Numbering, Register, StampEncoding, TimeStamp, Way,
+};
 use crate::document::{At, Item, Table};
 use crate::profile::channel::{ORDERS, read_address, read_channel, read_label};
 use crate::profile::{
@@ -22,6 +24,8 @@ const ENCODINGS: [(&str, StampEncoding); 6] = [
 
 const MEANINGS: [(&str, Meaning); 3] =
     [("invalid", Meaning::Invalid), ("estimated", Meaning::Estimated), ("incomplete", Meaning::Incomplete)];
+
+const NAMES: [(&str, Names); 2] = [("last", Names::Last), ("next", Names::Next)];
 
 const NUMBERS: [(&str, ValueType); 2] = [("u16", ValueType::U16), ("u32", ValueType::U32)];
 
@@ -58,8 +62,9 @@ pub(in crate::profile) fn read_load_profile(table: &Table<'_>, defaults: &Defaul
         zone,
         capacity: capacity?,
         registers: registers?,
-        numbering: numbering?,
+        numbering: numbering?.0,
         first,
+        names: numbering?.1,
         held: held?,
         clock,
         clock_limit_ms: limit.unwrap_or(CLOCK_LIMIT_DEFAULT_MS),
@@ -69,8 +74,9 @@ pub(in crate::profile) fn read_load_profile(table: &Table<'_>, defaults: &Defaul
         flags: flags?,
         fields,
     };
-    let problem = misfit(&read);
-    problem.into_iter().for_each(|problem| table.report(table.place(), problem));
+    if let Some((key, problem)) = misfit(&read) {
+        table.report(table.place_of(key).unwrap_or(table.place()), problem);
+    }
     Some(read)
 }
 
@@ -78,11 +84,13 @@ fn read_interval(table: &Table<'_>, found: At<u64>) -> Option<Interval> {
     Interval::from_ms(found.value).map_err(|error| table.report(found.place, error.to_string())).ok()
 }
 
-fn read_numbering(table: &Table<'_>, defaults: &Defaults) -> Option<Numbering> {
+fn read_numbering(table: &Table<'_>, defaults: &Defaults) -> Option<(Numbering, Names)> {
     let is_ring = table.word("numbering", &[("ring", true), ("running", false)]);
     table.need("newest", "{ address = 100, type = \"u16\" }");
-    let newest = table.table("newest").and_then(|newest| read_register(&newest, defaults))?;
-    Some(if is_ring? { Numbering::Ring { newest } } else { Numbering::Running { newest } })
+    let newest = table.table("newest")?;
+    let names = newest.word("names", &NAMES).unwrap_or_default();
+    let newest = read_register(&newest, defaults)?;
+    Some((if is_ring? { Numbering::Ring { newest } } else { Numbering::Running { newest } }, names))
 }
 
 fn read_held(table: &Table<'_>, defaults: &Defaults) -> Option<Held> {
@@ -253,35 +261,96 @@ fn read_flag(table: &Table<'_>, fields: &[ChannelSpec]) -> Option<Flag> {
     Some(Flag { offset: offset?, mask, meaning: meaning?, fields })
 }
 
-/// Why the records cannot be as they are said to be.
-fn misfit(read: &LoadProfile) -> Option<String> {
-    let LoadProfile { registers, capacity, .. } = *read;
+/// Why the records cannot be as they are said to be, and the key that says so.
+fn misfit(read: &LoadProfile) -> Option<(&'static str, String)> {
+    record_misfit(read).or_else(|| register_misfit(read)).or_else(|| way_misfit(read))
+}
+
+fn record_misfit(read: &LoadProfile) -> Option<(&'static str, String)> {
+    let registers = read.registers;
     let ends_behind = |offset: u16, count: u16| u32::from(offset) + u32::from(count) > u32::from(registers);
     let place = |field: &ChannelSpec| match field.location {
         Location::Absolute(offset) | Location::SunSpec { offset, .. } => offset,
     };
     if let Some(field) = read.fields.iter().find(|field| ends_behind(place(field), field.registers())) {
-        return Some(format!("field `{}` ends behind its record of {registers} registers", field.id));
+        let problem = format!("field `{}` ends behind its record of {registers} registers", field.id);
+        return Some(("field", problem));
     }
     if ends_behind(read.stamp.offset, read.stamp.encoding.registers()) {
-        return Some(format!("`stamp` ends behind its record of {registers} registers"));
+        return Some(("stamp", format!("`stamp` ends behind its record of {registers} registers")));
     }
-    if read.flags.iter().any(|flag| ends_behind(flag.offset, 1)) {
-        return Some(format!("a `flag` stands behind its record of {registers} registers"));
+    let is_behind = read.flags.iter().any(|flag| ends_behind(flag.offset, 1));
+    is_behind.then(|| ("flag", format!("a `flag` stands behind its record of {registers} registers")))
+}
+
+/// Registers that end behind their table, or cannot hold the number of every record.
+fn register_misfit(read: &LoadProfile) -> Option<(&'static str, String)> {
+    let newest = read.numbering.newest();
+    let held = match read.held {
+        Held::Count(register) => Some(("count", register)),
+        Held::Oldest(register) => Some(("oldest", register)),
+        Held::Unsaid => None,
+    };
+    let select = match read.way {
+        Way::Window { select, .. } => Some(("select", select)),
+        Way::Mapped { .. } | Way::File { .. } => None,
+    };
+    let numbers = [Some(("newest", newest)), held, select].into_iter().flatten();
+    let ends = numbers.map(|(key, register)| (key, register.address, register.value_type.registers()));
+    let clock = read.clock.map(|clock| ("clock", clock.address, clock.encoding.registers()));
+    if let Some((key, ..)) =
+        ends.chain(clock).find(|(_, address, count)| ends_above(*address, (*count).into()))
+    {
+        let at = if key == "select" { "window" } else { key };
+        return Some((at, format!("`{key}` ends above address 65535")));
     }
+    let last = match read.numbering {
+        Numbering::Ring { .. } => u32::from(read.first) + u32::from(read.capacity) - 1,
+        Numbering::Running { .. } => newest.max(),
+    };
+    let named = [Some(("newest", newest)), select].into_iter().flatten();
+    let (key, _) = named.into_iter().find(|(_, register)| register.max() < last)?;
+    let at = if key == "select" { "window" } else { key };
+    Some((
+        at,
+        format!("`{key}` cannot name every record: the last one has number {last}, give it `type` u32"),
+    ))
+}
+
+const fn ends_above(address: u16, registers: u32) -> bool {
+    address as u32 + registers > 65_536
+}
+
+fn way_misfit(read: &LoadProfile) -> Option<(&'static str, String)> {
+    let LoadProfile { registers, capacity, .. } = *read;
     match read.way {
         Way::Mapped { address, .. } => {
-            let end = u32::from(address) + u32::from(registers) * u32::from(capacity);
-            (end > 65_536)
-                .then(|| format!("{capacity} records of {registers} registers end above address 65535"))
+            ends_above(address, u32::from(registers) * u32::from(capacity)).then(|| {
+                ("window", format!("{capacity} records of {registers} registers end above address 65535"))
+            })
         }
-        Way::Window { address, .. } => (u32::from(address) + u32::from(registers) > 65_536)
-            .then(|| "the window ends above address 65535".to_owned()),
-        Way::File { record, .. } => (2 + 2 * usize::from(registers) > FILE_DATA_MAX
-            || record + registers - 1 > FILE_RECORD_MAX)
-            .then(|| {
-                "a request of function 20 brings 121 registers at most, from records up to 9999".to_owned()
-            }),
+        Way::Window { address, .. } => ends_above(address, registers.into())
+            .then(|| ("window", "the window ends above address 65535".to_owned())),
+        Way::File { file, record, stride } => {
+            if 2 + 2 * usize::from(registers) > FILE_DATA_MAX || record + registers - 1 > FILE_RECORD_MAX {
+                return Some((
+                    "file",
+                    "a request of function 20 brings 121 registers at most, from records up to 9999"
+                        .to_owned(),
+                ));
+            }
+            // A record of the load profile never stands in two files.
+            let per_file = (FILE_RECORD_MAX + 1 - record - registers) / stride + 1;
+            let last = u32::from(file) + u32::from((capacity - 1) / per_file);
+            (last > 65_535).then(|| {
+                (
+                    "file",
+                    format!(
+                        "{capacity} records, {per_file} to a file, need files up to {last}: they end at 65535"
+                    ),
+                )
+            })
+        }
     }
 }
 
@@ -321,13 +390,15 @@ mod tests {
         let file = format!("{file}\nfile = {{ number = 4 }}\ncount = {{ address = 12, type = \"u16\" }}\n");
         let profile = read(&file).unwrap();
         assert_eq!(profile.way, Way::File { file: 4, record: 0, stride: 6 });
-        assert_eq!(profile.held, Held::Count(register(12)));
+        assert_eq!((profile.held, profile.names), (Held::Count(register(12)), Names::Last));
+        let next = WINDOW.replace("type = \"u16\" }\nstamp", "type = \"u16\", names = \"next\" }\nstamp");
+        assert_eq!(read(&next).unwrap().names, Names::Next);
     }
 
     #[test]
     fn what_cannot_be_is_refused_with_its_place() {
         let rows = [
-            ("registers = 6", "registers = 5", "f:1:1: field `power` ends behind its record of 5 registers"),
+            ("registers = 6", "registers = 5", "f:8:9: field `power` ends behind its record of 5 registers"),
             ("registers = 6", "registers = 126", "f:3:13: `registers` must be 1 to 125, got 126"),
             ("\"ring\"", "\"rings\"", "f:4:13: `numbering` must be \"ring\" or \"running\""),
             ("newest = { address = 10, type = \"u16\" }", "", "`newest` is missing"),
@@ -344,7 +415,47 @@ mod tests {
                 "address = 29, function = 7, type",
                 "`function` is 6 (one register) or 16",
             ),
-            ("address = 30", "address = 65531", "the window ends above address 65535"),
+            ("address = 30", "address = 65531", "f:7:10: the window ends above address 65535"),
+            (
+                "address = 29, type = \"u16\"",
+                "address = 65535, type = \"u32\"",
+                "f:7:10: `select` ends above",
+            ),
+            (
+                "address = 10, type = \"u16\"",
+                "address = 65535, type = \"u32\"",
+                "f:5:10: `newest` ends above",
+            ),
+            (
+                "field = ",
+                "oldest = { address = 65535, type = \"u32\" }\nfield = ",
+                "f:8:10: `oldest` ends above",
+            ),
+            (
+                "field = ",
+                "clock = { address = 65533, encoding = \"ms-1970\" }\nfield = ",
+                "f:8:9: `clock` ends above address 65535",
+            ),
+            (
+                "capacity = 100",
+                "capacity = 100\nfirst = 65437",
+                "`newest` cannot name every record: the last one has number 65536",
+            ),
+            (
+                "\"ring\"\nnewest = { address = 10, type = \"u16\" }",
+                "\"running\"\nnewest = { address = 10, type = \"u32\" }",
+                "f:7:10: `select` cannot name every record",
+            ),
+            (
+                "type = \"u16\" }\nstamp",
+                "type = \"u16\", names = \"both\" }\nstamp",
+                "`names` must be \"last\" or \"next\"",
+            ),
+            (
+                "window = { address = 30, select = { address = 29, type = \"u16\" } }",
+                "file = { number = 65535, record = 9990, stride = 5 }",
+                "f:7:8: 100 records, 1 to a file, need files up to 65634: they end at 65535",
+            ),
             (
                 "field = ",
                 "flag = [{ at = 6, bits = [0], means = \"invalid\" }]\nfield = ",
