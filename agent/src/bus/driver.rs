@@ -132,8 +132,8 @@ impl Driver {
         if !self.schedule.is_open() {
             return None;
         }
-        let wanted = self.memories.wanted(&self.line, now)?;
-        self.schedule.has_room(wanted.cost_ms, wanted.waited_ms, now).then_some(wanted)
+        let mut wanted = self.memories.wanted(&self.line, now).into_iter();
+        wanted.find(|wanted| self.schedule.has_room(wanted.cost_ms, wanted.waited_ms, now))
     }
 
     fn remember(&mut self, wanted: &Wanted, ground: &mut dyn Ground) {

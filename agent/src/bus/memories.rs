@@ -113,25 +113,26 @@ impl Memories {
         true
     }
 
-    /// The request that is next, if there is one: each device in turn.
-    pub(super) fn wanted(&mut self, line: &Line, now: Now) -> Option<Wanted> {
-        let count = self.all.len();
-        for place in (0..count).map(|n| (self.turn + n) % count) {
-            let memory = self.all.get_mut(place)?;
+    /// The requests that are next, one of each device at most, from the one on whose turn it is: where the line has no room
+    /// for the first, it may have room for another.
+    pub(super) fn wanted(&mut self, line: &Line, now: Now) -> Vec<Wanted> {
+        let turn = self.turn.checked_rem(self.all.len()).unwrap_or(0);
+        let (earlier, later) = self.all.split_at_mut(turn);
+        let in_turn = (turn..).zip(later).chain((0..).zip(earlier));
+        let wanted = in_turn.filter_map(|(place, memory)| {
             memory.fill(now);
-            if let Some((request, since_ms)) = &memory.wanted {
-                return Some(Wanted {
-                    place,
-                    unit: memory.unit,
-                    request: request.clone(),
-                    timeout: memory.timeout,
-                    turnaround: memory.turnaround,
-                    cost_ms: memory.cost_ms(request, line),
-                    waited_ms: now.boot_ms.saturating_sub(*since_ms),
-                });
-            }
-        }
-        None
+            let (request, since_ms) = memory.wanted.as_ref()?;
+            Some(Wanted {
+                place,
+                unit: memory.unit,
+                request: request.clone(),
+                timeout: memory.timeout,
+                turnaround: memory.turnaround,
+                cost_ms: memory.cost_ms(request, line),
+                waited_ms: now.boot_ms.saturating_sub(*since_ms),
+            })
+        });
+        wanted.collect()
     }
 
     /// What came of it.
@@ -146,6 +147,8 @@ impl Memories {
     /// The bus has no connection.
     pub(super) fn unplugged(&mut self, why: &str, now: Now) {
         for memory in &mut self.all {
+            // What waits to be asked may be about what was selected before.
+            (memory.wanted, memory.rests_until_ms) = (None, 0);
             memory.recorder.unplugged(why, now);
         }
     }
@@ -193,4 +196,75 @@ impl Memory {
 
 fn failure(error: &ExchangeError) -> Failure {
     Failure { cause: cause_of(error), why: chain(error) }
+}
+
+#[cfg(test)]
+mod tests {
+    use gapless_common::profile::ProfileSet;
+
+    use super::*;
+    use crate::config::Config;
+
+    const BUS: &str = r#"
+site = "s"
+agent = "a"
+uplink = { broker = "mqtt://localhost" }
+outbox = { path = "/tmp/o" }
+[[bus]]
+id = "b"
+serial = { port = "/dev/ttyS9", baud = 19200 }
+timeout = "500ms"
+[[bus.device]]
+id = "one"
+unit = 1
+profile = "example-load-profile-window"
+collect = "load-profile"
+zone = "+01:00"
+[[bus.device]]
+id = "two"
+unit = 2
+profile = "example-load-profile-window"
+collect = "load-profile"
+zone = "+01:00"
+"#;
+
+    fn now(ms: i64) -> Now {
+        let boot_ms = ms.unsigned_abs();
+        Now { boot_ms, wall: Timestamp(1_767_225_600_000 + ms), wall_set: true }
+    }
+
+    fn memories() -> (Memories, Line) {
+        let config = Config::parse("a.toml", BUS, &ProfileSet::embedded().unwrap()).unwrap();
+        let bus = &config.buses[0];
+        (Memories::new(bus, &bus.devices, now(0), now(0)).unwrap(), Line::new(&bus.link))
+    }
+
+    fn units(wanted: &[Wanted]) -> Vec<u8> {
+        wanted.iter().map(|wanted| wanted.unit.0).collect()
+    }
+
+    #[test]
+    fn a_silent_meter_does_not_stand_in_the_way_of_another_one() {
+        let (mut memories, line) = memories();
+        let wanted = memories.wanted(&line, now(0));
+        assert_eq!(units(&wanted), [1, 2]);
+        memories.took(&wanted[0], Err(ExchangeError::TimedOut), now(500));
+        // Each has its turn, and one that was silent may cost more than the line has room for.
+        let wanted = memories.wanted(&line, now(2_000));
+        assert_eq!(units(&wanted), [2, 1]);
+        assert!(wanted[0].cost_ms < 100 && wanted[1].cost_ms >= 500, "{wanted:?}");
+        memories.took(&wanted[0], Err(ExchangeError::TimedOut), now(2_500));
+        assert_eq!(units(&memories.wanted(&line, now(5_000))), [1, 2]);
+    }
+
+    #[test]
+    fn what_waits_is_made_anew_when_the_link_is_back() {
+        let (mut memories, line) = memories();
+        assert_eq!(units(&memories.wanted(&line, now(0))), [1, 2]);
+        memories.unplugged("no port", now(100));
+        assert!(memories.all.iter().all(|memory| memory.wanted.is_none()));
+        let wanted = memories.wanted(&line, now(5_000));
+        assert!(wanted.iter().all(|wanted| wanted.waited_ms == 0), "{wanted:?}");
+        assert_eq!(units(&wanted), [1, 2]);
+    }
 }

@@ -16,6 +16,10 @@ use crate::modbus::memory::Settings;
 use crate::modbus::memory::reader::{Goal, Reader, Step, Took};
 use crate::modbus::{Answer, UnitId};
 
+/// So many requests and waits must bring the newest record: the pointers, some of them again, a record that is selected,
+/// read twice, compared with the one before.
+const STEPS_MAX: usize = 64;
+
 /// The poll, as the poller sees it.
 pub(super) struct Once<'a> {
     line: Line,
@@ -74,7 +78,7 @@ pub(super) fn newest_record(
     let missed = |cause| PollError::Missed { device: device.id.clone(), cause };
     let mut reader =
         Reader::new(settings).map_err(|source| PollError::Plan { device: device.id.clone(), source })?;
-    loop {
+    for _ in 0..STEPS_MAX {
         let now = Now { boot_ms: port.boot_ms(), wall: Timestamp::default(), wall_set: false };
         let took = match reader.step(Goal::Newest, now) {
             Step::Nowhere | Step::Mixed => return Err(missed(Cause::NotRecorded)),
@@ -95,10 +99,11 @@ pub(super) fn newest_record(
                 let newest = records.into_iter().next().flatten();
                 return newest.map(|record| record.samples).ok_or_else(|| missed(Cause::NotRecorded));
             }
-            Took::Refused(code) => return Err(missed(Cause::Refused(code))),
+            Took::Refused(code, _) => return Err(missed(Cause::Refused(code))),
             Took::More | Took::Strike(_) => {}
         }
     }
+    Err(missed(Cause::NotRecorded))
 }
 
 /// One request, again while it fails.

@@ -6,6 +6,7 @@ use gapless_common::profile::{ChannelSpec, Location};
 
 use super::{BusReport, CheckProblem, DeviceReport, MemoryReport, RequestReport};
 use crate::config::{Bus, Device, Link};
+use crate::modbus::memory::reader::Reader;
 use crate::modbus::plan::{PlanError, PlannedRead, ReadPlan};
 use crate::modbus::rtu::LineTiming;
 
@@ -46,8 +47,11 @@ fn device_report(
     timing: Option<LineTiming>,
     problems: &mut Vec<CheckProblem>,
 ) -> DeviceReport {
-    // What is collected goes between the polls.
-    let planned = if device.memory.is_some() { Ok(Vec::new()) } else { requests(device, timing) };
+    // What is collected goes between the polls; that it can be asked for is all that is to be known.
+    let planned = match device.memory_settings() {
+        Some(settings) => Reader::new(settings).map(|_| Vec::new()),
+        None => requests(device, timing),
+    };
     let requests = match planned {
         Ok(requests) => requests,
         Err(problem) => {

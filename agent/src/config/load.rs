@@ -136,6 +136,16 @@ profile = "example-load-profile-window"
     }
 
     #[test]
+    fn what_cannot_be_asked_for_is_found_by_the_check() {
+        let limit = "id = \"records\"\nmax_registers = 4";
+        let config = parse(&BUS.replacen("id = \"records\"", limit, 1)).unwrap();
+        let report = Report::of(&config);
+        let shown = report.to_string();
+        let expected = "channel record has 8 registers, a request to this device may hold 4";
+        assert!(!report.is_sound() && shown.contains(expected), "{shown}");
+    }
+
+    #[test]
     fn what_is_wrong_with_it_is_told_with_its_place() {
         let rows = [
             ("zone = \"+01:00\"\n", "", "a.toml:10:1: `zone` is missing"),

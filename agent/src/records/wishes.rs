@@ -14,7 +14,7 @@ const WISHES_MAX: usize = 16;
 const FAILURES_MAX: u32 = 4;
 
 /// One command.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct Wish {
     command: u64,
     /// The first slot that was not read yet.
@@ -23,9 +23,23 @@ pub struct Wish {
     pub end: Slot,
     found: u64,
     failures: u32,
+    /// Why something of it cannot be had.
+    spoilt: Option<String>,
 }
 
 impl Wish {
+    /// The number of the command.
+    #[must_use]
+    pub const fn command(&self) -> u64 {
+        self.command
+    }
+
+    /// Something of it cannot be had, and the rest is read all the same: if there is none, that is no lack of data.
+    pub fn spoil(&mut self, why: &str) {
+        self.failures = 0;
+        self.spoilt = Some(why.into());
+    }
+
     /// So many records came, and what is before `cursor` has been read.
     pub fn advance(&mut self, found: usize, cursor: Slot) {
         self.failures = 0;
@@ -44,7 +58,7 @@ impl Wishes {
         let has_room = self.0.len() < WISHES_MAX;
         if has_room {
             let (cursor, end) = (grid.first_from(from), grid.first_from(to));
-            self.0.push_back(Wish { command, cursor, end, found: 0, failures: 0 });
+            self.0.push_back(Wish { command, cursor, end, found: 0, failures: 0, spoilt: None });
         }
         has_room
     }
@@ -63,7 +77,11 @@ impl Wishes {
     /// Ends those of which all has been read.
     pub fn end(&mut self, out: &mut Out) {
         while let Some(wish) = self.0.pop_front_if(|wish| wish.cursor >= wish.end) {
-            let outcome = if wish.found > 0 { Outcome::Done } else { Outcome::NoData };
+            let outcome = match wish.spoilt {
+                _ if wish.found > 0 => Outcome::Done,
+                Some(why) => Outcome::Failed(why.into()),
+                None => Outcome::NoData,
+            };
             out.push_back(BusEvent::HistoryRead { command: wish.command, outcome });
         }
     }

@@ -1,18 +1,18 @@
 //! Which records a memory has, and how one of them is asked for. Knows no time.
 //!
-//! Records are counted here by numbers of our own that rise with their age, whatever the meter calls them: those of a
-//! running number are its own, those of a ring go on where the ring begins anew.
+//! Records are counted here by numbers of our own that rise as records come, whatever the meter calls them: those of a
+//! running number are its own and go on where its register begins anew, those of a ring where the ring does.
 
 use std::ops::Range;
 
-use gapless_common::profile::{Held, LoadProfile, Numbering, Register, ValueType, Way};
+use gapless_common::profile::{Held, LoadProfile, Names, Numbering, Register, ValueType, Way};
 
 use super::super::file::{RECORD_MAX, SubRequest, runs_max};
 use super::super::pdu::Request;
 
 /// What the registers that speak of the memory say.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Pointers {
+pub struct Said {
     /// The number of the newest record.
     pub newest: u32,
     /// Of [`Held::Count`] and [`Held::Oldest`].
@@ -29,33 +29,28 @@ pub struct Extent {
 }
 
 impl Extent {
-    /// What the pointers mean; `before` is what they meant when they were read last.
+    /// What the pointers mean; `before` is what they meant when they were read last, and `passed` how many records time has
+    /// made since.
     #[must_use]
-    pub fn new(load: &LoadProfile, said: Pointers, before: Option<Self>) -> Self {
+    pub fn new(load: &LoadProfile, said: Said, before: Option<Self>, passed: i64) -> Self {
         let (capacity, first) = (i64::from(load.capacity), i64::from(load.first));
-        let newest = i64::from(said.newest);
+        let newest = i64::from(said.newest) - i64::from(load.names == Names::Next);
         let held = said.held.map(i64::from);
-        let empty = Self { oldest: 0, newest: -1 };
+        let before = before.filter(|before| !before.is_empty());
         match load.numbering {
-            Numbering::Running { .. } if newest < first => empty,
-            Numbering::Running { .. } => {
-                let most = (newest - first + 1).min(capacity);
-                let count = match load.held {
-                    Held::Oldest(_) => newest - held.unwrap_or(first) + 1,
-                    Held::Count(_) | Held::Unsaid => held.unwrap_or(most),
-                };
-                Self::ending_at(newest, count, most)
+            Numbering::Running { newest: register } => {
+                let said = Running { first, capacity, newest, held, around: i64::from(register.max()) + 1 };
+                said.extent(load.held, before, passed)
             }
             // A pointer that points to no place.
-            Numbering::Ring { .. } if !(first..first + capacity).contains(&newest) => empty,
+            Numbering::Ring { .. } if !(0..capacity).contains(&(i64::from(said.newest) - first)) => EMPTY,
             Numbering::Ring { .. } => {
-                let place = newest - first;
+                let place = (newest - first).rem_euclid(capacity);
                 let count = match load.held {
                     Held::Oldest(_) => (newest - held.unwrap_or(newest)).rem_euclid(capacity) + 1,
                     Held::Count(_) | Held::Unsaid => held.unwrap_or(capacity),
                 };
-                let moved = before.filter(|before| !before.is_empty());
-                let newest = moved.map_or(capacity + place, |before| {
+                let newest = before.map_or(capacity + place, |before| {
                     before.newest + (place - before.newest).rem_euclid(capacity)
                 });
                 Self::ending_at(newest, count, capacity)
@@ -88,7 +83,9 @@ impl Extent {
     /// Where a record stands, from 0 on.
     fn place(load: &LoadProfile, no: i64) -> i64 {
         match load.numbering {
-            Numbering::Running { .. } => (no - i64::from(load.first)).rem_euclid(i64::from(load.capacity)),
+            Numbering::Running { .. } => {
+                (i64::from(Self::name(load, no)) - i64::from(load.first)).rem_euclid(i64::from(load.capacity))
+            }
             Numbering::Ring { .. } => no.rem_euclid(i64::from(load.capacity)),
         }
     }
@@ -96,7 +93,7 @@ impl Extent {
     /// What the meter calls a record.
     fn name(load: &LoadProfile, no: i64) -> u32 {
         let name = match load.numbering {
-            Numbering::Running { .. } => no,
+            Numbering::Running { newest } => no.rem_euclid(i64::from(newest.max()) + 1),
             Numbering::Ring { .. } => i64::from(load.first) + Self::place(load, no),
         };
         u32::try_from(name).unwrap_or(0)
@@ -159,6 +156,51 @@ impl Extent {
     }
 }
 
+const EMPTY: Extent = Extent { oldest: 0, newest: -1 };
+
+/// What is said where numbers grow with each record.
+#[derive(Debug, Clone, Copy)]
+struct Running {
+    first: i64,
+    capacity: i64,
+    newest: i64,
+    held: Option<i64>,
+    /// How many numbers the register has.
+    around: i64,
+}
+
+impl Running {
+    fn extent(self, held: Held, before: Option<Extent>, passed: i64) -> Extent {
+        let Self { first, capacity, around, .. } = self;
+        // What is far more than time can have written is not a register that began anew, but a memory.
+        let step = before.map(|before| (self.newest - before.newest).rem_euclid(around));
+        let went_on =
+            before.zip(step).filter(|(_, step)| *step <= passed.saturating_mul(2).saturating_add(2));
+        let newest = went_on.map_or(self.newest, |(before, step)| before.newest + step);
+        // Only a register of 16 bits begins anew in a meter's life.
+        let is_short = around == 65_536;
+        let span = match held {
+            Held::Oldest(_) => self.held.map(|oldest| self.newest - oldest + 1),
+            Held::Count(_) => self.held,
+            Held::Unsaid => None,
+        };
+        let is_around = newest >= around
+            || is_short && matches!(held, Held::Oldest(_)) && span.is_some_and(|span| span <= 0)
+            || is_short && matches!(held, Held::Count(_)) && span > Some(newest - first + 1);
+        if self.newest < first && !is_around {
+            return EMPTY;
+        }
+        let most = if is_around { capacity } else { (newest - first + 1).min(capacity) };
+        let count = match held {
+            Held::Oldest(_) => {
+                span.map_or(most, |span| if is_around { (span - 1).rem_euclid(around) + 1 } else { span })
+            }
+            Held::Count(_) | Held::Unsaid => span.unwrap_or(most),
+        };
+        Extent::ending_at(newest, count, most)
+    }
+}
+
 fn written(register: Register, number: u32) -> Vec<u16> {
     let (high, low) = (number >> 16, number & 0xFFFF);
     let mut words: Vec<u16> = [high, low].into_iter().filter_map(|word| u16::try_from(word).ok()).collect();
@@ -174,7 +216,7 @@ fn written(register: Register, number: u32) -> Vec<u16> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use gapless_common::profile::ProfileSet;
+    use gapless_common::profile::{ProfileSet, RegisterTable};
 
     fn load(profile: &str) -> LoadProfile {
         let mut load = ProfileSet::embedded().unwrap().get(profile).unwrap().load.clone().unwrap();
@@ -182,30 +224,81 @@ mod tests {
         load
     }
 
-    fn said(newest: u32, held: u32) -> Pointers {
-        Pointers { newest, held: Some(held) }
+    fn said(newest: u32, held: u32) -> Said {
+        Said { newest, held: Some(held) }
     }
 
     #[test]
     fn numbers_of_a_ring_go_on_where_it_begins_anew() {
         let ring = load("example-load-profile-window");
-        let first = Extent::new(&ring, said(98, 100), None);
+        let first = Extent::new(&ring, said(98, 100), None, 0);
         assert_eq!((first.newest - first.oldest, first.newest % 100), (99, 98));
-        let next = Extent::new(&ring, said(1, 100), Some(first));
+        let next = Extent::new(&ring, said(1, 100), Some(first), 3);
         assert_eq!((next.newest - first.newest, next.oldest - first.oldest), (3, 3));
-        assert_eq!(Extent::new(&ring, said(1, 100), Some(next)), next);
-        let cleared = Extent::new(&ring, said(0, 1), Some(next));
+        assert_eq!(Extent::new(&ring, said(1, 100), Some(next), 0), next);
+        let cleared = Extent::new(&ring, said(0, 1), Some(next), 0);
         assert_eq!((cleared.count(), cleared.newest.rem_euclid(100)), (1, 0));
-        assert!(Extent::new(&ring, said(0, 0), Some(next)).is_empty());
-        assert!(Extent::new(&ring, said(100, 50), None).is_empty(), "a pointer to no place");
+        assert!(Extent::new(&ring, said(0, 0), Some(next), 0).is_empty());
+        assert!(Extent::new(&ring, said(100, 50), None, 0).is_empty(), "a pointer to no place");
     }
 
     #[test]
     fn a_running_number_is_its_own() {
         let running = load("example-load-profile-file");
-        assert_eq!(Extent::new(&running, said(7_123, 7_024), None), Extent { oldest: 7_024, newest: 7_123 });
-        assert_eq!(Extent::new(&running, said(7_123, 1), None), Extent { oldest: 7_024, newest: 7_123 });
-        assert!(Extent::new(&running, said(0, 1), None).is_empty(), "none was written");
+        let extent = |newest, oldest| Extent::new(&running, said(newest, oldest), None, 0);
+        assert_eq!(extent(7_123, 7_024), Extent { oldest: 7_024, newest: 7_123 });
+        assert_eq!(extent(7_123, 1), Extent { oldest: 7_024, newest: 7_123 });
+        assert!(extent(0, 1).is_empty(), "none was written");
+        let cleared = Extent::new(&running, said(3, 1), Some(extent(7_123, 7_024)), 5);
+        assert_eq!(cleared, Extent { oldest: 1, newest: 3 });
+    }
+
+    #[test]
+    fn numbers_of_16_bits_go_on_where_their_register_begins_anew() {
+        let mut running = load("example-load-profile-file");
+        let short = |address| Register {
+            table: RegisterTable::InputRegister,
+            address,
+            value_type: ValueType::U16,
+            order: gapless_common::profile::ByteOrder::ABCD,
+        };
+        running.numbering = Numbering::Running { newest: short(512) };
+        let before = Extent { oldest: 65_431, newest: 65_530 };
+        let at = |newest| Extent { oldest: newest - 99, newest };
+        // What newest and held say, how they are meant, what was before, the intervals since, what it means.
+        let rows = [
+            (65_535, 65_436, true, Some(before), 5, at(65_535)),
+            (0, 65_437, true, Some(before), 6, at(65_536)),
+            (3, 65_440, true, Some(before), 9, at(65_539)),
+            (3, 100, false, Some(before), 9, at(65_539)),
+            (3, 65_440, true, None, 0, at(3)),
+            (3, 100, false, None, 0, at(3)),
+            (3, 1, true, Some(before), 2, Extent { oldest: 1, newest: 3 }),
+            (3, 3, false, None, 0, Extent { oldest: 1, newest: 3 }),
+            (0, 0, false, Some(before), 1, EMPTY),
+        ];
+        for (newest, held, is_oldest, before, passed, expected) in rows {
+            running.held = if is_oldest { Held::Oldest(short(514)) } else { Held::Count(short(514)) };
+            let extent = Extent::new(&running, said(newest, held), before, passed);
+            assert_eq!(extent, expected, "{newest} and {held} after {before:?}");
+        }
+        assert_eq!((Extent::name(&running, 65_539), Extent::name(&running, -96)), (3, 65_440));
+        assert_eq!(Extent::place(&running, 65_539), Extent::place(&running, 3));
+    }
+
+    #[test]
+    fn a_pointer_may_name_the_place_that_is_next() {
+        let mut ring = load("example-load-profile-window");
+        ring.names = Names::Next;
+        let full = Extent::new(&ring, said(0, 100), None, 0);
+        assert_eq!((full.newest.rem_euclid(100), full.count()), (99, 100));
+        let next = Extent::new(&ring, said(1, 100), Some(full), 1);
+        assert_eq!(next.newest - full.newest, 1);
+        assert!(Extent::new(&ring, said(0, 0), None, 0).is_empty());
+        let mut running = load("example-load-profile-file");
+        running.names = Names::Next;
+        assert!(Extent::new(&running, said(1, 1), None, 0).is_empty(), "number 1 is still to come");
+        assert_eq!(Extent::new(&running, said(3, 1), None, 0), Extent { oldest: 1, newest: 2 });
     }
 
     #[test]
@@ -216,21 +309,19 @@ mod tests {
             pdu
         };
         let ring = load("example-load-profile-window");
-        let extent = Extent::new(&ring, said(98, 100), None);
+        let extent = Extent::new(&ring, said(98, 100), None, 0);
         assert_eq!(request(Extent::select(&ring, extent.newest)), [6, 0x10, 0x10, 0, 98]);
         assert_eq!(extent.run(&ring, extent.oldest, 10), extent.oldest..extent.oldest + 1);
         assert_eq!(request(Extent::read(&ring, &(0..1))), [3, 0x10, 0x20, 0, 8]);
         let mut file = load("example-load-profile-file");
         file.capacity = 4_000;
-        let extent = Extent::new(&file, said(5_000, 1_001), None);
+        let extent = Extent::new(&file, said(5_000, 1_001), None, 0);
         assert_eq!(extent.run(&file, 1_001, 99), 1_001..1_012);
         // Record 1001 is the first of file 11: places count from number 1 on.
         let pdu = request(Extent::read(&file, &(1_000..1_002)));
         assert_eq!(pdu, [20, 14, 6, 0, 10, 0x27, 0x06, 0, 10, 6, 0, 11, 0, 0, 0, 10]);
-        let mapped = LoadProfile {
-            way: Way::Mapped { table: gapless_common::profile::RegisterTable::InputRegister, address: 1_000 },
-            ..ring
-        };
+        let mapped =
+            LoadProfile { way: Way::Mapped { table: RegisterTable::InputRegister, address: 1_000 }, ..ring };
         let extent = Extent { oldest: 150, newest: 249 };
         assert_eq!(extent.run(&mapped, 190, 15), 190..200, "no further than where the ring begins anew");
         assert_eq!(request(Extent::read(&mapped, &(190..200))), [4, 0x06, 0xB8, 0, 80]);

@@ -3,8 +3,10 @@
 //! cut for days costs nothing that the meter still holds.
 //!
 //! Sans-IO: [`stamp`] and [`record`] say what stands in a record, [`extent`] which records there are and how one is asked
-//! for, [`seek`] where in the memory a time is, [`reader`] makes requests and records of that, [`recorder`] decides what is
-//! read next and accounts for the slots. What the bus has to spare is given out by `bus::memories`.
+//! for, [`pointers`] what the meter says of that, [`seek`] where in the memory a time is, [`newest`] whether the newest
+//! record is whole, [`batch`] how many are asked for at once; [`reader`] makes requests and records of that. [`recorder`]
+//! decides what is read next and accounts for the slots; [`holes`] says what was missed, [`progress`] how far it has come,
+//! [`drift`] when the meter's clock was wrong. What the bus has to spare is given out by `bus::memories`.
 //!
 //! # Whose word counts
 //! Registers that say which record is the newest are a hint. Between their reading and that of a record the ring may have
@@ -16,7 +18,15 @@
 //! # The newest record
 //! It may be half written. It counts once it has been read twice alike, or a newer one is there.
 
+pub mod batch;
+pub mod drift;
 pub mod extent;
+#[cfg(test)]
+mod fake;
+pub mod holes;
+pub mod newest;
+pub mod pointers;
+pub mod progress;
 pub mod reader;
 pub mod record;
 pub mod recorder;

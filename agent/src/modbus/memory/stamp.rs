@@ -6,6 +6,8 @@ use gapless_common::time::Timestamp;
 use super::super::value::{ordered, pattern};
 use crate::records::zone::Zone;
 
+const DAY_MS: i64 = 86_400_000;
+
 /// The instant that these registers stand for; `None` where it is none, as in a place that was never written.
 #[must_use]
 pub fn instant(encoding: StampEncoding, order: ByteOrder, words: &[u16], zone: Zone) -> Option<Timestamp> {
@@ -41,7 +43,10 @@ fn two_digits(byte: u8) -> Option<u8> {
 fn civil(fields: &[u16], zone: Zone) -> Option<Timestamp> {
     let &[year, month, day, hour, minute, second] = fields else { return None };
     let year = if year < 100 { 2_000 + year } else { year };
-    zone.instant(&format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}"))
+    // The end of a day's last interval is written as 24:00 by some (ISO 8601-1:2004, section 4.2.3).
+    let (hour, later_ms) = if (hour, minute, second) == (24, 0, 0) { (0, DAY_MS) } else { (hour, 0) };
+    let at = zone.instant(&format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}"))?;
+    Some(at.plus_ms(later_ms))
 }
 
 #[cfg(test)]
@@ -67,7 +72,7 @@ mod tests {
             (Bcd, ABCD, &[0x2601, 0x3112, 0x345A], false),
             (Bcd, ABCD, &[0x2613, 0x3112, 0x3456], false),
             (Fields, ABCD, &[2026, 2, 31, 12, 34, 56], false),
-            (Fields, ABCD, &[2026, 1, 31, 24, 0, 0], false),
+            (Fields, ABCD, &[2026, 1, 31, 24, 0, 1], false),
             (Fields, ABCD, &[0, 0, 0, 0, 0, 0], false),
             (Seconds1970, ABCD, &[0, 0], false),
             (Seconds1970, ABCD, &[0xFFFF, 0xFFFF], false),
@@ -80,6 +85,20 @@ mod tests {
             let read = instant(encoding, order, words, zone).map(|at| at.to_string());
             let expected = is_time.then(|| "2026-01-31T11:34:56Z".to_owned());
             assert_eq!(read, expected, "{encoding:?} {order:?} {words:04X?}");
+        }
+    }
+
+    #[test]
+    fn the_end_of_a_day_is_the_begin_of_the_next() {
+        let zone: Zone = "+01:00".parse().unwrap();
+        let rows: [(StampEncoding, &[u16], &str); 3] = [
+            (StampEncoding::Fields, &[2026, 1, 31, 24, 0, 0], "2026-01-31T23:00:00Z"),
+            (StampEncoding::Bcd, &[0x2612, 0x3124, 0x0000], "2026-12-31T23:00:00Z"),
+            (StampEncoding::Bytes, &[0x1A02, 0x1C18, 0x0000], "2026-02-28T23:00:00Z"),
+        ];
+        for (encoding, words, expected) in rows {
+            let read = instant(encoding, ByteOrder::ABCD, words, zone).map(|at| at.to_string());
+            assert_eq!(read.as_deref(), Some(expected), "{encoding:?}");
         }
     }
 }
