@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use gapless_common::profile::ProfileSet;
 use gapless_common::reading::Value;
-use gapless_common::time::{Interval, Timestamp};
+use gapless_common::time::Interval;
 use gapless_simulators::modbus::{DeviceKind, LineConfig, PtyLine, TcpConfig, TcpServer, Units};
 use gapless_tests::api::{Api, instant_ms};
 use gapless_tests::site::{SITE, Site, SiteSpec};
@@ -80,7 +80,6 @@ impl MeterSite {
             assert_eq!(told, (Some(truth.to_bits()), "good"), "{reading:?}, and true is {truth}");
             *counts.entry(reading.at_ms).or_default() += 1;
         }
-        assert!(counts.values().all(|count| *count <= 3), "a reading is told twice");
         counts.into_iter().filter(|(_, count)| *count == 3).map(|(at, _)| at).collect()
     }
 
@@ -95,6 +94,18 @@ impl MeterSite {
 fn gaps(api: &Api, name: &str, state: &str) -> Vec<serde_json::Value> {
     api.items(&format!("/api/v1/gaps?site={SITE}&device={name}-records&state={state}&limit=1000"))
         .expect("the API answers")
+}
+
+/// Waits until nothing between these instants lacks any more.
+fn wait_for_no_gap(api: &Api, name: &str, from: i64, to: i64) {
+    wait::until(&format!("the gaps of {name} to close"), SOON, || {
+        let mut left = gaps(api, name, "unfilled");
+        left.retain(|gap| {
+            let (begin, end) = (instant_ms(&gap["from"]).unwrap(), instant_ms(&gap["to"]).unwrap());
+            end > from && begin < to
+        });
+        if left.is_empty() { Ok(()) } else { Err(left) }
+    });
 }
 
 /// Whether there is a record for each second from `from` on to `to`.
@@ -129,20 +140,14 @@ fn a_line_that_was_cut_leaves_no_hole_and_polls_go_on_beside_what_is_read() {
         place.wait_for(&api, name, "every second of the outage", |instants| {
             is_whole(instants, down - 5 * SECOND, back + 5 * SECOND)
         });
-        wait::until("the gaps of the outage to close", SOON, || {
-            let left = gaps(&api, name, "unfilled");
-            let outage = |gap: &&serde_json::Value| {
-                let (from, to) = (instant_ms(&gap["from"]).unwrap(), instant_ms(&gap["to"]).unwrap());
-                to > down && from < back
-            };
-            let left: Vec<_> = left.iter().filter(outage).cloned().collect();
-            if left.is_empty() { Ok(()) } else { Err(left) }
-        });
+        wait_for_no_gap(&api, name, down, back);
         assert!(!gaps(&api, name, "filled").is_empty(), "what was a gap was filled");
     }
+    // Of the seconds since the line is back, but for those in which it was opened and what is still on its way.
+    let slots = usize::try_from((settle::now().0 - back) / SECOND).unwrap().saturating_sub(6);
     let polled = api.readings(&format!("{SITE}/line-polled/active_power")).expect("the API answers");
     let since = polled.iter().filter(|reading| reading.at_ms > back).count();
-    assert!(since >= 3, "{since} polls since the line is back");
+    assert!(since > 0 && since >= slots * 3 / 4, "{since} polls in {slots} seconds since the line is back");
     place.site.stop_agent();
     place.site.stop_collector();
 }
@@ -177,9 +182,8 @@ fn what_was_recorded_before_the_agent_began_is_asked_for_by_the_collector_and_fi
             asked.ok_or_else(|| serde_json::to_string(&filled).unwrap_or_default())
         });
         assert_eq!((&asked["source"], &asked["state"]), (&"device".into(), &"filled".into()), "{asked}");
+        wait_for_no_gap(&api, name, stopped, started);
     }
-    let late: Vec<Timestamp> = place.instants(&api, "line").into_iter().map(Timestamp).collect();
-    assert!(late.is_sorted(), "{late:?}");
     place.site.stop_agent();
     place.site.stop_collector();
 }
