@@ -1,5 +1,5 @@
 //! What a source allows: so many calls in a time, so many at once. As a limit nears, what is less urgent is put off, so that
-//! what is urgent still finds room.
+//! what is urgent still finds room; and what can wait is more urgent the longer it has waited, so that nothing waits for ever.
 //!
 //! The queue of jobs counts what it begins by it, and an account of a remote API each of its calls.
 
@@ -15,6 +15,13 @@ const SHARE_AGEING: f64 = 0.7;
 const SHARE_STALE: f64 = 0.9;
 /// From this score on, and where a person waits, all may be used.
 const URGENT: f64 = 2.0;
+/// What a person waits for goes before all that has not waited so many times what it may: somebody who asks again and again
+/// must not have everything else wait for ever.
+const ASKED: f64 = 10.0;
+/// Where no call was made and all are kept for others, it is seen again so much later.
+const KEPT_MS: i64 = 1_000;
+/// A call counts from its answer on, which may be somewhat later than now; what is later by more is of a clock that was set back.
+const AHEAD_MS_MAX: i64 = 300_000;
 
 /// So many calls in a time, whenever it begins.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -60,6 +67,24 @@ pub enum Urgency {
 }
 
 impl Urgency {
+    /// Of what can wait for `may_ms` and has waited for `waited_ms`: once that is over it is as what is stale, and more urgent
+    /// the longer it goes on.
+    #[must_use]
+    #[expect(clippy::cast_precision_loss, reason = "a ratio of durations")]
+    pub fn waiting(waited_ms: i64, may_ms: i64) -> Self {
+        let score = waited_ms.max(0) as f64 / may_ms.max(1) as f64;
+        if score < 1.0 { Self::Spare } else { Self::Score(score) }
+    }
+
+    /// What goes first where there is room for one only: the greater.
+    pub(super) fn rank(self) -> f64 {
+        match self {
+            Self::Spare => -1.0,
+            Self::Score(score) => score,
+            Self::Asked => ASKED,
+        }
+    }
+
     /// Whether it is for what is stale, or a person waits for it.
     #[must_use]
     pub fn is_pressing(self) -> bool {
@@ -106,6 +131,18 @@ impl Used {
 
     /// Whether a call may go out at `now`.
     pub fn may(&mut self, limits: &Limits, urgency: Urgency, now: Timestamp) -> Verdict {
+        self.may_beside(limits, urgency, 0, now)
+    }
+
+    /// The same where so many calls are `kept` for others.
+    pub(super) fn may_beside(
+        &mut self,
+        limits: &Limits,
+        urgency: Urgency,
+        kept: usize,
+        now: Timestamp,
+    ) -> Verdict {
+        self.clamp(now);
         let longest_ms = limits.per_ms_max();
         while self.calls.front().is_some_and(|at| at.plus_ms(longest_ms) <= now) {
             self.calls.pop_front();
@@ -113,12 +150,21 @@ impl Used {
         if self.under_way >= limits.at_once_max {
             return Verdict::Wait;
         }
-        let until = limits.rates.iter().filter_map(|rate| self.not_before(*rate, urgency.share(), now)).max();
+        let not_before = |rate: &Rate| self.not_before(*rate, urgency.share(), kept, now);
+        let until = limits.rates.iter().filter_map(not_before).max();
         until.map_or(Verdict::Go, Verdict::NotBefore)
     }
 
+    /// Calls of a time that has not come were made before the clock was set back: nobody knows when, so they are taken for made
+    /// now, and not for in the way until that time.
+    fn clamp(&mut self, now: Timestamp) {
+        if self.calls.back().is_some_and(|at| at.since_ms(now) > AHEAD_MS_MAX) {
+            self.calls.iter_mut().for_each(|at| *at = now.min(*at));
+        }
+    }
+
     /// The first instant at which so many calls have left the time of this rate that there is room; `None` where there is.
-    fn not_before(&self, rate: Rate, share: f64, now: Timestamp) -> Option<Timestamp> {
+    fn not_before(&self, rate: Rate, share: f64, kept: usize, now: Timestamp) -> Option<Timestamp> {
         // At least one: a source that allows a single call must be asked at all.
         #[expect(
             clippy::cast_possible_truncation,
@@ -128,8 +174,10 @@ impl Used {
         let room = (f64::from(rate.calls_max) * share).floor().max(1.0) as usize;
         let gone = self.calls.partition_point(|at| at.plus_ms(rate.per_ms) <= now);
         let used = self.calls.len() - gone;
-        let leaving = used.checked_sub(room)?;
-        Some(self.calls.get(gone + leaving).map_or(now, |at| at.plus_ms(rate.per_ms)))
+        let leaving = (used + kept).checked_sub(room)?;
+        // Where all of them leave and that is still not enough, who has a right to them comes before.
+        let last = self.calls.get(gone + leaving).or_else(|| self.calls.back().filter(|_| used > 0));
+        Some(last.map_or(now.plus_ms(KEPT_MS), |at| at.plus_ms(rate.per_ms)))
     }
 
     /// A call goes out.
@@ -231,5 +279,26 @@ mod tests {
         used.ended_last(Timestamp(30));
         assert_eq!(used.may(&limits, Urgency::Asked, Timestamp(100)), Verdict::NotBefore(Timestamp(130)));
         assert_eq!(used.may(&limits, Urgency::Asked, Timestamp(-500)), Verdict::NotBefore(Timestamp(130)));
+        // A clock that was a year ahead does not keep everybody waiting for a year: the call is taken for made now.
+        let long_ago = Timestamp(-366 * 86_400_000);
+        assert_eq!(used.may(&limits, Urgency::Asked, long_ago), Verdict::NotBefore(long_ago.plus_ms(100)));
+        assert_eq!(used.may(&limits, Urgency::Asked, long_ago.plus_ms(100)), Verdict::Go);
+    }
+
+    #[test]
+    fn what_can_wait_becomes_urgent_with_the_time_that_it_has_waited() {
+        let rows = [
+            (-5, Urgency::Spare),
+            (0, Urgency::Spare),
+            (99, Urgency::Spare),
+            (100, Urgency::Score(1.0)),
+            (250, Urgency::Score(2.5)),
+        ];
+        for (waited_ms, expected) in rows {
+            assert_eq!(Urgency::waiting(waited_ms, 100), expected, "{waited_ms}");
+        }
+        let ranks =
+            [Urgency::Spare, Urgency::Score(0.0), Urgency::Score(9.9), Urgency::Asked, Urgency::Score(10.1)];
+        assert!(ranks.windows(2).all(|pair| pair[0].rank() < pair[1].rank()));
     }
 }

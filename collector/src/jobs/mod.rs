@@ -4,6 +4,7 @@
 
 pub mod budget;
 pub mod cadence;
+pub mod claims;
 pub mod queue;
 
 /// Which part of a round something comes in, so that not all come at once: the same for the same scope each time, and

@@ -114,6 +114,13 @@ impl AnswerSpec {
         Ok(earlier)
     }
 
+    /// Whether a time is in the hour that comes twice in autumn: which of both is meant only the rows before it say.
+    pub(super) fn is_twofold(&self, text: &str) -> bool {
+        self.time_format != "rfc3339"
+            && jiff::civil::DateTime::strptime(&self.time_format, text)
+                .is_ok_and(|local| self.zone.0.to_ambiguous_timestamp(local).is_ambiguous())
+    }
+
     /// Writes a time for a query.
     #[must_use]
     pub fn write_time(&self, at: Timestamp) -> String {

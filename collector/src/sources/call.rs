@@ -1,18 +1,17 @@
-//! One call to a source over HTTP: whether its account has one left, its answer, or why there is none, and how long the source
-//! is to be left alone.
+//! One call to a source over HTTP: its answer, or why there is none, and how long the source is to be left alone. Whether its
+//! account has a call left is `account`'s.
 
-use std::collections::BTreeMap;
-use std::path::PathBuf;
-use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use gapless_common::time::Timestamp;
 
+use super::account::{self, Account, Budget};
 use super::describe::{Description, Quota};
 use super::failure::Failure;
-use crate::ingest::Orders;
-use crate::jobs::budget::{Limits, Rate, Urgency, Used, Verdict};
-use crate::store::{sources, sqlite};
+use super::url::{bare, whole};
+use crate::jobs::budget::Urgency;
+use crate::jobs::claims::Who;
 use crate::{authorities, clock};
 
 /// The longest answer.
@@ -24,119 +23,61 @@ const HOLD_MS_RANGE: (i64, i64) = (5_000, 86_400_000);
 /// A number of seconds beyond it is an instant (2001), below it a time to wait.
 const SECONDS_MAX: i64 = 1_000_000_000;
 
-/// Who is asked one call at a time: what it allows, and what was used of it.
-#[derive(Debug)]
-struct Account {
-    /// Not before this instant.
-    hold: Timestamp,
-    limits: Limits,
-    /// What was used, once it is known.
-    used: Option<Used>,
-}
-
-impl Default for Account {
-    fn default() -> Self {
-        Self { hold: Timestamp::default(), limits: Limits::at_once(1), used: None }
-    }
-}
-
-/// The accounts of this process by name: sources of one share it.
-static ACCOUNTS: LazyLock<Mutex<BTreeMap<String, Arc<Mutex<Account>>>>> = LazyLock::new(Mutex::default);
-
-/// Where calls are counted, so that a restart forgets none.
-pub(super) struct Budget {
-    pub(super) database: PathBuf,
-    pub(super) orders: Orders,
-}
-
 /// Calls a source. See the module.
 pub(super) struct Caller {
     http: ureq::Agent,
     headers: Vec<(String, String)>,
-    name: String,
     account: Arc<Mutex<Account>>,
     budget: Budget,
-    timeout_ms: i64,
     quota: Option<Quota>,
     withdrawn: Vec<u16>,
     unreachable: Vec<u16>,
 }
 
 impl Caller {
-    /// With the headers of each request.
-    pub(super) fn new(description: &Description, headers: Vec<(String, String)>, budget: Budget) -> Self {
-        let timeout_ms = description.timeout.0;
+    /// For an account, with the headers of each request.
+    pub(super) fn new(
+        description: &Description,
+        headers: Vec<(String, String)>,
+        account: Arc<Mutex<Account>>,
+        budget: Budget,
+    ) -> Self {
         let http = ureq::Agent::config_builder()
             .http_status_as_error(false)
-            .timeout_global(Some(Duration::from_millis(timeout_ms.unsigned_abs())))
+            // Each would be a call that nobody counts, and the headers may be secret.
+            .max_redirects(0)
+            .timeout_global(Some(Duration::from_millis(description.timeout.0.unsigned_abs())))
             .tls_config(authorities::tls(&authorities::pem(None).unwrap_or_default()))
             .user_agent(concat!("gapless-collector/", env!("CARGO_PKG_VERSION")))
             .build()
             .new_agent();
-        let own = || format!("{}/{}", description.site, description.name);
-        let name = description.account.clone().unwrap_or_else(own);
-        let account = {
-            let mut accounts = ACCOUNTS.lock().unwrap_or_else(PoisonError::into_inner);
-            Arc::clone(accounts.entry(name.clone()).or_default())
-        };
-        let rates = description.calls.iter().map(|calls| Rate { calls_max: calls.most, per_ms: calls.per.0 });
-        locked(&account).limits.rates.extend(rates);
         Self {
             http,
             headers,
-            name,
             account,
             budget,
-            timeout_ms,
             quota: description.quota.clone(),
             withdrawn: description.withdrawn.clone(),
             unreachable: description.unreachable.clone(),
         }
     }
 
+    /// A number for what asks by itself.
+    pub(super) fn who(&self) -> Who {
+        account::locked(&self.account).who()
+    }
+
     /// The body of the answer to a GET, where what the account allows leaves a call for what is so urgent.
-    pub(super) fn get(&self, url: &str, urgency: Urgency) -> Result<String, Failure> {
-        let mut account = locked(&self.account);
+    pub(super) fn get(&self, url: &str, asks: (Who, Urgency)) -> Result<String, Failure> {
+        let mut account = account::locked(&self.account);
         let now = clock::now();
         if account.hold > now {
             return Err(Failure::Hold(account.hold));
         }
-        self.spend(&mut account, urgency, now)?;
+        account.spend(&self.budget, asks, now)?;
         let answer = self.ask(&mut account.hold, url, now);
-        if let Some(used) = &mut account.used {
-            used.ended_last(clock::now());
-        }
+        account.ended(clock::now());
         answer
-    }
-
-    /// Writes a call down before it is made.
-    fn spend(&self, account: &mut Account, urgency: Urgency, now: Timestamp) -> Result<(), Failure> {
-        let Account { limits, used, .. } = account;
-        if limits.rates.is_empty() {
-            return Ok(());
-        }
-        let since = now.plus_ms(-limits.per_ms_max() - self.timeout_ms);
-        let used = match used {
-            Some(used) => used,
-            None => {
-                let connection = sqlite::open_reader(&self.budget.database)?;
-                let calls = sources::calls(&connection, &self.name, since)?;
-                // What was made before the start was answered by then, nobody knows when.
-                used.insert(Used::of(calls.iter().map(|at| at.plus_ms(self.timeout_ms)).collect()))
-            }
-        };
-        match used.may(limits, urgency, now) {
-            Verdict::Go => {}
-            Verdict::Wait => return Err(Failure::Spent(now)),
-            Verdict::NotBefore(until) => return Err(Failure::Spent(until)),
-        }
-        match self.budget.orders.called(&self.name, now, since) {
-            Some(true) => {}
-            Some(false) => return Err(Failure::Uncounted),
-            None => return Err(Failure::Ending),
-        }
-        used.began(limits, now);
-        Ok(())
     }
 
     fn ask(&self, hold: &mut Timestamp, url: &str, now: Timestamp) -> Result<String, Failure> {
@@ -146,6 +87,7 @@ impl Caller {
         }
         let mut answer = request.call().map_err(|error| Failure::Transport(error.to_string()))?;
         let status = answer.status().as_u16();
+        let points_to = answer.headers().get("location").and_then(|to| to.to_str().ok()).map(str::to_owned);
         let header = |name: &str| answer.headers().get(name).and_then(|value| value.to_str().ok());
         let after = header("retry-after").and_then(|text| wait_until(text, now));
         let spent = self.quota.as_ref().filter(|quota| header(&quota.remaining).map(str::trim) == Some("0"));
@@ -168,13 +110,14 @@ impl Caller {
                 *hold = bounded(after).max(*hold);
                 Err(Failure::Hold(*hold))
             }
+            301..=308 if points_to.is_some() => {
+                let to = whole(url, &points_to.unwrap_or_default());
+                // What is asked may hold a key.
+                Err(Failure::Moved { status, url: bare(url).to_owned(), to: bare(&to).to_owned() })
+            }
             status => Err(Failure::Status(status, short())),
         }
     }
-}
-
-fn locked(account: &Mutex<Account>) -> MutexGuard<'_, Account> {
-    account.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// `Retry-After` (RFC 9110, section 10.2.3: seconds, or a date), or the seconds since 1970 of a quota's end.

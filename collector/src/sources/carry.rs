@@ -7,13 +7,16 @@ use rusqlite::Connection;
 
 use super::failure::Failure;
 use super::fetch::Fetch;
-use super::life::{Known, Life, Polled};
+use super::life::{Began, Known, Life, Polled, Reread};
 use super::rows::Row;
 use super::shell::Shell;
 use super::voice::Window;
 use crate::clock;
 use crate::jobs::budget::Urgency;
 use crate::store::jobs;
+
+/// What is missing may wait so long for a call; after that it is as what is stale.
+const HISTORY_MS: i64 = 3_600_000;
 
 impl Shell {
     /// Does what is wanted of a device, and answers it.
@@ -23,10 +26,12 @@ impl Shell {
         at: usize,
         command: &Command,
     ) -> Result<(), Failure> {
+        let now = clock::now();
+        let waits_since = self.devices.get(at).and_then(|polled| polled.waits_since).unwrap_or(now);
         let urgency = match &command.body {
-            CommandBody::PollNow(_) => jobs::urgency(connection, command.id, clock::now())?,
-            // What has been missing for long can wait.
-            _ => Urgency::Spare,
+            CommandBody::PollNow(_) => jobs::urgency(connection, command.id, now)?,
+            // What has been missing for long can wait, though not for ever.
+            _ => Urgency::waiting(now.since_ms(waits_since), HISTORY_MS),
         };
         if let Some(polled) = self.devices.get_mut(at) {
             polled.fetch.set_urgency(urgency);
@@ -36,16 +41,23 @@ impl Shell {
             CommandBody::ReadHistory { from, to, .. } => self.history(at, command.id, (*from, *to)),
             _ => Ok(Outcome::Failed("a source has no use for it".into())),
         };
+        if let (CommandBody::ReadHistory { .. }, Some(polled)) = (&command.body, self.devices.get_mut(at)) {
+            match &outcome {
+                // Whether this command lives to see it or another one that asks for the same.
+                Err(Failure::Spent(_)) => polled.waits_since = Some(waits_since),
+                _ => polled.waits_since = None,
+            }
+        }
         let outcome = match outcome {
             Ok(outcome) => outcome,
             Err(Failure::Ending) => return Err(Failure::Ending),
             // It waits as long as the command may.
             Err(failure) if failure.until().is_some_and(|until| until < command.expires) => return Ok(()),
             Err(Failure::Withdrawn(why)) => {
-                let is_listed = self.devices.get(at).is_some_and(|polled| polled.listed.is_some());
-                match self.lister.as_mut().filter(|_| is_listed) {
+                let listed = self.devices.get(at).and_then(|polled| Some(polled.listed.as_ref()?.id.clone()));
+                match self.lister.as_mut().zip(listed) {
                     // Of a device that has left the account many say the same as of an account that is closed: the list tells.
-                    Some(lister) => lister.unknown(clock::now()),
+                    Some((lister, id)) => lister.unknown(std::iter::once(&id), clock::now()),
                     None => self.withdraw(&why)?,
                 }
                 Outcome::Failed(Failure::Withdrawn(why).to_string().into())
@@ -117,9 +129,9 @@ impl Shell {
         if revision.is_some() && revision == seen {
             return self.nothing_new(at);
         }
-        let is_any = self.pull(at, from)?;
+        let (is_any, began) = self.pull(at, from, Began { revision, ..Began::default() })?;
         if let Some(known) = self.known(at) {
-            (known.revision, known.unread) = (revision, None);
+            (known.revision, known.unread) = (began.revision, None);
         }
         Ok(if is_any { Outcome::Done } else { Outcome::NoData })
     }
@@ -131,29 +143,43 @@ impl Shell {
         Ok(Outcome::NoData)
     }
 
-    /// Reads all from `from` on. Returns whether there was anything.
-    pub(super) fn pull(&mut self, at: usize, mut from: Timestamp) -> Result<bool, Failure> {
+    /// Reads all from `from` on; a read that was broken off goes on. Returns whether there was anything, and what the read can
+    /// have seen: what was known when it began.
+    pub(super) fn pull(
+        &mut self,
+        at: usize,
+        from: Timestamp,
+        began: Began,
+    ) -> Result<(bool, Began), Failure> {
         let window_ms = self.pace.window_ms;
-        let mut is_any = false;
+        let Some(known) = self.known(at) else { return Ok((false, began)) };
+        let resumed = known.reread.take().and_then(|reread| reread.resumed(from, known.next));
+        let mut reread = resumed.unwrap_or_else(|| Reread::new(from, began));
         loop {
-            let now = clock::now();
+            let (now, from) = (clock::now(), reread.next);
             // What ends this very moment is in it.
             let end = now.plus_ms(1);
             let to = from.plus_ms(window_ms).min(end);
             if from >= to {
                 break;
             }
-            let Some((_, fetch)) = self.polled(at) else { break };
-            let parsed = fetch.fetch(from, to)?;
-            is_any |= !parsed.rows.is_empty();
+            let Some((known, fetch)) = self.polled(at) else { break };
+            let parsed = match fetch.fetch(from, to) {
+                Ok(parsed) => parsed,
+                Err(failure) => {
+                    known.reread = Some(reread);
+                    return Err(failure);
+                }
+            };
+            reread.is_any |= !parsed.rows.is_empty();
             self.tell(at, parsed.rows, (from, to), Cause::NotRecorded, self.settled(now))?;
             if to == end {
                 break;
             }
-            from = to;
+            reread.next = to;
         }
         self.back(at)?;
-        Ok(is_any)
+        Ok((reread.is_any, reread.began))
     }
 
     /// What is not here of the time before it is missing.

@@ -9,9 +9,9 @@ use gapless_common::time::Timestamp;
 use serde::Deserialize;
 use serde_json::Value as Json;
 
-use super::describe::Span;
-use super::list::escaped;
+use super::parts::Span;
 use super::rows::{Row, at_path, text};
+use super::url::escaped;
 
 /// What stands for the cursor.
 const SINCE: &str = "{since}";
@@ -117,8 +117,33 @@ pub(super) struct Answer {
 pub(super) enum Change {
     /// These rows.
     Rows(Vec<Row>),
-    /// Something: it is to be asked.
-    Something,
+    /// Something: it is to be asked, from this instant on at least.
+    Something(Option<Timestamp>),
+}
+
+impl Change {
+    /// Of rows, unless there are too many to keep.
+    fn of(rows: Vec<Row>) -> Self {
+        if rows.len() <= ROWS_MAX { Self::Rows(rows) } else { Self::Something(Self::Rows(rows).first()) }
+    }
+
+    /// The first instant that is known to have changed.
+    fn first(&self) -> Option<Timestamp> {
+        match self {
+            Self::Rows(rows) => rows.iter().map(|row| row.at).min(),
+            Self::Something(from) => *from,
+        }
+    }
+
+    fn and(self, later: Self) -> Self {
+        match (self, later) {
+            (Self::Rows(mut rows), Self::Rows(more)) => {
+                rows.extend(more);
+                Self::of(rows)
+            }
+            (one, other) => Self::Something([one.first(), other.first()].into_iter().flatten().min()),
+        }
+    }
 }
 
 /// What is to be read of a device.
@@ -128,10 +153,10 @@ pub(super) enum ToRead {
     Nothing,
     /// These rows, which are here.
     Rows(Vec<Row>),
-    /// What is new.
-    New,
-    /// What is new, and what is as old as a reconciliation goes back; and these rows, which are here.
-    Everything(Vec<Row>),
+    /// What is new, and what begins at this instant.
+    New(Option<Timestamp>),
+    /// The same, and what is as old as a reconciliation goes back; and these rows, which are here.
+    Everything(Vec<Row>, Option<Timestamp>),
 }
 
 /// Which answer and which reconciliation a device was read by.
@@ -139,6 +164,8 @@ pub(super) enum ToRead {
 pub(super) struct Seen {
     answer: u64,
     reconciliation: u64,
+    /// Parts of answers that had come by then.
+    part: u64,
 }
 
 /// What is known of the changes of a source. Nothing of it outlives the process: a start is a reconciliation.
@@ -146,15 +173,16 @@ pub(super) struct Seen {
 pub(super) struct Delta {
     cursor: Option<String>,
     asked_at: Timestamp,
-    /// Numbers of the last answer and the last reconciliation; a device begins with neither.
+    /// Numbers of the last answer, its last part, and the last reconciliation; a device begins with none of them.
     last: Seen,
     reconciled_at: Timestamp,
-    changed: BTreeMap<String, Change>,
+    /// What each device changed in, and the part of an answer that said so last.
+    changed: BTreeMap<String, (Change, u64)>,
 }
 
 impl Delta {
     pub(super) fn new(now: Timestamp) -> Self {
-        let last = Seen { answer: 0, reconciliation: 1 };
+        let last = Seen { reconciliation: 1, ..Seen::default() };
         Self { cursor: None, asked_at: now, last, reconciled_at: now, changed: BTreeMap::new() }
     }
 
@@ -169,9 +197,12 @@ impl Delta {
     }
 
     /// Whether the question is to be asked before a device is polled: it has gone by the last answer already, or that is
-    /// older than `shared_ms`.
-    pub(super) fn is_to_ask(&self, seen: Seen, shared_ms: i64, now: Timestamp) -> bool {
-        self.cursor.is_none() || seen.answer >= self.last.answer || now.since_ms(self.asked_at) > shared_ms
+    /// older than `shared_ms`. One that is to be read up to now whatever the answer is not asked about again: where there is a
+    /// call for one of both only, the question would take it from the read each time.
+    pub(super) fn is_to_ask(&self, device: &str, seen: Seen, shared_ms: i64, now: Timestamp) -> bool {
+        let is_read = matches!(self.to_read(device, seen), ToRead::New(_) | ToRead::Everything(..));
+        let is_old = seen.answer >= self.last.answer || now.since_ms(self.asked_at) > shared_ms;
+        self.cursor.is_none() || (is_old && !is_read)
     }
 
     /// What is asked; `instant` is how this instant is written.
@@ -180,7 +211,18 @@ impl Delta {
         spec.url.replace(SINCE, &escaped(since))
     }
 
-    /// Takes in an answer; `change` says what a device's changes come to, and nothing where it is not known. Returns those.
+    /// What is known now: what a read that begins can have seen.
+    pub(super) fn last(&self) -> Seen {
+        self.last
+    }
+
+    /// Whether an answer goes on with itself.
+    pub(super) fn is_endless(&self, answer: &Answer) -> bool {
+        answer.more && self.cursor.as_ref() == Some(&answer.next)
+    }
+
+    /// Takes in an answer, or a part of it where there is more: only with the last part the question is answered. `change` says
+    /// what a device's changes come to, and nothing where it is not known. Returns those.
     pub(super) fn take(
         &mut self,
         answer: Answer,
@@ -188,28 +230,28 @@ impl Delta {
         change: impl Fn(&str, &[Json]) -> Option<Change>,
     ) -> Vec<String> {
         let mut unknown = Vec::new();
+        self.last.part += 1;
         for (device, changes) in answer.changed {
             match change(&device, &changes) {
                 Some(change) => self.note(device, change),
                 None => unknown.push(device),
             }
         }
-        (self.cursor, self.asked_at) = (Some(answer.next), now);
-        self.last.answer += 1;
+        self.cursor = Some(answer.next);
+        if !answer.more {
+            self.asked_at = now;
+            self.last.answer += 1;
+        }
         unknown
     }
 
     fn note(&mut self, device: String, change: Change) {
-        let there = self.changed.remove(&device);
-        let both = match (there, change) {
+        let both = match (self.changed.remove(&device), change) {
+            (Some((there, _)), change) => there.and(change),
+            (None, Change::Rows(rows)) => Change::of(rows),
             (None, change) => change,
-            (Some(Change::Rows(mut rows)), Change::Rows(more)) if rows.len() + more.len() <= ROWS_MAX => {
-                rows.extend(more);
-                Change::Rows(rows)
-            }
-            _ => Change::Something,
         };
-        self.changed.insert(device, both);
+        self.changed.insert(device, (both, self.last.part));
     }
 
     /// The source does not know the cursor any more: everything is read anew.
@@ -220,27 +262,30 @@ impl Delta {
 
     /// What is to be read of a device.
     pub(super) fn to_read(&self, device: &str, seen: Seen) -> ToRead {
-        let change = self.changed.get(device);
+        let change = self.changed.get(device).map(|(change, _)| change);
         let is_old = seen.reconciliation < self.last.reconciliation;
         match change {
-            Some(Change::Rows(rows)) if is_old => ToRead::Everything(rows.clone()),
+            Some(Change::Rows(rows)) if is_old => ToRead::Everything(rows.clone(), None),
             Some(Change::Rows(rows)) => ToRead::Rows(rows.clone()),
-            _ if is_old => ToRead::Everything(Vec::new()),
-            Some(Change::Something) => ToRead::New,
+            Some(Change::Something(from)) if is_old => ToRead::Everything(Vec::new(), *from),
+            Some(Change::Something(from)) => ToRead::New(*from),
+            None if is_old => ToRead::Everything(Vec::new(), None),
             None => ToRead::Nothing,
         }
     }
 
-    /// A device was read as [`to_read`](Self::to_read) said; rows of a time after `now` wait for it. Returns what it has seen
-    /// by that.
-    pub(super) fn read(&mut self, device: &str, now: Timestamp) -> Seen {
-        if let Some(Change::Rows(mut rows)) = self.changed.remove(device) {
-            rows.retain(|row| row.at > now);
-            if !rows.is_empty() {
-                self.changed.insert(device.to_owned(), Change::Rows(rows));
+    /// A device was read as [`to_read`](Self::to_read) said, by a read that began when [`last`](Self::last) was `began`: what it
+    /// changed in since is still to be read. Rows of a time after `now` wait for it. Returns what the device has seen by that.
+    pub(super) fn read(&mut self, device: &str, began: Seen, now: Timestamp) -> Seen {
+        let left = match self.changed.remove(device) {
+            Some((Change::Rows(mut rows), part)) => {
+                rows.retain(|row| row.at > now);
+                (!rows.is_empty()).then_some((Change::Rows(rows), part))
             }
-        }
-        self.last
+            something => something.filter(|(_, part)| *part > began.part),
+        };
+        self.changed.extend(left.map(|left| (device.to_owned(), left)));
+        Seen { reconciliation: began.reconciliation, ..self.last }
     }
 }
 
@@ -251,6 +296,9 @@ mod tests {
     const SPEC: &str =
         "url = \"http://h/changes?since={since}\"\nchanges = \"all\"\ndevice = \"id\"\nnext = \"to\"
         more = \"more\"\nreconcile = \"10s\"";
+
+    const SOMETHING: Change = Change::Something(None);
+    const NEW: ToRead = ToRead::New(None);
 
     fn spec() -> DeltaSpec {
         toml::from_str(SPEC).unwrap()
@@ -264,6 +312,12 @@ mod tests {
         Timestamp(ms)
     }
 
+    /// A device is read at once.
+    fn read(delta: &mut Delta, device: &str, now: i64) -> Seen {
+        let began = delta.last();
+        delta.read(device, began, at(now))
+    }
+
     /// Takes in an answer that names these devices, of which `x` is not known.
     fn tell(delta: &mut Delta, devices: &[&str], now: i64, change: &Change) -> Vec<String> {
         let all: Vec<Json> = devices.iter().map(|id| serde_json::json!({"id": id})).collect();
@@ -275,57 +329,109 @@ mod tests {
     #[test]
     fn one_answer_serves_all_devices_and_each_is_read_where_it_changed() {
         let (spec, mut delta, mut a, mut b) = (spec(), Delta::new(at(0)), Seen::default(), Seen::default());
-        assert!(delta.is_to_ask(a, 100, at(0)));
+        assert!(delta.is_to_ask("a", a, 100, at(0)));
         assert_eq!(delta.url(&spec, "a b"), "http://h/changes?since=a%20b");
-        assert_eq!(tell(&mut delta, &[], 0, &Change::Something), Vec::<String>::new());
+        assert_eq!(tell(&mut delta, &[], 0, &SOMETHING), Vec::<String>::new());
         // A start is a reconciliation.
-        assert_eq!(delta.to_read("a", a), ToRead::Everything(vec![]));
-        a = delta.read("a", at(9));
+        assert_eq!(delta.to_read("a", a), ToRead::Everything(vec![], None));
+        a = read(&mut delta, "a", 9);
         assert_eq!(delta.to_read("a", a), ToRead::Nothing);
-        assert!(!delta.is_to_ask(b, 100, at(50)), "the answer serves the other one too");
-        assert!(delta.is_to_ask(b, 100, at(101)), "unless it is old");
-        b = delta.read("b", at(9));
-        assert!(delta.is_to_ask(a, 100, at(1)), "who has gone by it wants another one");
+        assert!(!delta.is_to_ask("b", b, 100, at(101)), "it is read whatever the answer");
+        b = read(&mut delta, "b", 9);
+        assert!(delta.is_to_ask("a", a, 100, at(1)), "who has gone by it wants another one");
         assert_eq!(delta.url(&spec, ""), "http://h/changes?since=c%2F0");
-        assert_eq!(tell(&mut delta, &["b", "x"], 200, &Change::Something), ["x"]);
-        assert_eq!((delta.to_read("a", a), delta.to_read("b", b)), (ToRead::Nothing, ToRead::New));
-        assert_eq!(delta.to_read("b", b), ToRead::New, "until it was read");
-        a = delta.read("a", at(9));
-        b = delta.read("b", at(9));
+        assert_eq!(tell(&mut delta, &["b", "x"], 200, &SOMETHING), ["x"]);
+        assert!(!delta.is_to_ask("a", a, 100, at(300)), "the answer serves the other one too");
+        assert!(delta.is_to_ask("a", a, 100, at(301)), "unless it is old");
+        assert_eq!((delta.to_read("a", a), delta.to_read("b", b)), (ToRead::Nothing, NEW));
+        assert_eq!(delta.to_read("b", b), NEW, "until it was read");
+        a = read(&mut delta, "a", 9);
+        b = read(&mut delta, "b", 9);
         assert_eq!((delta.to_read("a", a), delta.to_read("b", b)), (ToRead::Nothing, ToRead::Nothing));
     }
 
     #[test]
     fn everything_is_read_anew_now_and_then_and_where_the_cursor_is_forgotten() {
         let (spec, mut delta) = (spec(), Delta::new(at(0)));
-        tell(&mut delta, &[], 0, &Change::Something);
-        let seen = delta.read("a", at(9));
+        tell(&mut delta, &[], 0, &SOMETHING);
+        let seen = read(&mut delta, "a", 9);
         assert!(!delta.reconcile(&spec, at(9_999)));
         assert!(delta.reconcile(&spec, at(10_000)) && !delta.reconcile(&spec, at(10_001)));
-        assert_eq!(delta.to_read("a", seen), ToRead::Everything(vec![]));
-        let seen = delta.read("a", at(9));
+        assert_eq!(delta.to_read("a", seen), ToRead::Everything(vec![], None));
+        let seen = read(&mut delta, "a", 9);
         assert_eq!(delta.to_read("a", seen), ToRead::Nothing);
         delta.forgotten(at(10_002));
-        assert!(delta.is_to_ask(seen, 100, at(10_002)));
+        assert!(delta.is_to_ask("a", seen, 100, at(10_002)));
         assert_eq!(delta.url(&spec, "now"), "http://h/changes?since=now");
-        assert_eq!(delta.to_read("a", seen), ToRead::Everything(vec![]));
+        assert_eq!(delta.to_read("a", seen), ToRead::Everything(vec![], None));
     }
 
     #[test]
     fn rows_wait_for_their_device_and_too_many_are_read_anew() {
         let mut delta = Delta::new(at(0));
-        tell(&mut delta, &[], 0, &Change::Something);
-        let seen = delta.read("a", at(9));
+        tell(&mut delta, &[], 0, &SOMETHING);
+        let seen = read(&mut delta, "a", 9);
         tell(&mut delta, &["a"], 1, &Change::Rows(vec![row(1)]));
         tell(&mut delta, &["a"], 2, &Change::Rows(vec![row(2)]));
         assert_eq!(delta.to_read("a", seen), ToRead::Rows(vec![row(1), row(2)]));
-        assert_eq!(delta.to_read("a", Seen::default()), ToRead::Everything(vec![row(1), row(2)]));
-        let seen = delta.read("a", at(1));
+        assert_eq!(delta.to_read("a", Seen::default()), ToRead::Everything(vec![row(1), row(2)], None));
+        let seen = read(&mut delta, "a", 1);
         assert_eq!(delta.to_read("a", seen), ToRead::Rows(vec![row(2)]), "what is left of them");
-        tell(&mut delta, &["a"], 3, &Change::Rows(vec![row(3); ROWS_MAX]));
-        assert_eq!(delta.to_read("a", seen), ToRead::New);
-        tell(&mut delta, &["a"], 4, &Change::Rows(vec![row(4)]));
-        assert_eq!(delta.to_read("a", seen), ToRead::New);
+        // What is not kept is read anew from the earliest of it on, however long ago that is.
+        for (earlier, expected) in [(3, 2), (-50, -50), (7, -50)] {
+            tell(&mut delta, &["a"], 3, &Change::Rows(vec![row(earlier); ROWS_MAX]));
+            assert_eq!(delta.to_read("a", seen), ToRead::New(Some(at(expected))), "{earlier}");
+        }
+        assert_eq!(delta.to_read("a", Seen::default()), ToRead::Everything(vec![], Some(at(-50))));
+        tell(&mut delta, &["b"], 4, &Change::Rows(vec![row(4); ROWS_MAX + 1]));
+        assert_eq!(delta.to_read("b", seen), ToRead::New(Some(at(4))));
+    }
+
+    #[test]
+    fn an_answer_that_breaks_off_is_none_and_what_it_said_is_kept() {
+        let (mut delta, spec) = (Delta::new(at(0)), spec());
+        tell(&mut delta, &[], 0, &SOMETHING);
+        let (a, b) = (read(&mut delta, "a", 9), read(&mut delta, "b", 9));
+        let part = |delta: &mut Delta, ids: &[&str], cursor: &str, more: bool| {
+            let all: Vec<Json> = ids.iter().map(|id| serde_json::json!({"id": id})).collect();
+            let body = serde_json::json!({"all": all, "to": cursor, "more": more}).to_string();
+            let answer = spec.parse(&body).unwrap();
+            let is_endless = delta.is_endless(&answer);
+            delta.take(answer, at(1_000), |_, _| Some(SOMETHING));
+            is_endless
+        };
+        assert!(!part(&mut delta, &["b"], "1", true));
+        // It is not asked as long as there is more; and goes on where it was.
+        assert!(delta.is_to_ask("a", a, 100, at(1_001)) && delta.is_to_ask("c", b, 100, at(1_001)));
+        assert_eq!(delta.url(&spec, ""), "http://h/changes?since=1");
+        assert_eq!((delta.to_read("a", a), delta.to_read("b", b)), (ToRead::Nothing, NEW));
+        assert!(part(&mut delta, &[], "1", true), "it goes on with itself");
+        assert!(!part(&mut delta, &["a"], "2", false) && !part(&mut delta, &[], "2", false));
+        assert!(!delta.is_to_ask("c", a, 100, at(1_001)) && !delta.is_to_ask("c", b, 100, at(1_001)));
+        assert_eq!((delta.to_read("a", a), delta.to_read("b", b)), (NEW, NEW));
+    }
+
+    #[test]
+    fn what_changes_while_a_device_is_read_is_still_to_be_read_after_that() {
+        let (mut delta, spec) = (Delta::new(at(0)), spec());
+        tell(&mut delta, &["a"], 0, &SOMETHING);
+        let began = delta.last();
+        tell(&mut delta, &["a"], 1, &SOMETHING);
+        assert!(delta.reconcile(&spec, at(10_000)));
+        let seen = delta.read("a", began, at(9));
+        assert_eq!(
+            delta.to_read("a", seen),
+            ToRead::Everything(vec![], None),
+            "another reconciliation began"
+        );
+        let seen = read(&mut delta, "a", 9);
+        assert_eq!(delta.to_read("a", seen), ToRead::Nothing);
+        let began = delta.last();
+        tell(&mut delta, &["a"], 2, &Change::Something(Some(at(-5))));
+        let seen = delta.read("a", began, at(9));
+        assert_eq!(delta.to_read("a", seen), ToRead::New(Some(at(-5))));
+        let seen = read(&mut delta, "a", 9);
+        assert_eq!(delta.to_read("a", seen), ToRead::Nothing);
     }
 
     #[test]

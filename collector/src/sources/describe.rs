@@ -6,7 +6,6 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use gapless_common::catalog::Device;
 use gapless_common::id::{AgentId, DeviceId, SiteId};
-use gapless_common::text::parse_duration_ms;
 use gapless_common::time::{SlotGrid, Timestamp};
 use gapless_common::topic::AgentPath;
 use serde::Deserialize;
@@ -14,7 +13,10 @@ use serde::Deserialize;
 use super::answer::{AnswerSpec, Format};
 use super::delta::DeltaSpec;
 use super::devices::{Shared, interval};
-use super::list::{Entry, ListSpec, Template, escaped};
+use super::list::{Entry, ListSpec};
+use super::parts::sum;
+pub use super::parts::{ChannelSpec, DerivedSpec, DeviceSpec, Span};
+use super::url::escaped;
 
 /// All of a description.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
@@ -120,87 +122,6 @@ pub struct Calls {
     pub per: Span,
 }
 
-/// A length of time in ms, written as `30m`, `90d`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
-#[serde(try_from = "String")]
-pub struct Span(pub i64);
-
-impl TryFrom<String> for Span {
-    type Error = String;
-
-    fn try_from(text: String) -> Result<Self, String> {
-        let ms = parse_duration_ms(&text).map_err(|e| e.to_string())?;
-        i64::try_from(ms).map(Self).map_err(|_| format!("`{text}` is longer than can be counted"))
-    }
-}
-
-/// One device of the source.
-#[derive(Debug, Clone, PartialEq, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct DeviceSpec {
-    /// Its name within the site.
-    pub name: String,
-    /// The distance of its rows.
-    pub interval: Span,
-    /// The name of its channel, where it has one.
-    pub channel: Option<String>,
-    /// The unit of its values.
-    #[serde(default)]
-    pub unit: String,
-    /// What is measured.
-    #[serde(default)]
-    pub quantity: String,
-    /// Its channels, where it has several.
-    #[serde(default)]
-    pub channels: Vec<ChannelSpec>,
-    /// What stands for `{NAME}` in the URL.
-    #[serde(default)]
-    pub vars: BTreeMap<String, String>,
-}
-
-/// One of several channels of a device.
-#[derive(Debug, Clone, PartialEq, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct ChannelSpec {
-    /// Its name.
-    pub name: String,
-    /// Where its value stands in a row: path or column.
-    pub value: String,
-    /// The unit of its values.
-    #[serde(default)]
-    pub unit: String,
-    /// What is measured.
-    #[serde(default)]
-    pub quantity: String,
-    /// How its values come about: `sum` where it is not said.
-    #[serde(default = "sum")]
-    pub aggregation: String,
-}
-
-pub(super) fn sum() -> String {
-    "sum".to_owned()
-}
-
-/// A device whose values are the product of two series of its site.
-#[derive(Debug, Clone, PartialEq, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct DerivedSpec {
-    /// Its name within the site.
-    pub name: String,
-    /// The distance of its values, that of both inputs.
-    pub interval: Span,
-    /// The name of its channel.
-    pub channel: String,
-    /// The unit of its values.
-    #[serde(default)]
-    pub unit: String,
-    /// What they are.
-    #[serde(default)]
-    pub quantity: String,
-    /// The inputs, each as `DEVICE/CHANNEL`.
-    pub product: [String; 2],
-}
-
 /// A device that can be computed.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Computed {
@@ -223,20 +144,6 @@ pub struct Asked {
     pub values: Vec<String>,
     /// What it was described as.
     pub spec: DeviceSpec,
-}
-
-impl DeviceSpec {
-    /// What the source calls it when it says what changed.
-    #[must_use]
-    pub fn key(&self) -> &str {
-        self.vars.get("id").unwrap_or(&self.name)
-    }
-
-    /// A URL with the device's `vars` in it.
-    #[must_use]
-    pub fn fill(&self, url: String) -> String {
-        self.vars.iter().fold(url, |url, (name, value)| url.replace(&format!("{{{name}}}"), value))
-    }
 }
 
 impl Description {
@@ -275,6 +182,17 @@ impl Description {
         }
         if let Some(delta) = &self.delta {
             delta.check()?;
+            let mut keys = BTreeMap::new();
+            for spec in &self.devices {
+                if let Some(other) = keys.insert(spec.key(), &spec.name) {
+                    return Err(format!(
+                        "devices `{other}` and `{}` are both `{}` where `delta` says what changed: write `vars = {{ id = \"…\" }}` \
+                         with an id of its own for each",
+                        spec.name,
+                        spec.key()
+                    ));
+                }
+            }
             if self.probe.is_some() {
                 return Err("`probe` and `delta` both ask what is new: write one of them".to_owned());
             }
@@ -346,19 +264,10 @@ impl Description {
     pub(super) fn listed(&self, entry: &Entry, name: &str) -> Result<Asked, String> {
         let list =
             self.list.as_ref().ok_or("`[list]` is missing: how the source is asked for its devices")?;
-        let Template { interval, channel, unit, quantity, channels } = list.device.clone();
         let id = [("id".to_owned(), entry.id.clone())];
-        let vars: BTreeMap<_, _> = entry.vars.clone().into_iter().chain(id).collect();
-        let spec = DeviceSpec {
-            name: name.to_owned(),
-            // A source may name its devices by anything.
-            vars: vars.iter().map(|(name, text)| (name.clone(), escaped(text))).collect(),
-            interval,
-            channel,
-            unit,
-            quantity,
-            channels,
-        };
+        // A source may name its devices by anything.
+        let vars = entry.vars.clone().into_iter().chain(id).map(|(name, text)| (name, escaped(&text)));
+        let spec = list.device.named(name, vars.collect());
         let mut asked = self.polled(&spec)?;
         asked.device.attributes.extend(entry.attributes());
         Ok(asked)

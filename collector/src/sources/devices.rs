@@ -9,7 +9,8 @@ use gapless_common::text::format_duration_ms;
 use gapless_common::time::{Interval, SlotGrid};
 
 use super::answer::Label;
-use super::describe::{Asked, ChannelSpec, DeviceSpec, Span, sum};
+use super::describe::Asked;
+use super::parts::{ChannelSpec, DeviceSpec, Span, sum};
 
 /// What the devices of a source share.
 #[derive(Debug, Clone, Copy)]

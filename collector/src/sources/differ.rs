@@ -1,6 +1,6 @@
 //! Asks a source what changed, once for all its devices, and reads of each what it says. What an answer means is `delta`'s.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use gapless_common::message::Outcome;
@@ -11,13 +11,14 @@ use serde_json::Value as Json;
 use super::delta::{Change, Delta, DeltaSpec, Seen, ToRead};
 use super::failure::Failure;
 use super::http::Api;
-use super::life::{Life, Polled};
+use super::life::{Began, Life, Polled};
 use super::rows::Row;
 use super::shell::Shell;
 use crate::clock;
 use crate::jobs::budget::Urgency;
+use crate::jobs::claims::Who;
 
-/// Answers to one question at most: what else there is comes with the next one.
+/// Parts of an answer that are asked for at once; a longer one goes on with the next question.
 const ANSWERS_MAX: usize = 1_000;
 /// An answer serves all devices that are due within this part of their rhythm.
 const SHARED_PART: i64 = 4;
@@ -26,37 +27,41 @@ const MINUTE_MS: i64 = 60_000;
 /// What is known of the changes of a source, and how it is asked for more.
 pub(super) struct Differ {
     api: Arc<Api>,
+    who: Who,
     delta: Delta,
+    /// Devices that changed and are not known, as far as nobody was told.
+    unknown: BTreeSet<String>,
 }
 
 impl Differ {
     /// Of a source whose description has a delta.
     pub(super) fn new(api: Arc<Api>) -> Self {
-        Self { api, delta: Delta::new(clock::now()) }
+        Self { who: api.caller.who(), api, delta: Delta::new(clock::now()), unknown: BTreeSet::new() }
     }
 
-    /// Asks what changed. Returns whether a device changed that is not known.
-    fn ask(&mut self, spec: &DeltaSpec, devices: &[Polled], urgency: Urgency) -> Result<bool, Failure> {
+    /// Asks what changed. Where it breaks off the parts that have come are kept, and the next question goes on after them.
+    fn ask(&mut self, spec: &DeltaSpec, devices: &[Polled], urgency: Urgency) -> Result<(), Failure> {
         let description = &self.api.description;
         let by_key: BTreeMap<&str, &Polled> =
             devices.iter().map(|polled| (polled.key.as_str(), polled)).collect();
         let change = |key: &str, changes: &[Json]| {
             let polled = by_key.get(key)?;
-            if !spec.rows || !matches!(polled.life, Life::Known(_)) {
-                return Some(Change::Something);
+            if !spec.rows {
+                return Some(Change::Something(None));
             }
-            let values = &polled.values;
+            let asked = || Change::Something(description.answer.first_time(changes));
+            if !matches!(polled.life, Life::Known(_)) {
+                return Some(asked());
+            }
             // Rows that make no sense are asked for again, so that their own device says what is wrong.
-            description
-                .answer
-                .rows_of(changes, values)
-                .map_or(Some(Change::Something), |rows| Some(Change::Rows(rows)))
+            let rows = description.answer.rows_of(changes, &polled.values);
+            Some(rows.map_or_else(|_| asked(), Change::Rows))
         };
-        let (mut has_unknown, mut is_forgotten) = (false, false);
+        let mut is_forgotten = false;
         for _ in 0..ANSWERS_MAX {
             let now = clock::now();
             let url = self.delta.url(spec, &description.answer.write_time(now));
-            let body = match self.api.caller.get(&url, urgency) {
+            let body = match self.api.caller.get(&url, (self.who, urgency)) {
                 Err(Failure::Status(status, why)) if spec.forgotten.contains(&status) && !is_forgotten => {
                     tracing::warn!(
                         source = description.name,
@@ -71,13 +76,21 @@ impl Differ {
                 answer => answer?,
             };
             let answer = spec.parse(&body).map_err(Failure::Answer)?;
+            if self.delta.is_endless(&answer) {
+                return Err(Failure::Answer(
+                    "the changes do not end: there are more, and `delta.next` is what was asked with"
+                        .to_owned(),
+                ));
+            }
             let has_more = answer.more;
-            has_unknown |= !self.delta.take(answer, now, change).is_empty();
+            self.unknown.extend(self.delta.take(answer, now, change));
             if !has_more {
-                break;
+                return Ok(());
             }
         }
-        Ok(has_unknown)
+        Err(Failure::Answer(format!(
+            "there are more changes than {ANSWERS_MAX} answers hold: asked on later"
+        )))
     }
 }
 
@@ -85,7 +98,7 @@ impl Shell {
     /// Begins to read everything anew where that is due: the list, and each device when it is polled.
     pub(super) fn reconcile(&mut self) {
         let now = clock::now();
-        let Some(Differ { api, delta }) = &mut self.differ else { return };
+        let Some(Differ { api, delta, .. }) = &mut self.differ else { return };
         let is_due = api.description.delta.as_ref().is_some_and(|spec| delta.reconcile(spec, now));
         if is_due && let Some(lister) = &mut self.lister {
             lister.hurry(now);
@@ -106,32 +119,38 @@ impl Shell {
         let Some(key) = devices.get(at).map(|polled| polled.key.clone()) else { return Ok(Outcome::NoData) };
         let api = Arc::clone(&differ.api);
         let Some(spec) = &api.description.delta else { return Ok(Outcome::NoData) };
-        if differ.delta.is_to_ask(seen, api.description.every.0 / SHARED_PART, now) {
-            let has_unknown = differ.ask(spec, devices, urgency)?;
-            if has_unknown && let Some(lister) = lister {
-                lister.unknown(now);
+        if differ.delta.is_to_ask(&key, seen, api.description.every.0 / SHARED_PART, now) {
+            let asked = differ.ask(spec, devices, urgency);
+            let unknown = std::mem::take(&mut differ.unknown);
+            if let Some(lister) = lister {
+                lister.unknown(&unknown, now);
             }
+            asked?;
         }
+        let began = differ.delta.last();
         // Less than a window, so that one call reads it up to an instant that comes after the question.
         let window = api.description.window.0;
         let back = spec.back.map_or(window - window.min(2 * MINUTE_MS) / 2, |back| back.0);
         // No further than there is anything to be had.
         let back = now.plus_ms(-api.description.first.map_or(back, |first| back.min(first.0)));
-        let is_any = match differ.delta.to_read(&key, seen) {
-            ToRead::Everything(rows) => {
-                let is_any = self.pull(at, from.min(back))?;
-                // Those that came by themselves may be older than that.
-                self.take_rows(at, rows)? || is_any
-            }
-            _ if has_unread => self.pull(at, from)?,
-            ToRead::New => self.pull(at, from)?,
-            ToRead::Rows(rows) => self.take_rows(at, rows)?,
-            ToRead::Nothing => {
-                self.nothing_new(at)?;
-                false
-            }
+        let (rows, from) = match differ.delta.to_read(&key, seen) {
+            ToRead::Everything(rows, first) => (rows, Some(first.unwrap_or(from).min(from).min(back))),
+            ToRead::New(first) => (Vec::new(), Some(first.unwrap_or(from).min(from))),
+            ToRead::Rows(rows) => (rows, has_unread.then_some(from)),
+            ToRead::Nothing => (Vec::new(), has_unread.then_some(from)),
         };
-        let seen = self.differ.as_mut().map(|differ| differ.delta.read(&key, now));
+        let is_silent = rows.is_empty() && from.is_none();
+        let (mut is_any, mut began) = (false, Began { seen: began, revision: None });
+        if let Some(from) = from {
+            (is_any, began) = self.pull(at, from, began)?;
+        }
+        if is_silent {
+            self.nothing_new(at)?;
+        } else if !rows.is_empty() {
+            // They may be older than what was read.
+            is_any |= self.take_rows(at, rows)?;
+        }
+        let seen = self.differ.as_mut().map(|differ| differ.delta.read(&key, began.seen, now));
         if let (Some(seen), Some(known)) = (seen, self.known(at)) {
             (known.seen, known.unread) = (seen, None);
         }

@@ -12,6 +12,11 @@ pub(super) enum Failure {
     Transport(String),
     #[error("the source answers HTTP {0}: {1}")]
     Status(u16, String),
+    #[error(
+        "the source answers HTTP {status} to {url}: it is to be asked at {to}. Write that address in its description in place of \
+         the one that it has"
+    )]
+    Moved { status: u16, url: String, to: String },
     #[error("{0}")]
     Answer(String),
     #[error("the source wants no call before {0}")]
@@ -35,6 +40,11 @@ pub(super) enum Failure {
 }
 
 impl Failure {
+    /// Whether it is the same for everything that the source could be asked for now.
+    pub(super) fn is_of_all(&self) -> bool {
+        matches!(self, Self::Hold(_) | Self::Uncounted | Self::Database(_) | Self::Read(_) | Self::Ending)
+    }
+
     /// When it may be asked again, where only that is in the way.
     pub(super) fn until(&self) -> Option<Timestamp> {
         match self {

@@ -10,6 +10,7 @@ use super::failure::Failure;
 use super::fetch::{Fetch, Pace};
 use super::rows::{self, Parsed};
 use crate::jobs::budget::Urgency;
+use crate::jobs::claims::Who;
 
 /// The first call only asks how far back there is anything.
 const FIRST_WINDOW_MS: i64 = 86_400_000;
@@ -24,13 +25,14 @@ pub(super) struct Api {
 pub(super) struct HttpDevice {
     api: Arc<Api>,
     asked: Asked,
+    who: Who,
     urgency: Urgency,
 }
 
 impl HttpDevice {
     /// A device as it is asked for.
     pub(super) fn new(api: &Arc<Api>, asked: Asked) -> Self {
-        Self { api: Arc::clone(api), asked, urgency: Urgency::Score(0.0) }
+        Self { api: Arc::clone(api), asked, who: api.caller.who(), urgency: Urgency::Score(0.0) }
     }
 }
 
@@ -61,7 +63,7 @@ impl Fetch for HttpDevice {
 
     fn fetch(&mut self, from: Timestamp, to: Timestamp) -> Result<Parsed, Failure> {
         let (Api { description, caller }, asked) = (&*self.api, &self.asked);
-        let body = caller.get(&description.url_of(&asked.spec, from, to), self.urgency)?;
+        let body = caller.get(&description.url_of(&asked.spec, from, to), (self.who, self.urgency))?;
         let parsed = description.answer.parse(&body, &asked.values, from).map_err(Failure::Answer)?;
         if parsed.doubled > 0 {
             let (device, count) = (&asked.spec.name, parsed.doubled);
@@ -72,7 +74,8 @@ impl Fetch for HttpDevice {
 
     fn probe(&mut self) -> Result<Option<String>, Failure> {
         let Some(probe) = &self.api.description.probe else { return Ok(None) };
-        let body = self.api.caller.get(&self.asked.spec.fill(probe.url.clone()), Urgency::Spare)?;
+        let url = self.asked.spec.fill(probe.url.clone());
+        let body = self.api.caller.get(&url, (self.who, Urgency::Spare))?;
         match &probe.revision {
             None => Ok(Some(body)),
             Some(path) => rows::text_at(&body, path).map(Some).map_err(Failure::Answer),

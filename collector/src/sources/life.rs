@@ -42,14 +42,48 @@ pub(super) struct Known {
     pub(super) answered: BTreeSet<u64>,
     /// Which answer about changes it was read by.
     pub(super) seen: Seen,
+    /// What is read again over several windows, and was broken off.
+    pub(super) reread: Option<Reread>,
+}
+
+/// What was known of a source when a read began: what has changed since, the read may not have seen.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub(super) struct Began {
+    pub(super) seen: Seen,
+    /// What its probe said.
+    pub(super) revision: Option<String>,
+}
+
+/// A read of several windows that is under way.
+#[derive(Debug, Clone)]
+pub(super) struct Reread {
+    pub(super) begin: Timestamp,
+    /// All before it was read.
+    pub(super) next: Timestamp,
+    pub(super) is_any: bool,
+    pub(super) began: Began,
+}
+
+impl Reread {
+    /// A read from `begin` on.
+    pub(super) fn new(begin: Timestamp, began: Began) -> Self {
+        Self { begin, next: begin, is_any: false, began }
+    }
+
+    /// The read that is wanted from `begin` on, where this one was broken off: it goes on where that holds all of it. Nothing
+    /// before `accounted` may be passed over.
+    pub(super) fn resumed(self, begin: Timestamp, accounted: Timestamp) -> Option<Self> {
+        let next = self.next.min(accounted).max(begin);
+        (self.begin <= begin).then_some(Self { next, ..self })
+    }
 }
 
 impl Known {
     /// Of a device of which `next` is the first instant that is not known yet; what begins at `unread` was not read.
     pub(super) fn new(voice: Voice, next: Timestamp, unread: Option<Timestamp>) -> Self {
         let (revision, away_until, broken_off) = (None, None, None);
-        let (answered, seen) = (BTreeSet::new(), Seen::default());
-        Self { voice, next, revision, away_until, unread, broken_off, answered, seen }
+        let (answered, seen, reread) = (BTreeSet::new(), Seen::default(), None);
+        Self { voice, next, revision, away_until, unread, broken_off, answered, seen, reread }
     }
 }
 
@@ -79,6 +113,8 @@ pub(super) struct Polled {
     pub(super) key: String,
     /// Where the value of each of its channels stands in a row that comes by itself.
     pub(super) values: Vec<String>,
+    /// Since when it has waited for a call for what can wait: its first one, and after that what is missing.
+    pub(super) waits_since: Option<Timestamp>,
     pub(super) fetch: Box<dyn Fetch>,
 }
 
@@ -86,6 +122,32 @@ impl Polled {
     /// A device that is to be asked at once; `begin` is who it is in this process.
     pub(super) fn new(path: AgentPath, device: Device, begin: Begin, fetch: Box<dyn Fetch>) -> Self {
         let key = device.id.as_str().to_owned();
-        Self { device, path, begin, life: Life::NEW, listed: None, key, values: Vec::new(), fetch }
+        let (life, listed, values, waits_since) = (Life::NEW, None, Vec::new(), None);
+        Self { device, path, begin, life, listed, key, values, waits_since, fetch }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_read_goes_on_where_it_was_broken_off_unless_more_is_wanted_than_it_was_to_hold() {
+        let at = Timestamp;
+        // Wanted from, accounted for up to; where it goes on.
+        let rows = [
+            (100, 900, Some(400)),
+            (150, 900, Some(400)),
+            (500, 900, Some(500)),
+            (99, 900, None),
+            // What is not accounted for yet may have come since.
+            (100, 300, Some(300)),
+            (350, 300, Some(350)),
+        ];
+        for (begin, accounted, expected) in rows {
+            let reread = Reread { next: at(400), ..Reread::new(at(100), Began::default()) };
+            let resumed = reread.resumed(at(begin), at(accounted));
+            assert_eq!(resumed.map(|reread| reread.next.0), expected, "{begin} {accounted}");
+        }
     }
 }

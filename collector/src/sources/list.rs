@@ -1,17 +1,18 @@
-//! A source's own list of its devices: how its pages are read, and what a complete listing means. Pure.
+//! A source's own list of its devices: how it is asked for, and how its pages are read. What a complete listing means is
+//! `roster`'s. Pure.
 //!
 //! Contract: [`Listing::begin`], then [`Listing::take`] with the answer to each [`Listing::url`] until it says that this was
-//! the last; then [`compare`] with what is known. A listing that failed is thrown away: it means nothing.
+//! the last. A listing that failed is thrown away: it means nothing.
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use gapless_common::id::NAME_LEN_MAX;
 use gapless_common::time::Timestamp;
 use serde::Deserialize;
 use serde_json::Value as Json;
 
-use super::describe::{ChannelSpec, Span};
+use super::parts::{Span, Template};
 use super::rows::{at_path, text};
+use super::url::{origin, resolve};
 
 /// Pages of one listing.
 const PAGES_MAX: usize = 1_000;
@@ -54,25 +55,6 @@ fn one() -> u32 {
 
 fn an_hour() -> Span {
     Span(3_600_000)
-}
-
-/// What a device of a list is: as `[[device]]`, without a name.
-#[derive(Debug, Clone, PartialEq, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Template {
-    /// The distance of its rows.
-    pub interval: Span,
-    /// The name of its channel, where it has one.
-    pub channel: Option<String>,
-    /// The unit of its values.
-    #[serde(default)]
-    pub unit: String,
-    /// What is measured.
-    #[serde(default)]
-    pub quantity: String,
-    /// Its channels, where it has several.
-    #[serde(default)]
-    pub channels: Vec<ChannelSpec>,
 }
 
 /// A device as its source names it.
@@ -240,111 +222,6 @@ impl Listing {
     }
 }
 
-/// Scheme and authority of a URL (RFC 3986, section 3).
-fn origin(url: &str) -> Option<&str> {
-    let rest = url.strip_prefix("https://").or_else(|| url.strip_prefix("http://"))?;
-    let end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
-    (end > 0).then(|| &url[..url.len() - rest.len() + end])
-}
-
-/// The page that a link of `from` names. What is sent along may be secret: it goes nowhere else.
-fn resolve(from: &str, link: &str) -> Result<String, String> {
-    let home = origin(from).unwrap_or_default();
-    if origin(link).is_some() {
-        let same = origin(link) == Some(home);
-        return if same {
-            Ok(link.to_owned())
-        } else {
-            Err(format!("the next page would be asked of another host: {link}"))
-        };
-    }
-    match link.as_bytes() {
-        [b'/', b'/', ..] => Err(format!("the next page would be asked of another host: {link}")),
-        [b'/', ..] => Ok(format!("{home}{link}")),
-        [b'?', ..] => Ok(format!("{}{link}", from.split(['?', '#']).next().unwrap_or_default())),
-        _ => Err(format!("the link to the next page is neither a URL nor begins with / or ?: {link}")),
-    }
-}
-
-/// What is known of a device of the list.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Listed {
-    /// As it was listed last.
-    pub(super) entry: Entry,
-    /// Whether the list has done without it.
-    pub(super) is_removed: bool,
-}
-
-/// What a complete listing means.
-#[derive(Debug, PartialEq, Eq, Default)]
-pub(super) struct Changes {
-    /// Never seen before.
-    pub(super) new: Vec<Entry>,
-    /// Listed again.
-    pub(super) back: Vec<Entry>,
-    /// Asked for in another way from now on.
-    pub(super) other: Vec<Entry>,
-    /// Listed no more, for the second time.
-    pub(super) gone: Vec<String>,
-    /// Not in this listing: a device that moves between two pages while they are read, and a source that has lost some of its
-    /// devices for a moment, say the same, so that the next one has to lack it, too.
-    pub(super) absent: BTreeSet<String>,
-}
-
-/// What a complete listing changes of what is known, by identity; `absent_before` was not in the one before it.
-pub(super) fn compare(
-    known: &BTreeMap<String, Listed>,
-    found: &BTreeMap<String, Entry>,
-    absent_before: &BTreeSet<String>,
-) -> Changes {
-    let is_there = |listed: &&Listed| !listed.is_removed;
-    let mut changes = Changes::default();
-    for (id, entry) in found {
-        match known.get(id) {
-            None => changes.new.push(entry.clone()),
-            Some(listed) if listed.is_removed => changes.back.push(entry.clone()),
-            Some(listed) if listed.entry.vars != entry.vars => changes.other.push(entry.clone()),
-            Some(_) => {}
-        }
-    }
-    let known = known.values().filter(is_there).map(|listed| &listed.entry.id);
-    changes.absent = known.filter(|id| !found.contains_key(*id)).cloned().collect();
-    changes.gone = changes.absent.intersection(absent_before).cloned().collect();
-    changes
-}
-
-/// The name that a new device gets in its site: what a name cannot hold becomes `-`; its identity follows where another
-/// device has the name. `room` is what the name of the source leaves of a name. `None` where nothing can be made of it.
-pub(super) fn name_of(entry: &Entry, taken: &BTreeSet<String>, source: &str) -> Option<String> {
-    let room = NAME_LEN_MAX.saturating_sub(source.len() + 1);
-    let (name, id) = (tidy(&entry.name), tidy(&entry.id));
-    let name = if name.is_empty() { &id } else { &name };
-    let short = |text: &str, room: usize| {
-        let cut: String = text.chars().take(room).collect();
-        cut.trim_end_matches(['-', '.', '_']).to_owned()
-    };
-    let with = |end: &str| format!("{}-{end}", short(name, room.saturating_sub(end.len() + 1)));
-    let tries = [short(name, room), with(&id)].into_iter().chain((2..100).map(|n| with(&n.to_string())));
-    tries
-        .filter(|name| name.starts_with(|c: char| c.is_ascii_alphanumeric()) && name.len() <= room)
-        .find(|name| !taken.contains(name))
-}
-
-fn tidy(text: &str) -> String {
-    let kept = |c: char| if c.is_ascii_alphanumeric() || "_.".contains(c) { c } else { '-' };
-    let text: String = text.chars().map(kept).collect();
-    text.trim_matches(['-', '.', '_']).to_owned()
-}
-
-/// A text as it stands in a URL (RFC 3986, section 2.1): what is not unreserved is escaped.
-pub(super) fn escaped(text: &str) -> String {
-    let one = |byte: u8| match byte {
-        b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => char::from(byte).to_string(),
-        _ => format!("%{byte:02X}"),
-    };
-    text.bytes().map(one).collect()
-}
-
 #[cfg(test)]
 mod tests {
     use super::super::describe::Description;
@@ -444,53 +321,6 @@ mod tests {
         assert!(read(&counted, &[A, B, NONE]).1.is_ok());
     }
 
-    fn entry(id: &str, net: &str) -> Entry {
-        Entry { id: id.into(), name: id.into(), vars: [("net".to_owned(), net.to_owned())].into() }
-    }
-
-    #[test]
-    fn a_listing_says_what_is_new_back_or_other_and_what_it_lacks_is_gone_the_second_time() {
-        let listed = |id, is_removed| (String::from(id), Listed { entry: entry(id, "x"), is_removed });
-        let known: BTreeMap<_, _> = [listed("a", false), listed("b", true), listed("c", true)].into();
-        let found =
-            |entries: &[Entry]| entries.iter().map(|e| (e.id.clone(), e.clone())).collect::<BTreeMap<_, _>>();
-        let absent: BTreeSet<String> = ["a".to_owned()].into();
-        let nothing = BTreeSet::new();
-        let changes = compare(&known, &found(&[entry("b", "y"), entry("d", "x")]), &nothing);
-        let (new, back) = (vec![entry("d", "x")], vec![entry("b", "y")]);
-        assert_eq!(changes, Changes { new, back, absent: absent.clone(), ..Changes::default() });
-        let changes = compare(&known, &found(&[entry("a", "y")]), &absent);
-        assert_eq!(changes, Changes { other: vec![entry("a", "y")], ..Changes::default() });
-        assert_eq!(compare(&known, &found(&[entry("a", "x")]), &nothing), Changes::default());
-        for found in [found(&[]), found(&[entry("d", "x")])] {
-            assert_eq!(compare(&known, &found, &nothing).gone, [""; 0]);
-            assert_eq!(compare(&known, &found, &absent).gone, ["a"]);
-        }
-        let all_removed = [listed("b", true)].into();
-        assert_eq!(compare(&all_removed, &found(&[]), &nothing), Changes::default());
-    }
-
-    #[test]
-    fn a_device_gets_a_name_that_no_other_has() {
-        let taken: BTreeSet<String> = ["Hall", "Hall-7", "K-che"].map(str::to_owned).into();
-        let long = "x".repeat(80);
-        let rows = [
-            ("1", "Attic", Some("Attic".to_owned())),
-            ("7", "Living room / left", Some("Living-room---left".to_owned())),
-            ("1", "Hall", Some("Hall-1".to_owned())),
-            ("7", "Hall", Some("Hall-2".to_owned())),
-            ("9", "Küche", Some("K-che-9".to_owned())),
-            ("1", "客厅", Some("1".to_owned())),
-            ("客厅", "客厅", None),
-            ("1", ".hidden", Some("hidden".to_owned())),
-            ("1", &long, Some("x".repeat(57))),
-        ];
-        for (id, name, expected) in rows {
-            let entry = Entry { id: id.into(), name: name.into(), ..Entry::default() };
-            assert_eq!(name_of(&entry, &taken, "clouds"), expected, "{name}");
-        }
-    }
-
     const FLEET: &str = include_str!("../../sources/thermostat-fleet.toml");
 
     #[test]
@@ -506,6 +336,33 @@ mod tests {
         assert_eq!(Entry::of("Hall", &attributes), Some(entry));
         assert_eq!((attributes["window"].as_str(), asked.agent.as_str()), ("31d", "fleet-Hall"));
         assert_eq!(Entry::of("Hall", &BTreeMap::new()), None);
+    }
+
+    #[test]
+    fn two_devices_with_one_key_are_refused_where_it_says_what_changed() {
+        let device = |name: &str, id: &str| {
+            format!(
+                "[[device]]\nname = \"{name}\"\ninterval = \"5m\"\nchannels = [{{ name = \"t\", value = \"t\" }}]\n{id}\n"
+            )
+        };
+        let (same, none) = ("vars = { id = \"1\" }", "");
+        let two = device("a", same) + &device("b", same);
+        let named = device("1", none) + &device("b", same);
+        let other = device("a", none) + &device("b", same);
+        let without = |text: &str| text[..text.find("# One question for what is new").unwrap()].to_owned();
+        let rows = [
+            (format!("{FLEET}\n{two}"), Some("`a` and `b` are both `1`")),
+            (format!("{FLEET}\n{named}"), Some("`1` and `b` are both `1`")),
+            (format!("{FLEET}\n{other}"), None),
+            (format!("{}\n{two}", without(FLEET)), None),
+        ];
+        for (text, expected) in rows {
+            match (Description::read(&text), expected) {
+                (Ok(_), None) => {}
+                (Err(why), Some(expected)) => assert!(why.contains(expected), "{why}"),
+                (read, _) => panic!("{read:?}: {text}"),
+            }
+        }
     }
 
     #[test]
@@ -529,10 +386,5 @@ mod tests {
             let why = Description::read(&FLEET.replacen(from, to, 1)).unwrap_err();
             assert!(why.contains(expected), "{to}: {why}");
         }
-    }
-
-    #[test]
-    fn what_stands_in_a_url_is_escaped() {
-        assert_eq!(escaped("a b/ü?~1"), "a%20b%2F%C3%BC%3F~1");
     }
 }

@@ -12,9 +12,11 @@
 //! A source may list its devices (`list`, `relist`), and say what changed at all of them (`delta`, `differ`). How many calls an
 //! account may make is [`jobs::budget`](crate::jobs::budget)'s.
 //!
-//! `describe`, `answer`, `rows`, `list`, `delta`, `derive` and `voice` are pure. `shell` is the thread of a source, whatever its kind; what a
-//! kind has to offer is `fetch`, and `http` (with `call`, one call) is such a kind.
+//! `describe`, `parts`, `answer`, `rows`, `list`, `roster`, `naming`, `delta`, `derive`, `url` and `voice` are pure. `shell` is the thread of a
+//! source, whatever its kind; what a kind has to offer is `fetch`, and `http` (with `call`, one call, and `account`, whether there
+//! may be one) is such a kind.
 
+mod account;
 pub mod answer;
 mod call;
 mod carry;
@@ -30,10 +32,17 @@ mod fetch;
 mod http;
 mod life;
 mod list;
+mod naming;
 mod news;
+mod parts;
 mod relist;
+mod roster;
 pub mod rows;
 mod shell;
 mod standing;
 pub mod start;
+mod url;
 pub(crate) mod voice;
+
+#[cfg(test)]
+mod tests;

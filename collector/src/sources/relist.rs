@@ -9,15 +9,19 @@ use gapless_common::time::Timestamp;
 use gapless_common::topic::AgentPath;
 use rusqlite::Connection;
 
+use super::describe::Description;
 use super::failure::Failure;
 use super::http::{Api, HttpDevice};
 use super::life::{Known, Life, Polled};
-use super::list::{self, Changes, Entry, Listed, Listing};
-use super::shell::{RETRY_FIRST_MS, RETRY_MAX_MS, Shell};
+use super::list::{Entry, Listing};
+use super::naming::{self, Names};
+use super::roster::{self, Changes, Listed};
+use super::shell::{RETRY_FIRST_MS, RETRY_MAX_MS, SPENT_MS, Shell};
 use super::standing::{WITHDRAWN_MS, named};
 use super::start::draw;
 use crate::clock;
 use crate::jobs::budget::Urgency;
+use crate::jobs::claims::Who;
 use crate::store::sources;
 
 /// A listing that took longer may have missed a device between two of its pages: it takes none away.
@@ -25,31 +29,43 @@ const LISTING_MS_MAX: i64 = 3_600_000;
 
 /// Where a source says of a device that is not listed that it changed, the list is read no more often.
 const UNLISTED_MS: i64 = 60_000;
+/// Such devices that are known by their identity; for more the list is not read before it is due.
+const UNLISTED_MAX: usize = 10_000;
 
 /// Reads the list of a source, and keeps when.
 pub(super) struct Lister {
     api: Arc<Api>,
-    due: Timestamp,
+    who: Who,
+    names: Names,
+    pub(super) due: Timestamp,
+    /// Since when a complete listing is wanted.
+    pub(super) wanted: Timestamp,
     read_at: Timestamp,
     failures: u32,
     /// What waits for leave to ask for its next page.
     under_way: Option<Listing>,
     /// What the last listing lacked.
     absent: BTreeSet<String>,
+    /// Devices for which it was read out of turn.
+    unlisted: BTreeSet<String>,
     /// Whether what was listed before this process is known.
     is_loaded: bool,
 }
 
 impl Lister {
     /// Of a source whose description has a list.
-    pub(super) fn new(api: Arc<Api>) -> Self {
+    pub(super) fn new(api: Arc<Api>, names: Names) -> Self {
         Self {
+            who: api.caller.who(),
             api,
+            names,
             due: Timestamp(0),
+            wanted: clock::now(),
             read_at: Timestamp(0),
             failures: 0,
             under_way: None,
             absent: BTreeSet::new(),
+            unlisted: BTreeSet::new(),
             is_loaded: false,
         }
     }
@@ -59,9 +75,11 @@ impl Lister {
         let Some(spec) = &self.api.description.list else {
             return Err(Failure::Answer("it has no list".into()));
         };
+        // It can wait, though not for ever.
+        let asks = (self.who, Urgency::waiting(now.since_ms(self.wanted), spec.every.0));
         let mut listing = self.under_way.take().unwrap_or_else(|| Listing::begin(spec, now));
         loop {
-            match self.api.caller.get(listing.url(), Urgency::Spare) {
+            match self.api.caller.get(listing.url(), asks) {
                 Ok(body) if listing.take(spec, &body).map_err(Failure::Answer)? => return Ok(listing),
                 Ok(_) => {}
                 Err(failure) => {
@@ -84,22 +102,37 @@ impl Lister {
         self.due = self.due.min(now);
     }
 
-    /// The source has a device that is not listed yet, as far as is known: it is read soon.
-    pub(super) fn unknown(&mut self, now: Timestamp) {
-        self.due = self.due.min(now.max(self.read_at.plus_ms(UNLISTED_MS)));
+    /// The list may say another thing of these devices than is known: it is read soon, once for each of them. One that it goes
+    /// on not to name is no reason to read it out of turn again.
+    pub(super) fn unknown<'a>(&mut self, ids: impl IntoIterator<Item = &'a String>, now: Timestamp) {
+        let mut is_new = false;
+        for id in ids {
+            is_new |= self.unlisted.len() < UNLISTED_MAX && self.unlisted.insert(id.clone());
+        }
+        if is_new {
+            self.due = self.due.min(now.max(self.read_at.plus_ms(UNLISTED_MS)));
+        }
     }
 
     /// When it is read again.
-    fn put_off(&mut self, failure: Option<&Failure>, now: Timestamp) {
+    pub(super) fn put_off(&mut self, failure: Option<&Failure>, now: Timestamp) {
         self.read_at = now;
+        if let Some(until) = failure.and_then(Failure::until) {
+            // It is the more urgent the longer it waits: there may be a call for it before.
+            self.due = until.min(now.plus_ms(SPENT_MS));
+            return;
+        }
         self.failures = if failure.is_some() { self.failures.saturating_add(1) } else { 0 };
         let doubled = RETRY_FIRST_MS.saturating_mul(1 << self.failures.saturating_sub(1).min(10));
         let every_ms = self.api.description.list.as_ref().map_or(RETRY_MAX_MS, |spec| spec.every.0);
         self.due = match failure {
             None => now.plus_ms(every_ms),
             Some(Failure::Withdrawn(_)) => now.plus_ms(WITHDRAWN_MS),
-            Some(failure) => failure.until().unwrap_or_else(|| now.plus_ms(doubled.min(RETRY_MAX_MS))),
+            Some(_) => now.plus_ms(doubled.min(RETRY_MAX_MS)),
         };
+        if failure.is_none() {
+            self.wanted = self.due;
+        }
     }
 }
 
@@ -134,7 +167,7 @@ impl Shell {
         let is_quick = clock::now().since_ms(listing.began()) <= LISTING_MS_MAX;
         let (found, known) = (listing.found(), self.known_of_list());
         let Some(lister) = &mut self.lister else { return Ok(()) };
-        let changes = list::compare(&known, &found, &lister.absent);
+        let changes = roster::compare(&known, &found, &lister.absent);
         lister.absent.clone_from(&changes.absent);
         let api = Arc::clone(&lister.api);
         if changes.absent.len() > changes.gone.len() {
@@ -156,34 +189,43 @@ impl Shell {
         listed.collect()
     }
 
-    fn go_by(
+    pub(super) fn go_by(
         &mut self,
         connection: &Connection,
         api: &Arc<Api>,
         changes: Changes,
         is_quick: bool,
     ) -> Result<(), Failure> {
-        let mut taken: BTreeSet<String> =
-            sources::device_names(connection, &api.description.site)?.into_iter().collect();
-        taken.extend(self.devices.iter().map(|polled| polled.device.id.as_str().to_owned()));
+        let Description { site, name: source, .. } = &api.description;
+        let (mut taken, mut before) = (BTreeSet::new(), BTreeMap::new());
+        if !changes.new.is_empty() {
+            taken.extend(sources::device_names(connection, site)?);
+            let listed = sources::listed(connection, site, source)?;
+            before.extend(
+                listed.into_iter().filter_map(|(name, mut of)| Some((of.remove("listed_id")?, name))),
+            );
+        }
         for entry in changes.new {
-            let Some(name) = list::name_of(&entry, &taken, &api.description.name) else {
+            // One that this process does not know may have been known before it.
+            let name = match before.remove(&entry.id) {
+                Some(name) => Some(name),
+                None => self.lister.as_ref().and_then(|Lister { names, .. }| {
+                    let owner = owner(source, &entry);
+                    let take = |name: &str| !taken.contains(name) && names.take(site, name, &owner).is_ok();
+                    naming::name_of(&entry, source, take)
+                }),
+            };
+            let Some(name) = name else {
                 tracing::error!(
-                    source = self.pace.name,
+                    source,
                     id = entry.id,
                     name = entry.name,
                     "not asked: no name can be made of either"
                 );
                 continue;
             };
-            tracing::info!(
-                source = self.pace.name,
-                id = entry.id,
-                device = name,
-                "listed for the first time"
-            );
+            tracing::info!(source, id = entry.id, device = name, "listed for the first time");
             self.add(api, entry, &name)?;
-            taken.insert(name);
         }
         for entry in changes.back.into_iter().chain(changes.other) {
             self.renew(api, entry)?;
@@ -217,6 +259,32 @@ impl Shell {
             }
         };
         let Ok(site) = api.description.site_id() else { return Ok(()) };
+        let source = &api.description.name;
+        let same = self.devices.iter().find(|polled| polled.key == entry.id);
+        if let Some(Polled { device, .. }) = same.filter(|_| self.differ.is_some()) {
+            // What changes at one would be taken for what changes at the other.
+            let (other, id) = (device.id.as_str(), entry.id);
+            tracing::error!(
+                source,
+                id,
+                device = name,
+                other,
+                "not asked: the other device has this `id`, too"
+            );
+            return Ok(());
+        }
+        let taken =
+            self.lister.as_ref().map(|lister| lister.names.take(site.as_str(), name, &owner(source, &entry)));
+        if let Some(Err(other)) = taken {
+            tracing::error!(
+                source,
+                id = entry.id,
+                device = name,
+                other,
+                "not asked: another source has this name"
+            );
+            return Ok(());
+        }
         let path = AgentPath { site, agent: asked.agent.clone() };
         let begin = draw().map_err(|e| Failure::Answer(e.to_string()))?;
         let (device, key, values) = (asked.device.clone(), entry.id.clone(), asked.values.clone());
@@ -281,6 +349,11 @@ impl Shell {
         polled.life = Life::Removed(Box::new(voice));
         self.hand_in(messages)
     }
+}
+
+/// Whose the name of a listed device is.
+fn owner(source: &str, entry: &Entry) -> String {
+    format!("{source}/{}", entry.id)
 }
 
 /// What a device that is back does not say any more.

@@ -89,7 +89,18 @@ impl AnswerSpec {
     /// What is wrong with one of them: none is used.
     pub(super) fn rows_of(&self, rows: &[Json], values: &[String]) -> Result<Vec<Row>, String> {
         let raws = rows.iter().map(|row| self.raw(values, |path| at_path(row, path).and_then(text)));
-        Ok(self.rows(raws.collect::<Result<_, _>>()?, Timestamp(0))?.0)
+        let raws = raws.collect::<Result<Vec<_>, _>>()?;
+        // Single rows have none before them that would tell.
+        match raws.iter().find(|raw| self.is_twofold(&raw.time)) {
+            Some(raw) => Err(format!("the time {} comes twice: its window is to be read", raw.time)),
+            None => Ok(self.rows(raws, Timestamp(0))?.0),
+        }
+    }
+
+    /// The first time of rows of JSON that came by themselves, of those whose time can be read.
+    pub(super) fn first_time(&self, rows: &[Json]) -> Option<Timestamp> {
+        let times = rows.iter().filter_map(|row| at_path(row, &self.time).and_then(text));
+        times.filter_map(|time| self.read_time(&time, None).ok()).min()
     }
 
     fn csv(&self, body: &str, values: &[String]) -> Result<Vec<Raw>, String> {
@@ -253,6 +264,25 @@ mod tests {
             let parsed = in_britain().parse(body, &["value".to_owned()], ms(from)).unwrap();
             assert_eq!(parsed.rows[0].at, ms(first));
         }
+    }
+
+    #[test]
+    fn rows_that_come_by_themselves_are_not_guessed_at_in_the_hour_that_comes_twice() {
+        let rows = |times: &[&str]| -> Vec<Json> {
+            times.iter().map(|at| serde_json::json!({"timestamp": at, "value": 1})).collect()
+        };
+        let cases = [
+            (vec!["2026-10-25 00:30", "2026-10-25 02:00"], true, "2026-10-24T23:30:00Z"),
+            (vec!["2026-10-25 02:00", "2026-10-25 01:30"], false, "2026-10-25T00:30:00Z"),
+            (vec!["2026-10-25 01:00"], false, "2026-10-25T00:00:00Z"),
+        ];
+        for (times, is_read, first) in cases {
+            let (answer, rows) = (in_britain(), rows(&times));
+            assert_eq!(answer.rows_of(&rows, &["value".to_owned()]).is_ok(), is_read, "{times:?}");
+            assert_eq!(answer.first_time(&rows), Some(ms(first)), "{times:?}");
+        }
+        let utc = Description::read(METER).unwrap().answer;
+        assert!(utc.rows_of(&rows(&["2026-10-25 01:30"]), &["value".to_owned()]).is_ok());
     }
 
     #[test]

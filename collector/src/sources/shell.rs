@@ -19,6 +19,7 @@ use super::standing::WITHDRAWN_MS;
 use super::voice::Voice;
 use crate::clock;
 use crate::ingest::{Inbound, Orders};
+use crate::jobs::budget::Urgency;
 use crate::store::{sources, sqlite};
 
 /// How often it is seen what commands there are.
@@ -26,6 +27,10 @@ const LOOK_EVERY: Duration = Duration::from_millis(500);
 /// First and longest pause after a source could not be reached for what it has at all.
 pub(super) const RETRY_FIRST_MS: i64 = 5_000;
 pub(super) const RETRY_MAX_MS: i64 = 300_000;
+/// How often what has no call left asks whether there is one: it is the more urgent the longer it waits.
+pub(super) const SPENT_MS: i64 = 30_000;
+/// A device's first call may wait so long; after that it is as what is stale.
+const FIRST_MS: i64 = 300_000;
 /// How often it is seen whether a device is asked again that was stopped before anything of it was known.
 const STOPPED_MS: i64 = 5_000;
 
@@ -72,35 +77,54 @@ impl Shell {
     }
 
     /// One round over the devices.
-    fn look(&mut self, connection: &Connection) -> Result<(), Failure> {
+    pub(super) fn look(&mut self, connection: &Connection) -> Result<(), Failure> {
         self.load_listed(connection)?;
         self.reconcile();
         for at in 0..self.devices.len() {
-            let Some(polled) = self.devices.get(at) else { break };
-            match &polled.life {
-                Life::New { again, .. } if *again <= clock::now() => self.begin(connection, at)?,
-                Life::New { .. } => {}
-                life => {
-                    let Some(voice) = life.voice() else { continue };
-                    let now = clock::now();
-                    let (is_there, commands) = sources::told(connection, voice.path(), now)?;
-                    if !is_there {
-                        let birth = voice.birth(now)?;
-                        self.hand_in(vec![birth])?;
-                    }
-                    if let Some(known) = self.known(at) {
-                        known.answered.retain(|id| commands.iter().any(|command| command.id == *id));
-                    }
-                    for command in commands {
-                        let is_new = |known: &Known| !known.answered.contains(&command.id);
-                        if self.known(at).is_none_or(|known| is_new(known)) {
-                            self.carry_out(connection, at, &command)?;
-                        }
-                    }
-                }
+            match self.turn(connection, at) {
+                Ok(()) => {}
+                Err(failure) if failure.is_of_all() => return Err(failure),
+                // One device's trouble is none of the others'.
+                Err(failure) => self.note(at, &failure),
             }
         }
         self.relist(connection)
+    }
+
+    /// What is wanted of one device.
+    fn turn(&mut self, connection: &Connection, at: usize) -> Result<(), Failure> {
+        let Some(polled) = self.devices.get(at) else { return Ok(()) };
+        let voice = match &polled.life {
+            Life::New { again, .. } if *again <= clock::now() => return self.begin(connection, at),
+            life => life.voice(),
+        };
+        let Some(voice) = voice else { return Ok(()) };
+        let now = clock::now();
+        let (is_there, commands) = sources::told(connection, voice.path(), now)?;
+        if !is_there {
+            let birth = voice.birth(now)?;
+            self.hand_in(vec![birth])?;
+        }
+        if let Some(known) = self.known(at) {
+            known.answered.retain(|id| commands.iter().any(|command| command.id == *id));
+        }
+        for command in commands {
+            let is_new = |known: &Known| !known.answered.contains(&command.id);
+            if self.known(at).is_none_or(|known| is_new(known)) {
+                self.carry_out(connection, at, &command)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Says what is wrong with a device. Who waits for a call only waits.
+    fn note(&self, at: usize, error: &Failure) {
+        let (source, device) =
+            (&self.pace.name, self.devices.get(at).map(|polled| polled.device.id.as_str()));
+        match error.until() {
+            Some(_) => tracing::debug!(source, device, %error, "it waits"),
+            None => tracing::warn!(source, device, %error, "tried again"),
+        }
     }
 
     /// A device is asked for the first time in this process.
@@ -141,18 +165,7 @@ impl Shell {
         let (next, since) = match first {
             Ok(first) => first,
             Err(failure) => {
-                let Some(Polled { life: Life::New { again, failures }, .. }) = self.devices.get_mut(at)
-                else {
-                    return Err(failure);
-                };
-                let pause = RETRY_FIRST_MS.saturating_mul(1 << (*failures).min(10)).min(RETRY_MAX_MS);
-                // One that nothing is known of yet is not known to anybody: seldom, but again.
-                *again = now.plus_ms(match failure {
-                    Failure::Withdrawn(_) => WITHDRAWN_MS,
-                    Failure::Unreachable(_) => self.pace.unreachable_every_ms,
-                    _ => pause,
-                });
-                *failures += 1;
+                self.put_off(at, &failure, now);
                 return Err(failure);
             }
         };
@@ -172,7 +185,44 @@ impl Shell {
     }
 
     fn oldest(&mut self, at: usize, now: Timestamp) -> Result<Timestamp, Failure> {
-        self.devices.get_mut(at).map_or(Ok(now), |polled| polled.fetch.oldest(now))
+        let Some(polled) = self.devices.get_mut(at) else { return Ok(now) };
+        let waits_since = *polled.waits_since.get_or_insert(now);
+        // Somebody may wait to see that what was set up works: no spare work, from the first.
+        polled.fetch.set_urgency(match Urgency::waiting(now.since_ms(waits_since), FIRST_MS) {
+            Urgency::Spare => Urgency::Score(0.0),
+            stale => stale,
+        });
+        let oldest = polled.fetch.oldest(now)?;
+        polled.waits_since = None;
+        Ok(oldest)
+    }
+
+    /// When a device is asked again that nothing is known of yet.
+    fn put_off(&mut self, at: usize, failure: &Failure, now: Timestamp) {
+        if let Failure::Hold(until) = failure {
+            for polled in &mut self.devices {
+                if let Life::New { again, .. } = &mut polled.life {
+                    *again = *until.max(again);
+                }
+            }
+            return;
+        }
+        let unreachable_every_ms = self.pace.unreachable_every_ms;
+        let Some(Polled { life: Life::New { again, failures }, .. }) = self.devices.get_mut(at) else {
+            return;
+        };
+        if let Failure::Spent(until) = failure {
+            *again = now.plus_ms(SPENT_MS).min(*until);
+            return;
+        }
+        let pause = RETRY_FIRST_MS.saturating_mul(1 << (*failures).min(10)).min(RETRY_MAX_MS);
+        // One that nothing is known of yet is not known to anybody: seldom, but again.
+        *again = now.plus_ms(match failure {
+            Failure::Withdrawn(_) => WITHDRAWN_MS,
+            Failure::Unreachable(_) => unreachable_every_ms,
+            _ => pause,
+        });
+        *failures += 1;
     }
 
     pub(super) fn hand_in(&self, messages: Vec<Inbound>) -> Result<(), Failure> {

@@ -1,19 +1,21 @@
-//! From the file that describes a source to its threads.
+//! From the files that describe sources to their threads.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use gapless_common::id::{ConnectionId, Epoch};
+use gapless_common::id::{ConnectionId, Epoch, SiteId};
 use gapless_common::topic::AgentPath;
 use tokio::sync::watch;
 
-use super::call::{Budget, Caller};
+use super::account::{Accounts, Budget};
+use super::call::Caller;
 use super::derived;
-use super::describe::Description;
+use super::describe::{Asked, Description};
 use super::differ::Differ;
 use super::drop::{self, DropDescription};
 use super::http::{Api, HttpDevice};
 use super::life::Polled;
+use super::naming::Names;
 use super::relist::Lister;
 use super::shell::Shell;
 use super::voice::Begin;
@@ -47,33 +49,108 @@ pub enum StartError {
     Random(String),
 }
 
-/// Starts the thread of the source that `file` describes. It ends with `shutdown`, or with the writer.
+/// What a file describes.
+enum Source {
+    Drop(Box<DropDescription>),
+    Http(Box<Description>),
+}
+
+/// What all sources of a process share.
+#[derive(Default)]
+struct Common {
+    accounts: Accounts,
+    names: Names,
+}
+
+/// Starts the threads of the sources that `files` describe. They end with `shutdown`, or with the writer.
 ///
 /// # Errors
 /// [`StartError`].
 pub fn start(
-    file: &Path,
+    files: &[PathBuf],
     database: &Path,
-    orders: Orders,
-    shutdown: watch::Receiver<bool>,
+    orders: &Orders,
+    shutdown: &watch::Receiver<bool>,
 ) -> Result<(), StartError> {
-    let read = |path: &Path| {
-        std::fs::read_to_string(path).map_err(|source| StartError::Read { path: path.to_owned(), source })
-    };
-    let described = |message| StartError::Described { path: file.to_owned(), message };
-    let text = read(file)?;
-    if drop::is_drop(&text) {
-        let description = DropDescription::read(&text).map_err(described)?;
-        let site = description.site_id().map_err(described)?;
-        let mut devices = Vec::new();
-        for asked in description.asked().map_err(described)? {
-            let fetch = Box::new(description.device(&asked).map_err(described)?);
-            let path = AgentPath { site: site.clone(), agent: asked.agent };
-            devices.push(Polled::new(path, asked.device, draw()?, fetch));
-        }
-        return run(Shell::new(description.pace(), orders, devices), database, shutdown);
+    let (mut common, mut sources) = (Common::default(), Vec::new());
+    // All limits of an account and all names are known before the first thread goes by them.
+    for file in files {
+        let described = |message| StartError::Described { path: file.to_owned(), message };
+        let source = Source::read(&read(file)?).map_err(described)?;
+        source.announce(file, &mut common).map_err(described)?;
+        sources.push((file, source));
     }
-    let description = Description::read(&text).map_err(described)?;
+    for (file, source) in sources {
+        let described = |message| StartError::Described { path: file.to_owned(), message };
+        match source {
+            Source::Drop(description) => {
+                let site = description.site_id().map_err(described)?;
+                let mut devices = Vec::new();
+                for asked in description.asked().map_err(described)? {
+                    let fetch = Box::new(description.device(&asked).map_err(described)?);
+                    let path = AgentPath { site: site.clone(), agent: asked.agent };
+                    devices.push(Polled::new(path, asked.device, draw()?, fetch));
+                }
+                run(Shell::new(description.pace(), orders.clone(), devices), database, shutdown.clone())?;
+            }
+            Source::Http(description) => {
+                let derived = description.derived().map_err(described)?;
+                if !derived.is_empty() {
+                    derived::start(derived, database, orders.clone(), shutdown.clone())?;
+                }
+                let budget = Budget { database: database.to_owned(), orders: orders.clone() };
+                let site = description.site_id().map_err(described)?;
+                let asked = description.asked().map_err(described)?;
+                if !asked.is_empty() || description.list.is_some() {
+                    let shell = http(*description, (site, asked), budget, &mut common)?;
+                    run(shell, database, shutdown.clone())?;
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+impl Source {
+    fn read(text: &str) -> Result<Self, String> {
+        Ok(match drop::is_drop(text) {
+            true => Self::Drop(Box::new(DropDescription::read(text)?)),
+            false => Self::Http(Box::new(Description::read(text)?)),
+        })
+    }
+
+    /// Tells what other sources have to know of it.
+    fn announce(&self, file: &Path, common: &mut Common) -> Result<(), String> {
+        let (site, names) = match self {
+            Self::Drop(description) => {
+                let asked = description.asked()?;
+                let names = asked.iter().map(|asked| asked.device.id.as_str().to_owned()).collect::<Vec<_>>();
+                (description.site_id()?, names)
+            }
+            Self::Http(description) => {
+                common.accounts.limit(description);
+                let own = description.devices.iter().map(|spec| spec.name.clone());
+                let names = own.chain(description.derived.iter().map(|spec| spec.name.clone())).collect();
+                (description.site_id()?, names)
+            }
+        };
+        let owner = file.display().to_string();
+        names.iter().try_for_each(|name| {
+            let other = common.names.take(site.as_str(), name, &owner);
+            other.map_err(|other| {
+                format!("site `{site}` has a device `{name}` in {other}, too: each needs a name of its own")
+            })
+        })
+    }
+}
+
+/// The thread of a remote API, to be run.
+fn http(
+    description: Description,
+    (site, asked): (SiteId, Vec<Asked>),
+    budget: Budget,
+    common: &mut Common,
+) -> Result<Shell, StartError> {
     let mut headers = Vec::new();
     for (name, value) in &description.headers {
         let value = match value.strip_prefix('@') {
@@ -82,17 +159,8 @@ pub fn start(
         };
         headers.push((name.clone(), value));
     }
-    let site = description.site_id().map_err(described)?;
-    let asked = description.asked().map_err(described)?;
-    let derived = description.derived().map_err(described)?;
-    if !derived.is_empty() {
-        derived::start(derived, database, orders.clone(), shutdown.clone())?;
-    }
-    if asked.is_empty() && description.list.is_none() {
-        return Ok(());
-    }
-    let budget = Budget { database: database.to_owned(), orders: orders.clone() };
-    let (pace, caller) = (description.pace(), Caller::new(&description, headers, budget));
+    let (pace, orders) = (description.pace(), budget.orders.clone());
+    let caller = Caller::new(&description, headers, common.accounts.of(&description), budget);
     let api = Arc::new(Api { description, caller });
     let mut devices = Vec::new();
     for asked in asked {
@@ -102,9 +170,14 @@ pub fn start(
         devices.push(Polled { key, values, ..Polled::new(path, device, draw()?, fetch) });
     }
     let mut shell = Shell::new(pace, orders, devices);
-    shell.lister = api.description.list.is_some().then(|| Lister::new(Arc::clone(&api)));
+    let names = common.names.clone();
+    shell.lister = api.description.list.is_some().then(|| Lister::new(Arc::clone(&api), names));
     shell.differ = api.description.delta.is_some().then(|| Differ::new(Arc::clone(&api)));
-    run(shell, database, shutdown)
+    Ok(shell)
+}
+
+fn read(path: &Path) -> Result<String, StartError> {
+    std::fs::read_to_string(path).map_err(|source| StartError::Read { path: path.to_owned(), source })
 }
 
 /// Starts the thread of a source, whatever its kind.

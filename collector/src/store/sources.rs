@@ -116,13 +116,16 @@ pub(crate) fn calls(
     statement.query_map(rusqlite::params![account, since.0], |r| r.get(0).map(Timestamp))?.collect()
 }
 
-/// Notes a call that is about to be made, and forgets those before `since`.
+/// Notes a call that is about to be made, and forgets those before `since`. Those of a time that has not come were made before the
+/// clock was set back, and are taken for made now.
 pub(crate) fn called(
     connection: &Connection,
     account: &str,
     at: Timestamp,
     since: Timestamp,
 ) -> rusqlite::Result<()> {
+    let sql = "UPDATE calls SET at = ?2 WHERE account = ?1 AND at > ?2";
+    connection.prepare_cached(sql)?.execute(rusqlite::params![account, at.0])?;
     let sql = "INSERT INTO calls (account, at) VALUES (?1, ?2)";
     connection.prepare_cached(sql)?.execute(rusqlite::params![account, at.0])?;
     let sql = "DELETE FROM calls WHERE account = ?1 AND at < ?2";

@@ -1,0 +1,164 @@
+//! The accounts of sources: who is asked one call at a time, what an account allows, and what was used of it. All limits of an
+//! account are known before its first call, so that none of its sources forgets a call that another one counts.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use gapless_common::time::Timestamp;
+
+use super::describe::Description;
+use super::failure::Failure;
+use crate::ingest::Orders;
+use crate::jobs::budget::{Limits, Rate, Urgency, Used, Verdict};
+use crate::jobs::claims::{Claims, Who};
+use crate::store::{sources, sqlite};
+
+/// Who is asked one call at a time: what it allows, and what was used of it.
+#[derive(Debug)]
+pub(super) struct Account {
+    name: String,
+    /// Not before this instant.
+    pub(super) hold: Timestamp,
+    limits: Limits,
+    /// The longest that an answer may take.
+    timeout_ms: i64,
+    /// What was used, once it is known.
+    used: Option<Used>,
+    /// Those that were refused a call.
+    claims: Claims,
+    last_who: u64,
+}
+
+/// The accounts of this process by name: sources of one share it.
+#[derive(Debug, Default)]
+pub(super) struct Accounts(BTreeMap<String, Arc<Mutex<Account>>>);
+
+/// Where calls are counted, so that a restart forgets none.
+#[derive(Debug, Clone)]
+pub(super) struct Budget {
+    pub(super) database: PathBuf,
+    pub(super) orders: Orders,
+}
+
+impl Accounts {
+    /// What the account of a source allows; to be told of all sources before any of them is started.
+    pub(super) fn limit(&mut self, description: &Description) {
+        let account = self.of(description);
+        let mut account = locked(&account);
+        let rates = description.calls.iter().map(|calls| Rate { calls_max: calls.most, per_ms: calls.per.0 });
+        account.limits.rates.extend(rates);
+        account.timeout_ms = account.timeout_ms.max(description.timeout.0);
+    }
+
+    /// The account of a source.
+    pub(super) fn of(&mut self, description: &Description) -> Arc<Mutex<Account>> {
+        let own = || format!("{}/{}", description.site, description.name);
+        let name = description.account.clone().unwrap_or_else(own);
+        let account = self.0.entry(name.clone());
+        Arc::clone(account.or_insert_with(|| Arc::new(Mutex::new(Account::new(name)))))
+    }
+}
+
+impl Account {
+    fn new(name: String) -> Self {
+        let (hold, limits, claims) = (Timestamp::default(), Limits::at_once(1), Claims::default());
+        Self { name, hold, limits, timeout_ms: 0, used: None, claims, last_who: 0 }
+    }
+
+    /// A number that nobody else of the account has.
+    pub(super) fn who(&mut self) -> Who {
+        self.last_who += 1;
+        Who(self.last_who)
+    }
+
+    /// Writes a call down before it is made.
+    pub(super) fn spend(
+        &mut self,
+        budget: &Budget,
+        asks: (Who, Urgency),
+        now: Timestamp,
+    ) -> Result<(), Failure> {
+        let Self { name, limits, timeout_ms, used, claims, .. } = self;
+        if limits.rates.is_empty() {
+            return Ok(());
+        }
+        let since = now.plus_ms(-limits.per_ms_max() - *timeout_ms);
+        let used = match used {
+            Some(used) => used,
+            None => {
+                let connection = sqlite::open_reader(&budget.database)?;
+                let calls = sources::calls(&connection, name, since)?;
+                used.insert(Used::of(calls.into_iter().map(|at| counted(at, *timeout_ms, now)).collect()))
+            }
+        };
+        match claims.may(used, limits, asks, now) {
+            Verdict::Go => {}
+            Verdict::Wait => return Err(Failure::Spent(now)),
+            Verdict::NotBefore(until) => return Err(Failure::Spent(until)),
+        }
+        match budget.orders.called(name, now, since) {
+            Some(true) => {}
+            Some(false) => return Err(Failure::Uncounted),
+            None => return Err(Failure::Ending),
+        }
+        used.began(limits, now);
+        Ok(())
+    }
+
+    /// The call that was made last was answered.
+    pub(super) fn ended(&mut self, now: Timestamp) {
+        if let Some(used) = &mut self.used {
+            used.ended_last(now);
+        }
+    }
+}
+
+/// When a call counts that was made before the start: it was answered by then, nobody knows when; and one of a time that has not
+/// come was made before the clock was set back.
+fn counted(at: Timestamp, timeout_ms: i64, now: Timestamp) -> Timestamp {
+    at.min(now).plus_ms(timeout_ms)
+}
+
+pub(super) fn locked(account: &Mutex<Account>) -> MutexGuard<'_, Account> {
+    account.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const FLEET: &str = include_str!("../../sources/thermostat-fleet.toml");
+
+    fn described(words: &[(&str, &str)]) -> Description {
+        let text = words.iter().fold(FLEET.to_owned(), |text, (from, to)| {
+            assert!(text.contains(from), "{from}");
+            text.replace(from, to)
+        });
+        Description::read(&text).unwrap()
+    }
+
+    #[test]
+    fn sources_of_one_account_share_all_limits_of_it() {
+        let mut accounts = Accounts::default();
+        let week =
+            [("name = \"fleet\"", "name = \"b\"\ntimeout = \"50s\""), ("per = \"1d\"", "per = \"7d\"")];
+        let [a, b, c] = [&[][..], &week, &[("account = \"fleet\"", "consent = \"1\"")]].map(described);
+        [&a, &b, &c].into_iter().for_each(|description| accounts.limit(description));
+        let [one, other, own] = [&a, &b, &c].map(|description| accounts.of(description));
+        assert!(Arc::ptr_eq(&one, &other) && !Arc::ptr_eq(&one, &own));
+        let a = locked(&one).who();
+        let b = locked(&other).who();
+        assert_ne!(a, b);
+        let account = locked(&one);
+        let all = (account.limits.rates.len(), account.limits.per_ms_max(), account.timeout_ms);
+        assert_eq!(all, (4, 7 * 86_400_000, 50_000));
+    }
+
+    #[test]
+    fn a_call_of_a_time_that_has_not_come_counts_from_now_on() {
+        for (at, now, expected) in [(50, 100, 80), (100, 100, 130), (9_000_000, 100, 130)] {
+            assert_eq!(counted(Timestamp(at), 30, Timestamp(now)), Timestamp(expected), "{at}");
+        }
+    }
+}

@@ -1,0 +1,129 @@
+//! The parts of descriptions: lengths of time, devices and their channels, as they are written. What a device comes to is
+//! `devices`'s. Pure.
+
+use std::collections::BTreeMap;
+
+use gapless_common::text::parse_duration_ms;
+use serde::Deserialize;
+
+/// A length of time in ms, written as `30m`, `90d`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(try_from = "String")]
+pub struct Span(pub i64);
+
+impl TryFrom<String> for Span {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        let ms = parse_duration_ms(&text).map_err(|e| e.to_string())?;
+        i64::try_from(ms).map(Self).map_err(|_| format!("`{text}` is longer than can be counted"))
+    }
+}
+
+/// One device of the source.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DeviceSpec {
+    /// Its name within the site.
+    pub name: String,
+    /// The distance of its rows.
+    pub interval: Span,
+    /// The name of its channel, where it has one.
+    pub channel: Option<String>,
+    /// The unit of its values.
+    #[serde(default)]
+    pub unit: String,
+    /// What is measured.
+    #[serde(default)]
+    pub quantity: String,
+    /// Its channels, where it has several.
+    #[serde(default)]
+    pub channels: Vec<ChannelSpec>,
+    /// What stands for `{NAME}` in the URL.
+    #[serde(default)]
+    pub vars: BTreeMap<String, String>,
+}
+
+impl DeviceSpec {
+    /// What the source calls it when it says what changed.
+    #[must_use]
+    pub fn key(&self) -> &str {
+        self.vars.get("id").unwrap_or(&self.name)
+    }
+
+    /// A URL with the device's `vars` in it.
+    #[must_use]
+    pub fn fill(&self, url: String) -> String {
+        self.vars.iter().fold(url, |url, (name, value)| url.replace(&format!("{{{name}}}"), value))
+    }
+}
+
+/// One of several channels of a device.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ChannelSpec {
+    /// Its name.
+    pub name: String,
+    /// Where its value stands in a row: path or column.
+    pub value: String,
+    /// The unit of its values.
+    #[serde(default)]
+    pub unit: String,
+    /// What is measured.
+    #[serde(default)]
+    pub quantity: String,
+    /// How its values come about: `sum` where it is not said.
+    #[serde(default = "sum")]
+    pub aggregation: String,
+}
+
+pub(super) fn sum() -> String {
+    "sum".to_owned()
+}
+
+/// What a device of a list is: as `[[device]]`, without a name.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Template {
+    /// The distance of its rows.
+    pub interval: Span,
+    /// The name of its channel, where it has one.
+    pub channel: Option<String>,
+    /// The unit of its values.
+    #[serde(default)]
+    pub unit: String,
+    /// What is measured.
+    #[serde(default)]
+    pub quantity: String,
+    /// Its channels, where it has several.
+    #[serde(default)]
+    pub channels: Vec<ChannelSpec>,
+}
+
+impl Template {
+    /// A device of this name, with what stands for `{NAME}` in URLs.
+    pub(super) fn named(&self, name: &str, vars: BTreeMap<String, String>) -> DeviceSpec {
+        let Self { interval, channel, unit, quantity, channels } = self.clone();
+        DeviceSpec { name: name.to_owned(), interval, channel, unit, quantity, channels, vars }
+    }
+}
+
+/// A device whose values are the product of two series of its site.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DerivedSpec {
+    /// Its name within the site.
+    pub name: String,
+    /// The distance of its values, that of both inputs.
+    pub interval: Span,
+    /// The name of its channel.
+    pub channel: String,
+    /// The unit of its values.
+    #[serde(default)]
+    pub unit: String,
+    /// What they are.
+    #[serde(default)]
+    pub quantity: String,
+    /// The inputs, each as `DEVICE/CHANNEL`.
+    pub product: [String; 2],
+}

@@ -1,0 +1,276 @@
+//! The thread of a source with devices that answer as they are told, and a database in memory.
+
+use std::collections::{BTreeSet, VecDeque};
+use std::sync::{Arc, Mutex};
+
+use gapless_common::time::Timestamp;
+use gapless_common::topic::AgentPath;
+use rusqlite::Connection;
+use tokio::sync::mpsc;
+
+use super::account::{Accounts, Budget};
+use super::call::Caller;
+use super::describe::Description;
+use super::differ::Differ;
+use super::failure::Failure;
+use super::fetch::{Fetch, Pace};
+use super::http::Api;
+use super::life::{Began, Life, Polled};
+use super::list::Entry;
+use super::naming::Names;
+use super::relist::Lister;
+use super::roster::Changes;
+use super::rows::Parsed;
+use super::shell::Shell;
+use super::start::draw;
+use crate::clock;
+use crate::ingest::{Orders, Task};
+use crate::jobs::budget::Urgency;
+use crate::store::sqlite;
+
+const FLEET: &str = include_str!("../../sources/thermostat-fleet.toml");
+const DAY_MS: i64 = 86_400_000;
+
+/// What a device is asked, and how it answers.
+#[derive(Debug, Default)]
+struct Told {
+    urgencies: Vec<Urgency>,
+    windows: Vec<(Timestamp, Timestamp)>,
+    /// What is wrong with the next questions, in order; nothing of those after.
+    failures: VecDeque<Option<Failure>>,
+}
+
+#[derive(Debug, Clone, Default)]
+struct Fake(Arc<Mutex<Told>>);
+
+impl Fake {
+    fn told(&self) -> std::sync::MutexGuard<'_, Told> {
+        self.0.lock().unwrap()
+    }
+
+    fn answer(&self) -> Result<(), Failure> {
+        self.told().failures.pop_front().flatten().map_or(Ok(()), Err)
+    }
+}
+
+impl Fetch for Fake {
+    fn oldest(&mut self, now: Timestamp) -> Result<Timestamp, Failure> {
+        self.answer().map(|()| now.plus_ms(-DAY_MS))
+    }
+
+    fn fetch(&mut self, from: Timestamp, to: Timestamp) -> Result<Parsed, Failure> {
+        self.told().windows.push((from, to));
+        self.answer().map(|()| Parsed::default())
+    }
+
+    fn probe(&mut self) -> Result<Option<String>, Failure> {
+        Ok(None)
+    }
+
+    fn set_urgency(&mut self, urgency: Urgency) {
+        self.told().urgencies.push(urgency);
+    }
+}
+
+/// A source of which these devices are listed, or were listed before.
+struct Bench {
+    shell: Shell,
+    api: Arc<Api>,
+    names: Names,
+    connection: Connection,
+    /// What was handed to the writer.
+    _inbound: (mpsc::Sender<Task>, mpsc::Receiver<Task>),
+}
+
+fn entry(id: &str, name: &str) -> Entry {
+    Entry { id: id.to_owned(), name: name.to_owned(), ..Entry::default() }
+}
+
+impl Bench {
+    fn new(words: &[(&str, &str)]) -> Self {
+        let text = words.iter().fold(FLEET.to_owned(), |text, (from, to)| {
+            assert!(text.contains(from), "{from}");
+            text.replace(from, to)
+        });
+        let description = Description::read(&text).unwrap();
+        let inbound = mpsc::channel(1_000);
+        let orders = Orders::to(&inbound.0);
+        let budget = Budget { database: "/nowhere".into(), orders: orders.clone() };
+        let account = Accounts::default().of(&description);
+        let caller = Caller::new(&description, Vec::new(), account, budget);
+        let pace = Pace { window_ms: DAY_MS, overlap_ms: 0, lag_ms: 2 * DAY_MS, ..description.pace() };
+        let api = Arc::new(Api { description, caller });
+        let (names, mut shell) = (Names::default(), Shell::new(pace, orders, Vec::new()));
+        shell.lister = Some(Lister::new(Arc::clone(&api), names.clone()));
+        let connection = sqlite::make_writer(Connection::open_in_memory().unwrap(), 7).unwrap();
+        Self { shell, api, names, connection, _inbound: inbound }
+    }
+
+    /// A device that answers as it is told.
+    fn device(&mut self, name: &str) -> Fake {
+        let asked = self.api.description.listed(&entry(name, name), name).unwrap();
+        let path = AgentPath { site: self.api.description.site_id().unwrap(), agent: asked.agent.clone() };
+        let fake = Fake::default();
+        let fetch = Box::new(fake.clone());
+        self.shell.devices.push(Polled::new(path, asked.device, draw().unwrap(), fetch));
+        fake
+    }
+
+    /// What is known of the devices, in their order.
+    fn known(&self) -> Vec<bool> {
+        self.shell.devices.iter().map(|polled| matches!(polled.life, Life::Known(_))).collect()
+    }
+
+    /// A listing names these for the first time.
+    fn list(&mut self, entries: &[Entry]) {
+        let changes = Changes { new: entries.to_vec(), ..Changes::default() };
+        self.shell.go_by(&self.connection, &Arc::clone(&self.api), changes, true).unwrap();
+    }
+
+    fn names(&self) -> Vec<&str> {
+        self.shell.devices.iter().map(|polled| polled.device.id.as_str()).collect()
+    }
+}
+
+#[test]
+fn a_device_that_cannot_be_begun_keeps_no_other_one_from_it_but_a_source_that_rests_does() {
+    let rows: [(Failure, [bool; 3]); 4] = [
+        (Failure::Transport("no route".into()), [true, false, true]),
+        (Failure::Withdrawn("no".into()), [true, false, true]),
+        (Failure::Spent(clock::now().plus_ms(9_000)), [true, false, true]),
+        (Failure::Hold(clock::now().plus_ms(9_000)), [true, false, false]),
+    ];
+    for (failure, expected) in rows {
+        let (mut bench, what) = (Bench::new(&[]), failure.to_string());
+        // The list is not of interest.
+        bench.shell.lister = None;
+        bench.device("a");
+        bench.device("b").told().failures.push_back(Some(failure));
+        bench.device("c");
+        let looked = bench.shell.look(&bench.connection);
+        assert_eq!(bench.known(), expected, "{what}");
+        assert_eq!(looked.is_ok(), expected[2], "{what}");
+        // None is asked again at once.
+        bench.shell.look(&bench.connection).unwrap();
+        assert_eq!(bench.known(), expected, "{what}");
+    }
+}
+
+#[test]
+fn a_first_call_is_the_more_urgent_the_longer_it_waits() {
+    let mut bench = Bench::new(&[]);
+    bench.shell.lister = None;
+    let fake = bench.device("a");
+    for waited_ms in [0, 299_000, 301_000, 900_000] {
+        let polled = &mut bench.shell.devices[0];
+        polled.life = Life::NEW;
+        polled.waits_since = (waited_ms > 0).then(|| clock::now().plus_ms(-waited_ms));
+        fake.told().failures.push_back(Some(Failure::Spent(clock::now().plus_ms(9_000))));
+        bench.shell.look(&bench.connection).unwrap();
+        assert!(bench.shell.devices[0].waits_since.is_some());
+    }
+    let urgencies = fake.told().urgencies.clone();
+    let is = |urgency: &Urgency, expected: f64| matches!(urgency, Urgency::Score(score) if (score - expected).abs() < 0.1);
+    let all = urgencies.iter().zip([0.0, 0.0, 1.0, 3.0]);
+    assert!(
+        all.clone().count() == 4 && all.into_iter().all(|(urgency, expected)| is(urgency, expected)),
+        "{urgencies:?}"
+    );
+}
+
+#[test]
+fn a_read_of_many_windows_goes_on_where_it_was_broken_off() {
+    let mut bench = Bench::new(&[]);
+    bench.shell.lister = None;
+    let fake = bench.device("a");
+    bench.shell.look(&bench.connection).unwrap();
+    let from = clock::now().plus_ms(-10 * DAY_MS);
+    let began = |no: u32| Began { revision: Some(no.to_string()), ..Began::default() };
+    let first = |fake: &Fake| fake.told().windows.first().map(|(from, _)| *from);
+    fake.told().failures = [None, None, None, Some(Failure::Spent(from))].into();
+    assert!(bench.shell.pull(0, from, began(1)).is_err());
+    assert_eq!(fake.told().windows.drain(..).count(), 4);
+    // It is wanted from a little later on by then: the three days that were read are not asked for again.
+    fake.told().failures = [None, Some(Failure::Transport("reset".into()))].into();
+    assert!(bench.shell.pull(0, from.plus_ms(5), began(2)).is_err());
+    assert_eq!(first(&fake), Some(from.plus_ms(3 * DAY_MS)));
+    fake.told().windows.clear();
+    let (_, seen) = bench.shell.pull(0, from.plus_ms(9), began(3)).unwrap();
+    assert_eq!((first(&fake), fake.told().windows.len()), (Some(from.plus_ms(4 * DAY_MS)), 7));
+    // What changed since it began it may not have seen.
+    assert_eq!(seen, began(1));
+    fake.told().windows.clear();
+    // What is over is over.
+    let (_, seen) = bench.shell.pull(0, from.plus_ms(9), began(4)).unwrap();
+    assert_eq!((first(&fake), seen), (Some(from.plus_ms(9)), began(4)));
+    fake.told().windows.clear();
+    // More is wanted than what was broken off would have held.
+    fake.told().failures = [None, Some(Failure::Spent(from))].into();
+    assert!(bench.shell.pull(0, from, began(5)).is_err());
+    fake.told().windows.clear();
+    let (_, seen) = bench.shell.pull(0, from.plus_ms(-1), began(6)).unwrap();
+    assert_eq!((first(&fake), seen), (Some(from.plus_ms(-1)), began(6)));
+}
+
+#[test]
+fn sources_of_one_site_give_no_name_twice() {
+    let (mut one, mut other) = (Bench::new(&[]), Bench::new(&[("name = \"fleet\"", "name = \"b\"")]));
+    other.shell.lister = Some(Lister::new(Arc::clone(&other.api), one.names.clone()));
+    one.list(&[entry("1", "Hall"), entry("2", "Attic")]);
+    other.list(&[entry("7", "Hall"), entry("8", "Cellar")]);
+    assert_eq!((one.names(), other.names()), (vec!["Hall", "Attic"], vec!["Hall-7", "Cellar"]));
+}
+
+#[test]
+fn a_listed_device_that_the_database_knows_gets_its_old_name_again() {
+    let mut bench = Bench::new(&[]);
+    let rows = "INSERT INTO sites (id, name) VALUES (1, 'home-1');
+        INSERT INTO devices (site, name, attributes) VALUES
+            (1, 'Hall', '{\"source\": \"fleet\", \"listed_id\": \"411\"}'),
+            (1, 'Attic', '{\"source\": \"other\", \"listed_id\": \"412\"}')";
+    bench.connection.execute_batch(rows).unwrap();
+    bench.list(&[entry("411", "Lobby"), entry("412", "Attic"), entry("9", "Hall")]);
+    assert_eq!(bench.names(), ["Hall", "Attic-412", "Hall-9"]);
+}
+
+#[test]
+fn a_listed_device_whose_key_another_one_has_is_left_out_where_that_says_what_changed() {
+    for (has_delta, expected) in [(true, vec!["a", "Attic"]), (false, vec!["a", "Hall", "Attic"])] {
+        let mut bench = Bench::new(&[]);
+        bench.device("a");
+        bench.shell.differ = has_delta.then(|| Differ::new(Arc::clone(&bench.api)));
+        bench.list(&[entry("a", "Hall"), entry("b", "Attic")]);
+        assert_eq!(bench.names(), expected);
+    }
+}
+
+#[test]
+fn for_a_device_that_the_list_never_names_it_is_read_out_of_turn_once() {
+    let bench = Bench::new(&[]);
+    let (mut lister, now) = (bench.shell.lister.unwrap(), clock::now());
+    let ids = |ids: &[&str]| ids.iter().map(|id| (*id).to_owned()).collect::<BTreeSet<_>>();
+    // After each listing it is due in an hour.
+    let rows: [(&[&str], bool); 5] =
+        [(&["x"], true), (&["x"], false), (&["x", "y"], true), (&["y", "x"], false), (&[], false)];
+    for (unknown, is_soon) in rows {
+        lister.put_off(None, now);
+        lister.unknown(&ids(unknown), now);
+        assert_eq!(lister.due <= now.plus_ms(60_000), is_soon, "{unknown:?}");
+    }
+}
+
+#[test]
+fn a_list_that_waits_for_a_call_asks_again_and_is_wanted_since_it_was_due() {
+    let bench = Bench::new(&[]);
+    let (mut lister, now) = (bench.shell.lister.unwrap(), clock::now());
+    lister.put_off(None, now);
+    let (hour, wanted) = (now.plus_ms(3_600_000), now.plus_ms(3_600_000));
+    lister.put_off(Some(&Failure::Spent(hour.plus_ms(DAY_MS))), hour);
+    assert_eq!((lister.due, lister.wanted), (hour.plus_ms(30_000), wanted));
+    lister.put_off(Some(&Failure::Spent(hour.plus_ms(9))), hour);
+    assert_eq!((lister.due, lister.wanted), (hour.plus_ms(9), wanted));
+    lister.put_off(Some(&Failure::Transport(String::new())), hour);
+    assert_eq!((lister.due, lister.wanted), (hour.plus_ms(5_000), wanted));
+    lister.put_off(None, hour);
+    assert_eq!((lister.due, lister.wanted), (hour.plus_ms(3_600_000), hour.plus_ms(3_600_000)));
+}
