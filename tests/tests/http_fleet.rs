@@ -1,6 +1,7 @@
 //! A source that lists its devices, says what changed, and allows so many calls: its API, the shipped description of it, and the
 //! real collector. Devices that come, go and come back; pages that fail, lists that name nothing; changes that are read where
-//! they are, and those that only a reconciliation finds; calls that are never more than allowed, over a kill.
+//! they are, and those that only a reconciliation finds; calls that are never more than allowed, over a kill, and that everything
+//! gets some of; two sources of one site; an address that is another one now.
 
 use std::time::Duration;
 
@@ -234,6 +235,8 @@ fn rows_that_a_source_hands_out_by_itself_are_stored_without_a_call_for_them() {
     let before = server.state().calls.len();
     {
         let mut cloud = server.state();
+        // They come in parts, and one of those fails at first.
+        (cloud.changes_most, cloud.broken_parts) = (1, 2);
         cloud.revise("412", ago(20 * 3_600_000), 30.5, true);
         cloud.revise("412", ago(19 * 3_600_000), 30.75, true);
         cloud.revise("413", ago(18 * 3_600_000), 31.0, true);
@@ -242,6 +245,7 @@ fn rows_that_a_source_hands_out_by_itself_are_stored_without_a_call_for_them() {
         holds(&home, &server, id, label);
     }
     assert_eq!(reports(&server, before), [], "the rows were there already");
+    assert_eq!(server.state().broken_parts, 0);
     assert_eq!(home.api.items("/api/v1/conflicts").expect("answered").len(), 0);
 }
 
@@ -278,4 +282,69 @@ fn no_more_calls_are_made_than_allowed_over_a_kill_too() {
         assert!(made <= most, "{made} calls within {per_ms} ms");
     }
     assert_eq!(cloud.refused, 0);
+}
+
+#[test]
+fn the_list_is_read_though_people_ask_for_more_calls_than_there_are() {
+    let server = fleet(1);
+    let words = [
+        (
+            "calls = [{ most = 1000, per = \"1h\" }, { most = 10000, per = \"1d\" }]",
+            "calls = [{ most = 6, per = \"6s\" }]\ntimeout = \"2s\"",
+        ),
+        ("lag = \"3h\"", "lag = \"3h\"\nfirst = \"1d\""),
+    ];
+    let home = Home::start(&[hurried(&server, &words)]);
+    for (_, label) in THERMOSTATS {
+        wait::until_true(label, WITHIN, || !home.readings(&format!("{label}/temperature")).is_empty());
+    }
+    // What is waited for could have them all.
+    let all = |home: &Home| {
+        for (_, label) in THERMOSTATS {
+            let _ = home.api.post(&format!("/api/v1/devices/home-1/{label}/refresh"));
+        }
+        std::thread::sleep(Duration::from_millis(100));
+    };
+    let begin = clock::now().wall_ms;
+    wait::until_true("ten seconds", WITHIN, || {
+        all(&home);
+        clock::now().wall_ms > begin + 10_000
+    });
+    server.state().thermostats.insert("414".to_owned(), "Loft".to_owned());
+    wait::until_true("the new one", WITHIN, || {
+        all(&home);
+        home.device("Loft")["attributes"]["listed_id"] == "414"
+    });
+    assert_eq!(server.state().refused, 0);
+}
+
+#[test]
+fn two_sources_of_one_site_that_list_at_once_give_each_device_a_name_of_its_own() {
+    let (one, other) = (fleet(1), [("511", "Hall"), ("512", "Attic"), ("513", "Cellar")]);
+    let other = RemoteServer::start(Fleet::new("secret", ago(DAY_MS), &other)).expect("a port");
+    let words = [("name = \"fleet\"", "name = \"second\""), ("account = \"fleet\"", "account = \"second\"")];
+    let home = Home::start(&[hurried(&one, &[]), hurried(&other, &words)]);
+    let ids = wait::until("six devices", WITHIN, || {
+        let devices = home.api.items("/api/v1/devices")?;
+        let ids = devices.iter().map(|device| device["attributes"]["listed_id"].to_string());
+        let ids: std::collections::BTreeSet<_> = ids.collect();
+        if devices.len() >= 6 { Ok(ids) } else { Err(format!("{ids:?}")) }
+    });
+    assert_eq!(ids.len(), 6, "{ids:?}");
+    for (_, label) in THERMOSTATS {
+        wait::until_true(label, WITHIN, || !home.readings(&format!("{label}/temperature")).is_empty());
+    }
+}
+
+#[test]
+fn what_points_elsewhere_is_not_followed_and_said() {
+    let (server, other) = (fleet(1), fleet(1));
+    server.state().moved_to = Some(format!("http://{}/v2", other.address()));
+    let home = Home::start(&[hurried(&server, &[])]);
+    let expected = format!("is to be asked at http://{}/v2/thermostats. Write", other.address());
+    wait::until("the word", WITHIN, || {
+        let log = std::fs::read_to_string(home.folder.path().join("collector.log")).unwrap_or_default();
+        if log.contains(&expected) { Ok(()) } else { Err(log) }
+    });
+    assert_eq!(other.state().counter.all("secret"), 0);
 }

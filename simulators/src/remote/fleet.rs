@@ -4,7 +4,8 @@
 //! bearer's token is an account, and an account may have so many calls in a time.
 //!
 //! What can go wrong: a page that fails, is cut off, or holds too little; a list that names nothing; a cursor that is forgotten;
-//! a value that is put right without a word. Does not simulate: values that arrive late.
+//! an answer about changes that comes in parts, of which one fails; a value that is put right without a word; an address that is
+//! another one now. Does not simulate: values that arrive late.
 
 use std::collections::BTreeMap;
 
@@ -93,6 +94,14 @@ pub struct Fleet {
     pub empty_listings: u32,
     /// Cursors that were given before so many changes are forgotten.
     pub forgotten: usize,
+    /// So many changes in one answer at most; the rest is asked for with its cursor.
+    pub changes_most: usize,
+    /// So many answers fail that would go on with the rest.
+    pub broken_parts: u32,
+    /// The cursor with which the rest is asked for.
+    rest: Option<String>,
+    /// Where it is to be asked instead, as the begin of a URL.
+    pub moved_to: Option<String>,
     /// So many calls an account may have in so many ms; those beyond are answered with 429.
     pub limits: Vec<(usize, i64)>,
     /// Temperatures that were put right, by thermostat and time.
@@ -119,6 +128,10 @@ impl Fleet {
             faults: BTreeMap::new(),
             empty_listings: 0,
             forgotten: 0,
+            changes_most: usize::MAX,
+            broken_parts: 0,
+            rest: None,
+            moved_to: None,
             limits: Vec::new(),
             revised: BTreeMap::new(),
             changes: Vec::new(),
@@ -189,7 +202,14 @@ impl Fleet {
         if change < self.forgotten {
             return refused(410, "no such cursor any more");
         }
+        if self.broken_parts > 0 && self.rest.as_deref() == Some(cursor) {
+            self.broken_parts -= 1;
+            return refused(500, "try again");
+        }
         let mut changed = self.changes.get(change..).unwrap_or_default().to_vec();
+        let has_more = changed.len() > self.changes_most;
+        let here = if has_more { (quarter, change + self.changes_most) } else { here };
+        changed.truncate(self.changes_most);
         let new = (quarter * 3..here.0 * 3).map(|n| Timestamp(n * FIVE_MINUTES_MS));
         changed.extend(new.flat_map(|at| self.thermostats.keys().map(move |id| (id.clone(), at))));
         let changes: Vec<_> = match is_rows {
@@ -197,7 +217,8 @@ impl Fleet {
             false => changed.iter().map(|(id, _)| json!({"thermostat": id})).collect(),
         };
         let cursor = format!("{}.{}", here.0, here.1);
-        (200, json!({"changes": changes, "cursor": cursor, "more": false}).to_string())
+        self.rest = has_more.then(|| cursor.clone());
+        (200, json!({"changes": changes, "cursor": cursor, "more": has_more}).to_string())
     }
 
     fn report(&mut self, id: &str, (from, to): (Timestamp, Timestamp), now: Timestamp) -> (u16, String) {
@@ -224,6 +245,9 @@ impl Remote for Fleet {
             return refused(401, "no such token");
         }
         self.counter.count(&self.token, now);
+        if let Some(home) = &self.moved_to {
+            return (301, format!("{home}{}", request.target));
+        }
         if self.limits.iter().any(|(most, per_ms)| self.counter.last(&self.token, *per_ms, now) > *most) {
             self.refused += 1;
             return refused(429, "too many calls");
@@ -270,13 +294,24 @@ mod tests {
             ask(&mut fleet, "/changes?since=2.1", now + 900_000).1["changes"].as_array().unwrap().len(),
             9
         );
+        fleet.revise("1", Timestamp(0), 30.5, true);
+        (fleet.changes_most, fleet.broken_parts) = (1, 1);
+        let (_, part) = ask(&mut fleet, "/changes?since=2.0", now);
+        assert_eq!((&part["cursor"], &part["more"]), (&json!("2.1"), &json!(true)));
+        assert_eq!(ask(&mut fleet, "/changes?since=2.1", now).0, 500);
+        let (_, rest) = ask(&mut fleet, "/changes?since=2.1", now);
+        assert_eq!((&rest["changes"][0]["thermostat"], &rest["more"]), (&json!("1"), &json!(false)));
         fleet.forget_cursors();
         assert_eq!(ask(&mut fleet, "/changes?since=2.1", now).0, 410);
         let report = "/thermostats/2/report?start=1970-01-01T00:00:00Z&end=1970-01-01T00:30:00Z";
         assert_eq!(ask(&mut fleet, report, now).1["rows"].as_array().unwrap().len(), 6);
-        fleet.limits = vec![(7, 1_000)];
+        fleet.limits = vec![(10, 1_000)];
         assert_eq!((ask(&mut fleet, report, now).0, fleet.refused), (429, 1));
-        assert_eq!((fleet.counter.most_within("t", 1_000), fleet.counter.all("t")), (8, 9));
+        assert_eq!((fleet.counter.most_within("t", 1_000), fleet.counter.all("t")), (11, 12));
         assert_eq!(ask(&mut fleet, report, now + 1_000).0, 200);
+        fleet.moved_to = Some("http://o".to_owned());
+        let (status, to) =
+            fleet.answer(&Request { target: "/x", head: "\r\nAuthorization: Bearer t" }, Timestamp(0));
+        assert_eq!((status, to.as_str()), (301, "http://o/x"));
     }
 }

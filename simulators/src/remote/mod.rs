@@ -53,7 +53,7 @@ impl<'a> Request<'a> {
 
 /// What an API has, and how it answers.
 pub trait Remote: Send + 'static {
-    /// The status and the body of the answer; 429 goes out with `Retry-After: 1`.
+    /// The status and the body of the answer; 429 goes out with `Retry-After: 1`, and the body of a 301 is where it points to.
     fn answer(&mut self, request: &Request<'_>, now: Timestamp) -> (u16, String);
 }
 
@@ -137,9 +137,13 @@ fn serve_one<R: Remote>(mut stream: TcpStream, remote: &Mutex<R>) -> io::Result<
     let request = Request { target, head: &head };
     let now = Timestamp(clock::now().wall_ms);
     let (status, body) = remote.lock().unwrap_or_else(PoisonError::into_inner).answer(&request, now);
-    let retry = if status == 429 { "Retry-After: 1\r\n" } else { "" };
+    let more = match status {
+        301 => format!("Location: {body}\r\n"),
+        429 => "Retry-After: 1\r\n".to_owned(),
+        _ => String::new(),
+    };
     let head = format!(
-        "HTTP/1.1 {status} Answer\r\nContent-Type: application/json\r\n{retry}Content-Length: {}\r\nConnection: close\r\n\r\n",
+        "HTTP/1.1 {status} Answer\r\nContent-Type: application/json\r\n{more}Content-Length: {}\r\nConnection: close\r\n\r\n",
         body.len()
     );
     stream.write_all(head.as_bytes())?;
