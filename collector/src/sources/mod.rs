@@ -12,7 +12,7 @@
 //! A source may list its devices (`list`, `relist`), and say what changed at all of them (`delta`, `differ`). How many calls an
 //! account may make is [`jobs::budget`](crate::jobs::budget)'s.
 //!
-//! `describe`, `parts`, `answer`, `rows`, `list`, `roster`, `naming`, `delta`, `derive`, `url` and `voice` are pure. `shell` is the thread of a
+//! `describe`, `parts`, `answer`, `rows`, `list`, `roster`, `delta`, `derive`, `url` and `voice` are pure. `shell` is the thread of a
 //! source, whatever its kind; what a kind has to offer is `fetch`, and `http` (with `call`, one call, and `account`, whether there
 //! may be one) is such a kind.
 

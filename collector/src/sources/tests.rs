@@ -3,6 +3,7 @@
 use std::collections::{BTreeSet, VecDeque};
 use std::sync::{Arc, Mutex};
 
+use gapless_common::message::{Command, CommandBody};
 use gapless_common::time::Timestamp;
 use gapless_common::topic::AgentPath;
 use rusqlite::Connection;
@@ -176,6 +177,32 @@ fn a_first_call_is_the_more_urgent_the_longer_it_waits() {
         all.clone().count() == 4 && all.into_iter().all(|(urgency, expected)| is(urgency, expected)),
         "{urgencies:?}"
     );
+}
+
+#[test]
+fn what_is_missing_is_the_more_urgent_the_longer_it_waits_for_a_call_whatever_asks_for_it() {
+    let mut bench = Bench::new(&[]);
+    bench.shell.lister = None;
+    let fake = bench.device("a");
+    bench.shell.look(&bench.connection).unwrap();
+    fake.told().urgencies.clear();
+    let now = clock::now();
+    let device = bench.shell.devices[0].device.id.clone();
+    let body = CommandBody::ReadHistory { device, from: now.plus_ms(-DAY_MS), to: now };
+    // The first waits, the second one expires, the third asks for the same and is carried out.
+    for (id, expires_ms, is_spent) in [(1, 60_000, true), (2, 1_000, true), (3, 60_000, false)] {
+        let until = now.plus_ms(30_000);
+        fake.told().failures = if is_spent { [Some(Failure::Spent(until))].into() } else { VecDeque::new() };
+        let command = Command { id, expires: now.plus_ms(expires_ms), body: body.clone() };
+        bench.shell.carry_out(&bench.connection, 0, &command).unwrap();
+        let waits_since = &mut bench.shell.devices[0].waits_since;
+        assert_eq!(waits_since.is_some(), is_spent, "{id}");
+        *waits_since = waits_since.map(|since| since.plus_ms(-3 * 3_600_000));
+    }
+    let urgencies = fake.told().urgencies.clone();
+    let is = |urgency: &Urgency, expected: f64| matches!(urgency, Urgency::Score(score) if (score - expected).abs() < 0.1);
+    assert_eq!((urgencies.len(), urgencies[0]), (3, Urgency::Spare));
+    assert!(is(&urgencies[1], 3.0) && is(&urgencies[2], 6.0), "{urgencies:?}");
 }
 
 #[test]
