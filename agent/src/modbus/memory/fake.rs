@@ -81,6 +81,8 @@ pub(super) struct Meter {
     pub is_silent: bool,
     /// Another master selects this place before each reading of the window.
     pub stolen: Option<i64>,
+    /// Or one so far behind the one that was selected.
+    pub ahead: i64,
     selected: i64,
     readings: u16,
     /// The records that were read, by place and number of them.
@@ -97,6 +99,7 @@ impl Meter {
             count: 0,
             is_silent: false,
             stolen: None,
+            ahead: 0,
             selected: 0,
             readings: 0,
             log: Vec::new(),
@@ -158,7 +161,7 @@ impl Meter {
                 Ok(Ok(ResponseData::Written))
             }
             (3, Way::Window { address: window, .. }) if address == i64::from(window) => {
-                self.read(self.stolen.unwrap_or(self.selected), 1)
+                self.read(self.stolen.unwrap_or(self.selected + self.ahead), 1)
             }
             (4, Way::Mapped { address: first, .. }) => {
                 self.read((address - i64::from(first)) / 3, number / 3)
