@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use gapless_agent::bus::{BusCommand, Driver, Turn};
 use gapless_agent::clock::Now;
-use gapless_agent::config::{Config, LogTable};
+use gapless_agent::config::Config;
 use gapless_agent::depot::{DepotError, Draw, Opener};
 use gapless_agent::engine::{Effect, Engine};
 use gapless_agent::event::BusEvent;
@@ -24,6 +24,7 @@ use super::clock::{Clock, MS_NS};
 use super::line::SimLine;
 use super::line::ground::{Said, SimGround};
 use super::logger::{Asker, SimLogger};
+use super::memory::Memory;
 use super::queue::Queue;
 use super::rng::Rng;
 use super::tap::{self, Shared, Tapped};
@@ -235,12 +236,23 @@ impl Gateway {
         lines.chain(loggers).position(|has| has)
     }
 
-    /// The table of a logger that a device is, and the logger.
+    /// A device, where it is one that remembers.
     #[must_use]
-    pub fn logged(&self, device: DeviceIndex) -> Option<(&SimLogger, &LogTable)> {
-        let all = self.loggers.iter().zip(&self.config.loggers);
-        let mut tables = all.flat_map(|(logger, of)| of.tables.iter().map(move |table| (logger, table)));
-        tables.find(|(_, table)| table.index == device)
+    pub fn memory(&self, device: DeviceIndex) -> Option<Memory<'_>> {
+        self.memories().find(|memory| memory.index() == device)
+    }
+
+    /// Its devices that remember.
+    pub fn memories(&self) -> impl Iterator<Item = Memory<'_>> {
+        let loggers = self.loggers.iter().zip(&self.config.loggers);
+        let tables =
+            loggers.flat_map(|(logger, of)| of.tables.iter().map(move |table| Memory::Table(logger, table)));
+        let lines = self.grounds.iter().zip(&self.config.buses);
+        let on_lines = lines.flat_map(|(ground, bus)| {
+            let recorded = bus.devices.iter().filter(|device| device.memory.is_some());
+            recorded.map(move |device| Memory::Profile(&ground.line, device))
+        });
+        tables.chain(on_lines)
     }
 
     /// Lets a bus do one thing.

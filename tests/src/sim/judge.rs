@@ -35,11 +35,12 @@ pub fn judge(world: &mut World) {
         let window_ms = gateway.config.outbox.durability_ms.into();
         let (oracle, grounds) = (&world.oracle, &gateway.grounds[..]);
         let case = Case { no, oracle, log: &log, grounds, window_ms, has_good_lines };
-        for (index, known) in (0_u16..).map(DeviceIndex).zip(&world.oracle.devices[no]) {
+        let polled = (0_u16..).map(DeviceIndex).zip(&world.oracle.devices[no]);
+        for (index, known) in polled.filter(|(index, _)| gateway.memory(*index).is_none()) {
             case.judge(index, known, committer.connection(), &mut findings);
         }
-        for place in gateway.config.tables().filter_map(|(_, table)| gateway.logged(table.index)) {
-            let remembered = Remembered { case: &case, gateway, place, rested_ms: world.rested_ms };
+        for memory in gateway.memories() {
+            let remembered = Remembered { case: &case, gateway, memory, rested_ms: world.rested_ms };
             remembered.judge(committer.connection(), &mut findings);
         }
     }

@@ -214,6 +214,20 @@ impl SimLine {
         self.stations.get(&unit)?.device.truth(channel, eval_ms)
     }
 
+    /// The instants of the records that a meter with a load profile holds at `at_ns`, oldest first.
+    #[must_use]
+    pub fn held(&self, unit: u8, at_ns: u64) -> Vec<i64> {
+        let at_ms = self.utc_ms(at_ns);
+        let held = self.stations.get(&unit).and_then(|s| s.device.with_memory(|memory| memory.held(at_ms)));
+        held.unwrap_or_default()
+    }
+
+    /// What a field of the load profile's record of this instant holds.
+    #[must_use]
+    pub fn recorded(&self, unit: u8, field: &str, at: i64) -> Option<Value> {
+        self.stations.get(&unit)?.device.with_memory(|memory| memory.truth(field, at)).flatten()
+    }
+
     /// The requests served, in order; those of [`Self::forget`] are gone.
     #[must_use]
     pub fn served(&self) -> &[Served] {

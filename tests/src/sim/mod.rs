@@ -9,7 +9,7 @@
 //! | `gateway`, `line`, `clock` | a machine with its disk, lines and clocks |
 //! | `turns`, `queue` | how an agent's loop turns, or stands still; what waits for it |
 //! | `net`, `center`, `keep` | broker and links; the collector; its look after gaps and jobs |
-//! | `logger`, `mishap` | devices that remember, and what befalls them; what persons do |
+//! | `logger`, `profiled`, `memory`, `mishap` | devices that remember, and what befalls them; what persons do |
 //! | `tap`, `oracle`, `judge`, `cause` | what is durable; what is true; what the end must look like; why a gap is one |
 //! | `owed` | from when on a device is due |
 //! | `recall`, `rest` | the same two of devices that remember |
@@ -26,11 +26,13 @@ pub mod judge;
 mod keep;
 pub mod line;
 pub mod logger;
+pub mod memory;
 pub mod mishap;
 pub mod net;
 pub mod oracle;
 mod owed;
 pub mod plan;
+pub mod profiled;
 pub mod queue;
 pub mod recall;
 mod rest;

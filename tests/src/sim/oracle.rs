@@ -220,7 +220,7 @@ impl Oracle {
             self.find(invariant, what);
         }
         match event {
-            BusEvent::Answered { device, .. } if gateway.logged(*device).is_some() => {}
+            BusEvent::Answered { device, .. } if gateway.memory(*device).is_some() => {}
             BusEvent::Answered { device, acquired, at, samples } => {
                 let issued = Issued {
                     acquired: *acquired,

@@ -8,6 +8,7 @@ use gapless_common::profile::ProfileSet;
 use super::line::meter;
 use super::logger;
 use super::mishap::{self, Mishap};
+use super::profiled;
 use super::rng::Rng;
 
 /// How large runs are.
@@ -209,6 +210,10 @@ pub struct Planned {
     pub config: Config,
     /// The loggers that are there, in the order of the configuration.
     pub loggers: Vec<logger::Setup>,
+    /// The register maps of its devices.
+    pub profiles: ProfileSet,
+    /// Whether it has meters that remember.
+    pub has_meters: bool,
 }
 
 /// A run.
@@ -253,7 +258,8 @@ impl Plan {
         let count = if !is_hoarder && rng.one_in(3) { 2 } else { 1 };
         // What has to do with memories moves no other draw: a run without any is what it was before there were some.
         let mut own = rng.clone().fork(6);
-        let agents = (0..count).map(|no| draw_agent(no, (intervals_ms, scale), rng, &mut own));
+        let mut meters = rng.clone().fork(8);
+        let agents = (0..count).map(|no| draw_agent(no, (intervals_ms, scale), rng, (&mut own, &mut meters)));
         let agents: Vec<Planned> = agents.collect();
         let mishap = Mishap::draw(agents.iter().any(|agent| !agent.loggers.is_empty()), bad_ms, &mut own);
         let mut has = |kind: &Mischief| {
@@ -262,7 +268,8 @@ impl Plan {
         let mischief = Mischief::ALL.into_iter().filter(&mut has).collect();
         let mean_ms = bad_ms / rng.within(4, 24);
         // A command that the link has lost is given up after six hours.
-        let patience_ms = if mishap.has_memories() { 12 * 3_600_000 } else { 3 * 3_600_000 };
+        let remembers = mishap.has_memories() || agents.iter().any(|agent| agent.has_meters);
+        let patience_ms = if remembers { 12 * 3_600_000 } else { 3 * 3_600_000 };
         let keep_ms = match scale {
             Scale::Hours => 1_000,
             Scale::Weeks => KEEP_WEEKS_MS,
@@ -277,7 +284,12 @@ impl Plan {
     }
 }
 
-fn draw_agent(no: usize, (intervals_ms, scale): (&[u64], Scale), rng: &mut Rng, own: &mut Rng) -> Planned {
+fn draw_agent(
+    no: usize,
+    (intervals_ms, scale): (&[u64], Scale),
+    rng: &mut Rng,
+    (own, meters): (&mut Rng, &mut Rng),
+) -> Planned {
     let flush = match scale {
         Scale::Hours => *rng.pick(&["0s", "0s", "0s", "1m", "15m"]),
         Scale::Weeks => *rng.pick(&["0s", "15m", "1h"]),
@@ -294,11 +306,12 @@ fn draw_agent(no: usize, (intervals_ms, scale): (&[u64], Scale), rng: &mut Rng, 
     for bus in 0..rng.within(1, 2) {
         draw_bus(no, bus, intervals_ms, &mut toml, rng);
     }
-    let loggers = mishap::draw_loggers(no, scale, &mut toml, own);
     let mut profiles = ProfileSet::default();
     profiles.insert(meter::profile());
+    let has_meters = profiled::draw_meters(no, scale, &mut toml, &mut profiles, meters);
+    let loggers = mishap::draw_loggers(no, scale, &mut toml, own);
     let config = Config::parse("simulated.toml", &toml, &profiles).expect("a drawn configuration is valid");
-    Planned { config, loggers }
+    Planned { config, loggers, profiles, has_meters }
 }
 
 fn draw_bus(no: usize, bus: u64, intervals_ms: &[u64], toml: &mut String, rng: &mut Rng) {

@@ -6,17 +6,15 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use gapless_agent::event::BusEvent;
-use gapless_agent::records::layout::Channels;
-use gapless_common::catalog::Channel;
 use gapless_common::id::DeviceIndex;
 use gapless_common::message::Outcome;
 use gapless_common::quality::{Cause, Quality};
 use gapless_common::reading::{Acquired, Misses, Sample, Value};
 use gapless_common::time::{Slot, Timestamp};
-use gapless_simulators::campbell::Cell;
 
 use super::gateway::Gateway;
 use super::judge::Findings;
+use super::memory::named;
 use super::oracle::Issued;
 
 /// A device: gateway and index.
@@ -58,12 +56,8 @@ impl Recall {
     /// A process begins, and knows nothing of earlier questions.
     pub fn note_start(&mut self, no: usize, gateway: &Gateway) {
         self.questions.retain(|(of, _), _| *of != no);
-        for (_, table) in gateway.config.tables() {
-            let named = match &table.channels {
-                Channels::All => Vec::new(),
-                Channels::Named(_) => named(&table.channels.named()),
-            };
-            self.channels.insert((no, table.index), named);
+        for memory in gateway.memories() {
+            self.channels.insert((no, memory.index()), memory.channels());
         }
     }
 
@@ -92,8 +86,8 @@ impl Recall {
         (device, (from, to)): (DeviceIndex, (Timestamp, Timestamp)),
         at_ms: u64,
     ) {
-        let Some((logger, table)) = gateway.logged(device) else { return };
-        let held = logger.held(table, at_ms).into_iter().filter(|at| (from.0..to.0).contains(at)).collect();
+        let Some(memory) = gateway.memory(device) else { return };
+        let held = memory.held(at_ms).into_iter().filter(|at| (from.0..to.0).contains(at)).collect();
         self.questions.insert((no, command), Question { device, at_ms, held });
     }
 
@@ -132,15 +126,16 @@ impl Recall {
         index: DeviceIndex,
         issued: Issued,
     ) -> Findings {
-        let Some((logger, table)) = gateway.logged(index) else { return Findings::new() };
+        let Some(memory) = gateway.memory(index) else { return Findings::new() };
         let device = (no, index);
         let (mut findings, at) = (Findings::new(), issued.at.0);
-        let was_clock_set = self.was_clock_set(no, gateway, index);
-        let mut find = |what: String| findings.push(("integrity", format!("{} at {at}: {what}", table.id)));
-        if issued.acquired != Acquired::Recorded(table.grid.slot_at(issued.at)) {
+        let clocks = (self.was_clock_set(no, gateway, index), self.odd_clocks.contains(&no));
+        let mut find =
+            |what: String| findings.push(("integrity", format!("{} at {at}: {what}", memory.id())));
+        if issued.acquired != Acquired::Recorded(memory.grid().slot_at(issued.at)) {
             find(format!("told as {:?}", issued.acquired));
         }
-        if !logger.has_recorded(table, at) {
+        if !memory.has_recorded(at) {
             find("told, and never recorded".to_owned());
         }
         let mut by_name = BTreeMap::new();
@@ -151,10 +146,8 @@ impl Recall {
                 find(format!("a value of channel {}, which it does not have", channel.0));
                 continue;
             };
-            let cell = logger.cell(table, field, at);
-            let may_lack = logger.may_lack(table, field, Some(at).filter(|_| !was_clock_set));
-            if !is_true((value.as_ref(), *quality), cell, may_lack) {
-                find(format!("{field} is told as {value:?}, {quality:?}, and is {cell:?}"));
+            if let Err(truth) = memory.check(field, (value.as_ref(), *quality), at, clocks) {
+                find(format!("{field} is told as {value:?}, {quality:?}, and is {truth}"));
             }
             by_name.insert(name.clone(), (value.clone(), *quality));
         }
@@ -164,7 +157,7 @@ impl Recall {
 
     /// What a memory is said to have no record of is not in it.
     fn check_missed(&self, (no, gateway): (usize, &Gateway), misses: &Misses, now_ms: u64) -> Findings {
-        let Some((logger, table)) = gateway.logged(misses.device) else { return Vec::new() };
+        let Some(memory) = gateway.memory(misses.device) else { return Vec::new() };
         // Where the gateway's clock is ahead a record is late that is still to come.
         let may_be_early = misses.cause == Cause::NotRecorded && self.odd_clocks.contains(&no);
         if !matches!(misses.cause, Cause::Overwritten | Cause::NotRecorded)
@@ -174,11 +167,11 @@ impl Recall {
             return Vec::new();
         }
         let slots = misses.first..Slot(misses.first.0.saturating_add(i64::from(misses.count)));
-        let held = logger.held(table, now_ms).into_iter();
-        let there = held.map(Timestamp).find(|at| slots.contains(&table.grid.slot_at(*at)));
+        let (held, grid) = (memory.held(now_ms).into_iter(), memory.grid());
+        let there = held.map(Timestamp).find(|at| slots.contains(&grid.slot_at(*at)));
         let what = |at: Timestamp| {
-            let slot = table.grid.slot_at(at).0;
-            format!("{}: slot {slot} is said to be {:?}, and its record is held", table.id, misses.cause)
+            let slot = grid.slot_at(at).0;
+            format!("{}: slot {slot} is said to be {:?}, and its record is held", memory.id(), misses.cause)
         };
         there.map(|at| ("true causes", what(at))).into_iter().collect()
     }
@@ -186,7 +179,7 @@ impl Recall {
     /// What was read of a memory for the collector was told, as far as it was there all the time.
     fn check_read(&mut self, (no, gateway): (usize, &Gateway), command: u64, now_ms: u64) -> Findings {
         let Some(asked) = self.questions.remove(&(no, command)) else { return Vec::new() };
-        let Some((logger, table)) = gateway.logged(asked.device) else { return Vec::new() };
+        let Some(memory) = gateway.memory(asked.device) else { return Vec::new() };
         if self.was_clock_set(no, gateway, asked.device) {
             return Vec::new();
         }
@@ -195,29 +188,11 @@ impl Recall {
             let last = told.and_then(|told| told.get(&at)?.last());
             last.is_some_and(|telling| telling.issued.told_ms >= asked.at_ms)
         };
-        let held = logger.held(table, now_ms).into_iter();
+        let held = memory.held(now_ms).into_iter();
         let silent = held.filter(|at| asked.held.contains(at)).find(|at| !was_told(*at));
         let what = |at| {
-            format!("{}: command {command} was carried out, and the record of {at} was not told", table.id)
+            format!("{}: command {command} was carried out, and the record of {at} was not told", memory.id())
         };
         silent.map(|at| ("memory", what(at))).into_iter().collect()
-    }
-}
-
-fn named(channels: &[Channel]) -> Vec<(String, String)> {
-    let field = |channel: &Channel| channel.attributes.get("field").cloned().unwrap_or_default();
-    channels.iter().map(|channel| (channel.id.to_string(), field(channel))).collect()
-}
-
-/// Whether this is what a field holds; a field that a program does not have is no data.
-fn is_true(told: (Option<&Value>, Quality), cell: Option<Cell>, may_lack: bool) -> bool {
-    match (told, cell) {
-        ((Some(Value::Number(told)), Quality::Good), Some(Cell::Number(truth))) => {
-            told.to_bits() == truth.to_bits()
-        }
-        ((None, Quality::BadInvalid), Some(Cell::Nan))
-        | ((None, Quality::BadOutOfRange), Some(Cell::Infinite)) => true,
-        ((None, Quality::NoData), _) => may_lack,
-        _ => false,
     }
 }

@@ -3,7 +3,6 @@
 
 use std::collections::BTreeMap;
 
-use gapless_agent::config::LogTable;
 use gapless_collector::gaps::Policy;
 use gapless_common::id::Epoch;
 use gapless_common::quality::{Cause, Quality};
@@ -15,7 +14,7 @@ use rusqlite::Connection;
 use super::clock::truth;
 use super::gateway::Gateway;
 use super::judge::{Case, Findings, differing, holes, overlap, unsigned};
-use super::logger::SimLogger;
+use super::memory::Memory;
 use super::mishap::policies;
 use super::oracle::{Known, same};
 use super::recall::Telling;
@@ -65,8 +64,8 @@ pub(super) struct Remembered<'a> {
     pub(super) case: &'a Case<'a>,
     /// The machine.
     pub(super) gateway: &'a Gateway,
-    /// The device, and where it is.
-    pub(super) place: (&'a SimLogger, &'a LogTable),
+    /// The device.
+    pub(super) memory: Memory<'a>,
     /// When all agents were stopped, in ms of the run.
     pub(super) rested_ms: u64,
 }
@@ -74,24 +73,20 @@ pub(super) struct Remembered<'a> {
 impl Remembered<'_> {
     /// Everything, in the end.
     pub(super) fn judge(&self, database: &Connection, findings: &mut Findings) {
-        let stored = load(database, self.table().id.as_str()).expect("the database reads");
+        let stored = load(database, self.memory.id().as_str()).expect("the database reads");
         self.check_values(&stored, findings);
         self.check_conservation(&stored, findings);
         self.check_slots(&stored, findings);
         for gap in stored.gaps.iter().filter(|gap| gap.state != FILLED) {
             if let Some(what) = self.off_schedule(gap, database).expect("the database reads") {
-                let name = &self.table().id;
+                let name = self.memory.id();
                 findings.push(("schedule", format!("{name}: gap {gap:?}: {what}")));
             }
         }
     }
 
-    fn table(&self) -> &LogTable {
-        self.place.1
-    }
-
     fn told(&self) -> Option<&BTreeMap<i64, Vec<Telling>>> {
-        self.case.oracle.recall.told.get(&(self.case.no, self.table().index))
+        self.case.oracle.recall.told.get(&(self.case.no, self.memory.index()))
     }
 
     fn tellings(&self, at: i64) -> &[Telling] {
@@ -100,7 +95,7 @@ impl Remembered<'_> {
 
     /// Nothing is stored that was not told, and nothing in other bits.
     fn check_values(&self, stored: &Stored, findings: &mut Findings) {
-        let name = &self.table().id;
+        let name = self.memory.id();
         for (at, row) in &stored.rows {
             for (channel, (value, quality)) in row {
                 let is_it = |telling: &Telling| {
@@ -136,7 +131,7 @@ impl Remembered<'_> {
             if let Some(telling) = silent {
                 let what = format!(
                     "{}: the record of {at} told at {} ms to process {} is not stored; durable as {places:?}",
-                    self.table().id,
+                    self.memory.id(),
                     telling.issued.told_ms,
                     telling.issued.generation
                 );
@@ -150,7 +145,7 @@ impl Remembered<'_> {
         let mut kept: BTreeMap<i64, Vec<(Epoch, u64)>> = BTreeMap::new();
         for (place, record) in &self.case.log.kept {
             if let Record::Readings(readings) = &record.record
-                && readings.device == self.table().index
+                && readings.device == self.memory.index()
             {
                 kept.entry(readings.at.0).or_default().push(*place);
             }
@@ -160,7 +155,7 @@ impl Remembered<'_> {
 
     /// Up to the proof every slot is stored or in one gap, as it is in truth; and the proof is of now.
     fn check_slots(&self, stored: &Stored, findings: &mut Findings) {
-        let (name, grid) = (&self.table().id, self.table().grid);
+        let (name, grid) = (self.memory.id(), self.memory.grid());
         let is_due = |first: i64| grid.at(Slot(first)) <= truth(self.rested_ms);
         let (first, proven) = match stored.due {
             Some((first, Some(proven))) => (first, proven),
@@ -204,41 +199,40 @@ impl Remembered<'_> {
     }
 
     fn check_gap(&self, gap: &Told, findings: &mut Findings) {
-        let (logger, table) = self.place;
+        let (memory, grid) = (self.memory, self.memory.grid());
         let known = Known {
-            name: table.id.to_string(),
-            grid: table.grid,
-            open_ms: OPEN_INTERVALS * table.grid.interval.as_ms() + OPEN_MS,
+            name: memory.id().to_string(),
+            grid,
+            open_ms: OPEN_INTERVALS * grid.interval.as_ms() + OPEN_MS,
             bus: usize::MAX,
             unit: 0,
             channels: Vec::new(),
         };
         let recall = &self.case.oracle.recall;
-        let is_clock_set = recall.was_clock_set(self.case.no, self.gateway, table.index);
+        let is_clock_set = recall.was_clock_set(self.case.no, self.gateway, memory.index());
         // A logger whose clock is ahead has records of slots that are still to come: to the collector its time has stepped.
         let is_ahead = gap.cause == Cause::ClockStepped && is_clock_set;
         let is_of_link = matches!(gap.cause, Cause::NotConnected | Cause::NoAnswer | Cause::Corrupt);
         let mut slots = gap.first..=gap.last;
         match slots.find(|slot| !self.bus_said(*slot, gap.cause)).filter(|_| !is_ahead) {
             Some(slot) if is_of_link => {
-                let what = format!("{}: slot {slot} of {gap:?}: nobody failed it so", table.id);
+                let what = format!("{}: slot {slot} of {gap:?}: nobody failed it so", memory.id());
                 findings.push(("true causes", what));
             }
             Some(_) => {
-                self.case.check_cause(table.index, &known, (gap.first, gap.last, gap.cause), findings);
+                self.case.check_cause(memory.index(), &known, (gap.first, gap.last, gap.cause), findings);
             }
             None => {}
         }
         if is_clock_set {
             return;
         }
-        let at = |slot: i64| table.grid.at(Slot(slot)).0;
-        let is_recorded = |slot: i64| logger.has_recorded(table, at(slot));
+        let at = |slot: i64| grid.at(Slot(slot)).0;
+        let is_recorded = |slot: i64| memory.has_recorded(at(slot));
         let wrong = match gap.cause {
             // Where the records on both sides are gone, too, nobody can tell that the logger had no power in between.
             Cause::Overwritten => (gap.first..=gap.last).find(|slot| {
-                let is_gone =
-                    logger.was_erased(table, at(*slot), u64::MAX) || logger.was_off(table, at(*slot));
+                let is_gone = memory.was_erased(at(*slot), u64::MAX) || memory.was_off(at(*slot));
                 !is_recorded(*slot) && !is_gone
             }),
             // A gateway whose clock is ahead waits too short a time for it.
@@ -249,7 +243,7 @@ impl Remembered<'_> {
             _ => None,
         };
         if let Some(slot) = wrong {
-            let what = format!("{}: slot {slot} of {gap:?} has not that cause in truth", table.id);
+            let what = format!("{}: slot {slot} of {gap:?} has not that cause in truth", memory.id());
             findings.push(("true causes", what));
         }
     }
@@ -257,8 +251,7 @@ impl Remembered<'_> {
     /// Whether its bus said this of the slot, and the logger had truly failed it so. A slot may be open for long, while older
     /// ones are read: what is said of it at last is why.
     fn bus_said(&self, slot: i64, cause: Cause) -> bool {
-        let (logger, table) = self.place;
-        let (history, at) = (self.case.history(), table.grid.at(Slot(slot)));
+        let (history, at) = (self.case.history(), self.memory.grid().at(Slot(slot)));
         let is_of_link = matches!(cause, Cause::NotConnected | Cause::NoAnswer | Cause::Corrupt);
         let is_true = |told_ms: u64| {
             let due_ms = u64::try_from(at.since_ms(truth(0))).unwrap_or(0);
@@ -270,17 +263,17 @@ impl Remembered<'_> {
                 let is_in = (span.0..=span.1).contains(&life.began.0);
                 is_in && !reached.iter().any(|at_ms| (life.began.0..told_ms).contains(at_ms))
             });
-            logger.has_failed(cause, span) || cause == Cause::NotConnected && began
+            self.memory.has_failed(cause, span, self.case.has_good_lines)
+                || cause == Cause::NotConnected && began
         };
-        let mut said = self.case.oracle.misses(self.case.no, table.index, slot);
+        let mut said = self.case.oracle.misses(self.case.no, self.memory.index(), slot);
         said.any(|(told_ms, why)| why == cause && (!is_of_link || history.has_odd_clock || is_true(told_ms)))
     }
 
     /// Whether nobody could tell that the slot was recorded: each time that it was said, its table had been made anew, and
     /// the process that found no record had read none of the table before.
     fn is_unknown(&self, slot: i64, at: i64) -> bool {
-        let (logger, table) = self.place;
-        let misses = self.case.oracle.misses(self.case.no, table.index, slot);
+        let misses = self.case.oracle.misses(self.case.no, self.memory.index(), slot);
         let mut said_at =
             misses.filter(|(_, cause)| *cause == Cause::NotRecorded).map(|(told_ms, _)| told_ms).peekable();
         let lives = &self.case.history().lives;
@@ -296,12 +289,12 @@ impl Remembered<'_> {
                 .any(|(_, all)| all.iter().any(is_of_life))
         };
         said_at.peek().is_some()
-            && said_at.all(|told_ms| logger.was_erased(table, at, told_ms) && !knew(told_ms))
+            && said_at.all(|told_ms| self.memory.was_erased(at, told_ms) && !knew(told_ms))
     }
 
     /// In what a gap that is not filled is not where its schedule says.
     fn off_schedule(&self, gap: &Told, database: &Connection) -> rusqlite::Result<Option<String>> {
-        let class = self.table().attributes.get("class");
+        let class = self.memory.attributes().get("class");
         let policies = policies();
         let policy = policies.of(class.map(String::as_str));
         let past = past(database, gap.id, i64::MAX)?;

@@ -48,6 +48,8 @@ pub struct Log {
     pub has_rot: bool,
     /// Records that were cut off the end of an epoch where bits had flipped: nothing tells them from a torn write.
     pub cut_off: BTreeMap<Epoch, RangeSet>,
+    /// The last write: epoch, first and last seq.
+    last_write: Option<(Epoch, u64, u64)>,
     /// An opening after bits had flipped found nothing of what its card held: to the agent it is another card.
     pub was_emptied: bool,
     /// The card in the gateway.
@@ -150,6 +152,12 @@ impl Log {
                 self.cut_off.entry(epoch.epoch).or_default().insert(epoch.next.0, last);
             }
         }
+        // Where the last write was all that told of its epoch nothing does any more.
+        if let Some((epoch, first, last)) = self.last_write
+            && !held.iter().any(|held| held.epoch == epoch)
+        {
+            self.cut_off.entry(epoch).or_default().insert(first, last);
+        }
     }
 
     /// Whether a record on this card was never committed anywhere, nor given up.
@@ -245,6 +253,7 @@ impl Outbox for Tapped {
         lock(&self.log).held_from = held_from(self.inner.as_ref());
         if matches!(done, Ok(_) | Err(AppendError::Refused { .. })) {
             let (epoch, log) = (self.inner.epoch(), &mut *lock(&self.log));
+            log.last_write = Some((epoch, first, first + batch.len() as u64 - 1));
             for (seq, record) in (first..).zip(batch) {
                 if !log.lost.get(&epoch).is_some_and(|lost| lost.contains(seq)) {
                     log.keep(epoch, seq, record.bytes);

@@ -6,20 +6,22 @@ use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 
 use gapless_agent::bus::BusCommand;
-use gapless_agent::config::{Bus, Link, TcpFraming};
+use gapless_agent::config::{Bus, Device, Link, TcpFraming};
 use gapless_agent::engine::Effect;
 use gapless_agent::event::BusEvent;
 use gapless_agent::uplink::mqtt::MqttEvent;
 use gapless_common::id::{ConnectionId, DeviceIndex};
+use gapless_common::profile::ProfileSet;
 use gapless_common::reading::Record;
 use gapless_common::topic::{AgentPath, Up};
 use gapless_common::wire::{self, Message};
+use gapless_simulators::modbus::DeviceKind;
 
 use super::center::{Center, Death};
 use super::clock::{Clock, truth};
 use super::gateway::{End, Gateway};
 use super::line::fault::Chances;
-use super::line::{Setup, SimLine, Wire, meter};
+use super::line::{Setup, SimLine, Wire};
 use super::logger::SimLogger;
 use super::mishap::Mishap;
 use super::net::{Net, Packet, Party, Sent};
@@ -572,13 +574,13 @@ fn connection_of(session: u64) -> ConnectionId {
 fn gateway(planned: &Planned, has_bad_answers: bool, rng: &mut Rng) -> Gateway {
     let config = &planned.config;
     let path = AgentPath { site: config.site.clone(), agent: config.agent.clone() };
-    let lines = config.buses.iter().map(|bus| line(bus, has_bad_answers, rng)).collect();
+    let lines = config.buses.iter().map(|bus| line((bus, &planned.profiles), has_bad_answers, rng)).collect();
     let loggers = planned.loggers.iter().zip(&config.loggers);
     let loggers = loggers.map(|(setup, configured)| SimLogger::new(setup, configured)).collect();
     Gateway::new(path, config.clone(), (lines, loggers), rng)
 }
 
-fn line(bus: &Bus, has_bad_answers: bool, rng: &mut Rng) -> SimLine {
+fn line((bus, profiles): (&Bus, &ProfileSet), has_bad_answers: bool, rng: &mut Rng) -> SimLine {
     let wire = match &bus.link {
         Link::Serial(port) => {
             let chunk_ms = rng.one_in(3).then_some(16);
@@ -591,7 +593,7 @@ fn line(bus: &Bus, has_bad_answers: bool, rng: &mut Rng) -> SimLine {
     let share = u32::try_from(rng.within(5, 100)).expect("small");
     let setup = Setup {
         wire,
-        units: bus.devices.iter().map(|device| (device.unit, meter::kind())).collect(),
+        units: bus.devices.iter().map(|device| (device.unit, kind(device, profiles))).collect(),
         turnaround_us: (500, 20_000),
         // There and back in two pieces within the 50 ms that the driver lets a serial server and the network have.
         latency_us: rng.within(100, 16_000),
@@ -600,4 +602,9 @@ fn line(bus: &Bus, has_bad_answers: bool, rng: &mut Rng) -> SimLine {
         chances: if has_bad_answers { Chances::of_every_kind(share, timeout_ms) } else { Chances::none() },
     };
     SimLine::new(&setup).expect("the made-up meter can be laid out")
+}
+
+fn kind(device: &Device, profiles: &ProfileSet) -> DeviceKind {
+    let profile = device.profile.as_deref().and_then(|id| profiles.get(id));
+    DeviceKind::Profile(Box::new(profile.expect("a drawn device has a drawn profile").clone()))
 }
