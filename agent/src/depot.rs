@@ -105,6 +105,8 @@ pub struct Depot {
     batch: Batch,
     unset: UnsetEpochs,
     dropped_before: u64,
+    /// Where the record of the catalog in force stands, where it was written once more.
+    brought: Option<(Epoch, Seq)>,
     started: Now,
     /// When the catalog in force came into force in this run: on the disk and in memory alike, slots are due from then on.
     in_force_from: Now,
@@ -172,6 +174,7 @@ impl Depot {
             batch: Batch::default(),
             unset: UnsetEpochs::default(),
             dropped_before: 0,
+            brought: None,
             started: now,
             in_force_from: now,
             is_found: false,
@@ -240,20 +243,27 @@ impl Depot {
                 self.fall_back(&e, now, &mut committed)?;
             }
         }
-        let has_dropped = self.store.stats().dropped_records != self.dropped_before;
-        if has_dropped && !is_refused && self.is_in_records_only() {
-            // The record that brought it may be among what was dropped.
+        if !is_refused && self.is_catalog_gone() {
             self.gather_catalog(now);
+            let brought = (self.store.epoch(), self.store.next_seq());
             self.append(now, &mut committed)?;
+            self.brought = Some(brought);
         }
-        committed.held_changed |= has_dropped;
-        self.dropped_before = self.store.stats().dropped_records;
+        let dropped = self.store.stats().dropped_records;
+        committed.held_changed |= dropped != self.dropped_before;
+        self.dropped_before = dropped;
         Ok(committed)
     }
 
-    /// Whether the catalog in force found no room beside the records: without theirs none could be read after a restart.
-    fn is_in_records_only(&self) -> bool {
-        self.failure.is_none() && self.unkept.iter().any(|(hash, _)| *hash == self.identity.catalog)
+    /// Whether the catalog in force found no room beside the records, and its own record may be among those that were dropped:
+    /// without it none of them could be read after a restart.
+    fn is_catalog_gone(&self) -> bool {
+        let is_unkept = || self.unkept.iter().any(|(hash, _)| *hash == self.identity.catalog);
+        let has_dropped = self.store.stats().dropped_records != self.dropped_before;
+        let is_there = |(epoch, seq): (Epoch, Seq)| {
+            self.store.held().iter().any(|held| held.epoch == epoch && held.first <= seq)
+        };
+        self.failure.is_none() && has_dropped && is_unkept() && !self.brought.is_some_and(is_there)
     }
 
     /// Appends the batch; `true` where some of it was refused.
@@ -459,7 +469,7 @@ impl Depot {
     /// Another catalog is in force for what is gathered from now on. To be called with an empty batch.
     pub fn change_catalog(&mut self, catalog: CatalogHash, bytes: Box<[u8]>, now: Now) {
         (self.identity.catalog, self.identity.catalog_bytes) = (catalog, bytes);
-        self.in_force_from = now;
+        (self.in_force_from, self.brought) = (now, None);
         self.keep_catalogs(now);
         self.gather_catalog(now);
     }

@@ -136,7 +136,7 @@ impl Depot {
         // Before what declares their slots: the power may go between the two.
         let mut gone = Batch::default();
         for (range, _) in stretches.iter().filter(|(_, owes)| !owes) {
-            if let Some(time) = left_out(self.store.as_mut(), *range, is_told_again)? {
+            if let Some(time) = left_out(self.store.as_mut(), *range, is_told_again, now)? {
                 gone.push(&Record::Loss(is_gone(*range, time)), now.wall);
             }
         }

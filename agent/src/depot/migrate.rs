@@ -36,27 +36,31 @@ pub(super) fn copy(
     })
 }
 
-/// The time of what [`copy`] leaves out.
+/// The time of what [`copy`] leaves out, at `now`.
 pub(super) fn left_out(
     from: &mut dyn Outbox,
     range: OwedRange,
     wanted: fn(u8) -> bool,
+    now: Now,
 ) -> Result<Option<(Timestamp, Timestamp)>, Stuck> {
     let mut time = None;
     each(from, range, |records| {
         for record in records.iter().filter(|r| !wanted(r.kind)) {
             let (first, last) = time.unwrap_or((record.from, record.at));
-            time = Some((record.from.min(first), end_of(record).max(last)));
+            time = Some((record.from.min(first), end_of(record, now).max(last)));
         }
         Ok(())
     })?;
     Ok(time)
 }
 
+/// A logger's clock is believed to be ahead by so much at most, in ms: a loss explains the slots of all devices.
+const AHEAD_MS_MAX: i64 = 86_400_000;
+
 /// The latest instant that a record speaks of: a logger's clock may be ahead of the gateway's.
-fn end_of(record: &StoredRecord) -> Timestamp {
+fn end_of(record: &StoredRecord, now: Now) -> Timestamp {
     match decode_record(&record.bytes) {
-        Ok(Record::Readings(readings)) => readings.at.max(record.at),
+        Ok(Record::Readings(readings)) => readings.at.min(now.wall.plus_ms(AHEAD_MS_MAX)).max(record.at),
         _ => record.at,
     }
 }

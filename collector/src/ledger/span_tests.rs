@@ -301,7 +301,7 @@ fn an_older_store_that_comes_later_still_owes_what_was_due_before() {
     let (newer, older) = (Epoch(1), Epoch(2));
     let again = [(older, Catalog(HASH, Some(102))), (older, Complete(HASH, 112))];
     type Row<'a> = (&'a str, Vec<(Epoch, Said)>, &'a [i64]);
-    let rows: [Row<'_>; 4] = [
+    let rows: [Row<'_>; 6] = [
         ("not before it declares", vec![(older, Start), (older, Catalog(HASH, Some(100)))], &[]),
         (
             "up to where the newer one began",
@@ -312,6 +312,20 @@ fn an_older_store_that_comes_later_still_owes_what_was_due_before() {
             "once, however often it says so",
             [vec![(older, Start), (older, Catalog(HASH, Some(103)))], again.to_vec()].concat(),
             &[103, 104, 105, 112],
+        ),
+        (
+            "nor once more when it says so again",
+            [
+                vec![(older, Start), (older, Catalog(HASH, Some(100))), (older, Complete(HASH, 112))],
+                again.to_vec(),
+            ]
+            .concat(),
+            &[100, 102, 103, 104, 105, 112],
+        ),
+        (
+            "a store that begins with a clock of long ago is believed in nothing before",
+            vec![(older, Start), (older, Catalog(HASH, Some(-40_000_000))), (older, Complete(HASH, 111))],
+            &[],
         ),
         (
             "a clock that was set back owes nothing of an earlier time",
@@ -338,5 +352,6 @@ fn an_older_store_that_comes_later_still_owes_what_was_due_before() {
         assert_eq!(open.first, Some(times().first_from(second(106))), "{what}: what goes on is as it was");
         let latest = fleet.ledger.spans_of(AGENT).map(|span| span.id).max();
         assert_eq!(latest, Some(open.id), "{what}: the latest goes on");
+        assert!(open.id <= 2, "{what}: nothing is owed twice");
     }
 }

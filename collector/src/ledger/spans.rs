@@ -5,12 +5,17 @@
 //! and it may still have them to deliver.
 
 use gapless_common::id::CatalogHash;
+use gapless_common::quality::Cause;
 use gapless_common::time::{Slot, Timestamp};
 
 use super::agent::Position;
 use super::causes::{Account, explain};
 use super::paint::{Known, open_gap, paint};
 use super::{AgentNo, DeviceNo, Due, EpochState, GridNo, Ledger, Slots, Span, Stamp, plausible};
+
+/// How far before what is known of a device an older store is believed to reach, in ms: a clock that begins in the year 2000
+/// says more.
+const OLDER_MS_MAX: i64 = 400 * 86_400_000;
 
 impl Ledger {
     /// The agent that owes the device's slots from now on.
@@ -52,13 +57,19 @@ impl Ledger {
             self.end_span(at, span, since, slots, stamp)?;
         }
         for due in schedule.iter().filter(|d| !d.paused) {
-            self.owe(no, at, (due, since));
+            self.owe(no, at, (due, since), slots)?;
         }
         Ok(())
     }
 
     /// From `since` on the agent owes the slots of this device.
-    fn owe(&mut self, no: AgentNo, at: Position, (due, since): (&Due, Option<Timestamp>)) {
+    fn owe<S: Slots>(
+        &mut self,
+        no: AgentNo,
+        at: Position,
+        (due, since): (&Due, Option<Timestamp>),
+        slots: &mut S,
+    ) -> Result<(), S::Error> {
         let mut span = Span {
             id: 0,
             agent: no,
@@ -73,14 +84,14 @@ impl Ledger {
         if let Some(other) = self.open.get(&due.device).copied() {
             let taken_at = other.first.map(|first| other.times.at(first));
             if other.agent == no {
-                return self.owe_before(at, other, since);
+                return self.owe_before(at, other, since, slots);
             }
             match (taken_at, since) {
                 // This catalog came late: another gateway has taken the device over by now.
                 (Some(taken), Some(since)) if taken > since => {
                     span.last = Some(due.times.first_from(taken).plus(-1));
                     if self.leaves(&span) {
-                        return;
+                        return Ok(());
                     }
                 }
                 _ => self.hand_over(other, since),
@@ -95,26 +106,50 @@ impl Ledger {
             self.owed.entry(no).or_default().insert(due.device);
         }
         self.put_span(span);
+        Ok(())
     }
 
-    /// A store of which it is not known what was before it may be an older one that was put back into the gateway: what
-    /// its device was due for before the newer one began is owed as well. Where it follows the one before it, its clock was
-    /// set back, and it says nothing of an earlier time.
-    fn owe_before(&mut self, at: Position, span: Span, since: Option<Timestamp>) {
+    /// A store that took the place of another one may be an older one that was put back into the gateway: what its device was
+    /// due for before the newer one began is owed as well. Where it follows the one before it, its clock was set back,
+    /// and it says nothing of an earlier time.
+    fn owe_before<S: Slots>(
+        &mut self,
+        at: Position,
+        span: Span,
+        since: Option<Timestamp>,
+        slots: &mut S,
+    ) -> Result<(), S::Error> {
         let state = self.agents.get(&span.agent).and_then(|a| a.epochs.get(a.chain.get(&at.place)?));
-        let begins_anew = state.is_some_and(|state| state.link.is_some());
+        let is_another = state.is_some_and(|state| state.link == Some(Cause::StoreReplaced));
         let since = since.map(|since| span.times.first_from(since));
-        let Some((first, begun)) = since.zip(span.first).filter(|(since, begun)| since < begun) else {
-            return;
-        };
-        if !begins_anew || self.leaves(&span) {
-            return;
+        let (Some(first), Some(begun)) = (since, span.first) else { return Ok(()) };
+        let reach_ms = span.times.at(begun).since_ms(span.times.at(first));
+        let last = begun.plus(-1);
+        if !is_another || !(1..=OLDER_MS_MAX).contains(&reach_ms) || self.owes_until(&span, last) {
+            return Ok(());
+        }
+        // It may say so again once all of it is known.
+        let mut next = first.0;
+        for run in slots.runs(span.grid, first.0, last.0)? {
+            if run.first <= next {
+                next = next.max(run.last.saturating_add(1));
+            }
+        }
+        if next > last.0 {
+            return Ok(());
         }
         self.last_span += 1;
         // The one that goes on is the latest.
         self.put_span(Span { id: self.last_span, ..span });
-        let last = Some(begun.plus(-1));
-        self.put_span(Span { first: Some(first), last, proven: None, proven_at: at, ..span });
+        self.put_span(Span { first: Some(first), last: Some(last), proven: None, proven_at: at, ..span });
+        Ok(())
+    }
+
+    /// Whether the agent owes what is before this slot already: what it says later of an earlier time says its clock, which
+    /// was set back.
+    fn owes_until(&self, span: &Span, last: Slot) -> bool {
+        let ends = |s: &Span| s.grid == span.grid && s.last.is_some_and(|l| l >= last);
+        self.leaving.get(&span.agent).is_some_and(|all| all.iter().any(ends))
     }
 
     /// Whether the agent still owes such a span that it has left.

@@ -48,7 +48,7 @@ pub struct Log {
     pub has_rot: bool,
     /// Records that were cut off the end of an epoch where bits had flipped: nothing tells them from a torn write.
     pub cut_off: BTreeMap<Epoch, RangeSet>,
-    /// The last write: epoch, first and last seq.
+    /// The last write to this card: epoch, first and last seq.
     last_write: Option<(Epoch, u64, u64)>,
     /// An opening after bits had flipped found nothing of what its card held: to the agent it is another card.
     pub was_emptied: bool,
@@ -98,6 +98,7 @@ impl Log {
     /// Another disk stands in the gateway: what lies on the old one is not looked for.
     pub fn replace_card(&mut self) {
         self.card += 1;
+        self.last_write = None;
     }
 
     /// Whatever was durable on this card, was never acknowledged and was not given up by name, is owed still. (That a

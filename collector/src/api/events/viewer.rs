@@ -90,9 +90,6 @@ impl Viewer {
         self.beat().await?;
         loop {
             self.commits.borrow_and_update();
-            if !self.pass.is_good(&self.state).await.map_err(Ended::Failed)? {
-                return Err(Ended::Revoked);
-            }
             while !self.tell_tables().await? {}
             self.tell_freshness().await?;
             self.tell_commit().await?;
@@ -122,8 +119,11 @@ impl Viewer {
         tables.readings || tables.gaps || tables.jobs || tables.alerts
     }
 
-    /// Tells what the tables have since; returns whether that is all.
+    /// Tells what the tables have since, to who is still let in; returns whether that is all.
     async fn tell_tables(&mut self) -> Step<bool> {
+        if !self.pass.is_good(&self.state).await.map_err(Ended::Failed)? {
+            return Err(Ended::Revoked);
+        }
         if !self.wants_tables() {
             return Ok(true);
         }
