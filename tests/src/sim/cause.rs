@@ -151,7 +151,7 @@ impl Case<'_> {
 
     /// Whether a database that was put back had the record, and the outbox has it no more: it was acknowledged, and its
     /// place in the archive is taken.
-    fn is_forgotten(&self, (epoch, seq): (Epoch, u64)) -> bool {
+    pub(super) fn is_forgotten(&self, (epoch, seq): (Epoch, u64)) -> bool {
         let was_there = self.log.committed.get(&epoch).is_some_and(|ever| ever.contains(seq));
         !self.oracle.rolled_back.is_empty() && was_there && self.log.is_gone(epoch, seq)
     }

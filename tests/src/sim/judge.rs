@@ -216,7 +216,7 @@ impl Case<'_> {
                 && self.log.acknowledged.get(epoch).is_some_and(|said| said.contains(*seq));
             // The downtime that follows holds its slot.
             let was_cut_off = self.log.cut_off.get(epoch).is_some_and(|cut| cut.contains(*seq));
-            is_lost || was_replaced || was_forgotten || was_cut_off
+            is_lost || was_replaced || was_forgotten || self.is_forgotten((*epoch, *seq)) || was_cut_off
         })
     }
 
