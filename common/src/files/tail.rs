@@ -168,16 +168,23 @@ impl Tail {
     /// Whether something stands behind the last line of the bytes that were [taken](Self::took) last.
     #[must_use]
     pub fn has_half(&self, bytes: &[u8]) -> bool {
-        !half(bytes).is_empty()
+        !half(bytes).trim_ascii().is_empty()
+    }
+
+    /// The number of the line that stands there.
+    #[must_use]
+    pub const fn half_number(&self) -> u64 {
+        self.parser.line_number().saturating_add(1)
     }
 
     /// The row that stands there, where that is one although its line has no end; those bytes must be all that there are.
     /// The place stays before it: should its line go on nevertheless, it comes again, as it is then, unless it is the same.
+    /// Whoever forgets the place has half a value for ever, so that this is for lines of which it is known that they are whole.
     pub fn early(&mut self, form: &Form, bytes: &[u8]) -> Option<Row> {
         let line = half(bytes);
         let mut parser = self.parser.clone();
         let Ok(Line::Row { at, vals }) = parser.line(form, line) else { return None };
-        // A value of which the rest comes is put right; a row at an instant that never was would stay.
+        // A value of which the rest comes can be put right; a row at an instant that never was would stay.
         if self.is_skipping || parser.ends_in_time() {
             return None;
         }
@@ -329,6 +336,8 @@ mod tests {
         let (offset, len) = tail.wanted();
         let bytes = &file[usize::try_from(offset).unwrap()..];
         assert!(bytes.len() <= len && tail.has_half(bytes));
+        let lines = file.iter().filter(|byte| **byte == b'\n').count();
+        assert_eq!(tail.half_number(), lines as u64 + 1);
         numbers(&tail.early(form, bytes).map(Item::Row).into_iter().collect::<Vec<_>>())
     }
 

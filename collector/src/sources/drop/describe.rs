@@ -231,6 +231,7 @@ impl DropDescription {
                 invalid: invalid.clone(),
                 overflow_above: *overflow_above,
             },
+            last_line: self.rows.last_line,
             packing: self.packing()?,
         })
     }
@@ -318,6 +319,7 @@ fn remote(text: &str) -> Result<(String, Option<u16>, String), String> {
 mod tests {
     use gapless_common::files::form::Kind;
 
+    use super::super::form::LastLine;
     use super::*;
 
     const EXAMPLE: &str = include_str!("../../../sources/logger-drop.toml");
@@ -340,6 +342,11 @@ mod tests {
         assert_eq!((settings.pattern.as_str(), settings.meaning.form.kind), ("Met_1234*.dat", Kind::Toa5));
         assert_eq!(settings.meaning.values, ["WS_80m_Avg", "WD_78m_WVT", "BattV_Min"]);
         assert_eq!((settings.packing.decrypt, settings.packing.bytes_max), (None, 64 << 20));
+        assert_eq!(settings.last_line, LastLine::Waits);
+        let whole = EXAMPLE.replacen("# last_line", "last_line", 1);
+        let description = DropDescription::read(&whole).unwrap();
+        let settings = description.settings(&description.asked().unwrap()[0]).unwrap();
+        assert_eq!(settings.last_line, LastLine::Whole);
     }
 
     #[test]
@@ -371,6 +378,11 @@ mod tests {
                 "format = \"toa5\"",
                 csv("time = \"t\"\nencoding = \"ebcdic\""),
                 "`ebcdic` is none of utf-8, latin-1",
+            ),
+            (
+                "format = \"toa5\"",
+                "format = \"toa5\"\nlast_line = \"half\"".to_owned(),
+                "unknown variant `half`, expected `waits` or `whole`",
             ),
             ("every = \"10m\"", "every = \"0s\"".to_owned(), "`every` is nothing"),
             ("every_least", "every_leest".to_owned(), "unknown field `every_leest`"),

@@ -8,7 +8,8 @@ use gapless_common::time::{SlotGrid, Timestamp};
 use super::super::failure::Failure;
 use super::super::fetch::{End, Fetch, News};
 use super::super::rows::{Parsed, Row};
-use super::files::{Begun, Cut, Files, Holding, Stretch};
+use super::files::{Begun, Cut, Files, Half, Holding, Stretch};
+use super::form::LastLine;
 use super::lines::Meaning;
 use super::open::Open;
 use super::packing::Packing;
@@ -33,6 +34,8 @@ pub(super) struct Settings {
     pub(super) first_ms: Option<i64>,
     /// How lines are read.
     pub(super) meaning: Meaning,
+    /// What a last line without its end is.
+    pub(super) last_line: LastLine,
     /// How text is made of files.
     pub(super) packing: Packing,
 }
@@ -105,7 +108,7 @@ impl Complaints {
 impl DropDevice {
     /// Files at `place`.
     pub(super) fn new(settings: Settings, place: Box<dyn Place>) -> Self {
-        let (begun, files, gaps) = (Instant::now(), Files::default(), Vec::new());
+        let (begun, files, gaps) = (Instant::now(), Files::new(settings.last_line), Vec::new());
         Self { settings, place, begun, files, gaps, look: None, failed: None, spoilt: Vec::new() }
     }
 
@@ -142,7 +145,12 @@ impl DropDevice {
                 }
                 look.open = Some(open);
             }
-            Ok(None) => self.files.read(&open.name, open.reader, open.has_half, open.span),
+            Ok(None) => {
+                if let Some(bad) = open.waiting.filter(|_| self.files.waits(&open.name)) {
+                    look.complaints.add(source, &open.name, bad.line, &bad.why);
+                }
+                self.files.read(&open.name, open.reader, open.has_half, open.span);
+            }
             Err(trouble) => self.left(look, &open.name, trouble)?,
         }
         Ok(true)
@@ -187,7 +195,7 @@ impl DropDevice {
     /// Reads all rows of a file, whatever was read of it before.
     fn read_all(&mut self, file: &Holding, mut each: impl FnMut(Row)) -> Result<(), Trouble> {
         let Settings { meaning, packing, .. } = &self.settings;
-        let begun = Begun { size: file.stat.size, reader: None, cut: None, is_quiet: file.is_quiet };
+        let begun = Begun { size: file.stat.size, reader: None, cut: None, half: file.half };
         let mut open = Open::new(&file.name, begun, &mut *self.place, packing, meaning)?;
         while let Some((rows, _)) = open.next(&mut *self.place, meaning)? {
             rows.into_iter().for_each(&mut each);
@@ -281,7 +289,7 @@ impl Fetch for DropDevice {
             let files = listing.files.iter().map(|(name, stat)| Holding {
                 name: name.clone(),
                 stat: *stat,
-                is_quiet: true,
+                half: Half::Read,
             });
             let files = files.collect();
             let earlier = |row: Row| oldest = Some(oldest.map_or(row.at, |at| at.min(row.at)));

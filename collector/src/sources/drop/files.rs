@@ -12,6 +12,7 @@ use std::time::Duration;
 use gapless_common::files::tail::Stat;
 use gapless_common::time::Timestamp;
 
+use super::form::LastLine;
 use super::lines::Reader;
 use super::place::Listing;
 
@@ -22,8 +23,8 @@ pub(super) type Stretch = (Timestamp, Timestamp);
 /// that does is read anew.
 const KEPT_MS: i64 = 86_400_000;
 
-/// A last line without its end is read once its file has been the same, in length and time, for so long: a writer that is
-/// still at it pauses for less, and a logger that ends no line waits no longer for its newest row.
+/// A file that has been the same, in length and time, for so long rests: a writer that is still at it pauses for less, and a
+/// logger that ends no line waits no longer for its newest row.
 pub(super) const QUIET: Duration = Duration::from_secs(60);
 
 /// What of a file that was there before the collector started is of interest.
@@ -68,6 +69,8 @@ struct File {
     since: Duration,
     /// It has been so for [`QUIET`].
     is_quiet: bool,
+    /// That a line of it without its end waits was said.
+    is_half_told: bool,
     state: State,
     /// Where it was read to, if it is a plain one.
     reader: Option<Reader>,
@@ -88,8 +91,19 @@ pub(super) struct Begun {
     pub(super) reader: Option<Reader>,
     /// What of it is of interest, where that is not all.
     pub(super) cut: Option<Cut>,
-    /// A last line without its end is one.
-    pub(super) is_quiet: bool,
+    /// What to do with a last line without its end.
+    pub(super) half: Half,
+}
+
+/// What to do with a last line without its end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Half {
+    /// Nothing: it may be written just now.
+    Leave,
+    /// Its file rests, and still it is none: somebody has to know.
+    Tell,
+    /// Its file rests, and it is a line.
+    Read,
 }
 
 /// A file that may hold what is asked for.
@@ -97,8 +111,8 @@ pub(super) struct Begun {
 pub(super) struct Holding {
     pub(super) name: Box<str>,
     pub(super) stat: Stat,
-    /// A last line without its end is one.
-    pub(super) is_quiet: bool,
+    /// What to do with a last line without its end.
+    pub(super) half: Half,
 }
 
 /// All files of a device. See the module.
@@ -107,9 +121,15 @@ pub(super) struct Files {
     known: BTreeMap<Box<str>, File>,
     /// Nothing at all was listed yet.
     cut: Option<Cut>,
+    last_line: LastLine,
 }
 
 impl Files {
+    /// Of a place where a last line without its end is that.
+    pub(super) fn new(last_line: LastLine) -> Self {
+        Self { last_line, ..Self::default() }
+    }
+
     /// What is there now; which of them are to be read, those first that were written first. At the first look only what
     /// `cut` wants is of interest.
     ///
@@ -148,8 +168,8 @@ impl Files {
     pub(super) fn begin(&mut self, name: &str) -> Option<Begun> {
         let file = self.known.get_mut(name)?;
         let cut = self.cut.clone().filter(|_| file.is_old);
-        let (size, is_quiet) = (file.stat.size, file.is_quiet);
-        Some(Begun { size, reader: file.reader.take(), cut, is_quiet })
+        let half = self.last_line.half(file.is_quiet);
+        Some(Begun { size: file.stat.size, reader: file.reader.take(), cut, half })
     }
 
     /// All of it was read, or what is new: the place now, if it is a plain one; whether a line without its end stands behind
@@ -160,9 +180,15 @@ impl Files {
             (Some(before), Some(now)) => Some((before.0.min(now.0), before.1.max(now.1))),
             (before, now) => before.or(now),
         };
-        // Where it is quiet that was read, or is no row.
+        // Where it is quiet that was read, or was said.
         file.has_half = has_half && !file.is_quiet;
         (file.state, file.reader) = (State::Read, reader);
+    }
+
+    /// Behind its last line there is one that has no end, and waits for it although the file rests. Whether that is to be said:
+    /// once of each file, since a logger that ends no line but with the next does so with each.
+    pub(super) fn waits(&mut self, name: &str) -> bool {
+        self.known.get_mut(name).is_some_and(|file| !std::mem::replace(&mut file.is_half_told, true))
     }
 
     /// Which of its rows there are was found out beside that.
@@ -220,8 +246,8 @@ impl Files {
             let known = self.known.get(name).filter(|file| file.stat == *stat);
             let span = known.and_then(|file| file.span);
             let may_hold = span.map_or(stat.may_hold(from), |(first, last)| first < to && from <= last);
-            let is_quiet = known.is_some_and(|file| file.is_quiet_at(now));
-            may_hold.then(|| Holding { name: name.clone(), stat: *stat, is_quiet })
+            let half = self.last_line.half(known.is_some_and(|file| file.is_quiet_at(now)));
+            may_hold.then(|| Holding { name: name.clone(), stat: *stat, half })
         });
         let mut all: Vec<_> = holding.collect();
         all.sort_by(|a, b| (a.stat.written(), &a.name).cmp(&(b.stat.written(), &b.name)));
@@ -229,9 +255,30 @@ impl Files {
     }
 }
 
+impl LastLine {
+    /// What to do with one in a file that rests, or does not.
+    fn half(self, is_quiet: bool) -> Half {
+        match (is_quiet, self) {
+            (false, _) => Half::Leave,
+            (true, Self::Waits) => Half::Tell,
+            (true, Self::Whole) => Half::Read,
+        }
+    }
+}
+
 impl File {
     fn new(stat: Stat, since: Duration, state: State, is_old: bool) -> Self {
-        Self { stat, since, is_quiet: false, state, reader: None, has_half: false, span: None, is_old }
+        Self {
+            stat,
+            since,
+            is_quiet: false,
+            is_half_told: false,
+            state,
+            reader: None,
+            has_half: false,
+            span: None,
+            is_old,
+        }
     }
 
     fn is_quiet_at(&self, now: Duration) -> bool {
@@ -339,28 +386,39 @@ mod tests {
     }
 
     #[test]
-    fn a_line_without_its_end_is_read_once_its_file_has_been_the_same_for_a_while() {
+    fn a_line_without_its_end_is_read_or_told_once_its_file_has_been_the_same_for_a_while() {
+        for (last_line, half) in [(LastLine::Waits, Half::Tell), (LastLine::Whole, Half::Read)] {
+            rests(Files::new(last_line), half);
+        }
         let mut files = Files::default();
+        listed(&mut files, &[("a", stat(1, 10, 0)), ("b", stat(2, 10, 0))]);
+        assert!(files.waits("a") && files.waits("b"));
+        listed(&mut files, &[("a", stat(1, 11, 0)), ("b", stat(2, 10, 0))]);
+        assert!(!files.waits("a"), "of each file once");
+    }
+
+    /// What is done with half a line of a file that grows, and rests for a while.
+    fn rests(mut files: Files, rested: Half) {
         let mut look = |after: Duration, size, half_behind: bool| {
             let all = seen(&[("a", stat(1, size, 0))]);
             let names = told(&mut files, &all, after);
-            let is_quiet = files.holding(&all, after, (at(1), at(0)))[0].is_quiet;
+            let half = files.holding(&all, after, (at(1), at(0)))[0].half;
             names.first().map(|name| {
                 let begun = files.begin(name).unwrap();
                 files.read(name, reader(), half_behind, None);
-                assert_eq!((begun.is_quiet, begun.size), (is_quiet, size));
-                begun.is_quiet
+                assert_eq!((begun.half, begun.size), (half, size));
+                begun.half
             })
         };
         let second = Duration::from_secs(1);
-        assert_eq!(look(Duration::ZERO, 10, true), Some(false));
+        assert_eq!(look(Duration::ZERO, 10, true), Some(Half::Leave));
         assert_eq!(look(QUIET - second, 10, true), None);
-        assert_eq!(look(QUIET, 10, true), Some(true));
+        assert_eq!(look(QUIET, 10, true), Some(rested));
         assert_eq!(look(QUIET * 2, 10, true), None, "once");
-        assert_eq!(look(QUIET * 2 + second, 11, true), Some(false), "it goes on");
+        assert_eq!(look(QUIET * 2 + second, 11, true), Some(Half::Leave), "it goes on");
         assert_eq!(look(QUIET * 3, 11, true), None, "it is another one for less than that");
-        assert_eq!(look(QUIET * 3 + second, 11, true), Some(true));
-        assert_eq!(look(QUIET * 4, 12, false), Some(false));
+        assert_eq!(look(QUIET * 3 + second, 11, true), Some(rested));
+        assert_eq!(look(QUIET * 4, 12, false), Some(Half::Leave));
         assert_eq!(look(QUIET * 6, 12, false), None, "there is nothing behind its last line");
     }
 

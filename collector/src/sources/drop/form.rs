@@ -48,6 +48,20 @@ pub(in crate::sources) struct RowSpec {
     pub(super) invalid: Vec<f64>,
     /// Beyond it a value cannot be.
     pub(super) overflow_above: Option<f64>,
+    /// What a last line without its end is, in a file that lies there as it was written.
+    #[serde(default)]
+    pub(super) last_line: LastLine,
+}
+
+/// What a last line is that has no end, and of which nothing more comes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(in crate::sources) enum LastLine {
+    /// Part of one: an upload that stalled, or a disk that was full. It waits for its end.
+    #[default]
+    Waits,
+    /// All of one: the logger ends a line only when it begins the next.
+    Whole,
 }
 
 fn end() -> Label {

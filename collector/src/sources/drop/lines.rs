@@ -96,13 +96,17 @@ impl Reader {
         self.tail.has_half(bytes)
     }
 
-    /// See [`Tail::early`].
-    pub(super) fn early(&mut self, meaning: &Meaning, bytes: &[u8]) -> Lines {
+    /// The row of a last line without its end, where that is one; see [`Tail::early`].
+    pub(super) fn early(&mut self, meaning: &Meaning, bytes: &[u8]) -> Option<Lines> {
         let mut lines = Lines::default();
-        if let Some(row) = self.tail.early(&meaning.form, bytes) {
-            self.take(meaning, row, &mut lines);
-        }
-        lines
+        let row = self.tail.early(&meaning.form, bytes)?;
+        self.take(meaning, row, &mut lines);
+        Some(lines)
+    }
+
+    /// What is said of such a line that is not read.
+    pub(super) fn waiting(&self, why: &str) -> Bad {
+        Bad { line: Some(self.tail.half_number()), why: why.to_owned(), at: None }
     }
 
     fn take(&mut self, meaning: &Meaning, row: tail::Row, lines: &mut Lines) {

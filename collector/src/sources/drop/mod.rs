@@ -13,8 +13,9 @@
 //! place; what was put right in between is not seen. One that is another one, and a packed one that has changed, is read anew.
 //!
 //! # What is still being written
-//! A line without its end waits until its file has been the same for [`QUIET`](files::QUIET), and is put right should it go
-//! on. In what is packed or encrypted, which is whole where it can be read at all, it is a line. A packed or encrypted file
+//! A line without its end may be half a number, and waits; that it does so though its file has been the same for
+//! [`QUIET`](files::QUIET) is said once of each file. It is a line by then only where the description says so (`last_line`),
+//! since at the next start nobody would see that it has gone on. In what is packed or encrypted, which is whole where it can be read at all, it is a line. A packed or encrypted file
 //! that cannot be read waits as well: only where it is the same at the next look it is spoilt, which is said with its name,
 //! and is read again once it has changed or a gap is asked for.
 //!

@@ -3,13 +3,18 @@
 use std::collections::VecDeque;
 
 use super::super::rows::Row;
-use super::files::{Begun, Cut, Stretch};
+use super::files::{Begun, Cut, Half, Stretch};
 use super::lines::{Bad, Lines, Meaning, Reader};
 use super::packing::{Packing, Texts};
 use super::place::{Place, Trouble};
 
 /// What came of a file at once: its rows, and lines that are none.
 pub(super) type Part = (Vec<Row>, Vec<Bad>);
+
+/// Of a last line that has no end and is taken for a part of one, and of one that is no row although it is taken for whole.
+const WAITS: &str = "it has no line end, and waits for the rest: have the file sent again; or, where the logger ends a line only \
+                     when it begins the next, write `last_line = \"whole\"` under `[rows]`";
+const NO_ROW: &str = "it has no line end, and no whole row can be seen in it, whatever `rows.last_line` says: have the file sent again";
 
 /// See the module.
 pub(super) struct Open {
@@ -21,8 +26,10 @@ pub(super) struct Open {
     pub(super) reader: Option<Reader>,
     /// A line without its end stands behind that.
     pub(super) has_half: bool,
-    /// Such a line is read.
-    is_quiet: bool,
+    /// It waits although its file rests, as it is said to people.
+    pub(super) waiting: Option<Bad>,
+    /// What to do with such a line.
+    half: Half,
     /// Its length, as it was listed.
     size: u64,
     /// Texts that are still to be read.
@@ -46,7 +53,7 @@ impl Open {
         packing: &Packing,
         meaning: &Meaning,
     ) -> Result<Self, Trouble> {
-        let Begun { size, reader, mut cut, is_quiet } = begun;
+        let Begun { size, reader, mut cut, half } = begun;
         let texts = match packing.texts(place, name, size)? {
             Texts::Plain => {
                 let kept = match reader {
@@ -66,7 +73,8 @@ impl Open {
                 texts.into_iter().map(text).collect()
             }
         };
-        Ok(Self { name: name.into(), cut, span: None, reader: None, has_half: false, is_quiet, size, texts })
+        let (name, span, reader, has_half, waiting) = (name.into(), None, None, false, None);
+        Ok(Self { name, cut, span, reader, has_half, waiting, half, size, texts })
     }
 
     /// Reads on; nothing where all of it was read.
@@ -94,11 +102,16 @@ impl Open {
             self.has_half = text.reader.has_half(bytes);
             let end = offset.saturating_add(u64::try_from(bytes.len()).unwrap_or(u64::MAX));
             // What has come since it was listed may be half of what comes.
-            if self.has_half && self.is_quiet && end == self.size {
-                let early = text.reader.early(meaning, bytes);
-                rows.extend(early.rows);
-                bad.extend(early.bad);
-            }
+            let half = if self.has_half && end == self.size { self.half } else { Half::Leave };
+            let early = if half == Half::Read { text.reader.early(meaning, bytes) } else { None };
+            self.waiting = match (half, &early) {
+                (Half::Leave, _) | (_, Some(_)) => None,
+                (Half::Tell, None) => Some(text.reader.waiting(WAITS)),
+                (Half::Read, None) => Some(text.reader.waiting(NO_ROW)),
+            };
+            let early = early.unwrap_or_default();
+            rows.extend(early.rows);
+            bad.extend(early.bad);
         }
         for Row { at, .. } in &rows {
             let (first, last) = self.span.unwrap_or((*at, *at));

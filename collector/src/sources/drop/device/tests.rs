@@ -60,6 +60,10 @@ impl Place for Shelf {
 }
 
 fn device(shelf: &Shelf, first_ms: Option<i64>) -> DropDevice {
+    device_of(shelf, first_ms, LastLine::Waits)
+}
+
+fn device_of(shelf: &Shelf, first_ms: Option<i64>, last_line: LastLine) -> DropDevice {
     let packing =
         Packing { unpack: None, entries: None, decrypt: None, is_unpacked_first: false, bytes_max: 1 << 20 };
     let settings = Settings {
@@ -68,6 +72,7 @@ fn device(shelf: &Shelf, first_ms: Option<i64>) -> DropDevice {
         grid: SlotGrid::every(Interval::from_ms(60_000).unwrap()),
         first_ms,
         meaning: Meaning { status: None, ..meaning(&["a"]) },
+        last_line,
         packing,
     };
     DropDevice::new(settings, Box::new(shelf.clone()))
@@ -85,9 +90,13 @@ fn text(rows: std::ops::Range<i64>) -> String {
 
 /// What one look brings: minutes and values, and what is wrong.
 fn look(device: &mut DropDevice, now: Duration) -> (Vec<(i64, f64)>, Option<String>) {
+    look_from(device, Timestamp(0), now)
+}
+
+fn look_from(device: &mut DropDevice, from: Timestamp, now: Duration) -> (Vec<(i64, f64)>, Option<String>) {
     let mut rows = Vec::new();
     loop {
-        let news = device.news_at(Timestamp(0), now).unwrap();
+        let news = device.news_at(from, now).unwrap();
         rows.extend(news.rows.iter().map(|row| {
             let minute = (row.at.0 - NOW.0 + 86_400_000) / 60_000;
             (minute, row.cells[0].and_then(|(value, _)| value).unwrap())
@@ -103,9 +112,31 @@ fn rows(range: std::ops::Range<i64>) -> Vec<(i64, f64)> {
 }
 
 #[test]
-fn a_last_line_without_its_end_is_read_once_its_file_rests_and_is_put_right_where_it_goes_on() {
+fn a_last_line_without_its_end_waits_and_is_told_once_its_file_rests() {
     let (shelf, begin) = (Shelf::default(), Duration::ZERO);
-    let mut device = device(&shelf, None);
+    let mut first = device(&shelf, None);
+    let half = text(0..3) + line(3, 0.25).trim_end_matches("5\n");
+    shelf.put("a", half.clone());
+    assert_eq!(look(&mut first, begin), (rows(0..3), None));
+    let (none, told) = look(&mut first, begin + QUIET);
+    let told = told.expect("it rests");
+    assert!(none.is_empty() && told.starts_with("a line 5: it has no line end, and waits"), "{told}");
+    assert!(told.contains("`last_line = \"whole\"`"), "{told}");
+    assert_eq!(look(&mut first, begin + QUIET * 2), (Vec::new(), None), "once");
+    let minute = |no: i64| Timestamp(NOW.0 - 86_400_000 + no * 60_000);
+    first.begun = Instant::now().checked_sub(QUIET * 3).unwrap();
+    let had = first.fetch(minute(0), minute(9)).unwrap().rows.len();
+    assert_eq!(had, 3, "nor is it in a stretch that is asked for");
+    // The rest of it comes while there is no collector; the next one begins behind the newest row that there is.
+    shelf.put("a", half + "5\n");
+    let mut second = device(&shelf, None);
+    assert_eq!(look_from(&mut second, minute(3), begin), (vec![(3, 0.25)], None));
+}
+
+#[test]
+fn a_whole_last_line_without_its_end_is_read_once_its_file_rests_and_is_put_right_where_it_goes_on() {
+    let (shelf, begin) = (Shelf::default(), Duration::ZERO);
+    let mut device = device_of(&shelf, None, LastLine::Whole);
     let half = text(0..3) + line(3, 0.25).trim_end_matches("5\n");
     shelf.put("a", half.clone());
     let mut after = |seconds| look(&mut device, begin + Duration::from_secs(seconds)).0;
@@ -121,6 +152,11 @@ fn a_last_line_without_its_end_is_read_once_its_file_rests_and_is_put_right_wher
     assert_eq!(after(QUIET.as_secs() * 4), [(4, 1.0)]);
     shelf.put("a", half + "5\n" + &line(4, 1.0) + &line(5, 2.0));
     assert_eq!(after(QUIET.as_secs() * 4 + 1), [(5, 2.0)]);
+    shelf.put("b", text(6..7) + "2026-01");
+    assert_eq!(after(QUIET.as_secs() * 5), rows(6..7));
+    let (none, told) = look(&mut device, begin + QUIET * 6);
+    let told = told.unwrap();
+    assert!(none.is_empty() && told.starts_with("b line 3: it has no line end, and no whole row"), "{told}");
 }
 
 #[test]
@@ -138,7 +174,7 @@ fn what_grew_since_it_was_listed_does_not_rest() {
         }
     }
     let (shelf, begin) = (Shelf::default(), Duration::ZERO);
-    let mut device = device(&shelf, None);
+    let mut device = device_of(&shelf, None, LastLine::Whole);
     device.place = Box::new(Late(shelf.clone()));
     shelf.put("a", text(0..3) + line(3, 1.0).trim_end());
     assert_eq!(look(&mut device, begin).0, rows(0..3));
