@@ -7,7 +7,7 @@ use rusqlite::Connection;
 
 use super::failure::Failure;
 use super::fetch::Fetch;
-use super::life::{Began, Known, Life, Polled, Reread};
+use super::life::{Began, BrokenOff, Known, Life, Polled, Reread};
 use super::rows::Row;
 use super::shell::Shell;
 use super::voice::Window;
@@ -199,8 +199,9 @@ impl Shell {
         self.tell(at, Vec::new(), range, cause, settled)
     }
 
-    /// Reads a stretch again. One that is broken off goes on from there.
-    fn history(
+    /// Reads a stretch again. One that is broken off goes on from there. What cannot be read of it is no reason to leave the
+    /// rest, and is said at its end.
+    pub(super) fn history(
         &mut self,
         at: usize,
         command: u64,
@@ -211,21 +212,29 @@ impl Shell {
         if let Some(until) = known.away_until.filter(|until| *until > clock::now()) {
             return Ok(Outcome::Failed(format!("the source cannot reach the device before {until}").into()));
         }
-        let broken_off = known.broken_off.filter(|(id, ..)| *id == command);
-        let (mut from, mut is_any) = broken_off.map_or((from, false), |(_, from, is_any)| (from, is_any));
+        let broken_off = known.broken_off.clone().filter(|broken_off| broken_off.command == command);
+        let (mut from, mut is_any, mut trouble) = match broken_off {
+            Some(BrokenOff { next, is_any, trouble, .. }) => (next, is_any, trouble),
+            None => (from, false, None),
+        };
         while from < to {
             let end = from.plus_ms(window_ms).min(to);
             let Some((known, fetch)) = self.polled(at) else { break };
             let parsed = fetch.fetch(from, end)?;
             is_any |= parsed.rows.iter().any(|row| from <= row.at && row.at < end);
+            trouble = trouble.or(parsed.trouble);
             let window = Window { from, to: end, accounted: end, settled: from };
             let now = clock::now();
             let (messages, _) = known.voice.rows(parsed.rows, window, |_| Cause::NotRecorded, now)?;
-            known.broken_off = Some((command, end, is_any));
+            known.broken_off = Some(BrokenOff { command, next: end, is_any, trouble: trouble.clone() });
             self.hand_in(messages)?;
             from = end;
         }
-        Ok(if is_any { Outcome::Done } else { Outcome::NoData })
+        Ok(match (trouble, is_any) {
+            (Some(trouble), _) => Outcome::Failed(trouble.into()),
+            (None, true) => Outcome::Done,
+            (None, false) => Outcome::NoData,
+        })
     }
 
     /// Hands on what a poll brought of a range, and how far all is known now.

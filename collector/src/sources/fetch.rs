@@ -1,5 +1,6 @@
 //! The seam between the thread of a source and how what it has is reached.
 
+use gapless_common::quality::Cause;
 use gapless_common::time::Timestamp;
 
 use super::failure::Failure;
@@ -20,8 +21,24 @@ pub(super) struct News {
 pub(super) struct End {
     /// Slots within these, half open, that have no row have one that cannot be read.
     pub(super) corrupt: Vec<(Timestamp, Timestamp)>,
+    /// Slots within these, half open, may have a row where nobody could look.
+    pub(super) unseen: Vec<(Timestamp, Timestamp)>,
     /// What of it cannot be read, and why: where, for people.
     pub(super) trouble: Option<String>,
+}
+
+impl End {
+    /// Why a slot of that instant has no row.
+    pub(super) fn cause(&self, at: Timestamp) -> Cause {
+        let is_in = |all: &[(Timestamp, Timestamp)]| all.iter().any(|(from, to)| (*from..*to).contains(&at));
+        if is_in(&self.corrupt) {
+            Cause::Corrupt
+        } else if is_in(&self.unseen) {
+            Cause::NotConnected
+        } else {
+            Cause::NotRecorded
+        }
+    }
 }
 
 /// What one device of a source has, however it is reached. Each call may take its time; only the source's thread makes them.

@@ -36,14 +36,27 @@ pub(super) struct Known {
     pub(super) away_until: Option<Timestamp>,
     /// What begins here was not read while it was away.
     pub(super) unread: Option<Timestamp>,
-    /// A command for history that was broken off: its number, where it goes on, and whether anything came.
-    pub(super) broken_off: Option<(u64, Timestamp, bool)>,
+    /// A command for history that was broken off.
+    pub(super) broken_off: Option<BrokenOff>,
     /// Commands that were answered, as long as the database lists them as open.
     pub(super) answered: BTreeSet<u64>,
     /// Which answer about changes it was read by.
     pub(super) seen: Seen,
     /// What is read again over several windows, and was broken off.
     pub(super) reread: Option<Reread>,
+}
+
+/// How far a command for history was carried out.
+#[derive(Debug, Clone)]
+pub(super) struct BrokenOff {
+    /// Its number.
+    pub(super) command: u64,
+    /// Where it goes on.
+    pub(super) next: Timestamp,
+    /// Whether anything came.
+    pub(super) is_any: bool,
+    /// What could not be read so far.
+    pub(super) trouble: Option<String>,
 }
 
 /// What was known of a source when a read began: what has changed since, the read may not have seen.

@@ -1,7 +1,6 @@
 //! A source that says by itself what is new: its parts are handed on as they come, and accounted for once all of them have.
 
 use gapless_common::message::Outcome;
-use gapless_common::quality::Cause;
 
 use super::failure::Failure;
 use super::shell::Shell;
@@ -26,11 +25,7 @@ impl Shell {
             // What ends this very moment is in it.
             let (to, accounted) = (now.plus_ms(1), known.next);
             let window = Window { from: accounted, to, accounted, settled: now.plus_ms(-lag_ms) };
-            let why = |at| match end.corrupt.iter().any(|(from, to)| (*from..*to).contains(&at)) {
-                true => Cause::Corrupt,
-                false => Cause::NotRecorded,
-            };
-            let (accounts, next) = known.voice.account(window, why, now)?;
+            let (accounts, next) = known.voice.account(window, |at| end.cause(at), now)?;
             known.next = next.max(known.next);
             messages.extend(accounts);
             self.hand_in(messages)?;

@@ -27,6 +27,8 @@ pub struct Parsed {
     pub oldest: Option<Timestamp>,
     /// Instants that came twice with different values: what was written last counts, or first where the newest is first.
     pub doubled: usize,
+    /// What else there may be that could not be read, and why; with the words for people.
+    pub trouble: Option<String>,
 }
 
 /// A row as it is written.
@@ -71,7 +73,7 @@ impl AnswerSpec {
         };
         let oldest = oldest.and_then(|text| self.read_time(&text, None).ok());
         let (rows, doubled) = self.rows(raws, from)?;
-        Ok(Parsed { rows, oldest, doubled })
+        Ok(Parsed { rows, oldest, doubled, trouble: None })
     }
 
     fn json(&self, body: &str, values: &[String]) -> Result<(Vec<Raw>, Option<String>), String> {

@@ -3,7 +3,7 @@
 use std::collections::{BTreeSet, VecDeque};
 use std::sync::{Arc, Mutex};
 
-use gapless_common::message::{Command, CommandBody};
+use gapless_common::message::{Command, CommandBody, Outcome};
 use gapless_common::time::Timestamp;
 use gapless_common::topic::AgentPath;
 use rusqlite::Connection;
@@ -39,6 +39,8 @@ struct Told {
     windows: Vec<(Timestamp, Timestamp)>,
     /// What is wrong with the next questions, in order; nothing of those after.
     failures: VecDeque<Option<Failure>>,
+    /// What the next windows give, in order; nothing those after.
+    parsed: VecDeque<Parsed>,
 }
 
 #[derive(Debug, Clone, Default)]
@@ -61,7 +63,8 @@ impl Fetch for Fake {
 
     fn fetch(&mut self, from: Timestamp, to: Timestamp) -> Result<Parsed, Failure> {
         self.told().windows.push((from, to));
-        self.answer().map(|()| Parsed::default())
+        self.answer()?;
+        Ok(self.told().parsed.pop_front().unwrap_or_default())
     }
 
     fn probe(&mut self) -> Result<Option<String>, Failure> {
@@ -237,6 +240,33 @@ fn a_read_of_many_windows_goes_on_where_it_was_broken_off() {
     fake.told().windows.clear();
     let (_, seen) = bench.shell.pull(0, from.plus_ms(-1), began(6)).unwrap();
     assert_eq!((first(&fake), seen), (Some(from.plus_ms(-1)), began(6)));
+}
+
+#[test]
+fn what_cannot_be_read_of_a_stretch_is_said_once_all_of_it_was_tried() {
+    let mut bench = Bench::new(&[]);
+    bench.shell.lister = None;
+    let fake = bench.device("a");
+    bench.shell.look(&bench.connection).unwrap();
+    let from = clock::now().plus_ms(-10 * DAY_MS);
+    let stretch = (from, from.plus_ms(5 * DAY_MS));
+    let hidden = || Parsed { trouble: Some("2026/: permission denied".to_owned()), ..Parsed::default() };
+    let mut ask = |no, broken_off_at: Option<usize>| {
+        fake.told().windows.clear();
+        fake.told().parsed = [Parsed::default(), hidden()].into();
+        if let Some(place) = broken_off_at {
+            fake.told().failures = (0..place).map(|_| None).chain([Some(Failure::Spent(from))]).collect();
+        }
+        let outcome = bench.shell.history(0, no, stretch);
+        (outcome.ok(), fake.told().windows.len())
+    };
+    let told = || Some(Outcome::Failed("2026/: permission denied".into()));
+    assert_eq!(ask(7, None), (told(), 5));
+    // One that was broken off knows it still.
+    assert_eq!(ask(8, Some(3)), (None, 4));
+    fake.told().parsed.clear();
+    assert_eq!(bench.shell.history(0, 8, stretch).ok(), told());
+    assert_eq!(bench.shell.history(0, 9, stretch).ok(), Some(Outcome::NoData));
 }
 
 #[test]

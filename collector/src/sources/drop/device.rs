@@ -61,6 +61,8 @@ struct Look {
     queue: VecDeque<Box<str>>,
     open: Option<Open>,
     complaints: Complaints,
+    /// Before that there may be rows where it could not look.
+    unseen_until: Option<Timestamp>,
 }
 
 /// What is wrong, as it is said to people.
@@ -72,11 +74,11 @@ struct Complaints {
 }
 
 impl Complaints {
-    /// What of a place cannot be read.
-    fn of(source: &str, listing: &Listing) -> Self {
+    /// What of a place cannot be read; a look writes it into the log, too.
+    fn of(listing: &Listing) -> Self {
         let mut complaints = Self::default();
         for (what, why) in listing.complaints() {
-            complaints.add(source, what, None, &why);
+            complaints.count(what, None, &why);
         }
         complaints
     }
@@ -89,6 +91,10 @@ impl Complaints {
         if self.of_file == TOLD_MAX {
             tracing::warn!(source, file, "what else is wrong with this file is counted, and not told");
         }
+        self.count(file, line, why);
+    }
+
+    fn count(&mut self, file: &str, line: Option<u64>, why: &str) {
         match &self.first {
             Some(_) => self.more += 1,
             None => {
@@ -118,7 +124,11 @@ impl DropDevice {
         let gaps = &mut self.gaps;
         let queue = self.files.listed(&listing, now, || Cut { from, gaps: std::mem::take(gaps) });
         let queue = queue.map_err(Trouble::Place)?.into();
-        Ok(Look { queue, complaints: Complaints::of(&self.settings.source, &listing), ..Look::default() })
+        for (what, why) in listing.complaints() {
+            tracing::warn!(source = self.settings.source, file = what, "{why}");
+        }
+        let (complaints, unseen_until) = (Complaints::of(&listing), listing.unseen_until());
+        Ok(Look { queue, open: None, complaints, unseen_until })
     }
 
     /// Reads on in the file that is open, or opens the next one; whether there was any.
@@ -189,7 +199,13 @@ impl DropDevice {
             let slot = self.settings.grid.at(self.settings.grid.slot_at(*at));
             (slot, slot.plus_ms(1))
         });
-        End { corrupt: of_lines.chain(of_files).collect(), trouble: look.complaints.text() }
+        let unread_until = self.files.unread_until().map(|until| until.plus_ms(1));
+        let unseen = unread_until.max(look.unseen_until).map(|until| (Timestamp(i64::MIN), until));
+        End {
+            corrupt: of_lines.chain(of_files).collect(),
+            unseen: unseen.into_iter().collect(),
+            trouble: look.complaints.text(),
+        }
     }
 
     /// Reads all rows of a file, whatever was read of it before.
@@ -214,7 +230,7 @@ impl DropDevice {
         files: Vec<Holding>,
         mut each: impl FnMut(Row),
     ) -> Result<(Option<String>, bool), Failure> {
-        let (mut complaints, mut is_unread) = (Complaints::of(&self.settings.source, listing), false);
+        let (mut complaints, mut is_unread) = (Complaints::of(listing), false);
         for file in files {
             complaints.of_file = 0;
             match self.read_all(&file, &mut each) {
@@ -320,10 +336,8 @@ impl Fetch for DropDevice {
             }
         });
         self.place.rest();
-        match trouble?.0 {
-            Some(why) if rows.is_empty() => Err(Failure::Answer(why)),
-            _ => Ok(Parsed { rows: rows.into_values().collect(), oldest: None, doubled }),
-        }
+        let (trouble, _) = trouble?;
+        Ok(Parsed { rows: rows.into_values().collect(), oldest: None, doubled, trouble })
     }
 
     fn probe(&mut self) -> Result<Option<String>, Failure> {

@@ -240,6 +240,12 @@ impl Files {
         spoilt.map(|file| Timestamp(file.stat.modified_ms)).max()
     }
 
+    /// When the newest file was written that is still to be read, once a look is over: what it holds was not seen.
+    pub(super) fn unread_until(&self) -> Option<Timestamp> {
+        let unread = self.known.values().filter(|file| matches!(file.state, State::New | State::Growing));
+        unread.map(|file| Timestamp(file.stat.modified_ms)).max()
+    }
+
     /// The files of a listing that may hold rows of a stretch, those first that were written first.
     pub(super) fn holding(&self, seen: &Listing, now: Duration, (from, to): Stretch) -> Vec<Holding> {
         let holding = seen.files.iter().filter_map(|(name, stat)| {
@@ -445,8 +451,10 @@ mod tests {
         let (mut files, all) = (Files::default(), [("a", stat(1, 10, 0))]);
         listed(&mut files, &all);
         assert!(!files.growing("a"), "it may be on its way");
+        assert_eq!(files.unread_until(), Some(at(0)));
         assert_eq!((listed(&mut files, &all), files.spoilt_until()), (vec!["a".to_owned()], None));
         assert!(files.growing("a"));
+        assert_eq!(files.unread_until(), None, "it is spoilt");
         assert_eq!((listed(&mut files, &all).len(), files.spoilt_until()), (0, Some(at(0))));
         let grown = [("a", stat(1, 11, 0))];
         assert_eq!((listed(&mut files, &grown).len(), files.spoilt_until()), (1, None));

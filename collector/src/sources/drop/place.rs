@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 
 use gapless_common::files::glob::{Entry, FILES_MAX, find_newest};
 use gapless_common::files::tail::Stat;
+use gapless_common::time::Timestamp;
 
 /// Why a place or a file of it gives nothing; with the words for people.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -39,6 +40,17 @@ impl Listing {
     /// Whether a file may be there although it is not in the listing.
     pub(super) fn hides(&self, name: &str) -> bool {
         self.hidden.keys().any(|folder| name.starts_with(&**folder))
+    }
+
+    /// Before when a row may lie where nobody looks; nothing where all is listed.
+    pub(super) fn unseen_until(&self) -> Option<Timestamp> {
+        // Each of those that are left out was written before all that are not.
+        let oldest = self.files.values().map(|stat| stat.modified_ms).min().filter(|_| self.left_out > 0);
+        if self.hidden.is_empty() {
+            oldest.map(|ms| Timestamp(ms).plus_ms(1))
+        } else {
+            Some(Timestamp(i64::MAX))
+        }
     }
 
     /// What of the place is not read, and why: what it is about, and the words for people.

@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use gapless_common::files::tail::Stat;
+use gapless_common::quality::Cause;
 use gapless_common::time::Interval;
 
 use super::super::files::QUIET;
@@ -258,6 +259,57 @@ fn a_drop_that_can_read_nothing_at_its_first_start_waits() {
     shelf.change(unreadable);
     let said = device(&shelf, Some(120_000)).oldest(NOW).unwrap();
     assert_eq!(said, NOW.plus_ms(-120_000), "where it is said nothing need be read");
+}
+
+#[test]
+fn a_stretch_has_what_can_be_read_of_it_and_says_what_cannot() {
+    let shelf = Shelf::default();
+    let mut device = device(&shelf, None);
+    shelf.put("a", text(0..3));
+    let minute = |no: i64| Timestamp(NOW.0 - 86_400_000 + no * 60_000);
+    let mut fetch = |from, to| {
+        let parsed = device.fetch(minute(from), minute(to)).unwrap();
+        (parsed.rows.len(), parsed.trouble)
+    };
+    assert_eq!(fetch(-5, 0), (0, None));
+    shelf.change(|lying| drop(lying.hidden.insert("2026/".into(), "no".to_owned())));
+    let told = Some("2026/: no".to_owned());
+    assert_eq!((fetch(-5, 0), fetch(0, 5)), ((0, told.clone()), (3, told)));
+    shelf.change(|lying| (lying.hidden, lying.unreadable) = (BTreeMap::new(), vec!["a"]));
+    assert_eq!(fetch(0, 5), (0, Some("a: no".to_owned())));
+}
+
+#[test]
+fn what_may_lie_where_nobody_could_look_is_not_said_to_be_in_no_record() {
+    let (not_recorded, unseen) = (Cause::NotRecorded, Cause::NotConnected);
+    type Change<'a> = &'a dyn Fn(&mut Lying);
+    let none = |_: &mut Lying| ();
+    let hidden = |lying: &mut Lying| drop(lying.hidden.insert("2026/".into(), "no".to_owned()));
+    let unreadable = |lying: &mut Lying| lying.unreadable.push("b");
+    let left_out = |lying: &mut Lying| lying.left_out = 1;
+    let growing = |lying: &mut Lying| drop(lying.files.insert("b", (b"\x1f\x8b".to_vec(), NOW.0 + 2_000)));
+    // Before both files were written, between them, and behind both.
+    let rows: [(&str, Change<'_>, [Cause; 3]); 5] = [
+        ("all was read", &none, [not_recorded; 3]),
+        ("a folder cannot be listed", &hidden, [unseen; 3]),
+        ("the newest file cannot be read", &unreadable, [unseen, unseen, not_recorded]),
+        ("the newest file is not whole yet", &growing, [unseen, unseen, not_recorded]),
+        ("an old file is left out", &left_out, [unseen, not_recorded, not_recorded]),
+    ];
+    for (what, change, expected) in rows {
+        let shelf = Shelf::default();
+        shelf.put("a", text(0..3));
+        shelf.put("b", text(5..7));
+        shelf.change(change);
+        let mut device = device(&shelf, None);
+        let mut end = None;
+        while end.is_none() {
+            end = device.news_at(Timestamp(0), Duration::ZERO).unwrap().end;
+        }
+        let end = end.unwrap();
+        let told = [500, 1_500, 2_500].map(|ms| end.cause(NOW.plus_ms(ms)));
+        assert_eq!(told, expected, "{what}");
+    }
 }
 
 #[test]
