@@ -1,7 +1,7 @@
 //! The way to files: lists folders and reads bytes for their collection, and shows a person the newest row. Decides
 //! nothing.
 
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io::{self, Read as _, Seek as _, SeekFrom};
 use std::os::unix::fs::MetadataExt as _;
@@ -14,7 +14,7 @@ use crate::config::{Folder, LogFiles};
 use crate::event::BusEvent;
 use crate::files::core::{Ask, Failure, Folder as Collector, Found};
 use crate::files::form::{Form, LineError};
-use crate::files::glob::{Entry, FILES_MAX, find as find_files};
+use crate::files::glob::{Entry, FILES_MAX, Found as Listed, find_newest};
 use crate::files::tail::{Came, Item, Row, Stat, Tail};
 use crate::records::layout::{Channels, Layout};
 use crate::status::{ValueStatus, value_text};
@@ -32,13 +32,18 @@ pub fn spawn_files<E: From<BusEvent> + Send + 'static>(
     let sets = folder.devices.iter().map(|files| files.settings.clone()).collect();
     let collector = Collector::new(folder.id.clone(), sets, started, clock.now());
     let root = folder.path.clone();
-    asking::spawn(folder.id.as_str(), collector, move |ask: Ask| find(&root, ask), clock, events)
+    let mut told = BTreeSet::new();
+    asking::spawn(folder.id.as_str(), collector, move |ask: Ask| find(&root, &mut told, ask), clock, events)
 }
 
-fn find(root: &Path, ask: Ask) -> Result<Found, Failure> {
+/// Does what is asked for. Of which patterns it was `told` that they mean too many files is known from one to the next.
+fn find(root: &Path, told: &mut BTreeSet<Box<str>>, ask: Ask) -> Result<Found, Failure> {
     match ask {
         Ask::List(pattern) => list(root, &pattern)
-            .map(Found::Files)
+            .map(|listed| {
+                tell_left_out(root, told, &pattern, listed.left_out);
+                Found::Files(listed.files)
+            })
             .map_err(|(path, error)| Failure::Unreadable(format!("cannot list {}: {error}", path.display()))),
         Ask::Read(name, offset, len) => {
             read(&root.join(&*name), offset, len).map(Found::Bytes).map_err(|error| match error.kind() {
@@ -50,15 +55,29 @@ fn find(root: &Path, ask: Ask) -> Result<Found, Failure> {
 }
 
 /// The files that a pattern means, by their names below the folder.
-fn list(root: &Path, pattern: &str) -> Result<BTreeMap<Box<str>, Stat>, (PathBuf, io::Error)> {
-    let found = find_files(pattern, &mut |folder, is_wanted| {
+fn list(root: &Path, pattern: &str) -> Result<Listed, (PathBuf, io::Error)> {
+    find_newest(FILES_MAX, pattern, &mut |folder, is_wanted| {
         let folder = root.join(folder);
         entries(&folder, is_wanted).map_err(|error| (folder, error))
-    })?;
-    if found.len() >= FILES_MAX {
-        tracing::warn!(folder = %root.display(), pattern, "it means more than {FILES_MAX} files: the others are not read");
+    })
+}
+
+/// Says that files are left out: once, and again where none were in between. Whether it was said.
+fn tell_left_out(root: &Path, told: &mut BTreeSet<Box<str>>, pattern: &str, left_out: u64) -> bool {
+    if left_out == 0 {
+        told.remove(pattern);
+        return false;
     }
-    Ok(found)
+    let is_new = told.insert(pattern.into());
+    if is_new {
+        tracing::warn!(
+            folder = %root.display(),
+            pattern,
+            "it means {left_out} files beside the {FILES_MAX} that were written last, and these are not read: write a narrower \
+             pattern, or put away what is read"
+        );
+    }
+    is_new
 }
 
 fn entries(folder: &Path, is_wanted: &dyn Fn(&str) -> bool) -> io::Result<Vec<Entry>> {
@@ -135,7 +154,7 @@ pub fn read_files(folder: &Folder, files: &LogFiles) -> Result<Shown, FilesError
     let settings = &files.settings;
     let found =
         list(&folder.path, &settings.pattern).map_err(|(path, error)| FilesError::List(path, error))?;
-    let newest = found.iter().max_by_key(|(_, stat)| stat.written());
+    let newest = found.files.iter().max_by_key(|(_, stat)| stat.written());
     let Some((name, _)) = newest else {
         return Err(FilesError::None(folder.path.clone(), settings.pattern.clone()));
     };
@@ -183,6 +202,28 @@ fn last_row(path: &Path, form: &Form) -> io::Result<LastRow> {
         }
         if !more {
             return Ok((row, bad, first));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn that_files_are_left_out_is_said_once_as_long_as_it_lasts() {
+        let mut told = BTreeSet::new();
+        let rows = [
+            ("a*", 0, false),
+            ("a*", 3, true),
+            ("a*", 4, false),
+            ("b*", 1, true),
+            ("a*", 0, false),
+            ("a*", 1, true),
+        ];
+        for (pattern, left_out, expected) in rows {
+            let is_said = tell_left_out(Path::new("/x"), &mut told, pattern, left_out);
+            assert_eq!(is_said, expected, "{pattern} {left_out}");
         }
     }
 }

@@ -27,20 +27,9 @@ pub struct Found {
     pub left_out: u64,
 }
 
-/// The files that a pattern of several parts means, by their names below the folder; where there are more than
-/// [`FILES_MAX`], those that were written last. `list` is asked for what a folder (empty for the one that all is below, else
-/// ending with a slash) holds under the names that it is given a test of.
-///
-/// # Errors
-/// Those of `list`.
-pub fn find<E>(
-    pattern: &str,
-    list: &mut impl FnMut(&str, &dyn Fn(&str) -> bool) -> Result<Vec<Entry>, E>,
-) -> Result<BTreeMap<Box<str>, Stat>, E> {
-    find_newest(FILES_MAX, pattern, list).map(|found| found.files)
-}
-
-/// The same, `most` of them, with how many there are beside.
+/// The files that a pattern of several parts means, by their names below the folder; where there are more than `most`, those
+/// that were written last, and how many there are beside. `list` is asked for what a folder (empty for the one that all is
+/// below, else ending with a slash) holds under the names that it is given a test of.
 ///
 /// # Errors
 /// Those of `list`.
@@ -159,13 +148,14 @@ mod tests {
             };
             Ok(all.into_iter().filter(|entry| is_wanted(&entry.name)).collect())
         };
-        let names = find("20*/Met*.dat", &mut list).unwrap();
+        let mut find = |pattern| find_newest(FILES_MAX, pattern, &mut list).map(|found| found.files);
+        let names = find("20*/Met*.dat").unwrap();
         assert_eq!(
             names.keys().map(AsRef::as_ref).collect::<Vec<&str>>(),
             ["2025/Met.dat", "2026/Met_1.dat"]
         );
-        assert_eq!(find("202?", &mut list).unwrap().len(), 1);
-        assert_eq!(find("*/*", &mut list), Err("x/".to_owned()));
+        assert_eq!(find("202?").unwrap().len(), 1);
+        assert_eq!(find("*/*"), Err("x/".to_owned()));
     }
 
     #[test]
