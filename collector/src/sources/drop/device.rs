@@ -211,7 +211,8 @@ impl DropDevice {
     /// Reads all rows of a file, whatever was read of it before.
     fn read_all(&mut self, file: &Holding, mut each: impl FnMut(Row)) -> Result<(), Trouble> {
         let Settings { meaning, packing, .. } = &self.settings;
-        let begun = Begun { size: file.stat.size, reader: None, cut: None, half: file.half };
+        let Holding { half, is_settled, .. } = *file;
+        let begun = Begun { size: file.stat.size, reader: None, cut: None, half, is_settled };
         let mut open = Open::new(&file.name, begun, &mut *self.place, packing, meaning)?;
         while let Some((rows, _)) = open.next(&mut *self.place, meaning)? {
             rows.into_iter().for_each(&mut each);
@@ -306,6 +307,7 @@ impl Fetch for DropDevice {
                 name: name.clone(),
                 stat: *stat,
                 half: Half::Read,
+                is_settled: false,
             });
             let files = files.collect();
             let earlier = |row: Row| oldest = Some(oldest.map_or(row.at, |at| at.min(row.at)));

@@ -93,6 +93,8 @@ pub(super) struct Begun {
     pub(super) cut: Option<Cut>,
     /// What to do with a last line without its end.
     pub(super) half: Half,
+    /// It was not whole yet, as it seemed, at the look before, and is the same.
+    pub(super) is_settled: bool,
 }
 
 /// What to do with a last line without its end.
@@ -113,6 +115,8 @@ pub(super) struct Holding {
     pub(super) stat: Stat,
     /// What to do with a last line without its end.
     pub(super) half: Half,
+    /// It was read before, or tried, and is the same.
+    pub(super) is_settled: bool,
 }
 
 /// All files of a device. See the module.
@@ -169,7 +173,8 @@ impl Files {
         let file = self.known.get_mut(name)?;
         let cut = self.cut.clone().filter(|_| file.is_old);
         let half = self.last_line.half(file.is_quiet);
-        Some(Begun { size: file.stat.size, reader: file.reader.take(), cut, half })
+        let (size, is_settled) = (file.stat.size, matches!(file.state, State::Growing));
+        Some(Begun { size, reader: file.reader.take(), cut, half, is_settled })
     }
 
     /// All of it was read, or what is new: the place now, if it is a plain one; whether a line without its end stands behind
@@ -253,7 +258,9 @@ impl Files {
             let span = known.and_then(|file| file.span);
             let may_hold = span.map_or(stat.may_hold(from), |(first, last)| first < to && from <= last);
             let half = self.last_line.half(known.is_some_and(|file| file.is_quiet_at(now)));
-            may_hold.then(|| Holding { name: name.clone(), stat: *stat, half })
+            let is_settled =
+                known.is_some_and(|file| matches!(file.state, State::Growing | State::Spoilt | State::Read));
+            may_hold.then(|| Holding { name: name.clone(), stat: *stat, half, is_settled })
         });
         let mut all: Vec<_> = holding.collect();
         all.sort_by(|a, b| (a.stat.written(), &a.name).cmp(&(b.stat.written(), &b.name)));
@@ -452,12 +459,17 @@ mod tests {
         listed(&mut files, &all);
         assert!(!files.growing("a"), "it may be on its way");
         assert_eq!(files.unread_until(), Some(at(0)));
+        let stretch = (at(1), at(0));
+        assert!(files.begin("a").unwrap().is_settled);
+        assert!(files.holding(&seen(&all), Duration::ZERO, stretch)[0].is_settled);
         assert_eq!((listed(&mut files, &all), files.spoilt_until()), (vec!["a".to_owned()], None));
         assert!(files.growing("a"));
         assert_eq!(files.unread_until(), None, "it is spoilt");
         assert_eq!((listed(&mut files, &all).len(), files.spoilt_until()), (0, Some(at(0))));
         let grown = [("a", stat(1, 11, 0))];
         assert_eq!((listed(&mut files, &grown).len(), files.spoilt_until()), (1, None));
+        assert!(!files.begin("a").unwrap().is_settled);
+        assert!(!files.holding(&seen(&grown), Duration::ZERO, stretch)[0].is_settled);
         assert!(!files.growing("a"));
         files.unread("a");
         assert_eq!(listed(&mut files, &grown), ["a"], "what passes is tried again");

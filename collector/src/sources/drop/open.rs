@@ -53,8 +53,8 @@ impl Open {
         packing: &Packing,
         meaning: &Meaning,
     ) -> Result<Self, Trouble> {
-        let Begun { size, reader, mut cut, half } = begun;
-        let texts = match packing.texts(place, name, size)? {
+        let Begun { size, reader, mut cut, half, is_settled } = begun;
+        let texts = match packing.texts(place, name, size, is_settled)? {
             Texts::Plain => {
                 let kept = match reader {
                     Some(reader) if is_same(&reader, name, place)? => Some(reader),

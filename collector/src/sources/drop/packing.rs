@@ -36,8 +36,15 @@ pub(super) enum Texts {
 }
 
 impl Packing {
-    /// The texts of a file. How it is packed is looked at each time: one that was empty when it was seen first may be anything.
-    pub(super) fn texts(&self, place: &mut dyn Place, name: &str, size: u64) -> Result<Texts, Trouble> {
+    /// The texts of a file, which is the same as at the look before where it `is_settled`. How it is packed is looked at each
+    /// time: one that was empty when it was seen first may be anything.
+    pub(super) fn texts(
+        &self,
+        place: &mut dyn Place,
+        name: &str,
+        size: u64,
+        is_settled: bool,
+    ) -> Result<Texts, Trouble> {
         let kind = match self.unpack.or_else(|| by_name(name)) {
             None if self.decrypt.is_none() => by_head(&place.read(name, 0, 4)?),
             kind => kind,
@@ -52,7 +59,21 @@ impl Packing {
                 self.decrypted(program, texts)?
             }
             Some(program) => {
-                let bytes = self.made_by(program, bytes, self.bytes_max, program.until())?;
+                let (is_empty, until) = (bytes.is_empty(), program.until());
+                let bytes = self.made_by(program, bytes, self.bytes_max, until)?;
+                if bytes.is_empty() && !is_empty {
+                    // So `gpg` does with a file that is cut off in its first packet, too, and calls it a success.
+                    let program = program.argv.first().map_or("", String::as_str);
+                    if !is_settled {
+                        return Err(Trouble::Growing(format!(
+                            "`{program}` makes nothing of it: is it whole?"
+                        )));
+                    }
+                    tracing::info!(
+                        file = name,
+                        "`{program}` makes nothing of it: it is taken for an empty one"
+                    );
+                }
                 // The name is that of the encrypted file.
                 self.unpacked(self.unpack.or_else(|| by_head(&bytes)), bytes)?
             }
@@ -70,6 +91,7 @@ impl Packing {
     fn decrypted(&self, program: &Program, texts: Vec<Text>) -> Result<Vec<Text>, Trouble> {
         let (until, mut left) = (program.until(), self.bytes_max);
         let decrypted = texts.into_iter().map(|(name, bytes)| {
+            // An archive that can be read has all of each text: of nothing nothing more comes.
             let bytes = self.made_by(program, bytes, left, until)?;
             left = left.saturating_sub(u64::try_from(bytes.len()).unwrap_or(u64::MAX));
             Ok((name, bytes))
@@ -85,17 +107,10 @@ impl Packing {
         left: u64,
         until: Instant,
     ) -> Result<Vec<u8>, Trouble> {
-        let is_empty = bytes.is_empty();
-        let made = program.run(bytes, left, until).map_err(|error| match error {
+        program.run(bytes, left, until).map_err(|error| match error {
             CommandError::Large { .. } => Trouble::Spoilt(UnpackError::Large(self.bytes_max).to_string()),
             error => of_command(&error),
-        })?;
-        if made.is_empty() && !is_empty {
-            // So `gpg` does with a file that is cut off in its first packet, and calls it a success.
-            let program = program.argv.first().map_or("", String::as_str);
-            return Err(Trouble::Growing(format!("`{program}` makes nothing of it: is it whole?")));
-        }
-        Ok(made)
+        })
     }
 
     fn unpacked(&self, kind: Option<Unpack>, bytes: Vec<u8>) -> Result<Vec<Text>, Trouble> {
@@ -180,6 +195,15 @@ mod tests {
     }
 
     fn texts(decrypt: Option<&str>, is_unpacked_first: bool, file: Vec<u8>) -> Result<Texts, Trouble> {
+        texts_of(decrypt, is_unpacked_first, file, false)
+    }
+
+    fn texts_of(
+        decrypt: Option<&str>,
+        is_unpacked_first: bool,
+        file: Vec<u8>,
+        is_settled: bool,
+    ) -> Result<Texts, Trouble> {
         let program = |script: &str| Program {
             argv: ["sh", "-c", script].map(str::to_owned).to_vec(),
             timeout: Duration::from_secs(2),
@@ -187,7 +211,7 @@ mod tests {
         let decrypt = decrypt.map(program);
         let packing = Packing { unpack: None, entries: None, decrypt, is_unpacked_first, bytes_max: 1_000 };
         let size = u64::try_from(file.len()).unwrap();
-        packing.texts(&mut Shelf(BTreeMap::from([("a", file)])), "a", size)
+        packing.texts(&mut Shelf(BTreeMap::from([("a", file)])), "a", size, is_settled)
     }
 
     fn packed(texts: &[(&str, &str)]) -> Result<Texts, Trouble> {
@@ -207,9 +231,16 @@ mod tests {
     }
 
     #[test]
-    fn a_program_that_makes_nothing_of_something_has_not_got_all_of_it() {
-        let told = texts(Some("cat > /dev/null"), false, b"encrypted".to_vec());
+    fn a_program_that_makes_nothing_of_something_may_not_have_all_of_it_and_else_it_is_empty() {
+        let script = "cat > /dev/null";
+        let told = texts(Some(script), false, b"encrypted".to_vec());
         assert_eq!(told, Err(Trouble::Growing("`sh` makes nothing of it: is it whole?".to_owned())));
+        let told = texts_of(Some(script), false, b"encrypted".to_vec(), true);
+        assert_eq!(told, packed(&[("", "")]), "it is the same as before");
+        // An archive is whole where it can be read: one empty text in it is no reason to leave the others.
+        let script = "sed 's/^empty$//' | tr -d '\\n'";
+        let told = texts(Some(script), true, zip(&[("a", "1\n"), ("b", "empty\n"), ("c", "3\n")]));
+        assert_eq!(told, packed(&[("a", "1\n"), ("b", ""), ("c", "3\n")]));
         assert_eq!(texts(Some("cat"), false, Vec::new()), packed(&[("", "")]));
     }
 
