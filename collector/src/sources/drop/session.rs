@@ -10,7 +10,7 @@ use gapless_common::files::tail::Stat;
 use super::command::{CommandError, Running, readable, write_until};
 use super::place::Trouble;
 use super::sftp::{Answer, Attributes, PACKET_BYTES_MAX, READ_BYTES_MAX, Request};
-use super::ssh::Remote;
+use super::ssh::{Remote, without_keys};
 
 /// Of a folder's names that are meant, so many are held.
 const NAMES_MAX: usize = 200_000;
@@ -24,6 +24,8 @@ pub(super) struct Session {
     from: ChildStdout,
     timeout: Duration,
     next_id: u32,
+    /// It was let in, and answered.
+    is_greeted: bool,
     /// The file that was read last, and is read on probably.
     open: Option<(Box<str>, Vec<u8>)>,
 }
@@ -59,9 +61,10 @@ impl Session {
             return Err(Trouble::Place("`ssh` was started without a way to it".to_owned()));
         };
         // It says by itself, and better, where it could not connect in time.
-        let mut session = Self { running, to, from, timeout: remote.timeout * 2, next_id: 0, open: None };
+        let (timeout, next_id, is_greeted, open) = (remote.timeout * 2, 0, false, None);
+        let mut session = Self { running, to, from, timeout, next_id, is_greeted, open };
         match session.ask(Request::Init) {
-            Ok(Answer::Version(3..)) => Ok(Self { timeout: remote.timeout, ..session }),
+            Ok(Answer::Version(3..)) => Ok(Self { timeout: remote.timeout, is_greeted: true, ..session }),
             Ok(answer) => {
                 Err(Trouble::Place(format!("{} does not speak SFTP of version 3: {answer:?}", remote.host)))
             }
@@ -147,7 +150,10 @@ impl Session {
                         .extend(names.into_iter().filter(|(name, _)| is_wanted(name) && !name.contains('/')));
                 }
                 Answer::End => break,
-                answer => return Err(refused(answer)),
+                answer => {
+                    self.ask(Request::Close(&handle))?;
+                    return Err(refused(answer));
+                }
             }
         }
         self.ask(Request::Close(&handle))?;
@@ -194,7 +200,10 @@ impl Session {
                 Answer::Data(data) if data.is_empty() => break,
                 Answer::Data(data) => bytes.extend(data),
                 Answer::End => break,
-                answer => return Err(refused(answer)),
+                answer => {
+                    self.ask(Request::Close(&handle))?;
+                    return Err(refused(answer));
+                }
             }
         }
         bytes.truncate(len);
@@ -209,9 +218,11 @@ impl Session {
                 drop(self.to);
                 let has_ended = matches!(self.running.ended(END_WITHIN), Ok(Some(_)));
                 let said = if has_ended { self.running.said() } else { String::new() };
+                let said = if self.is_greeted { without_keys(&said) } else { said };
                 let host = &remote.host;
                 Trouble::Place(match (said.trim().is_empty(), why.is_empty()) {
-                    (false, _) => remote.explain(&said),
+                    (false, true) => remote.explain(&said),
+                    (false, false) => format!("{} ({why})", remote.explain(&said)),
                     (true, true) => format!("the connection to {host} ended without a word"),
                     (true, false) => format!("the connection to {host}: {why}"),
                 })
@@ -263,15 +274,20 @@ mod tests {
 
     /// A session with a server that gives these answers, whatever it is asked.
     fn session(answers: &[Vec<u8>]) -> Result<Session, Trouble> {
+        session_that(answers, "exec sleep 600").0
+    }
+
+    /// The same of a server that does this then.
+    fn session_that(answers: &[Vec<u8>], then: &str) -> (Result<Session, Trouble>, Remote) {
         let file = tempfile::NamedTempFile::new().unwrap();
         std::fs::write(file.path(), answers.concat()).unwrap();
-        let script = "cat \"$0\"; rm \"$0\"; exec sleep 600";
+        let script = format!("cat \"$0\"; rm \"$0\"; {then}");
         let path = file.into_temp_path().keep().unwrap();
         let (host, port, identity, known_hosts) = ("files.example".to_owned(), None, None, None);
         let timeout = Duration::from_secs(60);
         let remote = Remote { host, port, folder: String::new(), identity, known_hosts, timeout };
-        let running = Running::start(Command::new("sh").args(["-c", script]).arg(path)).unwrap();
-        Session::over(running, &remote)
+        let running = Running::start(Command::new("sh").args(["-c", &script]).arg(path)).unwrap();
+        (Session::over(running, &remote), remote)
     }
 
     const VERSION: &[u8] = b"\x02\0\0\0\x03";
@@ -320,6 +336,48 @@ mod tests {
                 (Err(told), Err(expected)) => assert!(told.starts_with(expected), "{told}"),
                 (_, expected) => assert_eq!(told, expected.map_err(str::to_owned), "{listed:?} {stat:?}"),
             }
+        }
+    }
+
+    #[test]
+    fn what_is_open_is_closed_where_it_is_refused() {
+        let refused = |id: u8| packet(&[&[0x65, 0, 0, 0, id], b"\0\0\0\x03"]);
+        let (handle, closed) =
+            (packet(&[b"\x66\0\0\0\x02\0\0\0\x01h"]), packet(&[b"\x65\0\0\0\x04\0\0\0\0"]));
+        let answers = [packet(&[VERSION]), handle, refused(3), closed];
+        let mut of_file = session(&answers).unwrap();
+        assert!(matches!(of_file.read("", "a", 0, 9), Err(Broken::Refused(_))));
+        let mut of_folder = session(&answers).unwrap();
+        assert!(matches!(of_folder.entries("", &|_| true), Err(Broken::Refused(_))));
+        assert_eq!((of_file.next_id, of_folder.next_id), (4, 4), "the fourth question is to close it");
+    }
+
+    #[test]
+    fn why_a_session_is_over_is_told_beside_what_was_said_and_keys_matter_only_before_it_began() {
+        let unloaded = "echo 'Load key \"k\": error in libcrypto' >&2";
+        let (greeted, silent, ends) =
+            ("head -c 9 > /dev/null", "cat > /dev/null", "echo 'Connection reset' >&2");
+        let rows = [
+            (
+                format!("{unloaded}; {silent}"),
+                "the connection to files.example: it gave no answer within 0.2 s",
+            ),
+            (
+                format!("{unloaded}; {greeted}; {ends}"),
+                "the connection to files.example ended: Connection reset",
+            ),
+            (
+                format!("{unloaded}; {silent}; {ends}"),
+                "the connection to files.example ended: Connection reset (it gave no answer within 0.2 s)",
+            ),
+        ];
+        for (then, expected) in rows {
+            let (session, remote) = session_that(&[packet(&[VERSION])], &then);
+            let mut session = session.unwrap();
+            session.timeout = Duration::from_millis(200);
+            // One that is gone can be asked nothing.
+            let broken = session.bytes(4, Instant::now() + session.timeout).unwrap_err();
+            assert_eq!(session.trouble(&remote, broken), Trouble::Place(expected.to_owned()), "{then}");
         }
     }
 

@@ -77,6 +77,8 @@ impl Remote {
     pub(super) fn explain(&self, said: &str) -> String {
         let (host, line) = (&self.host, last_line(said));
         let has = |words: &str| said.contains(words);
+        // A key that cannot be used matters only where no other one lets in.
+        let is_refused = has("Permission denied (");
         if has("REMOTE HOST IDENTIFICATION HAS CHANGED") {
             format!(
                 "{host} shows another host key than the one that is known: ask its owner whether it was changed, and put the new \
@@ -87,14 +89,14 @@ impl Remote {
             format!("{host} shows a host key that is revoked: ask its owner for the new one")
         } else if has("Host key verification failed") {
             self.explain_unknown()
-        } else if has("UNPROTECTED PRIVATE KEY FILE") {
+        } else if is_refused && has("UNPROTECTED PRIVATE KEY FILE") {
             format!("`ssh` does not use {} for {host}, since others may read it: chmod 600", self.key())
-        } else if let Some(why) = unloaded(said) {
+        } else if let Some(why) = unloaded(said).filter(|_| is_refused) {
             format!(
                 "`ssh` cannot use {} for {host} ({why}): it has to be a private key that the collector's user may read",
                 self.key()
             )
-        } else if has("Permission denied (") {
+        } else if is_refused {
             format!(
                 "{host} refuses {}: its public half belongs into `authorized_keys` there, and the key needs to be one without a \
                  passphrase ({line})",
@@ -132,6 +134,19 @@ impl Remote {
         let own = || "the keys that `ssh` takes for it".to_owned();
         self.identity.as_ref().map_or_else(own, |path| format!("the key {}", path.display()))
     }
+}
+
+/// What is left of what `ssh` said once it has let in: what it said of keys is of no account then.
+pub(super) fn without_keys(said: &str) -> String {
+    const OF_KEYS: [&str; 5] = [
+        "Load key \"",
+        "@",
+        "Permissions 0",
+        "It is required that your private key",
+        "This private key will be",
+    ];
+    let of_keys = |line: &&str| OF_KEYS.iter().any(|words| line.trim_start().starts_with(words));
+    said.lines().filter(|line| !of_keys(line)).fold(String::new(), |text, line| text + line + "\n")
 }
 
 /// Why a key could not be loaded, as `ssh` says: `Load key "PATH": WHY`.
@@ -187,6 +202,10 @@ mod tests {
                  gapless@files.example: Permission denied (publickey).\r\n",
                 "`ssh` cannot use the key /etc/gapless/drop.key for gapless@files.example (error in libcrypto): it has to be a \
                  private key that the collector's user may read",
+            ),
+            (
+                "Load key \"/etc/gapless/drop.key\": error in libcrypto\r\nConnection closed by 192.0.2.1 port 2222\r\n",
+                "the connection to gapless@files.example ended: Connection closed by 192.0.2.1 port 2222",
             ),
             (
                 "subsystem request failed on channel 0\r\n",
