@@ -95,7 +95,8 @@ impl AnswerSpec {
         // Single rows have none before them that would tell.
         match raws.iter().find(|raw| self.is_twofold(&raw.time)) {
             Some(raw) => Err(format!("the time {} comes twice: its window is to be read", raw.time)),
-            None => Ok(self.rows(raws, Timestamp(0))?.0),
+            // Of one instant what was said last counts: these are in the order in which they were said, whatever their times.
+            None => Ok(self.in_order(&raws, Timestamp(0))?.0),
         }
     }
 
@@ -135,8 +136,13 @@ impl AnswerSpec {
             // Newest first: which of two equal hours in autumn is meant is known from the row before.
             raws.reverse();
         }
+        self.in_order(&raws, from)
+    }
+
+    /// The same of what is written in order.
+    fn in_order(&self, raws: &[Raw], from: Timestamp) -> Result<(Vec<Row>, usize), String> {
         let (mut rows, mut last) = (Vec::<Row>::with_capacity(raws.len()), Some(from.plus_ms(-1)));
-        for raw in &raws {
+        for raw in raws {
             let at = self.read_time(&raw.time, last)?;
             last = Some(at);
             let cells = raw.values.iter().map(|value| value.as_ref().map(|value| self.cell(raw, value)));
@@ -295,6 +301,23 @@ mod tests {
         let parsed = read(&answer, body).unwrap();
         let cells = vec![Some((Some(2.0), Quality::Good))];
         assert_eq!((parsed.rows, parsed.doubled), (vec![Row { at: ms("2026-01-01T00:30:00Z"), cells }], 1));
+    }
+
+    #[test]
+    fn of_rows_that_came_by_themselves_a_correction_counts_whatever_the_order_of_their_times() {
+        let answer = Description::read(METER).unwrap().answer;
+        let cases = [
+            [("04:00", 0.0), ("03:00", 1.0), ("02:00", 2.0), ("01:00", 3.0), ("01:00", 4.0)],
+            [("01:00", 3.0), ("01:00", 4.0), ("02:00", 2.0), ("03:00", 1.0), ("04:00", 0.0)],
+            [("02:00", 2.0), ("01:00", 3.0), ("04:00", 0.0), ("03:00", 1.0), ("01:00", 4.0)],
+        ];
+        for case in cases {
+            let row =
+                |(at, value)| serde_json::json!({"timestamp": format!("2026-01-01 {at}"), "value": value});
+            let rows = answer.rows_of(&case.map(row), &["value".to_owned()]).unwrap();
+            let values: Vec<_> = rows.iter().map(|row| row.cells[0].and_then(|cell| cell.0)).collect();
+            assert_eq!(values, [4.0, 2.0, 1.0, 0.0].map(Some), "{case:?}");
+        }
     }
 
     #[test]
