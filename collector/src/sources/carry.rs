@@ -28,10 +28,14 @@ impl Shell {
     ) -> Result<(), Failure> {
         let now = clock::now();
         let waits_since = self.devices.get(at).and_then(|polled| polled.waits_since).unwrap_or(now);
-        let urgency = match &command.body {
+        let wanted = match &command.body {
             CommandBody::PollNow(_) => jobs::urgency(connection, command.id, now)?,
             // What has been missing for long can wait, though not for ever.
             _ => Urgency::waiting(now.since_ms(waits_since), HISTORY_MS),
+        };
+        let urgency = match (&command.body, self.known(at)) {
+            (CommandBody::PollNow(_), Some(known)) => known.since_tried(wanted),
+            _ => wanted,
         };
         if let Some(polled) = self.devices.get_mut(at) {
             polled.fetch.set_urgency(urgency);
@@ -47,6 +51,9 @@ impl Shell {
                 Err(Failure::Spent(_)) => polled.waits_since = Some(waits_since),
                 _ => polled.waits_since = None,
             }
+        }
+        if let (CommandBody::PollNow(_), Some(known)) = (&command.body, self.known(at)) {
+            known.note_try(wanted, &outcome);
         }
         let outcome = match outcome {
             Ok(outcome) => outcome,
@@ -172,7 +179,9 @@ impl Shell {
                 }
             };
             reread.is_any |= !parsed.rows.is_empty();
+            let instants = instants(&parsed.rows, (from, to));
             self.tell(at, parsed.rows, (from, to), Cause::NotRecorded, self.settled(now))?;
+            self.note_read(at, &instants);
             if to == end {
                 break;
             }

@@ -3,13 +3,16 @@
 use std::collections::BTreeSet;
 
 use gapless_common::catalog::Device;
+use gapless_common::message::Outcome;
 use gapless_common::time::Timestamp;
 use gapless_common::topic::AgentPath;
 
 use super::delta::Seen;
+use super::failure::Failure;
 use super::fetch::Fetch;
 use super::list::Entry;
 use super::voice::{Begin, Voice};
+use crate::jobs::budget::Urgency;
 
 /// Where a device stands.
 #[derive(Debug)]
@@ -44,6 +47,8 @@ pub(super) struct Known {
     pub(super) seen: Seen,
     /// What is read again over several windows, and was broken off.
     pub(super) reread: Option<Reread>,
+    /// The score of the last poll that failed for another reason than want of a call.
+    tried: Option<f64>,
 }
 
 /// How far a command for history was carried out.
@@ -95,8 +100,26 @@ impl Known {
     /// Of a device of which `next` is the first instant that is not known yet; what begins at `unread` was not read.
     pub(super) fn new(voice: Voice, next: Timestamp, unread: Option<Timestamp>) -> Self {
         let (revision, away_until, broken_off) = (None, None, None);
-        let (answered, seen, reread) = (BTreeSet::new(), Seen::default(), None);
-        Self { voice, next, revision, away_until, unread, broken_off, answered, seen, reread }
+        let (answered, seen, reread, tried) = (BTreeSet::new(), Seen::default(), None, None);
+        Self { voice, next, revision, away_until, unread, broken_off, answered, seen, reread, tried }
+    }
+
+    /// How urgent a poll is that is `wanted` so. Only for want of a call it has waited: what is stale because its polls fail counts
+    /// from the last one on, or it would take the calls of all that works.
+    pub(super) fn since_tried(&self, wanted: Urgency) -> Urgency {
+        match (wanted, self.tried) {
+            (Urgency::Score(score), Some(tried)) if tried <= score => Urgency::Score(score - tried),
+            (wanted, _) => wanted,
+        }
+    }
+
+    /// A poll that was `wanted` so has come to this.
+    pub(super) fn note_try(&mut self, wanted: Urgency, outcome: &Result<Outcome, Failure>) {
+        match (outcome, wanted) {
+            (Ok(_), _) if self.away_until.is_none() => self.tried = None,
+            (Err(failure), Urgency::Score(score)) if failure.until().is_none() => self.tried = Some(score),
+            _ => {}
+        }
     }
 }
 
@@ -142,7 +165,36 @@ impl Polled {
 
 #[cfg(test)]
 mod tests {
+    use gapless_common::catalog::Catalog;
+    use gapless_common::id::{ConnectionId, Epoch};
+
     use super::*;
+
+    #[test]
+    fn what_is_stale_because_its_polls_fail_counts_from_the_last_one_on() {
+        use Urgency::{Asked, Score};
+        let path = AgentPath { site: "home-1".parse().unwrap(), agent: "a".parse().unwrap() };
+        let begin = Begin { epoch: Epoch(1), connection: ConnectionId(1), previous: None };
+        let voice = Voice::new(path, begin, Catalog { devices: Vec::new() }, 0);
+        let mut known = Known::new(voice, Timestamp(0), None);
+        let (done, status) = (|| Ok(Outcome::Done), || Err(Failure::Status(404, String::new())));
+        let spent = || Err(Failure::Spent(Timestamp(9)));
+        // How it is wanted, how urgent that is, and what comes of it.
+        let rows = [
+            (Score(1.5), Score(1.5), spent()),
+            (Score(12.0), Score(12.0), status()),
+            (Score(12.5), Score(0.5), spent()),
+            (Asked, Asked, status()),
+            (Score(14.0), Score(2.0), status()),
+            (Score(14.5), Score(0.5), done()),
+            (Score(14.5), Score(14.5), status()),
+            (Score(0.5), Score(0.5), done()),
+        ];
+        for (wanted, expected, outcome) in rows {
+            assert_eq!(known.since_tried(wanted), expected, "{wanted:?}");
+            known.note_try(wanted, &outcome);
+        }
+    }
 
     #[test]
     fn a_read_goes_on_where_it_was_broken_off_unless_more_is_wanted_than_it_was_to_hold() {

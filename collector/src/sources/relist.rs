@@ -38,7 +38,7 @@ pub(super) struct Lister {
     who: Who,
     names: Names,
     pub(super) due: Timestamp,
-    /// Since when a complete listing is wanted.
+    /// Since when a listing is wanted; one that failed is wanted again when it is tried again.
     pub(super) wanted: Timestamp,
     read_at: Timestamp,
     failures: u32,
@@ -130,9 +130,8 @@ impl Lister {
             Some(Failure::Withdrawn(_)) => now.plus_ms(WITHDRAWN_MS),
             Some(_) => now.plus_ms(doubled.min(RETRY_MAX_MS)),
         };
-        if failure.is_none() {
-            self.wanted = self.due;
-        }
+        // Only for want of a call it has waited: one that failed would take those of all that works.
+        self.wanted = self.due;
     }
 }
 

@@ -192,9 +192,12 @@ impl Shell {
             Urgency::Spare => Urgency::Score(0.0),
             stale => stale,
         });
-        let oldest = polled.fetch.oldest(now)?;
-        polled.waits_since = None;
-        Ok(oldest)
+        let oldest = polled.fetch.oldest(now);
+        // Only for want of a call it has waited: one that is made and fails begins anew, or it would take those of all that works.
+        if !oldest.as_ref().is_err_and(|failure| failure.until().is_some()) {
+            polled.waits_since = None;
+        }
+        oldest
     }
 
     /// When a device is asked again that nothing is known of yet.

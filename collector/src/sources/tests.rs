@@ -242,6 +242,44 @@ fn a_read_of_many_windows_goes_on_where_it_was_broken_off() {
     assert_eq!((first(&fake), seen), (Some(from.plus_ms(-1)), began(6)));
 }
 
+fn row(at: Timestamp, value: f64) -> Row {
+    Row { at, cells: vec![Some((Some(value), Quality::Good)), None] }
+}
+
+#[test]
+fn rows_that_came_by_themselves_before_a_read_do_not_undo_what_it_found() {
+    for is_history in [false, true] {
+        let mut bench = Bench::new(&[("device = \"thermostat\"", "device = \"thermostat\"\nrows = true")]);
+        bench.shell.lister = None;
+        let fake = bench.device("a");
+        bench.shell.look(&bench.connection).unwrap();
+        let now = clock::now();
+        let of = |hours: i64| now.plus_ms(-hours * 3_600_000);
+        let spec = bench.api.description.delta.clone().unwrap();
+        let mut differ = Differ::new(Arc::clone(&bench.api));
+        // Of the last of them the windows have nothing yet.
+        let kept = vec![row(of(30), 1.0), row(of(20), 2.0), row(of(10), 3.0)];
+        let answer = spec.parse(r#"{"changes": [{"thermostat": "a"}], "cursor": "1"}"#).unwrap();
+        differ.delta.take(answer, now, |_, _| Some(Change::Rows(kept.clone())));
+        bench.shell.differ = Some(differ);
+        fake.told().rows = vec![row(of(30), 10.0), row(of(20), 20.0)];
+        let device = bench.shell.devices[0].device.id.clone();
+        bench.written();
+        let mut expected = vec![(of(30), 10.0), (of(20), 20.0), (of(10), 3.0)];
+        if is_history {
+            let body = CommandBody::ReadHistory { device, from: of(25), to: of(5) };
+            let command = Command { id: 1, expires: now.plus_ms(60_000), body };
+            bench.shell.carry_out(&bench.connection, 0, &command).unwrap();
+            assert_eq!(bench.written(), [(of(20), 20.0)]);
+            // What is read of the others is told once.
+            fake.told().rows.clear();
+            expected = vec![(of(30), 1.0), (of(10), 3.0)];
+        }
+        bench.shell.poll_changes(0, of(40), Urgency::Asked).unwrap();
+        assert_eq!(bench.written(), expected, "{is_history}");
+    }
+}
+
 #[test]
 fn what_cannot_be_read_of_a_stretch_is_said_once_all_of_it_was_tried() {
     let mut bench = Bench::new(&[]);
