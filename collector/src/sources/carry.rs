@@ -18,6 +18,11 @@ use crate::store::jobs;
 /// What is missing may wait so long for a call; after that it is as what is stale.
 const HISTORY_MS: i64 = 3_600_000;
 
+/// Those of these rows that are within a window.
+fn instants(rows: &[Row], (from, to): (Timestamp, Timestamp)) -> Vec<Timestamp> {
+    rows.iter().map(|row| row.at).filter(|at| from <= *at && *at < to).collect()
+}
+
 impl Shell {
     /// Does what is wanted of a device, and answers it.
     pub(super) fn carry_out(
@@ -234,9 +239,11 @@ impl Shell {
             trouble = trouble.or(parsed.trouble);
             let window = Window { from, to: end, accounted: end, settled: from };
             let now = clock::now();
+            let instants = instants(&parsed.rows, (from, end));
             let (messages, _) = known.voice.rows(parsed.rows, window, |_| Cause::NotRecorded, now)?;
             known.broken_off = Some(BrokenOff { command, next: end, is_any, trouble: trouble.clone() });
             self.hand_in(messages)?;
+            self.note_read(at, &instants);
             from = end;
         }
         Ok(match (trouble, is_any) {

@@ -1,7 +1,8 @@
 //! What changed at a source since it was asked last: one question for all its devices. Pure.
 //!
 //! Contract: [`Delta::reconcile`] now and then; [`Delta::is_to_ask`] before a device is polled, and [`Delta::take`] with the
-//! answer where it is; then [`Delta::to_read`] says what to read of the device, and [`Delta::read`] that it was read.
+//! answer where it is; then [`Delta::to_read`] says what to read of the device, [`Delta::replaced`]
+//! hears of each window that was read of it, and [`Delta::read`] that all was.
 
 use std::collections::BTreeMap;
 
@@ -274,6 +275,23 @@ impl Delta {
         }
     }
 
+    /// A device's window was read, and these instants have a row in it: what came of them by itself before that is older.
+    pub(super) fn replaced(&mut self, device: &str, instants: &[Timestamp]) {
+        let Some((Change::Rows(rows), _)) = self.changed.get_mut(device) else { return };
+        rows.retain(|row| !instants.contains(&row.at));
+        if rows.is_empty() {
+            self.changed.remove(device);
+        }
+    }
+
+    /// The rows that came by themselves and are kept for a device.
+    pub(super) fn rows(&self, device: &str) -> Vec<Row> {
+        match self.changed.get(device) {
+            Some((Change::Rows(rows), _)) => rows.clone(),
+            _ => Vec::new(),
+        }
+    }
+
     /// A device was read as [`to_read`](Self::to_read) said, by a read that began when [`last`](Self::last) was `began`: what it
     /// changed in since is still to be read. Rows of a time after `now` wait for it. Returns what the device has seen by that.
     pub(super) fn read(&mut self, device: &str, began: Seen, now: Timestamp) -> Seen {
@@ -385,6 +403,22 @@ mod tests {
         assert_eq!(delta.to_read("a", Seen::default()), ToRead::Everything(vec![], Some(at(-50))));
         tell(&mut delta, &["b"], 4, &Change::Rows(vec![row(4); ROWS_MAX + 1]));
         assert_eq!(delta.to_read("b", seen), ToRead::New(Some(at(4))));
+    }
+
+    #[test]
+    fn what_a_window_has_been_read_of_replaces_the_rows_that_came_before_it() {
+        let mut delta = Delta::new(at(0));
+        tell(&mut delta, &["a", "b"], 0, &Change::Rows(vec![row(1), row(2), row(1)]));
+        delta.replaced("a", &[at(1), at(3)]);
+        assert_eq!((delta.rows("a"), delta.rows("b").len()), (vec![row(2)], 3));
+        tell(&mut delta, &["a"], 1, &Change::Rows(vec![row(1)]));
+        assert_eq!(delta.rows("a"), vec![row(2), row(1)], "what came after it is newer");
+        delta.replaced("a", &[at(1), at(2)]);
+        assert_eq!(delta.to_read("a", Seen::default()), ToRead::Everything(vec![], None));
+        tell(&mut delta, &["a"], 2, &SOMETHING);
+        delta.replaced("a", &[at(1)]);
+        let seen = delta.last();
+        assert_eq!(delta.to_read("a", seen), NEW, "what is to be read still is");
     }
 
     #[test]

@@ -28,7 +28,7 @@ const MINUTE_MS: i64 = 60_000;
 pub(super) struct Differ {
     api: Arc<Api>,
     who: Who,
-    delta: Delta,
+    pub(super) delta: Delta,
     /// Devices that changed and are not known, as far as nobody was told.
     unknown: BTreeSet<String>,
 }
@@ -133,17 +133,21 @@ impl Shell {
         let back = spec.back.map_or(window - window.min(2 * MINUTE_MS) / 2, |back| back.0);
         // No further than there is anything to be had.
         let back = now.plus_ms(-api.description.first.map_or(back, |first| back.min(first.0)));
-        let (rows, from) = match differ.delta.to_read(&key, seen) {
-            ToRead::Everything(rows, first) => (rows, Some(first.unwrap_or(from).min(from).min(back))),
-            ToRead::New(first) => (Vec::new(), Some(first.unwrap_or(from).min(from))),
-            ToRead::Rows(rows) => (rows, has_unread.then_some(from)),
-            ToRead::Nothing => (Vec::new(), has_unread.then_some(from)),
+        let (has_rows, from) = match differ.delta.to_read(&key, seen) {
+            ToRead::Everything(rows, first) => {
+                (!rows.is_empty(), Some(first.unwrap_or(from).min(from).min(back)))
+            }
+            ToRead::New(first) => (false, Some(first.unwrap_or(from).min(from))),
+            ToRead::Rows(rows) => (!rows.is_empty(), has_unread.then_some(from)),
+            ToRead::Nothing => (false, has_unread.then_some(from)),
         };
-        let is_silent = rows.is_empty() && from.is_none();
+        let is_silent = !has_rows && from.is_none();
         let (mut is_any, mut began) = (false, Began { seen: began, revision: None });
         if let Some(from) = from {
             (is_any, began) = self.pull(at, from, began)?;
         }
+        // What was read of their instants is newer than they are, and has replaced them.
+        let rows = self.differ.as_ref().map_or(Vec::new(), |differ| differ.delta.rows(&key));
         if is_silent {
             self.nothing_new(at)?;
         } else if !rows.is_empty() {
@@ -155,6 +159,13 @@ impl Shell {
             (known.seen, known.unread) = (seen, None);
         }
         Ok(if is_any { Outcome::Done } else { Outcome::NoData })
+    }
+
+    /// A window of a device was read, with rows of these instants.
+    pub(super) fn note_read(&mut self, at: usize, instants: &[Timestamp]) {
+        if let (Some(differ), Some(polled)) = (&mut self.differ, self.devices.get(at)) {
+            differ.delta.replaced(&polled.key, instants);
+        }
     }
 
     /// Hands on rows that came by themselves.

@@ -4,13 +4,17 @@ use std::collections::{BTreeSet, VecDeque};
 use std::sync::{Arc, Mutex};
 
 use gapless_common::message::{Command, CommandBody, Outcome};
+use gapless_common::quality::Quality;
+use gapless_common::reading::{Record, Value};
 use gapless_common::time::Timestamp;
 use gapless_common::topic::AgentPath;
+use gapless_common::wire::{self, Message};
 use rusqlite::Connection;
 use tokio::sync::mpsc;
 
 use super::account::{Accounts, Budget};
 use super::call::Caller;
+use super::delta::Change;
 use super::describe::Description;
 use super::differ::Differ;
 use super::failure::Failure;
@@ -21,7 +25,7 @@ use super::list::Entry;
 use super::naming::Names;
 use super::relist::Lister;
 use super::roster::Changes;
-use super::rows::Parsed;
+use super::rows::{Parsed, Row};
 use super::shell::Shell;
 use super::start::draw;
 use crate::clock;
@@ -37,6 +41,8 @@ const DAY_MS: i64 = 86_400_000;
 struct Told {
     urgencies: Vec<Urgency>,
     windows: Vec<(Timestamp, Timestamp)>,
+    /// What it has.
+    rows: Vec<Row>,
     /// What is wrong with the next questions, in order; nothing of those after.
     failures: VecDeque<Option<Failure>>,
     /// What the next windows give, in order; nothing those after.
@@ -64,7 +70,9 @@ impl Fetch for Fake {
     fn fetch(&mut self, from: Timestamp, to: Timestamp) -> Result<Parsed, Failure> {
         self.told().windows.push((from, to));
         self.answer()?;
-        Ok(self.told().parsed.pop_front().unwrap_or_default())
+        let parsed = self.told().parsed.pop_front();
+        let rows = self.told().rows.iter().filter(|row| from <= row.at && row.at < to).cloned().collect();
+        Ok(parsed.unwrap_or_else(|| Parsed { rows, ..Parsed::default() }))
     }
 
     fn probe(&mut self) -> Result<Option<String>, Failure> {
@@ -83,7 +91,7 @@ struct Bench {
     names: Names,
     connection: Connection,
     /// What was handed to the writer.
-    _inbound: (mpsc::Sender<Task>, mpsc::Receiver<Task>),
+    inbound: (mpsc::Sender<Task>, mpsc::Receiver<Task>),
 }
 
 fn entry(id: &str, name: &str) -> Entry {
@@ -107,7 +115,7 @@ impl Bench {
         let (names, mut shell) = (Names::default(), Shell::new(pace, orders, Vec::new()));
         shell.lister = Some(Lister::new(Arc::clone(&api), names.clone()));
         let connection = sqlite::make_writer(Connection::open_in_memory().unwrap(), 7).unwrap();
-        Self { shell, api, names, connection, _inbound: inbound }
+        Self { shell, api, names, connection, inbound }
     }
 
     /// A device that answers as it is told.
@@ -129,6 +137,23 @@ impl Bench {
     fn list(&mut self, entries: &[Entry]) {
         let changes = Changes { new: entries.to_vec(), ..Changes::default() };
         self.shell.go_by(&self.connection, &Arc::clone(&self.api), changes, true).unwrap();
+    }
+
+    /// The values that were handed to the writer since this was asked last, in order.
+    fn written(&mut self) -> Vec<(Timestamp, f64)> {
+        let mut written = Vec::new();
+        while let Ok(task) = self.inbound.1.try_recv() {
+            let Task::Message(inbound) = task else { continue };
+            let Ok(Message::Data(frame)) = wire::decode(&inbound.payload) else { continue };
+            for record in frame.records {
+                let Record::Readings(readings) = record else { continue };
+                written.extend(readings.samples.iter().filter_map(|sample| match sample.value {
+                    Some(Value::Number(value)) => Some((readings.at, value)),
+                    _ => None,
+                }));
+            }
+        }
+        written
     }
 
     fn names(&self) -> Vec<&str> {
@@ -180,6 +205,26 @@ fn a_first_call_is_the_more_urgent_the_longer_it_waits() {
         all.clone().count() == 4 && all.into_iter().all(|(urgency, expected)| is(urgency, expected)),
         "{urgencies:?}"
     );
+}
+
+#[test]
+fn a_first_call_that_fails_is_no_more_urgent_than_at_first() {
+    let rows = [
+        (Failure::Status(404, String::new()), false),
+        (Failure::Transport("reset".into()), false),
+        (Failure::Unreachable("asleep".into()), false),
+        (Failure::Hold(clock::now().plus_ms(9_000)), true),
+        (Failure::Spent(clock::now().plus_ms(9_000)), true),
+    ];
+    for (failure, has_waited) in rows {
+        let (mut bench, what) = (Bench::new(&[]), failure.to_string());
+        bench.shell.lister = None;
+        let fake = bench.device("a");
+        bench.shell.devices[0].waits_since = Some(clock::now().plus_ms(-900_000));
+        fake.told().failures.push_back(Some(failure));
+        let _ = bench.shell.look(&bench.connection);
+        assert_eq!(bench.shell.devices[0].waits_since.is_some(), has_waited, "{what}");
+    }
 }
 
 #[test]
@@ -314,6 +359,12 @@ fn sources_of_one_site_give_no_name_twice() {
     one.list(&[entry("1", "Hall"), entry("2", "Attic")]);
     other.list(&[entry("7", "Hall"), entry("8", "Cellar")]);
     assert_eq!((one.names(), other.names()), (vec!["Hall", "Attic"], vec!["Hall-7", "Cellar"]));
+    // The agent of `b-Loft` of `fleet` is what that of `Loft` of `fleet-b` would be.
+    let mut third = Bench::new(&[("name = \"fleet\"", "name = \"fleet-b\"")]);
+    third.shell.lister = Some(Lister::new(Arc::clone(&third.api), one.names.clone()));
+    one.list(&[entry("3", "b-Loft")]);
+    third.list(&[entry("9", "Loft")]);
+    assert_eq!((one.names()[2], third.names()), ("b-Loft", vec!["Loft-9"]));
 }
 
 #[test]
