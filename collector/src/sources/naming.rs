@@ -2,25 +2,56 @@
 //! of one site list at once, each in its thread: a name is taken before it is used.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use gapless_common::id::NAME_LEN_MAX;
 
 use super::list::Entry;
 
-/// Who has which name: by site and name. One for all sources of a process.
+/// Who has which name of a site. One for all sources of a process.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Names(Arc<Mutex<BTreeMap<(String, String), String>>>);
+pub(super) struct Names(Arc<Mutex<Taken>>);
+
+/// Owners, by site and name.
+type Owners = BTreeMap<(String, String), String>;
+
+/// See [`Names`].
+#[derive(Debug, Default)]
+struct Taken {
+    sources: Owners,
+    devices: Owners,
+    /// `SOURCE-DEVICE` may be the same of two sources and two devices.
+    agents: Owners,
+}
 
 impl Names {
-    /// Takes a name for `owner`, who may have it already.
+    /// Takes the name of a source for a file, once.
     ///
     /// # Errors
-    /// Who else has it.
-    pub(super) fn take(&self, site: &str, name: &str, owner: &str) -> Result<(), String> {
-        let mut names = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let has = names.entry((site.to_owned(), name.to_owned())).or_insert_with(|| owner.to_owned());
-        if has == owner { Ok(()) } else { Err(has.clone()) }
+    /// The file that has it.
+    pub(super) fn take_source(&self, site: &str, name: &str, file: &str) -> Result<(), String> {
+        let before = self.taken().sources.insert((site.to_owned(), name.to_owned()), file.to_owned());
+        before.map_or(Ok(()), Err)
+    }
+
+    /// Takes the names of a device and of its agent for `owner`, who may have them already; both or none.
+    ///
+    /// # Errors
+    /// Who else has one of them.
+    pub(super) fn take(&self, site: &str, (name, agent): (&str, &str), owner: &str) -> Result<(), String> {
+        let key = |name: &str| (site.to_owned(), name.to_owned());
+        let Taken { devices, agents, .. } = &mut *self.taken();
+        let others = [devices.get(&key(name)), agents.get(&key(agent))];
+        if let Some(other) = others.into_iter().flatten().find(|other| *other != owner) {
+            return Err(other.clone());
+        }
+        devices.insert(key(name), owner.to_owned());
+        agents.insert(key(agent), owner.to_owned());
+        Ok(())
+    }
+
+    fn taken(&self) -> MutexGuard<'_, Taken> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -80,13 +111,17 @@ mod tests {
     fn a_name_that_is_taken_is_nobody_elses_in_its_site() {
         let names = Names::default();
         let rows = [
-            ("home-1", "Hall", "a/1", Ok(())),
-            ("home-1", "Hall", "b/7", Err("a/1".to_owned())),
-            ("home-1", "Hall", "a/1", Ok(())),
-            ("home-2", "Hall", "b/7", Ok(())),
+            ("home-1", "Hall", "a-Hall", "a/1", Ok(())),
+            ("home-1", "Hall", "b-Hall", "b/7", Err("a/1".to_owned())),
+            ("home-1", "Hall", "a-Hall", "a/1", Ok(())),
+            ("home-2", "Hall", "b-Hall", "b/7", Ok(())),
+            // Source `a` has a device `b-Attic`, and source `a-b` a device `Attic`.
+            ("home-1", "b-Attic", "a-b-Attic", "a/2", Ok(())),
+            ("home-1", "Attic", "a-b-Attic", "a-b/2", Err("a/2".to_owned())),
+            ("home-1", "Attic", "c-Attic", "c/2", Ok(())),
         ];
-        for (site, name, owner, expected) in rows {
-            assert_eq!(names.clone().take(site, name, owner), expected, "{site} {name} {owner}");
+        for (site, name, agent, owner, expected) in rows {
+            assert_eq!(names.clone().take(site, (name, agent), owner), expected, "{site} {name} {owner}");
         }
     }
 }

@@ -210,7 +210,10 @@ impl Shell {
                 Some(name) => Some(name),
                 None => self.lister.as_ref().and_then(|Lister { names, .. }| {
                     let owner = owner(source, &entry);
-                    let take = |name: &str| !taken.contains(name) && names.take(site, name, &owner).is_ok();
+                    let take = |name: &str| {
+                        let agent = format!("{source}-{name}");
+                        !taken.contains(name) && names.take(site, (name, &agent), &owner).is_ok()
+                    };
                     naming::name_of(&entry, source, take)
                 }),
             };
@@ -272,15 +275,16 @@ impl Shell {
             );
             return Ok(());
         }
-        let taken =
-            self.lister.as_ref().map(|lister| lister.names.take(site.as_str(), name, &owner(source, &entry)));
+        let taken = self.lister.as_ref().map(|lister| {
+            lister.names.take(site.as_str(), (name, asked.agent.as_str()), &owner(source, &entry))
+        });
         if let Some(Err(other)) = taken {
             tracing::error!(
                 source,
                 id = entry.id,
                 device = name,
                 other,
-                "not asked: another source has this name"
+                "not asked: another one has this name, or that of its agent"
             );
             return Ok(());
         }
@@ -350,9 +354,9 @@ impl Shell {
     }
 }
 
-/// Whose the name of a listed device is.
+/// Whose the name of a listed device is: no other source of its site has the name of this one.
 fn owner(source: &str, entry: &Entry) -> String {
-    format!("{source}/{}", entry.id)
+    format!("source {source}, listed as {}", entry.id)
 }
 
 /// What a device that is back does not say any more.

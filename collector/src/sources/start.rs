@@ -121,24 +121,33 @@ impl Source {
 
     /// Tells what other sources have to know of it.
     fn announce(&self, file: &Path, common: &mut Common) -> Result<(), String> {
-        let (site, names) = match self {
+        let names = |asked: Vec<Asked>| {
+            asked.into_iter().map(|asked| (asked.device.id, asked.agent)).collect::<Vec<_>>()
+        };
+        let (site, source, names) = match self {
             Self::Drop(description) => {
-                let asked = description.asked()?;
-                let names = asked.iter().map(|asked| asked.device.id.as_str().to_owned()).collect::<Vec<_>>();
-                (description.site_id()?, names)
+                (description.site_id()?, description.pace().name, names(description.asked()?))
             }
             Self::Http(description) => {
                 common.accounts.limit(description);
-                let own = description.devices.iter().map(|spec| spec.name.clone());
-                let names = own.chain(description.derived.iter().map(|spec| spec.name.clone())).collect();
-                (description.site_id()?, names)
+                let computed = description.derived()?.into_iter();
+                let computed = computed.map(|computed| (computed.device.id, computed.path.agent));
+                let names = names(description.asked()?).into_iter().chain(computed).collect();
+                (description.site_id()?, description.name.clone(), names)
             }
         };
-        let owner = file.display().to_string();
-        names.iter().try_for_each(|name| {
-            let other = common.names.take(site.as_str(), name, &owner);
+        let file = file.display().to_string();
+        common.names.take_source(site.as_str(), &source, &file).map_err(|other| {
+            format!(
+                "site `{site}` has a source `{source}` in {other}, too: write another `name` in one of them, or leave one out"
+            )
+        })?;
+        names.iter().try_for_each(|(name, agent)| {
+            let other = common.names.take(site.as_str(), (name.as_str(), agent.as_str()), &file);
             other.map_err(|other| {
-                format!("site `{site}` has a device `{name}` in {other}, too: each needs a name of its own")
+                format!(
+                    "site `{site}` has a device `{name}`, or an agent `{agent}`, in {other}, too: each needs a name of its own"
+                )
             })
         })
     }
@@ -193,4 +202,41 @@ pub(super) fn draw() -> Result<Begin, StartError> {
     let random = || getrandom::u64().map_err(|e| StartError::Random(e.to_string()));
     let connection = ConnectionId((random()? & u64::from(u32::MAX)).try_into().unwrap_or(1));
     Ok(Begin { epoch: Epoch(random()?), connection, previous: None })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const FLEET: &str = include_str!("../../sources/thermostat-fleet.toml");
+    const CLOUD: &str = include_str!("../../sources/thermostat-cloud.toml");
+
+    #[test]
+    fn two_sources_of_a_site_with_one_name_and_two_agents_with_one_name_are_refused() {
+        let cloud = |name: &str, device: &str| {
+            let text = CLOUD.replace("name = \"thermostats\"", &format!("name = \"{name}\""));
+            let text = text.replace("name = \"hall\"", &format!("name = \"{device}\""));
+            assert_ne!(text, CLOUD);
+            text
+        };
+        let fleet = FLEET.replace("name = \"fleet\"", "name = \"two\"");
+        let elsewhere = FLEET.replace("site = \"home-1\"", "site = \"home-2\"");
+        let rows = [
+            ([FLEET, fleet.as_str()], None),
+            ([FLEET, elsewhere.as_str()], None),
+            ([FLEET, FLEET], Some("a source `fleet` in one.toml")),
+            ([FLEET, &cloud("fleet", "hall")], Some("a source `fleet` in one.toml")),
+            ([&cloud("a", "b-hall"), &cloud("b", "hall")], None),
+            ([&cloud("a", "hall"), &cloud("b", "hall")], Some("a device `hall`")),
+            ([&cloud("a", "b-hall"), &cloud("a-b", "hall")], Some("an agent `a-b-hall`, in one.toml")),
+        ];
+        for (texts, expected) in rows {
+            let mut common = Common::default();
+            let [first, second] = texts.map(|text| Source::read(text).unwrap());
+            first.announce(Path::new("one.toml"), &mut common).unwrap();
+            let why = second.announce(Path::new("two.toml"), &mut common).err();
+            let is_it = why.as_deref().zip(expected).is_some_and(|(why, expected)| why.contains(expected));
+            assert!(is_it || why.is_none() && expected.is_none(), "{expected:?}: {why:?}");
+        }
+    }
 }

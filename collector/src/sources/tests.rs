@@ -415,8 +415,9 @@ fn a_list_that_waits_for_a_call_asks_again_and_is_wanted_since_it_was_due() {
     assert_eq!((lister.due, lister.wanted), (hour.plus_ms(30_000), wanted));
     lister.put_off(Some(&Failure::Spent(hour.plus_ms(9))), hour);
     assert_eq!((lister.due, lister.wanted), (hour.plus_ms(9), wanted));
+    // One that fails has not waited for want of a call.
     lister.put_off(Some(&Failure::Transport(String::new())), hour);
-    assert_eq!((lister.due, lister.wanted), (hour.plus_ms(5_000), wanted));
+    assert_eq!((lister.due, lister.wanted), (hour.plus_ms(5_000), hour.plus_ms(5_000)));
     lister.put_off(None, hour);
     assert_eq!((lister.due, lister.wanted), (hour.plus_ms(3_600_000), hour.plus_ms(3_600_000)));
 }
