@@ -107,6 +107,13 @@ impl Extent {
             Way::Window { .. } => 1,
             Way::Mapped { .. } => {
                 let left = i64::from(load.capacity) - Self::place(load, no);
+                // Where the number itself begins anew, the next record stands elsewhere.
+                let left = match load.numbering {
+                    Numbering::Running { newest } => {
+                        left.min(i64::from(newest.max()) + 1 - i64::from(Self::name(load, no)))
+                    }
+                    Numbering::Ring { .. } => left,
+                };
                 i64::try_from(most).unwrap_or(i64::MAX).min(left)
             }
             Way::File { .. } => i64::try_from(most.min(runs_max(load.registers))).unwrap_or(1),
@@ -186,7 +193,12 @@ impl Running {
         };
         let is_around = newest >= around
             || is_short && matches!(held, Held::Oldest(_)) && span.is_some_and(|span| span <= 0)
-            || is_short && matches!(held, Held::Count(_)) && span > Some(newest - first + 1);
+            || is_short && matches!(held, Held::Count(_)) && span > Some(newest - first + 1)
+            // Nobody says how many there are, so that it may have begun anew before anybody looked.
+            || is_short
+                && held == Held::Unsaid
+                && newest >= first
+                && went_on.map_or(before.is_none(), |(before, _)| before.oldest < first);
         if self.newest < first && !is_around {
             return EMPTY;
         }
@@ -277,6 +289,19 @@ mod tests {
             (3, 3, false, None, 0, Extent { oldest: 1, newest: 3 }),
             (0, 0, false, Some(before), 1, EMPTY),
         ];
+        // Where nobody says how many there are: the newest, what was before, what it means.
+        let unsaid = [
+            (3, None, at(3)),
+            (4, Some(at(3)), at(4)),
+            (3, Some(before), at(65_539)),
+            (4, Some(Extent { oldest: 1, newest: 3 }), Extent { oldest: 1, newest: 4 }),
+            (0, None, EMPTY),
+        ];
+        running.held = Held::Unsaid;
+        for (newest, before, expected) in unsaid {
+            let extent = Extent::new(&running, Said { newest, held: None }, before, 9);
+            assert_eq!(extent, expected, "{newest} after {before:?}");
+        }
         for (newest, held, is_oldest, before, passed, expected) in rows {
             running.held = if is_oldest { Held::Oldest(short(514)) } else { Held::Count(short(514)) };
             let extent = Extent::new(&running, said(newest, held), before, passed);
@@ -284,6 +309,14 @@ mod tests {
         }
         assert_eq!((Extent::name(&running, 65_539), Extent::name(&running, -96)), (3, 65_440));
         assert_eq!(Extent::place(&running, 65_539), Extent::place(&running, 3));
+        running.way = Way::Mapped { table: RegisterTable::InputRegister, address: 1_000 };
+        let extent = Extent { oldest: 65_500, newest: 65_590 };
+        assert_eq!(
+            extent.run(&running, 65_530, 15),
+            65_530..65_536,
+            "no further than where numbers begin anew"
+        );
+        assert_eq!(extent.run(&running, 65_536, 15), 65_536..65_537, "number 0 stands in the last place");
     }
 
     #[test]
