@@ -59,6 +59,10 @@ impl Holes {
         self.added += 1;
         match self.all.back_mut().filter(|_| is_full) {
             Some(last) => {
+                last.cursor = last.cursor.min(hole.cursor);
+                last.seek = last.seek.min(hole.seek);
+                last.after = last.after.min(hole.after);
+                last.is_mixed |= hole.is_mixed;
                 last.end = last.end.max(hole.end);
                 last.until = last.until.max(hole.until);
                 last.until_no = hole.until_no;
@@ -89,5 +93,36 @@ impl Holes {
     #[must_use]
     pub fn first_from(&self, open: Slot) -> Option<Slot> {
         self.all.iter().filter(|hole| hole.end > open).map(|hole| hole.cursor.max(open)).min()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_has_no_place_any_more_is_joined_and_nothing_of_it_is_lost() {
+        let hole = |cursor: i64, end: i64, is_mixed: bool| Hole {
+            id: 0,
+            cursor: Slot(cursor),
+            end: Slot(end),
+            seek: Slot(cursor - 1),
+            after: Timestamp(cursor),
+            until: Timestamp(end),
+            until_no: None,
+            is_mixed,
+        };
+        let mut holes = Holes::default();
+        for place in 0..i64::try_from(HOLES_MAX).unwrap() {
+            holes.add(hole(1_000 + 10 * place, 1_005 + 10 * place, false));
+        }
+        let rows = [(2_000, 2_005, false, (1_630, 2_005)), (1_500, 1_700, true, (1_500, 2_005))];
+        for (cursor, end, is_mixed, (first, last)) in rows {
+            holes.add(hole(cursor, end, is_mixed));
+            let id = holes.added.min(HOLES_MAX.try_into().unwrap());
+            let expected = Hole { id, ..hole(first, last, is_mixed) };
+            assert_eq!(holes.all.back(), Some(&expected), "{cursor} to {end}");
+            assert_eq!(holes.all.len(), HOLES_MAX);
+        }
     }
 }
