@@ -41,7 +41,10 @@ impl Change {
     pub fn between(before: Extent, after: Extent, held: Held, passed: i64) -> Self {
         let moved = after.newest - before.newest;
         let has_jumped = moved > 2 * passed + SLACK;
-        let has_shrunk = held != Held::Unsaid && after.count() < before.count();
+        // Some erase their oldest records by the block: those that are left are what they were.
+        let has_shrunk = held != Held::Unsaid
+            && after.count() < before.count()
+            && after.oldest > before.newest.saturating_sub(SLACK);
         // Another number than time says: it was without power, or the ring has gone round, or it began anew. The records
         // themselves will say which.
         let is_off = (moved - passed).abs() > SLACK;
@@ -275,6 +278,9 @@ mod tests {
             (203, 260, 3, true, true),
             (1, 3, 3, true, true),
             (202, 203, 3, true, true),
+            (105, 201, 1, false, false),
+            (161, 200, 0, false, false),
+            (200, 201, 1, true, true),
         ];
         for (oldest, newest, passed, is_cleared, is_strange) in rows {
             let change = Change::between(before, Extent { oldest, newest }, count, passed);
