@@ -91,6 +91,11 @@ impl Newest {
         self.held.as_ref().map(|(no, _)| *no)
     }
 
+    /// It waits no longer, although it was compared with none: the one that waited, if one did.
+    pub fn release(&mut self) -> Option<(i64, Record)> {
+        self.held.take()
+    }
+
     /// No more is to be known: the one that waited, if one did.
     pub fn prove(&mut self) -> Option<(i64, Record)> {
         self.is_proven = true;

@@ -32,6 +32,10 @@ pub struct Progress {
     pub came: BTreeSet<Slot>,
     /// Why a record before the next one cannot be read.
     pub spoilt: Option<Cause>,
+    /// The same in words, of any of its records.
+    pub why: Option<String>,
+    /// So many in a row could not be had.
+    pub passed_over: u8,
     /// The record behind a gap as it was read once: its number and time.
     gap: Option<(i64, Timestamp)>,
     /// The last record that was told.

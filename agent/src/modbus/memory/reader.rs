@@ -35,6 +35,8 @@ pub const STRIKES_MAX: u8 = 3;
 const POINTERS_MS: (i64, i64) = (1_000, 30_000);
 /// So many looks must find a time in a memory of 65,535 records: three halvings of it, and some.
 const PROBES_MAX: u16 = 64;
+/// So far before the newest record one is looked for that it can be compared with.
+const OLDER_MAX: i64 = 2;
 
 /// What is wanted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -137,7 +139,10 @@ pub struct Reader {
     extent: Option<Extent>,
     /// What the pointers meant when they were read last.
     before: Option<Extent>,
+    before_at_ms: u64,
     extent_at_ms: u64,
+    /// A record was asked for since.
+    is_used: bool,
     marks: Marks,
     newest: Newest,
     batch: Batch,
@@ -149,6 +154,10 @@ pub struct Reader {
     probes: (Option<Slot>, u16),
     /// Up to here nothing seems to be written, although the meter says so.
     doubted: Option<i64>,
+    /// The record that the meter names the newest, where the one before it counts as the newest.
+    stepped: Option<i64>,
+    /// It says that it has no records, and had some before.
+    is_emptied: bool,
     /// It has fewer records than before.
     was_cleared: bool,
     /// Goes up whenever numbers no longer mean what they meant.
@@ -179,7 +188,9 @@ impl Reader {
             pointers,
             extent: None,
             before: None,
+            before_at_ms: 0,
             extent_at_ms: 0,
+            is_used: false,
             marks: Marks::default(),
             newest: Newest::default(),
             doing: None,
@@ -187,6 +198,8 @@ impl Reader {
             pause_until_ms: 0,
             probes: (None, 0),
             doubted: None,
+            stepped: None,
+            is_emptied: false,
             was_cleared: false,
             generation: 0,
         })
@@ -229,6 +242,27 @@ impl Reader {
         std::mem::take(&mut self.was_cleared)
     }
 
+    /// Another look at which record is the newest.
+    pub fn look_anew(&mut self) {
+        self.stepped = None;
+        self.look_again();
+    }
+
+    /// Whether it says that it has no records, and had some before.
+    #[must_use]
+    pub const fn is_emptied(&self) -> bool {
+        self.is_emptied
+    }
+
+    /// That it has none is so.
+    pub fn believe_emptied(&mut self) {
+        self.is_emptied = false;
+        self.before = None;
+        self.was_cleared = true;
+        self.marks.clear();
+        self.generation += 1;
+    }
+
     /// The pointers are to be read again.
     pub fn look_again(&mut self) {
         self.extent = None;
@@ -237,17 +271,39 @@ impl Reader {
 
     /// There is no connection: what was asked for will not come, and what was selected is forgotten.
     pub fn unplugged(&mut self) {
-        (self.doing, self.selected) = (None, None);
+        (self.doing, self.selected, self.stepped) = (None, None, None);
         self.newest.forget();
         self.look_again();
     }
 
     /// A record that cannot be had is no longer asked for where another one tells as much.
     pub fn give_up(&mut self, no: i64) {
-        self.marks.note_void(no);
-        if self.newest.held() == Some(no + 1) {
-            self.newest.prove();
+        self.marks.give_up(no);
+    }
+
+    /// Whether the newest record waits for an older one that can still be had.
+    #[must_use]
+    pub fn awaits_older(&self) -> bool {
+        let older = self.before.zip(self.newest.held()).and_then(|(extent, no)| self.older(extent, no));
+        older.is_some()
+    }
+
+    /// The named newest record cannot be had: the one before it counts as the newest, where that is not known to be so, too.
+    pub fn passes_newest(&mut self, no: i64) -> bool {
+        let is_named = self.before.is_some_and(|before| before.newest == no && before.oldest < no);
+        let may_be_had = is_named && self.stepped.is_none() && !self.marks.is_given_up(no - 1);
+        if may_be_had {
+            self.newest.forget();
+            self.stepped = Some(no);
+            self.look_again();
         }
+        may_be_had
+    }
+
+    /// The record next before this one that may be had, to compare it with.
+    fn older(&self, extent: Extent, no: i64) -> Option<i64> {
+        let may_be_had = |older: &i64| extent.has(*older) && !self.marks.is_given_up(*older);
+        (no - OLDER_MAX..no).rev().find(may_be_had)
     }
 
     /// What to ask.
@@ -257,7 +313,10 @@ impl Reader {
             return Step::Nowhere;
         }
         if let Some(no) = self.newest.held().filter(|no| goal == Goal::Newest && extent.newest == *no) {
-            return self.ask_record(extent, no - 1, Why::Before, now);
+            if let Some(older) = self.older(extent, no) {
+                return self.ask_record(extent, older, Why::Before, now);
+            }
+            self.newest.release();
         }
         let (first, why) = match goal {
             _ if self.marks.blank() >= Some(extent.newest) => return Step::Nowhere,
@@ -308,7 +367,8 @@ impl Reader {
     fn is_fresh(&self, now: Now) -> bool {
         let interval = self.settings.grid.interval.as_ms();
         let believed = u64::try_from(interval.clamp(POINTERS_MS.0, POINTERS_MS.1)).unwrap_or(0);
-        now.boot_ms.saturating_sub(self.extent_at_ms) < believed
+        // One record at least is read of each look, and once it is selected, too: on a busy line all looks are old.
+        !self.is_used || self.selected.is_some() || now.boot_ms.saturating_sub(self.extent_at_ms) < believed
     }
 
     fn ask_pointers(&mut self) -> Step {
@@ -339,6 +399,7 @@ impl Reader {
         }
         match Extent::read(load, &run) {
             Some(request) => {
+                self.is_used = true;
                 self.doing = Some(Doing::Read { run, why });
                 Step::Ask(request)
             }

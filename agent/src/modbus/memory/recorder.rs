@@ -47,6 +47,9 @@ use crate::records::wishes::Wishes;
 
 /// So many failures at one record, while the meter says which ones it has, make it one that cannot be had.
 const FAILURES_MAX: u8 = 4;
+/// So many such records in a row end a command, and let a hole rest for an interval, within these bounds, in ms.
+const PASSED_OVER_MAX: u8 = 4;
+const REST_MS: (i64, i64) = (60_000, 900_000);
 
 /// Why no answer came that can be used.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -89,6 +92,12 @@ pub struct Recorder {
     due_ms: u64,
     /// A record could not be had, and none has come since: that the meter says which ones it has means nothing then.
     is_denied: bool,
+    /// The newest record could not be had: something else is tried before it is asked for again.
+    gives_way: bool,
+    /// Holes are not read before, on the boot clock.
+    holes_rest_until_ms: u64,
+    /// The meter has said that it has no records any more: that is so where it says it again from then on.
+    emptied_ms: Option<u64>,
     waiting_until_ms: u64,
     /// When the newest record was asked for last, and when that one was whose answer is known, on the boot clock.
     asked_ms: u64,
@@ -118,6 +127,9 @@ impl Recorder {
             is_asked: false,
             due_ms: now.boot_ms,
             is_denied: false,
+            gives_way: false,
+            holes_rest_until_ms: 0,
+            emptied_ms: None,
             waiting_until_ms: 0,
             asked_ms: now.boot_ms,
             caught_up_ms: now.boot_ms,
@@ -155,11 +167,15 @@ impl Recorder {
     }
 
     fn pick(&self, now: Now) -> Option<Task> {
-        if self.is_asked || (!self.settings.paused && self.due_ms <= now.boot_ms) {
-            return Some(Task::Newest);
-        }
+        let may_be_read = !self.settings.paused && self.holes_rest_until_ms <= now.boot_ms;
         let wish = self.wishes.front().map(|_| Task::Wish);
-        wish.or_else(|| self.holes.front().filter(|_| !self.settings.paused).map(|_| Task::Hole))
+        let other = wish.or_else(|| self.holes.front().filter(|_| may_be_read).map(|_| Task::Hole));
+        let is_due = !self.settings.paused && self.due_ms <= now.boot_ms;
+        match other {
+            Some(_) if self.gives_way && !self.is_asked => other,
+            _ if self.is_asked || is_due => Some(Task::Newest),
+            _ => other,
+        }
     }
 
     /// What is wanted of the memory for a task.
@@ -182,7 +198,7 @@ impl Recorder {
             Task::Newest if goes_on => {}
             Task::Newest => {
                 self.in_hand.end(task);
-                self.reader.look_again();
+                self.reader.look_anew();
                 self.asked_ms = now.boot_ms;
             }
             Task::Wish => {
@@ -206,21 +222,27 @@ impl Recorder {
 
     /// All records that there are have been seen, or none is of this time or later.
     fn nowhere(&mut self, task: Task, now: Now) {
+        if task != Task::Newest && self.reader.is_emptied() && !self.settings.paused {
+            // What it says for an instant only must not cost anything.
+            self.waiting_until_ms = self.due_ms.max(now.boot_ms + 1);
+            return;
+        }
         if std::mem::take(&mut self.is_denied) {
             self.present();
         }
         match task {
             Task::Newest => {
-                self.note_cleared(now);
                 self.is_asked = false;
                 self.caught_up_ms = self.asked_ms;
                 self.due_ms = self.cadence.next_due_ms(self.newest_slot(), now);
+                self.note_emptied();
+                self.note_cleared(now);
             }
             Task::Wish => {
                 if let Some(wish) = self.wishes.front_mut() {
                     wish.advance(0, wish.end);
                 }
-                self.wishes.end(&mut self.standing.out);
+                self.end_wish();
             }
             Task::Hole => {
                 if let Some(hole) = self.holes.pop() {
@@ -231,6 +253,33 @@ impl Recorder {
             }
         }
         self.end_task(task);
+    }
+
+    fn note_emptied(&mut self) {
+        self.emptied_ms = match self.emptied_ms.filter(|_| self.reader.is_emptied()) {
+            Some(ms) if ms <= self.asked_ms => {
+                self.reader.believe_emptied();
+                None
+            }
+            None if self.reader.is_emptied() => Some(self.due_ms),
+            known => known,
+        };
+    }
+
+    /// All of the command was read. Where one of its records cannot be had, that is no lack of data, and it is to be asked
+    /// for again, as a line that garbles answers will not always do so.
+    fn end_wish(&mut self) {
+        match self.in_hand.of(Task::Wish).why.take() {
+            Some(why) => self.fail_wish(&why),
+            None => self.wishes.end(&mut self.standing.out),
+        }
+    }
+
+    fn fail_wish(&mut self, why: &str) {
+        let command = self.wishes.front().map(|wish| wish.command());
+        while command.is_some() && self.wishes.front().map(|wish| wish.command()) == command {
+            self.wishes.failed(why, &mut self.standing.out);
+        }
     }
 
     /// What of a hole did not come will not.
@@ -311,19 +360,39 @@ impl Recorder {
         progress.came();
         match task {
             Task::Newest => {
+                let is_known = self.last.is_some_and(|last| last.no == (generation, no - 1));
+                if self.reader.awaits_older() || !is_known && self.reader.passes_newest(no) {
+                    return;
+                }
+                self.gives_way = true;
                 self.due_ms = self.cadence.next_due_ms(self.newest_slot(), now);
                 return self.end_task(task);
             }
             Task::Wish => {
+                progress.why = Some(why.to_owned());
                 if let Some(wish) = self.wishes.front_mut() {
                     wish.spoil(why);
                 }
             }
             Task::Hole => progress.spoilt = Some(cause),
         }
+        self.gives_way = false;
+        let progress = self.in_hand.of(task);
         if !is_probe {
-            self.in_hand.of(task).next = Some((generation, no + 1));
+            progress.next = Some((generation, no + 1));
         }
+        progress.passed_over += 1;
+        if progress.passed_over < PASSED_OVER_MAX {
+            return;
+        }
+        // The meter says which records it has, and gives none.
+        progress.passed_over = 0;
+        if task == Task::Wish {
+            self.fail_wish(why);
+            return self.end_task(task);
+        }
+        let rest_ms = self.settings.grid.interval.as_ms().clamp(REST_MS.0, REST_MS.1);
+        self.holes_rest_until_ms = now.boot_ms.saturating_add(rest_ms.unsigned_abs());
     }
 
     fn refused(&mut self, task: Task, code: ExceptionCode, asked: &Asked, now: Now) {
@@ -374,6 +443,7 @@ impl Collect for Recorder {
             return self.observe(now);
         }
         self.is_denied &= !matches!(took, Took::Records(..));
+        self.gives_way &= !matches!(took, Took::Records(..));
         if !self.is_denied {
             self.present();
         }
@@ -386,7 +456,7 @@ impl Collect for Recorder {
     }
 
     fn poll_now(&mut self, _: DeviceIndex) {
-        self.is_asked = true;
+        (self.is_asked, self.waiting_until_ms) = (true, 0);
     }
 
     fn read_history(&mut self, command: u64, _: DeviceIndex, range: (Timestamp, Timestamp)) {

@@ -36,8 +36,12 @@ pub struct Marks {
     known: BTreeMap<i64, (Slot, Timestamp)>,
     /// Places without a record that can be read.
     voids: BTreeSet<i64>,
+    /// Records that cannot be had, however often they are asked for.
+    given_up: BTreeSet<i64>,
     /// The last place that was never written: all before it are so, too.
     blank: Option<i64>,
+    /// The newest record when this was last looked through.
+    newest: Option<i64>,
 }
 
 impl Marks {
@@ -53,6 +57,23 @@ impl Marks {
         let is_old = |no: &i64| extent.has(*no) && *no < extent.newest - 1;
         self.voids.retain(is_old);
         self.blank = self.blank.filter(is_old);
+        // What was tried so often is tried again only where something has been written since.
+        let is_same = self.newest.replace(extent.newest) == Some(extent.newest);
+        self.given_up.retain(|no| extent.has(*no) && (is_same || *no < extent.newest - 1));
+    }
+
+    /// No record can be read there, however often it is asked for.
+    pub fn give_up(&mut self, no: i64) {
+        self.given_up.insert(no);
+        if self.given_up.len() > VOIDS_MAX {
+            self.given_up.pop_first();
+        }
+    }
+
+    /// Whether it is one of those.
+    #[must_use]
+    pub fn is_given_up(&self, no: i64) -> bool {
+        self.given_up.contains(&no)
     }
 
     /// This place and all before it were never written.
@@ -154,9 +175,17 @@ impl Marks {
             (Some(_), _) => least + (most - least) / 2,
         };
         match self.next_to_read(guess, least, most) {
+            // Nothing else can be read there: reading tells as much as a look would.
+            Some(no) if self.is_the_only_one(no, least, most) => Where::Here(least),
             Some(no) => Where::Probe(no),
             None => Where::Here(least),
         }
+    }
+
+    /// Whether all but this one cannot be had, and there are others.
+    fn is_the_only_one(&self, no: i64, least: i64, most: i64) -> bool {
+        let mut others = (least..most).filter(|other| *other != no);
+        most - least > 1 && others.all(|other| self.is_given_up(other))
     }
 
     /// What is to be read at `guess` or near it, where that is known to bring nothing; `None` where nothing between is.
@@ -165,7 +194,7 @@ impl Marks {
             return None;
         }
         let guess = guess.clamp(least, most - 1);
-        let is_open = |no: &i64| !self.voids.contains(no);
+        let is_open = |no: &i64| !self.voids.contains(no) && !self.is_given_up(*no);
         (guess..most).find(is_open).or_else(|| (least..guess).rev().find(is_open))
     }
 
@@ -173,8 +202,8 @@ impl Marks {
     /// be read? The places before it and at the begin say which.
     fn doubt(&self, first: i64, newest: i64) -> Option<Where> {
         let lowest = self.known.range(first..=newest).next().map_or(newest + 1, |(no, _)| *no);
-        let no = *self.voids.range(first..lowest).next_back()?;
-        let is_void = |no: i64| self.voids.contains(&no);
+        let is_void = |no: i64| self.voids.contains(&no) || self.is_given_up(no);
+        let no = self.voids.range(first..lowest).chain(self.given_up.range(first..lowest)).max().copied()?;
         if no > first && !is_void(no - 1) {
             return Some(Where::Probe(no - 1));
         }
@@ -312,6 +341,25 @@ mod tests {
             assert_eq!((found, marks.blank()), (Some(3_070 - written), Some(3_069 - written)));
             assert!(probes < 30, "{probes} probes where {written} were written");
         }
+    }
+
+    #[test]
+    fn a_record_that_was_given_up_is_not_looked_at_again() {
+        let extent = |newest| Extent { oldest: 1, newest };
+        let mut marks = Marks::default();
+        marks.keep(extent(100));
+        assert_eq!(marks.find(extent(100), Slot(50)), Where::Probe(99));
+        marks.give_up(99);
+        marks.keep(extent(100));
+        assert_eq!(marks.find(extent(100), Slot(50)), Where::Probe(98));
+        assert!(mark(&mut marks, 98, 40));
+        // Only the newest one is left to be looked at, which is as good as to be read.
+        assert_eq!(marks.find(extent(100), Slot(50)), Where::Here(99));
+        marks.keep(extent(101));
+        assert!(marks.is_given_up(99), "what is further back stays so");
+        marks.give_up(101);
+        marks.keep(extent(102));
+        assert!(!marks.is_given_up(101), "it may be whole by now");
     }
 
     proptest! {

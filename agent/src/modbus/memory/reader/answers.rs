@@ -87,29 +87,41 @@ impl Reader {
         self.marks.clear();
         self.newest.forget();
         self.look_again();
-        (self.before, self.doubted, self.probes) = (None, None, (None, 0));
+        (self.before, self.doubted, self.probes, self.stepped) = (None, None, (None, 0), None);
+        self.is_emptied = false;
         self.generation += 1;
     }
 
     /// Records that time has made since the pointers were read.
     fn passed(&self, now: Now) -> i64 {
-        let passed_ms = i64::try_from(now.boot_ms.saturating_sub(self.extent_at_ms)).unwrap_or(i64::MAX);
+        let passed_ms = i64::try_from(now.boot_ms.saturating_sub(self.before_at_ms)).unwrap_or(i64::MAX);
         passed_ms / self.settings.load.interval.as_ms()
     }
 
-    fn take_extent(&mut self, extent: Extent, passed: i64, now: Now) {
+    fn take_extent(&mut self, named: Extent, passed: i64, now: Now) {
+        (self.selected, self.is_used) = (None, false);
+        self.is_emptied = named.is_empty() && self.before.is_some_and(|before| !before.is_empty());
+        if self.is_emptied {
+            // It may be so for an instant only: what was known is kept, to see what has become of it.
+            (self.extent, self.extent_at_ms) = (Some(named), now.boot_ms);
+            return;
+        }
+        // As long as the newest record is looked for, the one that it names is no more whole than it was, and another one
+        // that it names by then may take as long.
+        self.stepped = self.stepped.filter(|no| *no <= named.newest).map(|_| named.newest);
+        let extent = self.stepped.map_or(named, |no| Extent { newest: no - 1, ..named });
         if let Some(before) = self.before {
-            let change = Change::between(before, extent, self.settings.load.held, passed);
+            let change = Change::between(before, named, self.settings.load.held, passed);
             self.was_cleared |= change.is_cleared;
             if change.is_strange {
                 self.marks.clear();
                 self.generation += 1;
             }
         }
-        self.marks.keep(extent);
+        self.marks.keep(named);
         self.newest.keep(extent.newest);
-        self.selected = None;
-        (self.extent, self.before, self.extent_at_ms) = (Some(extent), Some(extent), now.boot_ms);
+        (self.extent, self.extent_at_ms) = (Some(extent), now.boot_ms);
+        (self.before, self.before_at_ms) = (Some(named), now.boot_ms);
     }
 
     fn take_run(&mut self, run: &Range<i64>, why: Why, words: &[Vec<u16>], now: Now) -> Took {
@@ -177,13 +189,15 @@ impl Reader {
         let is_full = extent.count() >= i64::from(self.settings.load.capacity);
         let is_doubted = why == Why::Newest && is_named && is_full && !self.newest.is_proven();
         let record = written.filter(|_| is_doubted)?;
+        let older = self.older(extent, no)?;
         self.newest.hold(no, record.clone());
-        let before = self.marks.at(no - 1).map(|(_, at)| at);
+        let before = self.marks.at(older).map(|(_, at)| at);
         Some(before.map_or(Took::More, |before| self.compare(Some(before))))
     }
 
     fn step_back(&mut self, extent: Extent) -> Took {
         self.newest.forget();
+        self.stepped = Some(extent.newest);
         self.extent = Some(Extent { newest: extent.newest - 1, ..extent });
         Took::More
     }
@@ -192,7 +206,8 @@ impl Reader {
     fn compare(&mut self, before: Option<Timestamp>) -> Took {
         let load = &self.settings.load;
         let (capacity, interval_ms) = (load.capacity, load.interval.as_ms());
-        let Some((no, record)) = self.newest.prove() else { return Took::More };
+        let held = if before.is_some() { self.newest.prove() } else { self.newest.release() };
+        let Some((no, record)) = held else { return Took::More };
         if before.is_some_and(|before| newest::is_oldest(record.at, before, capacity, interval_ms)) {
             tracing::warn!(
                 device = %self.settings.name,

@@ -11,6 +11,8 @@ struct Bench {
     reader: Reader,
     meter: Meter,
     ms: i64,
+    /// Between two requests, in ms.
+    pace: i64,
 }
 
 impl Bench {
@@ -21,13 +23,13 @@ impl Bench {
         for minute in 0..minutes {
             meter.write(minute % i64::from(capacity), minute);
         }
-        Self { reader: Reader::new(settings).unwrap(), meter, ms: minutes * MINUTE }
+        Self { reader: Reader::new(settings).unwrap(), meter, ms: minutes * MINUTE, pace: 30 }
     }
 
     /// Steps until there is something else than another request; gives the minutes of the records.
     fn read(&mut self, goal: Goal) -> Result<Vec<Option<i64>>, String> {
         for _ in 0..200 {
-            self.ms += 30;
+            self.ms += self.pace;
             let request = match self.reader.step(goal, now(self.ms)) {
                 Step::Ask(request) => request,
                 Step::Wait(until_ms) => {
@@ -57,7 +59,7 @@ impl Bench {
     }
 
     fn newest(&mut self) -> Result<Vec<Option<i64>>, String> {
-        self.reader.look_again();
+        self.reader.look_anew();
         self.read(Goal::Newest)
     }
 
@@ -214,4 +216,66 @@ fn what_was_asked_before_the_link_went_away_is_forgotten() {
     bench.reader.unplugged();
     assert_eq!((bench.reader.selected, bench.reader.extent()), (None, None));
     assert_eq!(bench.read(Goal::Number(newest - 5)), Ok(vec![Some(244)]));
+}
+
+#[test]
+fn a_line_that_has_room_now_and_then_only_still_brings_the_newest_record() {
+    let paused = "window = { address = 300, select = { address = 299, type = \"u16\" }, pause = \"5s\" }";
+    for way in [MAPPED, WINDOW, paused] {
+        for fault in [Fault::Blank, Fault::Runs] {
+            let mut bench = Bench::new(100, RING, way, 250);
+            bench.pace = 31_000;
+            // The place that is named is being written.
+            bench.meter.faults.insert(49, fault);
+            assert_eq!(bench.newest(), Ok(vec![Some(248)]), "{fault:?} {way}");
+            bench.meter.faults.clear();
+            assert_eq!(bench.newest(), Ok(vec![Some(249)]), "{fault:?} {way}");
+        }
+    }
+}
+
+#[test]
+fn a_newest_record_is_compared_with_one_that_can_be_had() {
+    let mut bench = Bench::new(100, RING, MAPPED, 250);
+    // It names the place that is next, which has the oldest record, and the newest one cannot be had.
+    bench.meter.newest = 50;
+    bench.meter.faults.insert(49, Fault::Refuses(4));
+    assert!(bench.newest().unwrap_err().starts_with("Refused"));
+    let no = bench.reader.extent().unwrap().newest;
+    bench.reader.give_up(no - 1);
+    assert!(bench.reader.awaits_older());
+    assert_ne!(bench.read(Goal::Newest), Ok(vec![Some(150)]));
+    bench.meter.faults.clear();
+    assert_eq!(bench.newest(), Ok(vec![Some(249)]));
+}
+
+#[test]
+fn a_newest_record_that_can_be_compared_with_none_counts_and_is_compared_later() {
+    let mut bench = Bench::new(100, RING, MAPPED, 250);
+    bench.meter.faults.extend([(48, Fault::Refuses(4)), (47, Fault::Refuses(4))]);
+    for older in [1, 2] {
+        assert!(bench.newest().unwrap_err().starts_with("Refused"));
+        let no = bench.reader.extent().unwrap().newest;
+        bench.reader.give_up(no - older);
+    }
+    assert_eq!(bench.newest(), Ok(vec![Some(249)]));
+    assert!(!bench.reader.newest.is_proven());
+    bench.meter.write(50, 250);
+    bench.ms += MINUTE;
+    assert_eq!(bench.newest(), Ok(vec![Some(250)]));
+    assert!(bench.reader.newest.is_proven());
+}
+
+#[test]
+fn places_that_are_refused_as_they_are_selected_hide_no_record() {
+    let mut bench = Bench::new(300, RING, WINDOW, 0);
+    // Two outages of power, and eight places in a row of which there is none.
+    let minutes = (0..100).chain(500..600).chain(1_000..1_020);
+    for (place, minute) in (0..).zip(minutes) {
+        bench.meter.write(place, minute);
+    }
+    bench.ms = 1_020 * MINUTE;
+    bench.meter.faults.extend((105..=112).map(|place| (place, Fault::Refuses(2))));
+    bench.newest().unwrap();
+    assert_eq!(bench.from(502), Ok(Some(502)));
 }

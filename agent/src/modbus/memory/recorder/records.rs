@@ -17,7 +17,12 @@ const STEP_SLOTS: i64 = 8;
 
 impl Recorder {
     pub(super) fn took_records(&mut self, task: Task, first: i64, records: &[Option<Record>], now: Now) {
-        self.in_hand.of(task).came();
+        let progress = self.in_hand.of(task);
+        progress.came();
+        if records.iter().any(Option::is_some) {
+            progress.passed_over = 0;
+        }
+        self.emptied_ms = None;
         self.note_cleared(now);
         if let Some((drift_ms, wall)) = self.reader.drift() {
             self.drift.note(drift_ms, wall);
@@ -171,7 +176,7 @@ impl Recorder {
             wish.advance(found, cursor);
         }
         if cursor >= end {
-            self.wishes.end(&mut self.standing.out);
+            self.end_wish();
             self.end_task(Task::Wish);
         }
     }

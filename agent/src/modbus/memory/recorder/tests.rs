@@ -229,7 +229,11 @@ fn a_command_for_what_cannot_be_had_fails_and_one_for_what_is_not_there_has_no_d
         bench.wish(1, -60, -59);
         bench.wish(2, -62, -58);
         bench.run(5);
-        let [(1, first), (2, Outcome::Done)] = &bench.history[..] else { panic!("{:?}", bench.history) };
+        let [(1, first), (2, second)] = &bench.history[..] else { panic!("{:?}", bench.history) };
+        // All others are told, and the one that was not may be had another time.
+        assert_eq!(second, if fault == Fault::Blank { &Outcome::Done } else { first });
+        let told = [-62, -61, -60, -59].map(|minute| bench.told.contains_key(&(minute * MINUTE)));
+        assert_eq!(told, [true, true, false, true], "{fault:?}");
         match (first, &expected) {
             (Outcome::Failed(why), Outcome::Failed(begin)) => assert!(why.starts_with(&**begin), "{why}"),
             _ => assert_eq!(*first, expected),
@@ -321,4 +325,83 @@ fn without_a_link_commands_fail_instead_of_waiting_for_ever() {
     }
     bench.run(1);
     assert_eq!(bench.history, [(1, Outcome::Failed("no port".into()))]);
+}
+
+#[test]
+fn what_a_pointer_says_for_an_instant_costs_nothing() {
+    for (numbering, newest, count) in [(RING, 9_999, 0), (RING, 9_999, 150), (RING, 0, 0), (UNSAID, 9_999, 0)]
+    {
+        let what = format!("{newest}, {count}: {numbering}");
+        let mut bench = Bench::new(150, numbering, WINDOW);
+        bench.run(20);
+        bench.meter.is_silent = true;
+        bench.run(60);
+        bench.meter.is_silent = false;
+        bench.wish(7, -60, -30);
+        while !bench.told.contains_key(&(-55 * MINUTE)) {
+            bench.run_to(bench.ms + 1);
+        }
+        let said = (bench.meter.newest, bench.meter.count);
+        (bench.meter.newest, bench.meter.count) = (newest, count);
+        bench.recorder.poll_now(DeviceIndex(0));
+        bench.run_to(bench.ms + 2_000);
+        (bench.meter.newest, bench.meter.count) = said;
+        bench.run(5);
+        assert_eq!(bench.history, [(7, Outcome::Done)], "{what}");
+        let told = (-60..-30).filter(|minute| bench.told.contains_key(&(minute * MINUTE))).count();
+        assert_eq!((told, bench.left()), (30, BTreeMap::new()), "{what}");
+    }
+}
+
+#[test]
+fn a_memory_that_stays_empty_has_no_data() {
+    let mut bench = Bench::new(150, RING, WINDOW);
+    bench.run(20);
+    bench.meter.is_silent = true;
+    bench.run(30);
+    bench.meter.is_silent = false;
+    bench.meter.records.clear();
+    (bench.meter.newest, bench.meter.count, bench.is_on) = (0, 0, false);
+    bench.wish(7, -60, -30);
+    bench.run(5);
+    assert_eq!(bench.history, [(7, Outcome::NoData)]);
+}
+
+#[test]
+fn a_meter_that_refuses_every_record_keeps_no_command_waiting() {
+    for (fault, way) in [(Fault::Refuses(4), MAPPED), (Fault::Silent, WINDOW)] {
+        let mut bench = Bench::new(150, RING, way);
+        bench.run(20);
+        bench.meter.is_silent = true;
+        bench.run(30);
+        bench.meter.is_silent = false;
+        bench.meter.faults.extend((0..150).map(|place| (place, fault)));
+        bench.wish(7, -60, -30);
+        bench.run(12);
+        assert!(
+            matches!(bench.history[..], [(7, Outcome::Failed(_))]),
+            "{fault:?} {way}: {:?}",
+            bench.history
+        );
+        bench.meter.faults.clear();
+        bench.run(30);
+        let told = bench.told.contains_key(&(90 * MINUTE));
+        assert!(told, "{fault:?} {way}: {:?}", bench.told.keys().next_back());
+    }
+}
+
+#[test]
+fn a_meter_that_never_gives_its_newest_record_gives_the_one_before() {
+    let faults = [Fault::Refuses(4), Fault::Silent];
+    for (fault, way) in faults.into_iter().flat_map(|fault| [MAPPED, WINDOW].map(|way| (fault, way))) {
+        let mut bench = Bench::new(150, RING, way);
+        bench.run(5);
+        for minute in 6..=30 {
+            bench.run(1);
+            bench.meter.faults = BTreeMap::from([(bench.place(minute), fault)]);
+        }
+        let told = bench.told.keys().next_back();
+        assert!(told >= Some(&(27 * MINUTE)), "{fault:?} {way}: {told:?}");
+        assert_eq!(bench.left(), BTreeMap::new(), "{fault:?} {way}");
+    }
 }
