@@ -33,6 +33,9 @@ const ASKED_MS: u64 = 60_000;
 const OPEN_INTERVALS: i64 = 4;
 const OPEN_MS: i64 = 30_000;
 
+/// Beyond a flush, what was read for the collector comes within this time, in ms: see `ingest::keep`.
+const ARRIVAL_MS: i64 = 900_000;
+
 /// A gap as the database tells it.
 #[derive(Debug, Clone, Copy)]
 struct Told {
@@ -303,9 +306,17 @@ impl Remembered<'_> {
         let asked_at = past.iter().rev().find(|(event, _)| *event == 3).map(|(_, at)| *at);
         Ok(match gap.state {
             1 if gap.opened_at >= rested || due.next_at.is_some_and(|at| at > rested) => None,
+            // Its device has told nothing since: the gateway's clock was ahead when it told of these slots.
+            1 if self.case.history().has_odd_clock && self.memory.grid().at(Slot(gap.last)).0 > rested => {
+                None
+            }
+            // One question at a time: what came of the one before it may still be on its way.
+            1 if is_awaited(database, self.memory.id().as_str(), None, rested)? => None,
             1 => Some("it was never asked for".to_owned()),
             // Its agent was stopped at that moment.
             3 if asked_at.is_some_and(|at| at >= rested) => None,
+            // The agent has answered that it read what there was, and that takes a while to come.
+            3 if is_awaited(database, self.memory.id().as_str(), Some(gap.id), rested)? => None,
             3 => Some("it is being asked for still".to_owned()),
             _ if gap.attempts != due.attempts => Some(format!("after {} attempts: {past:?}", due.attempts)),
             4 if gap.next_at != due.next_at => Some(format!("due at {:?}: {past:?}", due.next_at)),
@@ -315,6 +326,17 @@ impl Remembered<'_> {
             _ => None,
         })
     }
+}
+
+/// Whether a question about a device, or about one gap of it, was carried out, and what came of it may still be on its way
+/// at this instant: as long as a flush takes and [`ARRIVAL_MS`] after that, or as long after its agent was born again. One
+/// that nobody has answered is not awaited.
+fn is_awaited(database: &Connection, device: &str, gap: Option<i64>, at: i64) -> rusqlite::Result<bool> {
+    let sql = "SELECT EXISTS (SELECT 1 FROM gaps p JOIN commands c ON c.id = p.request
+        JOIN grids g ON g.id = p.grid JOIN devices d ON d.id = g.device JOIN agents a ON a.id = c.agent
+        WHERE d.name = ?1 AND p.id = ifnull(?2, p.id) AND p.state = 3 AND c.outcome = 1 AND p.next_at > ?3
+        AND p.next_at <= max(c.answered_at, a.last_birth_at) + a.flush_ms + ?4)";
+    database.prepare_cached(sql)?.query_row(rusqlite::params![device, gap, at, ARRIVAL_MS], |r| r.get(0))
 }
 
 /// What the events of a gap make due, worked out anew.
