@@ -21,7 +21,7 @@ const ASKED: f64 = 10.0;
 /// Where no call was made and all are kept for others, it is seen again so much later.
 const KEPT_MS: i64 = 1_000;
 /// A call counts from its answer on, which may be somewhat later than now; what is later by more is of a clock that was set back.
-const AHEAD_MS_MAX: i64 = 300_000;
+pub(super) const AHEAD_MS_MAX: i64 = 300_000;
 
 /// So many calls in a time, whenever it begins.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 
 use gapless_common::time::Timestamp;
 
-use super::budget::{Limits, Urgency, Used, Verdict};
+use super::budget::{AHEAD_MS_MAX, Limits, Urgency, Used, Verdict};
 
 /// Who asks: each that can wait by itself has a number of its own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -40,7 +40,10 @@ impl Claims {
         (who, urgency): (Who, Urgency),
         now: Timestamp,
     ) -> Verdict {
-        self.0.retain(|_, claim| claim.until > now);
+        let (least, most) = KEPT_MS_RANGE;
+        // None is of a later time unless the clock was set back.
+        let latest = now.plus_ms(limits.per_ms_max() + AHEAD_MS_MAX + most);
+        self.0.retain(|_, claim| now < claim.until && claim.until <= latest);
         let rank = urgency.rank();
         let kept = self.0.iter().filter(|(other, claim)| **other != who && claim.rank > rank).count();
         let verdict = used.may_beside(limits, urgency, kept, now);
@@ -49,7 +52,6 @@ impl Claims {
                 self.0.remove(&who);
             }
             Verdict::NotBefore(at) => {
-                let (least, most) = KEPT_MS_RANGE;
                 let until = at.plus_ms((limits.per_ms_max() / KEPT_PART).clamp(least, most));
                 // Who asks for two things keeps the claim of the more urgent one.
                 let rank = self.0.get(&who).map_or(rank, |claim| claim.rank.max(rank));
@@ -120,5 +122,21 @@ mod tests {
         // Whose claim is over has it no more: it did not come back.
         assert!(matches!(may(device, 9_999), Verdict::NotBefore(_)));
         assert_eq!(may(device, 10_000), Verdict::Go);
+    }
+
+    #[test]
+    fn a_claim_of_before_the_clock_was_set_back_is_none() {
+        let (limits, mut claims, mut used) = (limits(1, 8_000), Claims::default(), Used::default());
+        let (device, list) = ((Who(0), Urgency::Score(3.0)), (Who(1), Urgency::Score(5.0)));
+        let year_ms = 366 * 86_400_000;
+        used.began(&limits, Timestamp(year_ms));
+        used.ended_last(Timestamp(year_ms));
+        assert!(matches!(claims.may(&mut used, &limits, list, Timestamp(year_ms)), Verdict::NotBefore(_)));
+        // What was counted then is taken for made now.
+        assert_eq!(
+            claims.may(&mut used, &limits, device, Timestamp(0)),
+            Verdict::NotBefore(Timestamp(8_000))
+        );
+        assert_eq!(claims.may(&mut used, &limits, device, Timestamp(8_000)), Verdict::Go);
     }
 }

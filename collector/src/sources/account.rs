@@ -72,6 +72,12 @@ impl Account {
         Who(self.last_who)
     }
 
+    /// Until when it is left alone, where it is at `now`: no longer than `most_ms`, though the clock was set back.
+    pub(super) fn held(&mut self, most_ms: i64, now: Timestamp) -> Option<Timestamp> {
+        self.hold = self.hold.min(now.plus_ms(most_ms));
+        Some(self.hold).filter(|until| *until > now)
+    }
+
     /// Writes a call down before it is made.
     pub(super) fn spend(
         &mut self,
@@ -153,6 +159,15 @@ mod tests {
         let account = locked(&one);
         let all = (account.limits.rates.len(), account.limits.per_ms_max(), account.timeout_ms);
         assert_eq!(all, (4, 7 * 86_400_000, 50_000));
+    }
+
+    #[test]
+    fn a_clock_that_is_set_back_has_an_account_rest_no_longer_than_it_may() {
+        let mut account = Account::new("a".to_owned());
+        account.hold = Timestamp(1_000_000);
+        for (now, expected) in [(999_500, Some(1_000_000)), (0, Some(900)), (500, Some(900)), (900, None)] {
+            assert_eq!(account.held(900, Timestamp(now)), expected.map(Timestamp), "{now}");
+        }
     }
 
     #[test]

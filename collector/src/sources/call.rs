@@ -71,8 +71,8 @@ impl Caller {
     pub(super) fn get(&self, url: &str, asks: (Who, Urgency)) -> Result<String, Failure> {
         let mut account = account::locked(&self.account);
         let now = clock::now();
-        if account.hold > now {
-            return Err(Failure::Hold(account.hold));
+        if let Some(until) = account.held(HOLD_MS_RANGE.1, now) {
+            return Err(Failure::Hold(until));
         }
         account.spend(&self.budget, asks, now)?;
         let answer = self.ask(&mut account.hold, url, now);
