@@ -32,7 +32,7 @@ impl Shell {
         command: &Command,
     ) -> Result<(), Failure> {
         let now = clock::now();
-        let waits_since = self.devices.get(at).and_then(|polled| polled.waits_since).unwrap_or(now);
+        let waits_since = self.devices.get(at).map_or(now, |polled| polled.waits_since(now));
         let wanted = match &command.body {
             CommandBody::PollNow(_) => jobs::urgency(connection, command.id, now)?,
             // What has been missing for long can wait, though not for ever.
@@ -51,10 +51,12 @@ impl Shell {
             _ => Ok(Outcome::Failed("a source has no use for it".into())),
         };
         if let (CommandBody::ReadHistory { .. }, Some(polled)) = (&command.body, self.devices.get_mut(at)) {
-            match &outcome {
-                // Whether this command lives to see it or another one that asks for the same.
-                Err(Failure::Spent(_)) => polled.waits_since = Some(waits_since),
-                _ => polled.waits_since = None,
+            match outcome.as_ref().err().and_then(Failure::until) {
+                // Whether this command lives to see it or another one that asks for the same. A window that was served has waited
+                // no more: what is left waits from then on.
+                Some(_) if polled.waits_since.is_none() => polled.refused(now, now),
+                Some(_) => polled.refused(waits_since, now),
+                None => polled.waits_since = None,
             }
         }
         if let (CommandBody::PollNow(_), Some(known)) = (&command.body, self.known(at)) {

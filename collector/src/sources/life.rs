@@ -136,6 +136,9 @@ impl Life {
     }
 }
 
+/// What is missing is asked for again within this, also where a command for it has failed.
+const ASKED_AGAIN_MS: i64 = 900_000;
+
 /// A device of a source.
 pub(super) struct Polled {
     /// As it stands in the catalog of its agent.
@@ -151,6 +154,8 @@ pub(super) struct Polled {
     pub(super) values: Vec<String>,
     /// Since when it has waited for a call for what can wait: its first one, and after that what is missing.
     pub(super) waits_since: Option<Timestamp>,
+    /// When it was refused one last.
+    pub(super) refused_at: Timestamp,
     pub(super) fetch: Box<dyn Fetch>,
 }
 
@@ -159,7 +164,19 @@ impl Polled {
     pub(super) fn new(path: AgentPath, device: Device, begin: Begin, fetch: Box<dyn Fetch>) -> Self {
         let key = device.id.as_str().to_owned();
         let (life, listed, values, waits_since) = (Life::NEW, None, Vec::new(), None);
-        Self { device, path, begin, life, listed, key, values, waits_since, fetch }
+        let refused_at = Timestamp(0);
+        Self { device, path, begin, life, listed, key, values, waits_since, refused_at, fetch }
+    }
+
+    /// Since when what is missing has waited for a call, up to `now`. What nobody has asked for in a long time waits no more.
+    pub(super) fn waits_since(&self, now: Timestamp) -> Timestamp {
+        let is_asked = now.since_ms(self.refused_at) <= ASKED_AGAIN_MS;
+        self.waits_since.filter(|_| is_asked).map_or(now, |since| since.min(now))
+    }
+
+    /// What is missing was refused a call at `now`, having waited since then.
+    pub(super) fn refused(&mut self, since: Timestamp, now: Timestamp) {
+        (self.waits_since, self.refused_at) = (Some(since), now);
     }
 }
 
