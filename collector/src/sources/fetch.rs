@@ -3,6 +3,7 @@
 use gapless_common::quality::Cause;
 use gapless_common::time::Timestamp;
 
+use super::describe::Asked;
 use super::failure::Failure;
 use super::rows::{Parsed, Row};
 use crate::jobs::budget::Urgency;
@@ -51,6 +52,9 @@ pub(super) trait Fetch: Send {
 
     /// A word that is another one once there is anything new; nothing where the source offers none, and is always fetched.
     fn probe(&mut self) -> Result<Option<String>, Failure>;
+
+    /// It is asked for in another way from now on, by whoever asked before.
+    fn renew(&mut self, _asked: Asked) {}
 
     /// How urgent what is asked from now on is; of no use where calls are not counted.
     fn set_urgency(&mut self, _urgency: Urgency) {}

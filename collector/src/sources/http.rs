@@ -82,6 +82,10 @@ impl Fetch for HttpDevice {
         }
     }
 
+    fn renew(&mut self, asked: Asked) {
+        self.asked = asked;
+    }
+
     fn set_urgency(&mut self, urgency: Urgency) {
         self.urgency = urgency;
     }

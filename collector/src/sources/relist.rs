@@ -304,7 +304,9 @@ impl Shell {
         let Some(polled) = self.devices.iter_mut().find(is_it) else { return Ok(()) };
         let asked = api.description.listed(&entry, polled.device.id.as_str()).map_err(Failure::Answer)?;
         let mut words = asked.device.attributes.clone();
-        (polled.device, polled.fetch) = (asked.device.clone(), Box::new(HttpDevice::new(api, asked)));
+        polled.device = asked.device.clone();
+        // By the same who: a claim of its own is none of another's.
+        polled.fetch.renew(asked);
         polled.listed = Some(entry);
         let messages = match std::mem::replace(&mut polled.life, Life::NEW) {
             Life::Removed(mut voice) => {
@@ -316,6 +318,8 @@ impl Shell {
                 messages
             }
             Life::Known(mut known) => {
+                // What was read of it the other way says nothing of what there is this way.
+                (known.revision, known.reread) = (None, None);
                 let messages = known.voice.attribute(&words, now)?;
                 polled.life = Life::Known(known);
                 messages

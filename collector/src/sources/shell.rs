@@ -69,6 +69,9 @@ impl Shell {
             };
             match look {
                 Err(Failure::Ending) => return,
+                Err(error) if error.until().is_some() => {
+                    tracing::debug!(source = self.pace.name, %error, "it waits");
+                }
                 Err(error) => tracing::warn!(source = self.pace.name, %error, "tried again"),
                 Ok(()) => {}
             }
