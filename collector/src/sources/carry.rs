@@ -120,11 +120,11 @@ impl Shell {
 
     /// Reads what is new, from where it was read to the last time (less the overlap), oldest first.
     fn poll(&mut self, at: usize, urgency: Urgency) -> Result<Outcome, Failure> {
-        let overlap_ms = self.pace.overlap_ms;
+        let (overlap_ms, away_ms) = (self.pace.overlap_ms, self.pace.unreachable_every_ms);
         let Some(known) = self.known(at) else { return Ok(self.why_not(at)) };
         let (seen, begin) = (known.revision.clone(), known.next.plus_ms(-overlap_ms));
         let from = known.unread.map_or(begin, |unread| unread.min(begin));
-        if known.away_until.is_some_and(|until| until > clock::now()) {
+        if known.away(away_ms, clock::now()).is_some() {
             self.settle(at, Cause::NotConnected)?;
             return Ok(Outcome::NoData);
         }
@@ -144,7 +144,7 @@ impl Shell {
             return self.nothing_new(at);
         }
         let (is_any, began) = self.pull(at, from, Began { revision, ..Began::default() })?;
-        if let Some(known) = self.known(at) {
+        if let (Some(began), Some(known)) = (began, self.known(at)) {
             (known.revision, known.unread) = (began.revision, None);
         }
         Ok(if is_any { Outcome::Done } else { Outcome::NoData })
@@ -158,16 +158,16 @@ impl Shell {
     }
 
     /// Reads all from `from` on; a read that was broken off goes on. Returns whether there was anything, and what the read can
-    /// have seen: what was known when it began.
+    /// have seen: what was known when it began, and nothing where all from there on is yet to come, as after a clock was set back.
     pub(super) fn pull(
         &mut self,
         at: usize,
         from: Timestamp,
         began: Began,
-    ) -> Result<(bool, Began), Failure> {
+    ) -> Result<(bool, Option<Began>), Failure> {
         let window_ms = self.pace.window_ms;
-        let Some(known) = self.known(at) else { return Ok((false, began)) };
-        let resumed = known.reread.take().and_then(|reread| reread.resumed(from, known.next));
+        let Some(known) = self.known(at) else { return Ok((false, None)) };
+        let resumed = known.reread.take().and_then(|reread| reread.resumed(from));
         let mut reread = resumed.unwrap_or_else(|| Reread::new(from, began));
         loop {
             let (now, from) = (clock::now(), reread.next);
@@ -175,13 +175,13 @@ impl Shell {
             let end = now.plus_ms(1);
             let to = from.plus_ms(window_ms).min(end);
             if from >= to {
-                break;
+                return Ok((reread.is_any, None));
             }
-            let Some((known, fetch)) = self.polled(at) else { break };
+            let Some((known, fetch)) = self.polled(at) else { return Ok((reread.is_any, None)) };
             let parsed = match fetch.fetch(from, to) {
                 Ok(parsed) => parsed,
                 Err(failure) => {
-                    known.reread = Some(reread);
+                    known.reread = Some(reread.broken_off(known.next));
                     return Err(failure);
                 }
             };
@@ -195,7 +195,7 @@ impl Shell {
             reread.next = to;
         }
         self.back(at)?;
-        Ok((reread.is_any, reread.began))
+        Ok((reread.is_any, Some(reread.began)))
     }
 
     /// What is not here of the time before it is missing.
@@ -223,9 +223,9 @@ impl Shell {
         command: u64,
         (from, to): (Timestamp, Timestamp),
     ) -> Result<Outcome, Failure> {
-        let window_ms = self.pace.window_ms;
+        let (window_ms, away_ms) = (self.pace.window_ms, self.pace.unreachable_every_ms);
         let Some(known) = self.known(at) else { return Ok(self.why_not(at)) };
-        if let Some(until) = known.away_until.filter(|until| *until > clock::now()) {
+        if let Some(until) = known.away(away_ms, clock::now()) {
             return Ok(Outcome::Failed(format!("the source cannot reach the device before {until}").into()));
         }
         let broken_off = known.broken_off.clone().filter(|broken_off| broken_off.command == command);
@@ -246,6 +246,11 @@ impl Shell {
             known.broken_off = Some(BrokenOff { command, next: end, is_any, trouble: trouble.clone() });
             self.hand_in(messages)?;
             self.note_read(at, &instants);
+            if let Some(polled) = self.devices.get_mut(at) {
+                // One call is what it has waited for: the next one leaves the account to others again.
+                polled.waits_since = None;
+                polled.fetch.set_urgency(Urgency::Spare);
+            }
             from = end;
         }
         Ok(match (trouble, is_any) {

@@ -189,6 +189,8 @@ impl Delta {
 
     /// Begins a reconciliation where one is due. Returns whether it is.
     pub(super) fn reconcile(&mut self, spec: &DeltaSpec, now: Timestamp) -> bool {
+        // What was done in a time that has not come was done before the clock was set back.
+        (self.reconciled_at, self.asked_at) = (self.reconciled_at.min(now), self.asked_at.min(now));
         let is_due = now.since_ms(self.reconciled_at) >= spec.reconcile.0;
         if is_due {
             self.reconciled_at = now;
@@ -378,6 +380,11 @@ mod tests {
         assert_eq!(delta.to_read("a", seen), ToRead::Everything(vec![], None));
         let seen = read(&mut delta, "a", 9);
         assert_eq!(delta.to_read("a", seen), ToRead::Nothing);
+        // The clock was far ahead.
+        let long_ago = |ms: i64| at(ms - 366 * 86_400_000);
+        assert!(!delta.reconcile(&spec, long_ago(0)) && !delta.reconcile(&spec, long_ago(9_999)));
+        assert!(delta.reconcile(&spec, long_ago(10_000)));
+        let seen = read(&mut delta, "a", 9);
         delta.forgotten(at(10_002));
         assert!(delta.is_to_ask("a", seen, 100, at(10_002)));
         assert_eq!(delta.url(&spec, "now"), "http://h/changes?since=now");

@@ -23,6 +23,8 @@ const ANSWERS_MAX: usize = 1_000;
 /// An answer serves all devices that are due within this part of their rhythm.
 const SHARED_PART: i64 = 4;
 const MINUTE_MS: i64 = 60_000;
+/// Devices that are not known that people are told of.
+const TOLD_MAX: usize = 1_000;
 
 /// What is known of the changes of a source, and how it is asked for more.
 pub(super) struct Differ {
@@ -31,12 +33,58 @@ pub(super) struct Differ {
     pub(super) delta: Delta,
     /// Devices that changed and are not known, as far as nobody was told.
     unknown: BTreeSet<String>,
+    /// Those that people were told of.
+    told: BTreeSet<String>,
+    /// Why it could not be asked, as it was said last.
+    trouble: Option<String>,
 }
 
 impl Differ {
     /// Of a source whose description has a delta.
     pub(super) fn new(api: Arc<Api>) -> Self {
-        Self { who: api.caller.who(), api, delta: Delta::new(clock::now()), unknown: BTreeSet::new() }
+        Self {
+            who: api.caller.who(),
+            api,
+            delta: Delta::new(clock::now()),
+            unknown: BTreeSet::new(),
+            told: BTreeSet::new(),
+            trouble: None,
+        }
+    }
+
+    /// Says of devices that changed and are not known, of each once, how many of those are new.
+    pub(super) fn say_unknown(&mut self, ids: &BTreeSet<String>, has_list: bool) -> usize {
+        let mut new = 0;
+        for id in ids {
+            if self.told.len() >= TOLD_MAX || !self.told.insert(id.clone()) {
+                continue;
+            }
+            new += 1;
+            let source = &self.api.description.name;
+            match has_list {
+                true => tracing::info!(source, id, "it changed and is not known: the list is read"),
+                false => tracing::warn!(
+                    source,
+                    id,
+                    "it changed and is none of the devices of the source, so nothing is read for it: write it as a `[[device]]` with \
+                     this `id` in its `vars`, or see whether `delta.device` is the path of what the source calls its devices"
+                ),
+            }
+        }
+        new
+    }
+
+    /// Goes on without an answer, and says once why there is none.
+    fn go_without(&mut self, failure: &Failure) {
+        let why = failure.to_string();
+        if self.trouble.as_ref() != Some(&why) {
+            tracing::warn!(
+                source = self.api.description.name,
+                why,
+                "it cannot be asked what changed: what is new of each device is read meanwhile"
+            );
+            self.trouble = Some(why);
+        }
     }
 
     /// Asks what changed. Where it breaks off the parts that have come are kept, and the next question goes on after them.
@@ -122,10 +170,24 @@ impl Shell {
         if differ.delta.is_to_ask(&key, seen, api.description.every.0 / SHARED_PART, now) {
             let asked = differ.ask(spec, devices, urgency);
             let unknown = std::mem::take(&mut differ.unknown);
+            differ.say_unknown(&unknown, lister.is_some());
             if let Some(lister) = lister {
                 lister.unknown(&unknown, now);
             }
-            asked?;
+            let is_everything = matches!(differ.delta.to_read(&key, seen), ToRead::Everything(..));
+            match asked {
+                Ok(()) => differ.trouble = None,
+                // Whatever the answer it would be read. It is not taken for read anew, which it is once there is one.
+                Err(failure) if is_everything && failure.is_of_question() => {
+                    differ.go_without(&failure);
+                    let (is_any, was_read) = self.pull(at, from, Began::default())?;
+                    if let (Some(known), true) = (self.known(at), was_read.is_some()) {
+                        known.unread = None;
+                    }
+                    return Ok(if is_any { Outcome::Done } else { Outcome::NoData });
+                }
+                Err(failure) => return Err(failure),
+            }
         }
         let began = differ.delta.last();
         // Less than a window, so that one call reads it up to an instant that comes after the question.
@@ -144,7 +206,9 @@ impl Shell {
         let is_silent = !has_rows && from.is_none();
         let (mut is_any, mut began) = (false, Began { seen: began, revision: None });
         if let Some(from) = from {
-            (is_any, began) = self.pull(at, from, began)?;
+            let (was_any, was_read) = self.pull(at, from, began)?;
+            let Some(seen) = was_read else { return Ok(Outcome::NoData) };
+            (is_any, began) = (was_any, seen);
         }
         // What was read of their instants is newer than they are, and has replaced them.
         let rows = self.differ.as_ref().map_or(Vec::new(), |differ| differ.delta.rows(&key));

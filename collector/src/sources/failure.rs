@@ -45,6 +45,12 @@ impl Failure {
         matches!(self, Self::Hold(_) | Self::Uncounted | Self::Database(_) | Self::Read(_) | Self::Ending)
     }
 
+    /// Whether another question to the same source may well be answered.
+    pub(super) fn is_of_question(&self) -> bool {
+        use Failure::{Answer, Moved, Status, Transport, Unreachable};
+        matches!(self, Transport(_) | Status(..) | Moved { .. } | Answer(_) | Unreachable(_))
+    }
+
     /// When it may be asked again, where only that is in the way.
     pub(super) fn until(&self) -> Option<Timestamp> {
         match self {

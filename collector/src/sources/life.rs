@@ -88,10 +88,15 @@ impl Reread {
         Self { begin, next: begin, is_any: false, began }
     }
 
-    /// The read that is wanted from `begin` on, where this one was broken off: it goes on where that holds all of it. Nothing
-    /// before `accounted` may be passed over.
-    pub(super) fn resumed(self, begin: Timestamp, accounted: Timestamp) -> Option<Self> {
-        let next = self.next.min(accounted).max(begin);
+    /// This one, broken off: nothing after `accounted` may be passed over. That is later by and by while a device is away, though
+    /// nobody has read what it goes by.
+    pub(super) fn broken_off(self, accounted: Timestamp) -> Self {
+        Self { next: self.next.min(accounted), ..self }
+    }
+
+    /// The read that is wanted from `begin` on, where this one was broken off: it goes on where that holds all of it.
+    pub(super) fn resumed(self, begin: Timestamp) -> Option<Self> {
+        let next = self.next.max(begin);
         (self.begin <= begin).then_some(Self { next, ..self })
     }
 }
@@ -102,6 +107,13 @@ impl Known {
         let (revision, away_until, broken_off) = (None, None, None);
         let (answered, seen, reread, tried) = (BTreeSet::new(), Seen::default(), None, None);
         Self { voice, next, revision, away_until, unread, broken_off, answered, seen, reread, tried }
+    }
+
+    /// Until when it is not asked because its source cannot reach it, at `now`: no longer than `every_ms`, though the clock was
+    /// set back.
+    pub(super) fn away(&mut self, every_ms: i64, now: Timestamp) -> Option<Timestamp> {
+        self.away_until = self.away_until.map(|until| until.min(now.plus_ms(every_ms)));
+        self.away_until.filter(|until| *until > now)
     }
 
     /// How urgent a poll is that is `wanted` so. Only for want of a call it has waited: what is stale because its polls fail counts
@@ -187,13 +199,25 @@ mod tests {
 
     use super::*;
 
+    fn known() -> Known {
+        let path = AgentPath { site: "home-1".parse().unwrap(), agent: "a".parse().unwrap() };
+        let begin = Begin { epoch: Epoch(1), connection: ConnectionId(1), previous: None };
+        Known::new(Voice::new(path, begin, Catalog { devices: Vec::new() }, 0), Timestamp(0), None)
+    }
+
+    #[test]
+    fn a_clock_that_is_set_back_has_a_device_be_away_no_longer_than_it_may() {
+        let mut known = Known { away_until: Some(Timestamp(1_000_000)), ..known() };
+        for (now, expected) in [(999_500, Some(1_000_000)), (0, Some(900)), (500, Some(900)), (900, None)] {
+            assert_eq!(known.away(900, Timestamp(now)), expected.map(Timestamp), "{now}");
+        }
+        assert!(known.away_until.is_some(), "that it was away is known until it is back");
+    }
+
     #[test]
     fn what_is_stale_because_its_polls_fail_counts_from_the_last_one_on() {
         use Urgency::{Asked, Score};
-        let path = AgentPath { site: "home-1".parse().unwrap(), agent: "a".parse().unwrap() };
-        let begin = Begin { epoch: Epoch(1), connection: ConnectionId(1), previous: None };
-        let voice = Voice::new(path, begin, Catalog { devices: Vec::new() }, 0);
-        let mut known = Known::new(voice, Timestamp(0), None);
+        let mut known = known();
         let (done, status) = (|| Ok(Outcome::Done), || Err(Failure::Status(404, String::new())));
         let spent = || Err(Failure::Spent(Timestamp(9)));
         // How it is wanted, how urgent that is, and what comes of it.
@@ -228,7 +252,7 @@ mod tests {
         ];
         for (begin, accounted, expected) in rows {
             let reread = Reread { next: at(400), ..Reread::new(at(100), Began::default()) };
-            let resumed = reread.resumed(at(begin), at(accounted));
+            let resumed = reread.broken_off(at(accounted)).resumed(at(begin));
             assert_eq!(resumed.map(|reread| reread.next.0), expected, "{begin} {accounted}");
         }
     }

@@ -29,6 +29,8 @@ const LISTING_MS_MAX: i64 = 3_600_000;
 
 /// Where a source says of a device that is not listed that it changed, the list is read no more often.
 const UNLISTED_MS: i64 = 60_000;
+/// What was read so much later than now was read before the clock was set back.
+const AHEAD_MS_MAX: i64 = 60_000;
 /// Such devices that are known by their identity; for more the list is not read before it is due.
 const UNLISTED_MAX: usize = 10_000;
 
@@ -94,7 +96,14 @@ impl Lister {
 
     /// Nobody may ask for the list for as long as a source is left alone that refuses its consent.
     pub(super) fn rest(&mut self, now: Timestamp) {
-        self.due = now.plus_ms(WITHDRAWN_MS);
+        (self.read_at, self.due) = (now, now.plus_ms(WITHDRAWN_MS));
+    }
+
+    /// What was read in a time that has not come was read before the clock was set back: it is due, and not that much later.
+    pub(super) fn look(&mut self, now: Timestamp) {
+        if self.read_at.since_ms(now) > AHEAD_MS_MAX {
+            (self.read_at, self.due, self.wanted) = (now, now, now);
+        }
     }
 
     /// It is to be read as soon as may be.
@@ -153,6 +162,7 @@ impl Shell {
     pub(super) fn relist(&mut self, connection: &Connection) -> Result<(), Failure> {
         let now = clock::now();
         let is_over = self.devices.iter().any(|polled| matches!(polled.life, Life::Withdrawn(_)));
+        self.lister.iter_mut().for_each(|lister| lister.look(now));
         let Some(lister) = self.lister.as_mut().filter(|lister| lister.due <= now && !is_over) else {
             return Ok(());
         };

@@ -98,7 +98,9 @@ impl Shell {
     fn turn(&mut self, connection: &Connection, at: usize) -> Result<(), Failure> {
         let Some(polled) = self.devices.get(at) else { return Ok(()) };
         let voice = match &polled.life {
-            Life::New { again, .. } if *again <= clock::now() => return self.begin(connection, at),
+            Life::New { again, .. } if self.is_due(*again, clock::now()) => {
+                return self.begin(connection, at);
+            }
             life => life.voice(),
         };
         let Some(voice) = voice else { return Ok(()) };
@@ -118,6 +120,11 @@ impl Shell {
             }
         }
         Ok(())
+    }
+
+    /// Whether `again` has come, or is so far off that the clock was set back since it was said.
+    fn is_due(&self, again: Timestamp, now: Timestamp) -> bool {
+        again <= now || again.since_ms(now) > WITHDRAWN_MS.max(self.pace.unreachable_every_ms)
     }
 
     /// Says what is wrong with a device. Who waits for a call only waits.
@@ -189,7 +196,8 @@ impl Shell {
 
     fn oldest(&mut self, at: usize, now: Timestamp) -> Result<Timestamp, Failure> {
         let Some(polled) = self.devices.get_mut(at) else { return Ok(now) };
-        let waits_since = *polled.waits_since.get_or_insert(now);
+        let waits_since = polled.waits_since.map_or(now, |since| since.min(now));
+        polled.waits_since = Some(waits_since);
         // Somebody may wait to see that what was set up works: no spare work, from the first.
         polled.fetch.set_urgency(match Urgency::waiting(now.since_ms(waits_since), FIRST_MS) {
             Urgency::Spare => Urgency::Score(0.0),

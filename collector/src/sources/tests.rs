@@ -14,13 +14,13 @@ use tokio::sync::mpsc;
 
 use super::account::{Accounts, Budget};
 use super::call::Caller;
-use super::delta::Change;
-use super::describe::Description;
+use super::delta::{Change, ToRead};
+use super::describe::{Asked, Description};
 use super::differ::Differ;
 use super::failure::Failure;
 use super::fetch::{Fetch, Pace};
 use super::http::Api;
-use super::life::{Began, Life, Polled};
+use super::life::{Began, Life, Polled, Reread};
 use super::list::Entry;
 use super::naming::Names;
 use super::relist::Lister;
@@ -35,12 +35,17 @@ use crate::store::sqlite;
 
 const FLEET: &str = include_str!("../../sources/thermostat-fleet.toml");
 const DAY_MS: i64 = 86_400_000;
+/// Words of a description that has no limits: nothing is counted.
+const UNLIMITED: (&str, &str) =
+    ("calls = [{ most = 1000, per = \"1h\" }, { most = 10000, per = \"1d\" }]\n", "");
 
 /// What a device is asked, and how it answers.
 #[derive(Debug, Default)]
 struct Told {
     urgencies: Vec<Urgency>,
     windows: Vec<(Timestamp, Timestamp)>,
+    /// The nets by which it is asked for from then on.
+    renewed: Vec<String>,
     /// What it has.
     rows: Vec<Row>,
     /// What is wrong with the next questions, in order; nothing of those after.
@@ -77,6 +82,10 @@ impl Fetch for Fake {
 
     fn probe(&mut self) -> Result<Option<String>, Failure> {
         Ok(None)
+    }
+
+    fn renew(&mut self, asked: Asked) {
+        self.told().renewed.extend(asked.spec.vars.get("net").cloned());
     }
 
     fn set_urgency(&mut self, urgency: Urgency) {
@@ -249,8 +258,51 @@ fn what_is_missing_is_the_more_urgent_the_longer_it_waits_for_a_call_whatever_as
     }
     let urgencies = fake.told().urgencies.clone();
     let is = |urgency: &Urgency, expected: f64| matches!(urgency, Urgency::Score(score) if (score - expected).abs() < 0.1);
-    assert_eq!((urgencies.len(), urgencies[0]), (3, Urgency::Spare));
+    // After the window that was served the next one would leave the account to others.
+    assert_eq!((urgencies.len(), urgencies[0], urgencies[3]), (4, Urgency::Spare, Urgency::Spare));
     assert!(is(&urgencies[1], 3.0) && is(&urgencies[2], 6.0), "{urgencies:?}");
+}
+
+#[test]
+fn what_is_missing_waits_through_a_rest_of_the_source_and_not_beyond_its_commands_and_one_window_is_served_by_it()
+ {
+    const HOUR_MS: i64 = 3_600_000;
+    let (until, three_hours) = (clock::now().plus_ms(30_000), 3 * HOUR_MS);
+    let spent = || Some(Failure::Spent(until));
+    // How long ago it was refused last, what its windows meet; how urgent they were, and how long what is left has waited.
+    let rows = [
+        (1_000, vec![spent()], vec![3.0], Some(three_hours)),
+        (1_000, vec![Some(Failure::Hold(until))], vec![3.0], Some(three_hours)),
+        (1_000, vec![None, spent()], vec![3.0, -1.0], Some(0)),
+        (1_000, vec![None, None], vec![3.0, -1.0, -1.0], None),
+        (1_000, vec![Some(Failure::Status(404, String::new()))], vec![3.0], None),
+        // Its command has ended, and nobody asked for it since.
+        (HOUR_MS, vec![spent()], vec![-1.0], Some(0)),
+    ];
+    for (refused_ms, failures, urgencies, waits_ms) in rows {
+        let what = format!("{refused_ms} {failures:?}");
+        let mut bench = Bench::new(&[]);
+        bench.shell.lister = None;
+        let fake = bench.device("a");
+        bench.shell.look(&bench.connection).unwrap();
+        fake.told().urgencies.clear();
+        fake.told().failures = failures.into();
+        let now = clock::now();
+        bench.shell.devices[0].refused(now.plus_ms(-three_hours), now.plus_ms(-refused_ms));
+        let device = bench.shell.devices[0].device.id.clone();
+        let body = CommandBody::ReadHistory { device, from: now.plus_ms(-2 * DAY_MS), to: now };
+        let command = Command { id: 1, expires: now.plus_ms(60_000), body };
+        bench.shell.carry_out(&bench.connection, 0, &command).unwrap();
+        let told = fake.told().urgencies.clone();
+        let is_it = |(urgency, expected): (&Urgency, &f64)| match urgency {
+            Urgency::Score(score) => (score - expected).abs() < 0.1,
+            _ => *expected < 0.0,
+        };
+        assert!(told.len() == urgencies.len() && told.iter().zip(&urgencies).all(is_it), "{what}: {told:?}");
+        let waited = bench.shell.devices[0].waits_since.map(|since| now.since_ms(since));
+        let is_close = waited.zip(waits_ms).is_some_and(|(is, expected)| (is - expected).abs() < 2_000);
+        assert!(is_close || (waited, waits_ms) == (None, None), "{what}: {waited:?}");
+    }
 }
 
 #[test]
@@ -273,18 +325,83 @@ fn a_read_of_many_windows_goes_on_where_it_was_broken_off() {
     let (_, seen) = bench.shell.pull(0, from.plus_ms(9), began(3)).unwrap();
     assert_eq!((first(&fake), fake.told().windows.len()), (Some(from.plus_ms(4 * DAY_MS)), 7));
     // What changed since it began it may not have seen.
-    assert_eq!(seen, began(1));
+    assert_eq!(seen, Some(began(1)));
     fake.told().windows.clear();
     // What is over is over.
     let (_, seen) = bench.shell.pull(0, from.plus_ms(9), began(4)).unwrap();
-    assert_eq!((first(&fake), seen), (Some(from.plus_ms(9)), began(4)));
+    assert_eq!((first(&fake), seen), (Some(from.plus_ms(9)), Some(began(4))));
     fake.told().windows.clear();
+    // The clock was set back: nothing is read of a time that has not come, and that is not taken for read.
+    assert_eq!(bench.shell.pull(0, clock::now().plus_ms(DAY_MS), began(4)).unwrap(), (false, None));
+    assert_eq!(first(&fake), None);
     // More is wanted than what was broken off would have held.
     fake.told().failures = [None, Some(Failure::Spent(from))].into();
     assert!(bench.shell.pull(0, from, began(5)).is_err());
     fake.told().windows.clear();
     let (_, seen) = bench.shell.pull(0, from.plus_ms(-1), began(6)).unwrap();
-    assert_eq!((first(&fake), seen), (Some(from.plus_ms(-1)), began(6)));
+    assert_eq!((first(&fake), seen), (Some(from.plus_ms(-1)), Some(began(6))));
+}
+
+#[test]
+fn a_read_that_goes_on_passes_over_nothing_that_was_due_while_the_device_was_away() {
+    let mut bench = Bench::new(&[]);
+    bench.shell.lister = None;
+    let fake = bench.device("a");
+    bench.shell.look(&bench.connection).unwrap();
+    // All before is accounted for; what comes after that may still come.
+    let next = bench.shell.known(0).unwrap().next;
+    let (from, began) = (next.plus_ms(-3 * DAY_MS), Began::default());
+    bench.shell.pace.lag_ms = 10 * DAY_MS;
+    fake.told().failures = [None, None, None, Some(Failure::Unreachable("asleep".into()))].into();
+    fake.told().windows.clear();
+    bench.shell.pace.window_ms = DAY_MS + 3_600_000;
+    assert!(bench.shell.pull(0, from, began.clone()).is_err());
+    bench.shell.pace.lag_ms = 0;
+    bench.shell.away(0, "asleep").unwrap();
+    assert!(
+        bench.shell.known(0).unwrap().next > next.plus_ms(DAY_MS / 2),
+        "what was due of it is accounted for"
+    );
+    fake.told().windows.clear();
+    bench.shell.pull(0, from, began).unwrap();
+    assert_eq!(fake.told().windows.first().map(|(from, _)| *from), Some(next));
+}
+
+#[test]
+fn devices_are_read_though_the_question_what_changed_fails_from_the_start() {
+    // Nobody answers at this address.
+    let mut bench = Bench::new(&[("127.0.0.1:9403", "127.0.0.1:1"), UNLIMITED]);
+    bench.shell.lister = None;
+    let fake = bench.device("a");
+    bench.shell.look(&bench.connection).unwrap();
+    bench.shell.differ = Some(Differ::new(Arc::clone(&bench.api)));
+    let at = clock::now().plus_ms(-3_600_000);
+    fake.told().rows = vec![row(at, 20.5)];
+    for _ in 0..2 {
+        let before = fake.told().windows.len();
+        bench.written();
+        let outcome = bench.shell.poll_changes(0, at, Urgency::Asked).unwrap();
+        assert_eq!((outcome, bench.written()), (Outcome::Done, vec![(at, 20.5)]));
+        assert!(fake.told().windows.len() > before, "it is not taken for read");
+    }
+    let seen = bench.shell.known(0).unwrap().seen;
+    let delta = &bench.shell.differ.as_ref().unwrap().delta;
+    assert!(
+        matches!(delta.to_read("a", seen), ToRead::Everything(..)),
+        "it is read anew once there is an answer"
+    );
+}
+
+#[test]
+fn of_what_changed_at_a_device_that_is_not_known_people_are_told_once() {
+    let bench = Bench::new(&[]);
+    let mut differ = Differ::new(bench.api);
+    let ids = |ids: std::ops::Range<usize>| ids.map(|id| id.to_string()).collect::<BTreeSet<_>>();
+    for (unknown, has_list, new) in
+        [(0..2, false, 2), (0..3, false, 1), (0..3, true, 0), (0..2_000, true, 997), (0..3_000, false, 0)]
+    {
+        assert_eq!(differ.say_unknown(&ids(unknown.clone()), has_list), new, "{unknown:?}");
+    }
 }
 
 fn row(at: Timestamp, value: f64) -> Row {
@@ -388,6 +505,48 @@ fn a_listed_device_whose_key_another_one_has_is_left_out_where_that_says_what_ch
         bench.list(&[entry("a", "Hall"), entry("b", "Attic")]);
         assert_eq!(bench.names(), expected);
     }
+}
+
+#[test]
+fn a_clock_that_is_set_back_keeps_nothing_waiting_until_it_is_there_again() {
+    let (mut bench, year_ms) = (Bench::new(&[]), 366 * DAY_MS);
+    let (lister, now) = (bench.shell.lister.as_mut().unwrap(), clock::now());
+    for (ahead_ms, is_due) in [(0, false), (30_000, false), (year_ms, true)] {
+        lister.put_off(None, now.plus_ms(ahead_ms));
+        lister.look(now);
+        assert_eq!((lister.due <= now, lister.wanted <= now), (is_due, is_due), "{ahead_ms}");
+    }
+    bench.shell.lister = None;
+    for (again_ms, is_begun) in [(DAY_MS, false), (year_ms, true)] {
+        bench.device("a");
+        bench.shell.devices[0].life = Life::New { again: now.plus_ms(again_ms), failures: 3 };
+        bench.shell.look(&bench.connection).unwrap();
+        assert_eq!(bench.known(), [is_begun], "{again_ms}");
+        bench.shell.devices.clear();
+    }
+}
+
+#[test]
+fn a_listed_device_that_is_asked_for_in_another_way_is_read_anew_and_keeps_its_claim() {
+    let mut bench = Bench::new(&[]);
+    bench.list(&[entry("a", "Hall")]);
+    // Nobody is to be called.
+    bench.shell.devices[0].life = Life::New { again: clock::now().plus_ms(DAY_MS), failures: 0 };
+    let fake = bench.device("Attic");
+    bench.shell.devices[1].listed = Some(entry("b", "Attic"));
+    let other = |id, name| Entry { vars: [("net".to_owned(), "9".to_owned())].into(), ..entry(id, name) };
+    bench.shell.lister.as_mut().unwrap().rest(clock::now());
+    bench.shell.look(&bench.connection).unwrap();
+    let known = bench.shell.known(1).unwrap();
+    known.revision = Some("7".to_owned());
+    known.reread = Some(Reread::new(clock::now(), Began::default()));
+    let before = bench.api.caller.who().0;
+    let changes = Changes { other: vec![other("a", "Hall"), other("b", "Attic")], ..Changes::default() };
+    bench.shell.go_by(&bench.connection, &Arc::clone(&bench.api), changes, true).unwrap();
+    assert_eq!(bench.api.caller.who().0, before + 1, "nobody else asks");
+    let known = bench.shell.known(1).unwrap();
+    assert!(known.revision.is_none() && known.reread.is_none());
+    assert_eq!(fake.told().renewed, ["9"]);
 }
 
 #[test]
