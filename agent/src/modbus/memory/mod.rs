@@ -16,7 +16,8 @@
 //! from one end to the other, as after a meter's clock was set back.
 //!
 //! # The newest record
-//! It may be half written. It counts once it has been read twice alike, or a newer one is there.
+//! It may be half written. It counts once it has been read twice alike, or a newer one is there. Where it cannot be had the one before
+//! it is read.
 
 pub mod batch;
 pub mod drift;
