@@ -284,7 +284,8 @@ fn a_command_to_a_meter_that_does_not_answer_fails_and_one_that_never_recorded_h
     bench.is_up = true;
     bench.mishap(|memory, t_ms| memory.clear(t_ms));
     bench.recorder.read_history(2, DeviceIndex(0), (Timestamp(T - HOUR), Timestamp(T)));
-    bench.run(10_000);
+    // That it is empty is believed at the next look.
+    bench.run(3 * MINUTE);
     assert_eq!(bench.told.history[1], (2, Outcome::NoData));
     bench.run(HOUR);
     assert_eq!(counts(&bench.audit()).keys().copied().collect::<Vec<_>>(), ["overwritten"]);
