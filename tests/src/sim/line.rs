@@ -290,6 +290,13 @@ impl SimLine {
         self.absent = None;
     }
 
+    /// Nothing strikes any more, and it can be opened.
+    pub fn make_good(&mut self) {
+        self.replug();
+        self.set_chances(Chances::none());
+        self.stations.values_mut().for_each(|station| station.ahead.clear());
+    }
+
     /// Noise without a pause, from now until `until_ns`.
     pub fn babble(&mut self, until_ns: u64) {
         *self.faults.entry("babble").or_default() += 1;

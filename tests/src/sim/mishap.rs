@@ -27,7 +27,6 @@ const ZONES: [(&str, i64); 3] = [("+00:00", 0), ("-07:00", -25_200_000), ("+05:3
 /// What befalls devices with a memory in a run.
 #[derive(Debug, Clone)]
 pub struct Mishap {
-    has_memories: bool,
     kinds: Vec<Mischief>,
     mean_ms: u64,
     longest_ms: u64,
@@ -37,23 +36,12 @@ pub struct Mishap {
 impl Mishap {
     /// Of a run that lasts `bad_ms`; none where there is no such device.
     #[must_use]
-    pub fn draw(has_memories: bool, bad_ms: u64, rng: &mut Rng) -> Self {
+    pub fn draw(has_loggers: bool, bad_ms: u64, rng: &mut Rng) -> Self {
         let mut kinds: Vec<Mischief> =
             Mischief::OF_MEMORIES.into_iter().filter(|_| rng.per_mille(500)).collect();
-        kinds.retain(|_| has_memories);
-        Self {
-            has_memories,
-            kinds,
-            mean_ms: bad_ms / rng.within(3, 12),
-            longest_ms: bad_ms * 2 / 3,
-            rng: rng.fork(7),
-        }
-    }
-
-    /// Whether there is any device with a memory.
-    #[must_use]
-    pub const fn has_memories(&self) -> bool {
-        self.has_memories
+        kinds.retain(|_| has_loggers);
+        let mean_ms = bad_ms / rng.within(3, 12);
+        Self { kinds, mean_ms, longest_ms: bad_ms * 2 / 3, rng: rng.fork(7) }
     }
 
     /// A while, mostly short beside the run, now and then most of it.

@@ -158,7 +158,7 @@ fn is_quiet(world: &mut World) -> bool {
         let is_still = gateway.queue.still_until(now_ms).is_some();
         !is_still && is_durable && is_delivering && is_fresh && now_ms >= gateway.started_ms + AFTER_MS
     };
-    let is_asked = world.mishap.has_memories() && world.center.is_asking(now_ms);
+    let is_asked = world.plan.remembers && world.center.is_asking(now_ms);
     world.center.committer.is_some()
         && world.center.is_idle()
         && !is_asked

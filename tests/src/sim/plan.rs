@@ -233,6 +233,8 @@ pub struct Plan {
     pub keep_ms: u64,
     /// How often anything does, on average, in ms.
     pub mean_ms: u64,
+    /// Whether any device has a memory that can be asked: a logger, or a meter with a load profile.
+    pub remembers: bool,
     /// Whether its agent polls much, on a disk that others have filled, and is cut off for long: its outbox has to drop.
     pub is_hoarder: bool,
 }
@@ -261,20 +263,21 @@ impl Plan {
         let mut meters = rng.clone().fork(8);
         let agents = (0..count).map(|no| draw_agent(no, (intervals_ms, scale), rng, (&mut own, &mut meters)));
         let agents: Vec<Planned> = agents.collect();
-        let mishap = Mishap::draw(agents.iter().any(|agent| !agent.loggers.is_empty()), bad_ms, &mut own);
+        let has_loggers = agents.iter().any(|agent| !agent.loggers.is_empty());
+        let mishap = Mishap::draw(has_loggers, bad_ms, &mut own);
         let mut has = |kind: &Mischief| {
             if kind.is_apart() { apart.per_mille(kind.share()) } else { rng.per_mille(kind.share()) }
         };
         let mischief = Mischief::ALL.into_iter().filter(&mut has).collect();
         let mean_ms = bad_ms / rng.within(4, 24);
         // A command that the link has lost is given up after six hours.
-        let remembers = mishap.has_memories() || agents.iter().any(|agent| agent.has_meters);
+        let remembers = has_loggers || agents.iter().any(|agent| agent.has_meters);
         let patience_ms = if remembers { 12 * 3_600_000 } else { 3 * 3_600_000 };
         let keep_ms = match scale {
             Scale::Hours => 1_000,
             Scale::Weeks => KEEP_WEEKS_MS,
         };
-        Self { bad_ms, patience_ms, agents, mischief, mishap, keep_ms, mean_ms, is_hoarder }
+        Self { bad_ms, patience_ms, agents, mischief, mishap, keep_ms, mean_ms, remembers, is_hoarder }
     }
 
     /// Whether this kind of bad luck is in it.

@@ -4,7 +4,7 @@ use gapless_agent::outbox::memory_disk::Slowness;
 
 use super::center::Death;
 use super::clock::MS_NS;
-use super::line::fault::{Chances, Fault};
+use super::line::fault::Fault;
 use super::net::Party;
 use super::plan::Mischief;
 use super::rng::Rng;
@@ -119,11 +119,8 @@ impl World {
             self.heal(Heal::Disk(no));
             self.heal(Heal::SlowDisk(no));
             self.gateways[no].live_on();
-            for ground in &mut self.gateways[no].grounds {
-                ground.line.replug();
-                ground.line.set_chances(Chances::none());
-            }
             let now_ms = self.now_ms;
+            self.gateways[no].grounds.iter_mut().for_each(|ground| ground.line.make_good());
             self.gateways[no].loggers.iter_mut().for_each(|logger| logger.make_good(now_ms));
             let clock = self.gateways[no].clock.get();
             if clock.ahead_ms != 0 || !clock.is_set {
