@@ -13,6 +13,7 @@ pub mod ingest;
 pub mod jobs;
 pub mod ledger;
 pub mod live;
+pub mod obstacle;
 pub mod run;
 pub mod sole;
 pub mod sources;

@@ -216,6 +216,17 @@ fn counted(texts: &[String]) -> BTreeMap<&'static str, usize> {
     devices.into_iter().map(|device| (device, count(device))).collect()
 }
 
+/// Consent is withdrawn for both meters, each of which is asked.
+fn withdraw(meter: &RemoteServer<Meter>, home: &Home) {
+    for utility in ["gas", "electricity"] {
+        meter.state().withdrawn.insert(utility.to_owned());
+        wait::until_true("a refresh", WITHIN, || {
+            let refresh = format!("/api/v1/devices/home-1/{utility}/refresh");
+            home.api.post(&refresh).is_ok_and(|answer| answer.0 == 200)
+        });
+    }
+}
+
 /// Each once.
 fn once() -> BTreeMap<&'static str, usize> {
     [("home-1/electricity: unauthorised", 1), ("home-1/gas: unauthorised", 1)].into()
@@ -238,10 +249,7 @@ fn what_is_raised_reaches_everybody_once_though_receivers_fail_and_the_collector
             if at { Ok(()) } else { Err(device.to_string()) }
         });
     }
-    meter.state().withdrawn = true;
-    wait::until_true("a refresh", WITHIN, || {
-        home.api.post("/api/v1/devices/home-1/gas/refresh").is_ok_and(|answer| answer.0 == 200)
-    });
+    withdraw(&meter, &home);
     let alerts = wait::until("both alerts", WITHIN, || {
         let alerts = home.api.items("/api/v1/alerts?kind=unauthorised&state=open")?;
         if alerts.len() == 2 { Ok(alerts) } else { Err(format!("{alerts:?}")) }
@@ -343,10 +351,7 @@ fn a_message_that_is_taken_during_a_stop_is_not_told_again_after_the_next_start(
         let device = home.api.get("/api/v1/devices/home-1/gas")?;
         if device["freshness"]["last_reading_at"].is_string() { Ok(()) } else { Err(device.to_string()) }
     });
-    meter.state().withdrawn = true;
-    wait::until_true("a refresh", WITHIN, || {
-        home.api.post("/api/v1/devices/home-1/gas/refresh").is_ok_and(|answer| answer.0 == 200)
-    });
+    withdraw(&meter, &home);
     wait::until_true("a message under way", WITHIN, || hook.held.load(Ordering::SeqCst) > 0);
     let mut collector = home.collector.take().expect("it runs");
     collector.signal(Signal::TERM);

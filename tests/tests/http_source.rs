@@ -17,8 +17,12 @@ const DAY_MS: i64 = 86_400_000;
 const LAG_MS: i64 = 2 * 3_600_000;
 
 fn meters<R: Remote>(server: &RemoteServer<R>) -> String {
-    let words = [("127.0.0.1:9400", server.address().to_string()), ("\"7d\"", "\"3s\"".to_owned())];
-    let words = words.each_ref().map(|(from, to)| (*from, to.as_str()));
+    let address = server.address().to_string();
+    let words = [
+        ("127.0.0.1:9400", address.as_str()),
+        ("\"7d\"", "\"3s\""),
+        ("withdrawn = [403]", "withdrawn = [401, 403]"),
+    ];
     described(include_str!("../../collector/sources/half-hourly-meter.toml"), &words)
 }
 
@@ -113,30 +117,51 @@ fn two_years_of_half_hours_are_collected_kept_up_and_given_up_when_consent_is_wi
         if since.is_null() { Ok(()) } else { Err(since) }
     });
 
-    // Withdrawn: the device says since when and why, and no further call goes out.
-    server.state().withdrawn = true;
+    // Withdrawn for one of both: it says since when and why, no further call for it goes out, and the other one goes on.
+    server.state().withdrawn.insert("electricity".to_owned());
     wait::until_true("a refresh", WITHIN, || {
         home.api.post("/api/v1/devices/home-1/electricity/refresh").is_ok_and(|answer| answer.0 == 200)
     });
-    let attributes = wait::until("the word", WITHIN, || {
-        let device = home.device("electricity");
-        let known = device["attributes"]["not_authorised_since"].is_string();
-        if known { Ok(device["attributes"].clone()) } else { Err(device) }
+    let not_authorised = |home: &Home, device: &str, whose: &str| {
+        let device = wait::until("the word", WITHIN, || {
+            let device = home.device(device);
+            if device["freshness"]["state"] == "retired" { Ok(device) } else { Err(device) }
+        });
+        let reason = &device["freshness"]["reason"];
+        assert_eq!(reason["word"], "not_authorised", "{device}");
+        assert!(reason["since"].as_str().is_some_and(|since| since.parse::<Timestamp>().is_ok()), "{device}");
+        assert_eq!(device["attributes"]["not_authorised_of"], whose, "{device}");
+        reason["detail"].as_str().unwrap_or_default().to_owned()
+    };
+    let why = not_authorised(&home, "electricity", "device");
+    assert!(why.contains("occupant"), "{why}");
+    let (_, page, _) = home.api.get_with("/", &[]).expect("answered");
+    assert!(page.contains("not authorised") && page.contains("occupant"), "{page}");
+    let count = |utility: &str| {
+        let calls = server.state().calls.clone();
+        calls.iter().filter(|call| call.utility == utility).count()
+    };
+    let calls = (count("electricity"), count("gas"));
+    let (status, body) = home.api.post("/api/v1/devices/home-1/electricity/refresh").expect("answered");
+    assert!(status == 409 && body.contains("consent"), "{status} {body}");
+    wait::until_true("the other one", WITHIN, || {
+        refresh(&home);
+        count("gas") > calls.1
     });
-    assert!(attributes["not_authorised_reason"].as_str().is_some_and(|why| why.contains("occupant")));
-    wait::until("both", WITHIN, || {
-        let state = home.device("gas")["freshness"]["state"].clone();
-        if state == "retired" { Ok(()) } else { Err(state) }
-    });
-    let calls = server.state().calls.len();
-    let (status, _) = home.api.post("/api/v1/devices/home-1/gas/refresh").expect("answered");
-    assert_eq!(status, 409, "there is nobody to ask");
     home.kill();
-    wait::until_true("its agents", WITHIN, || {
-        let agents = home.api.items("/api/v1/agents").unwrap_or_default();
-        agents.iter().filter(|agent| agent["link"] == "connected").count() == 2
+    let before = count("gas");
+    wait::until_true("the other one again", WITHIN, || {
+        refresh(&home);
+        count("gas") > before
     });
-    assert_eq!(server.state().calls.len(), calls, "withdrawn stays withdrawn");
+    assert_eq!(count("electricity"), calls.0, "withdrawn stays withdrawn");
+    assert!(home.device("gas")["freshness"]["reason"].is_null());
+
+    // A key that is none any more is the account's.
+    server.state().key = "another".to_owned();
+    refresh(&home);
+    let why = not_authorised(&home, "gas", "account");
+    assert!(why.contains("no such key"), "{why}");
     let history = home.api.get("/api/v1/jobs").expect("answered")["history"].clone();
     let done = history.as_array().expect("a list").iter().filter(|job| job["outcome"] == "done");
     assert!(done.map(|job| job["readings"].as_u64().unwrap_or(0)).max() > Some(19_000), "{history}");

@@ -17,6 +17,7 @@ use super::params::{self, Params};
 use super::reply::{self, Page};
 use super::{ApiState, Problem};
 use crate::freshness::{State as Staleness, Verdict};
+use crate::obstacle::Obstacle;
 use crate::store::AHEAD_MAX_MS;
 use crate::store::model::{AgentRow, DeviceRow, Link, SeriesRow, SiteRow, StopReason, Stopped};
 
@@ -29,6 +30,9 @@ pub struct Freshness {
     pub last_reading_at: Option<String>,
     /// Staleness ÷ allowed staleness: 1 or more is stale.
     pub score: Option<f64>,
+    /// What stands in the way of newer data, as the device's source has said; absent where nothing does.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reason: Option<Reason>,
     /// When its configuration changed (RFC 3339), where no reading has come under the new one yet: what is shown was read
     /// under the old one. Absent once one has come.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -36,6 +40,25 @@ pub struct Freshness {
     /// What is being done about it; absent where nothing is.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub refresh: Option<Refresh>,
+}
+
+/// What stands in the way of newer data.
+#[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
+pub struct Reason {
+    /// `not_authorised` (the source has withdrawn its consent), `removed` (the source does not list the device any more): it is
+    /// not asked any more; `unreachable` (the source cannot reach the device): it is asked seldom until it can.
+    pub word: &'static str,
+    /// Since when (RFC 3339).
+    pub since: String,
+    /// Why, in the source's words.
+    pub detail: String,
+}
+
+impl Reason {
+    fn of(attributes: &BTreeMap<String, String>) -> Option<Self> {
+        let Obstacle { kind, since, why } = Obstacle::of(attributes)?;
+        Some(Self { word: kind.word(), since: since.to_owned(), detail: why.to_owned() })
+    }
 }
 
 /// The verdict of a [`Freshness`].
@@ -50,7 +73,7 @@ pub enum FreshnessState {
     Stale,
     /// Nothing has come yet.
     Unknown,
-    /// No catalog names the device any more.
+    /// No slot is due of the device any more: no catalog names it, or its source is not to be asked (see `reason`).
     Retired,
 }
 
@@ -70,6 +93,7 @@ impl Freshness {
             state,
             last_reading_at: device.last_reading_at.map(|t| t.to_string()),
             score: verdict.score.filter(|_| device.grid.is_some()),
+            reason: Reason::of(&device.attributes),
             unconfirmed_since: device.changed_at.map(|t| t.to_string()),
             refresh: device.job.as_ref().map(Refresh::of),
         }
@@ -465,5 +489,15 @@ mod tests {
         assert_eq!(state(&row, 0), FreshnessState::Unknown);
         row.grid = None;
         assert_eq!(state(&row, 0), FreshnessState::Retired);
+        assert_eq!(Freshness::of(&row, Timestamp(0)).reason, None);
+        let word = |key: &str, text: &str| (key.to_owned(), text.to_owned());
+        row.attributes = [
+            word("not_authorised_since", "2026-01-01T00:00:00Z"),
+            word("not_authorised_reason", "moved out"),
+        ]
+        .into();
+        let (since, detail) = ("2026-01-01T00:00:00Z".to_owned(), "moved out".to_owned());
+        let expected = Reason { word: "not_authorised", since, detail };
+        assert_eq!(Freshness::of(&row, Timestamp(0)).reason, Some(expected));
     }
 }

@@ -14,6 +14,7 @@ use crate::jobs::cadence::Cadence;
 use crate::jobs::queue::{End, Job, Queue, Scope, Source, Why, Wish};
 use crate::jobs::shard;
 use crate::ledger::{AgentNo, DeviceNo};
+use crate::obstacle;
 use crate::store::jobs::{self, Ended, Standing};
 use crate::store::model::{PendingJob, StopReason};
 use crate::store::{AHEAD_MAX_MS, alerts, commands};
@@ -221,7 +222,14 @@ impl Apply<'_, '_> {
                     Some(StopReason::AgreementEnded) => {
                         "its agreement has ended: it is asked again once `agreement_ends` is later"
                     }
-                    _ => "no agent polls this device: there is nobody to ask",
+                    None => match jobs::obstacle(connection, ask.device.0)? {
+                        Some(obstacle::Kind::NotAuthorised) => {
+                            "its source has withdrawn its consent: once it is given anew, write another `consent` in the source's \
+                             description"
+                        }
+                        Some(obstacle::Kind::Removed) => "its source does not list it any more",
+                        _ => "no agent polls this device: there is nobody to ask",
+                    },
                 };
                 answers.push(Err(Refused::NotNow(why)));
                 continue;

@@ -7,7 +7,7 @@ use std::time::Duration;
 use gapless_common::time::Timestamp;
 
 use super::account::{self, Account, Budget};
-use super::describe::{Description, Quota};
+use super::describe::{Description, Quota, Whose};
 use super::failure::Failure;
 use super::url::{bare, whole};
 use crate::jobs::budget::Urgency;
@@ -31,6 +31,7 @@ pub(super) struct Caller {
     budget: Budget,
     quota: Option<Quota>,
     withdrawn: Vec<u16>,
+    withdrawn_of: Option<Whose>,
     unreachable: Vec<u16>,
 }
 
@@ -58,6 +59,7 @@ impl Caller {
             budget,
             quota: description.quota.clone(),
             withdrawn: description.withdrawn.clone(),
+            withdrawn_of: description.withdrawn_of,
             unreachable: description.unreachable.clone(),
         }
     }
@@ -104,7 +106,11 @@ impl Caller {
         let short = || body.as_ref().map_or(String::new(), |body| body.chars().take(200).collect());
         match status {
             200 => body.map_err(|error| Failure::Transport(error.to_string())),
-            status if self.withdrawn.contains(&status) => Err(Failure::Withdrawn(short())),
+            status if self.withdrawn.contains(&status) => {
+                // Who asks is not known (RFC 9110, section 15.5.2), or may not have what was asked for (15.5.4).
+                let usual = if status == 401 { Whose::Account } else { Whose::Device };
+                Err(Failure::Withdrawn { whose: self.withdrawn_of.unwrap_or(usual), why: short() })
+            }
             status if self.unreachable.contains(&status) => Err(Failure::Unreachable(short())),
             429 | 503 if status == 429 || after.is_some() => {
                 *hold = bounded(after).max(*hold);

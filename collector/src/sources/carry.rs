@@ -5,6 +5,7 @@ use gapless_common::quality::Cause;
 use gapless_common::time::Timestamp;
 use rusqlite::Connection;
 
+use super::describe::Whose;
 use super::failure::Failure;
 use super::fetch::Fetch;
 use super::life::{Began, BrokenOff, Known, Life, Polled, Reread};
@@ -67,14 +68,15 @@ impl Shell {
             Err(Failure::Ending) => return Err(Failure::Ending),
             // It waits as long as the command may.
             Err(failure) if failure.until().is_some_and(|until| until < command.expires) => return Ok(()),
-            Err(Failure::Withdrawn(why)) => {
+            Err(Failure::Withdrawn { whose, why }) => {
                 let listed = self.devices.get(at).and_then(|polled| Some(polled.listed.as_ref()?.id.clone()));
                 match self.lister.as_mut().zip(listed) {
                     // Of a device that has left the account many say the same as of an account that is closed: the list tells.
                     Some((lister, id)) => lister.unknown(std::iter::once(&id), clock::now()),
-                    None => self.withdraw(&why)?,
+                    None if whose == Whose::Device => self.withdraw(at, &why)?,
+                    None => self.withdraw_all(&why)?,
                 }
-                Outcome::Failed(Failure::Withdrawn(why).to_string().into())
+                Outcome::Failed(Failure::Withdrawn { whose, why }.to_string().into())
             }
             Err(Failure::Unreachable(why)) => {
                 self.away(at, &why)?;

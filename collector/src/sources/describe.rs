@@ -67,6 +67,9 @@ pub struct Description {
     /// HTTP statuses by which the source says that its consent is withdrawn: what is known of it is not asked for again.
     #[serde(default)]
     pub withdrawn: Vec<u16>,
+    /// Whose consent that is. Where it is not said: with 401 the account's, with another status that of the device that the URL
+    /// names. A question whose URL names no device is the account's in any case, and of listed devices the list tells.
+    pub withdrawn_of: Option<Whose>,
     /// Names the consent that is in force; write another one where it was given anew.
     #[serde(default)]
     pub consent: String,
@@ -91,6 +94,36 @@ fn thirty_seconds() -> Span {
 fn a_week() -> Span {
     Span(7 * 86_400_000)
 }
+
+/// Whose consent a source has withdrawn.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Whose {
+    /// That of the one device that was asked for.
+    Device,
+    /// That of all devices of the source.
+    Account,
+}
+
+impl Whose {
+    /// The word for it in descriptions and attributes.
+    #[must_use]
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Device => "device",
+            Self::Account => "account",
+        }
+    }
+
+    /// As it was kept in the attributes of a device; before it was, it was always the account's.
+    pub(super) fn kept(attributes: &BTreeMap<String, String>) -> Self {
+        let is_device = attributes.get(WITHDRAWN_OF).is_some_and(|word| word == Self::Device.word());
+        if is_device { Self::Device } else { Self::Account }
+    }
+}
+
+/// The attribute that keeps whose consent was withdrawn.
+pub(super) const WITHDRAWN_OF: &str = "not_authorised_of";
 
 /// A question that costs little, whose answer is another one once there is anything new.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]

@@ -121,7 +121,7 @@ impl Differ {
                     is_forgotten = true;
                     continue;
                 }
-                answer => answer?,
+                answer => answer.map_err(Failure::of_account)?,
             };
             let answer = spec.parse(&body).map_err(Failure::Answer)?;
             if self.delta.is_endless(&answer) {

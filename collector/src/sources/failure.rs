@@ -3,6 +3,7 @@
 use gapless_common::time::Timestamp;
 use gapless_common::wire;
 
+use super::describe::Whose;
 use crate::store::ReadError;
 
 /// Why a window could not be read.
@@ -23,8 +24,8 @@ pub(super) enum Failure {
     Hold(Timestamp),
     #[error("no call is left for it before {0}, as `calls` says")]
     Spent(Timestamp),
-    #[error("the source has withdrawn its consent: {0}")]
-    Withdrawn(String),
+    #[error("the source has withdrawn its consent: {why}")]
+    Withdrawn { whose: Whose, why: String },
     #[error("the source cannot reach the device: {0}")]
     Unreachable(String),
     #[error("the call could not be written down, and was not made")]
@@ -43,6 +44,14 @@ impl Failure {
     /// Whether it is the same for everything that the source could be asked for now.
     pub(super) fn is_of_all(&self) -> bool {
         matches!(self, Self::Hold(_) | Self::Uncounted | Self::Database(_) | Self::Read(_) | Self::Ending)
+    }
+
+    /// The same as the answer to a question that names no device: what it refuses it refuses the account.
+    pub(super) fn of_account(self) -> Self {
+        match self {
+            Self::Withdrawn { why, .. } => Self::Withdrawn { whose: Whose::Account, why },
+            other => other,
+        }
     }
 
     /// Whether another question to the same source may well be answered.

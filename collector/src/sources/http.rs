@@ -34,6 +34,12 @@ impl HttpDevice {
     pub(super) fn new(api: &Arc<Api>, asked: Asked) -> Self {
         Self { api: Arc::clone(api), asked, who: api.caller.who(), urgency: Urgency::Score(0.0) }
     }
+
+    /// The answer to a question, which is `template` with the device's words in it.
+    fn ask(&self, template: &str, url: &str, urgency: Urgency) -> Result<String, Failure> {
+        let answer = self.api.caller.get(url, (self.who, urgency));
+        if self.asked.spec.is_named_in(template) { answer } else { answer.map_err(Failure::of_account) }
+    }
 }
 
 impl Description {
@@ -62,8 +68,9 @@ impl Fetch for HttpDevice {
     }
 
     fn fetch(&mut self, from: Timestamp, to: Timestamp) -> Result<Parsed, Failure> {
-        let (Api { description, caller }, asked) = (&*self.api, &self.asked);
-        let body = caller.get(&description.url_of(&asked.spec, from, to), (self.who, self.urgency))?;
+        let (description, asked) = (&self.api.description, &self.asked);
+        let url = description.url_of(&asked.spec, from, to);
+        let body = self.ask(&description.url, &url, self.urgency)?;
         let parsed = description.answer.parse(&body, &asked.values, from).map_err(Failure::Answer)?;
         if parsed.doubled > 0 {
             let (device, count) = (&asked.spec.name, parsed.doubled);
@@ -75,7 +82,7 @@ impl Fetch for HttpDevice {
     fn probe(&mut self) -> Result<Option<String>, Failure> {
         let Some(probe) = &self.api.description.probe else { return Ok(None) };
         let url = self.asked.spec.fill(probe.url.clone());
-        let body = self.api.caller.get(&url, (self.who, Urgency::Spare))?;
+        let body = self.ask(&probe.url, &url, Urgency::Spare)?;
         match &probe.revision {
             None => Ok(Some(body)),
             Some(path) => rows::text_at(&body, path).map(Some).map_err(Failure::Answer),

@@ -8,6 +8,7 @@ use gapless_common::time::Timestamp;
 use gapless_common::topic::AgentPath;
 
 use super::delta::Seen;
+use super::describe::Whose;
 use super::failure::Failure;
 use super::fetch::Fetch;
 use super::list::Entry;
@@ -21,8 +22,8 @@ pub(super) enum Life {
     New { again: Timestamp, failures: u32 },
     /// It is polled.
     Known(Box<Known>),
-    /// Its source has withdrawn its consent.
-    Withdrawn(Box<Voice>),
+    /// Its source has withdrawn its consent, for it alone or for all.
+    Withdrawn(Box<Voice>, Whose),
     /// Its source lists it no more.
     Removed(Box<Voice>),
 }
@@ -143,7 +144,7 @@ impl Life {
         match self {
             Self::New { .. } => None,
             Self::Known(known) => Some(&known.voice),
-            Self::Withdrawn(voice) | Self::Removed(voice) => Some(voice),
+            Self::Withdrawn(voice, _) | Self::Removed(voice) => Some(voice),
         }
     }
 }

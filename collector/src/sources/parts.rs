@@ -51,6 +51,12 @@ impl DeviceSpec {
         self.vars.get("id").unwrap_or(&self.name)
     }
 
+    /// Whether a URL, not filled, says which device is meant.
+    #[must_use]
+    pub fn is_named_in(&self, url: &str) -> bool {
+        self.vars.keys().any(|name| url.contains(&format!("{{{name}}}")))
+    }
+
     /// A URL with the device's `vars` in it.
     #[must_use]
     pub fn fill(&self, url: String) -> String {

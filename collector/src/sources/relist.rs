@@ -9,7 +9,7 @@ use gapless_common::time::Timestamp;
 use gapless_common::topic::AgentPath;
 use rusqlite::Connection;
 
-use super::describe::Description;
+use super::describe::{Description, Whose};
 use super::failure::Failure;
 use super::http::{Api, HttpDevice};
 use super::life::{Known, Life, Polled};
@@ -17,12 +17,12 @@ use super::list::{Entry, Listing};
 use super::naming::{self, Names};
 use super::roster::{self, Changes, Listed};
 use super::shell::{RETRY_FIRST_MS, RETRY_MAX_MS, SPENT_MS, Shell};
-use super::standing::{WITHDRAWN_MS, named};
+use super::standing::{WITHDRAWN_MS, said, unsaid};
 use super::start::draw;
-use crate::clock;
 use crate::jobs::budget::Urgency;
 use crate::jobs::claims::Who;
 use crate::store::sources;
+use crate::{clock, obstacle};
 
 /// A listing that took longer may have missed a device between two of its pages: it takes none away.
 const LISTING_MS_MAX: i64 = 3_600_000;
@@ -136,7 +136,7 @@ impl Lister {
         let every_ms = self.api.description.list.as_ref().map_or(RETRY_MAX_MS, |spec| spec.every.0);
         self.due = match failure {
             None => now.plus_ms(every_ms),
-            Some(Failure::Withdrawn(_)) => now.plus_ms(WITHDRAWN_MS),
+            Some(Failure::Withdrawn { .. }) => now.plus_ms(WITHDRAWN_MS),
             Some(_) => now.plus_ms(doubled.min(RETRY_MAX_MS)),
         };
         // Only for want of a call it has waited: one that failed would take those of all that works.
@@ -161,7 +161,8 @@ impl Shell {
     /// Reads the list where it is due, and goes by it.
     pub(super) fn relist(&mut self, connection: &Connection) -> Result<(), Failure> {
         let now = clock::now();
-        let is_over = self.devices.iter().any(|polled| matches!(polled.life, Life::Withdrawn(_)));
+        let is_over = |polled: &Polled| matches!(polled.life, Life::Withdrawn(_, Whose::Account));
+        let is_over = self.devices.iter().any(is_over);
         self.lister.iter_mut().for_each(|lister| lister.look(now));
         let Some(lister) = self.lister.as_mut().filter(|lister| lister.due <= now && !is_over) else {
             return Ok(());
@@ -170,7 +171,7 @@ impl Shell {
         lister.put_off(read.as_ref().err(), now);
         let listing = match read {
             Ok(listing) => listing,
-            Err(Failure::Withdrawn(why)) => return self.withdraw(&why),
+            Err(Failure::Withdrawn { why, .. }) => return self.withdraw_all(&why),
             Err(failure) => return Err(failure),
         };
         let is_quick = clock::now().since_ms(listing.began()) <= LISTING_MS_MAX;
@@ -322,7 +323,7 @@ impl Shell {
             Life::Removed(mut voice) => {
                 tracing::info!(agent = voice.path().agent.as_str(), "listed again: asked again");
                 // What was not asked for meanwhile was not due.
-                words.extend(named(CLEARED.map(|key| (key, String::new()))));
+                words.extend(unsaid(&[obstacle::Kind::Removed, obstacle::Kind::Unreachable]));
                 let messages = voice.resume(&words, now)?;
                 polled.life = Life::Known(Box::new(Known::new(*voice, now, None)));
                 messages
@@ -361,7 +362,7 @@ impl Shell {
         let mut voice = known.voice;
         tracing::warn!(agent = voice.path().agent.as_str(), "listed no more: not asked any more");
         let why = "its source does not list it any more";
-        let words = named([("removed_at", now.to_string()), ("removed_reason", why.to_owned())]);
+        let words = said(obstacle::Kind::Removed, now, why);
         let messages = voice.pause(&words, now)?;
         polled.life = Life::Removed(Box::new(voice));
         self.hand_in(messages)
@@ -372,7 +373,3 @@ impl Shell {
 fn owner(source: &str, entry: &Entry) -> String {
     format!("source {source}, listed as {}", entry.id)
 }
-
-/// What a device that is back does not say any more.
-const CLEARED: [&str; 5] =
-    ["removed_at", "removed_reason", "unreachable_since", "unreachable_reason", "unread_since"];

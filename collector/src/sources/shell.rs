@@ -10,17 +10,18 @@ use gapless_common::time::Timestamp;
 use rusqlite::Connection;
 use tokio::sync::watch;
 
+use super::describe::Whose;
 use super::differ::Differ;
 use super::failure::Failure;
 use super::fetch::Pace;
 use super::life::{Known, Life, Polled};
 use super::relist::Lister;
-use super::standing::WITHDRAWN_MS;
+use super::standing::{UNREAD, WITHDRAWN_MS};
 use super::voice::Voice;
-use crate::clock;
 use crate::ingest::{Inbound, Orders};
 use crate::jobs::budget::Urgency;
 use crate::store::{sources, sqlite};
+use crate::{clock, obstacle};
 
 /// How often it is seen what commands there are.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
@@ -153,15 +154,16 @@ impl Shell {
         // One that was never named is no other one.
         let consent = |of: &BTreeMap<String, String>| of.get("consent").cloned().unwrap_or_default();
         let is_same = consent(&known.attributes) == consent(&device.attributes);
-        let is_withdrawn = is_same && known.attributes.contains_key("not_authorised_since");
-        let is_removed = polled.listed.is_some() && known.attributes.contains_key("removed_at");
+        let is_withdrawn = is_same && obstacle::Kind::NotAuthorised.of(&known.attributes).is_some();
+        let is_removed = polled.listed.is_some() && obstacle::Kind::Removed.of(&known.attributes).is_some();
         let is_over = is_withdrawn || is_removed;
+        let whose = Whose::kept(&known.attributes);
         let gaps = sources::missing(connection, &path, device.id.as_str())?;
         if let Some(polled) = self.devices.get_mut(at) {
             polled.fetch.missing(gaps);
         }
         begin.previous = known.previous;
-        let unread = known.attributes.get("unread_since").and_then(|text| text.parse().ok());
+        let unread = known.attributes.get(UNREAD).and_then(|text| text.parse().ok());
         if is_over {
             device.paused = true;
             device.attributes = known.attributes;
@@ -184,7 +186,7 @@ impl Shell {
         let opening = voice.opening(begin, since, now)?;
         self.hand_in(opening)?;
         let life = match (is_withdrawn, is_removed) {
-            (true, _) => Life::Withdrawn(Box::new(voice)),
+            (true, _) => Life::Withdrawn(Box::new(voice), whose),
             (false, true) => Life::Removed(Box::new(voice)),
             (false, false) => Life::Known(Box::new(Known::new(voice, next, unread))),
         };
@@ -232,7 +234,7 @@ impl Shell {
         let pause = RETRY_FIRST_MS.saturating_mul(1 << (*failures).min(10)).min(RETRY_MAX_MS);
         // One that nothing is known of yet is not known to anybody: seldom, but again.
         *again = now.plus_ms(match failure {
-            Failure::Withdrawn(_) => WITHDRAWN_MS,
+            Failure::Withdrawn { .. } => WITHDRAWN_MS,
             Failure::Unreachable(_) => unreachable_every_ms,
             _ => pause,
         });

@@ -3,11 +3,14 @@
 use std::collections::BTreeMap;
 
 use gapless_common::quality::Cause;
+use gapless_common::time::Timestamp;
 
+use super::describe::{WITHDRAWN_OF, Whose};
 use super::failure::Failure;
 use super::life::Life;
 use super::shell::Shell;
-use crate::clock;
+use crate::ingest::Inbound;
+use crate::{clock, obstacle};
 
 /// A source that refuses its consent before anything of it is known is asked again so much later.
 pub(super) const WITHDRAWN_MS: i64 = 7 * 86_400_000;
@@ -21,12 +24,9 @@ impl Shell {
         if is_new {
             tracing::warn!(agent = known.voice.path().agent.as_str(), why, "the source cannot reach it");
             let unread = *known.unread.get_or_insert(known.next);
-            let words = [
-                ("unreachable_since", now.to_string()),
-                ("unreachable_reason", why.to_owned()),
-                ("unread_since", unread.to_string()),
-            ];
-            let messages = known.voice.attribute(&named(words), now)?;
+            let mut words = said(obstacle::Kind::Unreachable, now, why);
+            words.insert(UNREAD.to_owned(), unread.to_string());
+            let messages = known.voice.attribute(&words, now)?;
             self.hand_in(messages)?;
         }
         self.settle(at, Cause::NotConnected)
@@ -40,41 +40,65 @@ impl Shell {
             return Ok(());
         }
         tracing::info!(agent = known.voice.path().agent.as_str(), "the source reaches it again");
-        let words =
-            ["unreachable_since", "unreachable_reason", "unread_since"].map(|key| (key, String::new()));
-        let messages = known.voice.attribute(&named(words), now)?;
+        let messages = known.voice.attribute(&unsaid(&[obstacle::Kind::Unreachable]), now)?;
         self.hand_in(messages)
     }
 
-    /// No device of the source is polled any more; what is known of them says since when and why.
-    pub(super) fn withdraw(&mut self, why: &str) -> Result<(), Failure> {
-        let now = clock::now();
-        tracing::error!(source = self.pace.name, why, "consent withdrawn: not asked any more");
-        let attributes =
-            named([("not_authorised_since", now.to_string()), ("not_authorised_reason", why.to_owned())]);
-        let mut messages = Vec::new();
+    /// A device is polled no more, whose consent was withdrawn; what is known of it says since when and why.
+    pub(super) fn withdraw(&mut self, at: usize, why: &str) -> Result<(), Failure> {
+        let device = self.devices.get(at).map(|polled| polled.device.id.as_str());
+        tracing::error!(source = self.pace.name, device, why, "consent withdrawn: not asked any more");
+        let messages = self.stop(at, Whose::Device, why)?;
+        self.hand_in(messages)
+    }
+
+    /// The same of all devices of the source.
+    pub(super) fn withdraw_all(&mut self, why: &str) -> Result<(), Failure> {
+        tracing::error!(source = self.pace.name, why, "consent withdrawn: no device is asked any more");
         if let Some(lister) = &mut self.lister {
-            lister.rest(now);
+            lister.rest(clock::now());
         }
-        for polled in &mut self.devices {
-            // One that was not asked yet is not asked for as long as one that refused itself.
-            let new = Life::New { again: now.plus_ms(WITHDRAWN_MS), failures: 0 };
-            polled.life = match std::mem::replace(&mut polled.life, new) {
-                Life::Known(known) => {
-                    let mut voice = Box::new(known.voice);
-                    messages.extend(voice.pause(&attributes, now)?);
-                    Life::Withdrawn(voice)
-                }
-                Life::New { again, failures } => {
-                    Life::New { again: again.max(now.plus_ms(WITHDRAWN_MS)), failures }
-                }
-                over @ (Life::Withdrawn(_) | Life::Removed(_)) => over,
-            };
+        let mut messages = Vec::new();
+        for at in 0..self.devices.len() {
+            messages.extend(self.stop(at, Whose::Account, why)?);
         }
         self.hand_in(messages)
+    }
+
+    fn stop(&mut self, at: usize, whose: Whose, why: &str) -> Result<Vec<Inbound>, Failure> {
+        let now = clock::now();
+        let Some(polled) = self.devices.get_mut(at) else { return Ok(Vec::new()) };
+        let mut attributes = said(obstacle::Kind::NotAuthorised, now, why);
+        attributes.insert(WITHDRAWN_OF.to_owned(), whose.word().to_owned());
+        // One that was not asked yet is not asked for as long as one that refused itself.
+        let late = now.plus_ms(WITHDRAWN_MS);
+        let new = Life::New { again: late, failures: 0 };
+        let (life, messages) = match std::mem::replace(&mut polled.life, new) {
+            Life::Known(known) => {
+                let mut voice = Box::new(known.voice);
+                let messages = voice.pause(&attributes, now)?;
+                (Life::Withdrawn(voice, whose), messages)
+            }
+            Life::New { again, failures } => (Life::New { again: again.max(late), failures }, Vec::new()),
+            over @ (Life::Withdrawn(..) | Life::Removed(_)) => (over, Vec::new()),
+        };
+        polled.life = life;
+        Ok(messages)
     }
 }
 
-pub(super) fn named<const N: usize>(words: [(&str, String); N]) -> BTreeMap<String, String> {
-    words.into_iter().map(|(key, text)| (key.to_owned(), text)).collect()
+/// What begins there was not read while the device could not be reached.
+pub(super) const UNREAD: &str = "unread_since";
+
+/// The attributes that say what stands in the way of a device, since when and why.
+pub(super) fn said(kind: obstacle::Kind, since: Timestamp, why: &str) -> BTreeMap<String, String> {
+    let [since_key, why_key] = kind.keys().map(str::to_owned);
+    [(since_key, since.to_string()), (why_key, why.to_owned())].into()
+}
+
+/// Those that take it back.
+pub(super) fn unsaid(kinds: &[obstacle::Kind]) -> BTreeMap<String, String> {
+    let keys = kinds.iter().flat_map(|kind| kind.keys());
+    let unread = kinds.contains(&obstacle::Kind::Unreachable).then_some(UNREAD);
+    keys.chain(unread).map(|key| (key.to_owned(), String::new())).collect()
 }

@@ -15,7 +15,7 @@ use tokio::sync::mpsc;
 use super::account::{Accounts, Budget};
 use super::call::Caller;
 use super::delta::{Change, ToRead};
-use super::describe::{Asked, Description};
+use super::describe::{Asked, Description, Whose};
 use super::differ::Differ;
 use super::failure::Failure;
 use super::fetch::{Fetch, Pace};
@@ -174,7 +174,7 @@ impl Bench {
 fn a_device_that_cannot_be_begun_keeps_no_other_one_from_it_but_a_source_that_rests_does() {
     let rows: [(Failure, [bool; 3]); 4] = [
         (Failure::Transport("no route".into()), [true, false, true]),
-        (Failure::Withdrawn("no".into()), [true, false, true]),
+        (Failure::Withdrawn { whose: Whose::Device, why: "no".into() }, [true, false, true]),
         (Failure::Spent(clock::now().plus_ms(9_000)), [true, false, true]),
         (Failure::Hold(clock::now().plus_ms(9_000)), [true, false, false]),
     ];
@@ -191,6 +191,26 @@ fn a_device_that_cannot_be_begun_keeps_no_other_one_from_it_but_a_source_that_re
         // None is asked again at once.
         bench.shell.look(&bench.connection).unwrap();
         assert_eq!(bench.known(), expected, "{what}");
+    }
+}
+
+#[test]
+fn consent_that_is_withdrawn_of_one_device_is_not_that_of_the_others() {
+    for (whose, expected) in [(Whose::Device, [true, false, true]), (Whose::Account, [false; 3])] {
+        let mut bench = Bench::new(&[]);
+        bench.shell.lister = None;
+        let fakes = ["a", "b", "c"].map(|name| bench.device(name));
+        bench.shell.look(&bench.connection).unwrap();
+        assert_eq!(bench.known(), [true; 3]);
+        let refused = Failure::Withdrawn { whose, why: "moved out".into() };
+        fakes[1].told().failures.push_back(Some(refused));
+        let body = CommandBody::PollNow("b".parse().unwrap());
+        let command = Command { id: 1, expires: clock::now().plus_ms(DAY_MS), body };
+        bench.shell.carry_out(&bench.connection, 1, &command).unwrap();
+        assert_eq!(bench.known(), expected, "{whose:?}");
+        let windows = fakes[1].told().windows.len();
+        bench.shell.carry_out(&bench.connection, 1, &Command { id: 2, ..command }).unwrap();
+        assert_eq!(fakes[1].told().windows.len(), windows, "no further calls");
     }
 }
 

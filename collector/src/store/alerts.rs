@@ -14,6 +14,7 @@ use crate::alerts::judge::{AgentFacts, ChannelFacts, DeviceFacts};
 use crate::alerts::limits::{Limits, Rules};
 use crate::freshness::{Allowances, Subject};
 use crate::ledger::AgentNo;
+use crate::obstacle;
 
 /// `coverage.state` of slots that were polled in vain.
 const MISSED: i64 = 2;
@@ -143,10 +144,8 @@ fn device_row(
         None => Vec::new(),
     };
     away.extend(left_at.map(|at| (at, measure.now)));
-    let unauthorised = attributes.get("not_authorised_since").map(|since| {
-        let why = attributes.get("not_authorised_reason").map_or("no reason told", String::as_str);
-        (since.clone(), why.to_owned())
-    });
+    let unauthorised = obstacle::Kind::NotAuthorised.of(&attributes);
+    let unauthorised = unauthorised.map(|obstacle| (obstacle.since.to_owned(), obstacle.why.to_owned()));
     let is_collected = grid.is_some() && stopped.is_none();
     let facts = DeviceFacts {
         is_collected,

@@ -8,6 +8,7 @@ use super::ReadError;
 use super::model::{EndedJobRow, JobRow, PendingJob};
 use crate::jobs::budget::Urgency;
 use crate::jobs::queue::{Job, Lease, Queue, Scope, Source, Why};
+use crate::obstacle;
 
 /// Lines of history kept of each device.
 const HISTORY_MAX: i64 = 200;
@@ -228,6 +229,15 @@ pub(crate) fn standing(
         ))
     };
     connection.prepare_cached(sql)?.query_row([device, until.0], row).optional()?.flatten().transpose()
+}
+
+/// What stands in the way of a device, as its source has said.
+pub(crate) fn obstacle(connection: &Connection, device: i64) -> rusqlite::Result<Option<obstacle::Kind>> {
+    let sql = "SELECT attributes FROM devices WHERE id = ?1";
+    let text: Option<String> =
+        connection.prepare_cached(sql)?.query_row([device], |r| r.get(0)).optional()?;
+    let attributes = text.and_then(|text| serde_json::from_str(&text).ok()).unwrap_or_default();
+    Ok(obstacle::Obstacle::of(&attributes).map(|obstacle| obstacle.kind))
 }
 
 /// Somebody looks at a device.

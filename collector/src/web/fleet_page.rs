@@ -132,6 +132,8 @@ fn render_device(view: &View, device: &DeviceRow) -> Markup {
         FreshnessState::Unknown => ("never", "nothing yet"),
         FreshnessState::Retired => ("retired", "retired"),
     };
+    // What stands in the way says more than how old the data is.
+    let word = freshness.reason.as_ref().map_or(word, |reason| spoken(reason.word));
     let values = view.latest.get(&device.no).map_or(&[][..], Vec::as_slice);
     html! {
         article.device data-device=(format!("{}/{}", device.site, device.device)) {
@@ -144,6 +146,9 @@ fn render_device(view: &View, device: &DeviceRow) -> Markup {
             }
             @if let Some(since) = device.changed_at {
                 p.note { span.badge.warn { "not confirmed" } " configuration changed " (ago(since, view.now)) ", not read since" }
+            }
+            @if let Some(reason) = &freshness.reason {
+                p.note { span.badge.warn { (spoken(reason.word)) } " since " (reason.since) ": " (reason.detail) }
             }
             @if let Some(stopped) = &device.stopped {
                 p.note { span.badge.warn { "not asked" } " since " (stopped.since) ": " (stopped.why) }
@@ -167,6 +172,15 @@ fn render_value(series: &SeriesRow, reading: &StoredReading) -> Markup {
             }
             td.unit { (series.unit) }
         }
+    }
+}
+
+/// The word of a reason for people.
+fn spoken(word: &str) -> &str {
+    match word {
+        "not_authorised" => "not authorised",
+        "removed" => "not listed any more",
+        other => other,
     }
 }
 

@@ -47,8 +47,8 @@ pub struct Meter {
     pub too_many: u32,
     /// Meters that cannot be reached, by utility.
     pub unreachable: BTreeSet<String>,
-    /// Whether consent is withdrawn.
-    pub withdrawn: bool,
+    /// Meters for which consent is withdrawn, by utility.
+    pub withdrawn: BTreeSet<String>,
     /// Every call.
     pub calls: Vec<Call>,
 }
@@ -65,7 +65,7 @@ impl Meter {
             invalid: BTreeSet::new(),
             too_many: 0,
             unreachable: BTreeSet::new(),
-            withdrawn: false,
+            withdrawn: BTreeSet::new(),
             calls: Vec::new(),
         }
     }
@@ -89,7 +89,7 @@ impl Meter {
         if key != Some(self.key.as_str()) {
             return refused(401, "no such key");
         }
-        if self.withdrawn {
+        if self.withdrawn.contains(utility) {
             return refused(403, "the occupant has changed");
         }
         if self.unreachable.contains(utility) {
@@ -175,7 +175,7 @@ mod tests {
         assert_eq!(ask(&mut meter, "k", "202604010000").0, 400);
         meter.too_many = 1;
         assert_eq!(ask(&mut meter, "k", "202601010100").0, 429);
-        meter.withdrawn = true;
+        meter.withdrawn.insert("gas".to_owned());
         assert_eq!(ask(&mut meter, "k", "202601010100").0, 403);
         assert_eq!(meter.calls.len(), 5);
     }
