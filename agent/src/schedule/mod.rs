@@ -121,8 +121,14 @@ pub enum Outcome {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Link {
-    Open { answered: bool },
-    Absent { at: i64 },
+    /// Nobody has tried to open it: a slot that ends before is the agent's delay.
+    Untried,
+    Open {
+        answered: bool,
+    },
+    Absent {
+        at: i64,
+    },
 }
 
 /// The schedule of one bus.
@@ -151,7 +157,7 @@ impl Schedule {
         let mut new = Self {
             bus,
             entries,
-            link: Link::Absent { at: boot(now) },
+            link: Link::Untried,
             attempts: 0,
             offset: now.wall_set.then(|| now.wall.0.saturating_sub(boot(now))),
             forced_after: i64::MIN,
@@ -166,12 +172,14 @@ impl Schedule {
     /// What to do now.
     pub fn next(&mut self, now: Now) -> Step {
         self.observe(now);
-        if let Link::Absent { at } = self.link {
-            return if at <= boot(now) { Step::Connect } else { wait(at.min(self.wake(now)), now) };
-        }
-        match self.pick(now) {
-            Some(index) => Step::Poll(self.start(index, now)),
-            None => wait(self.wake(now), now),
+        match self.link {
+            Link::Untried => Step::Connect,
+            Link::Absent { at } if at <= boot(now) => Step::Connect,
+            Link::Absent { at } => wait(at.min(self.wake(now)), now),
+            Link::Open { .. } => match self.pick(now) {
+                Some(index) => Step::Poll(self.start(index, now)),
+                None => wait(self.wake(now), now),
+            },
         }
     }
 
@@ -182,10 +190,10 @@ impl Schedule {
         self.out.push_back(BusEvent::Bus { bus: self.bus.clone(), link: LinkState::Open });
     }
 
-    /// It could not be opened.
+    /// It could not be opened. Slots that ended while that was tried are missed for this reason.
     pub fn connect_failed(&mut self, now: Now, why: &str) {
-        self.observe(now);
         self.absent(now, why);
+        self.observe(now);
     }
 
     /// It was closed by its other end, or the port is gone. Slots wait, and become misses when they end; those that
@@ -275,7 +283,7 @@ impl Schedule {
     /// Accounts for every slot up to now and passes on all runs. Not to be called with a poll in hand.
     pub fn stop(&mut self, now: Now) {
         self.observe(now);
-        let absent = matches!(self.link, Link::Absent { .. });
+        let absent = self.is_absent();
         for entry in &mut self.entries {
             entry.stop(absent, now, &mut self.out);
         }
@@ -293,7 +301,7 @@ impl Schedule {
             (Some(old), Some(new)) => new.saturating_sub(old),
             _ => 0,
         };
-        let absent = matches!(self.link, Link::Absent { .. });
+        let absent = self.is_absent();
         for entry in &mut self.entries {
             match (self.offset, offset) {
                 (None, Some(_)) => entry.clock_set(now, &mut self.out),
@@ -309,6 +317,10 @@ impl Schedule {
             entry.flush_if_old(now, &mut self.out);
         }
         self.offset = offset;
+    }
+
+    const fn is_absent(&self) -> bool {
+        matches!(self.link, Link::Absent { .. })
     }
 
     fn absent(&mut self, now: Now, why: &str) {

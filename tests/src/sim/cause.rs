@@ -70,13 +70,20 @@ impl Case<'_> {
                 self.was_lost(cause, at, interval_ms) || self.is_named(index, slot, at, is_so)
             }
             Cause::Quarantined => {
-                self.was_lost(cause, at, interval_ms) || self.is_found_after(&history.rot, at, interval_ms)
+                let is_so = |place| self.log.is_lost_by(cause, place) || self.log.is_cut_off(place);
+                self.was_lost(cause, at, interval_ms) || self.is_named(index, slot, at, is_so)
             }
             Cause::StoreReplaced => {
                 let was_emptied = self.log.was_emptied && self.is_found_after(&history.rot, at, interval_ms);
                 was_emptied || self.was_before_another_card(at, interval_ms)
             }
             Cause::Overrun => self.bus_said(index, slot, cause) && self.was_held_up(known, at),
+            // Nothing of it is the device's or the agent's doing, and nothing was done to the line.
+            Cause::NotConnected | Cause::NoAnswer | Cause::Corrupt | Cause::BackOff
+                if self.has_good_lines =>
+            {
+                false
+            }
             told => self.bus_said(index, slot, told),
         }
     }
@@ -210,6 +217,12 @@ impl Case<'_> {
         self.was_down_after(at, interval_ms, ends, |_| true)
     }
 
+    /// Whether an outbox has kept the begin of this life.
+    fn is_written(&self, life: &Life) -> bool {
+        let is_its = |record: &Record| matches!(record, Record::Start(start) if start.at == life.began.1);
+        self.log.kept.values().any(|kept| is_its(&kept.record))
+    }
+
     fn was_down_after(
         &self,
         at: Timestamp,
@@ -222,9 +235,10 @@ impl Case<'_> {
             let ended_so = |life: &&Life| life.ended_as(ends).is_some();
             return history.lives.iter().filter(ended_so).any(&which);
         }
-        let next = |generation: u64| {
-            let later = history.lives.iter().filter(|life| life.generation > generation);
-            later.map(|life| life.began.1).collect::<Vec<_>>()
+        // Lives of which nothing became durable end no downtime: it goes on to the next.
+        let until = |generation: u64| {
+            let mut later = history.lives.iter().filter(|life| life.generation > generation);
+            later.find(|life| self.is_written(life)).map_or(Timestamp(i64::MAX), |life| life.began.1)
         };
         history.lives.iter().filter(|life| which(life)).any(|life| {
             let Some((ended_ms, ended)) = life.ended_as(ends) else { return false };
@@ -237,9 +251,8 @@ impl Case<'_> {
             // What waited for a loop that stood still is not written down, and what came while it waited.
             let since_ms = history.turned_since(ended_ms, UNTOLD_MS.unsigned_abs());
             let ended = ended.plus_ms(-signed(in_memory_ms + history.still_ms(since_ms, ended_ms)));
-            // Lives of which nothing became durable end no downtime: it goes on to the next.
-            let until = next(life.generation).into_iter().max().unwrap_or(Timestamp(i64::MAX));
-            (ended.plus_ms(-UNTOLD_MS - interval_ms)..until.plus_ms(interval_ms)).contains(&at)
+            (ended.plus_ms(-UNTOLD_MS - interval_ms)..until(life.generation).plus_ms(interval_ms))
+                .contains(&at)
         })
     }
 }

@@ -73,11 +73,11 @@ pub(super) struct Case<'a> {
 
 /// What the database says of one device.
 #[derive(Debug, Default)]
-struct Stored {
+pub(super) struct Stored {
     /// Per (block, evaluation time) the instants it stands at; conflicts included.
-    answers: BTreeMap<(u8, i64), Vec<i64>>,
+    pub(super) answers: BTreeMap<(u8, i64), Vec<i64>>,
     /// Per (channel, instant) value and quality.
-    rows: BTreeMap<(String, i64), (Option<f64>, i64)>,
+    pub(super) rows: BTreeMap<(String, i64), (Option<f64>, i64)>,
     /// First slot due, and the last one that is proven.
     due: Option<(i64, Option<i64>)>,
     /// Slots received.
@@ -165,6 +165,9 @@ impl Case<'_> {
                     format!("{}: the answer of {eval} is stored {count} times", known.name),
                 ));
             }
+            if count > 0 {
+                self.check_whole(known, ((block, eval), issued), stored, findings);
+            }
             if count == 0 && !self.is_excused(issued, places, &told) {
                 let what = format!(
                     "{}: the answer of {eval} told at {} ms to process {} is not stored; durable as {places:?}; {issued:?}",
@@ -215,7 +218,7 @@ impl Case<'_> {
             let was_forgotten = !self.oracle.rolled_back.is_empty()
                 && self.log.acknowledged.get(epoch).is_some_and(|said| said.contains(*seq));
             // The downtime that follows holds its slot.
-            let was_cut_off = self.log.cut_off.get(epoch).is_some_and(|cut| cut.contains(*seq));
+            let was_cut_off = self.log.is_cut_off((*epoch, *seq));
             is_lost || was_replaced || was_forgotten || self.is_forgotten((*epoch, *seq)) || was_cut_off
         })
     }

@@ -12,6 +12,7 @@
 //! | `logger`, `profiled`, `memory`, `mishap` | devices that remember, and what befalls them; what persons do |
 //! | `tap`, `oracle`, `judge`, `cause` | what is durable; what is true; what the end must look like; why a gap is one |
 //! | `owed` | from when on a device is due |
+//! | `whole` | an answer is stored as it was told, at its time |
 //! | `recall`, `rest` | the same two of devices that remember |
 //! | `sometimes`, `series` | what was reached; many runs, and the page about them |
 //!
@@ -42,9 +43,11 @@ pub mod sometimes;
 pub mod strike;
 pub mod tap;
 pub mod turns;
+mod whole;
 pub mod world;
 
 use gapless_agent::uplink::core::LinkState;
+use gapless_common::id::DeviceIndex;
 
 use gateway::Gateway;
 use oracle::Finding;
@@ -117,7 +120,10 @@ fn come_to_rest(world: &mut World) {
         if world.now_ms > mended_ms + patience_ms {
             let owed: Vec<_> =
                 world.gateways.iter().map(|g| g.process.as_ref().map(|p| p.engine.depot().owed())).collect();
-            let what = format!("after {patience_ms} ms of good luck is still owed: {owed:?}");
+            let what = format!(
+                "after {patience_ms} ms of good luck {:?} has not answered, and is still owed: {owed:?}",
+                silent(world)
+            );
             return world.oracle.find("liveness", what);
         }
         let until_ms = world.now_ms + LOOK_MS;
@@ -159,10 +165,25 @@ fn is_quiet(world: &mut World) -> bool {
         !is_still && is_durable && is_delivering && is_fresh && now_ms >= gateway.started_ms + AFTER_MS
     };
     let is_asked = world.plan.remembers && world.center.is_asking(now_ms);
-    world.center.committer.is_some()
+    silent(world).is_none()
+        && world.center.committer.is_some()
         && world.center.is_idle()
         && !is_asked
         && world.gateways.iter_mut().all(is_idle)
+}
+
+/// A device that is polled and has not answered since all was mended.
+fn silent(world: &World) -> Option<&str> {
+    let gateways = world.gateways.iter().enumerate();
+    let mut polled = gateways.flat_map(|(no, gateway)| {
+        let all = (0_u16..).map(DeviceIndex).zip(&world.oracle.devices[no]);
+        let polled = all.filter(|(index, _)| gateway.memory(*index).is_none());
+        polled.map(move |(index, known)| ((no, index), known.name.as_str()))
+    });
+    let heard = |device: &(usize, DeviceIndex)| {
+        world.oracle.heard_ms.get(device).is_some_and(|at_ms| *at_ms >= world.mended_ms)
+    };
+    polled.find(|(device, _)| !heard(device)).map(|(_, name)| name)
 }
 
 fn finish(mut world: World) -> Outcome {

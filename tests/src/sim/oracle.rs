@@ -124,6 +124,8 @@ pub struct History {
     pub rot: Vec<u64>,
     /// Whether its wall clock was ever wrong or not set.
     pub has_odd_clock: bool,
+    /// Whether somebody ever set it to what is not the time.
+    pub was_set_wrong: bool,
 }
 
 impl History {
@@ -158,6 +160,8 @@ impl History {
 pub struct Oracle {
     /// Per gateway its devices, in the order that [`DeviceIndex`] counts.
     pub devices: Vec<Vec<Known>>,
+    /// When each device that is polled answered last, in ms of the run.
+    pub heard_ms: BTreeMap<(usize, DeviceIndex), u64>,
     /// All answers.
     pub issued: BTreeMap<AnswerKey, Issued>,
     /// Per gateway what happened to it.
@@ -183,6 +187,7 @@ impl Oracle {
     pub fn new(gateways: &[Gateway]) -> Self {
         Self {
             devices: gateways.iter().map(known_devices).collect(),
+            heard_ms: BTreeMap::new(),
             issued: BTreeMap::new(),
             histories: vec![History::default(); gateways.len()],
             recall: Recall::default(),
@@ -259,7 +264,11 @@ impl Oracle {
             let key = (device, sample.channel, issued.at);
             self.histories[no].valueless.insert(key, (issued.acquired, sample.quality));
         }
+        if let Some(why) = self.misdated(no, gateway, &known, issued) {
+            self.find("timestamps", format!("{}: told at {} ms: {why}", known.name, issued.told_ms));
+        }
         for (block, evaluated) in evaluations(&known, &issued.samples) {
+            self.heard_ms.insert((no, device), issued.told_ms);
             let age_ms = truth(issued.told_ms).0 - evaluated;
             if !(0..=ANSWER_MS_MAX).contains(&age_ms) {
                 let what =
@@ -282,6 +291,21 @@ impl Oracle {
                 self.find("integrity", what);
             }
         }
+    }
+
+    /// Why the time or the slot of an answer is not its own, by the clock of its gateway.
+    fn misdated(&self, no: usize, gateway: &Gateway, known: &Known, issued: &Issued) -> Option<String> {
+        let (wall, at) = (gateway.now(issued.told_ms).wall, issued.at);
+        // A step of the clock may come between the two looks at it.
+        if self.histories[no].has_odd_clock {
+            return None;
+        }
+        if !(0..=ANSWER_MS_MAX).contains(&wall.since_ms(at)) {
+            return Some(format!("its time is {at}, and it is {wall}"));
+        }
+        let Acquired::InSlot(slot) = issued.acquired else { return Some("it has no slot".to_owned()) };
+        let (first, end) = (known.grid.at(slot), known.grid.at(slot.plus(1)).plus_ms(ANSWER_MS_MAX));
+        (!(first..end).contains(&at)).then(|| format!("its time is {at}, and its slot begins at {first}"))
     }
 
     /// A process begins.
@@ -313,6 +337,12 @@ impl Oracle {
         let history = &mut self.histories[no];
         history.still.iter_mut().for_each(|(_, ended)| *ended = (*ended).min(now_ms));
         history.blocked.iter_mut().for_each(|(_, _, ended)| *ended = (*ended).min(now_ms));
+    }
+
+    /// Somebody sets the gateway's clock wrong.
+    pub fn note_set_wrong(&mut self, no: usize) {
+        self.histories[no].was_set_wrong = true;
+        self.note_odd_clock(no);
     }
 
     /// The gateway's clock is not to be trusted in this run.

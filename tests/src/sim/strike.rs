@@ -106,7 +106,7 @@ impl World {
 
     /// From now on nothing goes wrong any more, and what is broken is mended.
     pub(super) fn make_good(&mut self) {
-        self.is_good = true;
+        (self.is_good, self.mended_ms) = (true, self.now_ms);
         self.death = None;
         let parties: Vec<Party> =
             (0..self.gateways.len()).map(Party::Gateway).chain([Party::Center]).collect();
@@ -273,7 +273,7 @@ impl World {
     }
 
     fn step_clock(&mut self, no: usize) {
-        self.oracle.note_odd_clock(no);
+        self.oracle.note_set_wrong(no);
         const YEAR_MS: u64 = 365 * 86_400_000;
         let most = *self.rng.pick(&[1_000, 5_000, 60_000, 3_600_000, 3_600_000, 3 * YEAR_MS]);
         let by_ms = i64::try_from(self.rng.within(300, most)).expect("years");

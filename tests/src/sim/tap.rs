@@ -175,6 +175,11 @@ impl Log {
         self.held_from.get(&epoch).is_none_or(|first| seq < *first)
     }
 
+    /// Whether a record was cut off the end of an epoch where bits had flipped.
+    pub fn is_cut_off(&self, (epoch, seq): (Epoch, u64)) -> bool {
+        self.cut_off.get(&epoch).is_some_and(|cut| cut.contains(seq))
+    }
+
     /// Whether a record was given up under a loss of this cause.
     pub fn is_lost_by(&self, cause: Cause, (epoch, seq): (Epoch, u64)) -> bool {
         let holds = |loss: &&Loss| loss.epoch == epoch && (loss.first.0..=loss.last.0).contains(&seq);
@@ -191,7 +196,7 @@ impl Log {
         for (&(epoch, seq), kept) in &self.kept {
             let Record::Loss(loss) = &kept.record else { continue };
             let is_excused = kept.card < self.card
-                || has(&self.cut_off, epoch, seq)
+                || self.is_cut_off((epoch, seq))
                 || self.is_lost_by(Cause::Quarantined, (epoch, seq));
             if is_excused || has(&self.committed, epoch, seq) {
                 told.entry(loss.epoch).or_default().insert(loss.first.0, loss.last.0);

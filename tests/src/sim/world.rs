@@ -132,6 +132,8 @@ pub struct World {
     pub death: Option<Death>,
     /// All has healed, and stays so.
     pub is_good: bool,
+    /// Since when, in ms of the run.
+    pub mended_ms: u64,
     /// When all agents were stopped last, because all was quiet.
     pub rested_ms: u64,
     /// The run ends: whoever has stopped stays so, whatever start was set for it before.
@@ -161,6 +163,7 @@ impl World {
             mishap: plan.mishap.clone(),
             death: None,
             is_good: false,
+            mended_ms: 0,
             rested_ms: 0,
             is_over: false,
             wakes: vec![u64::MAX; gateways.len()],
