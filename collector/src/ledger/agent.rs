@@ -40,6 +40,8 @@ pub struct EpochState {
     pub unheld: bool,
     /// Something of it came since the agent's last birth. Not written down, as `unheld`.
     pub heard: bool,
+    /// A birth said that the agent keeps it in memory alone: its first record may never come.
+    pub in_memory: bool,
     /// Its place in the chain of epochs.
     pub place: Option<usize>,
     /// Why what is before it in the chain is not what was before it in truth; `None` where it is.
@@ -69,7 +71,7 @@ impl EpochState {
     /// The agent kept it in memory while its disk had failed; it stands beside the chain.
     #[must_use]
     pub fn is_in_memory(&self) -> bool {
-        self.start.as_ref().is_some_and(|start| !start.durable)
+        self.in_memory || self.start.as_ref().is_some_and(|start| !start.durable)
     }
 
     /// Nothing is missing and nothing more will come.
@@ -102,8 +104,8 @@ impl EpochState {
     pub(super) fn reopen(&mut self, first: u64, last: u64, told: &[Loss]) {
         self.closed = false;
         let by_us = |f, l, cause| {
-            [Cause::StoreReplaced, Cause::BudgetFull].contains(&cause)
-                && !told.iter().any(|t| t.first.0 == f && t.last.0 == l)
+            [Cause::StoreReplaced, Cause::BudgetFull, Cause::DiskFailed].contains(&cause)
+                && !told.iter().any(|t| t.first.0 <= f && t.last.0 >= l)
         };
         for (f, l, cause) in std::mem::take(&mut self.lost) {
             if !by_us(f, l, cause) || l < first || f > last {

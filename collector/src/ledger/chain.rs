@@ -139,7 +139,7 @@ impl Ledger {
     pub fn birth(&mut self, no: AgentNo, held: &[HeldEpoch], writing: Epoch, fresh: bool) -> Option<Finding> {
         let written = self.agent(no).and_then(|a| a.held.epochs.last()).map(|h| h.epoch);
         let is_late = self.agent(no).is_some_and(|agent| is_superseded(agent, writing, written));
-        let found = self.birth_in_memory(no, held, writing, fresh);
+        let found = self.hold(no, held, writing, fresh);
         if is_late {
             // Of an outbox that another one has followed: it could not name what came after it.
             return found;
@@ -159,6 +159,15 @@ impl Ledger {
         writing: Epoch,
         fresh: bool,
     ) -> Option<Finding> {
+        let found = self.hold(no, held, writing, fresh);
+        if let Some(state) = self.agent_mut(no).epochs.get_mut(&writing) {
+            state.in_memory = true;
+            self.changes.epochs.insert((no, writing));
+        }
+        found
+    }
+
+    fn hold(&mut self, no: AgentNo, held: &[HeldEpoch], writing: Epoch, fresh: bool) -> Option<Finding> {
         let agent = self.agent_mut(no);
         let before = agent.held.epochs.last().map(|h| h.epoch);
         agent.held = Held { epochs: held.to_vec(), drained: false };
@@ -318,6 +327,7 @@ impl Ledger {
         let place = agent.tip().map_or(0, |(tip, _)| tip + 1);
         agent.chain.insert(place, epoch);
         if let Link::Broken(cause) = *link {
+            tracing::debug!(%epoch, place, ?cause, ?cut, "does not follow what was known");
             for old in cut {
                 let state = self.epoch_mut(no, old);
                 if !state.finished() {
@@ -369,7 +379,11 @@ impl Ledger {
             match place {
                 Some(h) if h.first.0 > 1 => state.lose(1, h.first.0 - 1, Cause::BudgetFull),
                 Some(_) => continue,
-                None => state.give_up(cause_of(state, replaced)),
+                None => {
+                    let cause = cause_of(state, replaced);
+                    tracing::debug!(%epoch, place = state.place, ?cause, "nobody holds it any more");
+                    state.give_up(cause);
+                }
             }
             self.changes.epochs.insert((no, epoch));
         }
@@ -377,8 +391,12 @@ impl Ledger {
     }
 }
 
-/// Why an epoch is gone that the agent no longer holds: with a store that was replaced, where one stands behind it.
+/// Why an epoch is gone that the agent no longer holds: with its process, where that had it in memory; with a store that was
+/// replaced, where one stands behind it.
 fn cause_of(state: &EpochState, replaced: Option<usize>) -> Cause {
+    if state.is_in_memory() {
+        return Cause::DiskFailed;
+    }
     let went_along = state.place.is_some() && state.place < replaced;
     if went_along { Cause::StoreReplaced } else { Cause::BudgetFull }
 }
@@ -464,7 +482,7 @@ fn break_of(agent: &Agent, epoch: Epoch, state: &super::EpochState) -> Option<Ca
         // Its first record is lost or not usable: its place is known from the order of what is held.
         None if state.accounted.contains(1) => {
             let at = agent.held.epochs.iter().position(|h| h.epoch == epoch);
-            if at.is_none() && !(may_go_first(agent, epoch) && stood_in_chain(agent, epoch, state)) {
+            if at.is_none() && !(is_waited_for(agent, epoch) || is_parked_behind(agent, state)) {
                 return None;
             }
             let in_memory = |h: &&HeldEpoch| agent.epochs.get(&h.epoch).is_some_and(EpochState::is_in_memory);
@@ -476,21 +494,17 @@ fn break_of(agent: &Agent, epoch: Epoch, state: &super::EpochState) -> Option<Ca
     }
 }
 
-/// Whether an epoch that is not held, and whose first record is not known, may take its place now: those that are
-/// held come first, but for what itself waits for this one.
-fn may_go_first(agent: &Agent, epoch: Epoch) -> bool {
+/// Whether an epoch that is not held has frames that cannot be used yet, and those that are held have their places: they come
+/// first.
+fn is_parked_behind(agent: &Agent, state: &EpochState) -> bool {
     let placed =
         |h: &HeldEpoch| agent.epochs.get(&h.epoch).is_some_and(|e| e.place.is_some() || e.is_in_memory());
-    agent.held.epochs.iter().all(placed) || is_waited_for(agent, epoch)
+    !state.parked.is_empty() && agent.held.epochs.iter().all(placed)
 }
 
-/// Whether an epoch whose first record is not known was on the disk: one of which nothing came, and that none names as
-/// the one before it, was in memory only, as the loss says that gave it up.
-fn stood_in_chain(agent: &Agent, epoch: Epoch, state: &super::EpochState) -> bool {
-    !state.committed.is_empty() || !state.parked.is_empty() || is_waited_for(agent, epoch)
-}
-
-/// Whether an epoch without a place names this one as the one before it.
+/// Whether an epoch without a place names this one as the one before it. Of one that is not held, whose first record is not
+/// known and that no other one names, nothing tells where it stood, or that it was on the disk at all: it stays beside the
+/// chain, where its readings and misses count all the same.
 fn is_waited_for(agent: &Agent, epoch: Epoch) -> bool {
     let names_it = |e: &EpochState| {
         let previous = e.start.as_ref().and_then(|s| s.previous);

@@ -205,6 +205,26 @@ fn a_birth_of_memory_gives_up_nothing_that_the_disk_may_hold() {
     }
 }
 
+/// Of what a gateway had in memory the first record was lost on the way: it stands beside the chain all the same, and what of
+/// it never came went with the process, as its disk had failed.
+#[test]
+fn what_was_in_memory_is_known_by_its_birth_where_its_first_record_never_came() {
+    let held = |epoch, next| HeldEpoch { epoch: Epoch(epoch), first: Seq(1), next: Seq(next) };
+    let (mut ledger, mut slots) = (fresh(), Memory::default());
+    ledger.birth_in_memory(AGENT, &[held(700, 5)], Epoch(700), true);
+    ledger.account(AGENT, Epoch(700), 4, 4);
+    settle(&mut ledger, &mut slots);
+    ledger.birth(AGENT, &[held(1, 3)], Epoch(1), true);
+    ledger.account(AGENT, Epoch(1), 1, 2);
+    settle(&mut ledger, &mut slots);
+    let memory = &ledger.agent(AGENT).unwrap().epochs[&Epoch(700)];
+    assert_eq!(memory.place, None);
+    assert_eq!(memory.lost, [(1, 3, Cause::DiskFailed)]);
+    // It is held after all.
+    ledger.birth_in_memory(AGENT, &[held(700, 9)], Epoch(700), false);
+    assert_eq!(ledger.agent(AGENT).unwrap().epochs[&Epoch(700)].lost, []);
+}
+
 /// A birth is overtaken by the next process's, whose frames are coming in: what it could not name is not given up.
 #[test]
 fn a_birth_that_comes_late_gives_up_nothing_that_came_after_it() {

@@ -18,7 +18,7 @@ CREATE TABLE agents (
     boot INTEGER,
     epoch INTEGER,               -- being written, as of the last birth
     catalog INTEGER,             -- hash in force, as of the last birth or settled catalog record
-    durable INTEGER,
+    durable INTEGER,                    -- whether it is on a disk, as its Start or a birth said
     clock_set INTEGER,
     flush_ms INTEGER NOT NULL DEFAULT 0,
     held BLOB NOT NULL DEFAULT x'',
