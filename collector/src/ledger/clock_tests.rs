@@ -63,6 +63,25 @@ fn what_a_device_remembers_of_the_time_before_an_undated_start_is_owed_by_nobody
     assert_eq!(open, [NOW - 10, NOW - 8, NOW - 7], "it began five seconds after its machine");
 }
 
+/// An agent that begins an hour ahead, and is put right a few seconds later.
+#[test]
+fn a_clock_that_was_ahead_at_the_begin_puts_off_nothing_once_it_is_right() {
+    let (mut ledger, mut slots) = (fresh(), Memory::default());
+    let ahead = NOW + 3_600;
+    ledger.start(AGENT, Epoch(1), &start(None, (at(ahead), true)));
+    ledger.mark(AGENT, Epoch(1), 2, Mark::Catalog { hash: HASH, since: Some(at(ahead)) });
+    ledger.received(&due(), Slot(ahead));
+    ledger.mark(AGENT, Epoch(1), 3, complete(ahead - 1));
+    ledger.account(AGENT, Epoch(1), 1, 3);
+    settle(&mut ledger, &mut slots);
+    [NOW - 6, NOW - 5, NOW - 3].into_iter().for_each(|slot| ledger.received(&due(), Slot(slot)));
+    ledger.mark(AGENT, Epoch(1), 4, complete(NOW - 2));
+    ledger.account(AGENT, Epoch(1), 4, 4);
+    settle(&mut ledger, &mut slots);
+    let open: Vec<i64> = slots.open().into_keys().collect();
+    assert_eq!(open, [NOW - 4, NOW - 2]);
+}
+
 #[test]
 fn a_clock_that_is_ahead_proves_what_has_passed_and_the_rest_when_its_time_has_come() {
     let (mut ledger, mut slots) = polled();

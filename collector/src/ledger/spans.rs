@@ -17,6 +17,9 @@ use super::{AgentNo, DeviceNo, Due, EpochState, GridNo, Ledger, Slots, Span, Sta
 /// says more.
 const OLDER_MS_MAX: i64 = 400 * 86_400_000;
 
+/// At its begin an agent accounts for the slot before the first one it owes, which is open then, and the one before that.
+const OPEN_AT_BEGIN: i64 = 2;
+
 impl Ledger {
     /// The agent that owes the device's slots from now on.
     #[must_use]
@@ -284,6 +287,9 @@ impl Ledger {
             // What the device itself remembers of the time before is owed by nobody.
             span.first = Some(self.begin_of(&span, stamp.at).map_or(first, |begun| begun.max(first)));
         }
+        if span.proven.is_none() && span.first.is_some_and(|first| through.plus(OPEN_AT_BEGIN) < first) {
+            span.first = self.begun_before(&span, through, slots)?.or(span.first);
+        }
         let from = span.proven.map(|p| p.plus(1)).or(span.first).unwrap_or(through);
         if from <= through {
             self.open_gaps((at, is_ahead), &span, (from.0, through.0), slots, stamp)?;
@@ -293,6 +299,21 @@ impl Ledger {
         let known = self.proven.entry(span.grid).or_insert(i64::MIN);
         *known = span.proven.map_or(*known, |slot| slot.0.max(*known));
         Ok(span)
+    }
+
+    /// An agent that accounts for slots from before it began, by the clock that it had then, began with that clock ahead: from
+    /// the first slot on of which it says anything, as far back as such a clock is believed at all.
+    fn begun_before<S: Slots>(
+        &self,
+        span: &Span,
+        through: Slot,
+        slots: &mut S,
+    ) -> Result<Option<Slot>, S::Error> {
+        let Some(first) = span.first else { return Ok(None) };
+        let earliest = span.times.slot_at(span.times.at(first).plus_ms(-plausible::AHEAD_MAX_MS)).0;
+        let proven = self.proven.get(&span.grid).copied().unwrap_or(i64::MIN);
+        let known = slots.first_known(span.grid, earliest.max(proven.saturating_add(1)))?;
+        Ok(known.map(Slot).filter(|known| *known <= through))
     }
 
     fn open_gaps<S: Slots>(
