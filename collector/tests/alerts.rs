@@ -506,7 +506,7 @@ fn what_a_device_was_to_be_asked_is_taken_back_when_it_is_stopped_and_asked_when
     };
     let (requested, waiting) = (3, 4);
     world.committer.look_after_gaps(world.now).unwrap();
-    world.committer.refresh(&[Ask { device: DeviceNo(1), why: Why::Asked }], world.now).unwrap();
+    world.committer.refresh(&[Ask::of(DeviceNo(1), Why::Asked)], world.now).unwrap();
     assert_eq!((open(&world), states(&world)), (2, vec![requested]));
     world.describe(0, &[("history", "yes"), ("agreement_ends", "2025-01-01")]);
     world.pass(MINUTE_S);
@@ -640,6 +640,36 @@ fn withdrawn_consent_is_told_and_its_return() {
 }
 
 #[test]
+fn who_asked_for_a_device_that_could_not_be_reached_is_told_that_it_is_back() {
+    let mut world = World::new(1, Rules::default());
+    world.live(1, |_| Ok(1.0));
+    let ask = |world: &mut World, actor: &str| {
+        let asks = [Ask { actor: Some(actor.to_owned()), ..Ask::of(DeviceNo(1), Why::Asked) }];
+        assert!(world.committer.refresh(&asks, world.now).unwrap().0.remove(0).is_ok());
+    };
+    // One asks before it is known, one after.
+    ask(&mut world, "token anna");
+    world.describe(0, &[("unreachable_since", "2026-01-01T00:01:00Z"), ("unreachable_reason", "no radio")]);
+    world.pass(MINUTE_S);
+    assert_eq!(world.told(), [("unreachable", false)]);
+    ask(&mut world, "token ben");
+    ask(&mut world, "token anna");
+    assert_eq!(world.alerts()[0].awaited_by.as_deref(), Some("token anna, token ben"));
+    world.pass(30 * MINUTE_S);
+    assert_eq!(world.told(), [("unreachable", false)], "neither silent nor stale besides");
+    let mut world = world.restart(Rules::default());
+    world.be_born(0);
+    world.describe(0, &[]);
+    world.live(2, |_| Ok(1.0));
+    assert_eq!(world.told(), [("unreachable", true)]);
+    let alert = world.alerts().remove(0);
+    assert_eq!(alert.awaited_by.as_deref(), Some("token anna, token ben"));
+    // Nobody is told so twice.
+    let left = "SELECT count(*) FROM awaited";
+    assert_eq!(world.committer.connection().query_row(left, [], |r| r.get::<_, i64>(0)).unwrap(), 0);
+}
+
+#[test]
 fn values_out_of_range_and_values_that_do_not_move_are_told() {
     let said = Said { moves: Some(["power".to_owned()].into()), flat_polls: Some(5), ..Said::default() };
     let mut world = World::new(1, Rules { usual: said, ..Rules::default() });
@@ -662,7 +692,7 @@ fn a_device_of_which_nothing_comes_is_warned_of_suspended_and_resumed_by_a_perso
     assert_eq!(world.told(), [("no_data", false)]);
     let device = DeviceNo(1);
     let ask = |world: &mut World| {
-        let asks = [Ask { device, why: Why::Asked }];
+        let asks = [Ask::of(device, Why::Asked)];
         world.committer.refresh(&asks, world.now).unwrap().0.remove(0).map(drop)
     };
     assert_eq!(ask(&mut world), Ok(()));
@@ -802,7 +832,7 @@ fn devices_that_nobody_confirms_are_dropped_and_come_back_when_somebody_does() {
     // What it still sends is stored, too.
     world.read(0, Ok(2.0));
     assert_eq!(world.committer.store().latest(&[series[0].no], world.now).unwrap()[0].at, world.now);
-    let asks = [Ask { device: DeviceNo(1), why: Why::Asked }];
+    let asks = [Ask::of(DeviceNo(1), Why::Asked)];
     let refused = world.committer.refresh(&asks, world.now).unwrap().0.remove(0);
     assert!(matches!(refused, Err(Refused::NotNow(why)) if why.contains("confirm")), "{refused:?}");
     assert_eq!(world.committer.act(&confirm(1), world.now), Ok(()));
@@ -837,7 +867,7 @@ fn a_device_whose_agreement_has_ended_is_asked_no_more_after_its_grace_and_again
     assert_eq!((world.stopped(0), world.stopped(1)), (Some((StopReason::AgreementEnded, why)), None));
     assert_eq!(world.removed(), [("agreement_ended".to_owned(), 1)]);
     world.pass(5 * MINUTE_S);
-    let asks = [Ask { device: DeviceNo(1), why: Why::Asked }];
+    let asks = [Ask::of(DeviceNo(1), Why::Asked)];
     let refused = world.committer.refresh(&asks, world.now).unwrap().0.remove(0);
     assert!(matches!(refused, Err(Refused::NotNow(why)) if why.contains("agreement")), "{refused:?}");
     let resume = Act::Resume { device: DeviceNo(1), actor: "token me".to_owned() };

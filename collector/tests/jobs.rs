@@ -245,7 +245,7 @@ fn a_person_is_served_at_once_and_whoever_looks_where_half_of_the_time_has_passe
     world.read();
     let device = world.committer.store().devices(None, world.now).unwrap()[0].no;
     let ask = |world: &mut World, why| {
-        let (jobs, told) = world.committer.refresh(&[Ask { device, why }; 3], world.now).unwrap();
+        let (jobs, told) = world.committer.refresh(&[0; 3].map(|_| Ask::of(device, why)), world.now).unwrap();
         (jobs.into_iter().flat_map(Result::unwrap).map(|job| job.no).collect::<Vec<_>>(), commands(&told))
     };
     let (jobs, told) = ask(&mut world, Why::Viewed);
@@ -261,8 +261,37 @@ fn a_person_is_served_at_once_and_whoever_looks_where_half_of_the_time_has_passe
     world.reply(told[0].id, Outcome::NoData);
     let (jobs, told) = ask(&mut world, Why::Asked);
     assert_eq!((jobs.len(), told.len()), (3, 1), "a person has it read however fresh it is");
-    let unknown = Ask { device: DeviceNo(99), why: Why::Asked };
+    let unknown = Ask::of(DeviceNo(99), Why::Asked);
     assert!(world.committer.refresh(&[unknown], world.now).unwrap().0[0].is_err());
+}
+
+#[test]
+fn who_was_served_waits_no_more() {
+    let mut world = World::new(&[]);
+    world.read();
+    let device = world.committer.store().devices(None, world.now).unwrap()[0].no;
+    let awaited = |world: &World| -> i64 {
+        world.committer.connection().query_row("SELECT count(*) FROM awaited", [], |r| r.get(0)).unwrap()
+    };
+    let ask = |world: &mut World| {
+        let ask = Ask { actor: Some("token anna".to_owned()), ..Ask::of(device, Why::Asked) };
+        let (_, told) = world.committer.refresh(&[ask], world.now).unwrap();
+        commands(&told)
+    };
+    // How it ends, and how many wait after it.
+    for (outcome, expected) in [(Outcome::Failed("no answer".into()), 1), (Outcome::Done, 0)] {
+        let told = ask(&mut world);
+        let written = world.committer.connection().total_changes();
+        assert_eq!((awaited(&world), ask(&mut world).len()), (1, 0));
+        assert_eq!(world.committer.connection().total_changes(), written, "noted once");
+        world.reply(told[0].id, outcome);
+        assert_eq!(awaited(&world), expected);
+    }
+    world.attributes.insert("unreachable_since".into(), "2026-01-01T00:00:00Z".into());
+    world.configure();
+    let told = ask(&mut world);
+    world.reply(told[0].id, Outcome::NoData);
+    assert_eq!(awaited(&world), 1, "nobody could look");
 }
 
 #[test]
@@ -273,7 +302,7 @@ fn a_rhythm_is_kept_and_tightened_by_looks() {
     for round in 0..5 {
         let (when, command) = world.until_told();
         if round == 1 {
-            world.committer.refresh(&[Ask { device, why: Why::Viewed }], world.now).unwrap();
+            world.committer.refresh(&[Ask::of(device, Why::Viewed)], world.now).unwrap();
         }
         at.push(when);
         world.reply(command.id, Outcome::Done);

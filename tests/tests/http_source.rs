@@ -97,31 +97,10 @@ fn two_years_of_half_hours_are_collected_kept_up_and_given_up_when_consent_is_wi
     let again = server.state().calls[before..].to_vec();
     assert!(again.iter().all(|call| call.to.since_ms(call.from) <= 2 * DAY_MS), "{again:?}");
 
-    // Its network does not reach the meter: the device says so, is asked seldom, and is back by itself.
-    let refresh = |home: &Home| {
-        wait::until_true("a refresh", WITHIN, || {
-            home.api.post("/api/v1/devices/home-1/gas/refresh").is_ok_and(|answer| answer.0 == 200)
-        });
-    };
-    server.state().unreachable.insert("gas".to_owned());
-    let since = |home: &Home| home.device("gas")["attributes"]["unreachable_since"].clone();
-    wait::until("the word", WITHIN, || {
-        refresh(&home);
-        let since = since(&home);
-        if since.is_string() { Ok(()) } else { Err(since) }
-    });
-    server.state().unreachable.clear();
-    wait::until("the meter again", WITHIN, || {
-        refresh(&home);
-        let since = since(&home);
-        if since.is_null() { Ok(()) } else { Err(since) }
-    });
-
+    let refresh = |home: &Home| ask(home, "gas");
     // Withdrawn for one of both: it says since when and why, no further call for it goes out, and the other one goes on.
     server.state().withdrawn.insert("electricity".to_owned());
-    wait::until_true("a refresh", WITHIN, || {
-        home.api.post("/api/v1/devices/home-1/electricity/refresh").is_ok_and(|answer| answer.0 == 200)
-    });
+    ask(&home, "electricity");
     let not_authorised = |home: &Home, device: &str, whose: &str| {
         let device = wait::until("the word", WITHIN, || {
             let device = home.device(device);
@@ -165,6 +144,52 @@ fn two_years_of_half_hours_are_collected_kept_up_and_given_up_when_consent_is_wi
     let history = home.api.get("/api/v1/jobs").expect("answered")["history"].clone();
     let done = history.as_array().expect("a list").iter().filter(|job| job["outcome"] == "done");
     assert!(done.map(|job| job["readings"].as_u64().unwrap_or(0)).max() > Some(19_000), "{history}");
+}
+
+/// Somebody wants a device read now.
+fn ask(home: &Home, device: &str) {
+    let refresh = format!("/api/v1/devices/home-1/{device}/refresh");
+    wait::until_true("a refresh", WITHIN, || home.api.post(&refresh).is_ok_and(|answer| answer.0 == 200));
+}
+
+#[test]
+fn whoever_asks_for_a_meter_that_cannot_be_reached_is_told_when_it_is_back() {
+    let oldest = (clock::now().wall_ms - DAY_MS).div_euclid(HALF_HOUR_MS) * HALF_HOUR_MS;
+    let server = RemoteServer::start(Meter::new("secret", Timestamp(oldest))).expect("a port");
+    let mut home = Home::start(&[meters(&server)]);
+    wait::until_true("readings", WITHIN, || !home.readings("gas/volume").is_empty());
+    server.state().unreachable.insert("gas".to_owned());
+    let reason = |home: &Home| home.device("gas")["freshness"]["reason"].clone();
+    let since = wait::until("the word", WITHIN, || {
+        ask(&home, "gas");
+        let reason = reason(&home);
+        if reason["word"] == "unreachable" { Ok(reason["since"].clone()) } else { Err(reason) }
+    });
+    let alert = |home: &Home| home.api.items("/api/v1/alerts?kind=unreachable").unwrap_or_default();
+    wait::until("the alert", WITHIN, || {
+        let alerts = alert(&home);
+        if alerts.len() == 1 { Ok(()) } else { Err(alerts) }
+    });
+    let (_, page, _) = home.api.get_with("/", &[]).expect("answered");
+    assert!(page.contains("unreachable") && page.contains("cannot be reached"), "{page}");
+
+    // It is not back because the collector is.
+    let calls = server.state().calls.len();
+    home.kill();
+    wait::until_true("a call", WITHIN, || {
+        ask(&home, "gas");
+        server.state().calls[calls..].iter().any(|call| call.status == 404)
+    });
+    assert_eq!((&reason(&home)["since"], alert(&home)[0]["state"].as_str()), (&since, Some("open")));
+
+    server.state().unreachable.clear();
+    let told = wait::until("it to be over", WITHIN, || {
+        ask(&home, "gas");
+        let alerts = alert(&home);
+        if alerts[0]["state"] == "resolved" { Ok(alerts[0].clone()) } else { Err(alerts) }
+    });
+    assert_eq!(told["awaited_by"], "token admin", "{told}");
+    assert!(reason(&home).is_null(), "{}", reason(&home));
 }
 
 #[test]

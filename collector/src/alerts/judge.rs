@@ -36,6 +36,8 @@ pub struct DeviceFacts {
     pub gap_slots: i64,
     /// Since when and why its source does not let it be read, where that is so.
     pub unauthorised: Option<(String, String)>,
+    /// Since when and why its source cannot reach it, where that is so.
+    pub unreachable: Option<(String, String)>,
     /// Why it is suspended, where it is.
     pub suspended: Option<String>,
     /// The newest readings of each channel, the last one first.
@@ -79,6 +81,7 @@ pub fn device(facts: &DeviceFacts, limits: &Limits, now: Timestamp) -> Vec<(Kind
         (Kind::Silent, silent),
         (Kind::Gap, gap(facts, limits)),
         (Kind::Unauthorised, unauthorised(facts)),
+        (Kind::Unreachable, unreachable(facts)),
         (Kind::NoData, no_data(facts, limits, now)),
         (Kind::Suspended, suspended(facts)),
         (Kind::Implausible, implausible(facts, limits)),
@@ -159,7 +162,8 @@ fn fresh(facts: &DeviceFacts, limits: &Limits, now: Timestamp) -> (Stand, Stand)
     if age_ms < facts.allowed_ms {
         return (Stand::Within, Stand::Within);
     }
-    if !facts.agent_is_there {
+    let is_told = facts.unreachable.is_some() && !limits.off.contains(&Kind::Unreachable);
+    if !facts.agent_is_there || is_told {
         return (Stand::Between, Stand::Between);
     }
     let since = last.plus_ms(facts.allowed_ms).max(facts.listening_since);
@@ -191,6 +195,13 @@ fn unauthorised(facts: &DeviceFacts) -> Stand {
         Some((since, why)) => {
             Stand::Beyond(format!("its source does not let it be read since {since}: {why}"))
         }
+        None => Stand::Within,
+    }
+}
+
+fn unreachable(facts: &DeviceFacts) -> Stand {
+    match &facts.unreachable {
+        Some((since, why)) => Stand::Beyond(format!("its source has not reached it since {since}: {why}")),
         None => Stand::Within,
     }
 }

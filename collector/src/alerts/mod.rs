@@ -39,11 +39,13 @@ pub enum Kind {
     Flat,
     /// The broker is away, so that nothing is heard of anybody: told instead of everything that follows from it.
     Broker,
+    /// The source of a device cannot reach it; over once it can, and who asked for it meanwhile is named then.
+    Unreachable,
 }
 
 impl Kind {
     /// All of them, in the order of their codes, which begin with 1.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::Stale,
         Self::Silent,
         Self::Gap,
@@ -55,6 +57,7 @@ impl Kind {
         Self::Implausible,
         Self::Flat,
         Self::Broker,
+        Self::Unreachable,
     ];
 
     /// The word for it in API, configuration and messages.
@@ -72,6 +75,7 @@ impl Kind {
             Self::Implausible => "implausible",
             Self::Flat => "flat",
             Self::Broker => "broker",
+            Self::Unreachable => "unreachable",
         }
     }
 
@@ -137,7 +141,7 @@ mod tests {
                 (at, Some(kind), Some(kind))
             );
         }
-        assert_eq!((Kind::of_code(0), Kind::of_code(12), Kind::of_word("")), (None, None, None));
+        assert_eq!((Kind::of_code(0), Kind::of_code(13), Kind::of_word("")), (None, None, None));
     }
 
     #[test]

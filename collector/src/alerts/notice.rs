@@ -32,6 +32,8 @@ pub struct Told {
     pub resolved_at: Option<Timestamp>,
     /// Whether it was raised since the last message, and not before.
     pub is_new: bool,
+    /// Who asked for its device while its source could not reach it, once that is over.
+    pub awaited_by: Option<String>,
 }
 
 /// Whose alert it is.
@@ -82,10 +84,11 @@ impl Told {
 
     fn line(&self) -> String {
         let (subject, kind, detail) = (self.subject(), self.kind.word(), &self.detail);
+        let awaited = self.awaited_by.as_ref().map_or(String::new(), |who| format!("; asked for by {who}"));
         match (self.is_new, self.resolved_at) {
             (_, None) => format!("{subject}: {kind}: {detail}"),
-            (false, Some(at)) => format!("{subject}: {kind}: over since {at}"),
-            (true, Some(at)) => format!("{subject}: {kind}: {detail} (over since {at})"),
+            (false, Some(at)) => format!("{subject}: {kind}: over since {at}{awaited}"),
+            (true, Some(at)) => format!("{subject}: {kind}: {detail} (over since {at}{awaited})"),
         }
     }
 }
@@ -177,6 +180,7 @@ impl Notice {
                 "alert": told.alert, "kind": told.kind.word(), "state": told.state(), "site": told.site,
                 "device": device, "agent": agent, "detail": told.detail,
                 "raised_at": told.raised_at.to_string(), "resolved_at": told.resolved_at.map(|at| at.to_string()),
+                "awaited_by": told.awaited_by,
             })
         };
         json!({
@@ -214,6 +218,7 @@ mod tests {
             raised_at: Timestamp(1_000),
             resolved_at: None,
             is_new: true,
+            awaited_by: None,
         }
     }
 
@@ -243,6 +248,25 @@ mod tests {
         assert_eq!((&document["id"], &document["digest"]), (&json!("7-ops-1"), &json!(false)));
         assert_eq!(document["alerts"][1]["state"], "resolved");
         assert_eq!(document["alerts"][2]["agent"], "gw");
+    }
+
+    #[test]
+    fn who_asked_for_a_device_that_could_not_be_reached_is_named_when_it_is_back() {
+        let (kind, who) = (Kind::Unreachable, Some("token anna, token ben".to_owned()));
+        let back = Told {
+            kind,
+            resolved_at: Some(Timestamp(9_000)),
+            is_new: false,
+            awaited_by: who,
+            ..told(1, "home", "gas")
+        };
+        let line =
+            "home/gas: unreachable: over since 1970-01-01T00:00:09Z; asked for by token anna, token ben";
+        let one = notice(vec![back]);
+        assert_eq!(
+            (one.summary().as_str(), &one.document()["alerts"][0]["awaited_by"]),
+            (line, &json!("token anna, token ben"))
+        );
     }
 
     #[test]

@@ -23,7 +23,7 @@ pub(super) struct Alert {
     /// Its number.
     id: i64,
     /// What it is about: `stale`, `silent`, `gap`, `unauthorised`, `no_data`, `suspended`, `outbox`, `clock`, `implausible`,
-    /// `flat` or `broker`.
+    /// `flat`, `broker` or `unreachable`.
     kind: &'static str,
     /// `open`, `acknowledged` (somebody has seen it) or `resolved` (it is over).
     state: &'static str,
@@ -46,6 +46,9 @@ pub(super) struct Alert {
     acknowledged_by: Option<String>,
     /// When it was over.
     resolved_at: Option<String>,
+    /// Who asked for the device while its source could not reach it: `token NAME`, several with `, ` between them.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    awaited_by: Option<String>,
 }
 
 /// The words of an alert's states.
@@ -76,6 +79,7 @@ impl From<AlertRow> for Alert {
             acknowledged_at: at.map(|at| at.to_string()),
             acknowledged_by: by,
             resolved_at: row.resolved_at.map(|at| at.to_string()),
+            awaited_by: row.awaited_by,
         }
     }
 }

@@ -1,11 +1,13 @@
 //! What is refreshed, why and when, what became of it; and a person's wish to have it done now.
 
+use axum::Extension;
 use axum::extract::{Path, State};
 use axum::http::HeaderMap;
 use axum::response::Response;
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
+use super::auth::Asker;
 use super::fleet::find_device;
 use super::params::{self, Params};
 use super::problem::ProblemBody;
@@ -172,9 +174,10 @@ pub(super) async fn jobs(
 pub(super) async fn refresh(
     State(state): State<ApiState>,
     headers: HeaderMap,
+    Extension(Asker(name)): Extension<Asker>,
     Path((site, device)): Path<(String, String)>,
 ) -> Result<Response, Problem> {
     let row = find_device(&state, &site, &device, (state.now)()).await?;
-    let job = state.orders.refresh(row.no).await?;
+    let job = state.orders.refresh(row.no, format!("token {name}")).await?;
     reply::json(&headers, &Refresh::of(&job))
 }

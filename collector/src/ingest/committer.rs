@@ -361,8 +361,16 @@ impl Committer {
     /// The database failed: nothing has changed.
     pub fn refresh(&mut self, asks: &[Ask], now: Timestamp) -> rusqlite::Result<Refreshed> {
         let queue = self.memory.as_ref().map(|memory| &memory.jobs);
-        let same = asks.iter().map(|ask| queue.and_then(|queue| errands::same(queue, ask, now)));
-        if let Some(jobs) = same.collect::<Option<Vec<_>>>() {
+        let mut same = Some(Vec::new());
+        for ask in asks {
+            let is_noted = errands::is_noted(&self.connection, ask)?;
+            let job = queue.filter(|_| is_noted).and_then(|queue| errands::same(queue, ask, now));
+            same = same.zip(job).map(|(mut jobs, job)| {
+                jobs.push(job);
+                jobs
+            });
+        }
+        if let Some(jobs) = same {
             return Ok((jobs.into_iter().map(|job| Ok(Some(job))).collect(), Vec::new()));
         }
         let mut answers = Vec::new();

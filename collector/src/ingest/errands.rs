@@ -17,7 +17,7 @@ use crate::ledger::{AgentNo, DeviceNo};
 use crate::obstacle;
 use crate::store::jobs::{self, Ended, Standing};
 use crate::store::model::{PendingJob, StopReason};
-use crate::store::{AHEAD_MAX_MS, alerts, commands};
+use crate::store::{AHEAD_MAX_MS, alerts, awaited, commands};
 
 /// The sweep comes to each device once in so many seconds, to each of as many parts of them in turn.
 const SWEEP_SECONDS: u64 = 60;
@@ -186,7 +186,7 @@ impl Apply<'_, '_> {
         if let Some(job) = self.memory.jobs.ended(scope, lease, end, now, next) {
             self.ended_jobs.push(ended(connection, job, code, detail)?);
         }
-        Ok(())
+        if end == End::Done { awaited::served(connection, scope.0) } else { Ok(()) }
     }
 
     /// Has devices whose configuration changed read once, so that what is shown of them is confirmed. Those with a memory
@@ -234,6 +234,9 @@ impl Apply<'_, '_> {
                 answers.push(Err(Refused::NotNow(why)));
                 continue;
             };
+            if let Some(actor) = &ask.actor {
+                awaited::note(connection, ask.device.0, actor, now)?;
+            }
             let is_wanted = ask.why > Why::Viewed || known.score(now) >= AGEING;
             let wish = known.wish(ask.device.0, ask.why, now);
             let job = is_wanted.then(|| self.memory.jobs.ask(&wish));
@@ -254,6 +257,11 @@ pub(super) fn same(queue: &Queue, ask: &Ask, now: Timestamp) -> Option<PendingJo
     let wish = Wish { scope, source, why: ask.why, due: now, fresh_at, allowed_ms };
     // A look is written down.
     (ask.why != Why::Viewed && !queue.is_news(&wish)).then(|| pending(job))
+}
+
+/// Whether it is known that who asks waits.
+pub(super) fn is_noted(connection: &Connection, ask: &Ask) -> rusqlite::Result<bool> {
+    ask.actor.as_ref().map_or(Ok(true), |actor| awaited::is_known(connection, ask.device.0, actor))
 }
 
 /// In short.

@@ -72,12 +72,22 @@ pub enum Act {
 }
 
 /// A wish to have a device refreshed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Ask {
     /// Which.
     pub device: DeviceNo,
     /// Why.
     pub why: Why,
+    /// Which person, as they are told when a device is back that could not be reached.
+    pub actor: Option<String>,
+}
+
+impl Ask {
+    /// Of no person.
+    #[must_use]
+    pub const fn of(device: DeviceNo, why: Why) -> Self {
+        Self { device, why, actor: None }
+    }
 }
 
 /// Where the answer to an [`Ask`] goes: its job, where there is need of one.
@@ -205,8 +215,8 @@ impl Orders {
     }
 
     /// Has a device refreshed, as a person wishes, and waits until that is written down, not until it is done.
-    pub(crate) async fn refresh(&self, device: DeviceNo) -> Result<PendingJob, Problem> {
-        let ask = Ask { device, why: Why::Asked };
+    pub(crate) async fn refresh(&self, device: DeviceNo, actor: String) -> Result<PendingJob, Problem> {
+        let ask = Ask { actor: Some(actor), ..Ask::of(device, Why::Asked) };
         self.answer(|answer| Task::Refresh(ask, answer)).await?.ok_or(Problem::Busy)
     }
 

@@ -167,7 +167,7 @@ impl Writer {
                 Some(Task::Order(order, answer)) => self.others.push(Other::Order(order, answer)),
                 Some(Task::Refresh(ask, answer)) => self.others.push(Other::Refresh(ask, Some(answer))),
                 Some(Task::Looked(devices)) => self.others.extend(devices.into_iter().map(|device| {
-                    let ask = Ask { device, why: Why::Viewed };
+                    let ask = Ask::of(device, Why::Viewed);
                     Other::Refresh(ask, None)
                 })),
                 Some(Task::Watch(watch, answer)) => self.others.push(Other::Watch(watch, answer)),
@@ -259,7 +259,7 @@ impl Writer {
         if asked.is_empty() {
             return;
         }
-        let asks: Vec<Ask> = asked.iter().map(|(ask, _)| *ask).collect();
+        let asks: Vec<Ask> = asked.iter().map(|(ask, _)| ask.clone()).collect();
         let (jobs, told) = match self.committer.refresh(&asks, clock::now()) {
             Ok(done) => done,
             Err(error) => {

@@ -16,7 +16,7 @@ use super::failure::Failure;
 use super::fetch::Pace;
 use super::life::{Known, Life, Polled};
 use super::relist::Lister;
-use super::standing::{UNREAD, WITHDRAWN_MS};
+use super::standing::{UNREAD, WITHDRAWN_MS, unsaid};
 use super::voice::Voice;
 use crate::ingest::{Inbound, Orders};
 use crate::jobs::budget::Urgency;
@@ -163,10 +163,17 @@ impl Shell {
             polled.fetch.missing(gaps);
         }
         begin.previous = known.previous;
+        let is_away = is_same && obstacle::Kind::Unreachable.of(&known.attributes).is_some();
         let unread = known.attributes.get(UNREAD).and_then(|text| text.parse().ok());
         if is_over {
             device.paused = true;
             device.attributes = known.attributes;
+        } else if is_away {
+            // It is not back because the collector is.
+            let keys = unsaid(&[obstacle::Kind::Unreachable]).into_keys();
+            device
+                .attributes
+                .extend(keys.filter_map(|key| known.attributes.get(&key).cloned().map(|text| (key, text))));
         }
         let first = match known.proven_until {
             _ if is_over => Ok((now, now)),
@@ -188,7 +195,11 @@ impl Shell {
         let life = match (is_withdrawn, is_removed) {
             (true, _) => Life::Withdrawn(Box::new(voice), whose),
             (false, true) => Life::Removed(Box::new(voice)),
-            (false, false) => Life::Known(Box::new(Known::new(voice, next, unread))),
+            (false, false) => {
+                let mut known = Known::new(voice, next, unread);
+                known.away_until = is_away.then_some(now);
+                Life::Known(Box::new(known))
+            }
         };
         if let Some(polled) = self.devices.get_mut(at) {
             polled.life = life;

@@ -69,6 +69,7 @@ impl Shell {
         let now = clock::now();
         let Some(polled) = self.devices.get_mut(at) else { return Ok(Vec::new()) };
         let mut attributes = said(obstacle::Kind::NotAuthorised, now, why);
+        attributes.extend(unsaid(&[obstacle::Kind::Unreachable]));
         attributes.insert(WITHDRAWN_OF.to_owned(), whose.word().to_owned());
         // One that was not asked yet is not asked for as long as one that refused itself.
         let late = now.plus_ms(WITHDRAWN_MS);

@@ -20,13 +20,18 @@ fn unknown<E>(what: &'static str, value: impl ToString) -> impl FnOnce(E) -> Rea
 }
 
 /// The columns of an alert's row.
-pub(super) const ALERT: &str = "SELECT a.*, s.name AS site_name, d.name AS device_name, g.name AS agent_name
+pub(super) const ALERT: &str = "SELECT a.*, s.name AS site_name, d.name AS device_name, g.name AS agent_name, coalesce(a.awaited_by,
+        (SELECT group_concat(w.actor, ', ') FROM awaited w WHERE w.device = a.device AND a.kind = 12 AND a.resolved_at IS NULL))
+        AS waiting
     FROM alerts a LEFT JOIN sites s ON s.id = a.site LEFT JOIN devices d ON d.id = a.device
     LEFT JOIN agents g ON g.id = a.agent";
 
 /// What became of alerts after a line of their histories, with the columns of the alert.
 pub(super) const EVENTS_SINCE: &str =
-    "SELECT a.*, s.name AS site_name, d.name AS device_name, g.name AS agent_name, e.id AS event_id, e.at, e.event, e.actor
+    "SELECT a.*, s.name AS site_name, d.name AS device_name, g.name AS agent_name, e.id AS event_id, e.at, e.event, e.actor,
+        coalesce(a.awaited_by,
+        (SELECT group_concat(w.actor, ', ') FROM awaited w WHERE w.device = a.device AND a.kind = 12 AND a.resolved_at IS NULL))
+        AS waiting
     FROM alert_events e JOIN alerts a ON a.id = e.alert LEFT JOIN sites s ON s.id = a.site
     LEFT JOIN devices d ON d.id = a.device LEFT JOIN agents g ON g.id = a.agent WHERE e.id > ?1 ORDER BY e.id LIMIT ?2";
 
@@ -83,6 +88,7 @@ pub(super) fn alert_row(row: &Row<'_>) -> Read<AlertRow> {
         raised_at: Timestamp(row.get("raised_at")?),
         acknowledged: time(row, "acknowledged_at")?.zip(by),
         resolved_at: time(row, "resolved_at")?,
+        awaited_by: row.get("waiting")?,
     })
 }
 

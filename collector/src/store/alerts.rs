@@ -7,7 +7,7 @@ use rusqlite::types::ValueRef;
 use rusqlite::{Connection, OptionalExtension as _, Row, params};
 
 use super::model::StopReason;
-use super::{AHEAD_MAX_MS, alert_rows, cell, health};
+use super::{AHEAD_MAX_MS, alert_rows, awaited, cell, health};
 use crate::alerts::Kind;
 use crate::alerts::absence::Absence;
 use crate::alerts::judge::{AgentFacts, ChannelFacts, DeviceFacts};
@@ -144,8 +144,9 @@ fn device_row(
         None => Vec::new(),
     };
     away.extend(left_at.map(|at| (at, measure.now)));
-    let unauthorised = obstacle::Kind::NotAuthorised.of(&attributes);
-    let unauthorised = unauthorised.map(|obstacle| (obstacle.since.to_owned(), obstacle.why.to_owned()));
+    let said = |kind: obstacle::Kind| {
+        kind.of(&attributes).map(|obstacle| (obstacle.since.to_owned(), obstacle.why.to_owned()))
+    };
     let is_collected = grid.is_some() && stopped.is_none();
     let facts = DeviceFacts {
         is_collected,
@@ -158,7 +159,8 @@ fn device_row(
         allowed_ms: measure.allowances.of(&subject),
         missed: grid.map(|grid| missed(connection, grid)).transpose()?.flatten(),
         gap_slots: number("gap_slots")?,
-        unauthorised,
+        unauthorised: said(obstacle::Kind::NotAuthorised),
+        unreachable: said(obstacle::Kind::Unreachable),
         suspended: r
             .get::<_, Option<String>>("stopped_why")?
             .filter(|_| stopped == Some(StopReason::Suspended)),
@@ -320,6 +322,7 @@ pub(crate) fn resolve(connection: &Connection, alert: i64, now: Timestamp) -> ru
     connection
         .prepare_cached("UPDATE alerts SET resolved_at = ?2 WHERE id = ?1 AND resolved_at IS NULL")?
         .execute([alert, now.0])?;
+    awaited::told(connection, alert)?;
     tell(connection, alert, RESOLVED, "collector", now)
 }
 

@@ -3,6 +3,7 @@
 
 mod alert_rows;
 pub(crate) mod alerts;
+pub(crate) mod awaited;
 pub(crate) mod batch;
 pub(crate) mod cell;
 pub(crate) mod commands;

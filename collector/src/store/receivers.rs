@@ -128,7 +128,7 @@ pub(crate) fn owed(
     else {
         return Ok(None);
     };
-    let sql = "SELECT a.id, a.kind, s.name AS site, d.name AS device, g.name AS agent, a.detail, a.raised_at,
+    let sql = "SELECT a.id, a.kind, s.name AS site, d.name AS device, g.name AS agent, a.detail, a.raised_at, a.awaited_by,
             max(e.event = 1) AS is_new, max(CASE e.event WHEN 3 THEN e.at END) AS resolved_at
         FROM alert_events e JOIN alerts a ON a.id = e.alert LEFT JOIN sites s ON s.id = a.site
         LEFT JOIN devices d ON d.id = a.device LEFT JOIN agents g ON g.id = a.agent
@@ -153,6 +153,7 @@ pub(crate) fn owed(
             raised_at: Timestamp(r.get("raised_at")?),
             resolved_at: r.get::<_, Option<i64>>("resolved_at")?.map(Timestamp),
             is_new: r.get("is_new")?,
+            awaited_by: r.get("awaited_by")?,
         });
     }
     Ok(Some(Owed { through, told: all }))

@@ -454,7 +454,8 @@ CREATE TABLE alerts (
     raised_at INTEGER NOT NULL,
     acknowledged_at INTEGER,
     acknowledged_by TEXT,
-    resolved_at INTEGER
+    resolved_at INTEGER,
+    awaited_by TEXT -- who asked for the device while its source could not reach it, once that is over. (Schema 16.)
 );
 CREATE UNIQUE INDEX alerts_of_device ON alerts (device, kind) WHERE resolved_at IS NULL AND device IS NOT NULL;
 CREATE UNIQUE INDEX alerts_of_collector ON alerts (kind) WHERE resolved_at IS NULL AND site IS NULL;
@@ -462,6 +463,14 @@ CREATE UNIQUE INDEX alerts_of_collector ON alerts (kind) WHERE resolved_at IS NU
 CREATE INDEX alerts_open ON alerts (id) WHERE resolved_at IS NULL;
 CREATE INDEX alerts_over ON alerts (resolved_at) WHERE resolved_at IS NOT NULL;
 CREATE UNIQUE INDEX alerts_of_agent ON alerts (agent, kind) WHERE resolved_at IS NULL AND agent IS NOT NULL;
+
+-- Who asked for a device that its source cannot reach, until they were told that it is back, or were served. (Schema 16.)
+CREATE TABLE awaited (
+    device INTEGER NOT NULL REFERENCES devices (id),
+    actor TEXT NOT NULL,
+    at INTEGER NOT NULL,
+    PRIMARY KEY (device, actor)
+) WITHOUT ROWID;
 
 -- What became of alerts, in order. event: 1 raised, 2 acknowledged, 3 resolved.
 CREATE TABLE alert_events (

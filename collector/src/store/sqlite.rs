@@ -11,7 +11,7 @@ use rusqlite::{Connection, OpenFlags, OptionalExtension};
 use super::model::Head;
 
 /// Version of the schema that this program writes.
-const SCHEMA_VERSION: i64 = 14;
+const SCHEMA_VERSION: i64 = 16;
 const SCHEMA: &str = include_str!("schema.sql");
 /// What a database of version 1 lacks.
 const TO_2: &str = "CREATE TABLE forgotten_epochs (
@@ -238,6 +238,14 @@ CREATE INDEX calls_of ON calls (account, at);
 CREATE INDEX commands_catalogs ON commands (agent, a) WHERE kind = 3";
 /// What a database of version 13 lacks.
 const TO_14: &str = "CREATE INDEX commands_leases ON commands (agent, a) WHERE kind = 1";
+/// What a database of version 15 lacks.
+const TO_16: &str = "ALTER TABLE alerts ADD COLUMN awaited_by TEXT;
+CREATE TABLE awaited (
+    device INTEGER NOT NULL REFERENCES devices (id),
+    actor TEXT NOT NULL,
+    at INTEGER NOT NULL,
+    PRIMARY KEY (device, actor)
+) WITHOUT ROWID";
 /// What was asked after a backup was made, and in answer to what, is not known to it: no number of a command is given
 /// again that an agent may remember, and what was being asked for is asked for anew.
 const RESTORED: &str = "INSERT INTO sqlite_sequence (name, seq)
@@ -338,6 +346,7 @@ fn migrate(connection: &mut Connection, found: i64, fresh: u64) -> rusqlite::Res
         (11, TO_12),
         (12, TO_13),
         (13, TO_14),
+        (15, TO_16),
     ] {
         if (1..=from).contains(&found) {
             transaction.execute_batch(lacks)?;
@@ -407,6 +416,8 @@ mod tests {
     }
 
     /// What the versions after each one brought, taken away again.
+    const FROM_16: &str =
+        "DROP TABLE awaited; ALTER TABLE alerts DROP COLUMN awaited_by; PRAGMA user_version = 15;";
     const FROM_14: &str = "DROP INDEX commands_leases; PRAGMA user_version = 13;";
     const FROM_13: &str = "DROP INDEX commands_catalogs; DROP TABLE calls; PRAGMA user_version = 12;";
     const FROM_12: &str = "ALTER TABLE devices DROP COLUMN changed_at; PRAGMA user_version = 11;";
@@ -456,7 +467,7 @@ mod tests {
     #[test]
     fn alerts_of_an_older_database_are_taken_along() {
         let connection = make_writer(Connection::open_in_memory().unwrap(), 7).unwrap();
-        connection.execute_batch(&[FROM_14, FROM_13, FROM_12, FROM_11].concat()).unwrap();
+        connection.execute_batch(&[FROM_16, FROM_14, FROM_13, FROM_12, FROM_11].concat()).unwrap();
         let put = "INSERT INTO sites (name) VALUES ('farm');
             INSERT INTO alerts (kind, site, detail, raised_at) VALUES (1, 1, 'a', 5), (2, 1, 'b', 6), (3, 1, 'c', 7);
             INSERT INTO alert_events (alert, at, event, actor) VALUES (1, 5, 1, 'x'), (2, 6, 1, 'x'), (3, 7, 1, 'x');
@@ -478,8 +489,8 @@ mod tests {
     #[test]
     fn an_older_database_is_migrated() {
         let steps = [
-            FROM_14, FROM_13, FROM_12, FROM_11, FROM_10, FROM_9, FROM_8, FROM_7, FROM_6, FROM_5, FROM_4,
-            FROM_3, FROM_2,
+            FROM_16, FROM_14, FROM_13, FROM_12, FROM_11, FROM_10, FROM_9, FROM_8, FROM_7, FROM_6, FROM_5,
+            FROM_4, FROM_3, FROM_2,
         ];
         for back in (1..=steps.len()).map(|n| steps[..n].join(" ")) {
             let connection = make_writer(Connection::open_in_memory().unwrap(), 7).unwrap();

@@ -197,7 +197,10 @@ fn render_alert(alert: &AlertRow, asked: &Asked) -> Markup {
                 }
             }
             td data-label="Kind" { span { (alert.kind.word()) } }
-            td data-label="What" { span { (alert.detail) } }
+            td data-label="What" {
+                span { (alert.detail) }
+                @if let Some(who) = &alert.awaited_by { " " span.quiet { "asked for by " (who) } }
+            }
             td data-label="Since" {
                 span {
                     (instant(alert.raised_at))

@@ -192,7 +192,7 @@ impl World {
             // What cannot be done is refused, which changes nothing.
             let _ = committer.carry_out(&order, now);
         } else if let Some(device) = device {
-            let ask = Ask { device: DeviceNo(device), why };
+            let ask = Ask::of(DeviceNo(device), why);
             let (_, told) = committer.refresh(&[ask], now).expect("memory does not fail");
             let told = self.center.published(told);
             self.tell_agents(told);

@@ -24,6 +24,7 @@ fn well() -> DeviceFacts {
         missed: None,
         gap_slots: 0,
         unauthorised: None,
+        unreachable: None,
         suspended: None,
         channels: Vec::new(),
     }
@@ -106,6 +107,25 @@ fn withdrawn_consent_is_told_though_nothing_is_collected() {
     let facts = DeviceFacts { is_collected: false, unauthorised, ..well() };
     let words = "its source does not let it be read since 2026-01-01: moved out";
     assert_eq!(of(&facts, &Limits::default(), Kind::Unauthorised), Stand::Beyond(words.to_owned()));
+}
+
+#[test]
+fn a_device_that_its_source_cannot_reach_is_told_as_that_and_not_as_silent_too() {
+    let unreachable = Some(("2026-01-01".to_owned(), "no radio".to_owned()));
+    let facts = DeviceFacts {
+        unreachable,
+        missed: Some(Cause::NotConnected),
+        last_reading_at: Some(ago(DAY_MS)),
+        ..well()
+    };
+    let kinds = [Kind::Unreachable, Kind::Silent, Kind::Stale];
+    assert_eq!(signs(&facts, &Limits::default(), &kinds), "!~~");
+    let words = "its source has not reached it since 2026-01-01: no radio";
+    assert_eq!(of(&facts, &Limits::default(), Kind::Unreachable), Stand::Beyond(words.to_owned()));
+    let off = Limits { off: BTreeSet::from([Kind::Unreachable]), ..Limits::default() };
+    assert_eq!(signs(&facts, &off, &kinds), ".!~");
+    let back = DeviceFacts { unreachable: None, ..well() };
+    assert_eq!(signs(&back, &Limits::default(), &kinds), "...");
 }
 
 fn channel(name: &str, newest: &[(Option<f64>, Quality)]) -> ChannelFacts {

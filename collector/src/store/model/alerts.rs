@@ -26,6 +26,8 @@ pub struct AlertRow {
     pub acknowledged: Option<(Timestamp, String)>,
     /// When it was over.
     pub resolved_at: Option<Timestamp>,
+    /// Who asked for its device while its source could not reach it.
+    pub awaited_by: Option<String>,
 }
 
 /// How an alert stands.
