@@ -8,6 +8,7 @@ mod coverage;
 mod events;
 mod exposition;
 mod fleet;
+mod freshness_header;
 mod gaps;
 mod housekeeping;
 mod jobs;

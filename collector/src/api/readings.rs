@@ -1,6 +1,6 @@
 //! Readings, raw, with the slots that lack one, or resampled, and what changed since a commit: streamed in bounded memory.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use axum::extract::State;
 use axum::http::HeaderMap;
@@ -14,6 +14,7 @@ use serde::Deserialize;
 use utoipa::IntoParams;
 
 use super::fleet::{Freshness, FreshnessState};
+use super::freshness_header;
 use super::params::{self, Params, SeriesSelector, TimeRange};
 use super::reply;
 use super::resample::Resampler;
@@ -134,7 +135,8 @@ struct Plan {
 /// is answered apart: no period mixes units.
 #[utoipa::path(get, path = "/api/v1/readings", tag = "readings", params(ReadingsQuery),
     responses((status = 200, description = "The readings, in the order (series, time). JSON and NDJSON end in \
-        `complete: true` and the `freshness` of each device; a broken answer of any format is cut without its last HTTP chunk."),
+        `complete: true` and the `freshness` of each device; a broken answer of any format is cut without its last HTTP chunk. CSV has no place for freshness: the header `Gapless-Freshness` \
+            has it as JSON, `{devices: {SITE/DEVICE: …}, more: …}`, of as many devices as there is room for."),
         (status = 304, description = "Nothing changed since the given ETag"),
         (status = 400, body = super::problem::ProblemBody), (status = 404, body = super::problem::ProblemBody)))]
 pub(super) async fn readings(
@@ -174,8 +176,12 @@ pub(super) async fn readings(
         return Ok(reply::not_modified(&tag));
     }
     let scan = Scan { series: series.keys().copied().collect(), from, to, after };
+    let in_head = (format == Format::Csv).then(|| freshness.clone());
     let plan = Plan { scan, series, shape, format, now, limit, freshness };
     let mut response = stream(&state, format.media_type(), move |store, out| plan.run(store, out));
+    if let Some(freshness) = in_head {
+        freshness_header::set(&mut response, &freshness);
+    }
     if fixed {
         reply::set_tag(&mut response, &tag);
     }
@@ -331,13 +337,15 @@ pub(super) struct ChangesQuery {
 
 /// Everything that was new, late, filled or corrected after a commit, as NDJSON: readings as they are now, each
 /// with its commit, and `{series, at, withdrawn: true, commit}` for each reading that was taken away from an instant
-/// because its clock was wrong; then `{complete, count, next, head}`; ask again with `changed_after = next`.
+/// because its clock was wrong; then `{complete, count, next, head, freshness}`, the last with the devices that the changes are
+/// of; ask again with `changed_after = next`.
 #[utoipa::path(get, path = "/api/v1/changes", tag = "readings", params(ChangesQuery),
     responses((status = 200, content_type = "application/x-ndjson", description = "Readings, then the mark")))]
 pub(super) async fn changes(
     State(state): State<ApiState>,
     Params(query): Params<ChangesQuery>,
 ) -> Result<Response, Problem> {
+    let now = (state.now)();
     let (after, limit) = (Commit(query.changed_after), params::limit(query.limit)?);
     let (head, (rows, more)) =
         state.ask(move |store| Ok((store.head()?, whole_commits(store, after, limit)?))).await?;
@@ -362,12 +370,29 @@ pub(super) async fn changes(
                 out.flow()
             })?;
         }
-        let mark =
-            serde_json::json!({"complete": true, "count": count, "next": next.0, "head": head.commit.0});
+        let mark = serde_json::json!({
+            "complete": true, "count": count, "next": next.0, "head": head.commit.0,
+            "freshness": freshness_of(store, &rows, now)?,
+        });
         out.buffer.push_str(&format!("{mark}\n"));
         Ok(())
     };
     Ok(stream(&state, Format::Ndjson.media_type(), fill))
+}
+
+/// How fresh the data is of the devices that these changes are of.
+fn freshness_of(
+    store: &dyn ReadStore,
+    rows: &[ChangeRow],
+    now: Timestamp,
+) -> Result<BTreeMap<String, Freshness>, ReadError> {
+    if rows.is_empty() {
+        return Ok(BTreeMap::new());
+    }
+    let changed: BTreeSet<_> = rows.iter().map(|row| row.device).collect();
+    let devices = store.devices(None, now)?;
+    let devices = devices.iter().filter(|device| changed.contains(&device.no));
+    Ok(devices.map(|d| (format!("{}/{}", d.site, d.device), Freshness::of(d, now))).collect())
 }
 
 /// At most `limit` changes, but never a part of a commit: a commit larger than `limit` is given whole. Also

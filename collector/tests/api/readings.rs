@@ -1,5 +1,7 @@
 //! Readings and changes: exact in every format, once each, and never half a commit.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use gapless_common::id::{BootId, Seq};
 use gapless_common::reading::{Acquired, ClockCorrection, Record, Value};
 use gapless_common::time::Timestamp;
@@ -192,10 +194,35 @@ fn changes(api: &Filled, after: u64, limit: &str) -> (Vec<(String, String, u64)>
     let answer = api.served.get(&format!("/api/v1/changes?changed_after={after}{limit}"));
     assert_eq!((answer.status, answer.broken), (200, false), "{}", answer.body);
     let mut lines: Vec<Json> = answer.body.lines().map(|l| serde_json::from_str(l).unwrap()).collect();
-    let mark = lines.pop().unwrap();
+    let mut mark = lines.pop().unwrap();
+    let fresh = mark.as_object_mut().unwrap().remove("freshness").unwrap();
     let text = |line: &Json, key: &str| line[key].as_str().unwrap().to_owned();
     let told = |line: &Json| (text(line, "series"), text(line, "at"), line["commit"].as_u64().unwrap());
+    // Whatever is told of, it says how fresh it is.
+    let devices: BTreeSet<_> =
+        lines.iter().map(|line| text(line, "series").rsplit_once('/').unwrap().0.to_owned()).collect();
+    let fresh: BTreeMap<String, Json> = serde_json::from_value(fresh).unwrap();
+    assert!(devices.iter().all(|device| fresh.contains_key(device)), "{devices:?}: {fresh:?}");
+    assert!(
+        fresh.values().all(|of| of["state"].is_string() && of["last_reading_at"].is_string()),
+        "{fresh:?}"
+    );
     (lines.iter().map(told).collect(), mark)
+}
+
+#[test]
+fn csv_says_in_a_header_how_fresh_it_is() {
+    let mut api = Filled::new();
+    api.send(vec![number(0, 0, U, 1.5), number(1, 0, U, 2.5)]);
+    let rows = ["", "&grid=complete", "&resample=1m"];
+    for more in rows {
+        let url = format!("/api/v1/readings?series=farm/*/u&from=2026-01-01T00:00:00Z{more}");
+        let csv = api.served.get(&format!("{url}&format=csv"));
+        let head: Json = serde_json::from_str(csv.header("gapless-freshness")).unwrap();
+        let json = api.served.json(&format!("{url}&format=json"));
+        assert_eq!(head, json!({"devices": json["freshness"], "more": 0}), "{more}");
+        assert_eq!(head["devices"]["farm/a"]["state"], "stale", "{more}: {head}");
+    }
 }
 
 fn told(series: &str, second: &str, commit: u64) -> (String, String, u64) {
