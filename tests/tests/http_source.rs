@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use gapless_common::time::Timestamp;
 use gapless_simulators::clock;
 use gapless_simulators::remote::meter::{HALF_HOUR_MS, Meter, WINDOW_MS_MAX};
+use gapless_simulators::remote::quota::Quota;
 use gapless_simulators::remote::thermostat::{Call, Cloud, FIVE_MINUTES_MS};
 use gapless_simulators::remote::{Remote, RemoteServer, carbon, thermostat};
 use gapless_tests::home::{Home, WITHIN, described};
@@ -146,6 +147,23 @@ fn two_years_of_half_hours_are_collected_kept_up_and_given_up_when_consent_is_wi
     assert!(done.map(|job| job["readings"].as_u64().unwrap_or(0)).max() > Some(19_000), "{history}");
 }
 
+#[test]
+fn a_source_that_says_how_many_calls_are_left_is_never_asked_once_too_often() {
+    let oldest = Timestamp((clock::now().wall_ms - 400 * DAY_MS).div_euclid(HALF_HOUR_MS) * HALF_HOUR_MS);
+    let mut meter = Meter::new("secret", oldest);
+    meter.quota = Some(Quota::new(5, 2_000));
+    let server = RemoteServer::start(meter).expect("a port");
+    let home = Home::start(&[meters(&server)]);
+    for channel in ["electricity/energy", "gas/volume"] {
+        wait::until("all of it", WITHIN, || {
+            let got = home.readings(channel).len();
+            if got >= 19_000 { Ok(()) } else { Err(got) }
+        });
+    }
+    let calls = server.state().calls.clone();
+    assert!(calls.len() > 10 && calls.iter().all(|call| call.status == 200), "{calls:?}");
+}
+
 /// Somebody wants a device read now.
 fn ask(home: &Home, device: &str) {
     let refresh = format!("/api/v1/devices/home-1/{device}/refresh");
@@ -155,7 +173,10 @@ fn ask(home: &Home, device: &str) {
 #[test]
 fn whoever_asks_for_a_meter_that_cannot_be_reached_is_told_when_it_is_back() {
     let oldest = (clock::now().wall_ms - DAY_MS).div_euclid(HALF_HOUR_MS) * HALF_HOUR_MS;
-    let server = RemoteServer::start(Meter::new("secret", Timestamp(oldest))).expect("a port");
+    let mut meter = Meter::new("secret", Timestamp(oldest));
+    // Each poll has something to ask for.
+    meter.lag_ms = LAG_MS;
+    let server = RemoteServer::start(meter).expect("a port");
     let mut home = Home::start(&[meters(&server)]);
     wait::until_true("readings", WITHIN, || !home.readings("gas/volume").is_empty());
     server.state().unreachable.insert("gas".to_owned());

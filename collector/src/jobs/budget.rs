@@ -7,6 +7,8 @@ use std::collections::VecDeque;
 
 use gapless_common::time::Timestamp;
 
+use super::quota::Quota;
+
 /// Share of the calls that may be used by what can wait.
 const SHARE_SPARE: f64 = 0.5;
 /// Share that may be used by what is not stale yet.
@@ -102,12 +104,25 @@ impl Urgency {
     }
 }
 
+/// How many of so many calls may be used by who has this share of them. At least one: a source that allows a single call must be
+/// asked at all.
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "a positive whole number below 2^32"
+)]
+pub(super) fn room(calls_max: u32, share: f64) -> usize {
+    (f64::from(calls_max) * share).floor().max(1.0) as usize
+}
+
 /// What was used of them.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Used {
     /// In order.
     calls: VecDeque<Timestamp>,
     under_way: u32,
+    /// What the source itself says.
+    quota: Option<Quota>,
 }
 
 /// Whether a call may go out.
@@ -126,7 +141,7 @@ impl Used {
     #[must_use]
     pub fn of(mut calls: Vec<Timestamp>) -> Self {
         calls.sort_unstable();
-        Self { calls: calls.into(), under_way: 0 }
+        Self { calls: calls.into(), under_way: 0, quota: None }
     }
 
     /// Whether a call may go out at `now`.
@@ -151,7 +166,8 @@ impl Used {
             return Verdict::Wait;
         }
         let not_before = |rate: &Rate| self.not_before(*rate, urgency.share(), kept, now);
-        let until = limits.rates.iter().filter_map(not_before).max();
+        let said = self.quota.and_then(|quota| quota.not_before(urgency.share(), kept, now));
+        let until = limits.rates.iter().filter_map(not_before).chain(said).max();
         until.map_or(Verdict::Go, Verdict::NotBefore)
     }
 
@@ -165,19 +181,18 @@ impl Used {
 
     /// The first instant at which so many calls have left the time of this rate that there is room; `None` where there is.
     fn not_before(&self, rate: Rate, share: f64, kept: usize, now: Timestamp) -> Option<Timestamp> {
-        // At least one: a source that allows a single call must be asked at all.
-        #[expect(
-            clippy::cast_possible_truncation,
-            clippy::cast_sign_loss,
-            reason = "a positive whole number below 2^32"
-        )]
-        let room = (f64::from(rate.calls_max) * share).floor().max(1.0) as usize;
+        let room = room(rate.calls_max, share);
         let gone = self.calls.partition_point(|at| at.plus_ms(rate.per_ms) <= now);
         let used = self.calls.len() - gone;
         let leaving = (used + kept).checked_sub(room)?;
         // Where all of them leave and that is still not enough, who has a right to them comes before.
         let last = self.calls.get(gone + leaving).or_else(|| self.calls.back().filter(|_| used > 0));
         Some(last.map_or(now.plus_ms(KEPT_MS), |at| at.plus_ms(rate.per_ms)))
+    }
+
+    /// The source says what is left of its own count.
+    pub fn said(&mut self, limit: Option<u32>, left: u32, until: Timestamp) {
+        self.quota = Some(Quota::said(self.quota, limit, left, until));
     }
 
     /// A call goes out.

@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 use gapless_common::time::Timestamp;
 
 use super::budget::{AHEAD_MS_MAX, Limits, Urgency, Used, Verdict};
+use super::quota::UNTIL_MS_MAX;
 
 /// Who asks: each that can wait by itself has a number of its own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -42,7 +43,7 @@ impl Claims {
     ) -> Verdict {
         let (least, most) = KEPT_MS_RANGE;
         // None is of a later time unless the clock was set back.
-        let latest = now.plus_ms(limits.per_ms_max() + AHEAD_MS_MAX + most);
+        let latest = now.plus_ms(limits.per_ms_max().max(UNTIL_MS_MAX) + AHEAD_MS_MAX + most);
         self.0.retain(|_, claim| now < claim.until && claim.until <= latest);
         let rank = urgency.rank();
         let kept = self.0.iter().filter(|(other, claim)| **other != who && claim.rank > rank).count();

@@ -6,6 +6,7 @@ pub mod budget;
 pub mod cadence;
 pub mod claims;
 pub mod queue;
+pub mod quota;
 
 /// Which part of a round something comes in, so that not all come at once: the same for the same scope each time, and
 /// even over all scopes (the finaliser of SplitMix64).

@@ -27,8 +27,23 @@ pub(super) struct Account {
     used: Option<Used>,
     /// Those that were refused a call.
     claims: Claims,
+    /// Those whose last call was one too many.
+    refused: BTreeMap<Who, Refused>,
     last_who: u64,
 }
+
+/// How often one was told in a row that there are too many calls, and until when it rests.
+#[derive(Debug, Default)]
+struct Refused {
+    times: u32,
+    until: Timestamp,
+}
+
+/// One that was refused so often in a row rests by itself.
+const REFUSED_MAX: u32 = 3;
+/// How long, at first and at most: doubled with each further time.
+const REST_MS_FIRST: i64 = 60_000;
+const REST_MS_MAX: i64 = 3_600_000;
 
 /// The accounts of this process by name: sources of one share it.
 #[derive(Debug, Default)]
@@ -63,7 +78,7 @@ impl Accounts {
 impl Account {
     fn new(name: String) -> Self {
         let (hold, limits, claims) = (Timestamp::default(), Limits::at_once(1), Claims::default());
-        Self { name, hold, limits, timeout_ms: 0, used: None, claims, last_who: 0 }
+        Self { name, hold, limits, timeout_ms: 0, used: None, claims, refused: BTreeMap::new(), last_who: 0 }
     }
 
     /// A number that nobody else of the account has.
@@ -86,12 +101,11 @@ impl Account {
         now: Timestamp,
     ) -> Result<(), Failure> {
         let Self { name, limits, timeout_ms, used, claims, .. } = self;
-        if limits.rates.is_empty() {
-            return Ok(());
-        }
         let since = now.plus_ms(-limits.per_ms_max() - *timeout_ms);
         let used = match used {
             Some(used) => used,
+            // Nothing is counted, and the source has not said what is left.
+            None if limits.rates.is_empty() => return Ok(()),
             None => {
                 let connection = sqlite::open_reader(&budget.database)?;
                 let calls = sources::calls(&connection, name, since)?;
@@ -103,13 +117,43 @@ impl Account {
             Verdict::Wait => return Err(Failure::Spent(now)),
             Verdict::NotBefore(until) => return Err(Failure::Spent(until)),
         }
-        match budget.orders.called(name, now, since) {
-            Some(true) => {}
-            Some(false) => return Err(Failure::Uncounted),
-            None => return Err(Failure::Ending),
+        if !limits.rates.is_empty() {
+            match budget.orders.called(name, now, since) {
+                Some(true) => {}
+                Some(false) => return Err(Failure::Uncounted),
+                None => return Err(Failure::Ending),
+            }
         }
         used.began(limits, now);
         Ok(())
+    }
+
+    /// The source says what is left of its own count.
+    pub(super) fn said(&mut self, limit: Option<u32>, left: u32, until: Timestamp) {
+        self.used.get_or_insert_default().said(limit, left, until);
+    }
+
+    /// Until when one that asks rests at `now`, because it was refused too often.
+    pub(super) fn rests(&mut self, who: Who, now: Timestamp) -> Option<Timestamp> {
+        let refused = self.refused.get_mut(&who)?;
+        // No longer than that, though the clock was set back.
+        refused.until = refused.until.min(now.plus_ms(REST_MS_MAX));
+        Some(refused.until).filter(|until| *until > now)
+    }
+
+    /// What one asks was answered that there were too many calls. Where it always is, it is not the account that has made too
+    /// many: returns until when that one rests by itself, in place of all.
+    pub(super) fn too_many(&mut self, who: Who, now: Timestamp) -> Option<Timestamp> {
+        let refused = self.refused.entry(who).or_default();
+        refused.times = refused.times.saturating_add(1);
+        let beyond = refused.times.checked_sub(REFUSED_MAX)?;
+        refused.until = now.plus_ms(REST_MS_FIRST.saturating_mul(1 << beyond.min(16)).min(REST_MS_MAX));
+        Some(refused.until)
+    }
+
+    /// It was answered something else.
+    pub(super) fn not_too_many(&mut self, who: Who) {
+        self.refused.remove(&who);
     }
 
     /// The call that was made last was answered.

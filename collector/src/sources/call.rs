@@ -12,6 +12,7 @@ use super::failure::Failure;
 use super::url::{bare, whole};
 use crate::jobs::budget::Urgency;
 use crate::jobs::claims::Who;
+use crate::jobs::quota::UNTIL_MS_MAX;
 use crate::{authorities, clock};
 
 /// The longest answer.
@@ -19,7 +20,7 @@ const BODY_BYTES_MAX: u64 = 32 << 20;
 /// A source that says *too many* without saying for how long is left alone for so long.
 const HOLD_MS: i64 = 60_000;
 /// A source is left alone for so long at least, and at most, whatever it says: its clock may be wrong.
-const HOLD_MS_RANGE: (i64, i64) = (5_000, 86_400_000);
+const HOLD_MS_RANGE: (i64, i64) = (5_000, UNTIL_MS_MAX);
 /// A number of seconds beyond it is an instant (2001), below it a time to wait.
 const SECONDS_MAX: i64 = 1_000_000_000;
 
@@ -64,6 +65,12 @@ impl Caller {
         }
     }
 
+    /// Its account.
+    #[cfg(test)]
+    pub(super) fn account(&self) -> &Mutex<Account> {
+        &self.account
+    }
+
     /// A number for what asks by itself.
     pub(super) fn who(&self) -> Who {
         account::locked(&self.account).who()
@@ -76,13 +83,16 @@ impl Caller {
         if let Some(until) = account.held(HOLD_MS_RANGE.1, now) {
             return Err(Failure::Hold(until));
         }
+        if let Some(until) = account.rests(asks.0, now) {
+            return Err(Failure::Rests(until));
+        }
         account.spend(&self.budget, asks, now)?;
-        let answer = self.ask(&mut account.hold, url, now);
+        let answer = self.ask(&mut account, url, asks.0, now);
         account.ended(clock::now());
         answer
     }
 
-    fn ask(&self, hold: &mut Timestamp, url: &str, now: Timestamp) -> Result<String, Failure> {
+    fn ask(&self, account: &mut Account, url: &str, who: Who, now: Timestamp) -> Result<String, Failure> {
         let mut request = self.http.get(url);
         for (name, value) in &self.headers {
             request = request.header(name, value);
@@ -92,15 +102,24 @@ impl Caller {
         let points_to = answer.headers().get("location").and_then(|to| to.to_str().ok()).map(str::to_owned);
         let header = |name: &str| answer.headers().get(name).and_then(|value| value.to_str().ok());
         let after = header("retry-after").and_then(|text| wait_until(text, now));
-        let spent = self.quota.as_ref().filter(|quota| header(&quota.remaining).map(str::trim) == Some("0"));
-        let more = spent.map(|quota| header(&quota.reset).and_then(|text| wait_until(text, now)));
+        let said = self.quota.as_ref().and_then(|quota| {
+            let number = |name: &str| header(name)?.trim().parse::<u32>().ok();
+            let more = header(&quota.reset).and_then(|text| wait_until(text, now));
+            Some((quota.limit.as_deref().and_then(number), number(&quota.remaining)?, more))
+        });
         let body = answer.body_mut().with_config().limit(BODY_BYTES_MAX).read_to_string();
         let bounded = |until: Option<Timestamp>| {
             let (least, most) = HOLD_MS_RANGE;
             until.unwrap_or(now.plus_ms(HOLD_MS)).clamp(now.plus_ms(least), now.plus_ms(most))
         };
-        if let Some(more) = more {
-            *hold = bounded(more);
+        if let Some((limit, left, more)) = said {
+            account.said(limit, left, bounded(more));
+            if left == 0 {
+                account.hold = bounded(more);
+            }
+        }
+        if status != 429 {
+            account.not_too_many(who);
         }
         // What a refusal says is for people: its status counts even where its words cannot be read.
         let short = || body.as_ref().map_or(String::new(), |body| body.chars().take(200).collect());
@@ -113,8 +132,11 @@ impl Caller {
             }
             status if self.unreachable.contains(&status) => Err(Failure::Unreachable(short())),
             429 | 503 if status == 429 || after.is_some() => {
-                *hold = bounded(after).max(*hold);
-                Err(Failure::Hold(*hold))
+                let rests = if status == 429 { account.too_many(who, now) } else { None };
+                if rests.is_none() || after.is_some() {
+                    account.hold = bounded(after).max(account.hold);
+                }
+                Err(rests.map_or(Failure::Hold(account.hold), Failure::Rests))
             }
             301..=308 if points_to.is_some() => {
                 let to = whole(url, &points_to.unwrap_or_default());

@@ -139,6 +139,8 @@ pub struct Probe {
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Quota {
+    /// How many there are in all; the most that was ever left where it is not said.
+    pub limit: Option<String>,
     /// Calls that are left.
     pub remaining: String,
     /// When there are more: seconds from now, or since 1970.

@@ -22,7 +22,9 @@ pub(super) enum Failure {
     Answer(String),
     #[error("the source wants no call before {0}")]
     Hold(Timestamp),
-    #[error("no call is left for it before {0}, as `calls` says")]
+    #[error("it was told time and again that there are too many calls, and is not asked before {0}")]
+    Rests(Timestamp),
+    #[error("no call is left for it before {0}, as `calls` or the source says")]
     Spent(Timestamp),
     #[error("the source has withdrawn its consent: {why}")]
     Withdrawn { whose: Whose, why: String },
@@ -63,7 +65,7 @@ impl Failure {
     /// When it may be asked again, where only that is in the way.
     pub(super) fn until(&self) -> Option<Timestamp> {
         match self {
-            Self::Hold(until) | Self::Spent(until) => Some(*until),
+            Self::Hold(until) | Self::Spent(until) | Self::Rests(until) => Some(*until),
             _ => None,
         }
     }

@@ -45,4 +45,6 @@ mod url;
 pub(crate) mod voice;
 
 #[cfg(test)]
+mod call_tests;
+#[cfg(test)]
 mod tests;

@@ -238,7 +238,7 @@ impl Shell {
         let Some(Polled { life: Life::New { again, failures }, .. }) = self.devices.get_mut(at) else {
             return;
         };
-        if let Failure::Spent(until) = failure {
+        if let Failure::Spent(until) | Failure::Rests(until) = failure {
             *again = now.plus_ms(SPENT_MS).min(*until);
             return;
         }

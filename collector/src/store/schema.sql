@@ -385,6 +385,8 @@ CREATE TABLE jobs (
     command INTEGER,
     began_commit INTEGER
 );
+-- Whose command an answer is to, and how urgent one is. (Schema 16.)
+CREATE INDEX jobs_commands ON jobs (command) WHERE command IS NOT NULL;
 
 -- What became of jobs. outcome: 1 done, 2 failed (and tried again), 3 no data, 4 expired (and tried again).
 -- readings: of the device, stored since the job began.

@@ -245,7 +245,8 @@ CREATE TABLE awaited (
     actor TEXT NOT NULL,
     at INTEGER NOT NULL,
     PRIMARY KEY (device, actor)
-) WITHOUT ROWID";
+) WITHOUT ROWID;
+CREATE INDEX jobs_commands ON jobs (command) WHERE command IS NOT NULL";
 /// What was asked after a backup was made, and in answer to what, is not known to it: no number of a command is given
 /// again that an agent may remember, and what was being asked for is asked for anew.
 const RESTORED: &str = "INSERT INTO sqlite_sequence (name, seq)
@@ -416,8 +417,7 @@ mod tests {
     }
 
     /// What the versions after each one brought, taken away again.
-    const FROM_16: &str =
-        "DROP TABLE awaited; ALTER TABLE alerts DROP COLUMN awaited_by; PRAGMA user_version = 15;";
+    const FROM_16: &str = "DROP INDEX jobs_commands; DROP TABLE awaited; ALTER TABLE alerts DROP COLUMN awaited_by; PRAGMA user_version = 15;";
     const FROM_14: &str = "DROP INDEX commands_leases; PRAGMA user_version = 13;";
     const FROM_13: &str = "DROP INDEX commands_catalogs; DROP TABLE calls; PRAGMA user_version = 12;";
     const FROM_12: &str = "ALTER TABLE devices DROP COLUMN changed_at; PRAGMA user_version = 11;";

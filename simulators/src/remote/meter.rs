@@ -1,6 +1,6 @@
 //! The API of a half-hourly electricity and gas meter: `GET /{utility}/consumption/1?start=YYYYMMDDHHMM&end=YYYYMMDDHHMM`,
 //! energy per half hour under the time at which it ends, in UTC; windows of 90 days at most; half hours that it has not;
-//! values that mean *invalid*; too many calls; consent withdrawn.
+//! values that mean *invalid*; too many calls, with headers that say how many are left; consent withdrawn.
 //!
 //! Does not simulate: summer time, tariffs.
 
@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use gapless_common::time::Timestamp;
 
+use super::quota::Quota;
 use super::{Remote, Request, refused};
 
 /// Distance of the values.
@@ -45,6 +46,8 @@ pub struct Meter {
     pub invalid: BTreeSet<Timestamp>,
     /// Calls that are answered with 429 and `Retry-After: 1` before any other.
     pub too_many: u32,
+    /// What it allows, and says of it in the headers of each answer.
+    pub quota: Option<Quota>,
     /// Meters that cannot be reached, by utility.
     pub unreachable: BTreeSet<String>,
     /// Meters for which consent is withdrawn, by utility.
@@ -64,6 +67,7 @@ impl Meter {
             holes: BTreeMap::new(),
             invalid: BTreeSet::new(),
             too_many: 0,
+            quota: None,
             unreachable: BTreeSet::new(),
             withdrawn: BTreeSet::new(),
             calls: Vec::new(),
@@ -94,6 +98,9 @@ impl Meter {
         }
         if self.unreachable.contains(utility) {
             return refused(404, "the meter cannot be reached");
+        }
+        if self.quota.as_mut().is_some_and(|quota| !quota.take(now)) {
+            return refused(429, "no call is left");
         }
         if self.too_many > 0 {
             self.too_many -= 1;
@@ -131,6 +138,10 @@ impl Remote for Meter {
         let (status, body) = self.answer_to(&utility, (from, to), request.header("x-api-key"), now);
         self.calls.push(Call { utility, from, to, status });
         (status, body)
+    }
+
+    fn headers(&self) -> Vec<(&'static str, String)> {
+        self.quota.as_ref().map_or_else(Vec::new, Quota::headers)
     }
 }
 

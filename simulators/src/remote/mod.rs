@@ -7,6 +7,7 @@ pub mod carbon;
 pub mod cli;
 pub mod fleet;
 pub mod meter;
+pub mod quota;
 pub mod thermostat;
 
 use std::io::{self, Read as _, Write as _};
@@ -55,6 +56,11 @@ impl<'a> Request<'a> {
 pub trait Remote: Send + 'static {
     /// The status and the body of the answer; 429 goes out with `Retry-After: 1`, and the body of a 301 is where it points to.
     fn answer(&mut self, request: &Request<'_>, now: Timestamp) -> (u16, String);
+
+    /// Headers of the answer that was given last.
+    fn headers(&self) -> Vec<(&'static str, String)> {
+        Vec::new()
+    }
 }
 
 fn refused(status: u16, why: &str) -> (u16, String) {
@@ -136,14 +142,19 @@ fn serve_one<R: Remote>(mut stream: TcpStream, remote: &Mutex<R>) -> io::Result<
     let target = head.split(' ').nth(1).unwrap_or("/");
     let request = Request { target, head: &head };
     let now = Timestamp(clock::now().wall_ms);
-    let (status, body) = remote.lock().unwrap_or_else(PoisonError::into_inner).answer(&request, now);
+    let (status, body, headers) = {
+        let mut remote = remote.lock().unwrap_or_else(PoisonError::into_inner);
+        let (status, body) = remote.answer(&request, now);
+        (status, body, remote.headers())
+    };
+    let headers = headers.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect::<String>();
     let more = match status {
         301 => format!("Location: {body}\r\n"),
         429 => "Retry-After: 1\r\n".to_owned(),
         _ => String::new(),
     };
     let head = format!(
-        "HTTP/1.1 {status} Answer\r\nContent-Type: application/json\r\n{more}Content-Length: {}\r\nConnection: close\r\n\r\n",
+        "HTTP/1.1 {status} Answer\r\nContent-Type: application/json\r\n{more}{headers}Content-Length: {}\r\nConnection: close\r\n\r\n",
         body.len()
     );
     stream.write_all(head.as_bytes())?;
