@@ -192,9 +192,10 @@ impl SerialLine {
         Ok(())
     }
 
-    /// Discards what has arrived. Bounded, so that a babbling line cannot hold the thread.
+    /// Discards what has arrived. Bounded, so that a babbling line cannot hold the thread, by more than a kernel keeps of a
+    /// port that nobody reads: what is left of an hour's noise would pass for the next answer.
     fn discard(&mut self, port: &mut dyn Port) -> io::Result<()> {
-        const READS_MAX: usize = 64;
+        const READS_MAX: usize = 512;
         let mut buffer = [0; 256];
         for _ in 0..READS_MAX {
             let count = port.read(&mut buffer)?;
