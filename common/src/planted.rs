@@ -44,11 +44,21 @@ pub enum Bug {
     SettleUnfinished,
     /// The ledger takes a downtime for none.
     IgnoreDowntime,
+    /// The collector stores all of an answer but its second channel.
+    DropSample,
+    /// A clock that was set later puts readings an hour off.
+    ShiftCorrection,
+    /// The bus calls a device silent whose turn it was late for.
+    FalseMiss,
+    /// A logger's table takes a record for told that it has not told.
+    RecordNotTold,
+    /// A meter's load profile does the same.
+    ProfileNotTold,
 }
 
 impl Bug {
     /// All of them.
-    pub const ALL: [Self; 19] = [
+    pub const ALL: [Self; 24] = [
         Self::AcknowledgeBeforeCommit,
         Self::SkipFsync,
         Self::TrimOnPuback,
@@ -68,6 +78,11 @@ impl Bug {
         Self::MissOverReading,
         Self::SettleUnfinished,
         Self::IgnoreDowntime,
+        Self::DropSample,
+        Self::ShiftCorrection,
+        Self::FalseMiss,
+        Self::RecordNotTold,
+        Self::ProfileNotTold,
     ];
 }
 

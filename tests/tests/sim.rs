@@ -39,6 +39,8 @@ fn nothing_is_lost_in_hours_of_bad_luck() {
     let series = holds(HOURS, Scale::Hours, &HOURS_OPEN);
     let missing = series.sometimes.missing();
     assert!(missing.is_empty(), "never reached: {missing:?}; the simulation proves less than it seems to");
+    let spared = series.sometimes.spared();
+    assert!(spared.is_empty(), "never struck: {spared:?}");
 }
 
 #[test]

@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 
 use gapless_common::id::DeviceIndex;
+use gapless_common::planted::{self, Bug};
 use gapless_common::quality::Cause;
 use gapless_common::reading::Acquired;
 use gapless_common::time::{Slot, SlotGrid, Timestamp};
@@ -231,7 +232,8 @@ impl Table {
     fn tell(&mut self, (mark, at, record): (Mark, Timestamp, &Record), out: &mut Out) {
         let samples = self.layout.as_ref().map_or_else(Vec::new, |layout| layout.samples(&record.vals));
         self.account.received(mark.slot, out);
-        if !samples.is_empty() {
+        let is_kept_back = planted::has(Bug::RecordNotTold) && mark.slot.0 % 7 == 0;
+        if !samples.is_empty() && !is_kept_back {
             let (device, acquired) = (self.settings.device, Acquired::Recorded(mark.slot));
             out.push_back(BusEvent::Answered { device, acquired, at, samples });
         }

@@ -218,7 +218,8 @@ impl Entry {
 
     /// Turns slots that have ended into misses.
     pub(super) fn lapse(&mut self, absent: bool, now: Now, out: &mut Out) {
-        self.pass_over(self.cause(absent, Cause::Overrun), now, out);
+        let late = if planted::has(Bug::FalseMiss) { Cause::NoAnswer } else { Cause::Overrun };
+        self.pass_over(self.cause(absent, late), now, out);
         if self.is_aside() && self.probe_since.is_none() && self.is_due(now) {
             self.probe_since = Some(self.due(now));
         }

@@ -311,7 +311,8 @@ impl<'a, 'c> Apply<'a, 'c> {
             },
         };
         let corrected = matches!(readings.acquired, Acquired::SinceBoot(_)) && boot_clock.is_none();
-        for sample in &readings.samples {
+        let is_dropped = |channel: u16| channel == 1 && planted::has(Bug::DropSample);
+        for sample in readings.samples.iter().filter(|sample| !is_dropped(sample.channel.0)) {
             let Some(&series) = device.series.get(usize::from(sample.channel.0)) else { continue };
             let quality = match boot_clock {
                 Some(_) => uncertain(sample.quality),

@@ -2,6 +2,7 @@
 //! reading and its correction comes first. Moves no rows itself.
 
 use gapless_common::id::Epoch;
+use gapless_common::planted::{self, Bug};
 use gapless_common::reading::ClockCorrection;
 use gapless_common::time::Timestamp;
 
@@ -30,6 +31,7 @@ impl Agent {
     pub fn true_time(&self, epoch: Epoch, seq: u64, boot_clock_ms: u64) -> Option<Timestamp> {
         let holds = |c: &&ClockCorrection| c.epoch == epoch && (c.first.0..=c.last.0).contains(&seq);
         let correction = self.corrections.iter().find(holds)?;
-        Some(correction.boot_began.plus_ms(i64::try_from(boot_clock_ms).unwrap_or(i64::MAX)))
+        let off_ms = if planted::has(Bug::ShiftCorrection) { 3_600_000 } else { 0 };
+        Some(correction.boot_began.plus_ms(i64::try_from(boot_clock_ms).unwrap_or(i64::MAX)).plus_ms(off_ms))
     }
 }

@@ -231,12 +231,13 @@ impl<'c> Batch<'c> {
         let sql = "SELECT u.seq, u.series, u.ts, u.boot_clock_ms, u.value, u.quality, u.grid, g.device,
             g.interval_ms, g.phase_ms FROM uncertain u JOIN grids g ON g.id = u.grid
             WHERE u.agent = ?1 AND u.epoch = ?2 AND u.seq BETWEEN ?3 AND ?4 AND u.corrected_ts IS NULL";
+        let off_ms = if planted::has(Bug::ShiftCorrection) { 3_600_000 } else { 0 };
         let mut statement = self.connection.prepare_cached(sql)?;
         let rows = statement.query_map([no.0, epoch, first, last], |r| {
             let quality = u16::try_from(r.get::<_, i64>(5)?).ok().and_then(Quality::from_code);
             let row = Row {
                 series: r.get(1)?,
-                ts: correction.boot_began.0.saturating_add(r.get(3)?),
+                ts: correction.boot_began.0.saturating_add(r.get(3)?).saturating_add(off_ms),
                 value: cell(r.get_ref(4)?),
                 quality: certain(quality.unwrap_or(Quality::UncertainClock)),
                 device: r.get(7)?,

@@ -7,7 +7,7 @@ use gapless_common::quality::Cause;
 use gapless_common::reading::{Acquired, Record};
 use gapless_common::time::{Slot, Timestamp};
 
-use super::clock::{BEGAN_MS, signed};
+use super::clock::{BEGAN_MS, MS_NS, signed};
 use super::judge::{Case, Findings};
 use super::oracle::{Known, Life, Stop};
 
@@ -15,8 +15,9 @@ use super::oracle::{Known, Life, Stop};
 const SLOTS_MAX: i64 = 2_000;
 /// How long a run of misses may wait before it is told (see `schedule`), and a commit after it, in ms.
 const UNTOLD_MS: i64 = 75_000;
-/// How long a disk that works again may wait to be tried (see `depot`), in ms.
-const RETRY_MS: u64 = 310_000;
+/// How long what is wrong with a line has its consequences, in ms: the pause before it is opened again, the attempts to do so,
+/// and a poll that ends after its slot.
+const AFTER_TROUBLE_MS: i64 = 15_000;
 /// A clock that drifts is off by one ms in so many, at most.
 const DRIFT_ONE_IN: i64 = 5_000;
 
@@ -78,11 +79,10 @@ impl Case<'_> {
                 was_emptied || self.was_before_another_card(at, interval_ms)
             }
             Cause::Overrun => self.bus_said(index, slot, cause) && self.was_held_up(known, at),
-            // Nothing of it is the device's or the agent's doing, and nothing was done to the line.
-            Cause::NotConnected | Cause::NoAnswer | Cause::Corrupt | Cause::BackOff
-                if self.has_good_lines =>
-            {
-                false
+            // What kept a device from its poll for long began with the line, too.
+            Cause::BackOff => self.bus_said(index, slot, cause) && !self.has_good_lines,
+            Cause::NotConnected | Cause::NoAnswer | Cause::Corrupt | Cause::Refused(_) => {
+                self.bus_said(index, slot, cause) && self.had_trouble(known, at)
             }
             told => self.bus_said(index, slot, told),
         }
@@ -90,6 +90,22 @@ impl Case<'_> {
 
     fn bus_said(&self, index: DeviceIndex, slot: i64, cause: Cause) -> bool {
         self.oracle.missed_causes(self.no, index, slot).contains(&cause)
+    }
+
+    /// Whether something was wrong with the line or a device on it while the slot was due, or so shortly before that its bus
+    /// could not be opened again by then.
+    fn had_trouble(&self, known: &Known, at: Timestamp) -> bool {
+        let at_ms = at.0 - BEGAN_MS;
+        let slack_ms = AFTER_TROUBLE_MS + at_ms.max(0) / DRIFT_ONE_IN;
+        let ns = |ms: i64| u64::try_from(ms).unwrap_or(0) * MS_NS;
+        let (from, to) = (at_ms - slack_ms, at_ms + known.grid.interval.as_ms() + slack_ms);
+        // A bus that waits for room in the queue finds out later what had happened to its line, and waits again with that.
+        let blocked = self.history().blocked.iter().rev().filter(|(bus, ..)| *bus == known.bus);
+        let from = blocked.fold(from, |from, &(_, began, ended)| {
+            let is_in = signed(began) <= to && i64::try_from(ended).is_ok_and(|ended| ended >= from);
+            if is_in { from.min(signed(began) - slack_ms) } else { from }
+        });
+        self.history().has_odd_clock || self.grounds[known.bus].line.had_trouble(ns(from), ns(to))
     }
 
     /// Whether something kept the bus from its poll in the slot: on lines that are always good only a loop that stood still,
@@ -110,16 +126,19 @@ impl Case<'_> {
             || history.still.iter().any(|&(from_ms, to_ms)| starts(from_ms) && is_in(from_ms, to_ms))
     }
 
-    /// Whether the disk failed when the slot was due, or had not been tried again since; or a loss says so of it.
+    /// Whether the agent kept what it read of the slot in memory alone, as its disk had failed before that was to be durable;
+    /// or a loss says so of it.
     fn had_failed(&self, at: Timestamp, interval_ms: i64) -> bool {
-        let faults = &self.history().disk_faults;
+        let history = self.history();
         let (at_ms, slack_ms) = self.run_ms(at, interval_ms);
-        let was_then = |fault: &(u64, u64)| {
-            let until_ms = i64::try_from(fault.1.saturating_add(RETRY_MS)).unwrap_or(i64::MAX);
-            (signed(fault.0) - slack_ms..=until_ms.saturating_add(slack_ms)).contains(&at_ms)
+        let (at_ms, slack_ms) = (u64::try_from(at_ms).unwrap_or(0), slack_ms.unsigned_abs());
+        let durable_ms = history.turned(at_ms, slack_ms);
+        let was_then = |&(from_ms, until_ms): &(u64, u64)| {
+            durable_ms >= from_ms && at_ms <= until_ms.saturating_add(slack_ms)
         };
-        let is_so = self.was_lost(Cause::DiskFailed, at, interval_ms) || faults.iter().any(was_then);
-        is_so || self.history().has_odd_clock && !faults.is_empty()
+        let is_so =
+            self.was_lost(Cause::DiskFailed, at, interval_ms) || history.in_memory.iter().any(was_then);
+        is_so || history.has_odd_clock && !history.in_memory.is_empty()
     }
 
     /// Whether the outbox named a loss of this cause in which the slot is.
@@ -151,8 +170,7 @@ impl Case<'_> {
             Record::Downtime(downtime) => (downtime.from.plus_ms(-UNTOLD_MS)..downtime.to).contains(&at),
             _ => false,
         };
-        let kept = self.log.kept.iter().map(|(place, kept)| (place, &kept.record));
-        let mut all = kept.chain(&self.log.refused).filter(|(_, record)| speaks(record));
+        let mut all = self.log.written().filter(|(_, record)| speaks(record));
         all.any(|(place, _)| is_so(*place))
     }
 
@@ -197,13 +215,14 @@ impl Case<'_> {
         (at_ms, interval_ms + UNTOLD_MS + window_ms + at_ms.max(0) / DRIFT_ONE_IN)
     }
 
-    /// Whether an agent was stopped while its disk had failed, so that no goodbye of it was kept.
+    /// Whether an agent was stopped while its disk had failed, or all was in memory, so that no goodbye of it was kept.
     fn was_stopped_mute(&self, at: Timestamp, interval_ms: i64) -> bool {
         let is_mute = |life: &&Life| {
             let ended = life.ended.filter(|(.., how)| *how == Stop::Clean);
+            let history = self.history();
             let failed = |ended_ms: u64| {
-                let faults = &self.history().disk_faults;
-                faults.iter().any(|fault| fault.0 <= ended_ms && ended_ms <= fault.1)
+                let in_memory = history.in_memory.iter().any(|(_, until_ms)| *until_ms == ended_ms);
+                in_memory || history.disk_faults.iter().any(|f| (f.0..=f.1).contains(&ended_ms))
             };
             ended.is_some_and(|(ended_ms, ..)| failed(ended_ms))
         };
@@ -243,11 +262,8 @@ impl Case<'_> {
         history.lives.iter().filter(|life| which(life)).any(|life| {
             let Some((ended_ms, ended)) = life.ended_as(ends) else { return false };
             // What was kept in memory because the disk had failed goes with the process.
-            let failed = history
-                .disk_faults
-                .iter()
-                .filter(|fault| fault.0 <= ended_ms && ended_ms <= fault.1.saturating_add(RETRY_MS));
-            let in_memory_ms = failed.map(|fault| ended_ms - fault.0).max().unwrap_or(0);
+            let failed = history.in_memory.iter().filter(|span| span.0 <= ended_ms && ended_ms <= span.1);
+            let in_memory_ms = failed.map(|span| ended_ms - span.0).max().unwrap_or(0);
             // What waited for a loop that stood still is not written down, and what came while it waited.
             let since_ms = history.turned_since(ended_ms, UNTOLD_MS.unsigned_abs());
             let ended = ended.plus_ms(-signed(in_memory_ms + history.still_ms(since_ms, ended_ms)));

@@ -1,8 +1,8 @@
 //! The simulated collector: the real committer over a real SQLite database in memory, killed between any two of its
-//! steps, and rolled back to an older backup.
+//! steps, out of room for a while, and rolled back to an older backup.
 //!
-//! Not simulated: its disk (SQLite has no seam for one; its commits are cut from recorded system calls in the crash
-//! tests), the HTTP API and the page.
+//! Not simulated: what its disk keeps (SQLite has no seam for one; its commits are cut from recorded system calls in the
+//! crash tests), the HTTP API and the page.
 
 use std::collections::VecDeque;
 
@@ -27,6 +27,9 @@ const GROUP_MAX: usize = 256;
 /// Messages that wait at most; beyond it the connection is given up, as the shell does.
 const WAITING_MAX: usize = 2_048;
 
+/// As many pages as SQLite takes.
+const PAGES_MAX: i64 = 0xffff_fffe;
+
 /// At which of its steps a collector dies.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Death {
@@ -42,6 +45,8 @@ pub struct Turn {
     pub committed: Vec<Inbound>,
     /// What goes out: topic and bytes.
     pub answers: Vec<(String, Vec<u8>)>,
+    /// There was no room: the messages wait.
+    pub has_failed: bool,
 }
 
 /// The collector.
@@ -63,6 +68,7 @@ pub struct Center {
     pub session: u64,
     /// How far its clock is ahead of the truth, in ms.
     pub ahead_ms: i64,
+    is_full: bool,
     rng: Rng,
 }
 
@@ -73,8 +79,20 @@ impl Center {
         let database = Some(Connection::open_in_memory().expect("memory takes a database"));
         let (waiting, session, ahead_ms) = (VecDeque::new(), 0, 0);
         let (told, forgotten, looked_at) = (0, Vec::new(), Commit(0));
-        let (committer, backup) = (None, None);
-        Self { committer, database, backup, waiting, told, looked_at, forgotten, session, ahead_ms, rng }
+        let (committer, backup, is_full) = (None, None, false);
+        Self {
+            committer,
+            database,
+            backup,
+            waiting,
+            told,
+            looked_at,
+            forgotten,
+            session,
+            ahead_ms,
+            is_full,
+            rng,
+        }
     }
 
     /// Starts it.
@@ -82,6 +100,8 @@ impl Center {
     /// # Panics
     /// Where its own database cannot be loaded: that is a finding.
     pub fn start(&mut self, at_ms: u64) {
+        // Whoever starts it again has made room.
+        self.make_room();
         let Some(database) = self.database.take() else { return };
         let committer = Committer::from_connection(database, self.rng.draw()).expect("its database loads");
         let mut committer = committer.with_policies(policies());
@@ -89,6 +109,34 @@ impl Center {
         committer.nobody_connected(now).expect("memory does not fail");
         committer.try_parked_again(now).expect("memory does not fail");
         self.committer = Some(committer);
+    }
+
+    /// Its disk has no more room than what its database takes.
+    pub fn fill_disk(&mut self) {
+        if let Some(committer) = &self.committer {
+            let pages: i64 = pragma(committer.connection(), "PRAGMA page_count");
+            pragma(committer.connection(), &format!("PRAGMA max_page_count = {pages}"));
+            self.is_full = true;
+        }
+    }
+
+    /// It has.
+    pub fn make_room(&mut self) {
+        self.is_full = false;
+        for database in self.committer.as_ref().map(Committer::connection).into_iter().chain(&self.database) {
+            pragma(database, &format!("PRAGMA max_page_count = {PAGES_MAX}"));
+        }
+    }
+
+    /// What a transaction gave; nothing where there is no room for it.
+    ///
+    /// # Panics
+    /// Where it has failed for another reason: that is a finding.
+    pub fn unless_full<T: Default>(&self, done: rusqlite::Result<T>) -> T {
+        match done {
+            Err(error) if !self.is_full => panic!("memory does not fail: {error}"),
+            done => done.unwrap_or_default(),
+        }
     }
 
     /// It is killed: what waited is gone, and so is what was not committed.
@@ -161,22 +209,37 @@ impl Center {
     /// # Panics
     /// Where a transaction in memory fails: that is a finding.
     pub fn turn(&mut self, dies: Option<Death>, at_ms: u64) -> Turn {
-        let mut turn = Turn { committed: Vec::new(), answers: Vec::new() };
+        let mut turn = Turn { committed: Vec::new(), answers: Vec::new(), has_failed: false };
         let Some(committer) = self.committer.as_mut() else { return turn };
         let count = self.waiting.len().min(GROUP_MAX);
         let group: Vec<Inbound> = self.waiting.drain(..count).collect();
         if group.is_empty() {
             return turn;
         }
-        let applied =
-            committer.apply(&group, truth(at_ms).plus_ms(self.ahead_ms)).expect("memory does not fail");
+        let applied = match committer.apply(&group, truth(at_ms).plus_ms(self.ahead_ms)) {
+            Ok(applied) => applied,
+            Err(_) if self.is_full => {
+                group.into_iter().rev().for_each(|message| self.waiting.push_front(message));
+                turn.has_failed = true;
+                return turn;
+            }
+            Err(error) => panic!("memory does not fail: {error}"),
+        };
         if dies == Some(Death::BeforeCommit) {
             drop(applied);
             self.kill();
             return turn;
         }
         let taken = applied.taken();
-        let answers = applied.commit().expect("memory does not fail");
+        let answers = match applied.commit() {
+            Ok(answers) => answers,
+            Err(_) if self.is_full => {
+                group.into_iter().rev().for_each(|message| self.waiting.push_front(message));
+                turn.has_failed = true;
+                return turn;
+            }
+            Err(error) => panic!("memory does not fail: {error}"),
+        };
         turn.committed = group[..taken].to_vec();
         group[taken..].iter().rev().for_each(|rest| self.waiting.push_front(rest.clone()));
         if dies == Some(Death::BeforeAnswer) {
@@ -214,6 +277,10 @@ fn published(answer: Outbound) -> Option<(String, Vec<u8>)> {
         Outbound::Publish { topic, payload } => Some((topic, payload)),
         Outbound::Release(_) => None,
     }
+}
+
+fn pragma(database: &Connection, sql: &str) -> i64 {
+    database.query_row(sql, [], |r| r.get(0)).expect("the database is open")
 }
 
 fn copy(from: &Connection) -> Option<Connection> {

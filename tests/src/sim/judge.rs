@@ -10,6 +10,7 @@ use gapless_common::reading::{Acquired, Record, Value};
 use gapless_common::time::{Slot, Timestamp};
 use rusqlite::Connection;
 
+use super::clock::truth;
 use super::line::ground::SimGround;
 use super::oracle::{AnswerKey, CLOCKS, History, Issued, Known, Oracle, Stop, block_of, evaluations, same};
 use super::rest::Remembered;
@@ -18,6 +19,8 @@ use super::world::World;
 
 /// How much later than its window a sync may come: the agent is woken by the millisecond.
 const LATE_MS: u64 = 1;
+/// How far off a clock may be that nobody has set wrong, in ms.
+const DRIFTED_MS: i64 = 1_000;
 
 /// Everything, in the end.
 ///
@@ -64,7 +67,7 @@ pub(super) struct Case<'a> {
     pub(super) oracle: &'a Oracle,
     /// What its outboxes did.
     pub(super) log: &'a Log,
-    grounds: &'a [SimGround],
+    pub(super) grounds: &'a [SimGround],
     /// How long a record may wait for its sync, in ms.
     pub(super) window_ms: u64,
     /// Nothing ever goes wrong on its lines.
@@ -153,7 +156,7 @@ impl Case<'_> {
         stored: &Stored,
         findings: &mut Findings,
     ) {
-        let (kept, told) = (self.kept_of(index, known), self.log.told_as_lost());
+        let (kept, told) = (self.kept_of(index, known), self.told_as_lost());
         let range = (self.no, index, 0, i64::MIN)..=(self.no, index, u8::MAX, i64::MAX);
         for (key, issued) in self.oracle.issued.range::<AnswerKey, _>(range) {
             let (block, eval) = (key.2, key.3);
@@ -178,11 +181,17 @@ impl Case<'_> {
         }
     }
 
-    /// Where the outbox kept each answer of a device.
+    /// What the collector was told of as lost, as far as its database still has that word: a copy that was put back may
+    /// know nothing of what it was told, and the agent may have let go of it since.
+    pub(super) fn told_as_lost(&self) -> BTreeMap<Epoch, RangeSet> {
+        self.log.told_as_lost(|place| self.oracle.holds(self.no, place) || self.is_forgotten(place))
+    }
+
+    /// Where the outbox kept each answer of a device, or was to keep it.
     fn kept_of(&self, index: DeviceIndex, known: &Known) -> BTreeMap<(u8, i64), Vec<(Epoch, u64)>> {
         let mut kept: BTreeMap<(u8, i64), Vec<(Epoch, u64)>> = BTreeMap::new();
-        for (place, record) in &self.log.kept {
-            let Record::Readings(readings) = &record.record else { continue };
+        for (place, record) in self.log.written() {
+            let Record::Readings(readings) = record else { continue };
             if readings.device == index {
                 for answer in evaluations(known, &readings.samples) {
                     kept.entry(answer).or_default().push(*place);
@@ -206,20 +215,37 @@ impl Case<'_> {
             // Not durable yet when its process ended, which it is within the window; or kept in memory, as what the disk
             // was to have within the window when it failed.
             let durable_ms = history.turned(issued.told_ms, self.window_ms + LATE_MS);
-            let in_memory = history.disk_faults.iter().any(|fault| durable_ms >= fault.0);
+            let mut in_memory = history
+                .in_memory
+                .iter()
+                .filter(|span| durable_ms >= span.0 && issued.told_ms <= span.1)
+                .peekable();
+            let went = |span: &&(u64, u64)| ended.is_some_and(|(at, ..)| at == span.1);
             return ended.is_some_and(|(at, _, how)| how != Stop::Clean && at <= durable_ms)
-                || (in_memory && self.log.losses.iter().any(|loss| !self.is_on_disk(loss.epoch)))
-                || (in_memory && ended.is_some());
+                || in_memory.peek().is_some() && self.was_lost_from_memory(issued)
+                || in_memory.any(|span| went(&span));
         }
         places.iter().all(|(epoch, seq)| {
             let is_lost = told.get(epoch).is_some_and(|told| told.contains(*seq));
             let was_replaced =
                 self.log.kept.get(&(*epoch, *seq)).is_some_and(|kept| kept.card < self.log.card);
-            let was_forgotten = !self.oracle.rolled_back.is_empty()
-                && self.log.acknowledged.get(epoch).is_some_and(|said| said.contains(*seq));
             // The downtime that follows holds its slot.
             let was_cut_off = self.log.is_cut_off((*epoch, *seq));
-            is_lost || was_replaced || was_forgotten || self.is_forgotten((*epoch, *seq)) || was_cut_off
+            is_lost || was_replaced || self.is_forgotten((*epoch, *seq)) || was_cut_off
+        })
+    }
+
+    /// Whether a loss of what was in memory alone tells of the time of an answer, or of when it was read.
+    fn was_lost_from_memory(&self, issued: &Issued) -> bool {
+        let records = self.log.kept.values().filter_map(|kept| match &kept.record {
+            Record::Loss(loss) => Some(loss),
+            _ => None,
+        });
+        let mut losses = self.log.losses.iter().chain(records).filter(|loss| !self.is_on_disk(loss.epoch));
+        let read = truth(issued.told_ms);
+        losses.any(|loss| {
+            let tells = |at| (loss.from.plus_ms(-DRIFTED_MS)..=loss.to.plus_ms(DRIFTED_MS)).contains(&at);
+            tells(issued.at) || tells(read) || self.history().has_odd_clock
         })
     }
 
@@ -232,7 +258,7 @@ impl Case<'_> {
         let Some((first, Some(proven))) = stored.due else {
             return findings.push(("liveness", format!("{}: nothing was ever proven", known.name)));
         };
-        self.check_first(&known.name, known.grid, first, findings);
+        self.check_first(&known.name, known.grid, (first, false), findings);
         let received = self.slots_stored(index, known, stored);
         if let Some(last) = self.last_issued(index).filter(|last| *last > proven.saturating_add(1)) {
             let what = format!("{}: slot {last} was answered, and the proof ends at {proven}", known.name);

@@ -46,8 +46,8 @@ impl Center {
     fn keep(&mut self, at_ms: u64) -> Vec<(String, Vec<u8>)> {
         let now = self.now(at_ms);
         let Some(committer) = self.committer.as_mut() else { return Vec::new() };
-        let mut told = committer.look_after_gaps(now).expect("memory does not fail");
-        told.extend(committer.look_after_jobs(now).expect("memory does not fail"));
+        let (asked, polled) = (committer.look_after_gaps(now), committer.look_after_jobs(now));
+        let told = [asked, polled].into_iter().flat_map(|told| self.unless_full(told)).collect();
         self.published(told)
     }
 
@@ -59,11 +59,12 @@ impl Center {
         closed_early(committer.connection(), since).expect("the database reads")
     }
 
-    /// Whether a gap is being asked for, or is to be asked for by now.
+    /// Whether a gap is being asked for, or is to be asked for by now. What a clock ahead has missed of slots that are still to
+    /// come waits for them.
     pub(super) fn is_asking(&self, at_ms: u64) -> bool {
         let Some(committer) = self.committer.as_ref() else { return false };
         let sql = "SELECT EXISTS (SELECT 1 FROM gaps p JOIN grids g ON g.id = p.grid JOIN devices d ON d.id = g.device
-            WHERE p.state = 3 OR (p.state IN (1, 4) AND p.next_at <= ?1 AND d.attributes ->> 'history' IS NOT NULL))";
+            WHERE p.state = 3 OR (p.state IN (1, 4) AND max(p.next_at, p.to_ts) <= ?1 AND d.attributes ->> 'history' IS NOT NULL))";
         let mut statement = committer.connection().prepare_cached(sql).expect("the database reads");
         statement.query_row([truth(at_ms).0], |r| r.get(0)).expect("the database reads")
     }

@@ -149,6 +149,8 @@ pub struct SimLine {
     quiet_from_ns: u64,
     served: Vec<Served>,
     faults: FaultCounts,
+    /// From when until when something was wrong with the line or a device on it, in order.
+    troubles: Vec<(u64, u64)>,
     gap_violations: u64,
 }
 
@@ -179,6 +181,7 @@ impl SimLine {
             open: 0,
             openings: 0,
             absent: None,
+            troubles: Vec::new(),
             air: BTreeMap::new(),
             sent: 0,
             whole: (0, 0),
@@ -282,6 +285,7 @@ impl SimLine {
     pub fn unplug(&mut self, until_ns: u64) {
         *self.faults.entry("unplugged").or_default() += 1;
         self.absent = Some((self.now_ns, until_ns));
+        self.note_trouble(self.now_ns, until_ns);
         self.lose_if_absent(self.now_ns);
     }
 
@@ -295,12 +299,27 @@ impl SimLine {
         self.replug();
         self.set_chances(Chances::none());
         self.stations.values_mut().for_each(|station| station.ahead.clear());
+        if let Some((_, until_ns)) = self.troubles.last_mut() {
+            *until_ns = (*until_ns).min(self.now_ns);
+        }
     }
 
     /// Noise without a pause, from now until `until_ns`.
     pub fn babble(&mut self, until_ns: u64) {
         *self.faults.entry("babble").or_default() += 1;
+        self.note_trouble(self.now_ns, until_ns);
         self.babble_from(self.now_ns, until_ns);
+    }
+
+    /// Whether anything was wrong with the line, or with a device on it, between these instants.
+    #[must_use]
+    pub fn had_trouble(&self, from_ns: u64, to_ns: u64) -> bool {
+        let began = self.troubles.partition_point(|(from, _)| *from <= to_ns);
+        self.troubles[..began].iter().rev().any(|(_, until)| *until >= from_ns)
+    }
+
+    fn note_trouble(&mut self, from_ns: u64, until_ns: u64) {
+        self.troubles.push((from_ns, until_ns));
     }
 
     /// Whoever had opened it is gone.
@@ -413,6 +432,9 @@ impl SimLine {
             *self.faults.entry(fault.slug()).or_default() += 1;
         }
         let last_byte_ns = self.answer(unit, pdu, at_ns, transaction, fault);
+        if fault.is_some() {
+            self.note_trouble(at_ns, last_byte_ns.unwrap_or(at_ns));
+        }
         let word = |at: usize| pdu.get(at..at + 2).map_or(0, |pair| u16::from_be_bytes([pair[0], pair[1]]));
         let asked = (pdu.first().copied().unwrap_or(0), word(1), word(3));
         tracing::trace!(at_ms = at_ns / MS, unit, ?asked, last_ms = ?last_byte_ns.map(|ns| ns / MS), ?fault, "served");
@@ -470,11 +492,13 @@ impl SimLine {
             }
             Some(Fault::Babble { from_ms, to_ms }) => {
                 let span = self.within_ms(from_ms, to_ms);
+                self.note_trouble(at_ns, at_ns + span);
                 self.babble_from(at_ns, at_ns + span);
             }
             Some(Fault::Unplugged { from_ms, to_ms }) => {
                 let span = self.within_ms(from_ms, to_ms);
                 self.absent = Some((at_ns, at_ns + span));
+                self.note_trouble(at_ns, at_ns + span);
             }
         }
         let frame = self.frame(&reply, transaction);

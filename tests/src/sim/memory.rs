@@ -140,11 +140,11 @@ impl<'a> Memory<'a> {
 
     /// Whether a request came to nothing for this cause, between these instants of the run.
     #[must_use]
-    pub fn has_failed(&self, cause: Cause, span: (u64, u64), has_good_lines: bool) -> bool {
+    pub fn has_failed(&self, cause: Cause, (from_ms, to_ms): (u64, u64)) -> bool {
         match self {
-            Self::Table(logger, _) => logger.has_failed(cause, span),
-            // What was garbled on a line, and for whom, is not kept for that long.
-            Self::Profile(..) => !has_good_lines,
+            Self::Table(logger, _) => logger.has_failed(cause, (from_ms, to_ms)),
+            // What was garbled, and for whom, is not kept for that long.
+            Self::Profile(line, _) => line.had_trouble(from_ms * MS_NS, to_ms * MS_NS),
         }
     }
 }

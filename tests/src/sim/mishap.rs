@@ -193,7 +193,8 @@ impl World {
             let _ = committer.carry_out(&order, now);
         } else if let Some(device) = device {
             let ask = Ask::of(DeviceNo(device), why);
-            let (_, told) = committer.refresh(&[ask], now).expect("memory does not fail");
+            let told = committer.refresh(&[ask], now).map(|(_, told)| told);
+            let told = self.center.unless_full(told);
             let told = self.center.published(told);
             self.tell_agents(told);
         }

@@ -114,6 +114,8 @@ pub struct History {
     pub valueless: BTreeMap<(DeviceIndex, ChannelIndex, Timestamp), (Acquired, Quality)>,
     /// When its disk failed, and until when, in ms of the run.
     pub disk_faults: Vec<(u64, u64)>,
+    /// When its agent kept readings in memory alone, and until when, in ms of the run.
+    pub in_memory: Vec<(u64, u64)>,
     /// When its disk made the agent's loop stand still, and until when, in ms of the run, one after the other.
     pub still: Vec<(u64, u64)>,
     /// When a bus waited for room in the queue, and until when, in ms of the run.
@@ -333,6 +335,7 @@ impl Oracle {
         if let Some(life) = self.histories[no].lives.last_mut().filter(|life| life.ended.is_none()) {
             life.ended = Some((now_ms, wall, how));
         }
+        self.note_in_memory(no, false, now_ms);
         // Nothing of it waits any longer.
         let history = &mut self.histories[no];
         history.still.iter_mut().for_each(|(_, ended)| *ended = (*ended).min(now_ms));
@@ -364,6 +367,16 @@ impl Oracle {
     /// The gateway's disk fails.
     pub fn note_disk_fault(&mut self, no: usize, now_ms: u64) {
         self.histories[no].disk_faults.push((now_ms, u64::MAX));
+    }
+
+    /// Whether the gateway's agent keeps readings in memory alone.
+    pub fn note_in_memory(&mut self, no: usize, is_so: bool, now_ms: u64) {
+        let spans = &mut self.histories[no].in_memory;
+        match spans.last_mut().filter(|(_, until_ms)| *until_ms == u64::MAX) {
+            Some(open) if !is_so => open.1 = now_ms,
+            None if is_so => spans.push((now_ms, u64::MAX)),
+            _ => {}
+        }
     }
 
     /// The gateway's disk makes the agent's loop stand still.
@@ -407,6 +420,12 @@ impl Oracle {
     /// The database has committed a frame.
     pub fn note_committed(&mut self, no: usize, epoch: Epoch, first: u64, last: u64) {
         self.database.entry((no, epoch)).or_default().insert(first, last);
+    }
+
+    /// Whether the database, as it is, holds a record.
+    #[must_use]
+    pub fn holds(&self, no: usize, (epoch, seq): (Epoch, u64)) -> bool {
+        self.database.get(&(no, epoch)).is_some_and(|ranges| ranges.contains(seq))
     }
 
     /// What the collector sends: it acknowledges only what is committed, or what an outbox named as lost.

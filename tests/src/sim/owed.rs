@@ -8,8 +8,15 @@ use super::judge::{Case, Findings};
 use super::oracle::Life;
 
 impl Case<'_> {
-    /// The first slot that the collector takes for due is so. Where a clock was wrong, slots are no measure of time.
-    pub(super) fn check_first(&self, name: &str, grid: SlotGrid, first: i64, findings: &mut Findings) {
+    /// The first slot that the collector takes for due is so. Where a clock was wrong, slots are no measure of time. Where the
+    /// record that says the begin was lost, one that a memory `was_told` to hold from shortly before stands for it.
+    pub(super) fn check_first(
+        &self,
+        name: &str,
+        grid: SlotGrid,
+        (first, was_told): (i64, bool),
+        findings: &mut Findings,
+    ) {
         let history = self.history();
         if history.has_odd_clock {
             return;
@@ -17,7 +24,10 @@ impl Case<'_> {
         let slot = |life: &Life| grid.first_from(life.began.1).0;
         let earliest = history.lives.first().map(slot);
         let known = history.lives.iter().find(|life| self.is_known(life)).map(slot);
-        if earliest.is_some_and(|earliest| first < earliest) || known.is_some_and(|known| first > known) {
+        let is_told = was_told && !self.log.losses.is_empty();
+        if earliest.is_some_and(|earliest| first < earliest && !is_told)
+            || known.is_some_and(|known| first > known)
+        {
             let what = format!("{name}: due from slot {first} on, and not from {earliest:?} or {known:?}");
             findings.push(("true gaps", what));
         }

@@ -99,6 +99,8 @@ pub enum Mischief {
     /// The disk is slow for a while: each sync, and now and then a write, takes from a tenth of a second to more than a
     /// minute, as cards do that tidy up.
     SlowDisk,
+    /// The collector's disk is full for a while: its transactions fail.
+    CenterDisk,
     /// A logger is not reached for a while; for longer than it remembers now and then.
     LoggerAway,
     /// A logger has no power for a while.
@@ -125,7 +127,7 @@ impl Mischief {
     ];
 
     /// All others.
-    pub const ALL: [Self; 32] = [
+    pub const ALL: [Self; 33] = [
         Self::PowerCut,
         Self::PowerCutAtWrite,
         Self::KillAgent,
@@ -158,6 +160,7 @@ impl Mischief {
         Self::SilentDevice,
         Self::DeviceRestart,
         Self::SlowDisk,
+        Self::CenterDisk,
     ];
 
     /// Whether it strikes at an instant; the others are there for the whole of a run.
@@ -180,7 +183,7 @@ impl Mischief {
     /// runs that do not have it as it was.
     #[must_use]
     pub const fn is_apart(self) -> bool {
-        matches!(self, Self::SlowDisk)
+        matches!(self, Self::SlowDisk | Self::CenterDisk)
     }
 
     /// Whether it is of lines and devices.
@@ -257,7 +260,12 @@ impl Plan {
             Scale::Hours => (rng.within(900_000, 5_400_000), &[30_000, 60_000, 60_000, 120_000]),
             Scale::Weeks => (rng.within(7, 21) * 86_400_000, &[600_000, 1_800_000]),
         };
-        let count = if !is_hoarder && rng.one_in(3) { 2 } else { 1 };
+        let is_fleet = rng.clone().fork(9).one_in(4);
+        let count = match !is_hoarder && rng.one_in(3) {
+            true if is_fleet => 4,
+            true => 2,
+            false => 1,
+        };
         // What has to do with memories moves no other draw: a run without any is what it was before there were some.
         let mut own = rng.clone().fork(6);
         let mut meters = rng.clone().fork(8);
@@ -304,7 +312,7 @@ fn draw_agent(
         "site = \"s{}\"\nagent = \"gw{no}\"\n[uplink]\nbroker = \"mqtt://broker\"\nflush = \"{flush}\"\n\
          backlog = \"{backlog}\"\n[outbox]\npath = \"/outbox\"\nbudget = \"1MiB\"\npolicy = \"{policy}\"\n\
          durability = \"{durability}\"\n",
-        no / 2
+        no % 2
     );
     for bus in 0..rng.within(1, 2) {
         draw_bus(no, bus, intervals_ms, &mut toml, rng);

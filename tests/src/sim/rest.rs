@@ -122,7 +122,7 @@ impl Remembered<'_> {
 
     /// Every record that was told is stored, or there is a reason by name.
     fn check_conservation(&self, stored: &Stored, findings: &mut Findings) {
-        let (kept, lost) = (self.kept(), self.case.log.told_as_lost());
+        let (kept, lost) = (self.kept(), self.case.told_as_lost());
         for (at, tellings) in self.told().into_iter().flatten() {
             let is_there =
                 |channel: &String| stored.rows.get(at).is_some_and(|row| row.contains_key(channel));
@@ -143,11 +143,11 @@ impl Remembered<'_> {
         }
     }
 
-    /// Where the outbox kept each record of the device.
+    /// Where the outbox kept each record of the device, or was to keep it.
     fn kept(&self) -> BTreeMap<i64, Vec<(Epoch, u64)>> {
         let mut kept: BTreeMap<i64, Vec<(Epoch, u64)>> = BTreeMap::new();
-        for (place, record) in &self.case.log.kept {
-            if let Record::Readings(readings) = &record.record
+        for (place, record) in self.case.log.written() {
+            if let Record::Readings(readings) = record
                 && readings.device == self.memory.index()
             {
                 kept.entry(readings.at.0).or_default().push(*place);
@@ -166,7 +166,8 @@ impl Remembered<'_> {
             Some((first, None)) if !is_due(first) && self.case.history().has_odd_clock => return,
             _ => return findings.push(("liveness", format!("{name}: nothing was ever proven"))),
         };
-        self.case.check_first(name.as_str(), grid, first, findings);
+        let was_told = !self.tellings(grid.at(Slot(first)).0).is_empty();
+        self.case.check_first(name.as_str(), grid, (first, was_told), findings);
         let late_ms = LATE_INTERVALS * grid.interval.as_ms() + LATE_MS;
         let is_late = grid.at(Slot(proven)) < truth(self.rested_ms).plus_ms(-late_ms);
         if is_late && !self.case.history().has_odd_clock {
@@ -214,10 +215,12 @@ impl Remembered<'_> {
         let recall = &self.case.oracle.recall;
         let is_clock_set = recall.was_clock_set(self.case.no, self.gateway, memory.index());
         // A logger whose clock is ahead has records of slots that are still to come: to the collector its time has stepped.
-        let is_ahead = gap.cause == Cause::ClockStepped && is_clock_set;
+        // What a gateway says of slots that are still to come, by a clock that is ahead, the collector does not believe.
+        let is_early = |slot: i64| is_clock_set || self.was_told_early(slot);
+        let is_ahead = |slot: &i64| gap.cause == Cause::ClockStepped && is_early(*slot);
         let is_of_link = matches!(gap.cause, Cause::NotConnected | Cause::NoAnswer | Cause::Corrupt);
         let mut slots = gap.first..=gap.last;
-        match slots.find(|slot| !self.bus_said(*slot, gap.cause)).filter(|_| !is_ahead) {
+        match slots.find(|slot| !self.bus_said(*slot, gap.cause) && !is_ahead(slot)) {
             Some(slot) if is_of_link => {
                 let what = format!("{}: slot {slot} of {gap:?}: nobody failed it so", memory.id());
                 findings.push(("true causes", what));
@@ -266,11 +269,17 @@ impl Remembered<'_> {
                 let is_in = (span.0..=span.1).contains(&life.began.0);
                 is_in && !reached.iter().any(|at_ms| (life.began.0..told_ms).contains(at_ms))
             });
-            self.memory.has_failed(cause, span, self.case.has_good_lines)
-                || cause == Cause::NotConnected && began
+            self.memory.has_failed(cause, span) || cause == Cause::NotConnected && began
         };
         let mut said = self.case.oracle.misses(self.case.no, self.memory.index(), slot);
         said.any(|(told_ms, why)| why == cause && (!is_of_link || history.has_odd_clock || is_true(told_ms)))
+    }
+
+    /// Whether its bus has said something of the slot before it had come.
+    fn was_told_early(&self, slot: i64) -> bool {
+        let at = self.memory.grid().at(Slot(slot));
+        let mut said = self.case.oracle.misses(self.case.no, self.memory.index(), slot);
+        said.any(|(told_ms, _)| truth(told_ms) < at)
     }
 
     /// Whether nobody could tell that the slot was recorded: each time that it was said, its table had been made anew, and
@@ -307,7 +316,9 @@ impl Remembered<'_> {
         Ok(match gap.state {
             1 if gap.opened_at >= rested || due.next_at.is_some_and(|at| at > rested) => None,
             // Its device has told nothing since: the gateway's clock was ahead when it told of these slots.
-            1 if self.case.history().has_odd_clock && self.memory.grid().at(Slot(gap.last)).0 > rested => {
+            1 if self.case.history().has_odd_clock
+                && self.memory.grid().at(Slot(gap.last).plus(1)).0 > rested =>
+            {
                 None
             }
             // One question at a time: what came of the one before it may still be on its way.

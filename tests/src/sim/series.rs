@@ -72,8 +72,18 @@ fn finds_only_with(bug: gapless_common::planted::Bug, seed: u64) -> Option<Findi
     found.filter(|_| run(seed, Scale::Hours).findings.is_empty())
 }
 
+/// A run of a seed; one that panics has found that.
+fn run_or_panic(seed: u64, scale: Scale) -> Outcome {
+    std::panic::catch_unwind(|| run(seed, scale)).unwrap_or_else(|panic| {
+        let text = panic.downcast_ref::<String>().map(String::as_str);
+        let text = text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("no word of it");
+        let finding = Finding { invariant: "no panic", what: text.to_owned() };
+        Outcome { findings: vec![finding], ..Outcome::default() }
+    })
+}
+
 impl Series {
-    /// Runs the seeds `first..first + count`, ending early after [`FAILURES_MAX`] failures.
+    /// Runs the seeds `first..first + count`.
     #[must_use]
     pub fn of(first: u64, count: u64, scale: Scale) -> Self {
         let (next, series) = (AtomicU64::new(first), Mutex::new(Self::default()));
@@ -86,17 +96,13 @@ impl Series {
                         if seed >= first + count {
                             return;
                         }
-                        let outcome = run(seed, scale);
-                        let mut series = series.lock().expect("a run that panics ends the series");
-                        series.add(seed, outcome);
-                        if series.failures.len() >= FAILURES_MAX {
-                            return;
-                        }
+                        let outcome = run_or_panic(seed, scale);
+                        series.lock().expect("nothing panics under the lock").add(seed, outcome);
                     }
                 });
             }
         });
-        let mut series = series.into_inner().expect("a run that panics ends the series");
+        let mut series = series.into_inner().expect("nothing panics under the lock");
         series.failures.sort_by_key(|(seed, _)| *seed);
         series
     }
@@ -108,7 +114,9 @@ impl Series {
         self.answers += outcome.answers;
         if !outcome.findings.is_empty() {
             self.failed += 1;
-            self.failures.push((seed, outcome.findings));
+            if self.failures.len() < FAILURES_MAX {
+                self.failures.push((seed, outcome.findings));
+            }
         }
     }
 

@@ -63,11 +63,13 @@ pub enum Rare {
     Overwritten,
     /// A device was polled because its data was stale, or somebody asked.
     Refreshed,
+    /// A transaction of the collector failed.
+    CommitFailed,
 }
 
 impl Rare {
     /// All of them.
-    pub const ALL: [Self; 27] = [
+    pub const ALL: [Self; 28] = [
         Self::DuplicateFrame,
         Self::Overtaking,
         Self::TornTail,
@@ -95,6 +97,7 @@ impl Rare {
         Self::Reopened,
         Self::Overwritten,
         Self::Refreshed,
+        Self::CommitFailed,
     ];
 }
 
@@ -141,6 +144,13 @@ impl Sometimes {
     #[must_use]
     pub fn missing(&self) -> Vec<Rare> {
         Rare::ALL.into_iter().filter(|what| !self.reached.contains_key(what)).collect()
+    }
+
+    /// The kinds of bad luck that never struck.
+    #[must_use]
+    pub fn spared(&self) -> Vec<Mischief> {
+        let all = Mischief::ALL.into_iter().chain(Mischief::OF_MEMORIES);
+        all.filter(|kind| !self.struck.contains_key(kind)).collect()
     }
 }
 

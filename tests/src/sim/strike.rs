@@ -39,6 +39,8 @@ pub enum Heal {
     Disk(usize),
     /// The gateway's disk is as fast as it was.
     SlowDisk(usize),
+    /// The collector's disk has room.
+    CenterDisk,
 }
 
 impl World {
@@ -114,6 +116,7 @@ impl World {
             *self.net.link(party) = super::net::Link::default();
         }
         self.heal(Heal::Broker);
+        self.heal(Heal::CenterDisk);
         self.center.ahead_ms = 0;
         for no in 0..self.gateways.len() {
             self.heal(Heal::Disk(no));
@@ -171,7 +174,13 @@ impl World {
         self.push(next_ms, Event::StrikeApart(kind));
         let no = usize::try_from(self.apart.below(self.gateways.len() as u64)).expect("few");
         tracing::info!(at_ms = self.now_ms, ?kind, gateway = no, "strikes");
-        self.slow_down(no);
+        if kind == Mischief::CenterDisk {
+            self.center.fill_disk();
+            let at_ms = self.now_ms + a_while_ms(&mut self.apart, self.plan.bad_ms);
+            self.push(at_ms, Event::Heal(Heal::CenterDisk));
+        } else {
+            self.slow_down(no);
+        }
         self.sometimes.strike(kind);
     }
 
@@ -374,6 +383,7 @@ impl World {
                 self.oracle.note_disk_healed(no, self.now_ms);
             }
             Heal::SlowDisk(no) => self.gateways[no].disk.slow_down(None),
+            Heal::CenterDisk => self.center.make_room(),
         }
     }
 }

@@ -161,6 +161,11 @@ impl Log {
         }
     }
 
+    /// All that was handed to an outbox, with its place: what it kept, and what it had no room for.
+    pub fn written(&self) -> impl Iterator<Item = (&(Epoch, u64), &Record)> {
+        self.kept.iter().map(|(place, kept)| (place, &kept.record)).chain(&self.refused)
+    }
+
     /// Whether a record on this card was never committed anywhere, nor given up.
     pub fn is_owed(&self) -> bool {
         let told = [&self.committed, &self.lost, &self.cut_off];
@@ -186,19 +191,16 @@ impl Log {
         self.losses.iter().filter(holds).any(|loss| loss.cause == cause)
     }
 
-    /// What the collector was told of as lost: by a record that came to it, or, where that itself fell victim to rot or
+    /// What the collector was told of as lost: by a record that `came` to it, or, where that itself fell victim to rot or
     /// went with a card, was to be told by it.
-    pub fn told_as_lost(&self) -> BTreeMap<Epoch, RangeSet> {
-        let has = |of: &BTreeMap<Epoch, RangeSet>, epoch: Epoch, seq: u64| {
-            of.get(&epoch).is_some_and(|ranges| ranges.contains(seq))
-        };
+    pub fn told_as_lost(&self, came: impl Fn((Epoch, u64)) -> bool) -> BTreeMap<Epoch, RangeSet> {
         let mut told: BTreeMap<Epoch, RangeSet> = BTreeMap::new();
         for (&(epoch, seq), kept) in &self.kept {
             let Record::Loss(loss) = &kept.record else { continue };
             let is_excused = kept.card < self.card
                 || self.is_cut_off((epoch, seq))
                 || self.is_lost_by(Cause::Quarantined, (epoch, seq));
-            if is_excused || has(&self.committed, epoch, seq) {
+            if is_excused || came((epoch, seq)) {
                 told.entry(loss.epoch).or_default().insert(loss.first.0, loss.last.0);
             }
         }

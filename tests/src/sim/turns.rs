@@ -159,6 +159,7 @@ impl World {
         let gateway = &mut self.gateways[no];
         let in_memory =
             gateway.process.as_ref().is_some_and(|process| process.engine.depot().failure().is_some());
+        self.oracle.note_in_memory(no, in_memory, self.now_ms);
         if std::mem::replace(&mut gateway.is_in_memory, in_memory) && !in_memory {
             self.sometimes.reach(Rare::BackFromMemory);
         }

@@ -35,6 +35,8 @@ use super::turns::Stopping;
 
 /// How long the collector gathers a group, in ms.
 const GATHER_MS: u64 = 20;
+/// How long a collector whose transaction has failed waits, in ms.
+const AGAIN_MS: u64 = 5_000;
 /// How long a collector that lost the broker waits, in ms.
 const RECONNECT_MS: u64 = 5_000;
 /// The least time between two starts of one agent, in ms: the supervisor's.
@@ -458,6 +460,11 @@ impl World {
         let (dies, session) = (self.death.take(), self.center.session);
         let turn = self.center.turn(dies, self.now_ms);
         self.check_gaps();
+        if turn.has_failed {
+            self.sometimes.reach(Rare::CommitFailed);
+            self.center_is_due = true;
+            return self.push(self.now_ms + AGAIN_MS, Event::Center);
+        }
         match dies.filter(|_| self.center.committer.is_none()) {
             Some(Death::BeforeCommit) => self.sometimes.reach(Rare::DiedBeforeCommit),
             Some(Death::BeforeAnswer) => self.sometimes.reach(Rare::DiedBeforeAnswer),

@@ -1,5 +1,6 @@
 //! What follows from records that came: what is told, what was missed meanwhile, and what turns out not to be there.
 
+use gapless_common::planted::{self, Bug};
 use gapless_common::quality::{Cause, Quality};
 use gapless_common::reading::Acquired;
 use gapless_common::time::{Slot, Timestamp};
@@ -212,7 +213,8 @@ impl Recorder {
             let good = samples.iter_mut().filter(|sample| sample.quality == Quality::Good);
             good.for_each(|sample| sample.quality = Quality::UncertainClock);
         }
-        if !samples.is_empty() {
+        let is_kept_back = planted::has(Bug::ProfileNotTold) && slot.0 % 7 == 0;
+        if !samples.is_empty() && !is_kept_back {
             let (device, acquired) = (self.settings.device, Acquired::Recorded(slot));
             self.standing.out.push_back(BusEvent::Answered { device, acquired, at: record.at, samples });
         }
