@@ -68,6 +68,8 @@ pub struct Config {
     pub housekeeping: housekeeping::Housekeeping,
     /// Files that each describe a source which the collector polls itself.
     pub sources: Vec<PathBuf>,
+    /// Threads that poll them: so many accounts at once at most.
+    pub source_workers: usize,
 }
 
 /// How old data may be; the nearest word counts: of the device, of its site, of its class, of all.
@@ -209,6 +211,7 @@ impl Default for Config {
             alerts: alerts::Alerts::default(),
             housekeeping: housekeeping::Housekeeping::default(),
             sources: Vec::new(),
+            source_workers: 8,
         }
     }
 }

@@ -129,7 +129,7 @@ pub async fn run(
     let (watch, thread) = writer::start_with(committer, to_writer, from_writer, Arc::clone(&health))?;
     let orders = Orders::to(&inbound);
     tokio::spawn(look_after_gaps(orders.clone()));
-    sources::start::start(&config.sources, &database, &orders, &shutdown)?;
+    sources::start::start(&config.sources, &database, &orders, config.source_workers, &shutdown)?;
     let mut tellers = Vec::new();
     for receiver in receivers {
         let from = tell::From { name: config.name.clone(), incarnation: watch.head.incarnation };

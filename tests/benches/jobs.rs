@@ -1,8 +1,17 @@
 //! 10,000 sources of skewed cost on one collector, for a day of virtual time: how far each is beyond its allowed staleness,
 //! beside the naive loop over all sources. `cargo bench -p gapless-tests --bench jobs`. The queue is the real one; workers,
-//! sources and time are made up. One source in a hundred takes 30 s, one in a thousand is dead for two hours.
+//! sources and time are made up. One source in a hundred takes 30 s, one in a thousand is dead for two hours. The first hours
+//! are played behind the real committer, too, with the lag of its queue.
 
-#![expect(clippy::print_stdout, clippy::cast_precision_loss, reason = "a bench prints its table")]
+#![expect(
+    clippy::print_stdout,
+    clippy::cast_precision_loss,
+    clippy::unwrap_used,
+    reason = "a bench prints its table, and ends where something is not as it should be"
+)]
+
+#[path = "jobs/committed.rs"]
+mod committed;
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -16,6 +25,8 @@ use gapless_common::time::Timestamp;
 const SOURCES: i64 = 10_000;
 const WORKERS: usize = 16;
 const HOURS: i64 = 24;
+/// Hours that are played behind the committer.
+const HOURS_COMMITTED: i64 = 3;
 const TICK_MS: i64 = 1_000;
 const MINUTE_MS: i64 = 60_000;
 
@@ -56,11 +67,22 @@ enum Way {
     Loop(i64),
 }
 
+/// The 99th percentile and the greatest score of the live ones, and the share that was stale, at its worst in each of some stretches.
+type Hours = Vec<(f64, f64, f64)>;
+
 #[derive(Default)]
 struct Outcome {
     calls: u64,
-    /// Per hour: the 99th percentile and the greatest score of the live ones, and the share that was stale, at its worst.
-    hours: Vec<(f64, f64, f64)>,
+    /// Per hour.
+    hours: Hours,
+}
+
+/// The 99th percentile, the greatest, and the share of those of 1 or more.
+fn percentiles(mut values: Vec<f64>) -> (f64, f64, f64) {
+    values.sort_by(f64::total_cmp);
+    let beyond = values.iter().filter(|value| **value >= 1.0).count() as f64 / values.len().max(1) as f64;
+    let p99 = values.get(values.len() * 99 / 100).copied().unwrap_or_default();
+    (p99, values.last().copied().unwrap_or_default(), beyond)
 }
 
 fn run(mut way: Way, workers: usize) -> Outcome {
@@ -104,11 +126,7 @@ fn run(mut way: Way, workers: usize) -> Outcome {
             let score = |scope: i64| {
                 (now - fresh[usize::try_from(scope).unwrap_or_default()]) as f64 / of(scope).allowed_ms as f64
             };
-            let mut scores: Vec<f64> = live.map(score).collect();
-            scores.sort_by(f64::total_cmp);
-            let stale = scores.iter().filter(|score| **score >= 1.0).count() as f64 / scores.len() as f64;
-            let p99 = scores[scores.len() * 99 / 100];
-            let most = scores.last().copied().unwrap_or_default();
+            let (p99, most, stale) = percentiles(live.map(score).collect());
             worst = (worst.0.max(p99), worst.1.max(most), worst.2.max(stale));
         }
         if (tick + 1) % 3_600 == 0 {
@@ -171,5 +189,13 @@ fn main() {
                 println!("{:>4} {p99:>11.2} {most:>10.2} {:>14.2} %", hour + 1, stale * 100.0);
             }
         }
+    }
+    let began = Instant::now();
+    let (calls, quarters, lags) = committed::run(HOURS_COMMITTED, WORKERS);
+    println!("\nbehind the committer: {calls} calls, {:.1} s of real time", began.elapsed().as_secs_f64());
+    println!("quarter of an hour   p99 score   greatest   stale at once   lag p99   greatest");
+    for (at, ((p99, most, stale), (lag, lag_max))) in quarters.iter().zip(&lags).enumerate() {
+        let stale = stale * 100.0;
+        println!("{:>18} {p99:>11.2} {most:>10.2} {stale:>13.2} % {lag:>7.1} s {lag_max:>8.1} s", at + 1);
     }
 }

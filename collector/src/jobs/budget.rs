@@ -79,7 +79,8 @@ impl Urgency {
     }
 
     /// What goes first where there is room for one only: the greater.
-    pub(super) fn rank(self) -> f64 {
+    #[must_use]
+    pub fn rank(self) -> f64 {
         match self {
             Self::Spare => -1.0,
             Self::Score(score) => score,

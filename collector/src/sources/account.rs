@@ -66,10 +66,15 @@ impl Accounts {
         account.timeout_ms = account.timeout_ms.max(description.timeout.0);
     }
 
+    /// The name of a source's account.
+    pub(super) fn name(description: &Description) -> String {
+        let own = || format!("{}/{}", description.site, description.name);
+        description.account.clone().unwrap_or_else(own)
+    }
+
     /// The account of a source.
     pub(super) fn of(&mut self, description: &Description) -> Arc<Mutex<Account>> {
-        let own = || format!("{}/{}", description.site, description.name);
-        let name = description.account.clone().unwrap_or_else(own);
+        let name = Self::name(description);
         let account = self.0.entry(name.clone());
         Arc::clone(account.or_insert_with(|| Arc::new(Mutex::new(Account::new(name)))))
     }

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use gapless_common::catalog::Device;
-use gapless_common::message::Outcome;
+use gapless_common::message::{Command, Outcome};
 use gapless_common::time::Timestamp;
 use gapless_common::topic::AgentPath;
 
@@ -139,6 +139,16 @@ impl Known {
 impl Life {
     /// Of a device that is to be asked at once.
     pub(super) const NEW: Self = Self::New { again: Timestamp(0), failures: 0 };
+
+    /// Whether it is not asked yet, and what it waits for is so.
+    pub(super) fn is_new_and(&self, is_due: impl Fn(Timestamp) -> bool) -> bool {
+        matches!(self, Self::New { again, .. } if is_due(*again))
+    }
+
+    /// Whether a command is still to be carried out.
+    pub(super) fn is_to_do(&self, command: &Command) -> bool {
+        !matches!(self, Self::Known(known) if known.answered.contains(&command.id))
+    }
 
     pub(super) fn voice(&self) -> Option<&Voice> {
         match self {

@@ -12,8 +12,8 @@
 //! A source may list its devices (`list`, `relist`), and say what changed at all of them (`delta`, `differ`). How many calls an
 //! account may make is [`jobs::budget`](crate::jobs::budget)'s.
 //!
-//! `describe`, `parts`, `answer`, `rows`, `list`, `roster`, `delta`, `derive`, `url` and `voice` are pure. `shell` is the thread of a
-//! source, whatever its kind; what a kind has to offer is `fetch`, and `http` (with `call`, one call, and `account`, whether there
+//! `describe`, `parts`, `answer`, `rows`, `list`, `roster`, `delta`, `derive`, `url` and `voice` are pure. `shell` is what is
+//! done for a source, whatever its kind, and `pool` the threads that do it; what a kind has to offer is `fetch`, and `http` (with `call`, one call, and `account`, whether there
 //! may be one) is such a kind.
 
 mod account;
@@ -35,6 +35,7 @@ mod list;
 mod naming;
 mod news;
 mod parts;
+mod pool;
 mod relist;
 mod roster;
 pub mod rows;

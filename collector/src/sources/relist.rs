@@ -106,6 +106,11 @@ impl Lister {
         }
     }
 
+    /// Whether there is anything to do: what was listed before is not known yet, or the list is to be read.
+    pub(super) fn is_due(&self, now: Timestamp) -> bool {
+        !self.is_loaded || self.due <= now || self.read_at.since_ms(now) > AHEAD_MS_MAX
+    }
+
     /// It is to be read as soon as may be.
     pub(super) fn hurry(&mut self, now: Timestamp) {
         self.due = self.due.min(now);

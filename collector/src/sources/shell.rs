@@ -1,14 +1,13 @@
-//! The thread of one source: asks it for what commands want, one call at a time, and hands what it says to the writer. What
-//! a window is, how an answer is read, and what it means are elsewhere.
+//! One source: asks it for what commands want, one call at a time, and hands what it says to the writer, whenever a worker of
+//! `pool` looks after it. What a window is, how an answer is read, and what it means are elsewhere.
 
 use std::collections::BTreeMap;
-use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use gapless_common::catalog::Catalog;
+use gapless_common::message::Command;
 use gapless_common::time::Timestamp;
 use rusqlite::Connection;
-use tokio::sync::watch;
 
 use super::describe::Whose;
 use super::differ::Differ;
@@ -20,11 +19,11 @@ use super::standing::{UNREAD, WITHDRAWN_MS, unsaid};
 use super::voice::Voice;
 use crate::ingest::{Inbound, Orders};
 use crate::jobs::budget::Urgency;
-use crate::store::{sources, sqlite};
+use crate::store::sources::{self, Scan};
 use crate::{clock, obstacle};
 
-/// How often it is seen what commands there are.
-const LOOK_EVERY: Duration = Duration::from_millis(500);
+/// A source leaves its worker to others after so long: once what it does by then is done.
+const LOOK_MAX: Duration = Duration::from_secs(5);
 /// First and longest pause after a source could not be reached for what it has at all.
 pub(super) const RETRY_FIRST_MS: i64 = 5_000;
 pub(super) const RETRY_MAX_MS: i64 = 300_000;
@@ -40,6 +39,8 @@ pub(super) struct Shell {
     pub(super) pace: Pace,
     pub(super) orders: Orders,
     pub(super) devices: Vec<Polled>,
+    /// Sources of one account have one worker at a time.
+    pub(super) account: String,
     /// Reads the list of the source, where it has one.
     pub(super) lister: Option<Lister>,
     /// Asks what changed, where the source can be asked.
@@ -53,74 +54,86 @@ pub(super) fn hand_in(orders: &Orders, messages: Vec<Inbound>) -> Result<(), Fai
 }
 
 impl Shell {
-    /// Of a source with these devices.
-    pub(super) fn new(pace: Pace, orders: Orders, devices: Vec<Polled>) -> Self {
-        Self { pace, orders, devices, lister: None, differ: None }
+    /// Of a source of this account with these devices.
+    pub(super) fn new(pace: Pace, orders: Orders, account: String, devices: Vec<Polled>) -> Self {
+        Self { pace, orders, devices, account, lister: None, differ: None }
     }
 
-    /// Until `shutdown`, or until there is no writer.
-    pub(super) fn run(&mut self, database: &Path, shutdown: &watch::Receiver<bool>) {
-        let mut connection = None;
-        while !*shutdown.borrow() {
-            let look = match &connection {
-                Some(connection) => self.look(connection),
-                None => {
-                    sqlite::open_reader(database).map(|open| connection = Some(open)).map_err(Failure::from)
-                }
-            };
-            match look {
-                Err(Failure::Ending) => return,
-                Err(error) if error.until().is_some() => {
-                    tracing::debug!(source = self.pace.name, %error, "it waits");
-                }
-                Err(error) => tracing::warn!(source = self.pace.name, %error, "tried again"),
-                Ok(()) => {}
+    /// How urgent the most urgent thing is that there is to do, where there is anything.
+    pub(super) fn wants(&self, scan: &Scan, now: Timestamp) -> Option<f64> {
+        let is_first = self.lister.as_ref().is_some_and(|lister| lister.is_due(now));
+        let of = |polled: &Polled| match polled.life.voice() {
+            None => polled.life.is_new_and(|again| self.is_due(again, now)).then_some(Urgency::Score(0.0)),
+            Some(voice) if !scan.is_there(voice.path()) => Some(Urgency::Asked),
+            Some(voice) => {
+                let open = scan.open(voice.path()).iter().filter(|open| polled.life.is_to_do(&open.command));
+                open.map(|open| open.urgency).max_by(|a, b| a.rank().total_cmp(&b.rank()))
             }
-            std::thread::sleep(LOOK_EVERY);
-        }
+        };
+        let all = self.devices.iter().filter_map(of).chain(is_first.then_some(Urgency::Spare));
+        all.map(Urgency::rank).max_by(f64::total_cmp)
     }
 
-    /// One round over the devices.
-    pub(super) fn look(&mut self, connection: &Connection) -> Result<(), Failure> {
+    /// Does what there is to do, the most urgent first. Returns whether it was broken off, so that others have a turn, and there is
+    /// more.
+    pub(super) fn look(&mut self, connection: &Connection, scan: &Scan) -> Result<bool, Failure> {
+        let began = Instant::now();
         self.load_listed(connection)?;
         self.reconcile();
         for at in 0..self.devices.len() {
-            match self.turn(connection, at) {
-                Ok(()) => {}
-                Err(failure) if failure.is_of_all() => return Err(failure),
-                // One device's trouble is none of the others'.
-                Err(failure) => self.note(at, &failure),
+            if began.elapsed() > LOOK_MAX {
+                return self.relist(connection).map(|()| true);
             }
+            let arrived = self.arrive(connection, at, scan);
+            self.or_note(at, arrived)?;
         }
-        self.relist(connection)
+        for (at, command) in self.to_do(scan) {
+            if began.elapsed() > LOOK_MAX {
+                return self.relist(connection).map(|()| true);
+            }
+            let done = self.carry_out(connection, at, &command);
+            self.or_note(at, done)?;
+        }
+        self.relist(connection).map(|()| false)
     }
 
-    /// What is wanted of one device.
-    fn turn(&mut self, connection: &Connection, at: usize) -> Result<(), Failure> {
-        let Some(polled) = self.devices.get(at) else { return Ok(()) };
-        let voice = match &polled.life {
-            Life::New { again, .. } if self.is_due(*again, clock::now()) => {
-                return self.begin(connection, at);
-            }
-            life => life.voice(),
-        };
-        let Some(voice) = voice else { return Ok(()) };
-        let now = clock::now();
-        let (is_there, commands) = sources::told(connection, voice.path(), now)?;
-        if !is_there {
-            let birth = voice.birth(now)?;
-            self.hand_in(vec![birth])?;
-        }
-        if let Some(known) = self.known(at) {
-            known.answered.retain(|id| commands.iter().any(|command| command.id == *id));
-        }
-        for command in commands {
-            let is_new = |known: &Known| !known.answered.contains(&command.id);
-            if self.known(at).is_none_or(|known| is_new(known)) {
-                self.carry_out(connection, at, &command)?;
-            }
+    /// One device's trouble is none of the others'.
+    fn or_note(&self, at: usize, done: Result<(), Failure>) -> Result<(), Failure> {
+        match done {
+            Err(failure) if failure.is_of_all() => return Err(failure),
+            Err(failure) => self.note(at, &failure),
+            Ok(()) => {}
         }
         Ok(())
+    }
+
+    /// A device is there, or is asked for the first time.
+    fn arrive(&mut self, connection: &Connection, at: usize, scan: &Scan) -> Result<(), Failure> {
+        let now = clock::now();
+        let Some(polled) = self.devices.get(at) else { return Ok(()) };
+        match polled.life.voice() {
+            None if polled.life.is_new_and(|again| self.is_due(again, now)) => self.begin(connection, at),
+            Some(voice) if !scan.is_there(voice.path()) => {
+                let birth = voice.birth(now)?;
+                self.hand_in(vec![birth])
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// The commands that are to be carried out, each with its device, the most urgent first.
+    fn to_do(&mut self, scan: &Scan) -> Vec<(usize, Command)> {
+        let mut all = Vec::new();
+        for (at, polled) in self.devices.iter_mut().enumerate() {
+            let Some(open) = polled.life.voice().map(|voice| scan.open(voice.path())) else { continue };
+            if let Life::Known(known) = &mut polled.life {
+                known.answered.retain(|id| open.iter().any(|open| open.command.id == *id));
+            }
+            let to_do = open.iter().filter(|open| polled.life.is_to_do(&open.command));
+            all.extend(to_do.map(|open| (open.urgency.rank(), at, open.command.clone())));
+        }
+        all.sort_by(|(a, at, _), (b, other, _)| b.total_cmp(a).then(at.cmp(other)));
+        all.into_iter().map(|(_, at, command)| (at, command)).collect()
     }
 
     /// Whether `again` has come, or is so far off that the clock was set back since it was said.

@@ -16,6 +16,7 @@ use super::drop::{self, DropDescription};
 use super::http::{Api, HttpDevice};
 use super::life::Polled;
 use super::naming::Names;
+use super::pool;
 use super::relist::Lister;
 use super::shell::Shell;
 use super::voice::Begin;
@@ -62,7 +63,7 @@ struct Common {
     names: Names,
 }
 
-/// Starts the threads of the sources that `files` describe. They end with `shutdown`, or with the writer.
+/// Starts `workers` threads for the sources that `files` describe. They end with `shutdown`, or with the writer.
 ///
 /// # Errors
 /// [`StartError`].
@@ -70,9 +71,10 @@ pub fn start(
     files: &[PathBuf],
     database: &Path,
     orders: &Orders,
+    workers: usize,
     shutdown: &watch::Receiver<bool>,
 ) -> Result<(), StartError> {
-    let (mut common, mut sources) = (Common::default(), Vec::new());
+    let (mut common, mut sources, mut shells) = (Common::default(), Vec::new(), Vec::new());
     // All limits of an account and all names are known before the first thread goes by them.
     for file in files {
         let described = |message| StartError::Described { path: file.to_owned(), message };
@@ -91,7 +93,9 @@ pub fn start(
                     let path = AgentPath { site: site.clone(), agent: asked.agent };
                     devices.push(Polled::new(path, asked.device, draw()?, fetch));
                 }
-                run(Shell::new(description.pace(), orders.clone(), devices), database, shutdown.clone())?;
+                let pace = description.pace();
+                let own = format!("{site}/{}", pace.name);
+                shells.push(Shell::new(pace, orders.clone(), own, devices));
             }
             Source::Http(description) => {
                 let derived = description.derived().map_err(described)?;
@@ -102,13 +106,12 @@ pub fn start(
                 let site = description.site_id().map_err(described)?;
                 let asked = description.asked().map_err(described)?;
                 if !asked.is_empty() || description.list.is_some() {
-                    let shell = http(*description, (site, asked), budget, &mut common)?;
-                    run(shell, database, shutdown.clone())?;
+                    shells.push(http(*description, (site, asked), budget, &mut common)?);
                 }
             }
         }
     }
-    Ok(())
+    pool::start(shells, database, workers, shutdown).map_err(StartError::Thread)
 }
 
 impl Source {
@@ -153,7 +156,7 @@ impl Source {
     }
 }
 
-/// The thread of a remote API, to be run.
+/// A remote API, to be looked after.
 fn http(
     description: Description,
     (site, asked): (SiteId, Vec<Asked>),
@@ -168,7 +171,7 @@ fn http(
         };
         headers.push((name.clone(), value));
     }
-    let (pace, orders) = (description.pace(), budget.orders.clone());
+    let (pace, orders, account) = (description.pace(), budget.orders.clone(), Accounts::name(&description));
     let caller = Caller::new(&description, headers, common.accounts.of(&description), budget);
     let api = Arc::new(Api { description, caller });
     let mut devices = Vec::new();
@@ -178,7 +181,7 @@ fn http(
         let fetch = Box::new(HttpDevice::new(&api, asked));
         devices.push(Polled { key, values, ..Polled::new(path, device, draw()?, fetch) });
     }
-    let mut shell = Shell::new(pace, orders, devices);
+    let mut shell = Shell::new(pace, orders, account, devices);
     let names = common.names.clone();
     shell.lister = api.description.list.is_some().then(|| Lister::new(Arc::clone(&api), names));
     shell.differ = api.description.delta.is_some().then(|| Differ::new(Arc::clone(&api)));
@@ -187,14 +190,6 @@ fn http(
 
 fn read(path: &Path) -> Result<String, StartError> {
     std::fs::read_to_string(path).map_err(|source| StartError::Read { path: path.to_owned(), source })
-}
-
-/// Starts the thread of a source, whatever its kind.
-fn run(mut shell: Shell, database: &Path, shutdown: watch::Receiver<bool>) -> Result<(), StartError> {
-    let database = database.to_owned();
-    let run = move || shell.run(&database, &shutdown);
-    let thread = std::thread::Builder::new().name("source".into()).spawn(run);
-    thread.map(|_| ()).map_err(StartError::Thread)
 }
 
 /// Who a device is in this process.

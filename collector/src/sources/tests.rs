@@ -31,6 +31,7 @@ use super::start::draw;
 use crate::clock;
 use crate::ingest::{Orders, Task};
 use crate::jobs::budget::Urgency;
+use crate::store::sources::Scan;
 use crate::store::sqlite;
 
 const FLEET: &str = include_str!("../../sources/thermostat-fleet.toml");
@@ -52,6 +53,8 @@ struct Told {
     failures: VecDeque<Option<Failure>>,
     /// What the next windows give, in order; nothing those after.
     parsed: VecDeque<Parsed>,
+    /// Its name, and where the names of those are that were asked.
+    order: Option<(&'static str, Arc<Mutex<Vec<&'static str>>>)>,
 }
 
 #[derive(Debug, Clone, Default)]
@@ -74,6 +77,9 @@ impl Fetch for Fake {
 
     fn fetch(&mut self, from: Timestamp, to: Timestamp) -> Result<Parsed, Failure> {
         self.told().windows.push((from, to));
+        if let Some((name, order)) = &self.told().order {
+            order.lock().unwrap().push(*name);
+        }
         self.answer()?;
         let parsed = self.told().parsed.pop_front();
         let rows = self.told().rows.iter().filter(|row| from <= row.at && row.at < to).cloned().collect();
@@ -121,7 +127,7 @@ impl Bench {
         let caller = Caller::new(&description, Vec::new(), account, budget);
         let pace = Pace { window_ms: DAY_MS, overlap_ms: 0, lag_ms: 2 * DAY_MS, ..description.pace() };
         let api = Arc::new(Api { description, caller });
-        let (names, mut shell) = (Names::default(), Shell::new(pace, orders, Vec::new()));
+        let (names, mut shell) = (Names::default(), Shell::new(pace, orders, "fleet".to_owned(), Vec::new()));
         shell.lister = Some(Lister::new(Arc::clone(&api), names.clone()));
         let connection = sqlite::make_writer(Connection::open_in_memory().unwrap(), 7).unwrap();
         Self { shell, api, names, connection, inbound }
@@ -135,6 +141,12 @@ impl Bench {
         let fetch = Box::new(fake.clone());
         self.shell.devices.push(Polled::new(path, asked.device, draw().unwrap(), fetch));
         fake
+    }
+
+    /// One look, at what the database says now.
+    fn look(&mut self) -> Result<bool, Failure> {
+        let scan = Scan::read(&self.connection, clock::now())?;
+        self.shell.look(&self.connection, &scan)
     }
 
     /// What is known of the devices, in their order.
@@ -185,11 +197,11 @@ fn a_device_that_cannot_be_begun_keeps_no_other_one_from_it_but_a_source_that_re
         bench.device("a");
         bench.device("b").told().failures.push_back(Some(failure));
         bench.device("c");
-        let looked = bench.shell.look(&bench.connection);
+        let looked = bench.look();
         assert_eq!(bench.known(), expected, "{what}");
         assert_eq!(looked.is_ok(), expected[2], "{what}");
         // None is asked again at once.
-        bench.shell.look(&bench.connection).unwrap();
+        bench.look().unwrap();
         assert_eq!(bench.known(), expected, "{what}");
     }
 }
@@ -200,7 +212,7 @@ fn consent_that_is_withdrawn_of_one_device_is_not_that_of_the_others() {
         let mut bench = Bench::new(&[]);
         bench.shell.lister = None;
         let fakes = ["a", "b", "c"].map(|name| bench.device(name));
-        bench.shell.look(&bench.connection).unwrap();
+        bench.look().unwrap();
         assert_eq!(bench.known(), [true; 3]);
         let refused = Failure::Withdrawn { whose, why: "moved out".into() };
         fakes[1].told().failures.push_back(Some(refused));
@@ -215,6 +227,52 @@ fn consent_that_is_withdrawn_of_one_device_is_not_that_of_the_others() {
 }
 
 #[test]
+fn the_most_urgent_device_is_asked_first_and_what_was_answered_is_not_asked_again() {
+    let mut bench = Bench::new(&[]);
+    bench.shell.lister = None;
+    let fakes = ["a", "b", "c", "d"].map(|name| bench.device(name));
+    bench.look().unwrap();
+    let now = clock::now();
+    // Each is told to poll: stale by so much, by a person, or for what has been missing for long.
+    let sql = "INSERT INTO sites (id, name) VALUES (1, 'home-1')";
+    bench.connection.execute(sql, []).unwrap();
+    let rows = [("a", Some((1, 1_000))), ("b", Some((1, 5_000))), ("c", Some((4, 0))), ("d", None)];
+    for (no, (name, job)) in (1_i64..).zip(rows) {
+        let put = |sql: &str, values: &[&dyn rusqlite::ToSql]| bench.connection.execute(sql, values).unwrap();
+        put(
+            "INSERT INTO agents (id, site, name, connected) VALUES (?1, 1, ?2, 1)",
+            &[&no, &format!("fleet-{name}")],
+        );
+        put("INSERT INTO devices (id, site, name) VALUES (?1, 1, ?2)", &[&no, &name]);
+        let (kind, from) = if job.is_some() { (4, None) } else { (5, Some(now.0 - DAY_MS)) };
+        put(
+            "INSERT INTO commands (id, agent, kind, a, b, device, created_at, expires_at) VALUES (?1, ?1, ?2, ?3, ?4, ?5, 0, ?6)",
+            &[&no, &kind, &from, &from.map(|_| now.0), &name, &(now.0 + DAY_MS)],
+        );
+        if let Some((why, age_ms)) = job {
+            put(
+                "INSERT INTO jobs (device, no, source, why, asked_at, due_at, fresh_at, allowed_ms, failures, lease, lease_until,
+                    began_at, command) VALUES (?1, ?1, 1, ?2, 0, 0, ?3, 1000, 0, 1, 0, 0, ?1)",
+                &[&no, &why, &(now.0 - age_ms)],
+            );
+        }
+    }
+    let order = Arc::new(Mutex::new(Vec::new()));
+    for (name, fake) in ["a", "b", "c", "d"].into_iter().zip(&fakes) {
+        fake.told().order = Some((name, Arc::clone(&order)));
+    }
+    let scan = Scan::read(&bench.connection, clock::now()).unwrap();
+    assert_eq!(bench.shell.wants(&scan, now), Some(Urgency::Asked.rank()));
+    bench.look().unwrap();
+    // Each reads several windows.
+    order.lock().unwrap().dedup();
+    assert_eq!(*order.lock().unwrap(), ["c", "b", "a", "d"]);
+    bench.look().unwrap();
+    assert_eq!(order.lock().unwrap().len(), 4);
+    assert_eq!(bench.shell.wants(&scan, now), None, "nothing to do");
+}
+
+#[test]
 fn a_first_call_is_the_more_urgent_the_longer_it_waits() {
     let mut bench = Bench::new(&[]);
     bench.shell.lister = None;
@@ -224,7 +282,7 @@ fn a_first_call_is_the_more_urgent_the_longer_it_waits() {
         polled.life = Life::NEW;
         polled.waits_since = (waited_ms > 0).then(|| clock::now().plus_ms(-waited_ms));
         fake.told().failures.push_back(Some(Failure::Spent(clock::now().plus_ms(9_000))));
-        bench.shell.look(&bench.connection).unwrap();
+        bench.look().unwrap();
         assert!(bench.shell.devices[0].waits_since.is_some());
     }
     let urgencies = fake.told().urgencies.clone();
@@ -251,7 +309,7 @@ fn a_first_call_that_fails_is_no_more_urgent_than_at_first() {
         let fake = bench.device("a");
         bench.shell.devices[0].waits_since = Some(clock::now().plus_ms(-900_000));
         fake.told().failures.push_back(Some(failure));
-        let _ = bench.shell.look(&bench.connection);
+        let _ = bench.look();
         assert_eq!(bench.shell.devices[0].waits_since.is_some(), has_waited, "{what}");
     }
 }
@@ -261,7 +319,7 @@ fn what_is_missing_is_the_more_urgent_the_longer_it_waits_for_a_call_whatever_as
     let mut bench = Bench::new(&[]);
     bench.shell.lister = None;
     let fake = bench.device("a");
-    bench.shell.look(&bench.connection).unwrap();
+    bench.look().unwrap();
     fake.told().urgencies.clear();
     let now = clock::now();
     let device = bench.shell.devices[0].device.id.clone();
@@ -304,7 +362,7 @@ fn what_is_missing_waits_through_a_rest_of_the_source_and_not_beyond_its_command
         let mut bench = Bench::new(&[]);
         bench.shell.lister = None;
         let fake = bench.device("a");
-        bench.shell.look(&bench.connection).unwrap();
+        bench.look().unwrap();
         fake.told().urgencies.clear();
         fake.told().failures = failures.into();
         let now = clock::now();
@@ -330,7 +388,7 @@ fn a_read_of_many_windows_goes_on_where_it_was_broken_off() {
     let mut bench = Bench::new(&[]);
     bench.shell.lister = None;
     let fake = bench.device("a");
-    bench.shell.look(&bench.connection).unwrap();
+    bench.look().unwrap();
     let from = clock::now().plus_ms(-10 * DAY_MS);
     let began = |no: u32| Began { revision: Some(no.to_string()), ..Began::default() };
     let first = |fake: &Fake| fake.told().windows.first().map(|(from, _)| *from);
@@ -367,7 +425,7 @@ fn a_read_that_goes_on_passes_over_nothing_that_was_due_while_the_device_was_awa
     let mut bench = Bench::new(&[]);
     bench.shell.lister = None;
     let fake = bench.device("a");
-    bench.shell.look(&bench.connection).unwrap();
+    bench.look().unwrap();
     // All before is accounted for; what comes after that may still come.
     let next = bench.shell.known(0).unwrap().next;
     let (from, began) = (next.plus_ms(-3 * DAY_MS), Began::default());
@@ -393,7 +451,7 @@ fn devices_are_read_though_the_question_what_changed_fails_from_the_start() {
     let mut bench = Bench::new(&[("127.0.0.1:9403", "127.0.0.1:1"), UNLIMITED]);
     bench.shell.lister = None;
     let fake = bench.device("a");
-    bench.shell.look(&bench.connection).unwrap();
+    bench.look().unwrap();
     bench.shell.differ = Some(Differ::new(Arc::clone(&bench.api)));
     let at = clock::now().plus_ms(-3_600_000);
     fake.told().rows = vec![row(at, 20.5)];
@@ -434,7 +492,7 @@ fn rows_that_came_by_themselves_before_a_read_do_not_undo_what_it_found() {
         let mut bench = Bench::new(&[("device = \"thermostat\"", "device = \"thermostat\"\nrows = true")]);
         bench.shell.lister = None;
         let fake = bench.device("a");
-        bench.shell.look(&bench.connection).unwrap();
+        bench.look().unwrap();
         let now = clock::now();
         let of = |hours: i64| now.plus_ms(-hours * 3_600_000);
         let spec = bench.api.description.delta.clone().unwrap();
@@ -467,7 +525,7 @@ fn what_cannot_be_read_of_a_stretch_is_said_once_all_of_it_was_tried() {
     let mut bench = Bench::new(&[]);
     bench.shell.lister = None;
     let fake = bench.device("a");
-    bench.shell.look(&bench.connection).unwrap();
+    bench.look().unwrap();
     let from = clock::now().plus_ms(-10 * DAY_MS);
     let stretch = (from, from.plus_ms(5 * DAY_MS));
     let hidden = || Parsed { trouble: Some("2026/: permission denied".to_owned()), ..Parsed::default() };
@@ -540,7 +598,7 @@ fn a_clock_that_is_set_back_keeps_nothing_waiting_until_it_is_there_again() {
     for (again_ms, is_begun) in [(DAY_MS, false), (year_ms, true)] {
         bench.device("a");
         bench.shell.devices[0].life = Life::New { again: now.plus_ms(again_ms), failures: 3 };
-        bench.shell.look(&bench.connection).unwrap();
+        bench.look().unwrap();
         assert_eq!(bench.known(), [is_begun], "{again_ms}");
         bench.shell.devices.clear();
     }
@@ -556,7 +614,7 @@ fn a_listed_device_that_is_asked_for_in_another_way_is_read_anew_and_keeps_its_c
     bench.shell.devices[1].listed = Some(entry("b", "Attic"));
     let other = |id, name| Entry { vars: [("net".to_owned(), "9".to_owned())].into(), ..entry(id, name) };
     bench.shell.lister.as_mut().unwrap().rest(clock::now());
-    bench.shell.look(&bench.connection).unwrap();
+    bench.look().unwrap();
     let known = bench.shell.known(1).unwrap();
     known.revision = Some("7".to_owned());
     known.reread = Some(Reread::new(clock::now(), Began::default()));

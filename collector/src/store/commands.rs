@@ -46,6 +46,11 @@ fn body(r: &Row<'_>) -> rusqlite::Result<Option<CommandBody>> {
     })
 }
 
+fn command(r: &Row<'_>) -> rusqlite::Result<Option<Command>> {
+    let (id, expires) = (r.get::<_, i64>("id")?.cast_unsigned(), Timestamp(r.get("expires_at")?));
+    Ok(body(r)?.map(|body| Command { id, expires, body }))
+}
+
 /// Writes a command down, unless the same one is open. Returns its id, and whether it is new.
 pub(crate) fn ensure(
     connection: &Connection,
@@ -100,9 +105,26 @@ pub(crate) fn open(
     let mut rows = statement.query([agent.0, now.0])?;
     let mut commands = Vec::new();
     while let Some(r) = rows.next()? {
-        if let Some(body) = body(r)? {
-            let id = r.get::<_, i64>("id")?.cast_unsigned();
-            commands.push(Command { id, expires: Timestamp(r.get("expires_at")?), body });
+        commands.extend(command(r)?);
+    }
+    Ok(commands)
+}
+
+/// The same of all agents, with the site and the name of each.
+pub(crate) fn open_of_all(
+    connection: &Connection,
+    now: Timestamp,
+) -> rusqlite::Result<Vec<(String, String, Command)>> {
+    // What is open is little beside the agents there are.
+    let sql = "SELECT c.*, s.name AS site_name, a.name AS agent_name FROM commands c INDEXED BY commands_open
+        CROSS JOIN agents a ON a.id = c.agent CROSS JOIN sites s ON s.id = a.site
+        WHERE c.outcome IS NULL AND c.expires_at > ?1 ORDER BY c.id";
+    let mut statement = connection.prepare_cached(sql)?;
+    let mut rows = statement.query([now.0])?;
+    let mut commands = Vec::new();
+    while let Some(r) = rows.next()? {
+        if let Some(command) = command(r)? {
+            commands.push((r.get("site_name")?, r.get("agent_name")?, command));
         }
     }
     Ok(commands)

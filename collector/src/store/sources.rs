@@ -1,14 +1,15 @@
 //! What a source of this process finds of itself in the database, and the calls that it makes.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-use gapless_common::id::{Epoch, Seq};
+use gapless_common::id::{AgentId, Epoch, Seq, SiteId};
 use gapless_common::message::Command;
 use gapless_common::time::Timestamp;
 use gapless_common::topic::AgentPath;
 use rusqlite::{Connection, OptionalExtension as _};
 
-use super::{cell, commands};
+use super::{cell, commands, jobs};
+use crate::jobs::budget::Urgency;
 use crate::ledger::AgentNo;
 
 /// An agent of a source.
@@ -81,6 +82,51 @@ pub(crate) fn told(
     let sql = "SELECT connected = 1 FROM agents WHERE id = ?1";
     let is_there = connection.prepare_cached(sql)?.query_row([no.0], |r| r.get(0))?;
     Ok((is_there, commands::open(connection, no, now)?))
+}
+
+/// What there is to do for the agents of this process, seen for all of them at once.
+#[derive(Debug, Default)]
+pub(crate) struct Scan {
+    connected: BTreeSet<AgentPath>,
+    open: BTreeMap<AgentPath, Vec<Open>>,
+}
+
+/// A command that is neither answered nor expired.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Open {
+    pub(crate) command: Command,
+    /// As its job, or as what can wait where it is for none.
+    pub(crate) urgency: Urgency,
+}
+
+impl Scan {
+    /// As of now.
+    pub(crate) fn read(connection: &Connection, now: Timestamp) -> rusqlite::Result<Self> {
+        let path = |site: &str, agent: &str| {
+            Some(AgentPath { site: SiteId::new(site).ok()?, agent: AgentId::new(agent).ok()? })
+        };
+        let sql = "SELECT s.name, a.name FROM agents a JOIN sites s ON s.id = a.site WHERE a.connected = 1";
+        let mut statement = connection.prepare_cached(sql)?;
+        let row = |r: &rusqlite::Row<'_>| Ok(path(&r.get::<_, String>(0)?, &r.get::<_, String>(1)?));
+        let connected = statement.query_map([], row)?.filter_map(Result::transpose);
+        let mut scan = Self { connected: connected.collect::<rusqlite::Result<_>>()?, ..Self::default() };
+        for (site, agent, command) in commands::open_of_all(connection, now)? {
+            let Some(path) = path(&site, &agent) else { continue };
+            let urgency = jobs::urgency(connection, command.id, now)?;
+            scan.open.entry(path).or_default().push(Open { command, urgency });
+        }
+        Ok(scan)
+    }
+
+    /// Whether an agent counts as connected.
+    pub(crate) fn is_there(&self, path: &AgentPath) -> bool {
+        self.connected.contains(path)
+    }
+
+    /// What an agent is told to do.
+    pub(crate) fn open(&self, path: &AgentPath) -> &[Open] {
+        self.open.get(path).map_or(&[], Vec::as_slice)
+    }
 }
 
 /// The devices of a site that a source lists, or has listed: name and attributes.

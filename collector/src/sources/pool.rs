@@ -1,0 +1,202 @@
+//! The workers of all sources: so many threads, however many sources there are. Who has something to do is seen for all at
+//! once; the most urgent source goes first, one at a time of each account.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use rusqlite::Connection;
+use tokio::sync::watch;
+
+use super::failure::Failure;
+use super::shell::Shell;
+use crate::clock;
+use crate::jobs::budget::Urgency;
+use crate::store::sources::Scan;
+use crate::store::sqlite;
+
+/// How often it is seen what commands there are.
+const LOOK_EVERY: Duration = Duration::from_millis(500);
+/// A worker with nothing to do sees so often whether that has changed.
+const PAUSE: Duration = Duration::from_millis(50);
+/// A source that has waited for a worker for so long is as one with stale data, and more urgent the longer it goes on.
+const WAIT_MS: i64 = 300_000;
+
+/// See the module's text.
+struct Pool {
+    sources: Mutex<Sources>,
+    database: PathBuf,
+}
+
+#[derive(Default)]
+struct Sources {
+    resting: Vec<Resting>,
+    /// Accounts of the sources that a worker has.
+    busy: BTreeSet<String>,
+    scan: Arc<Scan>,
+    scanned_at: Option<Instant>,
+    /// There is no writer any more.
+    is_over: bool,
+}
+
+/// A source that no worker has.
+struct Resting {
+    shell: Shell,
+    /// How urgent it is, and since when it has waited, where there is something to do.
+    wants: Option<(f64, Instant)>,
+}
+
+/// Starts so many workers for these sources, fewer where there are fewer accounts. They end with `shutdown`, or with the writer.
+pub(super) fn start(
+    shells: Vec<Shell>,
+    database: &Path,
+    workers: usize,
+    shutdown: &watch::Receiver<bool>,
+) -> std::io::Result<()> {
+    let accounts: BTreeSet<_> = shells.iter().map(|shell| shell.account.clone()).collect();
+    let resting = shells.into_iter().map(|shell| Resting { shell, wants: None }).collect();
+    let sources = Mutex::new(Sources { resting, ..Sources::default() });
+    let pool = Arc::new(Pool { sources, database: database.to_owned() });
+    for _ in 0..workers.max(1).min(accounts.len()) {
+        let (pool, shutdown) = (Arc::clone(&pool), shutdown.clone());
+        std::thread::Builder::new().name("source".into()).spawn(move || pool.work(&shutdown))?;
+    }
+    Ok(())
+}
+
+impl Pool {
+    fn sources(&self) -> MutexGuard<'_, Sources> {
+        self.sources.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What a worker does.
+    fn work(&self, shutdown: &watch::Receiver<bool>) {
+        let mut connection = None;
+        while !*shutdown.borrow() && !self.sources().is_over {
+            match self.turn(&mut connection) {
+                Ok(true) => {}
+                Ok(false) => std::thread::sleep(PAUSE),
+                Err(error) => {
+                    tracing::warn!(%error, "sources are looked after as soon as the database can be read");
+                    std::thread::sleep(LOOK_EVERY);
+                }
+            }
+        }
+    }
+
+    /// Looks after the most urgent source. Returns whether there was one.
+    fn turn(&self, connection: &mut Option<Connection>) -> rusqlite::Result<bool> {
+        let connection = match connection {
+            Some(connection) => connection,
+            None => connection.insert(sqlite::open_reader(&self.database)?),
+        };
+        let taken = {
+            let mut sources = self.sources();
+            sources.see(connection)?;
+            sources.take(Instant::now())
+        };
+        let Some((mut shell, scan)) = taken else { return Ok(false) };
+        let look = shell.look(connection, &scan);
+        let source = shell.pace.name.as_str();
+        match &look {
+            Err(Failure::Ending) => {}
+            Err(error) if error.until().is_some() => tracing::debug!(source, %error, "it waits"),
+            Err(error) => tracing::warn!(source, %error, "tried again"),
+            Ok(_) => {}
+        }
+        self.sources().put_back(shell, &look);
+        Ok(true)
+    }
+}
+
+impl Sources {
+    /// Sees who has something to do, where that has not been seen lately.
+    fn see(&mut self, connection: &Connection) -> rusqlite::Result<()> {
+        let now = Instant::now();
+        if self.scanned_at.is_some_and(|at| now.duration_since(at) < LOOK_EVERY) {
+            return Ok(());
+        }
+        let at = clock::now();
+        self.scan = Arc::new(Scan::read(connection, at)?);
+        self.scanned_at = Some(now);
+        for Resting { shell, wants } in &mut self.resting {
+            let since = wants.map_or(now, |(_, since)| since);
+            *wants = shell.wants(&self.scan, at).map(|rank| (rank, since));
+        }
+        Ok(())
+    }
+
+    /// The most urgent source that has something to do and whose account nobody is asking.
+    fn take(&mut self, now: Instant) -> Option<(Shell, Arc<Scan>)> {
+        let rank = |resting: &Resting| {
+            let (rank, since) = resting.wants.filter(|_| !self.busy.contains(&resting.shell.account))?;
+            let waited_ms = i64::try_from(now.duration_since(since).as_millis()).unwrap_or(i64::MAX);
+            Some(rank.max(Urgency::waiting(waited_ms, WAIT_MS).rank()))
+        };
+        let ranks = self.resting.iter().enumerate().filter_map(|(at, resting)| Some((rank(resting)?, at)));
+        // Of those that are alike the one goes first that has not been looked after for longest: it stands before the others.
+        let (_, at) = ranks.max_by(|(a, at), (b, other)| a.total_cmp(b).then(other.cmp(at)))?;
+        let Resting { shell, .. } = self.resting.remove(at);
+        self.busy.insert(shell.account.clone());
+        Some((shell, Arc::clone(&self.scan)))
+    }
+
+    /// A worker is through with a source for now.
+    fn put_back(&mut self, shell: Shell, look: &Result<bool, Failure>) {
+        self.busy.remove(&shell.account);
+        self.is_over |= matches!(look, Err(Failure::Ending));
+        let has_more = matches!(look, Ok(true));
+        let rank = shell.wants(&self.scan, clock::now()).filter(|_| has_more);
+        self.resting.push(Resting { shell, wants: rank.map(|rank| (rank, Instant::now())) });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::sync::mpsc;
+
+    use super::super::fetch::Pace;
+    use super::*;
+    use crate::ingest::Orders;
+
+    /// A source of an account, as urgent as that, that has waited since then.
+    fn resting(name: &str, account: &str, rank: Option<f64>, since: Instant) -> Resting {
+        let name = name.to_owned();
+        let pace = Pace { name, window_ms: 1, overlap_ms: 0, lag_ms: 0, unreachable_every_ms: 1 };
+        let orders = Orders::to(&mpsc::channel(1).0);
+        let shell = Shell::new(pace, orders, account.to_owned(), Vec::new());
+        Resting { shell, wants: rank.map(|rank| (rank, since)) }
+    }
+
+    #[test]
+    fn the_most_urgent_goes_first_one_of_each_account_and_nobody_waits_for_ever() {
+        let early = Instant::now();
+        let now = early + Duration::from_secs(20 * 60);
+        let all = [
+            ("idle", "z", None, now),
+            ("calm", "a", Some(1.0), now),
+            ("stale", "a", Some(5.0), now),
+            ("first", "b", Some(2.0), now),
+            ("second", "c", Some(2.0), now),
+            ("patient", "d", Some(-1.0), early),
+        ];
+        let resting = all.map(|(name, account, rank, since)| resting(name, account, rank, since));
+        let mut sources = Sources { resting: resting.into(), ..Sources::default() };
+        let mut taken = Vec::new();
+        while let Some((shell, _)) = sources.take(now) {
+            taken.push(shell);
+        }
+        let names: Vec<_> = taken.iter().map(|shell| shell.pace.name.as_str()).collect();
+        assert_eq!(names, ["stale", "patient", "first", "second"], "another one of its account is asked");
+        sources.put_back(taken.remove(0), &Ok(false));
+        let (shell, _) = sources.take(now).unwrap();
+        assert_eq!(shell.pace.name, "calm");
+        assert!(
+            sources.take(now).is_none(),
+            "what was just looked after waits until there is something to do"
+        );
+        sources.put_back(shell, &Err(Failure::Ending));
+        assert!(sources.is_over);
+    }
+}
