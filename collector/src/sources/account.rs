@@ -220,6 +220,23 @@ mod tests {
     }
 
     #[test]
+    fn one_that_is_refused_time_and_again_rests_longer_each_time_and_no_longer_than_it_may() {
+        let mut account = Account::new("a".to_owned());
+        let (who, other) = (account.who(), account.who());
+        let rests: Vec<_> =
+            (0..12).map(|_| account.too_many(who, Timestamp(0)).map(|until| until.0)).collect();
+        assert_eq!(rests[..5], [None, None, Some(60_000), Some(120_000), Some(240_000)]);
+        assert_eq!(rests[11], Some(REST_MS_MAX));
+        assert_eq!(account.rests(other, Timestamp(0)), None);
+        // A clock that is set back keeps nothing waiting for longer than that.
+        for (now, expected) in [(-9 * REST_MS_MAX, Some(-8 * REST_MS_MAX)), (-8 * REST_MS_MAX, None)] {
+            assert_eq!(account.rests(who, Timestamp(now)), expected.map(Timestamp), "{now}");
+        }
+        account.not_too_many(who);
+        assert_eq!((account.rests(who, Timestamp(0)), account.too_many(who, Timestamp(0))), (None, None));
+    }
+
+    #[test]
     fn a_call_of_a_time_that_has_not_come_counts_from_now_on() {
         for (at, now, expected) in [(50, 100, 80), (100, 100, 130), (9_000_000, 100, 130)] {
             assert_eq!(counted(Timestamp(at), 30, Timestamp(now)), Timestamp(expected), "{at}");

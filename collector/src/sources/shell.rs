@@ -87,7 +87,7 @@ impl Shell {
             let arrived = self.arrive(connection, at, scan);
             self.or_note(at, arrived)?;
         }
-        for (at, command) in self.to_do(scan) {
+        for (at, command) in self.pending(scan) {
             if began.elapsed() > LOOK_MAX {
                 return self.relist(connection).map(|()| true);
             }
@@ -122,7 +122,7 @@ impl Shell {
     }
 
     /// The commands that are to be carried out, each with its device, the most urgent first.
-    fn to_do(&mut self, scan: &Scan) -> Vec<(usize, Command)> {
+    fn pending(&mut self, scan: &Scan) -> Vec<(usize, Command)> {
         let mut all = Vec::new();
         for (at, polled) in self.devices.iter_mut().enumerate() {
             let Some(open) = polled.life.voice().map(|voice| scan.open(voice.path())) else { continue };

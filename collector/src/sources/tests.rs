@@ -206,6 +206,47 @@ fn a_device_that_cannot_be_begun_keeps_no_other_one_from_it_but_a_source_that_re
     }
 }
 
+/// What is written into the log.
+#[derive(Debug, Clone, Default)]
+struct Log(Arc<Mutex<Vec<u8>>>);
+
+impl std::io::Write for Log {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().unwrap().extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+#[test]
+fn who_only_waits_is_no_news_and_who_fails_is_told_of_with_source_device_and_reason() {
+    let soon = clock::now().plus_ms(9_000);
+    let rows = [
+        (Failure::Spent(soon), "DEBUG"),
+        (Failure::Rests(soon), "DEBUG"),
+        (Failure::Transport("no route".into()), "WARN"),
+        (Failure::Withdrawn { whose: Whose::Device, why: "moved out".into() }, "WARN"),
+    ];
+    for (failure, level) in rows {
+        let (mut bench, log, why) = (Bench::new(&[]), Log::default(), failure.to_string());
+        bench.shell.lister = None;
+        bench.device("a").told().failures.push_back(Some(failure));
+        let written = log.clone();
+        let subscriber = tracing_subscriber::fmt()
+            .with_max_level(tracing::Level::TRACE)
+            .with_ansi(false)
+            .with_writer(move || written.clone());
+        tracing::subscriber::with_default(subscriber.finish(), || bench.look().unwrap());
+        let text = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
+        let line = text.lines().find(|line| line.contains(&why)).unwrap_or_default();
+        let has = |word: &str| line.contains(word);
+        assert!(has(level) && has("source=\"fleet\"") && has("device=\"a\""), "{why}: {text}");
+    }
+}
+
 #[test]
 fn consent_that_is_withdrawn_of_one_device_is_not_that_of_the_others() {
     for (whose, expected) in [(Whose::Device, [true, false, true]), (Whose::Account, [false; 3])] {

@@ -22,7 +22,7 @@ use gapless_common::topic::{AgentPath, Down, Up};
 use gapless_common::wire::{self, Message};
 use rusqlite::Connection;
 
-use super::{Hours, Remote, SOURCES, TICK_MS, percentiles, remote};
+use super::{Remote, SOURCES, TICK_MS, Worst, percentiles, remote};
 
 /// 2026-01-01T00:00:00Z.
 const T0: Timestamp = Timestamp(1_767_225_600_000);
@@ -132,9 +132,16 @@ impl Agent {
     }
 }
 
-/// Plays so many hours. Returns the scores of each, at their worst, and how long jobs waited for a worker in s: 99th percentile and
-/// greatest.
-pub(super) fn run(hours: i64, workers: usize) -> (u64, Hours, Vec<(f64, f64)>) {
+/// What a quarter of an hour comes to.
+pub(super) struct Quarter {
+    /// The 99th percentile and the greatest score, and the share that was stale, at their worst.
+    pub(super) score: Worst,
+    /// The 99th percentile and the greatest lag: how long in s a job waited for a worker beyond its time.
+    pub(super) lag: (f64, f64),
+}
+
+/// Plays so many minutes, and tells of each quarter of an hour. Returns the number of calls.
+pub(super) fn run(minutes: i64, workers: usize, mut tell: impl FnMut(&Quarter)) -> u64 {
     let mut agents: Vec<Agent> = (0..SOURCES).map(agent).collect();
     let topic = |agent: &Agent| agent.path.down(Down::Command);
     let by_topic: BTreeMap<String, usize> =
@@ -149,32 +156,34 @@ pub(super) fn run(hours: i64, workers: usize) -> (u64, Hours, Vec<(f64, f64)>) {
         committer.attempt(&agent.opening(), T0).unwrap();
     }
     let (mut open, mut busy) = (Vec::<(usize, u64)>::new(), BinaryHeap::<Busy>::new());
-    let (mut calls, mut outcome, mut waits, mut lags) = (0, Hours::new(), Vec::new(), Vec::new());
-    let mut worst = (0.0_f64, 0.0_f64, 0.0_f64);
-    for tick in 0..hours * 3_600 {
+    let (mut calls, mut waits) = (0, Vec::new());
+    let mut worst = Worst::default();
+    for tick in 0..minutes * 60 {
         let now = T0.plus_ms(tick * TICK_MS);
         loop {
             let ended = busy.peek().is_some_and(|Reverse((end, ..))| *end <= now);
-            if let Some(Reverse((end, at, command))) = ended.then(|| busy.pop()).flatten() {
-                committer.attempt(&agents[at].answer(command, end), end).unwrap();
-            } else if busy.len() >= workers || open.is_empty() {
-                break;
-            }
-            if busy.len() < workers
-                && let Some(first) = most_urgent(&agents, &open, now)
-            {
+            // Workers are free in between ticks, too: what ends within one is followed at its end.
+            let free_at = match ended.then(|| busy.pop()).flatten() {
+                Some(Reverse((end, at, command))) => {
+                    committer.attempt(&agents[at].answer(command, end), end).unwrap();
+                    end
+                }
+                None if busy.len() >= workers || open.is_empty() => break,
+                None => now,
+            };
+            if let Some(first) = most_urgent(&agents, &open, free_at) {
                 let (at, command) = open.swap_remove(first);
-                let cost_ms = if agents[at].remote.is_dead(now.since_ms(T0)) {
+                let cost_ms = if agents[at].remote.is_dead(free_at.since_ms(T0)) {
                     30_000
                 } else {
                     agents[at].remote.cost_ms
                 };
-                busy.push(Reverse((now.plus_ms(cost_ms), at, command)));
+                busy.push(Reverse((free_at.plus_ms(cost_ms), at, command)));
                 calls += 1;
                 // What has never been read is due as soon as it is known.
                 if agents[at].due > T0 {
                     #[expect(clippy::cast_precision_loss, reason = "some seconds")]
-                    waits.push(now.since_ms(agents[at].due) as f64 / 1_000.0);
+                    waits.push(free_at.since_ms(agents[at].due) as f64 / 1_000.0);
                 }
             }
         }
@@ -191,12 +200,11 @@ pub(super) fn run(hours: i64, workers: usize) -> (u64, Hours, Vec<(f64, f64)>) {
             worst = (worst.0.max(p99), worst.1.max(most), worst.2.max(stale));
         }
         if (tick + 1) % 900 == 0 {
-            outcome.push(std::mem::take(&mut worst));
             let (p99, most, _) = percentiles(std::mem::take(&mut waits));
-            lags.push((p99, most));
+            tell(&Quarter { score: std::mem::take(&mut worst), lag: (p99, most) });
         }
     }
-    (calls, outcome, lags)
+    calls
 }
 
 fn most_urgent(agents: &[Agent], open: &[(usize, u64)], now: Timestamp) -> Option<usize> {
