@@ -1,6 +1,7 @@
 //! The collector's configuration: one TOML file, every key optional. Opens nothing but that file.
 
 pub mod alerts;
+pub mod gaps;
 pub mod housekeeping;
 
 use std::collections::BTreeMap;
@@ -11,8 +12,6 @@ use gapless_common::text::parse_duration_ms;
 use serde::Deserialize;
 
 use crate::freshness::Allowances;
-use crate::gaps::plan::Order;
-use crate::gaps::{Policies, Policy};
 
 /// Why there is no configuration.
 #[derive(Debug, thiserror::Error)]
@@ -59,7 +58,7 @@ pub struct Config {
     /// API and page.
     pub http: Http,
     /// How devices are asked for what is missing.
-    pub gaps: Gaps,
+    pub gaps: gaps::Gaps,
     /// How old data may be.
     pub freshness: Freshness,
     /// From where on people are told, and who is.
@@ -81,50 +80,22 @@ pub struct Freshness {
     /// By the attribute `class` of a device.
     pub class: BTreeMap<String, Span>,
     /// By site.
-    pub site: BTreeMap<String, Span>,
+    pub site: BTreeMap<alerts::SiteKey, Span>,
     /// By `site/device`.
-    pub device: BTreeMap<String, Span>,
+    pub device: BTreeMap<alerts::DeviceKey, Span>,
 }
 
 impl Freshness {
     /// What it says.
     #[must_use]
     pub fn allowances(&self) -> Allowances {
-        let ms =
-            |spans: &BTreeMap<String, Span>| spans.iter().map(|(key, span)| (key.clone(), span.0)).collect();
         Allowances {
             usual: self.allowed.map(|span| span.0),
-            of_class: ms(&self.class),
-            of_site: ms(&self.site),
-            of_device: ms(&self.device),
+            of_class: self.class.iter().map(|(key, span)| (key.clone(), span.0)).collect(),
+            of_site: self.site.iter().map(|(key, span)| (key.0.clone(), span.0)).collect(),
+            of_device: self.device.iter().map(|(key, span)| (key.0.clone(), span.0)).collect(),
         }
     }
-}
-
-/// How devices are asked for what is missing; each class of devices may have ways of its own.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize, Default)]
-#[serde(deny_unknown_fields, default)]
-pub struct Gaps {
-    /// The distance of each attempt from the one before.
-    pub attempts: Option<Vec<Span>>,
-    /// The longest window of one request.
-    pub window: Option<Span>,
-    /// Which windows come first.
-    pub order: Option<Order>,
-    /// By the attribute `class` of a device; what is not said there is as above.
-    pub class: BTreeMap<String, GapsOfClass>,
-}
-
-/// The same for one class.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize, Default)]
-#[serde(deny_unknown_fields, default)]
-pub struct GapsOfClass {
-    /// As in [`Gaps`].
-    pub attempts: Option<Vec<Span>>,
-    /// As in [`Gaps`].
-    pub window: Option<Span>,
-    /// As in [`Gaps`].
-    pub order: Option<Order>,
 }
 
 /// A length of time, written as `3d`, `2w`, `90d`.
@@ -138,40 +109,6 @@ impl TryFrom<String> for Span {
     fn try_from(text: String) -> Result<Self, String> {
         let ms = parse_duration_ms(&text).map_err(|e| e.to_string())?;
         i64::try_from(ms).map(Self).map_err(|_| format!("`{text}` is longer than can be counted"))
-    }
-}
-
-impl Gaps {
-    /// # Errors
-    /// [`ConfigError::Value`] where no attempt would be made, or the first one not at once.
-    fn check(&self) -> Result<(), ConfigError> {
-        let lists = std::iter::once(&self.attempts).chain(self.class.values().map(|class| &class.attempts));
-        for attempts in lists.flatten() {
-            if attempts.first() != Some(&Span(0)) {
-                let value = format!("{:?}", attempts.iter().map(|span| span.0).collect::<Vec<_>>());
-                let why = "begin with \"0s\": the first attempt is made at once (milliseconds are shown)";
-                return Err(ConfigError::Value { key: "gaps.attempts", value, why });
-            }
-        }
-        Ok(())
-    }
-
-    /// What they say.
-    #[must_use]
-    pub fn policies(&self) -> Policies {
-        let with = |base: &Policy,
-                    attempts: Option<&Vec<Span>>,
-                    window: Option<Span>,
-                    order: Option<Order>| Policy {
-            waits_ms: attempts.map_or_else(|| base.waits_ms.clone(), |all| all.iter().map(|s| s.0).collect()),
-            window_ms: window.map_or(base.window_ms, |window| window.0),
-            order: order.unwrap_or(base.order),
-        };
-        let usual = with(&Policy::default(), self.attempts.as_ref(), self.window, self.order);
-        let of_class = self.class.iter().map(|(class, gaps)| {
-            (class.clone(), with(&usual, gaps.attempts.as_ref(), gaps.window, gaps.order))
-        });
-        Policies { of_class: of_class.collect(), usual }
     }
 }
 
@@ -206,7 +143,7 @@ impl Default for Config {
             data_dir: PathBuf::from("gapless-data"),
             mqtt: Mqtt::default(),
             http: Http::default(),
-            gaps: Gaps::default(),
+            gaps: gaps::Gaps::default(),
             freshness: Freshness::default(),
             alerts: alerts::Alerts::default(),
             housekeeping: housekeeping::Housekeeping::default(),
@@ -256,7 +193,6 @@ impl Config {
             return Err(ConfigError::Value { key: "name", value: config.name, why });
         }
         config.broker()?;
-        config.gaps.check()?;
         Ok(config)
     }
 

@@ -15,7 +15,7 @@ use super::delta::DeltaSpec;
 use super::devices::{Shared, interval};
 use super::list::{Entry, ListSpec};
 use super::parts::sum;
-pub use super::parts::{ChannelSpec, DerivedSpec, DeviceSpec, Span};
+pub use super::parts::{ChannelSpec, Class, DerivedSpec, DeviceSpec, Span};
 use super::url::escaped;
 
 /// All of a description.
@@ -26,6 +26,8 @@ pub struct Description {
     pub site: String,
     /// Its name: what stands before `-DEVICE` in the names of its agents.
     pub name: String,
+    /// The class of its devices, where they name none; `http` where it is not said. Computed ones are `derived`.
+    pub class: Option<Class>,
     /// What is asked, with `{from}`, `{to}` and the `vars` of each device.
     pub url: String,
     /// Headers of each request; a value `@FILE` is the first line of that file.
@@ -337,7 +339,7 @@ impl Description {
             aggregation: sum(),
         })?;
         let attributes = BTreeMap::from([
-            ("class".to_owned(), "derived".to_owned()),
+            ("class".to_owned(), spec.class.as_ref().map_or("derived", |class| &class.0).to_owned()),
             ("source".to_owned(), self.name.clone()),
             ("product_of".to_owned(), spec.product.join(", ")),
             ("revises".to_owned(), "true".to_owned()),
@@ -358,7 +360,7 @@ impl Description {
     fn shared(&self) -> Shared<'_> {
         Shared {
             source: &self.name,
-            class: "http",
+            class: self.class.as_ref().map_or("http", |class| &class.0),
             every: self.every,
             every_least: self.every_least,
             every_most: self.every_most,
@@ -379,5 +381,48 @@ impl Description {
         let escaped = |text: &str| text.replace('+', "%2B").replace(' ', "%20");
         let url = self.url.replace("{from}", &escaped(&self.answer.write_time(from)));
         spec.fill(url.replace("{to}", &escaped(&self.answer.write_time(to))))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const METERS: &str = include_str!("../../sources/half-hourly-meter.toml");
+    const FLEET: &str = include_str!("../../sources/thermostat-fleet.toml");
+    const CARBON: &str = include_str!("../../sources/carbon-intensity.toml");
+
+    /// The classes of the devices of a description, of one that it lists, and of those that it computes.
+    fn classes(text: &str) -> Vec<String> {
+        let description = Description::read(text).unwrap();
+        let mut devices: Vec<Device> =
+            description.asked().unwrap().into_iter().map(|asked| asked.device).collect();
+        if description.list.is_some() {
+            devices.push(description.listed(&Entry::default(), "listed").unwrap().device);
+        }
+        devices.extend(description.derived().unwrap().into_iter().map(|computed| computed.device));
+        devices.into_iter().map(|device| device.attributes["class"].clone()).collect()
+    }
+
+    #[test]
+    fn a_device_has_the_class_that_it_names_or_that_of_its_source() {
+        let of_all = |text: &str| format!("class = \"cloud\"\n{text}");
+        let of_one = |text: &str, part: &str| text.replacen(part, &format!("{part}\nclass = \"own\""), 1);
+        let rows: [(String, &[&str]); 9] = [
+            (METERS.to_owned(), &["http", "http"]),
+            (of_all(METERS), &["cloud", "cloud"]),
+            (of_one(METERS, "[[device]]"), &["own", "http"]),
+            (of_all(&of_one(METERS, "[[device]]")), &["own", "cloud"]),
+            (FLEET.to_owned(), &["http"]),
+            (of_all(FLEET), &["cloud"]),
+            (of_one(FLEET, "[list.device]"), &["own"]),
+            (of_all(CARBON), &["cloud", "derived"]),
+            (of_one(CARBON, "[[derived]]"), &["http", "own"]),
+        ];
+        for (text, expected) in rows {
+            assert_eq!(classes(&text), expected, "{text}");
+        }
+        let why = Description::read(&format!("class = \"\"\n{METERS}")).unwrap_err();
+        assert!(why.contains("line 1,") && why.contains("`class` is empty"), "{why}");
     }
 }

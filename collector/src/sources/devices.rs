@@ -17,7 +17,7 @@ use super::parts::{ChannelSpec, DeviceSpec, Span, sum};
 pub(super) struct Shared<'a> {
     /// The source's name: what stands before `-DEVICE` in the names of its agents.
     pub(super) source: &'a str,
-    /// What people set allowances and schedules by.
+    /// The class of those that name none.
     pub(super) class: &'a str,
     /// How often each device is asked.
     pub(super) every: Span,
@@ -42,7 +42,7 @@ impl Shared<'_> {
         let text = |span: Span| format_duration_ms(span.0.unsigned_abs());
         let mut attributes = BTreeMap::from([
             ("history".to_owned(), "source".to_owned()),
-            ("class".to_owned(), self.class.to_owned()),
+            ("class".to_owned(), spec.class.as_ref().map_or(self.class, |class| &class.0).to_owned()),
             ("source".to_owned(), self.source.to_owned()),
             ("every".to_owned(), text(self.every)),
             // What the source says last of a row is what counts.

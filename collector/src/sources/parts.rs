@@ -20,6 +20,22 @@ impl TryFrom<String> for Span {
     }
 }
 
+/// What people set schedules, allowances and alerts by in the collector's configuration: the attribute `class` of a device.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "String")]
+pub struct Class(pub String);
+
+impl TryFrom<String> for Class {
+    type Error = &'static str;
+
+    fn try_from(text: String) -> Result<Self, &'static str> {
+        if text.is_empty() {
+            return Err("`class` is empty: write the name of a class, or leave it out");
+        }
+        Ok(Self(text))
+    }
+}
+
 /// One device of the source.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -28,6 +44,8 @@ pub struct DeviceSpec {
     pub name: String,
     /// The distance of its rows.
     pub interval: Span,
+    /// Its class; that of the source where it is not said.
+    pub class: Option<Class>,
     /// The name of its channel, where it has one.
     pub channel: Option<String>,
     /// The unit of its values.
@@ -93,6 +111,8 @@ pub(super) fn sum() -> String {
 pub struct Template {
     /// The distance of its rows.
     pub interval: Span,
+    /// Its class; that of the source where it is not said.
+    pub class: Option<Class>,
     /// The name of its channel, where it has one.
     pub channel: Option<String>,
     /// The unit of its values.
@@ -109,8 +129,8 @@ pub struct Template {
 impl Template {
     /// A device of this name, with what stands for `{NAME}` in URLs.
     pub(super) fn named(&self, name: &str, vars: BTreeMap<String, String>) -> DeviceSpec {
-        let Self { interval, channel, unit, quantity, channels } = self.clone();
-        DeviceSpec { name: name.to_owned(), interval, channel, unit, quantity, channels, vars }
+        let Self { interval, class, channel, unit, quantity, channels } = self.clone();
+        DeviceSpec { name: name.to_owned(), interval, class, channel, unit, quantity, channels, vars }
     }
 }
 
@@ -122,6 +142,8 @@ pub struct DerivedSpec {
     pub name: String,
     /// The distance of its values, that of both inputs.
     pub interval: Span,
+    /// Its class; `derived` where it is not said.
+    pub class: Option<Class>,
     /// The name of its channel.
     pub channel: String,
     /// The unit of its values.

@@ -12,7 +12,7 @@ use gapless_common::id::SiteId;
 use gapless_common::text::parse_size_bytes;
 use serde::Deserialize;
 
-use super::super::describe::{Asked, DeviceSpec, Span};
+use super::super::describe::{Asked, Class, DeviceSpec, Span};
 use super::super::devices::Shared;
 use super::super::fetch::Pace;
 use super::command::Program;
@@ -33,6 +33,8 @@ pub(in crate::sources) struct DropDescription {
     pub(super) site: String,
     /// Its name: what stands before `-DEVICE` in the names of its agents.
     pub(super) name: String,
+    /// The class of its devices, where they name none; `drop` where it is not said.
+    pub(super) class: Option<Class>,
     /// Where its files lie.
     pub(super) drop: DropSpec,
     /// How their rows are written.
@@ -177,7 +179,7 @@ impl DropDescription {
     pub(in crate::sources) fn asked(&self) -> Result<Vec<Asked>, String> {
         let shared = Shared {
             source: &self.name,
-            class: "drop",
+            class: self.class.as_ref().map_or("drop", |class| &class.0),
             every: self.every,
             every_least: self.every_least,
             every_most: self.every_most,
@@ -343,6 +345,12 @@ mod tests {
         assert_eq!(settings.meaning.values, ["WS_80m_Avg", "WD_78m_WVT", "BattV_Min"]);
         assert_eq!((settings.packing.decrypt, settings.packing.bytes_max), (None, 64 << 20));
         assert_eq!(settings.last_line, LastLine::Waits);
+        let named = EXAMPLE.replacen("[[device]]", "[[device]]\nclass = \"mast\"", 1);
+        let described = DropDescription::read(&named).unwrap().asked().unwrap();
+        assert_eq!(described[0].device.attributes["class"], "mast");
+        let of_all = format!("class = \"files\"\n{EXAMPLE}");
+        let described = DropDescription::read(&of_all).unwrap().asked().unwrap();
+        assert_eq!(described[0].device.attributes["class"], "files");
         let whole = EXAMPLE.replacen("# last_line", "last_line", 1);
         let description = DropDescription::read(&whole).unwrap();
         let settings = description.settings(&description.asked().unwrap()[0]).unwrap();
