@@ -332,7 +332,6 @@ fn a_source_without_data_is_asked_by_the_schedule_and_no_more_unless_a_person_wa
     let order = |wish| Order { gap, wish, actor: "token test".to_owned() };
     assert!(matches!(world.committer.carry_out(&order(Wish::Retry), now), Err(Refused::NotNow(_))));
     world.committer.carry_out(&order(Wish::Reopen), now).unwrap();
-    assert!(matches!(world.committer.carry_out(&order(Wish::Reopen), now), Err(Refused::NotNow(_))));
     world.committer.carry_out(&order(Wish::Retry), now).unwrap();
     assert_eq!(windows(&world.asked(now)), [(10, 20)]);
     let nobody = Order { gap: 99, ..order(Wish::Retry) };
@@ -340,6 +339,24 @@ fn a_source_without_data_is_asked_by_the_schedule_and_no_more_unless_a_person_wa
     let history = world.history(gap);
     assert_eq!(history.iter().filter(|event| **event == "no_data").count(), 4);
     assert_eq!(history[history.len() - 4..], ["abandoned", "reopened", "retried", "requested"]);
+}
+
+#[test]
+fn a_gap_that_waits_is_opened_again_and_its_schedule_begins_anew() {
+    let mut world = with_a_hole(Policies::default());
+    let asked = world.asked(at(21));
+    let reopen = Order { gap: world.id_at(10), wish: Wish::Reopen, actor: "token test".to_owned() };
+    let refused = world.committer.carry_out(&reopen, at(21)).unwrap_err().to_string();
+    assert!(refused.contains("being asked for"), "{refused}");
+    world.reply(asked[0].id, Outcome::NoData);
+    assert_eq!(world.gaps(), [(10, 20, missing("Waiting"), 1, Some(3 * DAY_MS))]);
+    let now = at(21).plus_ms(DAY_MS);
+    world.committer.carry_out(&reopen, now).unwrap();
+    world.committer.carry_out(&reopen, now).unwrap();
+    let asked = world.asked(now);
+    assert_eq!(windows(&asked), [(10, 20)], "at once");
+    world.reply(asked[0].id, Outcome::NoData);
+    assert_eq!(world.gaps(), [(10, 20, missing("Waiting"), 1, Some(3 * DAY_MS))], "as if it were the first");
 }
 
 #[test]
@@ -430,6 +447,8 @@ fn who_has_no_memory_is_never_asked_until_it_has_one() {
     world.missed(10..20);
     world.recorded(20..21);
     assert_eq!(world.asked(at(21)), []);
+    let reopen = Order { gap: world.id_at(10), wish: Wish::Reopen, actor: "token test".to_owned() };
+    world.committer.carry_out(&reopen, at(21)).unwrap();
     assert_eq!(world.gaps(), [(10, 20, missing("Open"), 0, None)]);
     let before = world.committer.head();
     assert_eq!(world.asked(at(22)), []);

@@ -649,11 +649,18 @@ fn check_the_schedule(api: &Api, gap: i64) {
         actor(&waiting, "no_data")
             .is_some_and(|actor| actor == "\"agent gateway\"" || actor == "\"collector\"")
     );
-    assert_eq!(api.post(&format!("{path}/reopen")).map(|answer| answer.0), Ok(409));
     assert_eq!(api.post(&format!("{path}/retry")).map(|answer| answer.0), Ok(200));
     let again = told(&["opened", "no_data", "retried", "no_data"]);
     assert_eq!(actor(&again, "retried"), Some("\"token admin\"".to_owned()));
     assert!((13.99..=14.0).contains(&days(&again)), "{again}");
+    // Opened again it has its first attempt once more.
+    assert_eq!(api.post(&format!("{path}/reopen")).map(|answer| answer.0), Ok(200));
+    let anew = told(&["opened", "no_data", "retried", "no_data", "no_data"]);
+    assert_eq!(
+        (&anew["attempts"], actor(&anew, "reopened")),
+        (&1.into(), Some("\"token admin\"".to_owned()))
+    );
+    assert!((2.99..=3.0).contains(&days(&anew)), "{anew}");
 }
 
 /// Sends a command as the collector would, and gives the agent's answer.

@@ -241,7 +241,8 @@ pub(super) async fn retry(
         .await
 }
 
-/// Begins the schedule of an abandoned gap anew.
+/// Begins the schedule of a gap anew, whether it was abandoned, waits or was never asked for; refused (409) only while it is
+/// being asked for.
 #[utoipa::path(post, path = "/api/v1/gaps/{id}/reopen", tag = "gaps",
     params(("id" = i64, Path, description = "Its number")),
     responses((status = 200, body = GapHistory), (status = 404, body = ProblemBody), (status = 409, body = ProblemBody),

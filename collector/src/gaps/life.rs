@@ -113,10 +113,10 @@ impl Life {
         matches!(self.phase, Phase::Open | Phase::Waiting).then_some(Self { next: Some(now), ..self })
     }
 
-    /// A person wants its schedule to begin anew. Only what was abandoned can.
+    /// A person wants its schedule to begin anew. Not while a request is under way: what it brings would be nobody's.
     #[must_use]
     pub fn reopened(self, now: Timestamp) -> Option<Self> {
-        (self.phase == Phase::Abandoned).then(|| Self::new(now))
+        (self.phase != Phase::Requested).then(|| Self::new(now))
     }
 }
 
@@ -143,9 +143,26 @@ mod tests {
         assert_eq!(asked, [5, 5 + 3 * DAY_MS, 5 + 17 * DAY_MS, 5 + 45 * DAY_MS]);
         assert_eq!((life.phase, life.attempts, life.request), (Phase::Abandoned, 4, None));
         assert_eq!(life.due_now(Timestamp(9)), None, "what was abandoned is opened again");
-        let again = life.reopened(Timestamp(9)).unwrap();
-        assert_eq!(again, Life::new(Timestamp(9)));
-        assert_eq!(again.reopened(Timestamp(9)), None);
+        assert_eq!(
+            ask_in_vain(life.reopened(Timestamp(9)).unwrap(), &policy).1.len(),
+            4,
+            "all of it once more"
+        );
+    }
+
+    #[test]
+    fn a_gap_is_opened_again_at_any_time_but_while_it_is_asked_for() {
+        let open = Life::new(Timestamp(0));
+        let asked = open.asked(1, Timestamp(9));
+        let waiting = asked.answered(Answer::NoData, Timestamp(9), &Policy::default());
+        let failed = asked.answered(Answer::Failed, Timestamp(9), &Policy::default());
+        let abandoned = Life { phase: Phase::Abandoned, attempts: 4, next: None, ..open };
+        let anew = Some(Life::new(Timestamp(20)));
+        for (life, expected) in
+            [(open, anew), (waiting, anew), (failed, anew), (abandoned, anew), (asked, None)]
+        {
+            assert_eq!(life.reopened(Timestamp(20)), expected, "{life:?}");
+        }
     }
 
     #[test]

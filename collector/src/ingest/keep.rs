@@ -182,11 +182,15 @@ impl Apply<'_, '_> {
             Wish::Retry => (gap.life.due_now(stamp.at), Happened::Retried),
             Wish::Reopen => (gap.life.reopened(stamp.at), Happened::Reopened),
         };
+        // Where nobody can be asked nothing is due until somebody can.
+        let life = life.map(|life| if gap.remembers { life } else { Life { next: None, ..life } });
         let Some(life) = life else {
             return Ok(Err(Refused::NotNow(match (order.wish, gap.life.phase) {
                 (Wish::Retry, Phase::Abandoned) => "it was abandoned: reopen it to begin its schedule anew",
                 (Wish::Retry, _) => "it is being asked for at this moment",
-                (Wish::Reopen, _) => "it was not abandoned: it is asked for by its schedule, or retry it now",
+                (Wish::Reopen, _) => {
+                    "it is being asked for at this moment: reopen it once that has brought nothing"
+                }
             })));
         };
         gap_lives::put_life(connection, stamp, gap.id, &life)?;

@@ -23,7 +23,7 @@ const ANSWER_WITHIN: Duration = Duration::from_secs(10);
 pub enum Wish {
     /// Ask for it now, though its next attempt is not due yet.
     Retry,
-    /// Begin its schedule anew.
+    /// Begin its schedule anew, wherever that stands.
     Reopen,
 }
 

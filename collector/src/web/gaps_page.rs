@@ -196,20 +196,22 @@ fn render_gap(gap: &GapRow, asked: &Asked, now: Timestamp) -> Markup {
 }
 
 fn render_wish(gap: &GapRow, asked: &Asked) -> Markup {
-    let wish = match gap.state {
-        GapState::Missing(Phase::Abandoned) => Some(("reopen", "Reopen")),
-        GapState::Missing(Phase::Open | Phase::Waiting) if gap.source.is_some() => {
-            Some(("retry", "Retry now"))
+    let wishes: &[(&str, &str)] = match gap.state {
+        GapState::Missing(Phase::Abandoned) => &[("reopen", "Reopen")],
+        GapState::Missing(Phase::Waiting) if gap.source.is_some() => {
+            &[("retry", "Retry now"), ("reopen", "Reopen")]
         }
-        _ => None,
+        GapState::Missing(Phase::Open) if gap.source.is_some() => &[("retry", "Retry now")],
+        _ => &[],
     };
     let query = asked.link(asked.cursor.as_deref());
     html! {
-        @if let Some((word, label)) = wish {
+        @for (word, label) in wishes {
             form method="post" action=(format!("/gaps/{}/{word}?{query}", gap.id)) {
                 button type="submit" aria-label=(format!("{label}: gap {} of {}", gap.id, gap.device)) { (label) }
             }
-        } @else { span.quiet { "–" } }
+        }
+        @if wishes.is_empty() { span.quiet { "–" } }
     }
 }
 

@@ -170,10 +170,9 @@ fn what_became_of_a_gap_is_told_and_a_person_may_act() {
     let history = gap["history"].as_array().unwrap();
     let told = ["event", "actor", "cause"].map(|key| history[0][key].as_str().unwrap());
     assert_eq!((history.len(), told), (1, ["opened", "collector", "unexplained"]));
-    // The device has no memory, and the gap was not abandoned.
+    // The device has no memory: nobody can be asked, and opening it again changes nothing but its history.
     for (path, status, word) in [
         ("/api/v1/gaps/1/retry", 409, "memory"),
-        ("/api/v1/gaps/1/reopen", 409, "abandoned"),
         ("/api/v1/gaps/7/retry", 404, "7"),
         ("/api/v1/gaps/x/retry", 404, "x"),
     ] {
@@ -182,11 +181,15 @@ fn what_became_of_a_gap_is_told_and_a_person_may_act() {
         assert_eq!(answer.header("content-type"), "application/problem+json", "{path}");
         assert!(answer.body.contains(word), "{path}: {}", answer.body);
     }
+    let reopened: Json = serde_json::from_str(&api.served.post("/api/v1/gaps/1/reopen").body).unwrap();
+    assert_eq!((&reopened["state"], &reopened["next_try_at"]), (&"open".into(), &Json::Null));
     assert_eq!(api.served.get("/api/v1/gaps/1/retry").status, 405);
     assert_eq!(api.served.get("/api/v1/gaps/99").status, 404);
     api.send(vec![number(0, 1, U, 2.5), number(0, 2, U, 3.5)]);
     let gap = api.served.json("/api/v1/gaps/1");
-    assert_eq!((&gap["state"], &gap["history"][1]["event"]), (&"filled".into(), &"filled".into()));
+    let told = gap["history"].as_array().unwrap().iter().map(|event| &event["event"]);
+    assert_eq!(told.collect::<Vec<_>>(), ["opened", "reopened", "filled"]);
+    assert_eq!(gap["state"], "filled");
     assert_eq!(api.served.post("/api/v1/gaps/1/retry").status, 404, "what is filled is not asked for");
 }
 
