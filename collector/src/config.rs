@@ -1,6 +1,7 @@
 //! The collector's configuration: one TOML file, every key optional. Opens nothing but that file.
 
 pub mod alerts;
+pub mod donors;
 pub mod gaps;
 pub mod housekeeping;
 

@@ -117,6 +117,7 @@ pub async fn run(
     let (inbound, to_writer) = mpsc::channel(INBOUND_MAX);
     let (from_writer, outbound) = mpsc::channel(OUTBOUND_MAX);
     let committer = Committer::open(&database)?.with_policies(config.gaps.policies());
+    let committer = committer.with_donors(config.gaps.donor.all());
     let committer = committer.with_allowances(config.freshness.allowances());
     let committer = committer.with_rules(config.alerts.rules());
     let mut committer = committer.with_housekeeping(config.housekeeping.policy());

@@ -60,6 +60,7 @@ struct World {
     policies: Policies,
     now: Timestamp,
     attributes: BTreeMap<String, String>,
+    channel: Channel,
     next: u64,
 }
 
@@ -69,7 +70,15 @@ impl World {
         let connection = Connection::open_in_memory().unwrap();
         let committer = Committer::from_connection(connection, 7).unwrap().with_policies(policies.clone());
         let attributes = attributes.iter().map(|&(key, value)| (key.to_owned(), value.to_owned())).collect();
-        let mut world = Self { committer, policies, now: T0, attributes, next: 1 };
+        let channel = Channel {
+            id: ChannelId::new("speed").unwrap(),
+            unit: "m/s".into(),
+            quantity: "".into(),
+            aggregation: Aggregation::Mean,
+            label: PeriodLabel::End,
+            attributes: BTreeMap::new(),
+        };
+        let mut world = Self { committer, policies, now: T0, attributes, channel, next: 1 };
         world.be_born();
         let (hash, bytes) = wire::encode_catalog(&world.catalog());
         let start = EpochStart {
@@ -87,14 +96,7 @@ impl World {
     }
 
     fn catalog(&self) -> Catalog {
-        let channel = Channel {
-            id: ChannelId::new("speed").unwrap(),
-            unit: "m/s".into(),
-            quantity: "".into(),
-            aggregation: Aggregation::Mean,
-            label: PeriodLabel::End,
-            attributes: BTreeMap::new(),
-        };
+        let channel = self.channel.clone();
         let id = DeviceId::new("mast").unwrap();
         let attributes = self.attributes.clone();
         Catalog {
@@ -456,6 +458,44 @@ fn who_has_no_memory_is_never_asked_until_it_has_one() {
     world.attributes.insert("history".to_owned(), "device".to_owned());
     world.describe(at(21));
     assert_eq!(windows(&world.asked(at(22))), [(10, 20)]);
+}
+
+/// What a logger tells of a time from before it was described in these words is kept, and fills what was missing then only
+/// where it says the same of it.
+#[test]
+fn what_is_remembered_under_another_description_fills_only_what_was_due_as_such() {
+    type Change = fn(&mut Channel);
+    let rows: [(Change, bool); 5] = [
+        (|_| {}, true),
+        (|channel| channel.unit = "km/h".into(), true),
+        (|channel| channel.quantity = "gust".into(), false),
+        (|channel| channel.aggregation = Aggregation::Maximum, false),
+        (|channel| channel.label = PeriodLabel::Start, false),
+    ];
+    for (change, is_filled) in rows {
+        let mut world = with_a_hole(Policies::default());
+        let asked = world.asked(at(21));
+        change(&mut world.channel);
+        world.describe(at(21));
+        // Both what was asked for and what is recorded since.
+        world.recorded(10..20);
+        world.recorded(21..23);
+        world.reply(asked[0].id, Outcome::Done);
+        let mut world = world.restart();
+        world.now = at(24);
+        let expected = if is_filled { "Filled".to_owned() } else { missing("Requested") };
+        assert_eq!(world.gaps()[0].2, expected, "{:?}", world.channel);
+        assert_eq!(world.asked(at(40)), []);
+        let expected = if is_filled { "Filled".to_owned() } else { missing("Waiting") };
+        assert_eq!(world.gaps()[0].2, expected, "{:?}", world.channel);
+        let sql = "SELECT count(*) FROM readings";
+        let kept: i64 = world.committer.connection().query_row(sql, [], |r| r.get(0)).unwrap();
+        assert_eq!(kept, 23, "nothing of it is lost");
+        world.missed(23..30);
+        world.recorded(30..31);
+        world.recorded(23..30);
+        assert_eq!(world.gaps()[1].2, "Filled", "what is missing since is filled as ever");
+    }
 }
 
 #[test]

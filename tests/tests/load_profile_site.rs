@@ -152,6 +152,77 @@ fn a_line_that_was_cut_leaves_no_hole_and_polls_go_on_beside_what_is_read() {
     place.site.stop_collector();
 }
 
+/// One unit that is polled and whose records are read is two devices; the collector is told that one stands in for the other.
+#[test]
+fn a_polled_meter_s_gaps_are_filled_from_its_load_profile_where_the_instants_are_the_same() {
+    let mut place = MeterSite::new("30s");
+    let edit = |file: &str, change: &dyn Fn(&str) -> String| {
+        let text = std::fs::read_to_string(place.site.path(file)).unwrap();
+        let changed = change(&text);
+        assert_ne!(changed, text);
+        std::fs::write(place.site.path(file), changed).unwrap();
+    };
+    // Only the counter: the profile keeps no power of an instant, and a slot is there once all of its channels are.
+    let polled = format!("id = \"line-polled\"\nunit = 1\nprofile = \"{WINDOW}\"\ninterval = \"1s\"\n");
+    let counter = format!("{polled}channels = [\"active_energy_import\"]\n");
+    edit("agent.toml", &|text| text.replacen(&polled, &counter, 1));
+    let donor =
+        format!("\n[[gaps.donor]]\ndevice = \"{SITE}/line-polled\"\nfrom = [\"nobody\", \"line-records\"]\n");
+    edit("collector.toml", &|text| format!("{text}{donor}"));
+    place.site.start_collector();
+    place.site.start_agent();
+    let api = place.site.api();
+    place.wait_for(&api, "line", "some records", |instants| instants.len() > 32);
+    let polled = |state: &str| {
+        let of = format!("/api/v1/gaps?site={SITE}&device=line-polled&state={state}&limit=1000");
+        api.items(&of).expect("the API answers")
+    };
+    place.line.unplug();
+    let down = settle::now().0;
+    wait::until("what was due meanwhile to be a gap", SOON, || {
+        let gaps = polled("unfilled");
+        let is_told = gaps.iter().any(|gap| gap["cause"] == "not_connected");
+        if is_told && settle::now().0 > down + 12 * SECOND { Ok(()) } else { Err(gaps) }
+    });
+    place.line.replug().unwrap();
+    let back = settle::now().0;
+    let within = |gaps: Vec<serde_json::Value>| {
+        let is_of_it = |gap: &serde_json::Value| {
+            instant_ms(&gap["to"]).unwrap() > down + SECOND
+                && instant_ms(&gap["from"]).unwrap() < back - SECOND
+        };
+        gaps.into_iter().filter(is_of_it).collect::<Vec<_>>()
+    };
+    wait::until("the gap to close", SOON, || {
+        let left = within(polled("unfilled"));
+        if left.is_empty() { Ok(()) } else { Err(left) }
+    });
+    let told: Vec<_> = within(polled("filled"))
+        .iter()
+        .map(|gap| api.get(&format!("/api/v1/gaps/{}", gap["id"])).expect("the API answers"))
+        .collect();
+    let by_donor = |gap: &serde_json::Value| {
+        let history = gap["history"].as_array().cloned().unwrap_or_default();
+        history.iter().any(|event| event["event"] == "filled" && event["actor"] == "device line-records")
+    };
+    assert!(!told.is_empty() && told.iter().all(by_donor), "{told:?}");
+    // What was lent is what the meter recorded at that instant.
+    let rows = api.readings(&format!("{SITE}/line-polled/active_energy_import")).expect("the API answers");
+    let lent: Vec<_> =
+        rows.iter().filter(|row| row.at_ms > down + SECOND && row.at_ms < back - SECOND).collect();
+    assert!(lent.len() >= 10, "{lent:?}");
+    let meter = place.units("line").device(1).unwrap();
+    for row in lent {
+        let truth = meter.with_memory(|memory| memory.truth("active_energy_import", row.at_ms)).flatten();
+        let Some(Value::Number(truth)) = truth else { unreachable!("a counter is a number") };
+        assert_eq!((row.at_ms % SECOND, row.value.as_f64()), (0, Some(truth)), "{row:?}");
+    }
+    let log = std::fs::read_to_string(place.site.path("collector.log")).unwrap();
+    assert!(log.contains("site/nobody is named in `gaps.donor`"), "{log}");
+    place.site.stop_agent();
+    place.site.stop_collector();
+}
+
 #[test]
 fn what_was_recorded_before_the_agent_began_is_asked_for_by_the_collector_and_filled() {
     let mut place = MeterSite::new("0s");

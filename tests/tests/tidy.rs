@@ -145,7 +145,7 @@ fn cores_are_pure() {
 }
 
 /// What decides what the collector stores and answers: a simulation replays it from its seed.
-const REPLAYED: [&str; 16] = [
+const REPLAYED: [&str; 18] = [
     "collector/src/alerts/",
     "collector/src/gaps/",
     "collector/src/jobs/",
@@ -153,6 +153,8 @@ const REPLAYED: [&str; 16] = [
     "collector/src/live.rs",
     "collector/src/store/",
     "collector/src/ingest/apply.rs",
+    "collector/src/ingest/borrow.rs",
+    "collector/src/ingest/loan.rs",
     "collector/src/ingest/catalogs.rs",
     "collector/src/ingest/committer.rs",
     "collector/src/ingest/errands.rs",

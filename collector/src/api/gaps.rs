@@ -161,9 +161,10 @@ pub(super) struct GapEvent {
     /// By which commit.
     commit: u64,
     /// `opened`, `cause` (another one was told), `requested`, `no_data`, `failed`, `abandoned`, `retried`, `reopened`,
-    /// `filled` or `cut` (off another gap, whose history before it is this one's, too).
+    /// `lent` (another device stands in with some of its channels, and it is missing still for the others), `filled` or `cut` (off
+    /// another gap, whose history before it is this one's, too).
     event: &'static str,
-    /// Who: `collector`, `agent NAME` or `token NAME`.
+    /// Who: `collector`, `agent NAME`, `token NAME`, or `device NAME`, whose readings stand in.
     actor: String,
     /// The cause that was told then.
     cause: Option<&'static str>,

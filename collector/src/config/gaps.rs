@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use serde::Deserialize;
 
 use super::Span;
+use super::donors::Donors;
 use crate::gaps::plan::Order;
 use crate::gaps::{Policies, Policy};
 
@@ -21,6 +22,8 @@ pub struct Gaps {
     pub order: Option<Order>,
     /// By the attribute `class` of a device; what is not said there is as above.
     pub class: BTreeMap<String, GapsOfClass>,
+    /// Whose readings stand in for whose.
+    pub donor: Donors,
 }
 
 /// The same for one class.
@@ -75,6 +78,7 @@ mod tests {
     use super::super::Config;
     use super::*;
     use crate::freshness::Subject;
+    use crate::gaps::donate::Donor;
 
     const DAY_MS: i64 = 86_400_000;
 
@@ -95,6 +99,10 @@ attempts = ["0s", "3d", "2w"]
 [gaps.class."data logger"]
 window = "1d"
 order = "oldest"
+[[gaps.donor]]
+device = "farm/meter"
+from = ["meter-profile", "meter-api"]
+channels = { energy = "energy_import" }
 [freshness]
 allowed = "1h"
 [freshness.class]
@@ -143,6 +151,22 @@ home-1 = "2d"
     }
 
     #[test]
+    fn donors_are_asked_in_the_order_in_which_they_are_written() {
+        let more = "[[gaps.donor]]\ndevice = \"farm/meter\"\nfrom = [\"clamp\"]\n[freshness]";
+        let donors = read(&GOOD.replacen("[freshness]", more, 1)).unwrap().gaps.donor.all();
+        let told =
+            |donor: &Donor| [&donor.site, &donor.device, &donor.from, donor.channel("energy")].join(" ");
+        assert_eq!(
+            donors.iter().map(told).collect::<Vec<_>>(),
+            [
+                "farm meter meter-profile energy_import",
+                "farm meter meter-api energy_import",
+                "farm meter clamp energy"
+            ]
+        );
+    }
+
+    #[test]
     fn every_mistake_is_named_with_its_line() {
         let rows = [
             ("[\"0s\", \"1d\"]", "[\"1d\"]", "line 3", "begin with \"0s\""),
@@ -153,10 +177,17 @@ home-1 = "2d"
             ("window = \"30d\"", "windows = \"30d\"", "line 4", "unknown field `windows`"),
             ("[\"0s\", \"3d\", \"2w\"]", "[\"3d\", \"2w\"]", "line 6", "begin with \"0s\""),
             ("order = \"oldest\"", "order = \"first\"", "line 9", "`newest` or `oldest`"),
-            ("allowed = \"1h\"", "allowed = \"soon\"", "line 11", "duration"),
-            ("meter = \"2h\"", "meter = 2", "line 13", "expected a string"),
-            ("home-1 = \"2d\"", "\"home 1\" = \"2d\"", "line 15", "home 1"),
-            ("\"home-1/gas\" = \"3d\"", "gas = \"3d\"", "line 17", "site/device"),
+            ("\"farm/meter\"", "\"meter\"", "line 11", "site/device"),
+            ("[\"meter-profile\", \"meter-api\"]", "[]", "line 10", "names nobody"),
+            ("[\"meter-profile\", \"meter-api\"]", "[\"meter\"]", "line 10", "cannot stand in for itself"),
+            ("\"meter-api\"", "\"meter-profile\"", "line 10", "names `meter-profile` twice"),
+            ("\"meter-api\"", "\"farm/meter-api\"", "line 12", "`/` cannot stand in a name"),
+            ("\"energy_import\"", "\"energy import\"", "line 13", "` ` cannot stand in a name"),
+            ("channels = {", "channel = {", "line 13", "unknown field `channel`"),
+            ("allowed = \"1h\"", "allowed = \"soon\"", "line 15", "duration"),
+            ("meter = \"2h\"", "meter = 2", "line 17", "expected a string"),
+            ("home-1 = \"2d\"", "\"home 1\" = \"2d\"", "line 19", "home 1"),
+            ("\"home-1/gas\" = \"3d\"", "gas = \"3d\"", "line 21", "site/device"),
         ];
         for (right, wrong, line, why) in rows {
             let text = GOOD.replacen(right, wrong, 1);

@@ -3,6 +3,7 @@
 //! Pure: time is given, and nothing here knows rows, agents or messages. What is a gap is the ledger's word; who asks
 //! is `ingest`.
 
+pub mod donate;
 pub mod life;
 pub mod plan;
 

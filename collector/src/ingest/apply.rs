@@ -53,6 +53,10 @@ pub(super) struct Apply<'a, 'c> {
     pub(super) read: BTreeSet<(DeviceNo, AgentNo, CatalogHash)>,
     /// Whose ledger must settle.
     pub(super) touched: BTreeSet<AgentNo>,
+    /// Whose readings fill gaps in this transaction, where these are not the device's own.
+    pub(super) filler: Option<String>,
+    /// Whether two descriptions of a device contradict each other, as far as that was asked.
+    pub(super) contradictions: BTreeMap<(Vec<i64>, Vec<i64>), bool>,
 }
 
 /// What a step gives.
@@ -67,7 +71,19 @@ impl<'a, 'c> Apply<'a, 'c> {
     ) -> Self {
         let (answers, ended_jobs) = (Answers::default(), Vec::new());
         let (read, touched) = (BTreeSet::new(), BTreeSet::new());
-        Self { memory, batch, answers, park_bytes_max, policies, allowances, ended_jobs, read, touched }
+        Self {
+            memory,
+            batch,
+            answers,
+            park_bytes_max,
+            policies,
+            allowances,
+            ended_jobs,
+            read,
+            touched,
+            filler: None,
+            contradictions: BTreeMap::new(),
+        }
     }
 
     /// Takes one message.
@@ -296,15 +312,16 @@ impl<'a, 'c> Apply<'a, 'c> {
         readings: &Readings,
         device: &Bound,
     ) -> Done {
-        let ledger = &mut self.memory.ledger;
         let (at, boot_clock) = match readings.acquired {
+            Acquired::Recorded(slot) if !self.is_what_was_due(device, slot)? => (readings.at, None),
             Acquired::InSlot(slot) | Acquired::Recorded(slot) => {
-                ledger.received(&device.due, slot);
+                self.memory.ledger.received(&device.due, slot);
                 (readings.at, None)
             }
-            Acquired::SinceBoot(ms) => match ledger.agent(no).and_then(|a| a.true_time(epoch, seq, ms)) {
+            Acquired::SinceBoot(ms) => match self.true_time(no, (epoch, seq), ms) {
                 Some(at) => {
-                    ledger.received(&device.due, device.due.times.slot_at(at));
+                    let slot = device.due.times.slot_at(at);
+                    self.memory.ledger.received(&device.due, slot);
                     (at, None)
                 }
                 None => (readings.at, Some(ms)),
@@ -336,6 +353,10 @@ impl<'a, 'c> Apply<'a, 'c> {
             }
         }
         Ok(())
+    }
+
+    fn true_time(&self, no: AgentNo, (epoch, seq): (Epoch, u64), boot_ms: u64) -> Option<Timestamp> {
+        self.memory.ledger.agent(no).and_then(|agent| agent.true_time(epoch, seq, boot_ms))
     }
 
     fn other(&mut self, no: AgentNo, path: &AgentPath, inbound: &Inbound) -> Done {
@@ -442,10 +463,15 @@ impl<'a, 'c> Apply<'a, 'c> {
         self.batch.flush()?;
         let (connection, stamp) = (self.batch.connection, self.batch.stamp());
         for &no in &self.touched {
-            self.memory.ledger.settle(no, &mut SlotTable { connection, stamp }, stamp)?;
+            let filler = self.filler.as_deref().unwrap_or("collector");
+            let mut slots = SlotTable { connection, stamp, filler };
+            self.memory.ledger.settle(no, &mut slots, stamp)?;
         }
         let changes = self.memory.ledger.take_changes();
         let mut changed = Vec::new();
+        for came in &changes.came {
+            self.begin_description(came)?;
+        }
         for (&no, &before) in &changes.in_force {
             changed.extend(self.describe(no, before)?);
         }

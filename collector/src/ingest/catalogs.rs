@@ -1,5 +1,6 @@
 //! Catalogs, and the frames that wait: a catalog that comes is bound and replays what was parked for it; one that
-//! comes into force describes its devices; a frame that nobody could read is tried again. Part of one transaction.
+//! comes into force describes its devices, and says what their memory may fill; a frame that nobody could read is tried
+//! again. Part of one transaction.
 
 use std::collections::BTreeMap;
 
@@ -7,11 +8,13 @@ use gapless_common::catalog::{Catalog, Device};
 use gapless_common::id::CatalogHash;
 use gapless_common::message::{CommandBody, DataFrame};
 use gapless_common::reading::Record;
+use gapless_common::time::Slot;
 use gapless_common::wire::{self, Message};
 
 use super::apply::{Apply, Done};
-use crate::ledger::{AgentNo, DeviceNo, plausible};
-use crate::store::{commands, parked, registry, state};
+use crate::ledger::{AgentNo, Came, DeviceNo, plausible};
+use crate::store::registry::Bound;
+use crate::store::{commands, descriptions, parked, registry, state};
 
 /// Catalogs that are kept of an agent at most; frames of another one are parked, within their own bound.
 const CATALOGS_MAX: usize = 1_024;
@@ -109,6 +112,47 @@ impl Apply<'_, '_> {
 
     fn unpark(&mut self, no: AgentNo, id: i64) -> Done {
         parked::forget(self.batch.connection, id, self.memory.parked.entry(no).or_default())
+    }
+
+    /// A catalog came into force: from then on the devices of its agent are what it says of them. Where no clock says since
+    /// when, or one that is ahead, it is about now.
+    pub(super) fn begin_description(&mut self, came: &Came) -> Done {
+        let Some(bound) = self.memory.registry.bound(came.agent, came.hash) else { return Ok(()) };
+        let before = came.before.and_then(|before| self.memory.registry.bound(came.agent, before));
+        let before: BTreeMap<DeviceNo, &[i64]> = before
+            .iter()
+            .flat_map(|bound| bound.iter())
+            .map(|bound| (bound.due.device, bound.series.as_slice()))
+            .collect();
+        let since = came.since.map_or(self.batch.now, |since| since.min(self.batch.now));
+        for bound in bound.iter() {
+            let device = bound.due.device;
+            if self.memory.ledger.owner(device).is_none_or(|owner| owner == came.agent) {
+                let (connection, before) = (self.batch.connection, before.get(&device).copied());
+                self.memory.descriptions.begin(connection, device, (since, &bound.series), before)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether what a device remembers of a slot is what was due then. What is proven to be missing is missing as it was
+    /// described at that time: under another quantity, aggregation or label the reading is kept, and fills nothing.
+    pub(super) fn is_what_was_due(&mut self, device: &Bound, slot: Slot) -> rusqlite::Result<bool> {
+        let (no, at) = (device.due.device, device.due.times.at(slot));
+        let then = match self.memory.descriptions.at(no, at) {
+            Some((then, _)) if then != device.series => then,
+            _ => return Ok(true),
+        };
+        if !self.memory.ledger.is_proven(device.due.grid, slot) {
+            return Ok(true);
+        }
+        let key = (then.to_vec(), device.series.clone());
+        if let Some(contradict) = self.contradictions.get(&key) {
+            return Ok(!contradict);
+        }
+        let contradict = descriptions::contradict(self.batch.connection, &key.0, &key.1)?;
+        self.contradictions.insert(key, contradict);
+        Ok(!contradict)
     }
 
     /// The devices that this agent polls now are what its catalog in force says of them. Returns those of which the one

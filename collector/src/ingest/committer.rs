@@ -21,6 +21,7 @@ use gapless_common::wire::{self, Message};
 use rusqlite::Connection;
 
 use super::apply::{Answers, Apply};
+use super::borrow::Lending;
 use super::memory::{Memory, load};
 use super::orders::{Act, Ask};
 use super::{Inbound, Order, Outbound, Refused, Viewing, errands, housekeep, keep, warn};
@@ -29,6 +30,7 @@ use crate::alerts::delivery::Answer;
 use crate::alerts::limits::Rules;
 use crate::freshness::Allowances;
 use crate::gaps::Policies;
+use crate::gaps::donate::Donor;
 use crate::housekeeping::Policy;
 use crate::ledger::{Agent, AgentNo};
 use crate::live::{self, Granted};
@@ -76,6 +78,7 @@ pub struct Committer {
     head: Head,
     park_bytes_max: i64,
     policies: Policies,
+    lending: Lending,
     allowances: Allowances,
     /// Bytes of the last answers, which the next transaction counts.
     sent: BTreeMap<AgentNo, i64>,
@@ -141,6 +144,7 @@ impl Committer {
                     head,
                     park_bytes_max,
                     policies,
+                    lending: Lending::default(),
                     allowances,
                     sent,
                     rules,
@@ -165,6 +169,12 @@ impl Committer {
     #[must_use]
     pub fn with_policies(self, policies: Policies) -> Self {
         Self { policies, ..self }
+    }
+
+    /// Devices that stand in for others.
+    #[must_use]
+    pub fn with_donors(self, donors: Vec<Donor>) -> Self {
+        Self { lending: Lending::new(donors), ..self }
     }
 
     /// Other allowances than the usual ones.
@@ -301,6 +311,22 @@ impl Committer {
     /// The database failed: they go on waiting.
     pub fn replay(&mut self, now: Timestamp) -> rusqlite::Result<()> {
         self.transaction(now, |apply| apply.replay(GROUP_ROWS_MAX).map(|()| 0))?.commit().map(drop)
+    }
+
+    /// Fills gaps with what other devices recorded of the same time, a part of it in one transaction; to be called before
+    /// [`look_after_gaps`](Self::look_after_gaps), as what is here is asked of nobody. Where nothing has changed nothing is
+    /// read, and where nothing is to be filled there is no commit.
+    ///
+    /// # Errors
+    /// The database failed: it is found again.
+    pub fn look_after_donors(&mut self, now: Timestamp) -> rusqlite::Result<()> {
+        let Some(memory) = self.memory.as_ref() else { return Ok(()) };
+        let Some(loan) = self.lending.look(&self.connection, memory, self.head.commit.0)? else {
+            return Ok(());
+        };
+        self.transaction(now, |apply| apply.borrow(&loan).map(|()| 0))?.commit()?;
+        self.lending.is_lent(&loan);
+        Ok(())
     }
 
     /// Asks for the gaps that have come due, and ends requests whose time is over. Returns the requests, and those for

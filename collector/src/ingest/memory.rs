@@ -4,12 +4,14 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use gapless_common::id::CatalogHash;
+use gapless_common::time::Timestamp;
 use gapless_common::topic::AgentPath;
 use gapless_common::wire;
 use rusqlite::Connection;
 
 use crate::jobs::queue::Queue;
 use crate::ledger::{AgentNo, DeviceNo, Ledger};
+use crate::store::descriptions::Descriptions;
 use crate::store::registry::{self, Registry};
 use crate::store::{jobs, parked, state};
 
@@ -18,6 +20,8 @@ use crate::store::{jobs, parked, state};
 pub(super) struct Memory {
     pub(super) ledger: Ledger,
     pub(super) registry: Registry,
+    /// What each device was when.
+    pub(super) descriptions: Descriptions,
     /// What each agent's parked frames take, see [`parked::ROW_BYTES`].
     pub(super) parked: BTreeMap<AgentNo, i64>,
     /// What is to be refreshed.
@@ -28,6 +32,23 @@ pub(super) struct Memory {
     pub(super) unconfirmed: BTreeMap<DeviceNo, (AgentNo, CatalogHash)>,
     /// Catalogs that are here, and for which frames may still wait.
     pub(super) replays: BTreeSet<(AgentNo, CatalogHash)>,
+}
+
+impl Memory {
+    /// The series that a device has to have at that time, and until when these are the same.
+    pub(super) fn described(
+        &self,
+        (device, agent): (DeviceNo, AgentNo),
+        at: Timestamp,
+    ) -> (Vec<i64>, Option<Timestamp>) {
+        if let Some((series, until)) = self.descriptions.at(device, at) {
+            return (series.to_vec(), until);
+        }
+        let in_force = self.ledger.agent(agent).and_then(|agent| agent.in_force);
+        let bound = in_force.and_then(|hash| self.registry.bound(agent, hash));
+        let today = bound.iter().flat_map(|bound| bound.iter()).find(|bound| bound.due.device == device);
+        (today.map(|bound| bound.series.clone()).unwrap_or_default(), None)
+    }
 }
 
 /// Loads what the database says, in one read transaction.
@@ -42,6 +63,7 @@ fn load_all(connection: &Connection) -> rusqlite::Result<Memory> {
     let mut memory = Memory {
         ledger: state::load(connection)?,
         registry: Registry::default(),
+        descriptions: Descriptions::load(connection)?,
         parked: parked::held(connection)?,
         jobs: jobs::load(connection)?,
         spoke: BTreeSet::new(),

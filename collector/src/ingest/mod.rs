@@ -2,6 +2,7 @@
 //! the bounds of the queues, is here.
 
 mod apply;
+mod borrow;
 pub mod broker;
 mod catalogs;
 pub mod committer;
@@ -9,6 +10,7 @@ mod errands;
 mod housekeep;
 mod keep;
 mod lease;
+mod loan;
 mod memory;
 pub mod mqtt;
 mod orders;

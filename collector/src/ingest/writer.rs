@@ -227,6 +227,9 @@ impl Writer {
                     if let Err(error) = self.committer.hears(self.health.receiving(), clock::now()) {
                         tracing::error!(%error, "agents of which nothing can be heard are still shown as connected");
                     }
+                    if let Err(error) = self.committer.look_after_donors(clock::now()) {
+                        tracing::error!(%error, "what other devices have waits until the database works");
+                    }
                     match self.committer.look_after_gaps(clock::now()) {
                         Ok(requests) => requests.into_iter().for_each(|request| self.send(request)),
                         Err(error) => {

@@ -184,6 +184,8 @@ pub struct Changes {
     pub downtimes: Vec<(AgentNo, Position, Downtime)>,
     /// Agents whose catalog came into force, and the one before it.
     pub in_force: BTreeMap<AgentNo, Option<CatalogHash>>,
+    /// Catalogs that came into force, in order.
+    pub came: Vec<Came>,
     /// Losses that are new.
     pub losses: Vec<(AgentNo, gapless_common::reading::Loss)>,
     /// Losses whose time is forgotten; to be taken away after the new ones are written.
@@ -194,6 +196,19 @@ pub struct Changes {
     pub forgotten_downtimes: Vec<(AgentNo, Position)>,
     /// Corrections beyond their bound.
     pub forgotten_corrections: Vec<(AgentNo, gapless_common::reading::ClockCorrection)>,
+}
+
+/// A catalog that came into force.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Came {
+    /// Whose.
+    pub agent: AgentNo,
+    /// Which.
+    pub hash: CatalogHash,
+    /// The one that was in force until then.
+    pub before: Option<CatalogHash>,
+    /// Since when; `None` where the agent's clock was not set.
+    pub since: Option<Timestamp>,
 }
 
 /// A downtime that took effect.
@@ -277,6 +292,12 @@ impl Ledger {
     /// All agents.
     pub fn agents(&self) -> impl Iterator<Item = (AgentNo, &Agent)> {
         self.agents.iter().map(|(&no, agent)| (no, agent))
+    }
+
+    /// Whether a slot lies in proven time: where it is absent it is a gap.
+    #[must_use]
+    pub fn is_proven(&self, grid: GridNo, slot: Slot) -> bool {
+        self.proven.get(&grid).is_some_and(|&proven| slot.0 <= proven)
     }
 
     /// What must be written down since the last call.

@@ -11,7 +11,7 @@ use gapless_common::time::{Slot, Timestamp};
 use super::agent::Position;
 use super::causes::{Account, explain};
 use super::paint::{Known, open_gap, paint};
-use super::{AgentNo, DeviceNo, Due, EpochState, GridNo, Ledger, Slots, Span, Stamp, plausible};
+use super::{AgentNo, Came, DeviceNo, Due, EpochState, GridNo, Ledger, Slots, Span, Stamp, plausible};
 
 /// How far before what is known of a device an older store is believed to reach, in ms: a clock that begins in the year 2000
 /// says more.
@@ -52,6 +52,7 @@ impl Ledger {
         let before = self.agent_mut(no).in_force.replace(hash);
         self.changes.agents.insert(no);
         self.changes.in_force.entry(no).or_insert(before);
+        self.changes.came.push(Came { agent: no, hash, before, since });
         let kept = |span: &Span| {
             schedule.iter().any(|d| d.device == span.device && d.grid == span.grid && !d.paused)
         };

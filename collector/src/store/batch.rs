@@ -238,7 +238,7 @@ impl<'c> Batch<'c> {
             let row = Row {
                 series: r.get(1)?,
                 ts: correction.boot_began.0.saturating_add(r.get(3)?).saturating_add(off_ms),
-                value: cell(r.get_ref(4)?),
+                value: Cell::stored(r.get_ref(4)?),
                 quality: certain(quality.unwrap_or(Quality::UncertainClock)),
                 device: r.get(7)?,
                 revises: false,
@@ -299,14 +299,6 @@ impl<'c> Batch<'c> {
         let sql = "UPDATE meta SET value = ?1 WHERE key = 'commit_no'";
         self.connection.prepare_cached(sql)?.execute([commit])?;
         Ok(())
-    }
-}
-
-fn cell(stored: rusqlite::types::ValueRef<'_>) -> Cell {
-    match stored {
-        rusqlite::types::ValueRef::Real(x) => Cell::Real(x),
-        rusqlite::types::ValueRef::Blob(bytes) => Cell::Blob(bytes.into()),
-        _ => Cell::Null,
     }
 }
 

@@ -31,6 +31,15 @@ impl Cell {
         }
     }
 
+    /// As it stands in a column.
+    pub(crate) fn stored(column: ValueRef<'_>) -> Self {
+        match column {
+            ValueRef::Real(x) => Self::Real(x),
+            ValueRef::Blob(bytes) => Self::Blob(bytes.into()),
+            _ => Self::Null,
+        }
+    }
+
     /// Equal bit for bit.
     pub(crate) fn same(&self, stored: ValueRef<'_>) -> bool {
         match (self, stored) {

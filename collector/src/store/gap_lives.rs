@@ -70,6 +70,8 @@ pub(crate) enum Happened {
     Reopened,
     /// Its readings came.
     Filled,
+    /// Another device has some of its channels: they stand in, and it is missing still for the others.
+    Lent,
     /// It was a part of another one.
     Cut {
         /// Of which.
@@ -90,6 +92,7 @@ impl Happened {
             Self::Reopened => 8,
             Self::Filled => 9,
             Self::Cut { .. } => 10,
+            Self::Lent => 12,
         }
     }
 
@@ -106,6 +109,7 @@ impl Happened {
             8 => "reopened",
             9 => "filled",
             10 => "cut",
+            12 => "lent",
             _ => return None,
         })
     }

@@ -12,6 +12,8 @@ pub(crate) struct SlotTable<'c> {
     pub(crate) connection: &'c Connection,
     /// What is written is written at.
     pub(crate) stamp: Stamp,
+    /// Whose word it is that a gap is filled.
+    pub(crate) filler: &'c str,
 }
 
 fn code(known: Known) -> (i64, i64) {
@@ -170,7 +172,9 @@ impl SlotTable<'_> {
             tell(Happened::Cut { parent: was.id })?;
         }
         if was.closed.is_none() && gap.closed.is_some() {
-            tell(Happened::Filled)?;
+            let (cause, actor) = (Some(gap.cause), self.filler);
+            let event = Event { cause, actor, ..Event::of(id, Happened::Filled) };
+            gap_lives::tell(self.connection, self.stamp, &event)?;
         } else if was.cause != gap.cause {
             tell(Happened::Recaused)?;
         }

@@ -1,4 +1,4 @@
--- Version 11 of the collector's database. Instants are milliseconds since 1970 UTC; 64-bit unsigned numbers
+-- Version 16 of the collector's database. Instants are milliseconds since 1970 UTC; 64-bit unsigned numbers
 -- (epochs, hashes, incarnations) are kept as the signed number of the same bits; seqs are plain.
 -- Everything that decides anything is here: a collector may be killed at any instant and lose nothing.
 
@@ -225,8 +225,9 @@ CREATE INDEX gaps_asked ON gaps (grid) WHERE state = 3;
 CREATE INDEX gaps_counted ON gaps (state, cause, first_slot, last_slot) WHERE state <> 2;
 
 -- What became of a gap, in order. event: 1 opened, 2 cause (another one was told), 3 requested, 4 no data, 5 failed,
--- 6 abandoned, 7 retried, 8 reopened, 9 filled, 10 cut (off the gap `parent`). actor: `collector`, `agent NAME` or
--- `token NAME`. detail: for people.
+-- 6 abandoned, 7 retried, 8 reopened, 9 filled, 10 cut (off the gap `parent`), 12 lent
+-- (some of its channels: the gap stays). actor: `collector`, `agent NAME`,
+-- `token NAME`, or `device NAME`, whose readings stand in. detail: for people.
 CREATE TABLE gap_events (
     id INTEGER PRIMARY KEY,
     gap INTEGER NOT NULL,
@@ -260,6 +261,15 @@ CREATE TABLE series (
     attributes TEXT NOT NULL DEFAULT '{}',
     UNIQUE (device, channel, revision)
 );
+
+-- What a device was from a time on: the series of its channels, as a list of numbers. The first row of a device is from the
+-- least time on: nobody knows what it was before. (Schema 15.)
+CREATE TABLE descriptions (
+    device INTEGER NOT NULL REFERENCES devices (id),
+    from_ts INTEGER NOT NULL,
+    series BLOB NOT NULL,
+    PRIMARY KEY (device, from_ts)
+) WITHOUT ROWID;
 
 -- value: REAL; a text as BLOB of its UTF-8; NaN and -0.0, which SQLite does not keep, as BLOB of 0xFF and the
 -- 8 bytes (little endian); NULL where the quality has no value.

@@ -238,6 +238,13 @@ CREATE INDEX calls_of ON calls (account, at);
 CREATE INDEX commands_catalogs ON commands (agent, a) WHERE kind = 3";
 /// What a database of version 13 lacks.
 const TO_14: &str = "CREATE INDEX commands_leases ON commands (agent, a) WHERE kind = 1";
+/// What a database of version 14 lacks. What devices were is written down once they are described in other words.
+const TO_15: &str = "CREATE TABLE descriptions (
+    device INTEGER NOT NULL REFERENCES devices (id),
+    from_ts INTEGER NOT NULL,
+    series BLOB NOT NULL,
+    PRIMARY KEY (device, from_ts)
+) WITHOUT ROWID";
 /// What a database of version 15 lacks.
 const TO_16: &str = "ALTER TABLE alerts ADD COLUMN awaited_by TEXT;
 CREATE TABLE awaited (
@@ -347,6 +354,7 @@ fn migrate(connection: &mut Connection, found: i64, fresh: u64) -> rusqlite::Res
         (11, TO_12),
         (12, TO_13),
         (13, TO_14),
+        (14, TO_15),
         (15, TO_16),
     ] {
         if (1..=from).contains(&found) {
@@ -418,6 +426,7 @@ mod tests {
 
     /// What the versions after each one brought, taken away again.
     const FROM_16: &str = "DROP INDEX jobs_commands; DROP TABLE awaited; ALTER TABLE alerts DROP COLUMN awaited_by; PRAGMA user_version = 15;";
+    const FROM_15: &str = "DROP TABLE descriptions; PRAGMA user_version = 14;";
     const FROM_14: &str = "DROP INDEX commands_leases; PRAGMA user_version = 13;";
     const FROM_13: &str = "DROP INDEX commands_catalogs; DROP TABLE calls; PRAGMA user_version = 12;";
     const FROM_12: &str = "ALTER TABLE devices DROP COLUMN changed_at; PRAGMA user_version = 11;";
@@ -467,7 +476,7 @@ mod tests {
     #[test]
     fn alerts_of_an_older_database_are_taken_along() {
         let connection = make_writer(Connection::open_in_memory().unwrap(), 7).unwrap();
-        connection.execute_batch(&[FROM_16, FROM_14, FROM_13, FROM_12, FROM_11].concat()).unwrap();
+        connection.execute_batch(&[FROM_16, FROM_15, FROM_14, FROM_13, FROM_12, FROM_11].concat()).unwrap();
         let put = "INSERT INTO sites (name) VALUES ('farm');
             INSERT INTO alerts (kind, site, detail, raised_at) VALUES (1, 1, 'a', 5), (2, 1, 'b', 6), (3, 1, 'c', 7);
             INSERT INTO alert_events (alert, at, event, actor) VALUES (1, 5, 1, 'x'), (2, 6, 1, 'x'), (3, 7, 1, 'x');
@@ -489,8 +498,8 @@ mod tests {
     #[test]
     fn an_older_database_is_migrated() {
         let steps = [
-            FROM_16, FROM_14, FROM_13, FROM_12, FROM_11, FROM_10, FROM_9, FROM_8, FROM_7, FROM_6, FROM_5,
-            FROM_4, FROM_3, FROM_2,
+            FROM_16, FROM_15, FROM_14, FROM_13, FROM_12, FROM_11, FROM_10, FROM_9, FROM_8, FROM_7, FROM_6,
+            FROM_5, FROM_4, FROM_3, FROM_2,
         ];
         for back in (1..=steps.len()).map(|n| steps[..n].join(" ")) {
             let connection = make_writer(Connection::open_in_memory().unwrap(), 7).unwrap();

@@ -1,0 +1,494 @@
+//! Devices that stand in for others, in made-up time, through the committer: a meter that is polled every minute, and what a
+//! load profile, a remote API or anybody else recorded of the same.
+
+#![expect(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "a test panics where something is not as it should be"
+)]
+
+use std::collections::BTreeMap;
+
+use gapless_collector::gaps::donate::Donor;
+use gapless_collector::ingest::committer::Committer;
+use gapless_collector::ingest::{Inbound, Order, Outbound, Wish};
+use gapless_collector::store::ReadStore as _;
+use gapless_collector::store::model::{Flow, GapEventRow, GapFilter, GridRow, Scan, SeriesRow};
+use gapless_common::catalog::{Aggregation, Catalog, Channel, Device, PeriodLabel};
+use gapless_common::id::{
+    AgentId, BootId, ChannelId, ChannelIndex, ConnectionId, DeviceId, DeviceIndex, Epoch, Seq, SiteId,
+};
+use gapless_common::message::{AgentState, DataFrame, HeldEpoch, Outcome, Reply};
+use gapless_common::quality::{Cause, Quality};
+use gapless_common::reading::{
+    Acquired, CatalogRecord, Completeness, EpochStart, Misses, Readings, Record, Sample, Value,
+};
+use gapless_common::time::{Interval, SlotGrid, Timestamp};
+use gapless_common::topic::{AgentPath, Up};
+use gapless_common::wire::{self, Message};
+use rusqlite::Connection;
+
+const MINUTE_MS: i64 = 60_000;
+const DAY_MS: i64 = 1_440 * MINUTE_MS;
+/// 2026-01-01T00:00:00Z.
+const T0: Timestamp = Timestamp(1_767_225_600_000);
+
+fn path() -> AgentPath {
+    AgentPath { site: SiteId::new("farm").unwrap(), agent: AgentId::new("gw").unwrap() }
+}
+
+/// The instant `n` minutes after T0.
+fn at(n: i64) -> Timestamp {
+    T0.plus_ms(n * MINUTE_MS)
+}
+
+/// Name, unit and quantity of a channel, and how its values come about.
+type Row = (&'static str, &'static str, &'static str, Aggregation);
+
+const ENERGY: Row = ("energy", "kWh", "active_energy", Aggregation::Counter);
+const POWER: Row = ("power", "W", "active_power", Aggregation::Instant);
+
+fn device(id: &str, minutes: i64, channels: &[Row]) -> Device {
+    let channel = |&(id, unit, quantity, aggregation): &Row| Channel {
+        id: ChannelId::new(id).unwrap(),
+        unit: unit.into(),
+        quantity: quantity.into(),
+        aggregation,
+        label: PeriodLabel::End,
+        attributes: BTreeMap::new(),
+    };
+    Device {
+        id: DeviceId::new(id).unwrap(),
+        grid: SlotGrid::every(Interval::from_ms((minutes * MINUTE_MS).cast_unsigned()).unwrap()),
+        paused: false,
+        channels: channels.iter().map(channel).collect(),
+        attributes: BTreeMap::new(),
+    }
+}
+
+fn donor(device: &str, from: &str, channels: &[(&str, &str)]) -> Donor {
+    let text = str::to_owned;
+    let channels = channels.iter().map(|&(own, theirs)| (text(own), text(theirs))).collect();
+    Donor { site: text("farm"), device: text(device), from: text(from), channels }
+}
+
+/// A collector that knows donors, and an agent whose first device is the one with gaps.
+struct World {
+    committer: Committer,
+    donors: Vec<Donor>,
+    devices: Vec<Device>,
+    now: Timestamp,
+    next: u64,
+}
+
+impl World {
+    fn new(devices: Vec<Device>, donors: Vec<Donor>) -> Self {
+        let committer = Committer::from_connection(Connection::open_in_memory().unwrap(), 7).unwrap();
+        let committer = committer.with_donors(donors.clone());
+        let mut world = Self { committer, donors, devices, now: T0, next: 1 };
+        let start = EpochStart {
+            previous: None,
+            boot: BootId(5),
+            boot_clock_ms: 10,
+            at: T0,
+            clock_set: true,
+            durable: true,
+            agent_version: "1".into(),
+        };
+        world.be_born();
+        world.send(vec![Record::Start(start)]);
+        world.describe(0);
+        world
+    }
+
+    fn catalog(&self) -> Catalog {
+        Catalog { devices: self.devices.clone() }
+    }
+
+    fn take(&mut self, kind: Up, payload: Vec<u8>) -> Vec<Outbound> {
+        let message = Inbound { topic: path().up(kind), payload, at: self.now, token: 1 };
+        self.committer.attempt(&[message], self.now).unwrap().0
+    }
+
+    fn be_born(&mut self) {
+        let state = AgentState::Birth {
+            path: path(),
+            connection: ConnectionId(1),
+            agent_version: "1".into(),
+            boot: BootId(5),
+            epoch: Epoch(1),
+            catalog: wire::encode_catalog(&self.catalog()).0,
+            held: vec![HeldEpoch { epoch: Epoch(1), first: Seq(1), next: Seq(self.next) }],
+            durable: true,
+            clock_set: true,
+            flush_ms: 0,
+        };
+        self.take(Up::State, wire::encode(&Message::State(state)).unwrap());
+    }
+
+    fn send(&mut self, records: Vec<Record>) {
+        let catalog = self.catalog();
+        let hash = wire::encode_catalog(&catalog).0;
+        let (count, first) = (u64::try_from(records.len()).unwrap(), Seq(self.next));
+        let (agent, connection, epoch) = (path().tag(), ConnectionId(1), Epoch(1));
+        let frame = DataFrame { agent, connection, epoch, first, catalog: hash, records };
+        self.next += count;
+        self.take(Up::Data, wire::encode_data(&frame, &catalog).unwrap());
+    }
+
+    /// What the devices are, from this minute on.
+    fn describe(&mut self, since: i64) {
+        let (hash, bytes) = wire::encode_catalog(&self.catalog());
+        self.send(vec![Record::Catalog(CatalogRecord { hash, since: Some(at(since)), bytes })]);
+    }
+
+    /// What a device recorded at this minute, channel by channel.
+    fn record(&self, no: u16, minute: i64, values: &[Option<f64>]) -> Record {
+        let sample = |(n, value): (u16, &Option<f64>)| Sample {
+            channel: ChannelIndex(n),
+            value: value.map(Value::Number),
+            quality: if value.is_some() { Quality::Good } else { Quality::BadInvalid },
+        };
+        let slot = self.devices[usize::from(no)].grid.slot_at(at(minute));
+        let (device, acquired) = (DeviceIndex(no), Acquired::Recorded(slot));
+        let samples = (0..).zip(values).map(sample).collect();
+        Record::Readings(Readings { device, acquired, at: at(minute), samples })
+    }
+
+    /// A device recorded the number of the minute, and as many hundreds as its own number, in all channels.
+    fn recorded(&mut self, no: u16, minutes: impl IntoIterator<Item = i64>) {
+        let channels = self.devices[usize::from(no)].channels.len();
+        let value = |minute: i64| Some(minute as f64 + f64::from(no) / 8.0);
+        let records =
+            minutes.into_iter().map(|minute| self.record(no, minute, &vec![value(minute); channels]));
+        let records: Vec<Record> = records.collect();
+        records.chunks(500).for_each(|records| self.send(records.to_vec()));
+    }
+
+    /// The first device was not there in these minutes: that is known now.
+    fn missed(&mut self, minutes: std::ops::Range<i64>) {
+        let grid = self.devices[0].grid;
+        let (first, last) = (grid.slot_at(at(minutes.start)), grid.slot_at(at(minutes.end - 1)));
+        let count = u32::try_from(last.0 - first.0 + 1).unwrap();
+        let run = Misses { device: DeviceIndex(0), first, count, cause: Cause::NoAnswer };
+        let complete = Completeness { through: vec![(DeviceIndex(0), last)] };
+        self.now = self.now.max(at(minutes.end));
+        self.send(vec![Record::Misses(run), Record::Complete(complete)]);
+    }
+
+    /// Has donors looked after until nothing is left to do; `after` each transaction.
+    fn lend_with(mut self, after: impl Fn(Self) -> Self) -> Self {
+        for _ in 0..1_000 {
+            let before = self.committer.head();
+            self.committer.look_after_donors(self.now).unwrap();
+            if self.committer.head() == before {
+                return self;
+            }
+            self = after(self);
+        }
+        panic!("it never ends");
+    }
+
+    fn lend(self) -> Self {
+        self.lend_with(|world| world)
+    }
+
+    /// Killed and started again.
+    fn restart(self) -> Self {
+        let connection = self.committer.into_connection().unwrap();
+        let committer = Committer::from_connection(connection, 8).unwrap().with_donors(self.donors.clone());
+        Self { committer, ..self }
+    }
+
+    /// What is stored of a channel of the first device: minutes, and numbers.
+    fn stored(&self, channel: &str) -> Vec<(i64, f64)> {
+        let sql = "SELECT r.ts, r.value FROM readings r JOIN series x ON x.id = r.series
+            JOIN devices d ON d.id = x.device WHERE d.name = ?1 AND x.channel = ?2 ORDER BY r.ts";
+        let mut statement = self.committer.connection().prepare(sql).unwrap();
+        let row = |r: &rusqlite::Row<'_>| {
+            Ok((
+                Timestamp(r.get(0)?).since_ms(T0) / MINUTE_MS,
+                r.get::<_, Option<f64>>(1)?.unwrap_or(f64::NAN),
+            ))
+        };
+        let name = self.devices[0].id.as_str();
+        statement.query_map([name, channel], row).unwrap().map(Result::unwrap).collect()
+    }
+
+    /// The gaps of the first device: minutes, number and whether they are filled.
+    fn gaps(&self) -> Vec<(i64, i64, i64, bool)> {
+        let device = Some(self.devices[0].id.clone());
+        let of = GapFilter { device, limit: 10_000, ..GapFilter::default() };
+        let mut gaps = self.committer.store().gaps(&of).unwrap();
+        gaps.sort_by_key(|gap| gap.from);
+        let minutes = |t: Timestamp| t.since_ms(T0) / MINUTE_MS;
+        gaps.iter().map(|gap| (minutes(gap.from), minutes(gap.to), gap.id, gap.closed_at.is_some())).collect()
+    }
+
+    /// Minutes of the first device that are missing still.
+    fn missing(&self) -> Vec<i64> {
+        let step = usize::try_from(self.devices[0].grid.interval.as_ms() / MINUTE_MS).unwrap();
+        let open = self.gaps().into_iter().filter(|gap| !gap.3);
+        open.flat_map(|(from, to, ..)| (from..to).step_by(step)).collect()
+    }
+
+    fn events(&self, gap: i64) -> Vec<GapEventRow> {
+        self.committer.store().gap_events(gap).unwrap()
+    }
+
+    /// Event and actor of what became of the gap that holds a minute.
+    fn told(&self, minute: i64) -> Vec<(&'static str, String)> {
+        let gap = self.gaps().into_iter().find(|gap| (gap.0..gap.1).contains(&minute)).unwrap();
+        self.events(gap.2).into_iter().map(|event| (event.event, event.actor)).collect()
+    }
+}
+
+/// What the meter measures itself: minutes 0 to 9; then nothing until `to`.
+fn with_a_hole(devices: Vec<Device>, donors: Vec<Donor>, to: i64) -> World {
+    let mut world = World::new(devices, donors);
+    let minutes = world.devices[0].grid.interval.as_ms() / MINUTE_MS;
+    world.recorded(0, (0..10).step_by(usize::try_from(minutes).unwrap()));
+    world.missed((10 + minutes - 1) / minutes * minutes..to);
+    world
+}
+
+#[test]
+fn a_quarter_hourly_counter_fills_every_fifteenth_minute() {
+    let profile = device("profile", 15, &[("imported", "kWh", "active_energy", Aggregation::Counter)]);
+    let donors = vec![donor("meter", "profile", &[("energy", "imported")])];
+    let mut world = with_a_hole(vec![device("meter", 1, &[ENERGY]), profile], donors, 70).lend();
+    assert_eq!(world.missing(), (10..70).collect::<Vec<_>>(), "the profile has not told anything");
+    world.recorded(1, [0, 15, 30, 45, 60, 75]);
+    let mut world = world.lend();
+    let filled: Vec<i64> = world.gaps().iter().filter(|gap| gap.3).map(|gap| gap.0).collect();
+    assert_eq!(filled, [15, 30, 45, 60]);
+    let lent: Vec<_> = world.stored("energy").into_iter().filter(|(minute, _)| *minute >= 10).collect();
+    assert_eq!(lent, [(15, 15.125), (30, 30.125), (45, 45.125), (60, 60.125)]);
+    assert_eq!(world.told(30).last(), Some(&("filled", "device profile".to_owned())));
+    assert_eq!(
+        world.told(31).last(),
+        Some(&("cut", "collector".to_owned())),
+        "its remainder is a gap of its own"
+    );
+    // What its own agent finds later of such an instant is a second word for it: the first one stays, and nothing is lost.
+    let before = world.committer.head();
+    world.committer.look_after_donors(world.now).unwrap();
+    assert_eq!(world.committer.head(), before, "where nothing has changed nothing is committed");
+    world.recorded(0, 10..70);
+    assert_eq!(world.missing(), Vec::<i64>::new());
+    let stored = world.stored("energy");
+    assert_eq!((stored.len(), stored[30], stored[31]), (70, (30, 30.125), (31, 31.0)));
+    let conflicts: i64 =
+        world.committer.connection().query_row("SELECT count(*) FROM conflicts", [], |r| r.get(0)).unwrap();
+    assert_eq!(conflicts, 4);
+}
+
+#[test]
+fn what_does_not_say_the_same_stands_in_for_nothing() {
+    use Aggregation::{Counter, Instant, Mean, Sum};
+    let quarter = |channel: Row| device("profile", 15, &[channel]);
+    let energy = |unit, quantity, aggregation| ("energy", unit, quantity, aggregation);
+    let shifted = |mut device: Device| {
+        device.grid.phase_ms = 30_000;
+        device
+    };
+    let all: &[i64] = &[15, 30, 45, 60];
+    let rows: [(Device, Device, &[i64]); 9] = [
+        (device("meter", 1, &[ENERGY]), quarter(ENERGY), all),
+        (device("meter", 15, &[energy("kWh", "e", Sum)]), quarter(energy("kWh", "e", Sum)), all),
+        (device("meter", 15, &[energy("kW", "p", Mean)]), quarter(energy("kW", "p", Mean)), all),
+        (device("meter", 1, &[energy("kW", "p", Mean)]), quarter(energy("kW", "p", Mean)), &[]),
+        (device("meter", 1, &[energy("kW", "p", Instant)]), quarter(energy("kW", "p", Mean)), &[]),
+        (device("meter", 1, &[ENERGY]), quarter(energy("Wh", "active_energy", Counter)), &[]),
+        (device("meter", 1, &[ENERGY]), quarter(energy("kWh", "reactive_energy", Counter)), &[]),
+        (device("meter", 1, &[ENERGY]), quarter(("other", "kWh", "active_energy", Counter)), &[]),
+        (shifted(device("meter", 1, &[ENERGY])), quarter(ENERGY), &[]),
+    ];
+    for (own, profile, expected) in rows {
+        let what = format!("{own:?} from {profile:?}");
+        let mut world = with_a_hole(vec![own, profile], vec![donor("meter", "profile", &[])], 75);
+        world.recorded(1, [0, 15, 30, 45, 60, 75]);
+        let world = world.lend();
+        let filled: Vec<i64> = world.gaps().iter().filter(|gap| gap.3).flat_map(|gap| gap.0..gap.1).collect();
+        let filled: Vec<i64> = filled.into_iter().filter(|minute| all.contains(minute)).collect();
+        assert_eq!(filled, expected, "{what}");
+        let lent = world.stored("energy").iter().filter(|(minute, _)| *minute >= 15).count();
+        assert_eq!(lent, expected.len(), "{what}");
+    }
+}
+
+#[test]
+fn a_value_that_is_none_stands_in_for_nothing() {
+    let devices = vec![device("meter", 1, &[ENERGY]), device("profile", 15, &[ENERGY])];
+    let mut world = with_a_hole(devices, vec![donor("meter", "profile", &[])], 40);
+    let bad = world.record(1, 15, &[None]);
+    world.send(vec![bad]);
+    world.recorded(1, [30]);
+    let world = world.lend();
+    assert_eq!(world.missing().len(), 29);
+    assert!(world.missing().contains(&15) && !world.missing().contains(&30));
+}
+
+#[test]
+fn donors_are_asked_in_their_order_and_each_for_what_is_left() {
+    let devices =
+        vec![device("meter", 1, &[ENERGY]), device("api", 30, &[ENERGY]), device("profile", 15, &[ENERGY])];
+    let donors = vec![donor("meter", "profile", &[]), donor("meter", "api", &[])];
+    let mut world = World::new(devices, donors);
+    world.recorded(1, [0, 30, 60, 90]);
+    world.recorded(2, [0, 15, 30, 45, 60]);
+    world.recorded(0, 0..10);
+    world.missed(10..100);
+    let world = world.lend();
+    let lent: Vec<_> = world.stored("energy").into_iter().filter(|(minute, _)| *minute >= 10).collect();
+    assert_eq!(lent, [(15, 15.25), (30, 30.25), (45, 45.25), (60, 60.25), (90, 90.125)]);
+    assert_eq!(world.told(90).last(), Some(&("filled", "device api".to_owned())));
+}
+
+#[test]
+fn a_slot_of_which_one_channel_is_lent_is_missing_still_and_its_history_says_so() {
+    let devices = vec![device("meter", 1, &[ENERGY, POWER]), device("profile", 15, &[ENERGY])];
+    let mut world = with_a_hole(devices, vec![donor("meter", "profile", &[])], 40);
+    world.recorded(1, [15, 30]);
+    let mut world = world.lend();
+    assert_eq!(world.missing(), (10..40).collect::<Vec<_>>());
+    assert_eq!(world.stored("energy")[10..], [(15, 15.125), (30, 30.125)]);
+    let history = world.events(world.gaps()[0].2);
+    let lent = history.last().unwrap();
+    assert_eq!((lent.event, lent.actor.as_str()), ("lent", "device profile"));
+    assert_eq!(lent.detail.as_deref(), Some("2 of its slots are there but for power"));
+    assert_eq!(history.len(), 2, "said once: {history:?}");
+    // The complete grid has what was lent, and that the slot is missing still, as the ledger says.
+    let store = world.committer.store();
+    let series: Vec<_> = store.series(None, None).unwrap();
+    for (channel, there) in [("energy", 12), ("power", 10)] {
+        let is_it = |x: &&SeriesRow| x.device.as_str() == "meter" && x.channel.as_str() == channel;
+        let no = series.iter().find(is_it).unwrap().no;
+        let scan = Scan { series: vec![no], from: T0, to: at(40), after: None };
+        let (mut readings, mut absent) = (0, 0);
+        let each = &mut |row| {
+            match row {
+                GridRow::Reading(_) => readings += 1,
+                GridRow::Absent(_) => absent += 1,
+            }
+            Flow::More
+        };
+        store.complete(&scan, world.now, each).unwrap();
+        assert_eq!((readings, absent), (there, 30), "{channel}");
+    }
+    // Somebody else has the rest.
+    let (hash, donors) =
+        (world.devices.len(), [donor("meter", "profile", &[]), donor("meter", "clamp", &[])]);
+    world.devices.push(device("clamp", 15, &[POWER]));
+    world.donors = donors.to_vec();
+    world.describe(41);
+    let mut world = world.restart();
+    world.recorded(u16::try_from(hash).unwrap(), [15, 30]);
+    let world = world.lend();
+    assert!(!world.missing().contains(&15) && !world.missing().contains(&30), "{:?}", world.missing());
+}
+
+#[test]
+fn a_gap_that_grows_is_filled_as_it_grows_with_what_is_there_already() {
+    let devices = vec![device("meter", 1, &[ENERGY]), device("profile", 15, &[ENERGY])];
+    let mut world = with_a_hole(devices, vec![donor("meter", "profile", &[])], 40);
+    world.recorded(1, [0, 15, 30, 45, 60, 75]);
+    let mut world = world.lend();
+    world.missed(40..70);
+    let mut world = world.lend();
+    world.missed(70..80);
+    world.recorded(1, [90]);
+    let world = world.lend();
+    let filled: Vec<i64> = world.gaps().iter().filter(|gap| gap.3).map(|gap| gap.0).collect();
+    assert_eq!(filled, [15, 30, 45, 60, 75]);
+}
+
+#[test]
+fn what_turns_up_months_later_fills_what_was_abandoned() {
+    let mut meter = device("meter", 1, &[ENERGY]);
+    meter.attributes.insert("history".to_owned(), "device".to_owned());
+    let devices = vec![meter, device("profile", 15, &[ENERGY])];
+    let mut world = with_a_hole(devices, vec![donor("meter", "profile", &[])], 40);
+    world.recorded(0, [40]);
+    world = world.lend();
+    for _ in 0..4 {
+        world.now = world.now.plus_ms(30 * DAY_MS);
+        let asked = world.committer.look_after_gaps(world.now).unwrap();
+        let [Outbound::Publish { payload, .. }] = asked.as_slice() else { panic!("{asked:?}") };
+        let Ok(Message::Command(command)) = wire::decode(payload) else { panic!("no command") };
+        let reply = Message::Reply(Reply { id: command.id, outcome: Outcome::NoData });
+        world.take(Up::Reply, wire::encode(&reply).unwrap());
+    }
+    let gap = world.gaps()[0].2;
+    assert_eq!(world.events(gap).last().map(|event| event.event), Some("abandoned"));
+    let mut world = world.restart().lend();
+    world.recorded(1, [15, 30]);
+    let mut world = world.lend();
+    assert!(!world.missing().contains(&15) && !world.missing().contains(&30));
+    assert_eq!(world.told(15).last().map(|(event, _)| *event), Some("filled"));
+    // What is left can be opened again, as ever.
+    let left = world.gaps().into_iter().find(|gap| !gap.3).unwrap();
+    let order = Order { gap: left.2, wish: Wish::Reopen, actor: "token test".to_owned() };
+    world.committer.carry_out(&order, world.now).unwrap();
+    assert_eq!(world.committer.look_after_gaps(world.now).unwrap().len(), 1, "it is asked for");
+}
+
+#[test]
+fn a_gap_that_is_opened_again_is_looked_at_again_by_whoever_can_stand_in_by_then() {
+    let devices = vec![device("meter", 1, &[ENERGY]), device("profile", 15, &[ENERGY])];
+    let mut world = with_a_hole(devices, Vec::new(), 40);
+    world.recorded(1, [15, 30]);
+    let mut world = world.lend();
+    assert_eq!(world.missing().len(), 30, "nobody is named");
+    world.donors = vec![donor("meter", "nobody", &[]), donor("meter", "profile", &[])];
+    let world = world.restart().lend();
+    assert_eq!(
+        world.missing().len(),
+        28,
+        "after a start everything is looked at once, whoever is not known yet"
+    );
+}
+
+#[test]
+fn a_kill_between_two_parts_of_what_is_lent_stores_nothing_twice_and_leaves_nothing_out() {
+    let devices = vec![device("meter", 15, &[ENERGY]), device("profile", 15, &[ENERGY])];
+    let count = 5_000;
+    let mut world = with_a_hole(devices, vec![donor("meter", "profile", &[])], 15 * count);
+    world.recorded(1, (0..count).map(|n| n * 15));
+    assert!(world.missing().len() > 4_900);
+    let transactions = std::cell::Cell::new(0);
+    let world = world.lend_with(|world| {
+        transactions.set(transactions.get() + 1);
+        world.restart()
+    });
+    assert!(transactions.get() >= 3, "in parts: {}", transactions.get());
+    assert_eq!(world.missing(), Vec::<i64>::new());
+    let stored = world.stored("energy");
+    assert_eq!(stored.len(), usize::try_from(count).unwrap());
+    assert!(stored.iter().skip(1).all(|&(minute, value)| value == minute as f64 + 0.125));
+    let conflicts: i64 =
+        world.committer.connection().query_row("SELECT count(*) FROM conflicts", [], |r| r.get(0)).unwrap();
+    assert_eq!(conflicts, 0);
+}
+
+#[test]
+fn what_is_missing_is_filled_by_what_the_device_was_then() {
+    let devices = vec![device("meter", 1, &[ENERGY]), device("profile", 15, &[ENERGY])];
+    let mut world = with_a_hole(devices, vec![donor("meter", "profile", &[])], 40);
+    // Since then it counts in Wh: nothing is converted, and its past stays what it was.
+    world.devices[0].channels[0].unit = "Wh".into();
+    world.describe(40);
+    world.recorded(0, [40]);
+    world.missed(41..80);
+    world.recorded(0, [80]);
+    world.recorded(1, [15, 30, 45, 60, 75]);
+    let world = world.restart().lend();
+    let missing = world.missing();
+    for (minute, is_missing) in [(15, false), (30, false), (45, true), (60, true), (75, true)] {
+        assert_eq!(missing.contains(&minute), is_missing, "{minute}: {missing:?}");
+    }
+    let revisions = world.committer.store().series(None, None).unwrap();
+    let units: Vec<_> =
+        revisions.iter().filter(|x| x.device.as_str() == "meter").map(|x| x.revision).collect();
+    assert_eq!(units, [1, 2]);
+}
