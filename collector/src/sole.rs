@@ -68,4 +68,19 @@ mod tests {
         drop(first);
         Sole::take(folder.path()).unwrap();
     }
+
+    #[test]
+    fn of_many_that_begin_at_once_one_has_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let start = std::sync::Barrier::new(16);
+        let taken: Vec<_> = std::thread::scope(|scope| {
+            let take = || {
+                start.wait();
+                Sole::take(folder.path()).ok()
+            };
+            let threads: Vec<_> = (0..16).map(|_| scope.spawn(take)).collect();
+            threads.into_iter().filter_map(|thread| thread.join().unwrap()).collect()
+        });
+        assert_eq!(taken.len(), 1);
+    }
 }

@@ -503,16 +503,16 @@ fn gaps(api: &Api, state: &str) -> Vec<serde_json::Value> {
 }
 
 /// The link is gone for a day of the logger's own time, in which the gateway lives some seconds: the logger's clock is a
-/// day behind at first, and has caught up when it is back.
-#[test]
-fn a_day_of_the_logger_s_own_time_comes_back_without_a_person() {
+/// day behind at first, and has caught up when it is back. Then the day comes back without a person, whatever happens
+/// `meanwhile`.
+fn lose_a_day(config: LoggerConfig, meanwhile: impl FnOnce(&mut LoggerSite, &Api)) {
     let day = 24 * HOUR;
     let config = LoggerConfig {
         tables: vec![table(30_000, 20_000)],
         zone_ms: ZONE,
         wrong_by_ms: -day,
         history_ms: HOUR,
-        ..LoggerConfig::default()
+        ..config
     };
     let mut place = LoggerSite::new(config, "30m", "\"all\"");
     place.site.start_collector();
@@ -529,6 +529,7 @@ fn a_day_of_the_logger_s_own_time_comes_back_without_a_person() {
         if gaps.iter().any(|gap| gap["cause"] == "not_connected") { Ok(()) } else { Err(gaps) }
     });
     place.logger.replug().unwrap();
+    meanwhile(&mut place, &api);
     let count = usize::try_from(day / 30_000).unwrap();
     let instants = place.wait_for(&api, "the whole day", |instants| instants.len() > count + 61);
     for two in instants.windows(2) {
@@ -544,6 +545,35 @@ fn a_day_of_the_logger_s_own_time_comes_back_without_a_person() {
     assert!(!gaps(&api, "filled").is_empty(), "what was a gap was filled");
     place.site.stop_agent();
     place.site.stop_collector();
+}
+
+#[test]
+fn a_day_of_the_logger_s_own_time_comes_back_without_a_person() {
+    lose_a_day(LoggerConfig::default(), |_, _| {});
+}
+
+#[test]
+fn a_day_comes_back_though_the_collector_is_killed_while_it_streams_in() {
+    let config = LoggerConfig { records_max: 100, ..LoggerConfig::default() };
+    lose_a_day(config, |place, api| {
+        // So slow that most of the day is still to come.
+        place
+            .logger
+            .with(|logger, _| logger.add_fault(Fault::new(FaultKind::Slow { ms: 200 }).times(10_000)));
+        let stored = |place: &LoggerSite| place.instants(api, 4).len();
+        let some = wait::until("a part of the day", SOON, || {
+            let count = stored(place);
+            if count > 61 + 200 { Ok(count) } else { Err(count) }
+        });
+        assert!(some < 2_000, "{some} of 2,880 are there already: nothing is interrupted");
+        place.site.kill_collector();
+        // What streams in meanwhile waits with the agent.
+        std::thread::sleep(Duration::from_secs(1));
+        place.site.start_collector();
+        let kept = stored(place);
+        assert!(kept >= some, "{kept} of {some} that were shown are there after the kill");
+        place.logger.with(|logger, _| logger.clear_faults());
+    });
 }
 
 #[test]

@@ -10,7 +10,8 @@ use gapless_simulators::clock;
 use gapless_simulators::remote::meter::{HALF_HOUR_MS, Meter, WINDOW_MS_MAX};
 use gapless_simulators::remote::quota::Quota;
 use gapless_simulators::remote::thermostat::{Call, Cloud, FIVE_MINUTES_MS};
-use gapless_simulators::remote::{Remote, RemoteServer, carbon, thermostat};
+use gapless_simulators::remote::{Remote, RemoteServer, Request, carbon, thermostat};
+use gapless_tests::api::ApiReading;
 use gapless_tests::home::{Home, WITHIN, described};
 use gapless_tests::wait;
 
@@ -145,6 +146,80 @@ fn two_years_of_half_hours_are_collected_kept_up_and_given_up_when_consent_is_wi
     let history = home.api.get("/api/v1/jobs").expect("answered")["history"].clone();
     let done = history.as_array().expect("a list").iter().filter(|job| job["outcome"] == "done");
     assert!(done.map(|job| job["readings"].as_u64().unwrap_or(0)).max() > Some(19_000), "{history}");
+}
+
+/// A meter behind an API that answers so many windows, and then that it cannot.
+struct Stuck {
+    meter: Meter,
+    windows: usize,
+    /// Windows that it was asked for and could not answer.
+    refused: usize,
+}
+
+impl Stuck {
+    fn windows(&self) -> Vec<(Timestamp, Timestamp)> {
+        let long = self.meter.calls.iter().filter(|call| call.to.since_ms(call.from) > DAY_MS);
+        long.map(|call| (call.from, call.to)).collect()
+    }
+}
+
+impl Remote for Stuck {
+    fn answer(&mut self, request: &Request<'_>, now: Timestamp) -> (u16, String) {
+        if self.windows().len() >= self.windows {
+            self.refused += 1;
+            return (503, String::new());
+        }
+        self.meter.answer(request, now)
+    }
+}
+
+#[test]
+fn a_kill_in_the_midst_of_a_back_fill_asks_for_nothing_again_that_is_here() {
+    let now = clock::now().wall_ms;
+    let oldest = Timestamp((now - 400 * DAY_MS).div_euclid(HALF_HOUR_MS) * HALF_HOUR_MS);
+    let stuck = Stuck { meter: Meter::new("secret", oldest), windows: 2, refused: 0 };
+    let server = RemoteServer::start(stuck).expect("a port");
+    let text = meters(&server);
+    let (electricity, _) = text.rsplit_once("[[device]]").expect("gas is the last device");
+    let mut home = Home::start(&[electricity.to_owned()]);
+    let series = "home-1/electricity/energy";
+    let first = wait::until("two windows of five", WITHIN, || {
+        let rows = home.api.readings(series)?.len();
+        let (windows, refused) = {
+            let state = server.state();
+            (state.windows(), state.refused)
+        };
+        let is_here = windows.len() == 2 && refused > 0 && rows > 8_000;
+        if is_here { Ok(windows) } else { Err(format!("{rows} rows, {windows:?}, {refused} refused")) }
+    });
+    let before = home.api.readings(series).expect("answered").len();
+    home.kill_and(|_| {
+        let mut state = server.state();
+        state.meter.calls.clear();
+        state.windows = usize::MAX;
+    });
+    // It goes on by itself once the lease of what was interrupted is over; nobody waits for that here.
+    wait::until_true("a refresh", WITHIN, || {
+        home.api.post("/api/v1/devices/home-1/electricity/refresh").is_ok_and(|answer| answer.0 == 200)
+    });
+    let last = now - LAG_MS - HALF_HOUR_MS;
+    let wanted: Vec<i64> = (0..).map(|n| oldest.0 + n * HALF_HOUR_MS).take_while(|at| *at <= last).collect();
+    let rows = wait::until("the other three", WITHIN, || {
+        let rows = home.api.readings(series)?;
+        if rows.len() >= wanted.len() { Ok(rows) } else { Err(format!("{} of {}", rows.len(), wanted.len())) }
+    });
+    assert!(before < wanted.len() / 2 + 1, "{before} of {} were here before the kill", wanted.len());
+    let mut at: Vec<i64> = rows.iter().map(|row| row.at_ms).filter(|at| *at <= last).collect();
+    at.sort_unstable();
+    assert_eq!(at, wanted, "each half hour once");
+    let is_true =
+        |row: &ApiReading| row.value.as_f64() == Some(Meter::value("electricity", Timestamp(row.at_ms)));
+    assert!(rows.iter().all(is_true));
+    // What the last answered window held was committed, and with it how far everything is proven.
+    let proven = first.iter().map(|window| window.1).max().expect("two");
+    let again = server.state().windows();
+    assert!(!again.is_empty() && again.iter().all(|window| window.0 >= proven), "{again:?} after {proven}");
+    assert_eq!(home.api.items("/api/v1/conflicts").expect("answered").len(), 0);
 }
 
 #[test]
