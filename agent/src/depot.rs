@@ -105,8 +105,8 @@ pub struct Depot {
     batch: Batch,
     unset: UnsetEpochs,
     dropped_before: u64,
-    /// Where the record of the catalog in force stands, where it was written once more.
-    brought: Option<(Epoch, Seq)>,
+    /// Where the record of the catalog in force stands.
+    catalog_at: Option<(Epoch, Seq)>,
     started: Now,
     /// When the catalog in force came into force in this run: on the disk and in memory alike, slots are due from then on.
     in_force_from: Now,
@@ -174,7 +174,7 @@ impl Depot {
             batch: Batch::default(),
             unset: UnsetEpochs::default(),
             dropped_before: 0,
-            brought: None,
+            catalog_at: None,
             started: now,
             in_force_from: now,
             is_found: false,
@@ -245,9 +245,7 @@ impl Depot {
         }
         if !is_refused && self.is_catalog_gone() {
             self.gather_catalog(now);
-            let brought = (self.store.epoch(), self.store.next_seq());
             self.append(now, &mut committed)?;
-            self.brought = Some(brought);
         }
         let dropped = self.store.stats().dropped_records;
         committed.held_changed |= dropped != self.dropped_before;
@@ -255,15 +253,14 @@ impl Depot {
         Ok(committed)
     }
 
-    /// Whether the catalog in force found no room beside the records, and its own record may be among those that were dropped:
-    /// without it none of them could be read after a restart.
+    /// Whether the catalog in force found no room beside the records, and its own record is no longer held: without it none of
+    /// them could be read after a restart.
     fn is_catalog_gone(&self) -> bool {
-        let is_unkept = || self.unkept.iter().any(|(hash, _)| *hash == self.identity.catalog);
-        let has_dropped = self.store.stats().dropped_records != self.dropped_before;
+        let is_unkept = self.unkept.iter().any(|(hash, _)| *hash == self.identity.catalog);
         let is_there = |(epoch, seq): (Epoch, Seq)| {
             self.store.held().iter().any(|held| held.epoch == epoch && held.first <= seq)
         };
-        self.failure.is_none() && has_dropped && is_unkept() && !self.brought.is_some_and(is_there)
+        self.failure.is_none() && is_unkept && !self.catalog_at.is_some_and(is_there)
     }
 
     /// Appends the batch; `true` where some of it was refused.
@@ -271,8 +268,13 @@ impl Depot {
         if self.is_idle() {
             return Ok(false);
         }
+        let catalog_at = self.batch.place_of_catalog().map(|place| {
+            let next = self.store.next_seq().0;
+            (self.store.epoch(), Seq(next.saturating_add(place)))
+        });
         match append_all(self.store.as_mut(), &self.batch.borrow(self.identity.catalog)) {
             Ok(is_refused) => {
+                self.catalog_at = catalog_at.or(self.catalog_at);
                 self.batch.clear();
                 Ok(is_refused)
             }
@@ -469,7 +471,7 @@ impl Depot {
     /// Another catalog is in force for what is gathered from now on. To be called with an empty batch.
     pub fn change_catalog(&mut self, catalog: CatalogHash, bytes: Box<[u8]>, now: Now) {
         (self.identity.catalog, self.identity.catalog_bytes) = (catalog, bytes);
-        (self.in_force_from, self.brought) = (now, None);
+        (self.in_force_from, self.catalog_at) = (now, None);
         self.keep_catalogs(now);
         self.gather_catalog(now);
     }

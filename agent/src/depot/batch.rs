@@ -57,6 +57,12 @@ impl Batch {
         entries.collect()
     }
 
+    /// Which of the records is the last that brings a catalog.
+    pub(super) fn place_of_catalog(&self) -> Option<u64> {
+        let is_catalog = |entry: &Entry| entry.kind == RecordKind::Catalog as u8;
+        self.records.iter().rposition(is_catalog).and_then(|place| u64::try_from(place).ok())
+    }
+
     /// Takes out the first `count` records, and of the others those that open an epoch: they belong to that one alone.
     pub(super) fn move_on(&mut self, count: usize) {
         let mut old = std::mem::take(self);

@@ -58,12 +58,15 @@ impl Case<'_> {
             }
             // An agent whose disk had failed when it was stopped could leave no goodbye there.
             Cause::Crashed => {
-                self.was_down(at, interval_ms, &[Stop::Killed]) || self.was_stopped_mute(at, interval_ms)
+                self.was_down(at, interval_ms, &[Stop::Killed])
+                    || self.was_stopped_mute(at, interval_ms)
+                    || self.was_refused(index, slot, at, &[Stop::Killed])
             }
             // Killed before it was switched off, or switched off while it was stopped.
             Cause::PowerOff => {
                 self.was_down(at, interval_ms, &[Stop::PowerCut, Stop::Killed])
                     || self.was_stopped_mute(at, interval_ms)
+                    || self.was_refused(index, slot, at, &[Stop::PowerCut, Stop::Killed])
             }
             Cause::DiskFailed => self.had_failed(at, interval_ms),
             Cause::BudgetFull => {
@@ -86,6 +89,12 @@ impl Case<'_> {
             }
             told => self.bus_said(index, slot, told),
         }
+    }
+
+    /// Whether what was read of the slot found no room, in a process that ended so: it could not say that either.
+    fn was_refused(&self, index: DeviceIndex, slot: i64, at: Timestamp, ends: &[Stop]) -> bool {
+        self.history().lives.iter().any(|life| life.ended_as(ends).is_some())
+            && self.is_named(index, slot, at, |place| self.log.refused.contains_key(&place))
     }
 
     fn bus_said(&self, index: DeviceIndex, slot: i64, cause: Cause) -> bool {

@@ -133,10 +133,8 @@ impl Center {
     /// # Panics
     /// Where it has failed for another reason: that is a finding.
     pub fn unless_full<T: Default>(&self, done: rusqlite::Result<T>) -> T {
-        match done {
-            Err(error) if !self.is_full => panic!("memory does not fail: {error}"),
-            done => done.unwrap_or_default(),
-        }
+        assert!(self.is_full || done.is_ok(), "memory does not fail: {:?}", done.err());
+        done.unwrap_or_default()
     }
 
     /// It is killed: what waited is gone, and so is what was not committed.
@@ -218,12 +216,12 @@ impl Center {
         }
         let applied = match committer.apply(&group, truth(at_ms).plus_ms(self.ahead_ms)) {
             Ok(applied) => applied,
-            Err(_) if self.is_full => {
+            Err(error) => {
+                assert!(self.is_full, "memory does not fail: {error}");
                 group.into_iter().rev().for_each(|message| self.waiting.push_front(message));
                 turn.has_failed = true;
                 return turn;
             }
-            Err(error) => panic!("memory does not fail: {error}"),
         };
         if dies == Some(Death::BeforeCommit) {
             drop(applied);
@@ -233,12 +231,12 @@ impl Center {
         let taken = applied.taken();
         let answers = match applied.commit() {
             Ok(answers) => answers,
-            Err(_) if self.is_full => {
+            Err(error) => {
+                assert!(self.is_full, "memory does not fail: {error}");
                 group.into_iter().rev().for_each(|message| self.waiting.push_front(message));
                 turn.has_failed = true;
                 return turn;
             }
-            Err(error) => panic!("memory does not fail: {error}"),
         };
         turn.committed = group[..taken].to_vec();
         group[taken..].iter().rev().for_each(|rest| self.waiting.push_front(rest.clone()));

@@ -225,13 +225,18 @@ impl Case<'_> {
                 || in_memory.peek().is_some() && self.was_lost_from_memory(issued)
                 || in_memory.any(|span| went(&span));
         }
+        let was_killed = history.lives.iter().any(|life| {
+            life.generation == issued.generation && life.ended.is_some_and(|(.., how)| how != Stop::Clean)
+        });
         places.iter().all(|(epoch, seq)| {
+            // It found no room, and its process ended before there was any to say so.
+            let was_refused = was_killed && self.log.refused.contains_key(&(*epoch, *seq));
             let is_lost = told.get(epoch).is_some_and(|told| told.contains(*seq));
             let was_replaced =
                 self.log.kept.get(&(*epoch, *seq)).is_some_and(|kept| kept.card < self.log.card);
             // The downtime that follows holds its slot.
             let was_cut_off = self.log.is_cut_off((*epoch, *seq));
-            is_lost || was_replaced || self.is_forgotten((*epoch, *seq)) || was_cut_off
+            is_lost || was_refused || was_replaced || self.is_forgotten((*epoch, *seq)) || was_cut_off
         })
     }
 
