@@ -268,13 +268,13 @@ impl Depot {
         if self.is_idle() {
             return Ok(false);
         }
-        let catalog_at = self.batch.place_of_catalog().map(|place| {
-            let next = self.store.next_seq().0;
-            (self.store.epoch(), Seq(next.saturating_add(place)))
-        });
         match append_all(self.store.as_mut(), &self.batch.borrow(self.identity.catalog)) {
             Ok(is_refused) => {
-                self.catalog_at = catalog_at.or(self.catalog_at);
+                if let Some(behind) = self.batch.behind_catalog() {
+                    // Counted from the end: what was given up before it took no seq.
+                    let seq = Seq(self.store.next_seq().0.saturating_sub(behind + 1));
+                    self.catalog_at = (!is_refused).then(|| (self.store.epoch(), seq));
+                }
                 self.batch.clear();
                 Ok(is_refused)
             }

@@ -149,7 +149,7 @@ impl Default for Config {
             alerts: alerts::Alerts::default(),
             housekeeping: housekeeping::Housekeeping::default(),
             sources: Vec::new(),
-            source_workers: 8,
+            source_workers: 32,
         }
     }
 }

@@ -57,10 +57,10 @@ impl Batch {
         entries.collect()
     }
 
-    /// Which of the records is the last that brings a catalog.
-    pub(super) fn place_of_catalog(&self) -> Option<u64> {
+    /// How many records stand behind the last one that brings a catalog; `None` where none does.
+    pub(super) fn behind_catalog(&self) -> Option<u64> {
         let is_catalog = |entry: &Entry| entry.kind == RecordKind::Catalog as u8;
-        self.records.iter().rposition(is_catalog).and_then(|place| u64::try_from(place).ok())
+        self.records.iter().rev().position(is_catalog).and_then(|behind| u64::try_from(behind).ok())
     }
 
     /// Takes out the first `count` records, and of the others those that open an epoch: they belong to that one alone.

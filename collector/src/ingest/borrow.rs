@@ -113,6 +113,8 @@ impl Lending {
                 self.stretches(connection, &written, &changed)?
             }
             None => {
+                // Where this fails all is looked at again.
+                self.seen = None;
                 self.waiting.clear();
                 self.looked.clear();
                 self.everything(connection)?

@@ -215,8 +215,10 @@ impl Agent {
 
     /// Epochs that are whole and wait for their place in the chain.
     pub(super) fn unplaced(&self) -> usize {
-        let waits = |e: &&EpochState| e.finished() && e.place.is_none() && !e.is_in_memory();
-        self.epochs.values().filter(waits).count()
+        let waits = |(epoch, e): &(&Epoch, &EpochState)| {
+            e.finished() && e.place.is_none() && !e.is_in_memory() && !self.stays_beside(**epoch)
+        };
+        self.epochs.iter().filter(waits).count()
     }
 
     /// Whether the agent was born and has the epoch still, as its birth said or as its frames show.

@@ -386,8 +386,23 @@ impl Ledger {
                 }
             }
             self.changes.epochs.insert((no, epoch));
+            self.leave_beside(no, epoch);
         }
         true
+    }
+
+    /// What an epoch has declared that will never have a place takes no effect; its downtimes explain what is unexplained.
+    fn leave_beside(&mut self, no: AgentNo, epoch: Epoch) {
+        if !self.agent(no).is_some_and(|agent| agent.stays_beside(epoch)) {
+            return;
+        }
+        let marks = std::mem::take(&mut self.epoch_mut(no, epoch).marks);
+        for (seq, mark) in marks {
+            self.changes.marks.insert((no, epoch, seq), None);
+            if let Mark::Downtime { from, to, cause } = mark {
+                self.overdue.push((no, Downtime { from, to, cause }));
+            }
+        }
     }
 }
 
@@ -491,6 +506,16 @@ fn break_of(agent: &Agent, epoch: Epoch, state: &super::EpochState) -> Option<Ca
             before.is_none_or(placed).then(|| state.hidden(0, 1, |_| true).unwrap_or(Cause::Unexplained))
         }
         None => None,
+    }
+}
+
+impl Agent {
+    /// Whether an epoch will never have a place: nothing more of it comes, and nothing tells where it stood.
+    pub(super) fn stays_beside(&self, epoch: Epoch) -> bool {
+        self.epochs.get(&epoch).is_some_and(|state| {
+            let is_nowhere = state.place.is_none() && state.start.is_none() && state.parked.is_empty();
+            state.closed && is_nowhere && !state.is_in_memory() && !is_waited_for(self, epoch)
+        })
     }
 }
 

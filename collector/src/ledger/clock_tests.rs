@@ -82,6 +82,21 @@ fn a_clock_that_was_ahead_at_the_begin_puts_off_nothing_once_it_is_right() {
     assert_eq!(open, [NOW - 4, NOW - 2]);
 }
 
+/// The same of one that remembers longer than a clock is believed that is ahead: the run of its records is known from before.
+#[test]
+fn a_hole_behind_a_long_run_is_owed_by_whoever_began_ahead() {
+    let (mut ledger, mut slots) = (fresh(), Memory::default());
+    let ahead = NOW + 3_600;
+    ledger.start(AGENT, Epoch(1), &start(None, (at(ahead), true)));
+    ledger.mark(AGENT, Epoch(1), 2, Mark::Catalog { hash: HASH, since: Some(at(ahead)) });
+    (NOW - 2 * DAY..NOW - 5).chain([NOW - 3]).for_each(|slot| ledger.received(&due(), Slot(slot)));
+    ledger.mark(AGENT, Epoch(1), 3, complete(NOW - 3));
+    ledger.account(AGENT, Epoch(1), 1, 3);
+    settle(&mut ledger, &mut slots);
+    let open: Vec<i64> = slots.open().into_keys().collect();
+    assert_eq!(open, [NOW - 5, NOW - 4]);
+}
+
 #[test]
 fn a_clock_that_is_ahead_proves_what_has_passed_and_the_rest_when_its_time_has_come() {
     let (mut ledger, mut slots) = polled();

@@ -81,7 +81,10 @@ impl Agent {
         let passed = match state.place {
             Some(place) => place < self.settled.place,
             // Beside the chain, or only ever named.
-            None => state.is_in_memory() || (state.start.is_none() && state.accounted.is_empty()),
+            None => {
+                let is_only_named = state.start.is_none() && state.accounted.is_empty();
+                state.is_in_memory() || is_only_named || self.stays_beside(epoch)
+            }
         };
         passed
             && state.finished()

@@ -313,8 +313,12 @@ impl Ledger {
         let Some(first) = span.first else { return Ok(None) };
         let earliest = span.times.slot_at(span.times.at(first).plus_ms(-plausible::AHEAD_MAX_MS)).0;
         let proven = self.proven.get(&span.grid).copied().unwrap_or(i64::MIN);
-        let known = slots.first_known(span.grid, earliest.max(proven.saturating_add(1)))?;
-        Ok(known.map(Slot).filter(|known| *known <= through))
+        let from = earliest.max(proven.saturating_add(1));
+        if from > through.0 {
+            return Ok(None);
+        }
+        // A run may have begun before.
+        Ok(slots.runs(span.grid, from, through.0)?.first().map(|run| Slot(run.first.max(from))))
     }
 
     fn open_gaps<S: Slots>(

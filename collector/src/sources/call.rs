@@ -113,7 +113,9 @@ impl Caller {
             until.unwrap_or(now.plus_ms(HOLD_MS)).clamp(now.plus_ms(least), now.plus_ms(most))
         };
         if let Some((limit, left, more)) = said {
-            account.said(limit, left, bounded(more));
+            // A period may be shorter than any rest.
+            let until = more.unwrap_or(now.plus_ms(HOLD_MS)).min(now.plus_ms(HOLD_MS_RANGE.1));
+            account.said(limit, left, until);
             if left == 0 {
                 account.hold = bounded(more);
             }

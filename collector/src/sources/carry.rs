@@ -16,9 +16,6 @@ use crate::clock;
 use crate::jobs::budget::Urgency;
 use crate::store::jobs;
 
-/// What is missing may wait so long for a call; after that it is as what is stale.
-const HISTORY_MS: i64 = 3_600_000;
-
 /// Those of these rows that are within a window.
 fn instants(rows: &[Row], (from, to): (Timestamp, Timestamp)) -> Vec<Timestamp> {
     rows.iter().map(|row| row.at).filter(|at| from <= *at && *at < to).collect()
@@ -33,16 +30,13 @@ impl Shell {
         command: &Command,
     ) -> Result<(), Failure> {
         let now = clock::now();
-        let waits_since = self.devices.get(at).map_or(now, |polled| polled.waits_since(now));
+        let Some(polled) = self.devices.get(at) else { return Ok(()) };
+        let waits_since = polled.waits_since(now);
         let wanted = match &command.body {
             CommandBody::PollNow(_) => jobs::urgency(connection, command.id, now)?,
-            // What has been missing for long can wait, though not for ever.
-            _ => Urgency::waiting(now.since_ms(waits_since), HISTORY_MS),
+            _ => Urgency::Spare,
         };
-        let urgency = match (&command.body, self.known(at)) {
-            (CommandBody::PollNow(_), Some(known)) => known.since_tried(wanted),
-            _ => wanted,
-        };
+        let urgency = polled.urgency_of(command, wanted, now);
         if let Some(polled) = self.devices.get_mut(at) {
             polled.fetch.set_urgency(urgency);
         }
@@ -72,6 +66,10 @@ impl Shell {
                 let listed = self.devices.get(at).and_then(|polled| Some(polled.listed.as_ref()?.id.clone()));
                 match self.lister.as_mut().zip(listed) {
                     // Of a device that has left the account many say the same as of an account that is closed: the list tells.
+                    // It was read since, and goes on to name it.
+                    Some((lister, id)) if whose == Whose::Device && lister.has_asked(&id) => {
+                        self.withdraw(at, &why)?;
+                    }
                     Some((lister, id)) => lister.unknown(std::iter::once(&id), clock::now()),
                     None if whose == Whose::Device => self.withdraw(at, &why)?,
                     None => self.withdraw_all(&why)?,

@@ -1,4 +1,4 @@
-//! The seam between the thread of a source and how what it has is reached.
+//! The seam between whoever looks after a source and how what it has is reached.
 
 use gapless_common::quality::Cause;
 use gapless_common::time::Timestamp;
@@ -42,7 +42,7 @@ impl End {
     }
 }
 
-/// What one device of a source has, however it is reached. Each call may take its time; only the source's thread makes them.
+/// What one device of a source has, however it is reached. Each call may take its time; only the worker that has its source makes them.
 pub(super) trait Fetch: Send {
     /// How far back there is anything, on the device's grid.
     fn oldest(&mut self, now: Timestamp) -> Result<Timestamp, Failure>;
@@ -69,7 +69,7 @@ pub(super) trait Fetch: Send {
     fn missing(&mut self, _gaps: Vec<(Timestamp, Timestamp)>) {}
 }
 
-/// What the thread of a source goes by, whatever its kind.
+/// What whoever looks after a source goes by, whatever its kind.
 #[derive(Debug, Clone)]
 pub(super) struct Pace {
     /// What the source is called in the log.

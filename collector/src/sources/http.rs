@@ -44,7 +44,7 @@ impl HttpDevice {
 }
 
 impl Description {
-    /// What the thread goes by.
+    /// What whoever looks after it goes by.
     pub(super) fn pace(&self) -> Pace {
         Pace {
             name: self.name.clone(),

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use gapless_common::catalog::Device;
-use gapless_common::message::{Command, Outcome};
+use gapless_common::message::{Command, CommandBody, Outcome};
 use gapless_common::time::Timestamp;
 use gapless_common::topic::AgentPath;
 
@@ -182,7 +182,22 @@ pub(super) struct Polled {
     pub(super) fetch: Box<dyn Fetch>,
 }
 
+/// What is missing may wait so long for a call; after that it is as what is stale.
+const HISTORY_MS: i64 = 3_600_000;
+
 impl Polled {
+    /// How urgent a command is that is `wanted` so: a poll that has failed counts from then on, and what has been missing for long
+    /// can wait, though not for ever.
+    pub(super) fn urgency_of(&self, command: &Command, wanted: Urgency, now: Timestamp) -> Urgency {
+        match (&command.body, &self.life) {
+            (CommandBody::PollNow(_), Life::Known(known)) => known.since_tried(wanted),
+            (CommandBody::ReadHistory { .. }, _) => {
+                Urgency::waiting(now.since_ms(self.waits_since(now)), HISTORY_MS)
+            }
+            _ => wanted,
+        }
+    }
+
     /// A device that is to be asked at once; `begin` is who it is in this process.
     pub(super) fn new(path: AgentPath, device: Device, begin: Begin, fetch: Box<dyn Fetch>) -> Self {
         let key = device.id.as_str().to_owned();

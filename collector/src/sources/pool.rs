@@ -2,6 +2,7 @@
 //! once; the most urgent source goes first, one at a time of each account.
 
 use std::collections::BTreeSet;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -97,7 +98,15 @@ impl Pool {
             sources.take(Instant::now())
         };
         let Some((mut shell, scan)) = taken else { return Ok(false) };
-        let look = shell.look(connection, &scan);
+        // A fault of this program costs a turn of one source, and no worker.
+        let look = catch_unwind(AssertUnwindSafe(|| shell.look(connection, &scan)));
+        let look = look.unwrap_or_else(|_| {
+            tracing::error!(
+                source = shell.pace.name,
+                "a fault of this program: please report what stands above"
+            );
+            Ok(false)
+        });
         let source = shell.pace.name.as_str();
         match &look {
             Err(Failure::Ending) => {}

@@ -47,6 +47,23 @@ pub(super) struct Shell {
     pub(super) differ: Option<Differ>,
 }
 
+/// Something that there is to do.
+struct Todo<'a> {
+    urgency: Urgency,
+    /// Of which device.
+    at: usize,
+    /// What is wanted; the first call of all where nothing is.
+    command: Option<&'a Command>,
+}
+
+/// How urgent a device's first call is. Somebody may wait to see that what was set up works: no spare work, from the first.
+fn first_call(waited_ms: i64) -> Urgency {
+    match Urgency::waiting(waited_ms, FIRST_MS) {
+        Urgency::Spare => Urgency::Score(0.0),
+        stale => stale,
+    }
+}
+
 /// Hands messages to the writer.
 pub(super) fn hand_in(orders: &Orders, messages: Vec<Inbound>) -> Result<(), Failure> {
     let all = messages.into_iter().all(|message| orders.hand_in(message));
@@ -61,17 +78,32 @@ impl Shell {
 
     /// How urgent the most urgent thing is that there is to do, where there is anything.
     pub(super) fn wants(&self, scan: &Scan, now: Timestamp) -> Option<f64> {
-        let is_first = self.lister.as_ref().is_some_and(|lister| lister.is_due(now));
-        let of = |polled: &Polled| match polled.life.voice() {
-            None => polled.life.is_new_and(|again| self.is_due(again, now)).then_some(Urgency::Score(0.0)),
-            Some(voice) if !scan.is_there(voice.path()) => Some(Urgency::Asked),
-            Some(voice) => {
-                let open = scan.open(voice.path()).iter().filter(|open| polled.life.is_to_do(&open.command));
-                open.map(|open| open.urgency).max_by(|a, b| a.rank().total_cmp(&b.rank()))
-            }
-        };
-        let all = self.devices.iter().filter_map(of).chain(is_first.then_some(Urgency::Spare));
+        let is_listed = self.lister.as_ref().is_some_and(|lister| lister.is_due(now));
+        let is_away = |polled: &Polled| polled.life.voice().is_some_and(|voice| !scan.is_there(voice.path()));
+        let is_born = self.devices.iter().any(is_away).then_some(Urgency::Asked);
+        let all = self.to_do(scan, now).into_iter().map(|todo| todo.urgency);
+        let all = all.chain(is_born).chain(is_listed.then_some(Urgency::Spare));
         all.map(Urgency::rank).max_by(f64::total_cmp)
+    }
+
+    /// What there is to do, in no order.
+    fn to_do<'a>(&self, scan: &'a Scan, now: Timestamp) -> Vec<Todo<'a>> {
+        let mut all = Vec::new();
+        for (at, polled) in self.devices.iter().enumerate() {
+            let Some(voice) = polled.life.voice() else {
+                if polled.life.is_new_and(|again| self.is_due(again, now)) {
+                    let waited_ms = polled.waits_since.map_or(0, |since| now.since_ms(since));
+                    all.push(Todo { urgency: first_call(waited_ms), at, command: None });
+                }
+                continue;
+            };
+            let open = scan.open(voice.path()).iter().filter(|open| polled.life.is_to_do(&open.command));
+            all.extend(open.map(|open| {
+                let urgency = polled.urgency_of(&open.command, open.urgency, now);
+                Todo { urgency, at, command: Some(&open.command) }
+            }));
+        }
+        all
     }
 
     /// Does what there is to do, the most urgent first. Returns whether it was broken off, so that others have a turn, and there is
@@ -81,17 +113,19 @@ impl Shell {
         self.load_listed(connection)?;
         self.reconcile();
         for at in 0..self.devices.len() {
-            if began.elapsed() > LOOK_MAX {
-                return self.relist(connection).map(|()| true);
-            }
-            let arrived = self.arrive(connection, at, scan);
-            self.or_note(at, arrived)?;
+            let born = self.be_there(at, scan);
+            self.or_note(at, born)?;
         }
-        for (at, command) in self.pending(scan) {
+        let mut all = self.to_do(scan, clock::now());
+        all.sort_by(|a, b| b.urgency.rank().total_cmp(&a.urgency.rank()).then(a.at.cmp(&b.at)));
+        for Todo { at, command, .. } in all {
             if began.elapsed() > LOOK_MAX {
                 return self.relist(connection).map(|()| true);
             }
-            let done = self.carry_out(connection, at, &command);
+            let done = match command {
+                Some(command) => self.carry_out(connection, at, command),
+                None => self.begin(connection, at),
+            };
             self.or_note(at, done)?;
         }
         self.relist(connection).map(|()| false)
@@ -107,33 +141,20 @@ impl Shell {
         Ok(())
     }
 
-    /// A device is there, or is asked for the first time.
-    fn arrive(&mut self, connection: &Connection, at: usize, scan: &Scan) -> Result<(), Failure> {
-        let now = clock::now();
-        let Some(polled) = self.devices.get(at) else { return Ok(()) };
-        match polled.life.voice() {
-            None if polled.life.is_new_and(|again| self.is_due(again, now)) => self.begin(connection, at),
-            Some(voice) if !scan.is_there(voice.path()) => {
-                let birth = voice.birth(now)?;
-                self.hand_in(vec![birth])
-            }
-            _ => Ok(()),
+    /// A device that has begun is there, as far as the writer knows; of commands that are gone nobody needs to know that they were
+    /// answered.
+    fn be_there(&mut self, at: usize, scan: &Scan) -> Result<(), Failure> {
+        let Some(polled) = self.devices.get_mut(at) else { return Ok(()) };
+        let Some(path) = polled.life.voice().map(|voice| voice.path().clone()) else { return Ok(()) };
+        if let Life::Known(known) = &mut polled.life {
+            let open = scan.open(&path);
+            known.answered.retain(|id| open.iter().any(|open| open.command.id == *id));
         }
-    }
-
-    /// The commands that are to be carried out, each with its device, the most urgent first.
-    fn pending(&mut self, scan: &Scan) -> Vec<(usize, Command)> {
-        let mut all = Vec::new();
-        for (at, polled) in self.devices.iter_mut().enumerate() {
-            let Some(open) = polled.life.voice().map(|voice| scan.open(voice.path())) else { continue };
-            if let Life::Known(known) = &mut polled.life {
-                known.answered.retain(|id| open.iter().any(|open| open.command.id == *id));
-            }
-            let to_do = open.iter().filter(|open| polled.life.is_to_do(&open.command));
-            all.extend(to_do.map(|open| (open.urgency.rank(), at, open.command.clone())));
+        if scan.is_there(&path) {
+            return Ok(());
         }
-        all.sort_by(|(a, at, _), (b, other, _)| b.total_cmp(a).then(at.cmp(other)));
-        all.into_iter().map(|(_, at, command)| (at, command)).collect()
+        let birth = polled.life.voice().map(|voice| voice.birth(clock::now())).transpose()?;
+        self.hand_in(birth.into_iter().collect())
     }
 
     /// Whether `again` has come, or is so far off that the clock was set back since it was said.
@@ -197,7 +218,8 @@ impl Shell {
         let (next, since) = match first {
             Ok(first) => first,
             Err(failure) => {
-                self.put_off(at, &failure, now);
+                // The call may have taken long.
+                self.put_off(at, &failure, clock::now());
                 return Err(failure);
             }
         };
@@ -224,11 +246,7 @@ impl Shell {
         let Some(polled) = self.devices.get_mut(at) else { return Ok(now) };
         let waits_since = polled.waits_since.map_or(now, |since| since.min(now));
         polled.waits_since = Some(waits_since);
-        // Somebody may wait to see that what was set up works: no spare work, from the first.
-        polled.fetch.set_urgency(match Urgency::waiting(now.since_ms(waits_since), FIRST_MS) {
-            Urgency::Spare => Urgency::Score(0.0),
-            stale => stale,
-        });
+        polled.fetch.set_urgency(first_call(now.since_ms(waits_since)));
         let oldest = polled.fetch.oldest(now);
         // Only for want of a call it has waited: one that is made and fails begins anew, or it would take those of all that works.
         if !oldest.as_ref().is_err_and(|failure| failure.until().is_some()) {
@@ -239,10 +257,16 @@ impl Shell {
 
     /// When a device is asked again that nothing is known of yet.
     fn put_off(&mut self, at: usize, failure: &Failure, now: Timestamp) {
-        if let Failure::Hold(until) = failure {
+        let of_all = match failure {
+            Failure::Hold(until) => Some(*until),
+            // Who is not known is not for any of them.
+            Failure::Withdrawn { whose: Whose::Account, .. } => Some(now.plus_ms(WITHDRAWN_MS)),
+            _ => None,
+        };
+        if let Some(until) = of_all {
             for polled in &mut self.devices {
                 if let Life::New { again, .. } = &mut polled.life {
-                    *again = *until.max(again);
+                    *again = until.max(*again);
                 }
             }
             return;

@@ -1,4 +1,4 @@
-//! From the files that describe sources to their threads.
+//! From the files that describe sources to the workers that look after them.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -63,7 +63,7 @@ struct Common {
     names: Names,
 }
 
-/// Starts `workers` threads for the sources that `files` describe. They end with `shutdown`, or with the writer.
+/// Starts the sources that `files` describe: `workers` threads for remote APIs, and one for each folder. They end with `shutdown`, or with the writer.
 ///
 /// # Errors
 /// [`StartError`].
@@ -74,7 +74,8 @@ pub fn start(
     workers: usize,
     shutdown: &watch::Receiver<bool>,
 ) -> Result<(), StartError> {
-    let (mut common, mut sources, mut shells) = (Common::default(), Vec::new(), Vec::new());
+    let (mut common, mut sources) = (Common::default(), Vec::new());
+    let (mut folders, mut shells) = (Vec::new(), Vec::new());
     // All limits of an account and all names are known before the first thread goes by them.
     for file in files {
         let described = |message| StartError::Described { path: file.to_owned(), message };
@@ -95,7 +96,7 @@ pub fn start(
                 }
                 let pace = description.pace();
                 let own = format!("{site}/{}", pace.name);
-                shells.push(Shell::new(pace, orders.clone(), own, devices));
+                folders.push(Shell::new(pace, orders.clone(), own, devices));
             }
             Source::Http(description) => {
                 let derived = description.derived().map_err(described)?;
@@ -111,6 +112,9 @@ pub fn start(
             }
         }
     }
+    // A share that hangs holds whoever looks into it, and nobody else: each folder has a worker of its own.
+    let own = folders.len();
+    pool::start(folders, database, own, shutdown).map_err(StartError::Thread)?;
     pool::start(shells, database, workers, shutdown).map_err(StartError::Thread)
 }
 

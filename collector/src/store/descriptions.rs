@@ -100,8 +100,8 @@ impl Descriptions {
     }
 }
 
-/// Whether two descriptions say of one channel that it is another quantity, or comes about in another way. Another unit alone
-/// is told with each value.
+/// Whether two descriptions say of one channel that it is another quantity, or comes about in another way, or have none in
+/// common. Another unit alone is told with each value.
 pub(crate) fn contradict(connection: &Connection, one: &[i64], other: &[i64]) -> rusqlite::Result<bool> {
     let sql = "SELECT channel, quantity, aggregation, label FROM series WHERE id = ?1";
     let mut statement = connection.prepare_cached(sql)?;
@@ -117,7 +117,8 @@ pub(crate) fn contradict(connection: &Connection, one: &[i64], other: &[i64]) ->
         Ok::<_, rusqlite::Error>(channels)
     };
     let (one, other) = (of(one)?, of(other)?);
-    Ok(one.iter().any(|(channel, what)| other.get(channel).is_some_and(|said| said != what)))
+    let has_any = one.is_empty() || other.is_empty() || one.keys().any(|channel| other.contains_key(channel));
+    Ok(!has_any || one.iter().any(|(channel, what)| other.get(channel).is_some_and(|said| said != what)))
 }
 
 #[cfg(test)]
@@ -209,7 +210,7 @@ mod tests {
             (&[1], &[1], false),
             (&[1], &[2], false),
             (&[1, 6], &[1], false),
-            (&[1], &[6], false),
+            (&[1], &[6], true),
             (&[1, 6], &[3, 6], true),
             (&[1], &[4], true),
             (&[1], &[5], true),

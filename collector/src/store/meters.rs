@@ -53,13 +53,17 @@ fn gaps(connection: &Connection) -> Read<Vec<GapCount>> {
     })
 }
 
+/// No code of an event is as great.
+const EVENTS_MAX: i64 = 64;
+
 type GapEvents = (BTreeMap<&'static str, u64>, u64);
 
 fn gap_events(connection: &Connection) -> Read<GapEvents> {
     let counted = super::read::rows(connection, "SELECT event, happened FROM gap_tallies", [], |row| {
         Ok((row.get::<_, i64>(0)?, count(row, "happened")?))
     })?;
-    let mut events: BTreeMap<_, _> = (0..).map_while(|n| Some((Happened::word(n + 1)?, 0))).collect();
+    let mut events: BTreeMap<_, _> =
+        (0..EVENTS_MAX).filter_map(|code| Some((Happened::word(code)?, 0))).collect();
     let mut retries = 0;
     for (event, happened) in counted {
         match Happened::word(event) {

@@ -18,7 +18,7 @@ CREATE TABLE agents (
     boot INTEGER,
     epoch INTEGER,               -- being written, as of the last birth
     catalog INTEGER,             -- hash in force, as of the last birth or settled catalog record
-    durable INTEGER,                    -- whether it is on a disk, as its Start or a birth said
+    durable INTEGER,
     clock_set INTEGER,
     flush_ms INTEGER NOT NULL DEFAULT 0,
     held BLOB NOT NULL DEFAULT x'',
@@ -66,7 +66,7 @@ CREATE TABLE epochs (
     boot_clock_ms INTEGER,
     started_at INTEGER,
     clock_set INTEGER,
-    durable INTEGER,
+    durable INTEGER,                    -- whether it is on a disk, as its Start or a birth said
     end_seq INTEGER,
     closed INTEGER NOT NULL DEFAULT 0,
     committed BLOB NOT NULL,

@@ -220,7 +220,14 @@ fn csv_says_in_a_header_how_fresh_it_is() {
         let csv = api.served.get(&format!("{url}&format=csv"));
         let head: Json = serde_json::from_str(csv.header("gapless-freshness")).unwrap();
         let json = api.served.json(&format!("{url}&format=json"));
-        assert_eq!(head, json!({"devices": json["freshness"], "more": 0}), "{more}");
+        // The first look may have made a job that the second one tells of.
+        let without_job = |mut devices: Json| {
+            let all = devices.as_object_mut().unwrap().values_mut();
+            all.for_each(|device| drop(device.as_object_mut().unwrap().remove("refresh")));
+            devices
+        };
+        assert_eq!(without_job(head["devices"].clone()), without_job(json["freshness"].clone()), "{more}");
+        assert_eq!(head["more"], 0, "{more}");
         assert_eq!(head["devices"]["farm/a"]["state"], "stale", "{more}: {head}");
     }
 }
