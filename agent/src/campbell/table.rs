@@ -277,6 +277,8 @@ impl Table {
     fn follow(&mut self, known: Option<Mark>, mark: Mark, at: Timestamp, is_new: bool) {
         let Some(before) = known else {
             let first = self.settings.grid.first_from(at.plus_ms(-self.settings.first_ms));
+            // What is due already may have been recorded since an earlier answer that held nothing.
+            let first = self.account.open_from().map_or(first, |open| first.min(open));
             return self.add_hole(Hole::new((first, mark.slot), None, Some(mark)));
         };
         let range = (before.slot.plus(1), mark.slot);

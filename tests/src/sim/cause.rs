@@ -272,7 +272,9 @@ impl Case<'_> {
             let Some((ended_ms, ended)) = life.ended_as(ends) else { return false };
             // What was kept in memory because the disk had failed goes with the process.
             let failed = history.in_memory.iter().filter(|span| span.0 <= ended_ms && ended_ms <= span.1);
-            let in_memory_ms = failed.map(|span| ended_ms - span.0).max().unwrap_or(0);
+            // So does what was written before and was to be durable by the time at which it failed.
+            let since = |span: &(u64, u64)| history.turned_since(span.0, self.window_ms);
+            let in_memory_ms = failed.map(|span| ended_ms - since(span)).max().unwrap_or(0);
             // What waited for a loop that stood still is not written down, and what came while it waited.
             let since_ms = history.turned_since(ended_ms, UNTOLD_MS.unsigned_abs());
             let ended = ended.plus_ms(-signed(in_memory_ms + history.still_ms(since_ms, ended_ms)));

@@ -91,6 +91,20 @@ fn the_newest_first_then_what_came_before_then_what_comes() {
     assert_eq!(told(&mut logger), "1=101.5, through 1");
 }
 
+/// A table that was made anew as the agent began: its first answer holds nothing, and `first` asks for nothing of before.
+#[test]
+fn what_was_recorded_between_an_empty_answer_and_the_first_record_is_read() {
+    let mut logger = collector(vec![Settings { first_ms: 0, ..settings(0, "Met", false) }]);
+    asked(&mut logger, at(1));
+    logger.answered(&body(7, &[], false), at(1));
+    asked(&mut logger, at(22));
+    logger.answered(&body(7, &[(2, 20)], false), at(22));
+    assert_eq!(asked(&mut logger, at(22)), "date-range&p1=00:00&p2=00:20");
+    told(&mut logger);
+    logger.answered(&body(7, &[(0, 0), (1, 10)], false), at(22));
+    assert_eq!(told(&mut logger), "0=0.5, through 0, 1=1.5, through 2");
+}
+
 #[test]
 fn an_outage_is_missed_when_due_and_read_when_it_is_over() {
     let mut logger = collector(vec![settings(0, "Met", false)]);
