@@ -256,7 +256,7 @@ impl Table {
             let known = self.newest;
             let is_known = known == Some(mark) && (!is_new || is_told);
             if !is_known {
-                self.follow(known, mark, at, is_new && !is_told);
+                self.follow(known, (mark, at), is_new && !is_told, now);
                 (self.newest, is_told) = (Some(mark), true);
             }
             if !is_known || was_asked {
@@ -274,11 +274,13 @@ impl Table {
     }
 
     /// What lies between the newest record that we had and the one that came is a hole, if it is anything.
-    fn follow(&mut self, known: Option<Mark>, mark: Mark, at: Timestamp, is_new: bool) {
+    fn follow(&mut self, known: Option<Mark>, (mark, at): (Mark, Timestamp), is_new: bool, now: Now) {
         let Some(before) = known else {
             let first = self.settings.grid.first_from(at.plus_ms(-self.settings.first_ms));
-            // What is due already may have been recorded since an earlier answer that held nothing.
-            let first = self.account.open_from().map_or(first, |open| first.min(open));
+            // What is due already may have been recorded since an earlier answer that held nothing. A logger whose clock is ahead
+            // says nothing of that time.
+            let open = self.account.open_from().filter(|_| at <= now.wall);
+            let first = open.map_or(first, |open| first.min(open));
             return self.add_hole(Hole::new((first, mark.slot), None, Some(mark)));
         };
         let range = (before.slot.plus(1), mark.slot);

@@ -66,10 +66,6 @@ impl Shell {
                 let listed = self.devices.get(at).and_then(|polled| Some(polled.listed.as_ref()?.id.clone()));
                 match self.lister.as_mut().zip(listed) {
                     // Of a device that has left the account many say the same as of an account that is closed: the list tells.
-                    // It was read since, and goes on to name it.
-                    Some((lister, id)) if whose == Whose::Device && lister.has_asked(&id) => {
-                        self.withdraw(at, &why)?;
-                    }
                     Some((lister, id)) => lister.unknown(std::iter::once(&id), clock::now()),
                     None if whose == Whose::Device => self.withdraw(at, &why)?,
                     None => self.withdraw_all(&why)?,

@@ -50,10 +50,6 @@ pub(super) struct Lister {
     absent: BTreeSet<String>,
     /// Devices for which it was read out of turn.
     unlisted: BTreeSet<String>,
-    /// When one of them came to that last.
-    asked_at: Timestamp,
-    /// When the list was read whole last.
-    listed_at: Timestamp,
     /// Whether what was listed before this process is known.
     is_loaded: bool,
 }
@@ -72,8 +68,6 @@ impl Lister {
             under_way: None,
             absent: BTreeSet::new(),
             unlisted: BTreeSet::new(),
-            asked_at: Timestamp(0),
-            listed_at: Timestamp(0),
             is_loaded: false,
         }
     }
@@ -130,22 +124,13 @@ impl Lister {
             is_new |= self.unlisted.len() < UNLISTED_MAX && self.unlisted.insert(id.clone());
         }
         if is_new {
-            self.asked_at = now;
             self.due = self.due.min(now.max(self.read_at.plus_ms(UNLISTED_MS)));
         }
-    }
-
-    /// Whether the list was read since something else was said of this device.
-    pub(super) fn has_asked(&self, id: &String) -> bool {
-        self.unlisted.contains(id) && self.listed_at > self.asked_at
     }
 
     /// When it is read again.
     pub(super) fn put_off(&mut self, failure: Option<&Failure>, now: Timestamp) {
         self.read_at = now;
-        if failure.is_none() {
-            self.listed_at = now;
-        }
         if let Some(until) = failure.and_then(Failure::until) {
             // It is the more urgent the longer it waits: there may be a call for it before.
             self.due = until.min(now.plus_ms(SPENT_MS));

@@ -91,7 +91,7 @@ impl Shell {
         let mut all = Vec::new();
         for (at, polled) in self.devices.iter().enumerate() {
             let Some(voice) = polled.life.voice() else {
-                if polled.life.is_new_and(|again| self.is_due(again, now)) {
+                if self.is_to_begin(at, now) {
                     let waited_ms = polled.waits_since.map_or(0, |since| now.since_ms(since));
                     all.push(Todo { urgency: first_call(waited_ms), at, command: None });
                 }
@@ -112,11 +112,13 @@ impl Shell {
         let began = Instant::now();
         self.load_listed(connection)?;
         self.reconcile();
+        let now = clock::now();
         for at in 0..self.devices.len() {
+            self.await_turn(at, now);
             let born = self.be_there(at, scan);
             self.or_note(at, born)?;
         }
-        let mut all = self.to_do(scan, clock::now());
+        let mut all = self.to_do(scan, now);
         all.sort_by(|a, b| b.urgency.rank().total_cmp(&a.urgency.rank()).then(a.at.cmp(&b.at)));
         for Todo { at, command, .. } in all {
             if began.elapsed() > LOOK_MAX {
@@ -124,6 +126,8 @@ impl Shell {
             }
             let done = match command {
                 Some(command) => self.carry_out(connection, at, command),
+                // Another one's answer may have put it off.
+                None if !self.is_to_begin(at, clock::now()) => Ok(()),
                 None => self.begin(connection, at),
             };
             self.or_note(at, done)?;
@@ -155,6 +159,19 @@ impl Shell {
         }
         let birth = polled.life.voice().map(|voice| voice.birth(clock::now())).transpose()?;
         self.hand_in(birth.into_iter().collect())
+    }
+
+    /// A device that is to be asked for the first time waits for its turn from then on.
+    fn await_turn(&mut self, at: usize, now: Timestamp) {
+        if self.is_to_begin(at, now)
+            && let Some(polled) = self.devices.get_mut(at)
+        {
+            polled.waits_since.get_or_insert(now);
+        }
+    }
+
+    fn is_to_begin(&self, at: usize, now: Timestamp) -> bool {
+        self.devices.get(at).is_some_and(|polled| polled.life.is_new_and(|again| self.is_due(again, now)))
     }
 
     /// Whether `again` has come, or is so far off that the clock was set back since it was said.
