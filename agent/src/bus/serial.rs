@@ -192,8 +192,8 @@ impl SerialLine {
         Ok(())
     }
 
-    /// Discards what has arrived. Bounded, so that a babbling line cannot hold the thread, by more than a kernel keeps of a
-    /// port that nobody reads: what is left of an hour's noise would pass for the next answer.
+    /// Discards what has arrived. Bounded, so that a babbling line cannot hold the thread; the bound is more than a kernel keeps
+    /// of a port that nobody reads, as what is left of old noise would pass for the next answer.
     fn discard(&mut self, port: &mut dyn Port) -> io::Result<()> {
         const READS_MAX: usize = 512;
         let mut buffer = [0; 256];
