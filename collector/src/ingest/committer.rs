@@ -47,8 +47,6 @@ const GROUP_ROWS_MAX: usize = 64 << 10;
 pub const PARK_BYTES_MAX: i64 = 16 << 20;
 /// Times in which the broker was away that are remembered: what happened before has been told.
 const UNHEARD_MAX: usize = 256;
-/// Loans in one turn, each in a transaction of its own.
-const LOANS_MAX: usize = 16;
 /// A catalog that was asked for is asked for again after this time, in ms.
 const REMIND_MS: i64 = 60_000;
 /// Parked frames that are tried again in one transaction at the start.
@@ -315,20 +313,20 @@ impl Committer {
         self.transaction(now, |apply| apply.replay(GROUP_ROWS_MAX).map(|()| 0))?.commit().map(drop)
     }
 
-    /// Fills gaps with what other devices recorded of the same time, in a few transactions; to be called before
-    /// [`look_after_gaps`](Self::look_after_gaps), as what is here is asked of nobody. Where nothing has changed nothing is
-    /// read, and where nothing is to be filled there is no commit.
+    /// Fills gaps with what other devices recorded of the same time, as much as one transaction may; to be called before
+    /// [`look_after_gaps`](Self::look_after_gaps), as what is here is asked of nobody. Returns whether there may be more.
+    /// Where nothing has changed nothing is read, and where nothing is to be filled there is no commit.
     ///
     /// # Errors
     /// The database failed: it is found again.
-    pub fn look_after_donors(&mut self, now: Timestamp) -> rusqlite::Result<()> {
-        for _ in 0..LOANS_MAX {
-            let Some(memory) = self.memory.as_ref() else { break };
-            let Some(loan) = self.lending.look(&self.connection, memory, self.head.commit.0)? else { break };
-            self.transaction(now, |apply| apply.borrow(&loan).map(|()| 0))?.commit()?;
-            self.lending.is_lent(&loan);
-        }
-        Ok(())
+    pub fn lend(&mut self, now: Timestamp) -> rusqlite::Result<bool> {
+        let Some(memory) = self.memory.as_ref() else { return Ok(false) };
+        let Some(loan) = self.lending.look(&self.connection, memory, self.head.commit.0)? else {
+            return Ok(false);
+        };
+        self.transaction(now, |apply| apply.borrow(&loan).map(|()| 0))?.commit()?;
+        self.lending.is_lent(&loan);
+        Ok(true)
     }
 
     /// Asks for the gaps that have come due, and ends requests whose time is over. Returns the requests, and those for

@@ -31,6 +31,8 @@ const GROUP_BYTES_MAX: usize = 4 << 20;
 /// as the queue holds several times over, so that who waits behind a flood there is soon among those whose turn comes.
 const WAITING_MAX: usize = 2_048;
 const WAITING_BYTES_MAX: usize = 32 << 20;
+/// Loans in one turn, each in a transaction of its own.
+const LOANS_MAX: usize = 16;
 /// How long a group may gather while more keeps coming.
 const GROUP_TIME_MAX: Duration = Duration::from_millis(20);
 /// First pause after a failed transaction; doubled each time.
@@ -227,9 +229,7 @@ impl Writer {
                     if let Err(error) = self.committer.hears(self.health.receiving(), clock::now()) {
                         tracing::error!(%error, "agents of which nothing can be heard are still shown as connected");
                     }
-                    if let Err(error) = self.committer.look_after_donors(clock::now()) {
-                        tracing::error!(%error, "what other devices have waits until the database works");
-                    }
+                    self.lend();
                     match self.committer.look_after_gaps(clock::now()) {
                         Ok(requests) => requests.into_iter().for_each(|request| self.send(request)),
                         Err(error) => {
@@ -255,6 +255,20 @@ impl Writer {
             self.commits.send_replace(self.committer.head().commit);
         }
         self.refresh(asked);
+    }
+
+    /// What other devices have of gaps: a few transactions at a time, as readings come in meanwhile.
+    fn lend(&mut self) {
+        for _ in 0..LOANS_MAX {
+            match self.committer.lend(clock::now()) {
+                Ok(true) => {}
+                Ok(false) => break,
+                Err(error) => {
+                    tracing::error!(%error, "what other devices have waits until the database works");
+                    break;
+                }
+            }
+        }
     }
 
     /// All that is asked for at once is written down at once.
