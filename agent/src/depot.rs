@@ -234,9 +234,7 @@ impl Depot {
         // As long as records are refused their losses grow together where they are durable already: a record of each
         // would soon take the place of what the policy keeps.
         if !losses.is_empty() && !is_refused {
-            for loss in losses.iter().filter(|_| !planted::has(Bug::LossNotSent)) {
-                self.batch.push(&Record::Loss(*loss), now.wall);
-            }
+            self.batch.push_losses(&losses, now.wall);
             let is_refused = self.append(now, &mut committed)?;
             // A record of a loss that was refused itself tells nobody.
             if !is_refused && let Err(e) = self.store.losses_recorded(&losses) {

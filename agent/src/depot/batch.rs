@@ -1,8 +1,9 @@
 //! Records gathered for one append, and the append that gives up as little as it can. Opens no outbox.
 
 use gapless_common::id::CatalogHash;
+use gapless_common::planted::{self, Bug};
 use gapless_common::quality::Cause;
-use gapless_common::reading::{Acquired, Misses, Readings, Record};
+use gapless_common::reading::{Acquired, Loss, Misses, Readings, Record};
 use gapless_common::time::{SlotGrid, Timestamp};
 use gapless_common::wire::{RecordKind, decode_record, encode_record, record_kind};
 
@@ -38,6 +39,13 @@ impl Batch {
     /// Adds a record that speaks of its own time alone.
     pub(super) fn push(&mut self, record: &Record, at: Timestamp) {
         self.push_from(record, (at, at));
+    }
+
+    /// Adds a record of each loss.
+    pub(super) fn push_losses(&mut self, losses: &[Loss], at: Timestamp) {
+        for loss in losses.iter().filter(|_| !planted::has(Bug::LossNotSent)) {
+            self.push(&Record::Loss(*loss), at);
+        }
     }
 
     pub(super) fn borrow(&self, catalog: CatalogHash) -> Vec<NewRecord<'_>> {

@@ -1,7 +1,7 @@
 //! The depot while its disk has failed: falls back to memory, tries the disk again, and takes along there what memory still
 //! owes. When it is tried is decided here, by the time that is told; what is copied is [`super::migrate`]'s business.
 
-use gapless_common::reading::Record;
+use gapless_common::reading::{Loss, Record};
 
 use super::batch::{Batch, Stuck, append_all};
 use super::migrate::{copy, is_gone, is_owed, is_told_again, left_out, not_kept, stretches};
@@ -131,6 +131,12 @@ impl Depot {
         let _ = put_catalog(disk, (catalog, &self.identity.catalog_bytes), ROOMS_MAX);
         self.take_catalogs_along(disk)?;
         append_all(disk, &start.borrow(catalog))?;
+        // What it has found lost explains slots that the rest declares.
+        let (found, mut told) = (disk.pending_losses(), Batch::default());
+        told.push_losses(&found, now.wall);
+        if !append_all(disk, &told.borrow(catalog))? {
+            disk.losses_recorded(&found).map_err(|error| Stuck { error, done: 0 })?;
+        }
         let held = self.store.held();
         let stretches: Vec<_> = held.iter().flat_map(|held| stretches(held, &owed)).collect();
         // Before what declares their slots: the power may go between the two.
@@ -144,12 +150,11 @@ impl Depot {
         for (range, owes) in stretches {
             copy(self.store.as_mut(), disk, range, if owes { is_owed } else { is_told_again })?;
         }
-        let mut losses = Batch::default();
         let given_up = owed.into_iter().map(|range| not_kept(range, now));
-        for loss in given_up.chain(self.store.pending_losses()) {
-            losses.push(&Record::Loss(loss), now.wall);
-        }
-        append_all(disk, &losses.borrow(catalog)).map(drop)
+        let rest: Vec<Loss> = given_up.chain(self.store.pending_losses()).collect();
+        let mut told = Batch::default();
+        told.push_losses(&rest, now.wall);
+        append_all(disk, &told.borrow(catalog)).map(drop)
     }
 
     /// What was in force in the meantime: records that are taken along cannot be read without it.

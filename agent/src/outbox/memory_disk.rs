@@ -82,6 +82,8 @@ struct Machine {
     /// What operations took since it was asked last.
     stalled_ms: u64,
     capacity: Option<u64>,
+    /// Something found no room since it was asked last.
+    has_refused: bool,
     is_dead: bool,
 }
 
@@ -163,6 +165,12 @@ impl MemoryDisk {
     #[must_use]
     pub fn take_stalled_ms(&self) -> u64 {
         std::mem::take(&mut self.lock().stalled_ms)
+    }
+
+    /// Whether anything has found no room since this was asked last.
+    #[must_use]
+    pub fn take_refused(&self) -> bool {
+        std::mem::take(&mut self.lock().has_refused)
     }
 
     /// Files take at most `bytes` together from now on.
@@ -277,9 +285,10 @@ impl Machine {
         Ok(())
     }
 
-    fn check_room(&self, more: u64) -> io::Result<()> {
+    fn check_room(&mut self, more: u64) -> io::Result<()> {
         match self.capacity {
             Some(capacity) if more > 0 && self.files.bytes() + more > capacity => {
+                self.has_refused = true;
                 Err(io::ErrorKind::StorageFull.into())
             }
             _ => Ok(()),
@@ -307,7 +316,8 @@ impl Disk for MemoryDisk {
         let step = machine.step()?;
         machine.wait_for_write();
         machine.check_write()?;
-        machine.check_room(machine.files.growth(name, offset, bytes.len())?)?;
+        let growth = machine.files.growth(name, offset, bytes.len())?;
+        machine.check_room(growth)?;
         machine.files.write(name, offset, bytes)?;
         step.end()
     }

@@ -73,9 +73,10 @@ impl Account {
     /// The wall clock was set back: slots come again.
     pub fn step_back(&mut self, now: Now, out: &mut Out) {
         let again = self.grid.first_from(now.wall);
-        if self.since.is_some() && again < self.next {
+        if let Some(since) = self.since.filter(|_| again < self.next) {
             self.flush(out);
-            self.next = again;
+            // A clock that was ahead at the begin puts off nothing once it is right.
+            (self.since, self.next) = (Some(since.min(again)), again);
             self.advance();
         }
     }
@@ -293,5 +294,18 @@ mod tests {
         account.settle(Slot(1_002), Cause::NoAnswer, now, &mut out);
         account.flush(&mut out);
         assert_eq!(told(&mut out), "");
+    }
+
+    /// An agent that begins a quarter of an hour ahead.
+    #[test]
+    fn a_clock_that_was_ahead_at_the_begin_puts_off_nothing_once_it_is_right() {
+        let (mut account, mut out) =
+            (Account::new(DeviceIndex(0), account(true).grid, at(1_000, true)), Out::new());
+        account.begin(at(1_000, true));
+        account.step_back(at(102, true), &mut out);
+        account.received(Slot(102), &mut out);
+        account.gone((Slot(90), Slot(103)), Cause::Overwritten, at(105, true), &mut out);
+        account.flush(&mut out);
+        assert_eq!(told(&mut out), "103+1 overwritten, through 103");
     }
 }

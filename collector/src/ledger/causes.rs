@@ -1,16 +1,17 @@
 //! Why a proven slot is absent, in the order of ARCHITECTURE.md: a miss that names it (painted before); a downtime that
 //! holds it (nothing is written in one, so no loss lies in it); a loss whose time holds it; the end of an epoch before
 //! it could write down its last misses, unless records before it are lost without a time; records that are lost or
-//! parked at all; a life that went on in memory alone and went with it; a clock that is ahead, by which none of it was due; otherwise unexplained. Paints nothing.
+//! parked at all; a life that went on in memory alone and went with it; a clock that is ahead, or was when the agent began, by which none of it was
+//! due; otherwise unexplained. Paints nothing.
 
 use gapless_common::id::Epoch;
 use gapless_common::quality::Cause;
 use gapless_common::reading::Loss;
-use gapless_common::time::Timestamp;
+use gapless_common::time::{Slot, Timestamp};
 
 use super::agent::Position;
 use super::paint::{Known, Run};
-use super::{Agent, Span};
+use super::{Agent, Span, plausible};
 
 /// What a proof is judged by.
 pub(super) struct Account<'a> {
@@ -37,13 +38,26 @@ pub(super) fn explain(account: &Account<'_>, runs: &[Run], (from, through): Rang
     take_losses(account, &mut absent, &mut known);
     take_ends(account, &mut absent, &mut known);
     take_memories(account, &mut absent, &mut known);
-    let rest = match hidden(account, (account.span.proven_at, account.at), |_, _| true) {
-        Some(cause) => Known::Lost(cause),
-        None if account.is_ahead => Known::Unexplained(Cause::ClockStepped),
-        None => Known::Unexplained(Cause::Unexplained),
-    };
-    known.extend(absent.into_iter().map(|range| (range, rest)));
+    let lost = hidden(account, (account.span.proven_at, account.at), |_, _| true);
+    let (begun_ahead, read) = (began_ahead(account, through), runs.first().map_or(i64::MAX, |run| run.first));
+    known.extend(absent.into_iter().map(|range| {
+        let is_ahead = account.is_ahead || begun_ahead && range.1 < read;
+        let rest = match lost {
+            Some(cause) => Known::Lost(cause),
+            None if is_ahead => Known::Unexplained(Cause::ClockStepped),
+            None => Known::Unexplained(Cause::Unexplained),
+        };
+        (range, rest)
+    }));
     known
+}
+
+/// Whether nothing is proven of the span yet, and its agent began by a clock that was far ahead: what it would have polled before
+/// that was set right it took for long past.
+fn began_ahead(account: &Account<'_>, through: i64) -> bool {
+    let latest = account.span.times.at(Slot(through)).plus_ms(plausible::AHEAD_MAX_MS);
+    let mut starts = account.agent.epochs.values().filter_map(|state| state.start.as_ref());
+    account.span.proven.is_none() && starts.any(|start| start.clock_set && start.at > latest)
 }
 
 fn take_losses(account: &Account<'_>, absent: &mut Vec<Range>, known: &mut Vec<(Range, Known)>) {

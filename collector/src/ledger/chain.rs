@@ -471,16 +471,14 @@ fn next_link(agent: &Agent) -> Option<(Epoch, Link)> {
     if let Some((&epoch, _)) = follows {
         return Some((epoch, Link::Follows));
     }
-    let mut broken: Vec<_> =
-        waiting().filter_map(|(&epoch, e)| Some((epoch, break_of(agent, epoch, e)?))).collect();
+    let broken = waiting().filter_map(|(&epoch, e)| Some((epoch, link_of(agent, epoch, e)?)));
     // Among several, the order in which the agent holds them is the order in which they were written.
-    broken.sort_by_key(|(epoch, _)| (agent.held.epochs.iter().position(|h| h.epoch == *epoch), *epoch));
-    broken.into_iter().next().map(|(epoch, cause)| (epoch, Link::Broken(cause)))
+    broken.min_by_key(|(epoch, _)| (agent.held.epochs.iter().position(|h| h.epoch == *epoch), *epoch))
 }
 
-/// Why an epoch does not follow the end of the chain, where that is certain; `None` to wait.
-fn break_of(agent: &Agent, epoch: Epoch, state: &super::EpochState) -> Option<Cause> {
-    match &state.start {
+/// How an epoch stands to the end of the chain that it does not name as the one before it, where that is certain; `None` to wait.
+fn link_of(agent: &Agent, epoch: Epoch, state: &super::EpochState) -> Option<Link> {
+    let cause = match &state.start {
         Some(start) => match start.previous {
             None => Some(Cause::StoreReplaced),
             Some((previous, _)) => match agent.epochs.get(&previous) {
@@ -503,10 +501,29 @@ fn break_of(agent: &Agent, epoch: Epoch, state: &super::EpochState) -> Option<Ca
             let in_memory = |h: &&HeldEpoch| agent.epochs.get(&h.epoch).is_some_and(EpochState::is_in_memory);
             let before = at.and_then(|at| agent.held.epochs[..at].iter().rev().find(|h| !in_memory(h)));
             let placed = |h: &HeldEpoch| agent.epochs.get(&h.epoch).is_some_and(|e| e.place.is_some());
-            before.is_none_or(placed).then(|| state.hidden(0, 1, |_| true).unwrap_or(Cause::Unexplained))
+            let cause = state.hidden(0, 1, |_| true).unwrap_or(Cause::Unexplained);
+            // Of the oldest epoch the archive has made room; why another one has no first record the agent has yet to say.
+            let is_guessed = cause == Cause::BudgetFull && before.is_some() && !is_told_lost(agent, epoch);
+            if !before.is_none_or(placed) || is_guessed && !agent.held.drained {
+                return None;
+            }
+            // The disk holds it right behind that one, and nothing is gone but its first record: the agent has said that, and the
+            // downtime in between would be the second one.
+            let tip = agent.tip().map(|(_, epoch)| epoch);
+            let is_next = before.is_some_and(|h| tip == Some(h.epoch));
+            if is_next && is_told_lost(agent, epoch) && state.committed.contains(2) {
+                return Some(Link::Follows);
+            }
+            Some(cause)
         }
         None => None,
-    }
+    };
+    cause.map(Link::Broken)
+}
+
+/// Whether the agent has said why it has the first record of an epoch no more.
+fn is_told_lost(agent: &Agent, epoch: Epoch) -> bool {
+    agent.losses.iter().any(|loss| loss.epoch == epoch && loss.first.0 <= 1)
 }
 
 impl Agent {

@@ -82,6 +82,24 @@ fn a_clock_that_was_ahead_at_the_begin_puts_off_nothing_once_it_is_right() {
     assert_eq!(open, [NOW - 4, NOW - 2]);
 }
 
+/// An agent that begins years ahead, and is put right a few seconds later.
+#[test]
+fn what_an_agent_that_began_years_ahead_did_not_poll_has_its_clock_as_the_cause() {
+    let (mut ledger, mut slots) = (fresh(), Memory::default());
+    let ahead = NOW + 1_000 * DAY;
+    ledger.start(AGENT, Epoch(1), &start(None, (at(ahead), true)));
+    ledger.mark(AGENT, Epoch(1), 2, Mark::Catalog { hash: HASH, since: Some(at(ahead)) });
+    ledger.account(AGENT, Epoch(1), 1, 2);
+    settle(&mut ledger, &mut slots);
+    [NOW + 3, NOW + 5].into_iter().for_each(|slot| ledger.received(&due(), Slot(slot)));
+    ledger.mark(AGENT, Epoch(1), 3, complete(NOW + 5));
+    ledger.account(AGENT, Epoch(1), 3, 3);
+    let Ok(()) = ledger.settle(AGENT, &mut slots, Stamp { at: at(NOW + 6), commit: 2 });
+    let mut expected: BTreeMap<_, _> = (NOW..NOW + 3).map(|slot| (slot, Cause::ClockStepped)).collect();
+    expected.insert(NOW + 4, Cause::Unexplained);
+    assert_eq!(slots.open(), expected);
+}
+
 /// The same of one that remembers longer than a clock is believed that is ahead: the run of its records is known from before.
 #[test]
 fn a_hole_behind_a_long_run_is_owed_by_whoever_began_ahead() {

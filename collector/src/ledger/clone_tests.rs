@@ -84,6 +84,23 @@ fn what_was_given_up_is_owed_again_once_its_gateway_is_born() {
     assert_eq!(slots.open().len(), 11);
 }
 
+/// Nothing else keeps the word of such a downtime: it must count before it could be lost in a crash.
+#[test]
+fn a_downtime_of_an_epoch_that_never_has_a_place_counts_when_that_is_known() {
+    let mut history = live(&[Life { slots: vec![0; 10], down: 4, dropped: 0 }, answered(10)]);
+    for (_, _, wrote) in &mut history.records {
+        if matches!(wrote, Wrote::Mark(Mark::Downtime { .. })) {
+            *wrote = Wrote::Reading(1_000);
+        }
+    }
+    let (mut ledger, mut slots) = (fresh(), Memory::default());
+    let beside = Mark::Downtime { from: at(1_010), to: at(1_014), cause: Cause::PowerOff };
+    deliver(&mut ledger, &mut slots, &[(RETURNED, 2, Wrote::Mark(beside))]);
+    ledger.birth(AGENT, &history.held, history.held[1].epoch, true);
+    history.records.iter().for_each(|record| deliver(&mut ledger, &mut slots, std::slice::from_ref(record)));
+    assert_eq!(slots.open(), (1_010..1_014).map(|slot| (slot, Cause::PowerOff)).collect());
+}
+
 #[test]
 fn an_epoch_without_a_first_record_waits_for_those_that_are_held() {
     let history = live(&[answered(5)]);

@@ -38,6 +38,8 @@ impl Ledger {
             self.link(no);
             self.advance(no, slots, stamp)?;
             if !self.drain(no) {
+                // What `link` has found to be overdue stands in no record that could be read again.
+                self.better_words(slots)?;
                 self.forget_epochs(no);
                 return Ok(());
             }
@@ -115,10 +117,7 @@ impl Ledger {
     /// A loss that is told after its slots were proven absent is a better word than that nothing holds them. The
     /// slots of an epoch without a place are not proven yet.
     fn recause_losses<S: Slots>(&mut self, no: AgentNo, slots: &mut S) -> Result<(), S::Error> {
-        for (agent, downtime) in std::mem::take(&mut self.overdue) {
-            let time = (downtime.from, downtime.to.plus_ms(-1));
-            self.better_word(agent, slots, time, Known::Down(downtime.cause))?;
-        }
+        self.better_words(slots)?;
         let fresh: Vec<_> = self.changes.losses.iter().filter(|(a, _)| *a == no).map(|(_, l)| *l).collect();
         for loss in fresh {
             let agent = self.agent_mut(no);
@@ -127,6 +126,15 @@ impl Ledger {
             }
             let Some(time) = agent.time_of(&loss) else { continue };
             self.better_word(no, slots, time, Known::Lost(loss.cause))?;
+        }
+        Ok(())
+    }
+
+    /// Downtimes of epochs that have found their place, or none, after their slots were proven absent.
+    fn better_words<S: Slots>(&mut self, slots: &mut S) -> Result<(), S::Error> {
+        for (agent, downtime) in std::mem::take(&mut self.overdue) {
+            let time = (downtime.from, downtime.to.plus_ms(-1));
+            self.better_word(agent, slots, time, Known::Down(downtime.cause))?;
         }
         Ok(())
     }

@@ -132,14 +132,15 @@ impl Ledger {
         if !is_another || !(1..=OLDER_MS_MAX).contains(&reach_ms) || self.owes_until(&span, last) {
             return Ok(());
         }
-        // It may say so again once all of it is known.
-        let mut next = first.0;
+        // It may say so again once all of it is proven; what has come by itself is not yet.
+        let (mut next, mut was_proven) = (first.0, false);
         for run in slots.runs(span.grid, first.0, last.0)? {
             if run.first <= next {
                 next = next.max(run.last.saturating_add(1));
             }
+            was_proven |= !matches!(run.known, Known::Received | Known::Missed(_));
         }
-        if next > last.0 {
+        if next > last.0 && was_proven {
             return Ok(());
         }
         self.last_span += 1;

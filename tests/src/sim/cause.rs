@@ -7,9 +7,9 @@ use gapless_common::quality::Cause;
 use gapless_common::reading::{Acquired, Record};
 use gapless_common::time::{Slot, Timestamp};
 
-use super::clock::{BEGAN_MS, MS_NS, signed};
+use super::clock::{BEGAN_MS, MS_NS, signed, truth};
 use super::judge::{Case, Findings};
-use super::oracle::{Known, Life, Stop};
+use super::oracle::{AnswerKey, Known, Life, Stop};
 
 /// Slots of a gap that are looked at one by one; of a longer one so many, evenly spread.
 const SLOTS_MAX: i64 = 2_000;
@@ -18,6 +18,8 @@ const UNTOLD_MS: i64 = 75_000;
 /// How long what is wrong with a line has its consequences, in ms: the pause before it is opened again, the attempts to do so,
 /// and a poll that ends after its slot.
 const AFTER_TROUBLE_MS: i64 = 15_000;
+/// A clock that is ahead by more than this is not believed in what it declares, in ms.
+const AHEAD_MAX_MS: i64 = 86_400_000;
 /// A clock that drifts is off by one ms in so many, at most.
 const DRIFT_ONE_IN: i64 = 5_000;
 
@@ -71,7 +73,9 @@ impl Case<'_> {
             Cause::DiskFailed => self.had_failed(at, interval_ms),
             Cause::BudgetFull => {
                 let is_so = |place| self.log.is_lost_by(cause, place) || self.is_forgotten(place);
-                self.was_lost(cause, at, interval_ms) || self.is_named(index, slot, at, is_so)
+                self.was_lost(cause, at, interval_ms)
+                    || self.is_named(index, slot, at, is_so)
+                    || self.was_forgotten_from_memory(index, slot)
             }
             Cause::Quarantined => {
                 let is_so = |place| self.log.is_lost_by(cause, place) || self.log.is_cut_off(place);
@@ -87,8 +91,18 @@ impl Case<'_> {
             Cause::NotConnected | Cause::NoAnswer | Cause::Corrupt | Cause::Refused(_) => {
                 self.bus_said(index, slot, cause) && self.had_trouble(known, at)
             }
+            Cause::ClockStepped => self.bus_said(index, slot, cause) || self.began_ahead(index, slot, at),
             told => self.bus_said(index, slot, told),
         }
+    }
+
+    /// Whether an agent that was there by then had begun by a clock far ahead, and nothing had been read of the device yet.
+    fn began_ahead(&self, index: DeviceIndex, slot: i64, at: Timestamp) -> bool {
+        let is_ahead = |life: &Life| truth(life.began.0) <= at && life.began.1 > at.plus_ms(AHEAD_MAX_MS);
+        let range = (self.no, index, 0, i64::MIN)..=(self.no, index, u8::MAX, i64::MAX);
+        let mut read = self.oracle.issued.range::<AnswerKey, _>(range).map(|(_, issued)| issued.acquired);
+        let is_earlier = |acquired| matches!(acquired, Acquired::InSlot(of) if of.0 <= slot);
+        self.history().lives.iter().any(is_ahead) && !read.any(is_earlier)
     }
 
     /// Whether what was read of the slot found no room, in a process that ended so: it could not say that either.
@@ -190,6 +204,19 @@ impl Case<'_> {
         !self.oracle.rolled_back.is_empty() && was_there && self.log.is_gone(epoch, seq)
     }
 
+    /// Whether an answer of the slot was in memory alone, and a database that may have had it was put back: where the archive has
+    /// let go of what told of its loss, nobody can say more than that something is gone.
+    fn was_forgotten_from_memory(&self, index: DeviceIndex, slot: i64) -> bool {
+        let range = (self.no, index, 0, i64::MIN)..=(self.no, index, u8::MAX, i64::MAX);
+        let answers = self.oracle.issued.range::<AnswerKey, _>(range).map(|(_, issued)| issued);
+        let mut of_slot = answers.filter(|issued| issued.acquired == Acquired::InSlot(Slot(slot)));
+        let in_memory = |told_ms: u64| {
+            let durable_ms = self.history().turned(told_ms, self.window_ms);
+            self.history().in_memory.iter().any(|span| durable_ms >= span.0 && told_ms <= span.1)
+        };
+        !self.oracle.rolled_back.is_empty() && of_slot.any(|issued| in_memory(issued.told_ms))
+    }
+
     /// Whether the slot was over before the first start of which another card kept a record. Whoever finds an empty card
     /// and cannot write to it leaves nothing that tells when that was.
     fn was_before_another_card(&self, at: Timestamp, interval_ms: i64) -> bool {
@@ -231,7 +258,9 @@ impl Case<'_> {
             let history = self.history();
             let failed = |ended_ms: u64| {
                 let in_memory = history.in_memory.iter().any(|(_, until_ms)| *until_ms == ended_ms);
-                in_memory || history.disk_faults.iter().any(|f| (f.0..=f.1).contains(&ended_ms))
+                // It ends once its loop goes on after the goodbye.
+                let fault = |f: &(u64, u64)| (f.0..=history.turned(f.1, 1)).contains(&ended_ms);
+                in_memory || history.disk_faults.iter().any(fault)
             };
             ended.is_some_and(|(ended_ms, ..)| failed(ended_ms))
         };

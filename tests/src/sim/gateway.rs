@@ -25,6 +25,7 @@ use super::line::SimLine;
 use super::line::ground::{Said, SimGround};
 use super::logger::{Asker, SimLogger};
 use super::memory::Memory;
+use super::oracle::Stop;
 use super::queue::Queue;
 use super::rng::Rng;
 use super::tap::{self, Shared, Tapped};
@@ -92,8 +93,10 @@ pub struct Gateway {
     pub is_stopping: bool,
     /// Whether its agent keeps records in memory, because the disk has failed.
     pub is_in_memory: bool,
-    /// The operation of its disk at which the power goes.
-    dies_at: Option<u64>,
+    /// The operation of its disk at which the power goes or the process is killed.
+    dies_at: Option<(u64, Stop)>,
+    /// The operation of its disk that fails.
+    fails_at: Option<u64>,
     draw: Draw,
     rng: Rng,
 }
@@ -133,6 +136,7 @@ impl Gateway {
             is_stopping: false,
             is_in_memory: false,
             dies_at: None,
+            fails_at: None,
             draw: Arc::new(draw),
             rng: rng.fork(2),
         }
@@ -150,11 +154,24 @@ impl Gateway {
         self.clock.set(clock);
     }
 
-    /// The power goes at one of the next operations of the disk.
-    pub fn dies_in(&mut self, operations: u64) {
+    /// The power goes, or the process is killed, at one of the next operations of the disk.
+    pub fn dies_in(&mut self, operations: u64, how: Stop) {
         let at = self.disk.operations() + operations;
         self.disk.die_at(at);
-        self.dies_at = Some(at);
+        self.dies_at = Some((at, how));
+    }
+
+    /// One of the next operations of the disk fails.
+    pub fn fails_in(&mut self, operations: u64) {
+        let at = self.disk.operations() + operations;
+        self.disk.fail_write_at(at);
+        self.disk.fail_sync_at(at);
+        self.fails_at = Some(at);
+    }
+
+    /// Whether the operation that fails has come; told once.
+    pub fn take_failed(&mut self) -> bool {
+        self.fails_at.take_if(|at| self.disk.operations() >= *at).is_some()
     }
 
     /// A bit flips where something is written.
@@ -182,10 +199,10 @@ impl Gateway {
         self.dies_at = None;
     }
 
-    /// Whether the power has gone.
+    /// How it has died in an operation of its disk.
     #[must_use]
-    pub fn has_died(&self) -> bool {
-        self.dies_at.is_some_and(|at| self.disk.operations() >= at)
+    pub fn has_died(&self) -> Option<Stop> {
+        self.dies_at.filter(|(at, _)| self.disk.operations() >= *at).map(|(_, how)| how)
     }
 
     /// Starts the agent. Says how long its disk made it wait, in ms: its buses begin after that.
@@ -217,7 +234,8 @@ impl Gateway {
             End::PowerCut(cut) => cut,
         };
         self.disk.restart(cut, self.rng.draw());
-        (self.dies_at, self.is_in_memory, self.is_stopping) = (None, false, false);
+        (self.dies_at, self.fails_at) = (None, None);
+        (self.is_in_memory, self.is_stopping) = (false, false);
         self.queue = Queue::default();
         self.grounds.iter_mut().for_each(SimGround::vacate);
     }

@@ -83,6 +83,8 @@ pub struct Link {
     pub is_down: bool,
     /// What the client sends is lost, and it does not know.
     pub is_deaf: bool,
+    /// What the client is sent is lost, and the broker does not know.
+    pub is_mute: bool,
     /// When the last packet upwards has left, and the last one downwards.
     busy_until_ms: (u64, u64),
 }
@@ -156,7 +158,7 @@ impl Net {
     /// A client connects. One that the broker has already under that name is thrown out.
     pub fn connect(&mut self, who: Party, session: u64, will: (String, Vec<u8>, bool), at_ms: u64) -> Sent {
         let link = *self.link(who);
-        if !self.is_up || link.is_down || link.is_deaf {
+        if !self.is_up || link.is_down || link.is_deaf || link.is_mute {
             let fails_ms = at_ms + self.rng.within(10, CONNECT_MS_MAX);
             return vec![(fails_ms, Packet::Closed { to: who, session })];
         }
@@ -220,6 +222,21 @@ impl Net {
         self.give_up(who, is_deaf, at_ms)
     }
 
+    /// What the party is sent is lost from now on, or is not any more. It misses the answers to its pings, and says so by
+    /// closing the connection.
+    pub fn mute(&mut self, who: Party, is_mute: bool, at_ms: u64) -> Sent {
+        self.link(who).is_mute = is_mute;
+        let Some(session) = self.sessions.get(&who).map(|s| s.id).filter(|_| is_mute) else {
+            return Vec::new();
+        };
+        let client_ms = at_ms + self.rng.within(1, GIVES_UP_MS);
+        let broker_ms = client_ms + self.rng.within(1, 200);
+        vec![
+            (client_ms, Packet::Closed { to: who, session }),
+            (broker_ms, Packet::Dropped { of: who, session }),
+        ]
+    }
+
     fn give_up(&mut self, who: Party, is_bad: bool, at_ms: u64) -> Sent {
         let Some(session) = self.sessions.get(&who).map(|s| s.id).filter(|_| is_bad) else {
             return Vec::new();
@@ -281,7 +298,8 @@ impl Net {
                 payload: payload.to_vec(),
                 retained: false,
             };
-            sent.extend(self.carry(to, false, true, packet, at_ms));
+            let is_heard = !self.link(to).is_mute;
+            sent.extend(self.carry(to, false, is_heard, packet, at_ms));
         }
         sent
     }

@@ -369,6 +369,11 @@ impl Oracle {
         self.histories[no].disk_faults.push((now_ms, u64::MAX));
     }
 
+    /// An operation of the gateway's disk fails.
+    pub fn note_disk_failed(&mut self, no: usize, now_ms: u64) {
+        self.histories[no].disk_faults.push((now_ms, now_ms));
+    }
+
     /// Whether the gateway's agent keeps readings in memory alone.
     pub fn note_in_memory(&mut self, no: usize, is_so: bool, now_ms: u64) {
         let spans = &mut self.histories[no].in_memory;

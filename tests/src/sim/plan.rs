@@ -101,6 +101,12 @@ pub enum Mischief {
     SlowDisk,
     /// The collector's disk is full for a while: its transactions fail.
     CenterDisk,
+    /// SIGKILL of the agent in an operation of its disk that is to come soon: what was written is there, synced or not.
+    KillAtWrite,
+    /// One operation of a disk fails with EIO, and all others work.
+    FailsOnce,
+    /// What the broker sends a client is lost, and it takes its time to notice.
+    HalfOpenDown,
     /// A logger is not reached for a while; for longer than it remembers now and then.
     LoggerAway,
     /// A logger has no power for a while.
@@ -127,7 +133,7 @@ impl Mischief {
     ];
 
     /// All others.
-    pub const ALL: [Self; 33] = [
+    pub const ALL: [Self; 36] = [
         Self::PowerCut,
         Self::PowerCutAtWrite,
         Self::KillAgent,
@@ -161,6 +167,9 @@ impl Mischief {
         Self::DeviceRestart,
         Self::SlowDisk,
         Self::CenterDisk,
+        Self::KillAtWrite,
+        Self::FailsOnce,
+        Self::HalfOpenDown,
     ];
 
     /// Whether it strikes at an instant; the others are there for the whole of a run.
@@ -183,7 +192,10 @@ impl Mischief {
     /// runs that do not have it as it was.
     #[must_use]
     pub const fn is_apart(self) -> bool {
-        matches!(self, Self::SlowDisk | Self::CenterDisk)
+        matches!(
+            self,
+            Self::SlowDisk | Self::CenterDisk | Self::KillAtWrite | Self::FailsOnce | Self::HalfOpenDown
+        )
     }
 
     /// Whether it is of lines and devices.
@@ -234,6 +246,8 @@ pub struct Plan {
     pub mishap: Mishap,
     /// How often the collector looks after gaps and jobs, in ms.
     pub keep_ms: u64,
+    /// How often the collector's database is backed up, in ms.
+    pub back_up_ms: u64,
     /// How often anything does, on average, in ms.
     pub mean_ms: u64,
     /// Whether any device has a memory that can be asked: a logger, or a meter with a load profile.
@@ -281,11 +295,22 @@ impl Plan {
         // A command that the link has lost is given up after six hours.
         let remembers = has_loggers || agents.iter().any(|agent| agent.has_meters);
         let patience_ms = if remembers { 12 * 3_600_000 } else { 3 * 3_600_000 };
-        let keep_ms = match scale {
-            Scale::Hours => 1_000,
-            Scale::Weeks => KEEP_WEEKS_MS,
+        let (keep_ms, back_up_ms) = match scale {
+            Scale::Hours => (1_000, 1_200_000),
+            Scale::Weeks => (KEEP_WEEKS_MS, 86_400_000),
         };
-        Self { bad_ms, patience_ms, agents, mischief, mishap, keep_ms, mean_ms, remembers, is_hoarder }
+        Self {
+            bad_ms,
+            patience_ms,
+            agents,
+            mischief,
+            mishap,
+            keep_ms,
+            back_up_ms,
+            mean_ms,
+            remembers,
+            is_hoarder,
+        }
     }
 
     /// Whether this kind of bad luck is in it.

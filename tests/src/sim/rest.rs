@@ -7,7 +7,7 @@ use gapless_collector::gaps::Policy;
 use gapless_common::id::Epoch;
 use gapless_common::quality::{Cause, Quality};
 use gapless_common::ranges::RangeSet;
-use gapless_common::reading::{Record, Value};
+use gapless_common::reading::{Record, Sample, Value};
 use gapless_common::time::{Slot, Timestamp};
 use rusqlite::Connection;
 
@@ -60,6 +60,9 @@ struct Stored {
     received: RangeSet,
     gaps: Vec<Told>,
 }
+
+/// Where the outbox kept a record of the device, and what that says.
+type Kept<'a> = ((Epoch, u64), &'a Vec<Sample>);
 
 /// A device with a memory, to be judged once all is quiet.
 pub(super) struct Remembered<'a> {
@@ -126,12 +129,15 @@ impl Remembered<'_> {
         for (at, tellings) in self.told().into_iter().flatten() {
             let is_there =
                 |channel: &String| stored.rows.get(at).is_some_and(|row| row.contains_key(channel));
-            let places = kept.get(at).map_or(&[][..], Vec::as_slice);
-            let silent = tellings.iter().find(|telling| {
+            let silent = tellings.iter().find_map(|telling| {
                 let is_stored = telling.by_name.keys().all(is_there);
-                !is_stored && !self.case.is_excused(&telling.issued, places, &lost)
+                let places = kept.get(at).into_iter().flatten();
+                let its_own = places.filter(|(_, samples)| **samples == telling.issued.samples);
+                let places: Vec<_> = its_own.map(|(place, _)| *place).collect();
+                let is_excused = is_stored || self.case.is_excused(&telling.issued, &places, &lost);
+                (!is_excused).then_some((telling, places))
             });
-            if let Some(telling) = silent {
+            if let Some((telling, places)) = silent {
                 let what = format!(
                     "{}: the record of {at} told at {} ms to process {} is not stored; durable as {places:?}",
                     self.memory.id(),
@@ -143,14 +149,15 @@ impl Remembered<'_> {
         }
     }
 
-    /// Where the outbox kept each record of the device, or was to keep it.
-    fn kept(&self) -> BTreeMap<i64, Vec<(Epoch, u64)>> {
-        let mut kept: BTreeMap<i64, Vec<(Epoch, u64)>> = BTreeMap::new();
+    /// Where the outbox kept each record of the device, or was to keep it, and what that says: a logger whose clock was set
+    /// has several records of one instant.
+    fn kept(&self) -> BTreeMap<i64, Vec<Kept<'_>>> {
+        let mut kept: BTreeMap<i64, Vec<Kept<'_>>> = BTreeMap::new();
         for (place, record) in self.case.log.written() {
             if let Record::Readings(readings) = record
                 && readings.device == self.memory.index()
             {
-                kept.entry(readings.at.0).or_default().push(*place);
+                kept.entry(readings.at.0).or_default().push((*place, &readings.samples));
             }
         }
         kept
@@ -218,9 +225,11 @@ impl Remembered<'_> {
         // What a gateway says of slots that are still to come, by a clock that is ahead, the collector does not believe.
         let is_early = |slot: i64| is_clock_set || self.was_told_early(slot);
         let is_ahead = |slot: &i64| gap.cause == Cause::ClockStepped && is_early(*slot);
+        let is_out_of_time = |slot: &i64| gap.cause == Cause::Unexplained && self.was_lost_out_of_time(*slot);
         let is_of_link = matches!(gap.cause, Cause::NotConnected | Cause::NoAnswer | Cause::Corrupt);
         let mut slots = gap.first..=gap.last;
-        match slots.find(|slot| !self.bus_said(*slot, gap.cause) && !is_ahead(slot)) {
+        let is_said = |slot: &i64| self.bus_said(*slot, gap.cause);
+        match slots.find(|slot| !is_said(slot) && !is_ahead(slot) && !is_out_of_time(slot)) {
             Some(slot) if is_of_link => {
                 let what = format!("{}: slot {slot} of {gap:?}: nobody failed it so", memory.id());
                 findings.push(("true causes", what));
@@ -280,6 +289,18 @@ impl Remembered<'_> {
         let at = self.memory.grid().at(Slot(slot));
         let mut said = self.case.oracle.misses(self.case.no, self.memory.index(), slot);
         said.any(|(told_ms, _)| truth(told_ms) < at)
+    }
+
+    /// Whether what it had recorded of the slot was acknowledged from memory alone by a database that was put back since, and
+    /// the loss that tells of it may be dated by a clock that was wrong: a device's clock is believed by a day.
+    fn was_lost_out_of_time(&self, slot: i64) -> bool {
+        let history = self.case.history();
+        let at = self.memory.grid().at(Slot(slot)).0;
+        let mut told = self.told().and_then(|told| told.get(&at)).into_iter().flatten();
+        let is_in = |told_ms: u64| history.in_memory.iter().any(|span| (span.0..=span.1).contains(&told_ms));
+        history.was_set_wrong
+            && !self.case.oracle.rolled_back.is_empty()
+            && told.any(|telling| is_in(telling.issued.told_ms))
     }
 
     /// Whether nobody could tell that the slot was recorded: each time that it was said, its table had been made anew, and

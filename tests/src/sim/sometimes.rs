@@ -35,6 +35,10 @@ pub enum Rare {
     NewIncarnation,
     /// The power went in the middle of a write.
     DiedAtWrite,
+    /// An agent was killed in an operation of its disk.
+    KilledAtWrite,
+    /// One operation of a disk failed, and no other.
+    FailedOnce,
     /// The collector died with a transaction that was not committed.
     DiedBeforeCommit,
     /// The collector died with a transaction that was not answered.
@@ -69,7 +73,7 @@ pub enum Rare {
 
 impl Rare {
     /// All of them.
-    pub const ALL: [Self; 28] = [
+    pub const ALL: [Self; 30] = [
         Self::DuplicateFrame,
         Self::Overtaking,
         Self::TornTail,
@@ -83,6 +87,8 @@ impl Rare {
         Self::Quarantine,
         Self::NewIncarnation,
         Self::DiedAtWrite,
+        Self::KilledAtWrite,
+        Self::FailedOnce,
         Self::DiedBeforeCommit,
         Self::DiedBeforeAnswer,
         Self::GapFilled,

@@ -6,13 +6,11 @@ use super::center::Death;
 use super::clock::MS_NS;
 use super::line::fault::Fault;
 use super::net::Party;
+use super::oracle::Stop;
 use super::plan::Mischief;
 use super::rng::Rng;
 use super::sometimes::Rare;
 use super::world::{Event, World};
-
-/// How often the database is backed up, in ms.
-const BACK_UP_MS: u64 = 1_200_000;
 
 /// Bits that flip on the disk of a hoarder.
 const SPOILED_BITS: u64 = 6;
@@ -33,6 +31,8 @@ pub enum Heal {
     Link(Party),
     /// The party is heard again.
     Deaf(Party),
+    /// The party hears again.
+    Mute(Party),
     /// The broker is there again.
     Broker,
     /// The gateway's disk works again.
@@ -74,7 +74,7 @@ impl World {
         }
         let first_ms = self.rng.wait_ms(self.plan.mean_ms);
         self.push(first_ms, Event::Strike);
-        self.push(BACK_UP_MS, Event::BackUp);
+        self.push(self.plan.back_up_ms, Event::BackUp);
         self.begin_mishaps();
     }
 
@@ -143,7 +143,7 @@ impl World {
             if self.center.back_up() {
                 self.oracle.note_back_up();
             }
-            self.push(self.now_ms + BACK_UP_MS, Event::BackUp);
+            self.push(self.now_ms + self.plan.back_up_ms, Event::BackUp);
         }
     }
 
@@ -174,14 +174,28 @@ impl World {
         self.push(next_ms, Event::StrikeApart(kind));
         let no = usize::try_from(self.apart.below(self.gateways.len() as u64)).expect("few");
         tracing::info!(at_ms = self.now_ms, ?kind, gateway = no, "strikes");
-        if kind == Mischief::CenterDisk {
-            self.center.fill_disk();
-            let at_ms = self.now_ms + a_while_ms(&mut self.apart, self.plan.bad_ms);
-            self.push(at_ms, Event::Heal(Heal::CenterDisk));
-        } else {
-            self.slow_down(no);
+        let gateway = &mut self.gateways[no];
+        match kind {
+            Mischief::CenterDisk => {
+                self.center.fill_disk();
+                self.ends_apart(Heal::CenterDisk);
+            }
+            Mischief::KillAtWrite => gateway.dies_in(self.apart.within(1, 12), Stop::Killed),
+            Mischief::FailsOnce => gateway.fails_in(self.apart.within(1, 12)),
+            Mischief::HalfOpenDown => {
+                let party = if self.apart.one_in(4) { Party::Center } else { Party::Gateway(no) };
+                let sent = self.net.mute(party, true, self.now_ms);
+                self.send(sent);
+                self.ends_apart(Heal::Mute(party));
+            }
+            _ => self.slow_down(no),
         }
         self.sometimes.strike(kind);
+    }
+
+    fn ends_apart(&mut self, heal: Heal) {
+        let at_ms = self.now_ms + a_while_ms(&mut self.apart, self.plan.bad_ms);
+        self.push(at_ms, Event::Heal(heal));
     }
 
     fn slow_down(&mut self, no: usize) {
@@ -189,8 +203,7 @@ impl World {
         let takes_ms = if self.plan.is_hoarder { SLOW_HOARDER_MS } else { drawn };
         let slowness = Slowness { takes_ms, writes_one_in: SLOW_WRITES_ONE_IN, seed: self.apart.draw() };
         self.gateways[no].disk.slow_down(Some(slowness));
-        let at_ms = self.now_ms + a_while_ms(&mut self.apart, self.plan.bad_ms);
-        self.push(at_ms, Event::Heal(Heal::SlowDisk(no)));
+        self.ends_apart(Heal::SlowDisk(no));
     }
 
     fn a_while_ms(&mut self) -> u64 {
@@ -209,7 +222,7 @@ impl World {
             Mischief::PowerCut if runs => self.power_off(no),
             Mischief::PowerCutAtWrite if runs => {
                 let operations = self.rng.within(1, 12);
-                self.gateways[no].dies_in(operations);
+                self.gateways[no].dies_in(operations, Stop::PowerCut);
             }
             Mischief::KillAgent if runs => {
                 self.kill(no);
@@ -267,10 +280,7 @@ impl World {
         self.oracle.note_disk_fault(no, self.now_ms);
         let disk = &self.gateways[no].disk;
         match kind {
-            Mischief::DiskFull => {
-                disk.set_capacity(Some(0));
-                self.sometimes.reach(Rare::DiskFull);
-            }
+            Mischief::DiskFull => disk.set_capacity(Some(0)),
             Mischief::WritesFail => disk.fail_writes(true),
             Mischief::SyncsFail => disk.fail_syncs(true),
             _ => disk.set_read_only(true),
@@ -287,11 +297,11 @@ impl World {
         let most = *self.rng.pick(&[1_000, 5_000, 60_000, 3_600_000, 3_600_000, 3 * YEAR_MS]);
         let by_ms = i64::try_from(self.rng.within(300, most)).expect("years");
         let goes_back = self.rng.one_in(2);
-        if goes_back {
-            self.sometimes.reach(Rare::ClockBack);
-        }
         // No kernel takes an instant before 1970.
         let back_ms = by_ms.min(self.gateways[no].now(self.now_ms).wall.0.max(0));
+        if goes_back && back_ms > 0 && self.gateways[no].process.is_some() {
+            self.sometimes.reach(Rare::ClockBack);
+        }
         let mut clock = self.gateways[no].clock.get();
         clock.ahead_ms += if goes_back { -back_ms } else { by_ms };
         self.gateways[no].clock.set(clock);
@@ -372,6 +382,9 @@ impl World {
             }
             Heal::Deaf(party) => {
                 self.net.deafen(party, false, self.now_ms);
+            }
+            Heal::Mute(party) => {
+                self.net.mute(party, false, self.now_ms);
             }
             Heal::Broker => self.net.start_broker(),
             Heal::Disk(no) => {

@@ -127,9 +127,16 @@ impl World {
     pub fn tell(&mut self, no: usize, what: impl FnOnce(&mut Engine) -> Result<(), DepotError>) {
         let Some(told) = self.gateways[no].tell(what) else { return };
         let stalled_ms = self.gateways[no].disk.take_stalled_ms();
-        if self.gateways[no].has_died() {
+        if self.has_died(no) {
             // What it wanted when the power went is not done.
-            return self.die(no);
+            return;
+        }
+        if self.gateways[no].take_failed() {
+            self.sometimes.reach(Rare::FailedOnce);
+            self.oracle.note_disk_failed(no, self.now_ms);
+        }
+        if self.gateways[no].disk.take_refused() {
+            self.sometimes.reach(Rare::DiskFull);
         }
         match told {
             Ok(effects) if stalled_ms > 0 => self.stand_still(no, stalled_ms, effects),
@@ -224,6 +231,10 @@ impl World {
                 if self.is_current(no, generation) {
                     self.oracle.note_end(no, &self.gateways[no], Stop::Clean, self.now_ms);
                     self.gateways[no].end(End::Killed);
+                    if self.is_good {
+                        // Whoever was to start it again found it stopping still.
+                        self.restart(no, 1_000);
+                    }
                 }
             }
         }

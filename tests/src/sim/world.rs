@@ -294,16 +294,19 @@ impl World {
         if self.gateways[no].process.is_some() || is_off || self.is_over {
             return;
         }
-        let stalled_ms = match self.gateways[no].start(now_ms) {
-            // The power went while the outbox was opened.
-            _ if self.gateways[no].has_died() => return self.die(no),
+        let started = self.gateways[no].start(now_ms);
+        // What dies while its outbox is opened may have written down that it began.
+        self.oracle.note_start(no, &self.gateways[no], now_ms);
+        if self.has_died(no) {
+            return;
+        }
+        let stalled_ms = match started {
             Ok(stalled_ms) => stalled_ms,
             Err(error) => {
                 return self.oracle.find("availability", format!("an agent does not start: {error}"));
             }
         };
         tracing::info!(at_ms = now_ms, gateway = no, "starts");
-        self.oracle.note_start(no, &self.gateways[no], now_ms);
         let generation = self.gateways[no].generation;
         for bus in 0..self.gateways[no].buses() {
             self.push(now_ms + stalled_ms, Event::Bus(no, generation, bus));
@@ -512,9 +515,13 @@ impl World {
     /// The process is killed.
     pub fn kill(&mut self, no: usize) {
         if self.gateways[no].process.is_some() {
-            self.oracle.note_end(no, &self.gateways[no], Stop::Killed, self.now_ms);
-            self.lose_process(no, End::Killed);
+            self.end_killed(no);
         }
+    }
+
+    fn end_killed(&mut self, no: usize) {
+        self.oracle.note_end(no, &self.gateways[no], Stop::Killed, self.now_ms);
+        self.lose_process(no, End::Killed);
     }
 
     /// The machine loses its power.
@@ -526,10 +533,18 @@ impl World {
         self.lose_process(no, End::PowerCut(cut));
     }
 
-    /// The power went in the middle of a write.
-    pub(super) fn die(&mut self, no: usize) {
-        self.sometimes.reach(Rare::DiedAtWrite);
-        self.power_off(no);
+    /// Whether the power went in an operation of the disk, or the process was killed in it; then it is gone.
+    pub(super) fn has_died(&mut self, no: usize) -> bool {
+        let Some(how) = self.gateways[no].has_died() else { return false };
+        if how == Stop::Killed {
+            self.sometimes.reach(Rare::KilledAtWrite);
+            self.end_killed(no);
+            self.restart(no, 60_000);
+        } else {
+            self.sometimes.reach(Rare::DiedAtWrite);
+            self.power_off(no);
+        }
+        true
     }
 
     /// The machine loses its power, and has it again later.
