@@ -112,6 +112,7 @@ const CORES: &[&str] = &[
     "collector/src/ledger",
     "collector/src/live",
     "collector/src/sources/answer",
+    "collector/src/sources/auth",
     "collector/src/sources/delta",
     "collector/src/sources/derive",
     "collector/src/sources/describe",

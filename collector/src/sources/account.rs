@@ -7,8 +7,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use gapless_common::time::Timestamp;
 
+use super::auth::OauthSpec;
 use super::describe::Description;
 use super::failure::Failure;
+use super::login::Login;
+use crate::clock;
 use crate::ingest::Orders;
 use crate::jobs::budget::{Limits, Rate, Urgency, Used, Verdict};
 use crate::jobs::claims::{Claims, Who};
@@ -45,9 +48,13 @@ const REFUSED_MAX: u32 = 3;
 const REST_MS_FIRST: i64 = 60_000;
 const REST_MS_MAX: i64 = 3_600_000;
 
-/// The accounts of this process by name: sources of one share it.
-#[derive(Debug, Default)]
-pub(super) struct Accounts(BTreeMap<String, Arc<Mutex<Account>>>);
+/// The accounts of this process by name: sources of one share it. And where tokens are had: who names the same has the same, or a
+/// refresh token that is good for once would lock the other one out.
+#[derive(Default)]
+pub(super) struct Accounts {
+    accounts: BTreeMap<String, Arc<Mutex<Account>>>,
+    logins: BTreeMap<OauthSpec, Arc<Mutex<Login>>>,
+}
 
 /// Where calls are counted, so that a restart forgets none.
 #[derive(Debug, Clone)]
@@ -75,8 +82,22 @@ impl Accounts {
     /// The account of a source.
     pub(super) fn of(&mut self, description: &Description) -> Arc<Mutex<Account>> {
         let name = Self::name(description);
-        let account = self.0.entry(name.clone());
+        let account = self.accounts.entry(name.clone());
         Arc::clone(account.or_insert_with(|| Arc::new(Mutex::new(Account::new(name)))))
+    }
+
+    /// Where the tokens of that description are had; `make` is how it begins.
+    pub(super) fn login<E>(
+        &mut self,
+        spec: &OauthSpec,
+        make: impl FnOnce() -> Result<Login, E>,
+    ) -> Result<Arc<Mutex<Login>>, E> {
+        if let Some(login) = self.logins.get(spec) {
+            return Ok(Arc::clone(login));
+        }
+        let login = Arc::new(Mutex::new(make()?));
+        self.logins.insert(spec.clone(), Arc::clone(&login));
+        Ok(login)
     }
 }
 
@@ -162,10 +183,19 @@ impl Account {
     }
 
     /// The call that was made last was answered.
-    pub(super) fn ended(&mut self, now: Timestamp) {
+    fn ended(&mut self, now: Timestamp) {
         if let Some(used) = &mut self.used {
             used.ended_last(now);
         }
+    }
+}
+
+/// A call that was written down and is being made: it has ended once this is dropped, whatever happens meanwhile.
+pub(super) struct UnderWay<'a>(pub(super) &'a mut Account);
+
+impl Drop for UnderWay<'_> {
+    fn drop(&mut self) {
+        self.0.ended(clock::now());
     }
 }
 
@@ -208,6 +238,25 @@ mod tests {
         let account = locked(&one);
         let all = (account.limits.rates.len(), account.limits.per_ms_max(), account.timeout_ms);
         assert_eq!(all, (4, 7 * 86_400_000, 50_000));
+    }
+
+    #[test]
+    fn a_call_ends_though_whoever_makes_it_panics() {
+        use std::panic::{AssertUnwindSafe, catch_unwind};
+        let mut account = Account::new("a".to_owned());
+        account.said(None, 9, Timestamp(9_000));
+        let may = |account: &mut Account| {
+            let Account { used, limits, .. } = account;
+            used.as_mut().map(|used| used.may(limits, Urgency::Asked, Timestamp(0)))
+        };
+        account.used.as_mut().unwrap().began(&Limits::at_once(1), Timestamp(0));
+        assert_eq!(may(&mut account), Some(Verdict::Wait), "one at a time");
+        let ended = catch_unwind(AssertUnwindSafe(|| {
+            let _under_way = UnderWay(&mut account);
+            panic!("a fault")
+        }));
+        assert!(ended.is_err());
+        assert_eq!(may(&mut account), Some(Verdict::Go));
     }
 
     #[test]

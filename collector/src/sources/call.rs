@@ -1,15 +1,19 @@
 //! One call to a source over HTTP: its answer, or why there is none, and how long the source is to be left alone. Whether its
-//! account has a call left is `account`'s.
+//! account has a call left is `account`'s, and which token it goes out with `login`'s.
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use gapless_common::time::Timestamp;
 
-use super::account::{self, Account, Budget};
+use super::account::{self, Account, Budget, UnderWay};
+use super::auth::secret::hushed;
+use super::auth::token::{Refusal, Standing};
+use super::auth::{Credentials, bearer};
 use super::describe::{Description, Quota, Whose};
 use super::failure::Failure;
-use super::url::{bare, whole};
+use super::login::{self, Login};
+use super::url::{bare, whole, with_fields};
 use crate::jobs::budget::Urgency;
 use crate::jobs::claims::Who;
 use crate::jobs::quota::UNTIL_MS_MAX;
@@ -27,7 +31,9 @@ const SECONDS_MAX: i64 = 1_000_000_000;
 /// Calls a source. See the module.
 pub(super) struct Caller {
     http: ureq::Agent,
-    headers: Vec<(String, String)>,
+    credentials: Credentials,
+    /// Where its tokens are had, where they expire.
+    login: Option<Arc<Mutex<Login>>>,
     account: Arc<Mutex<Account>>,
     budget: Budget,
     quota: Option<Quota>,
@@ -36,11 +42,25 @@ pub(super) struct Caller {
     unreachable: Vec<u16>,
 }
 
+/// What came of a call.
+struct Reply {
+    status: u16,
+    /// Where it is to be asked instead.
+    points_to: Option<String>,
+    /// When it may be asked again.
+    after: Option<Timestamp>,
+    /// Of the calls of a time: how many there are, how many are left, and when there are more.
+    left: Option<(Option<u32>, u32, Option<Timestamp>)>,
+    body: Result<String, ureq::Error>,
+    /// When the call was made.
+    at: Timestamp,
+}
+
 impl Caller {
-    /// For an account, with the headers of each request.
+    /// For an account, with what each request says of who asks.
     pub(super) fn new(
         description: &Description,
-        headers: Vec<(String, String)>,
+        (credentials, login): (Credentials, Option<Arc<Mutex<Login>>>),
         account: Arc<Mutex<Account>>,
         budget: Budget,
     ) -> Self {
@@ -55,7 +75,8 @@ impl Caller {
             .new_agent();
         Self {
             http,
-            headers,
+            credentials,
+            login,
             account,
             budget,
             quota: description.quota.clone(),
@@ -76,6 +97,13 @@ impl Caller {
         account::locked(&self.account).who()
     }
 
+    /// Whether one does not rest by itself.
+    pub(super) fn free(&self, who: Who) -> Result<(), Failure> {
+        account::locked(&self.account)
+            .rests(who, clock::now())
+            .map_or(Ok(()), |until| Err(Failure::Rests(until)))
+    }
+
     /// The body of the answer to a GET, where what the account allows leaves a call for what is so urgent.
     pub(super) fn get(&self, url: &str, asks: (Who, Urgency)) -> Result<String, Failure> {
         let mut account = account::locked(&self.account);
@@ -86,35 +114,92 @@ impl Caller {
         if let Some(until) = account.rests(asks.0, now) {
             return Err(Failure::Rests(until));
         }
-        account.spend(&self.budget, asks, now)?;
-        let answer = self.ask(&mut account, url, asks.0, now);
-        account.ended(clock::now());
-        answer
+        let token = self.token(&mut account, asks)?;
+        let mut reply = self.call(&mut account, url, asks, token.as_deref())?;
+        if let (401, Some(login), Some(token)) = (reply.status, &self.login, &token) {
+            // It may have been taken back before its time.
+            let may_help = login::locked(login).tokens.refused(token, clock::now());
+            if may_help {
+                let token = self.token(&mut account, asks)?;
+                reply = self.call(&mut account, url, asks, token.as_deref())?;
+                login::locked(login).tokens.tried_again(reply.status != 401, clock::now());
+            }
+        }
+        self.understood(&mut account, url, asks.0, reply)
     }
 
-    fn ask(&self, account: &mut Account, url: &str, who: Who, now: Timestamp) -> Result<String, Failure> {
-        let mut request = self.http.get(url);
-        for (name, value) in &self.headers {
+    /// The token that a call goes out with, where its source wants one that expires.
+    fn token(&self, account: &mut Account, asks: (Who, Urgency)) -> Result<Option<String>, Failure> {
+        let Some(login) = &self.login else { return Ok(None) };
+        let mut login = login::locked(login);
+        let now = clock::now();
+        match login.tokens.standing(now) {
+            Standing::Token(token) => return Ok(Some(token)),
+            Standing::Rest(until, why) => return Err(Failure::TokenRests { until, why }),
+            Standing::Ask => {}
+        }
+        // Who counts the calls of an account may well count this one.
+        account.spend(&self.budget, asks, now)?;
+        let under_way = UnderWay(account);
+        let asked = login.ask(&self.http);
+        drop(under_way);
+        let why_not = |why: String| Failure::NoToken { url: login.shown_url(), why };
+        asked.map(Some).map_err(|refusal| match refusal {
+            Refusal::Lasting(why) if self.withdrawn.contains(&401) => {
+                Failure::Withdrawn { whose: Whose::Account, why: why_not(why).to_string() }
+            }
+            Refusal::Lasting(why) | Refusal::Passing(why) => why_not(why),
+        })
+    }
+
+    /// Makes a call, where one is left.
+    fn call(
+        &self,
+        account: &mut Account,
+        url: &str,
+        asks: (Who, Urgency),
+        token: Option<&str>,
+    ) -> Result<Reply, Failure> {
+        let at = clock::now();
+        account.spend(&self.budget, asks, at)?;
+        let _under_way = UnderWay(account);
+        let mut request = self.http.get(with_fields(url, &self.credentials.query));
+        for (name, value) in &self.credentials.headers {
             request = request.header(name, value);
         }
-        let mut answer = request.call().map_err(|error| Failure::Transport(error.to_string()))?;
-        let status = answer.status().as_u16();
-        let points_to = answer.headers().get("location").and_then(|to| to.to_str().ok()).map(str::to_owned);
+        if let Some(token) = token {
+            request = request.header("authorization", bearer(token));
+        }
+        let mut answer =
+            request.call().map_err(|error| Failure::Transport(self.hushed(&error.to_string())))?;
         let header = |name: &str| answer.headers().get(name).and_then(|value| value.to_str().ok());
-        let after = header("retry-after").and_then(|text| wait_until(text, now));
-        let said = self.quota.as_ref().and_then(|quota| {
+        let left = self.quota.as_ref().and_then(|quota| {
             let number = |name: &str| header(name)?.trim().parse::<u32>().ok();
-            let more = header(&quota.reset).and_then(|text| wait_until(text, now));
+            let more = header(&quota.reset).and_then(|text| wait_until(text, at));
             Some((quota.limit.as_deref().and_then(number), number(&quota.remaining)?, more))
         });
+        let (status, points_to) = (answer.status().as_u16(), header("location").map(str::to_owned));
+        let after = header("retry-after").and_then(|text| wait_until(text, at));
         let body = answer.body_mut().with_config().limit(BODY_BYTES_MAX).read_to_string();
+        Ok(Reply { status, points_to, after, left, body, at })
+    }
+
+    /// What a reply means, for who asked and for the account.
+    fn understood(
+        &self,
+        account: &mut Account,
+        url: &str,
+        who: Who,
+        reply: Reply,
+    ) -> Result<String, Failure> {
+        let Reply { status, points_to, after, left, body, at } = reply;
         let bounded = |until: Option<Timestamp>| {
             let (least, most) = HOLD_MS_RANGE;
-            until.unwrap_or(now.plus_ms(HOLD_MS)).clamp(now.plus_ms(least), now.plus_ms(most))
+            until.unwrap_or(at.plus_ms(HOLD_MS)).clamp(at.plus_ms(least), at.plus_ms(most))
         };
-        if let Some((limit, left, more)) = said {
+        if let Some((limit, left, more)) = left {
             // A period may be shorter than any rest.
-            let until = more.unwrap_or(now.plus_ms(HOLD_MS)).min(now.plus_ms(HOLD_MS_RANGE.1));
+            let until = more.unwrap_or(at.plus_ms(HOLD_MS)).min(at.plus_ms(HOLD_MS_RANGE.1));
             account.said(limit, left, until);
             if left == 0 {
                 account.hold = bounded(more);
@@ -124,9 +209,10 @@ impl Caller {
             account.not_too_many(who);
         }
         // What a refusal says is for people: its status counts even where its words cannot be read.
-        let short = || body.as_ref().map_or(String::new(), |body| body.chars().take(200).collect());
+        let short =
+            || body.as_ref().map_or(String::new(), |body| self.hushed(body).chars().take(200).collect());
         match status {
-            200 => body.map_err(|error| Failure::Transport(error.to_string())),
+            200 => body.map_err(|error| Failure::Transport(self.hushed(&error.to_string()))),
             status if self.withdrawn.contains(&status) => {
                 // Who asks is not known (RFC 9110, section 15.5.2), or may not have what was asked for (15.5.4).
                 let usual = if status == 401 { Whose::Account } else { Whose::Device };
@@ -134,7 +220,7 @@ impl Caller {
             }
             status if self.unreachable.contains(&status) => Err(Failure::Unreachable(short())),
             429 | 503 if status == 429 || after.is_some() => {
-                let rests = if status == 429 { account.too_many(who, now) } else { None };
+                let rests = if status == 429 { account.too_many(who, at) } else { None };
                 if rests.is_none() || after.is_some() {
                     account.hold = bounded(after).max(account.hold);
                 }
@@ -148,10 +234,16 @@ impl Caller {
             status => Err(Failure::Status(status, short())),
         }
     }
+
+    /// A text for people: a source may repeat what it was asked with.
+    fn hushed(&self, text: &str) -> String {
+        let text = hushed(text, self.credentials.secrets.iter().map(String::as_str));
+        self.login.as_ref().map_or(text.clone(), |login| login::locked(login).hushed(&text))
+    }
 }
 
 /// `Retry-After` (RFC 9110, section 10.2.3: seconds, or a date), or the seconds since 1970 of a quota's end.
-fn wait_until(text: &str, now: Timestamp) -> Option<Timestamp> {
+pub(super) fn wait_until(text: &str, now: Timestamp) -> Option<Timestamp> {
     let text = text.trim();
     match text.parse::<i64>() {
         Ok(seconds) if seconds > SECONDS_MAX => Some(Timestamp(seconds.checked_mul(1_000)?)),

@@ -1,18 +1,19 @@
 //! Calls to a source that answers as it is told, on a port of this machine.
 
 use std::io::{Read as _, Write as _};
-use std::net::TcpListener;
-use std::sync::Arc;
+use std::net::{TcpListener, TcpStream};
+use std::sync::{Arc, Mutex};
 
 use gapless_common::time::Timestamp;
+use tempfile::TempDir;
 use tokio::sync::mpsc;
 
 use super::account::{Accounts, Budget};
-use super::call::Caller;
 use super::describe::Description;
 use super::failure::Failure;
 use super::fetch::Fetch as _;
 use super::http::{Api, HttpDevice};
+use super::start::caller;
 use crate::clock;
 use crate::ingest::{Orders, Task};
 use crate::jobs::budget::Urgency::{Asked, Score, Spare};
@@ -23,18 +24,48 @@ const METERS: &str = include_str!("../../sources/half-hourly-meter.toml");
 /// A source whose answers are status, headers and body, in order; the last one comes again and again.
 struct Served {
     api: Arc<Api>,
+    /// The requests that came, each with its head and body.
+    asked: Arc<Mutex<Vec<String>>>,
+    /// Where what is to be kept is.
+    _folder: TempDir,
     /// Whoever hands orders in has a writer.
     _inbound: (mpsc::Sender<Task>, mpsc::Receiver<Task>),
 }
 
+/// A request, to its end.
+fn request(stream: &mut TcpStream) -> String {
+    let (mut text, mut bytes) = (String::new(), [0; 4_096]);
+    loop {
+        let count = stream.read(&mut bytes).unwrap();
+        text.push_str(std::str::from_utf8(&bytes[..count]).unwrap());
+        let Some((head, body)) = text.split_once("\r\n\r\n") else { continue };
+        let length =
+            head.lines().find_map(|line| line.to_lowercase().strip_prefix("content-length: ")?.parse().ok());
+        if count == 0 || body.len() >= length.unwrap_or(0) {
+            return text;
+        }
+    }
+}
+
 fn served(answers: Vec<(u16, &'static str, &'static str)>, more: &str) -> Served {
+    served_with(answers, more, &[])
+}
+
+/// The same with other words in its description.
+fn served_with(
+    answers: Vec<(u16, &'static str, &'static str)>,
+    more: &str,
+    words: &[(&str, &str)],
+) -> Served {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap().to_string();
+    let asked = Arc::new(Mutex::new(Vec::new()));
+    let noted = Arc::clone(&asked);
     std::thread::spawn(move || {
         let last = answers.len() - 1;
         for (at, stream) in listener.incoming().enumerate() {
-            let (mut stream, mut head) = (stream.unwrap(), [0; 4_096]);
-            let _ = stream.read(&mut head).unwrap();
+            let mut stream = stream.unwrap();
+            noted.lock().unwrap().push(request(&mut stream));
             let (status, headers, body) = answers[at.min(last)];
             let length = body.len();
             let text = format!(
@@ -46,21 +77,34 @@ fn served(answers: Vec<(u16, &'static str, &'static str)>, more: &str) -> Served
     // What is at the top of a description comes before its first table.
     let text =
         METERS.replacen("[answer]", &format!("{more}\n[answer]"), 1).replace("127.0.0.1:9400", &address);
+    let text = words.iter().fold(text, |text, (from, to)| text.replace(from, to));
     let description = Description::read(&text).unwrap();
-    let inbound = mpsc::channel(100);
-    let budget = Budget { database: "/nowhere".into(), orders: Orders::to(&inbound.0) };
-    let account = Accounts::default().of(&description);
-    let caller = Caller::new(&description, Vec::new(), account, budget);
-    Served { api: Arc::new(Api { description, caller }), _inbound: inbound }
+    let (inbound, folder) = (mpsc::channel(100), tempfile::tempdir().unwrap());
+    let budget = Budget { database: folder.path().join("gapless.db"), orders: Orders::to(&inbound.0) };
+    let caller = caller(&description, &mut Accounts::default(), budget).unwrap();
+    Served { api: Arc::new(Api { description, caller }), asked, _folder: folder, _inbound: inbound }
 }
 
 impl Served {
+    /// What it was asked: `T` for a token, and the token that each other question came with.
+    fn tokens(&self) -> Vec<String> {
+        let asked = self.asked.lock().unwrap();
+        let token = |text: &String| match text.starts_with("POST /token ") {
+            true => "T".to_owned(),
+            false => {
+                let found = text.lines().find_map(|line| line.strip_prefix("authorization: Bearer "));
+                found.unwrap_or_default().to_owned()
+            }
+        };
+        asked.iter().map(token).collect()
+    }
+
     /// `+` an answer, `w` it waits by itself, `h` all of the account rest, `x` refused.
     fn ask(&self, asks: (Who, crate::jobs::budget::Urgency)) -> char {
         match self.api.caller.get(&self.api.description.url, asks) {
             Ok(_) => '+',
             Err(Failure::Spent(_) | Failure::Rests(_)) => 'w',
-            Err(Failure::Hold(_)) => 'h',
+            Err(Failure::Hold(_) | Failure::TokenRests { .. }) => 'h',
             Err(_) => 'x',
         }
     }
@@ -148,4 +192,109 @@ fn without_a_path_a_probe_tells_another_word_for_another_answer() {
     let words = [(); 3].map(|()| device.probe().unwrap().unwrap());
     assert!(words[0] == words[1] && words[1] != words[2], "{words:?}");
     assert!(words.iter().all(|word| word.len() == 64), "a hash, however long the answer is: {words:?}");
+}
+
+#[test]
+fn a_probe_that_is_answered_says_nothing_of_the_question_that_is_refused() {
+    let (yes, no) = ((200, "", "{\"changed\": 1}"), (429, "", "no"));
+    let source =
+        served(vec![no, yes, no, yes, no, yes], "[probe]\nurl = \"http://127.0.0.1:9400/{utility}/changed\"");
+    let asked = source.api.description.asked().unwrap().remove(0);
+    let mut device = HttpDevice::new(&source.api, asked);
+    let free = || super::account::locked(source.api.caller.account()).hold = Timestamp(0);
+    let fetch = |device: &mut HttpDevice| {
+        free();
+        device.fetch(Timestamp(0), Timestamp(1_800_000)).unwrap_err()
+    };
+    for _ in 0..2 {
+        assert!(matches!(fetch(&mut device), Failure::Hold(_)), "all of the account may be meant");
+        free();
+        device.probe().unwrap();
+    }
+    assert!(matches!(fetch(&mut device), Failure::Rests(_)));
+    // Nor is it asked whether there is anything that could not be had.
+    assert!(matches!(device.probe(), Err(Failure::Rests(_))));
+    assert_eq!(source.asked.lock().unwrap().len(), 5);
+}
+
+const OAUTH: &str = "withdrawn_of = \"account\"
+[auth.oauth2]
+token_url = \"http://127.0.0.1:9400/token\"
+client_id = \"gapless\"
+client_secret = \"s3cret\"
+refresh_token = \"r3fresh\"";
+const OLD: (u16, &str, &str) = (200, "", "{\"access_token\": \"old\", \"expires_in\": 3600}");
+const NEW: (u16, &str, &str) =
+    (200, "", "{\"access_token\": \"new\", \"expires_in\": 3600, \"refresh_token\": \"n3xt\"}");
+
+#[test]
+fn a_token_serves_all_of_an_account_and_a_refused_call_is_made_once_more_with_another_one() {
+    let (yes, no) = ((200, "", "{}"), (401, "", "no such token"));
+    let source = served(vec![OLD, yes, yes, no, NEW, yes, no, OLD, no, no], OAUTH);
+    let who = [source.api.caller.who(), source.api.caller.who()];
+    for (who, expected) in
+        [(0, '+'), (1, '+'), (0, '+'), (1, 'x'), (0, 'x')].map(|(at, told)| (who[at], told))
+    {
+        assert_eq!(source.ask((who, Asked)), expected);
+    }
+    // The second time it was of no use, and is not tried with the third.
+    assert_eq!(source.tokens(), ["T", "old", "old", "old", "T", "new", "new", "T", "old", "old"]);
+    let asked = source.asked.lock().unwrap();
+    let (head, body) = asked[4].split_once("\r\n\r\n").unwrap();
+    assert_eq!(body, "grant_type=refresh_token&refresh_token=r3fresh");
+    assert!(
+        head.contains("authorization: Basic ")
+            && head.contains("content-type: application/x-www-form-urlencoded"),
+        "{head}"
+    );
+    assert!(asked[7].ends_with("refresh_token=n3xt"), "the one that came with the token: {}", asked[7]);
+}
+
+#[test]
+fn a_second_refusal_is_what_one_without_a_token_is() {
+    let no = (401, "", "gone");
+    for (status, is_withdrawn) in [(401, true), (403, false)] {
+        let source = served_with(
+            vec![OLD, no, NEW, no],
+            OAUTH,
+            &[("withdrawn = [403]", &format!("withdrawn = [{status}]"))],
+        );
+        let told = source.api.caller.get(&source.api.description.url, (source.api.caller.who(), Asked));
+        assert_eq!(matches!(told, Err(Failure::Withdrawn { .. })), is_withdrawn, "{told:?}");
+        assert_eq!(matches!(told, Err(Failure::Status(401, _))), !is_withdrawn, "{told:?}");
+        assert_eq!(source.tokens(), ["T", "old", "T", "new"]);
+    }
+}
+
+#[test]
+fn an_endpoint_that_gives_no_token_is_left_alone_and_what_it_says_is_told_without_secrets() {
+    let denied = "{\"error\": \"invalid_grant\", \"error_description\": \"r3fresh of s3cret is over\"}";
+    let source = served(vec![(400, "", denied)], OAUTH);
+    let asks = (source.api.caller.who(), Asked);
+    let why = source.api.caller.get(&source.api.description.url, asks).unwrap_err();
+    let text = why.to_string();
+    assert!(
+        matches!(why, Failure::NoToken { .. })
+            && text.contains("/token: HTTP 400: invalid_grant: … of … is over"),
+        "{text}"
+    );
+    for _ in 0..3 {
+        assert_eq!(source.ask(asks), 'h');
+    }
+    assert_eq!(source.tokens(), ["T"]);
+}
+
+#[test]
+fn what_a_source_repeats_of_who_asks_is_not_told() {
+    let more = "auth = { query = { key = \"k3y\" }, basic = { username = \"u\", password = \"p4ss\" } }";
+    let source = served(vec![(500, "", "k3y and p4ss and dTpwNHNz and more")], more);
+    let why =
+        source.api.caller.get(&source.api.description.url, (source.api.caller.who(), Asked)).unwrap_err();
+    assert_eq!(why.to_string(), "the source answers HTTP 500: … and … and … and more");
+    let asked = source.asked.lock().unwrap();
+    assert!(
+        asked[0].contains("&key=k3y ") && asked[0].contains("authorization: Basic dTpwNHNz"),
+        "{}",
+        asked[0]
+    );
 }

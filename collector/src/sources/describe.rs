@@ -11,6 +11,8 @@ use gapless_common::topic::AgentPath;
 use serde::Deserialize;
 
 use super::answer::{AnswerSpec, Format};
+use super::auth::AuthSpec;
+use super::auth::secret::Secret;
 use super::delta::DeltaSpec;
 use super::devices::{Shared, interval};
 use super::list::{Entry, ListSpec};
@@ -32,7 +34,10 @@ pub struct Description {
     pub url: String,
     /// Headers of each request; a value `@FILE` is the first line of that file.
     #[serde(default)]
-    pub headers: BTreeMap<String, String>,
+    pub headers: BTreeMap<String, Secret>,
+    /// How it is told who asks, where not by a header that stays.
+    #[serde(default)]
+    pub auth: AuthSpec,
     /// How to read the answers.
     pub answer: AnswerSpec,
     /// Sources of one account are asked one at a time, and rest together; each for itself where it is not said.
@@ -183,13 +188,23 @@ pub struct Asked {
     pub spec: DeviceSpec,
 }
 
+/// What is wrong with a description, and where; not the line itself, in which a secret may stand.
+fn wrong(text: &str, error: &toml::de::Error) -> String {
+    let Some(before) = error.span().and_then(|span| text.get(..span.start)) else {
+        return error.message().to_owned();
+    };
+    let line = before.matches('\n').count() + 1;
+    let column = before.rsplit('\n').next().unwrap_or_default().chars().count() + 1;
+    format!("line {line}, column {column}: {}", error.message())
+}
+
 impl Description {
     /// Reads a description.
     ///
     /// # Errors
     /// What is wrong, and where.
     pub fn read(text: &str) -> Result<Self, String> {
-        let description: Self = toml::from_str(text).map_err(|e| e.to_string())?;
+        let description: Self = toml::from_str(text).map_err(|error| wrong(text, &error))?;
         for placeholder in ["{from}", "{to}"] {
             if !description.url.contains(placeholder) {
                 return Err(format!(
@@ -202,6 +217,7 @@ impl Description {
         description.check_spans()?;
         description.check_names()?;
         description.check_questions()?;
+        description.auth.check(&description.headers)?;
         let has_some = !description.asked()?.is_empty() || !description.derived.is_empty();
         if !has_some && description.list.is_none() {
             return Err("the source has no device: write `[[device]]` or `[list]`".to_owned());
@@ -424,5 +440,27 @@ mod tests {
         }
         let why = Description::read(&format!("class = \"\"\n{METERS}")).unwrap_err();
         assert!(why.contains("line 1,") && why.contains("`class` is empty"), "{why}");
+    }
+
+    #[test]
+    fn what_is_wrong_is_named_with_its_line_and_without_the_secret_that_stands_there() {
+        let rows = [
+            ("auth.beare = \"s3cret\"\n", ["line 1,", "`beare`"]),
+            ("auth.bearer = \"s3cret\n", ["line 1,", ""]),
+            (
+                "auth.bearer = \"s3cret\"\nauth.basic = { username = \"u\", password = \"s3cret\" }\n",
+                ["`auth.basic`", "`auth.bearer`"],
+            ),
+            (
+                "headers = { \"authorization\" = \"s3cret\" }\nauth.bearer = \"s3cret\"\n",
+                ["`auth.bearer`", "`headers.authorization`"],
+            ),
+        ];
+        for (words, expected) in rows {
+            let rest = METERS.replace("headers = { \"x-api-key\" = \"secret\" }", "");
+            let text = format!("{words}{rest}");
+            let why = Description::read(&text).unwrap_err();
+            assert!(expected.iter().all(|part| why.contains(part)) && !why.contains("s3cret"), "{why}");
+        }
     }
 }

@@ -1,5 +1,7 @@
 //! Why a source did not give what it was asked for, whatever its kind.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
 use gapless_common::time::Timestamp;
 use gapless_common::wire;
 
@@ -26,6 +28,10 @@ pub(super) enum Failure {
     Rests(Timestamp),
     #[error("no call is left for it before {0}, as `calls` or the source says")]
     Spent(Timestamp),
+    #[error("no access token comes from {url}: {why}")]
+    NoToken { url: String, why: String },
+    #[error("no access token is asked for before {until}: {why}")]
+    TokenRests { until: Timestamp, why: String },
     #[error("the source has withdrawn its consent: {why}")]
     Withdrawn { whose: Whose, why: String },
     #[error("the source cannot reach the device: {0}")]
@@ -38,14 +44,31 @@ pub(super) enum Failure {
     Database(#[from] rusqlite::Error),
     #[error(transparent)]
     Read(#[from] ReadError),
+    #[error("others have its worker for now, and it goes on after them")]
+    TurnOver,
+    #[error("a fault of this program, please report it: {0}")]
+    Fault(String),
     #[error("the collector is ending")]
     Ending,
+}
+
+/// Does something. A fault of this program is a failure of what it happens in, and costs nobody else anything.
+pub(super) fn guarded<T>(deed: impl FnOnce() -> Result<T, Failure>) -> Result<T, Failure> {
+    catch_unwind(AssertUnwindSafe(deed)).unwrap_or_else(|panic| {
+        let text = panic.downcast_ref::<&str>().copied();
+        let text = text.or_else(|| panic.downcast_ref::<String>().map(String::as_str));
+        Err(Failure::Fault(text.unwrap_or("it does not say which").to_owned()))
+    })
 }
 
 impl Failure {
     /// Whether it is the same for everything that the source could be asked for now.
     pub(super) fn is_of_all(&self) -> bool {
-        matches!(self, Self::Hold(_) | Self::Uncounted | Self::Database(_) | Self::Read(_) | Self::Ending)
+        use Failure::{Database, Ending, Hold, NoToken, Read, TokenRests, Uncounted};
+        matches!(
+            self,
+            Hold(_) | NoToken { .. } | TokenRests { .. } | Uncounted | Database(_) | Read(_) | Ending
+        )
     }
 
     /// The same as the answer to a question that names no device: what it refuses it refuses the account.
@@ -65,7 +88,9 @@ impl Failure {
     /// When it may be asked again, where only that is in the way.
     pub(super) fn until(&self) -> Option<Timestamp> {
         match self {
-            Self::Hold(until) | Self::Spent(until) | Self::Rests(until) => Some(*until),
+            Self::Hold(until) | Self::Spent(until) | Self::Rests(until) | Self::TokenRests { until, .. } => {
+                Some(*until)
+            }
             _ => None,
         }
     }

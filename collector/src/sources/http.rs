@@ -26,19 +26,23 @@ pub(super) struct Api {
 pub(super) struct HttpDevice {
     api: Arc<Api>,
     asked: Asked,
+    /// Asks for its rows.
     who: Who,
+    /// Asks whether there are any: that this is answered says nothing of the other.
+    prober: Who,
     urgency: Urgency,
 }
 
 impl HttpDevice {
     /// A device as it is asked for.
     pub(super) fn new(api: &Arc<Api>, asked: Asked) -> Self {
-        Self { api: Arc::clone(api), asked, who: api.caller.who(), urgency: Urgency::Score(0.0) }
+        let (who, prober) = (api.caller.who(), api.caller.who());
+        Self { api: Arc::clone(api), asked, who, prober, urgency: Urgency::Score(0.0) }
     }
 
     /// The answer to a question, which is `template` with the device's words in it.
-    fn ask(&self, template: &str, url: &str, urgency: Urgency) -> Result<String, Failure> {
-        let answer = self.api.caller.get(url, (self.who, urgency));
+    fn ask(&self, template: &str, url: &str, asks: (Who, Urgency)) -> Result<String, Failure> {
+        let answer = self.api.caller.get(url, asks);
         if self.asked.spec.is_named_in(template) { answer } else { answer.map_err(Failure::of_account) }
     }
 }
@@ -71,7 +75,7 @@ impl Fetch for HttpDevice {
     fn fetch(&mut self, from: Timestamp, to: Timestamp) -> Result<Parsed, Failure> {
         let (description, asked) = (&self.api.description, &self.asked);
         let url = description.url_of(&asked.spec, from, to);
-        let body = self.ask(&description.url, &url, self.urgency)?;
+        let body = self.ask(&description.url, &url, (self.who, self.urgency))?;
         let parsed = description.answer.parse(&body, &asked.values, from).map_err(Failure::Answer)?;
         if parsed.doubled > 0 {
             let (device, count) = (&asked.spec.name, parsed.doubled);
@@ -82,8 +86,10 @@ impl Fetch for HttpDevice {
 
     fn probe(&mut self) -> Result<Option<String>, Failure> {
         let Some(probe) = &self.api.description.probe else { return Ok(None) };
+        // Whatever it says, the rows could not be asked for.
+        self.api.caller.free(self.who)?;
         let url = self.asked.spec.fill(probe.url.clone());
-        let body = self.ask(&probe.url, &url, Urgency::Spare)?;
+        let body = self.ask(&probe.url, &url, (self.prober, Urgency::Spare))?;
         match &probe.revision {
             // A hash: an answer may be long, and there may be many devices.
             None => Ok(Some(Sha256::digest(&body).iter().map(|byte| format!("{byte:02x}")).collect())),

@@ -12,12 +12,13 @@
 //! A source may list its devices (`list`, `relist`), and say what changed at all of them (`delta`, `differ`). How many calls an
 //! account may make is [`jobs::budget`](crate::jobs::budget)'s.
 //!
-//! `describe`, `parts`, `answer`, `rows`, `list`, `roster`, `delta`, `derive`, `url` and `voice` are pure. `shell` is what is
-//! done for a source, whatever its kind, and `pool` the threads that do it; what a kind has to offer is `fetch`, and `http` (with `call`, one call, and `account`, whether there
-//! may be one) is such a kind.
+//! `describe`, `parts`, `answer`, `auth`, `rows`, `list`, `roster`, `delta`, `derive`, `url` and `voice` are pure. `shell` is a
+//! source whatever its kind, and what is done in its turns, and `pool` the threads that do it; what a kind has to offer is `fetch`, and `http` (with
+//! `call`, one call, `account`, whether there may be one, and `login`, which token it goes out with) is such a kind.
 
 mod account;
 pub mod answer;
+pub mod auth;
 mod call;
 mod carry;
 mod delta;
@@ -32,6 +33,7 @@ mod fetch;
 mod http;
 mod life;
 mod list;
+mod login;
 mod naming;
 mod news;
 mod parts;

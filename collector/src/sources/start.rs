@@ -8,6 +8,7 @@ use gapless_common::topic::AgentPath;
 use tokio::sync::watch;
 
 use super::account::{Accounts, Budget};
+use super::auth::secret::Secret;
 use super::call::Caller;
 use super::derived;
 use super::describe::{Asked, Description};
@@ -15,6 +16,7 @@ use super::differ::Differ;
 use super::drop::{self, DropDescription};
 use super::http::{Api, HttpDevice};
 use super::life::Polled;
+use super::login::Login;
 use super::naming::Names;
 use super::pool;
 use super::relist::Lister;
@@ -41,6 +43,14 @@ pub enum StartError {
         path: PathBuf,
         /// What is wrong.
         message: String,
+    },
+    /// Nothing stands in the file of a secret.
+    #[error("`{place}` names {path}, whose first line is empty: write the secret there")]
+    Secret {
+        /// The file.
+        path: PathBuf,
+        /// Where it is named.
+        place: String,
     },
     /// No thread.
     #[error("cannot start the thread of a source")]
@@ -167,16 +177,8 @@ fn http(
     budget: Budget,
     common: &mut Common,
 ) -> Result<Shell, StartError> {
-    let mut headers = Vec::new();
-    for (name, value) in &description.headers {
-        let value = match value.strip_prefix('@') {
-            Some(path) => read(Path::new(path))?.lines().next().unwrap_or_default().to_owned(),
-            None => value.clone(),
-        };
-        headers.push((name.clone(), value));
-    }
     let (pace, orders, account) = (description.pace(), budget.orders.clone(), Accounts::name(&description));
-    let caller = Caller::new(&description, headers, common.accounts.of(&description), budget);
+    let caller = caller(&description, &mut common.accounts, budget)?;
     let api = Arc::new(Api { description, caller });
     let mut devices = Vec::new();
     for asked in asked {
@@ -190,6 +192,29 @@ fn http(
     shell.lister = api.description.list.is_some().then(|| Lister::new(Arc::clone(&api), names));
     shell.differ = api.description.delta.is_some().then(|| Differ::new(Arc::clone(&api)));
     Ok(shell)
+}
+
+/// What calls a remote API, with the secrets that it takes.
+pub(super) fn caller(
+    description: &Description,
+    accounts: &mut Accounts,
+    budget: Budget,
+) -> Result<Caller, StartError> {
+    let auth = &description.auth;
+    let credentials = auth.credentials(&description.headers, secret)?;
+    let new = |spec| Login::new(spec, &budget.database, secret);
+    let login = auth.oauth2.as_ref().map(|spec| accounts.login(spec, || new(spec))).transpose()?;
+    Ok(Caller::new(description, (credentials, login), accounts.of(description), budget))
+}
+
+/// A secret that stands at that place of a description.
+fn secret(place: &str, secret: &Secret) -> Result<String, StartError> {
+    let Some(file) = secret.file() else { return Ok(secret.written().to_owned()) };
+    let path = Path::new(file);
+    match read(path)?.lines().next() {
+        None | Some("") => Err(StartError::Secret { path: path.to_owned(), place: place.to_owned() }),
+        Some(line) => Ok(line.to_owned()),
+    }
 }
 
 fn read(path: &Path) -> Result<String, StartError> {

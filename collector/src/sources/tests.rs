@@ -13,6 +13,7 @@ use rusqlite::Connection;
 use tokio::sync::mpsc;
 
 use super::account::{Accounts, Budget};
+use super::auth::Credentials;
 use super::call::Caller;
 use super::delta::{Change, ToRead};
 use super::describe::{Asked, Description, Whose};
@@ -124,7 +125,7 @@ impl Bench {
         let orders = Orders::to(&inbound.0);
         let budget = Budget { database: "/nowhere".into(), orders: orders.clone() };
         let account = Accounts::default().of(&description);
-        let caller = Caller::new(&description, Vec::new(), account, budget);
+        let caller = Caller::new(&description, (Credentials::default(), None), account, budget);
         let pace = Pace { window_ms: DAY_MS, overlap_ms: 0, lag_ms: 2 * DAY_MS, ..description.pace() };
         let api = Arc::new(Api { description, caller });
         let (names, mut shell) = (Names::default(), Shell::new(pace, orders, "fleet".to_owned(), Vec::new()));

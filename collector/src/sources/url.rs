@@ -20,14 +20,17 @@ pub(super) fn resolve(from: &str, link: &str) -> Result<String, String> {
         return if same {
             Ok(link.to_owned())
         } else {
-            Err(format!("the next page would be asked of another host: {link}"))
+            // What is asked may hold a key.
+            Err(format!("the next page would be asked of another host: {}", bare(link)))
         };
     }
     match link.as_bytes() {
-        [b'/', b'/', ..] => Err(format!("the next page would be asked of another host: {link}")),
+        [b'/', b'/', ..] => Err(format!("the next page would be asked of another host: {}", bare(link))),
         [b'/', ..] => Ok(format!("{home}{link}")),
         [b'?', ..] => Ok(format!("{}{link}", bare(from))),
-        _ => Err(format!("the link to the next page is neither a URL nor begins with / or ?: {link}")),
+        _ => {
+            Err(format!("the link to the next page is neither a URL nor begins with / or ?: {}", bare(link)))
+        }
     }
 }
 
@@ -38,6 +41,20 @@ pub(super) fn escaped(text: &str) -> String {
         _ => format!("%{byte:02X}"),
     };
     text.bytes().map(one).collect()
+}
+
+/// A URL with these fields in its query besides, where it has them not: a link to a further page may repeat them.
+pub(super) fn with_fields(url: &str, fields: &[(String, String)]) -> String {
+    let (mut url, fragment) =
+        url.split_once('#').map_or((url.to_owned(), None), |(url, rest)| (url.to_owned(), Some(rest)));
+    for (name, value) in fields {
+        let (name, query) = (escaped(name), url.split_once('?').map_or("", |(_, query)| query));
+        if !query.split('&').any(|field| field.split('=').next() == Some(&name)) {
+            let mark = if url.contains('?') { '&' } else { '?' };
+            url = format!("{url}{mark}{name}={}", escaped(value));
+        }
+    }
+    fragment.map_or(url.clone(), |fragment| format!("{url}#{fragment}"))
 }
 
 /// The address that an answer to `url` points to (RFC 9110, section 10.2.2).
@@ -71,6 +88,21 @@ mod tests {
         for (url, to, expected) in rows {
             assert_eq!(whole(url, to), expected, "{url} {to}");
         }
+    }
+
+    #[test]
+    fn a_key_stands_in_the_query_once() {
+        let rows = [
+            ("http://h/a", "http://h/a?key=a%20b"),
+            ("http://h/a?x=1", "http://h/a?x=1&key=a%20b"),
+            ("http://h/a?key=a%20b&page=2", "http://h/a?key=a%20b&page=2"),
+            ("http://h/a?monkey=1", "http://h/a?monkey=1&key=a%20b"),
+            ("http://h/a#top", "http://h/a?key=a%20b#top"),
+        ];
+        for (url, expected) in rows {
+            assert_eq!(with_fields(url, &[("key".to_owned(), "a b".to_owned())]), expected);
+        }
+        assert_eq!(with_fields("http://h/a#top", &[]), "http://h/a#top");
     }
 
     #[test]

@@ -12,6 +12,7 @@ use gapless_common::time::Timestamp;
 use super::carbon::Grid;
 use super::fleet::Fleet;
 use super::meter::Meter;
+use super::oauth::Issuer;
 use super::thermostat::Cloud;
 use super::{Remote, RemoteServer};
 use crate::clock;
@@ -20,7 +21,8 @@ use crate::clock;
 pub const EXAMPLES: &str = "\
 Examples, at the addresses that the shipped descriptions in collector/sources name:
   gapless-sim remote --meters 127.0.0.1:9400
-  gapless-sim remote --meters 127.0.0.1:9400 --carbon 127.0.0.1:9402 --history 60d";
+  gapless-sim remote --meters 127.0.0.1:9400 --carbon 127.0.0.1:9402 --history 60d
+  gapless-sim remote --thermostats 127.0.0.1:9401 --oauth2 5m";
 
 /// What a person wants served.
 #[derive(Debug, Args)]
@@ -31,6 +33,9 @@ pub struct RemoteArgs {
     /// Serve a cloud of thermostats here.
     #[arg(long, value_name = "HOST:PORT")]
     thermostats: Option<SocketAddr>,
+    /// Have the thermostats want tokens that live so long, from `POST /token` for the client `gapless` and the key as its secret.
+    #[arg(long, value_name = "SPAN")]
+    oauth2: Option<String>,
     /// Serve a cloud of thermostats here that lists them and says what changed.
     #[arg(long, value_name = "HOST:PORT")]
     fleet: Option<SocketAddr>,
@@ -56,7 +61,12 @@ pub fn serve(args: &RemoteArgs, ended: impl FnOnce(Receiver<()>)) -> anyhow::Res
         bail!("nothing to serve: give --meters, --thermostats, --fleet or --carbon an address");
     }
     let _meters = start("meters", args.meters, Meter::new(&args.key, oldest))?;
-    let _thermostats = start("thermostats", args.thermostats, Cloud::new(&args.key, oldest))?;
+    let mut cloud = Cloud::new(&args.key, oldest);
+    if let Some(life) = &args.oauth2 {
+        let life_ms = i64::try_from(parse_duration_ms(life).context("--oauth2")?).unwrap_or(i64::MAX / 2);
+        cloud.issuer = Some(Issuer::new("gapless", &args.key, life_ms));
+    }
+    let _thermostats = start("thermostats", args.thermostats, cloud)?;
     let fleet = Fleet::new(&args.key, oldest, &[("411", "Hall"), ("412", "Attic"), ("413", "Cellar")]);
     let _fleet = start("a fleet of thermostats", args.fleet, fleet)?;
     let _carbon = start("carbon intensity", args.carbon, Grid { oldest, ..Grid::default() })?;

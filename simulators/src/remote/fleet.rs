@@ -273,7 +273,7 @@ mod tests {
 
     fn ask(fleet: &mut Fleet, target: &str, now: i64) -> (u16, serde_json::Value) {
         let (status, body) =
-            fleet.answer(&Request { target, head: "\r\nAuthorization: Bearer t" }, Timestamp(now));
+            fleet.answer(&Request { target, head: "\r\nAuthorization: Bearer t", body: "" }, Timestamp(now));
         (status, serde_json::from_str(&body).unwrap_or_default())
     }
 
@@ -310,8 +310,8 @@ mod tests {
         assert_eq!((fleet.counter.most_within("t", 1_000), fleet.counter.all("t")), (11, 12));
         assert_eq!(ask(&mut fleet, report, now + 1_000).0, 200);
         fleet.moved_to = Some("http://o".to_owned());
-        let (status, to) =
-            fleet.answer(&Request { target: "/x", head: "\r\nAuthorization: Bearer t" }, Timestamp(0));
+        let (status, to) = fleet
+            .answer(&Request { target: "/x", head: "\r\nAuthorization: Bearer t", body: "" }, Timestamp(0));
         assert_eq!((status, to.as_str()), (301, "http://o/x"));
     }
 }

@@ -176,7 +176,7 @@ mod tests {
         let now = oldest.plus_ms(86_400_000);
         let ask = |meter: &mut Meter, key, end| {
             let target = format!("/gas/consumption/1?start=202512310000&end={end}");
-            meter.answer(&Request { target: &target, head: &format!("\r\nX-Api-Key: {key}") }, now)
+            meter.answer(&Request { target: &target, head: &format!("\r\nX-Api-Key: {key}"), body: "" }, now)
         };
         let (status, body) = ask(&mut meter, "k", "202601010100");
         let body: serde_json::Value = serde_json::from_str(&body).unwrap();

@@ -1,5 +1,6 @@
 //! Remote APIs over HTTP on a port of this machine: what the collector's sources ask. [`meter`] is that of half-hourly meters,
-//! [`thermostat`] a cloud of thermostats, [`fleet`] one that lists them and says what changed, [`carbon`] the intensity of a grid.
+//! [`thermostat`] a cloud of thermostats, [`fleet`] one that lists them and says what changed, [`carbon`] the intensity of a grid;
+//! [`oauth`] gives the tokens that a cloud may want.
 //!
 //! Does not simulate: TLS, keep-alive (each connection has one answer).
 
@@ -7,6 +8,7 @@ pub mod carbon;
 pub mod cli;
 pub mod fleet;
 pub mod meter;
+pub mod oauth;
 pub mod quota;
 pub mod thermostat;
 
@@ -21,8 +23,8 @@ use gapless_common::time::Timestamp;
 
 use crate::clock;
 
-/// Longest head of a request.
-const HEAD_BYTES_MAX: usize = 8 << 10;
+/// Longest request.
+const REQUEST_BYTES_MAX: usize = 8 << 10;
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 
 /// What is asked.
@@ -32,9 +34,17 @@ pub struct Request<'a> {
     pub target: &'a str,
     /// The lines of its head.
     pub head: &'a str,
+    /// What came with it.
+    pub body: &'a str,
 }
 
 impl<'a> Request<'a> {
+    /// `GET` and the like.
+    #[must_use]
+    pub fn method(&self) -> &'a str {
+        self.head.split(' ').next().unwrap_or_default()
+    }
+
     /// A header.
     #[must_use]
     pub fn header(&self, name: &str) -> Option<&'a str> {
@@ -130,17 +140,21 @@ impl<R> Drop for RemoteServer<R> {
 fn serve_one<R: Remote>(mut stream: TcpStream, remote: &Mutex<R>) -> io::Result<()> {
     stream.set_nonblocking(false)?;
     stream.set_read_timeout(Some(Duration::from_secs(5)))?;
-    let (mut head, mut byte) = (Vec::new(), [0; 512]);
-    while !head.windows(4).any(|four| four == b"\r\n\r\n") {
-        let count = stream.read(&mut byte)?;
-        if count == 0 || head.len() > HEAD_BYTES_MAX {
+    let (mut bytes, mut part) = (Vec::new(), [0; 512]);
+    let text = loop {
+        let count = stream.read(&mut part)?;
+        if count == 0 || bytes.len() > REQUEST_BYTES_MAX {
             return Ok(());
         }
-        head.extend_from_slice(&byte[..count]);
-    }
-    let head = String::from_utf8_lossy(&head);
+        bytes.extend_from_slice(&part[..count]);
+        let text = String::from_utf8_lossy(&bytes);
+        if is_whole(&text) {
+            break text.into_owned();
+        }
+    };
+    let (head, body) = text.split_once("\r\n\r\n").unwrap_or((&text, ""));
     let target = head.split(' ').nth(1).unwrap_or("/");
-    let request = Request { target, head: &head };
+    let request = Request { target, head, body };
     let now = Timestamp(clock::now().wall_ms);
     let (status, body, headers) = {
         let mut remote = remote.lock().unwrap_or_else(PoisonError::into_inner);
@@ -159,4 +173,12 @@ fn serve_one<R: Remote>(mut stream: TcpStream, remote: &Mutex<R>) -> io::Result<
     );
     stream.write_all(head.as_bytes())?;
     stream.write_all(body.as_bytes())
+}
+
+/// Whether a request is there to its end.
+fn is_whole(text: &str) -> bool {
+    let Some((head, body)) = text.split_once("\r\n\r\n") else { return false };
+    let length =
+        Request { target: "", head, body }.header("content-length").and_then(|text| text.parse().ok());
+    body.len() >= length.unwrap_or(0)
 }

@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 
 use gapless_common::time::Timestamp;
 
+use super::oauth::Issuer;
 use super::{Remote, Request, refused};
 
 /// Distance of the values.
@@ -37,8 +38,10 @@ pub enum Call {
 /// What the cloud has.
 #[derive(Debug)]
 pub struct Cloud {
-    /// The token that it wants.
+    /// The token that it wants, where it has no `issuer`.
     pub token: String,
+    /// Gives the tokens that it wants, where they expire.
+    pub issuer: Option<Issuer>,
     /// The first values that it has.
     pub oldest: Timestamp,
     /// Rows that it has from that instant on.
@@ -57,6 +60,7 @@ impl Cloud {
     pub fn new(token: &str, oldest: Timestamp) -> Self {
         Self {
             token: token.to_owned(),
+            issuer: None,
             oldest,
             late: BTreeMap::new(),
             revised: BTreeMap::new(),
@@ -99,7 +103,14 @@ impl Cloud {
 
 impl Remote for Cloud {
     fn answer(&mut self, request: &Request<'_>, now: Timestamp) -> (u16, String) {
-        if request.header("authorization") != Some(&format!("Bearer {}", self.token)) {
+        let is_admitted = match &mut self.issuer {
+            Some(issuer) => match issuer.answer(request, now) {
+                Some(answer) => return answer,
+                None => issuer.admits(request, now),
+            },
+            None => request.header("authorization") == Some(&format!("Bearer {}", self.token)),
+        };
+        if !is_admitted {
             return refused(401, "no such token");
         }
         let path = request.target.split('?').next().unwrap_or_default();
