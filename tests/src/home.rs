@@ -36,6 +36,15 @@ impl Home {
     /// When it does not begin to answer.
     #[must_use]
     pub fn start(descriptions: &[String]) -> Self {
+        Self::start_with(descriptions, "")
+    }
+
+    /// The same with more lines at the top of its configuration.
+    ///
+    /// # Panics
+    /// As [`start`](Self::start).
+    #[must_use]
+    pub fn start_with(descriptions: &[String], more: &str) -> Self {
         let folder = tempfile::tempdir().expect("a folder");
         write(folder.path(), "token", "Bearer secret\n");
         let mut files = Vec::new();
@@ -47,7 +56,7 @@ impl Home {
         }
         let (http, mqtt) = (free_port(), free_port());
         let config = format!(
-            "data_dir = \"{0}/data\"\nsources = [{1}]\n[http]\nlisten = \"127.0.0.1:{http}\"\n\
+            "data_dir = \"{0}/data\"\nsources = [{1}]\n{more}[http]\nlisten = \"127.0.0.1:{http}\"\n\
              [mqtt]\nembedded = \"127.0.0.1:{mqtt}\"\n",
             folder.path().display(),
             files.join(", ")

@@ -1,13 +1,14 @@
 //! The APIs that sources ask, the shipped descriptions of them, and the real collector. Half-hourly meters: a first collection
 //! over many windows, values that are none, half hours that the source has not and then has, too many calls, a kill in the
-//! midst, a meter that cannot be reached, consent withdrawn. Thermostats: a probe before each report, rows that are late or
-//! put right. Carbon intensity: a series that is computed.
+//! midst, one worker for two sources, a meter that cannot be reached, consent withdrawn. Thermostats: a probe before each report,
+//! rows that are late or put right, tokens that expire. Carbon intensity: a series that is computed.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use gapless_common::time::Timestamp;
 use gapless_simulators::clock;
 use gapless_simulators::remote::meter::{HALF_HOUR_MS, Meter, WINDOW_MS_MAX};
+use gapless_simulators::remote::oauth::Issuer;
 use gapless_simulators::remote::quota::Quota;
 use gapless_simulators::remote::thermostat::{Call, Cloud, FIVE_MINUTES_MS};
 use gapless_simulators::remote::{Remote, RemoteServer, Request, carbon, thermostat};
@@ -317,6 +318,147 @@ fn a_device_that_was_stopped_before_anything_was_known_of_it_is_not_asked_at_a_s
     wait::until_true("it to be asked again", WITHIN, || calls(&server, "electricity") > 0);
 }
 
+/// A meter behind an API that takes its time for long windows.
+struct Slow(Meter);
+
+impl Slow {
+    fn windows(&self) -> Vec<(Timestamp, Timestamp)> {
+        let long = self.0.calls.iter().filter(|call| call.to.since_ms(call.from) > DAY_MS);
+        long.map(|call| (call.from, call.to)).collect()
+    }
+}
+
+impl Remote for Slow {
+    fn answer(&mut self, request: &Request<'_>, now: Timestamp) -> (u16, String) {
+        let before = self.windows().len();
+        let answer = self.0.answer(request, now);
+        if self.windows().len() > before {
+            std::thread::sleep(std::time::Duration::from_secs(3));
+        }
+        answer
+    }
+}
+
+#[test]
+fn a_first_collection_of_years_leaves_the_only_worker_to_others_and_asks_for_nothing_twice() {
+    let oldest = Timestamp((clock::now().wall_ms - 400 * DAY_MS).div_euclid(HALF_HOUR_MS) * HALF_HOUR_MS);
+    let server = RemoteServer::start(Slow(Meter::new("secret", oldest))).expect("a port");
+    let text = meters(&server);
+    let (electricity, _) = text.rsplit_once("[[device]]").expect("gas is the last device");
+    let other =
+        RemoteServer::start(Cloud::new("secret", Timestamp(clock::now().wall_ms - DAY_MS))).expect("a port");
+    let home = Home::start_with(&[electricity.to_owned(), thermostats(&other, &[])], "source_workers = 1\n");
+    let mut seen = Vec::new();
+    let windows = wait::until("five windows", WITHIN, || {
+        let windows = server.state().windows();
+        seen.push((windows.len(), other.state().calls.len()));
+        if windows.len() == 5 { Ok(windows) } else { Err(windows.len()) }
+    });
+    let between: Vec<usize> =
+        seen.iter().filter(|(count, _)| (1..5).contains(count)).map(|seen| seen.1).collect();
+    assert!(between.first() < between.last(), "the other one was asked meanwhile: {seen:?}");
+    assert!(windows[0].0 <= oldest && windows.windows(2).all(|two| two[0].1 == two[1].0), "{windows:?}");
+    wait::until("all of it", WITHIN, || {
+        let rows = home.readings("electricity/energy").len();
+        if rows >= 400 * 48 - 2 { Ok(()) } else { Err(rows) }
+    });
+    assert_eq!(server.state().windows().len(), 5);
+}
+
+/// The shipped description of a cloud, in a hurry.
+fn thermostats(server: &RemoteServer<Cloud>, words: &[(&str, &str)]) -> String {
+    let address = server.address().to_string();
+    let usual = [
+        ("127.0.0.1:9401", address.as_str()),
+        ("every = \"5m\"", "every = \"2s\""),
+        ("every_least = \"2m\"", "every_least = \"1s\""),
+        ("every_most = \"15m\"", "every_most = \"2s\""),
+    ];
+    let words: Vec<_> = usual.iter().chain(words).copied().collect();
+    described(include_str!("../../collector/sources/thermostat-cloud.toml"), &words)
+}
+
+#[test]
+fn tokens_are_asked_for_as_they_are_needed_and_a_new_refresh_token_outlives_a_kill() {
+    const LIFE_MS: i64 = 16_000;
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("refresh");
+    std::fs::write(&file, "f1rst-refresh\n").expect("it is writable");
+    let mut cloud = Cloud::new("", Timestamp(clock::now().wall_ms - DAY_MS));
+    let mut issuer = Issuer::new("gapless", "cl1ent-secret", LIFE_MS);
+    (issuer.refresh, issuer.rotates) = (Some("f1rst-refresh".to_owned()), true);
+    cloud.issuer = Some(issuer);
+    let server = RemoteServer::start(cloud).expect("a port");
+    let oauth = format!(
+        "[auth.oauth2]\ntoken_url = \"http://{}/token\"\nclient_id = \"gapless\"\nclient_secret = \"cl1ent-secret\"\n\
+         refresh_token = \"@{}\"\n\n[probe]",
+        server.address(),
+        file.display()
+    );
+    let words = [
+        ("headers = { \"authorization\" = \"@/etc/gapless/thermostats.token\" }", ""),
+        ("\n[probe]", &format!("\n{oauth}")),
+    ];
+    let text = thermostats(&server, &words);
+    let (_, device) = text.split_once("[[device]]").expect("it has one");
+    let text = format!("{text}\n[[device]]{}", device.replace("\"hall\"", "\"attic\"").replace("411", "412"));
+    let begin = clock::now().wall_ms;
+    let mut home = Home::start(&[text]);
+    let issuer = |what: &dyn Fn(&Issuer) -> usize| what(server.state().issuer.as_ref().expect("it has one"));
+    let (asked, refused) =
+        (|| issuer(&|issuer| issuer.asked.len()), || issuer(&|issuer| issuer.refused as usize));
+    for device in ["hall", "attic"] {
+        wait::until_true(device, WITHIN, || home.readings(&format!("{device}/temperature")).len() > 280);
+    }
+    wait::until_true("a third token", WITHIN, || asked() >= 3);
+    // Both go by the same one, each for three quarters of its life.
+    let most = usize::try_from((clock::now().wall_ms - begin) / (LIFE_MS * 3 / 4) + 1).expect("few");
+    assert!(asked() <= most && refused() == 0, "{} of {most}, {} refused", asked(), refused());
+
+    // One that is taken back before its time costs one call.
+    let before = asked();
+    server.state().issuer.as_mut().expect("it has one").take_back();
+    wait::until_true("another token", WITHIN, || refused() > 0 && asked() > before);
+    let calls = server.state().calls.len();
+    wait::until_true("calls", WITHIN, || server.state().calls.len() > calls + 2);
+    assert_eq!(refused(), 1);
+
+    // The refresh token of the description is of no use any more: the one that came last is known after a kill.
+    let before = asked();
+    home.kill();
+    wait::until_true("another token", WITHIN, || asked() > before);
+    let calls = server.state().calls.len();
+    wait::until_true("calls", WITHIN, || server.state().calls.len() > calls + 2);
+    let all_good = |issuer: &Issuer| issuer.asked.iter().filter(|status| **status != 200).count();
+    assert_eq!((issuer(&all_good), refused()), (0, 1));
+
+    // Where access ends, it is said why, and the endpoint is left alone.
+    {
+        let mut cloud = server.state();
+        let issuer = cloud.issuer.as_mut().expect("it has one");
+        issuer.refresh = Some("an0ther-one".to_owned());
+        issuer.take_back();
+    }
+    wait::until("the reason", WITHIN, || {
+        let history = home.api.get("/api/v1/jobs")?["history"].to_string();
+        if history.contains("/token: HTTP 400: invalid_grant") { Ok(()) } else { Err(history) }
+    });
+    assert_eq!(issuer(&all_good), 1);
+    let mut told = std::fs::read_to_string(home.folder.path().join("collector.log")).expect("it is there");
+    told.push_str(&home.api.get("/api/v1/jobs").expect("answered").to_string());
+    let given = (1..=asked()).flat_map(|n| [format!("refresh-{n}"), format!("access-{n}")]);
+    let secrets = ["cl1ent-secret", "f1rst-refresh", "an0ther-one"].map(str::to_owned);
+    for secret in secrets.into_iter().chain(given) {
+        assert!(!told.contains(&secret), "{secret} in {told}");
+    }
+
+    // A person is given a new one, and writes it there.
+    std::fs::write(&file, "an0ther-one\n").expect("it is writable");
+    home.kill();
+    let calls = server.state().calls.len();
+    wait::until_true("calls again", WITHIN, || server.state().calls.len() > calls + 2);
+}
+
 #[test]
 fn a_report_is_asked_for_where_the_revision_is_another_one() {
     let now = clock::now().wall_ms;
@@ -325,15 +467,8 @@ fn a_report_is_asked_for_where_the_revision_is_another_one() {
     let mut cloud = Cloud::new("secret", oldest);
     cloud.late.insert(late, Timestamp(i64::MAX));
     let server = RemoteServer::start(cloud).expect("a port");
-    let address = server.address().to_string();
-    let text = include_str!("../../collector/sources/thermostat-cloud.toml");
-    let words = [
-        ("127.0.0.1:9401", address.as_str()),
-        ("every = \"5m\"", "every = \"2s\"\nfirst = \"40d\""),
-        ("every_least = \"2m\"", "every_least = \"1s\""),
-        ("every_most = \"15m\"", "every_most = \"2s\""),
-    ];
-    let home = Home::start(&[described(text, &words)]);
+    let home =
+        Home::start(&[thermostats(&server, &[("overlap = \"3h\"", "overlap = \"3h\"\nfirst = \"40d\"")])]);
     let holds = |revised: &BTreeMap<i64, f64>| {
         let rows = [home.readings("hall/temperature"), home.readings("hall/heating")];
         // What the last quarter of an hour brings may not be there yet.

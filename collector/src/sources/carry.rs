@@ -6,7 +6,7 @@ use gapless_common::time::Timestamp;
 use rusqlite::Connection;
 
 use super::describe::Whose;
-use super::failure::Failure;
+use super::failure::{Failure, guarded};
 use super::fetch::Fetch;
 use super::life::{Began, BrokenOff, Known, Life, Polled, Reread};
 use super::rows::Row;
@@ -40,11 +40,14 @@ impl Shell {
         if let Some(polled) = self.devices.get_mut(at) {
             polled.fetch.set_urgency(urgency);
         }
-        let outcome = match &command.body {
+        let outcome = guarded(|| match &command.body {
             CommandBody::PollNow(_) => self.poll(at, urgency),
             CommandBody::ReadHistory { from, to, .. } => self.history(at, command.id, (*from, *to)),
             _ => Ok(Outcome::Failed("a source has no use for it".into())),
-        };
+        });
+        if let Err(fault @ Failure::Fault(_)) = &outcome {
+            self.note(at, fault);
+        }
         if let (CommandBody::ReadHistory { .. }, Some(polled)) = (&command.body, self.devices.get_mut(at)) {
             match outcome.as_ref().err().and_then(Failure::until) {
                 // Whether this command lives to see it or another one that asks for the same. A window that was served has waited
@@ -59,7 +62,7 @@ impl Shell {
         }
         let outcome = match outcome {
             Ok(outcome) => outcome,
-            Err(Failure::Ending) => return Err(Failure::Ending),
+            Err(over @ (Failure::Ending | Failure::TurnOver)) => return Err(over),
             // It waits as long as the command may.
             Err(failure) if failure.until().is_some_and(|until| until < command.expires) => return Ok(()),
             Err(Failure::Withdrawn { whose, why }) => {
@@ -115,7 +118,7 @@ impl Shell {
     }
 
     /// Reads what is new, from where it was read to the last time (less the overlap), oldest first.
-    fn poll(&mut self, at: usize, urgency: Urgency) -> Result<Outcome, Failure> {
+    pub(super) fn poll(&mut self, at: usize, urgency: Urgency) -> Result<Outcome, Failure> {
         let (overlap_ms, away_ms) = (self.pace.overlap_ms, self.pace.unreachable_every_ms);
         let Some(known) = self.known(at) else { return Ok(self.why_not(at)) };
         let (seen, begin) = (known.revision.clone(), known.next.plus_ms(-overlap_ms));
@@ -130,11 +133,16 @@ impl Shell {
         if self.differ.is_some() {
             return self.poll_changes(at, from, urgency);
         }
-        let Some((_, fetch)) = self.polled(at) else { return Ok(self.why_not(at)) };
-        let revision = match fetch.probe() {
-            // A call is left for what is stale, and none for a question that might save it.
-            Err(Failure::Spent(_)) if urgency.is_pressing() => None,
-            answer => answer?,
+        let Some((known, fetch)) = self.polled(at) else { return Ok(self.why_not(at)) };
+        let is_under_way = known.reread.as_ref().is_some_and(|reread| reread.holds(from));
+        let revision = match is_under_way {
+            // What it began with counts.
+            true => None,
+            false => match fetch.probe() {
+                // A call is left for what is stale, and none for a question that might save it.
+                Err(Failure::Spent(_)) if urgency.is_pressing() => None,
+                answer => answer?,
+            },
         };
         if revision.is_some() && revision == seen {
             return self.nothing_new(at);
@@ -153,7 +161,7 @@ impl Shell {
         Ok(Outcome::NoData)
     }
 
-    /// Reads all from `from` on; a read that was broken off goes on. Returns whether there was anything, and what the read can
+    /// Reads all from `from` on, a window a call, until its turn is over; a read that was broken off goes on. Returns whether there was anything, and what the read can
     /// have seen: what was known when it began, and nothing where all from there on is yet to come, as after a clock was set back.
     pub(super) fn pull(
         &mut self,
@@ -189,6 +197,14 @@ impl Shell {
                 break;
             }
             reread.next = to;
+            if self.is_turn_over()
+                && let Some(known) = self.known(at)
+                // What may still come of it would be read once more.
+                && known.next >= to
+            {
+                known.reread = Some(Reread { goes_on: true, ..reread });
+                return Err(Failure::TurnOver);
+            }
         }
         self.back(at)?;
         Ok((reread.is_any, Some(reread.began)))
@@ -248,6 +264,9 @@ impl Shell {
                 polled.fetch.set_urgency(Urgency::Spare);
             }
             from = end;
+            if from < to && self.is_turn_over() {
+                return Err(Failure::TurnOver);
+            }
         }
         Ok(match (trouble, is_any) {
             (Some(trouble), _) => Outcome::Failed(trouble.into()),

@@ -81,12 +81,14 @@ pub(super) struct Reread {
     pub(super) next: Timestamp,
     pub(super) is_any: bool,
     pub(super) began: Began,
+    /// It gave its worker to others and goes on by itself, whoever still waits for it.
+    pub(super) goes_on: bool,
 }
 
 impl Reread {
     /// A read from `begin` on.
     pub(super) fn new(begin: Timestamp, began: Began) -> Self {
-        Self { begin, next: begin, is_any: false, began }
+        Self { begin, next: begin, is_any: false, began, goes_on: false }
     }
 
     /// This one, broken off: nothing after `accounted` may be passed over. That is later by and by while a device is away, though
@@ -95,10 +97,16 @@ impl Reread {
         Self { next: self.next.min(accounted), ..self }
     }
 
+    /// Whether it holds all that is wanted from `begin` on.
+    pub(super) fn holds(&self, begin: Timestamp) -> bool {
+        self.begin <= begin
+    }
+
     /// The read that is wanted from `begin` on, where this one was broken off: it goes on where that holds all of it.
     pub(super) fn resumed(self, begin: Timestamp) -> Option<Self> {
-        let next = self.next.max(begin);
-        (self.begin <= begin).then_some(Self { next, ..self })
+        // One that gave its worker to others goes on to the millisecond: a row may stand between two slots.
+        let next = if self.goes_on { self.next } else { self.next.max(begin) };
+        self.holds(begin).then_some(Self { next, goes_on: false, ..self })
     }
 }
 
@@ -117,8 +125,8 @@ impl Known {
         self.away_until.filter(|until| *until > now)
     }
 
-    /// How urgent a poll is that is `wanted` so. Only for want of a call it has waited: what is stale because its polls fail counts
-    /// from the last one on, or it would take the calls of all that works.
+    /// How urgent a poll is that is `wanted` so. Only for want of a call it has waited: what is stale because its polls fail, or
+    /// because there is so much to read, counts from the last one on, or it would take the calls and workers of all that works.
     pub(super) fn since_tried(&self, wanted: Urgency) -> Urgency {
         match (wanted, self.tried) {
             (Urgency::Score(score), Some(tried)) if tried <= score => Urgency::Score(score - tried),
@@ -143,6 +151,11 @@ impl Life {
     /// Whether it is not asked yet, and what it waits for is so.
     pub(super) fn is_new_and(&self, is_due: impl Fn(Timestamp) -> bool) -> bool {
         matches!(self, Self::New { again, .. } if is_due(*again))
+    }
+
+    /// Whether a read of it gave its worker to others.
+    pub(super) fn goes_on(&self) -> bool {
+        matches!(self, Self::Known(known) if known.reread.as_ref().is_some_and(|reread| reread.goes_on))
     }
 
     /// Whether a command is still to be carried out.
@@ -252,7 +265,7 @@ mod tests {
             (Score(12.0), Score(12.0), status()),
             (Score(12.5), Score(0.5), spent()),
             (Asked, Asked, status()),
-            (Score(14.0), Score(2.0), status()),
+            (Score(14.0), Score(2.0), Err(Failure::TurnOver)),
             (Score(14.5), Score(0.5), done()),
             (Score(14.5), Score(14.5), status()),
             (Score(0.5), Score(0.5), done()),

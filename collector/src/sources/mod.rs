@@ -19,6 +19,7 @@
 mod account;
 pub mod answer;
 pub mod auth;
+mod beginning;
 mod call;
 mod carry;
 mod delta;

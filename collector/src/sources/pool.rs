@@ -2,7 +2,6 @@
 //! once; the most urgent source goes first, one at a time of each account.
 
 use std::collections::BTreeSet;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -10,8 +9,8 @@ use std::time::{Duration, Instant};
 use rusqlite::Connection;
 use tokio::sync::watch;
 
-use super::failure::Failure;
-use super::shell::Shell;
+use super::failure::{Failure, guarded};
+use super::shell::{RETRY_FIRST_MS, RETRY_MAX_MS, Shell};
 use crate::clock;
 use crate::jobs::budget::Urgency;
 use crate::store::sources::Scan;
@@ -46,6 +45,16 @@ struct Resting {
     shell: Shell,
     /// How urgent it is, and since when it has waited, where there is something to do.
     wants: Option<(f64, Instant)>,
+    /// So many looks in a row were ended by a fault of this program.
+    faults: u32,
+    /// It is left alone until then because of that.
+    rests_until: Option<Instant>,
+}
+
+impl Resting {
+    fn new(shell: Shell) -> Self {
+        Self { shell, wants: None, faults: 0, rests_until: None }
+    }
 }
 
 /// Starts so many workers for these sources, fewer where there are fewer accounts. They end with `shutdown`, or with the writer.
@@ -56,7 +65,7 @@ pub(super) fn start(
     shutdown: &watch::Receiver<bool>,
 ) -> std::io::Result<()> {
     let accounts: BTreeSet<_> = shells.iter().map(|shell| shell.account.clone()).collect();
-    let resting = shells.into_iter().map(|shell| Resting { shell, wants: None }).collect();
+    let resting = shells.into_iter().map(Resting::new).collect();
     let sources = Mutex::new(Sources { resting, ..Sources::default() });
     let pool = Arc::new(Pool { sources, database: database.to_owned() });
     for _ in 0..workers.max(1).min(accounts.len()) {
@@ -97,24 +106,17 @@ impl Pool {
             sources.see(connection)?;
             sources.take(Instant::now())
         };
-        let Some((mut shell, scan)) = taken else { return Ok(false) };
-        // A fault of this program costs a turn of one source, and no worker.
-        let look = catch_unwind(AssertUnwindSafe(|| shell.look(connection, &scan)));
-        let look = look.unwrap_or_else(|_| {
-            tracing::error!(
-                source = shell.pace.name,
-                "a fault of this program: please report what stands above"
-            );
-            Ok(false)
-        });
-        let source = shell.pace.name.as_str();
+        let Some((mut resting, scan)) = taken else { return Ok(false) };
+        let look = guarded(|| resting.shell.look(connection, &scan));
+        let source = resting.shell.pace.name.as_str();
         match &look {
             Err(Failure::Ending) => {}
+            Err(error @ Failure::Fault(_)) => tracing::error!(source, %error, "tried again"),
             Err(error) if error.until().is_some() => tracing::debug!(source, %error, "it waits"),
             Err(error) => tracing::warn!(source, %error, "tried again"),
             Ok(_) => {}
         }
-        self.sources().put_back(shell, &look);
+        self.sources().put_back(resting, &look);
         Ok(true)
     }
 }
@@ -129,7 +131,7 @@ impl Sources {
         let at = clock::now();
         self.scan = Arc::new(Scan::read(connection, at)?);
         self.scanned_at = Some(now);
-        for Resting { shell, wants } in &mut self.resting {
+        for Resting { shell, wants, .. } in &mut self.resting {
             let since = wants.map_or(now, |(_, since)| since);
             *wants = shell.wants(&self.scan, at).map(|rank| (rank, since));
         }
@@ -137,28 +139,43 @@ impl Sources {
     }
 
     /// The most urgent source that has something to do and whose account nobody is asking.
-    fn take(&mut self, now: Instant) -> Option<(Shell, Arc<Scan>)> {
+    fn take(&mut self, now: Instant) -> Option<(Resting, Arc<Scan>)> {
         let rank = |resting: &Resting| {
-            let (rank, since) = resting.wants.filter(|_| !self.busy.contains(&resting.shell.account))?;
+            let is_free = !self.busy.contains(&resting.shell.account)
+                && resting.rests_until.is_none_or(|until| until <= now);
+            let (rank, since) = resting.wants.filter(|_| is_free)?;
             let waited_ms = i64::try_from(now.duration_since(since).as_millis()).unwrap_or(i64::MAX);
             Some(rank.max(Urgency::waiting(waited_ms, WAIT_MS).rank()))
         };
         let ranks = self.resting.iter().enumerate().filter_map(|(at, resting)| Some((rank(resting)?, at)));
         // Of those that are alike the one goes first that has not been looked after for longest: it stands before the others.
         let (_, at) = ranks.max_by(|(a, at), (b, other)| a.total_cmp(b).then(other.cmp(at)))?;
-        let Resting { shell, .. } = self.resting.remove(at);
-        self.busy.insert(shell.account.clone());
-        Some((shell, Arc::clone(&self.scan)))
+        let taken = self.resting.remove(at);
+        self.busy.insert(taken.shell.account.clone());
+        Some((taken, Arc::clone(&self.scan)))
     }
 
     /// A worker is through with a source for now.
-    fn put_back(&mut self, shell: Shell, look: &Result<bool, Failure>) {
+    fn put_back(&mut self, resting: Resting, look: &Result<bool, Failure>) {
+        let (Resting { shell, faults, .. }, now) = (resting, Instant::now());
         self.busy.remove(&shell.account);
         self.is_over |= matches!(look, Err(Failure::Ending));
         let has_more = matches!(look, Ok(true));
         let rank = shell.wants(&self.scan, clock::now()).filter(|_| has_more);
-        self.resting.push(Resting { shell, wants: rank.map(|rank| (rank, Instant::now())) });
+        let wants = rank.map(|rank| (rank, now));
+        // A fault may come again at once, each time: it backs off as any failure does.
+        let (faults, rests_until) = match look {
+            Err(Failure::Fault(_)) => (faults.saturating_add(1), Some(now + rest(faults))),
+            _ => (0, None),
+        };
+        self.resting.push(Resting { shell, wants, faults, rests_until });
     }
+}
+
+/// How long a source is left alone after so many faults before this one.
+fn rest(faults: u32) -> Duration {
+    let ms = RETRY_FIRST_MS.saturating_mul(1 << faults.min(10)).min(RETRY_MAX_MS);
+    Duration::from_millis(ms.unsigned_abs())
 }
 
 #[cfg(test)]
@@ -175,7 +192,44 @@ mod tests {
         let pace = Pace { name, window_ms: 1, overlap_ms: 0, lag_ms: 0, unreachable_every_ms: 1 };
         let orders = Orders::to(&mpsc::channel(1).0);
         let shell = Shell::new(pace, orders, account.to_owned(), Vec::new());
-        Resting { shell, wants: rank.map(|rank| (rank, since)) }
+        Resting { wants: rank.map(|rank| (rank, since)), ..Resting::new(shell) }
+    }
+
+    #[test]
+    fn a_source_with_a_fault_gives_its_account_back_and_is_left_alone_longer_each_time() {
+        let now = Instant::now();
+        let all = [resting("faulty", "a", Some(9.0), now), resting("sound", "a", Some(1.0), now)];
+        let mut sources = Sources { resting: all.into(), ..Sources::default() };
+        let want = |sources: &mut Sources| {
+            sources.resting.iter_mut().for_each(|resting| resting.wants = Some((9.0, now)));
+        };
+        for (no, seconds) in [5, 10, 20].into_iter().enumerate() {
+            let later = now + Duration::from_secs(1_000 * u64::try_from(no).unwrap());
+            let (faulty, _) = sources.take(later).unwrap();
+            assert_eq!(faulty.shell.pace.name, "faulty");
+            let before = Instant::now();
+            sources.put_back(faulty, &Err(Failure::Fault("index".to_owned())));
+            want(&mut sources);
+            let (sound, _) = sources.take(before).unwrap();
+            assert_eq!(sound.shell.pace.name, "sound", "its account is free, and it waits");
+            sources.put_back(sound, &Ok(false));
+            let until = sources.resting.iter().find_map(|resting| resting.rests_until).unwrap();
+            let rest = until.duration_since(before);
+            assert!(
+                rest >= Duration::from_secs(seconds) && rest < Duration::from_secs(seconds + 4),
+                "{rest:?}"
+            );
+            // Only the faulty one has anything to do the next time.
+            want(&mut sources);
+            sources.resting.retain_mut(|resting| {
+                resting.wants = resting.wants.filter(|_| resting.shell.pace.name == "faulty");
+                true
+            });
+        }
+        let (faulty, _) = sources.take(now + Duration::from_secs(9_000)).unwrap();
+        sources.put_back(faulty, &Ok(false));
+        assert!(sources.resting.iter().all(|resting| resting.faults == 0 && resting.rests_until.is_none()));
+        assert_eq!(rest(40), Duration::from_secs(300));
     }
 
     #[test]
@@ -193,19 +247,19 @@ mod tests {
         let resting = all.map(|(name, account, rank, since)| resting(name, account, rank, since));
         let mut sources = Sources { resting: resting.into(), ..Sources::default() };
         let mut taken = Vec::new();
-        while let Some((shell, _)) = sources.take(now) {
-            taken.push(shell);
+        while let Some((resting, _)) = sources.take(now) {
+            taken.push(resting);
         }
-        let names: Vec<_> = taken.iter().map(|shell| shell.pace.name.as_str()).collect();
+        let names: Vec<_> = taken.iter().map(|resting| resting.shell.pace.name.as_str()).collect();
         assert_eq!(names, ["stale", "patient", "first", "second"], "another one of its account is asked");
         sources.put_back(taken.remove(0), &Ok(false));
-        let (shell, _) = sources.take(now).unwrap();
-        assert_eq!(shell.pace.name, "calm");
+        let (resting, _) = sources.take(now).unwrap();
+        assert_eq!(resting.shell.pace.name, "calm");
         assert!(
             sources.take(now).is_none(),
             "what was just looked after waits until there is something to do"
         );
-        sources.put_back(shell, &Err(Failure::Ending));
+        sources.put_back(resting, &Err(Failure::Ending));
         assert!(sources.is_over);
     }
 }

@@ -10,7 +10,7 @@ use gapless_common::topic::AgentPath;
 use rusqlite::Connection;
 
 use super::describe::{Description, Whose};
-use super::failure::Failure;
+use super::failure::{Failure, guarded};
 use super::http::{Api, HttpDevice};
 use super::life::{Known, Life, Polled};
 use super::list::{Entry, Listing};
@@ -172,7 +172,7 @@ impl Shell {
         let Some(lister) = self.lister.as_mut().filter(|lister| lister.due <= now && !is_over) else {
             return Ok(());
         };
-        let read = lister.read(now);
+        let read = guarded(|| lister.read(now));
         lister.put_off(read.as_ref().err(), now);
         let listing = match read {
             Ok(listing) => listing,

@@ -1,39 +1,36 @@
-//! One source: asks it for what commands want, one call at a time, and hands what it says to the writer, whenever a worker of
-//! `pool` looks after it. What a window is, how an answer is read, and what it means are elsewhere.
+//! One source, and what is done in its turns: a worker of `pool` asks how urgent the most urgent thing is that it
+//! [wants](Shell::wants), and has it [look](Shell::look) when no other source wants one more urgently.
+//!
+//! What is done is elsewhere, as parts of [`Shell`]: `beginning` is a device's first turn, `carry` what a command wants of it (with
+//! `differ` where the source says what changed, `news` where it says by itself what is new), `standing` what stands in the way
+//! of it, `relist` the source's own list. What comes of it goes to the writer as messages of the device's [`Voice`].
+//!
+//! [`Voice`]: super::voice::Voice
 
-use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use gapless_common::catalog::Catalog;
-use gapless_common::message::Command;
+use gapless_common::message::{Command, CommandBody};
 use gapless_common::time::Timestamp;
 use rusqlite::Connection;
 
-use super::describe::Whose;
+use super::beginning::first_call;
 use super::differ::Differ;
-use super::failure::Failure;
+use super::failure::{Failure, guarded};
 use super::fetch::Pace;
-use super::life::{Known, Life, Polled};
+use super::life::{Life, Polled};
 use super::relist::Lister;
-use super::standing::{UNREAD, WITHDRAWN_MS, unsaid};
-use super::voice::Voice;
+use crate::clock;
 use crate::ingest::{Inbound, Orders};
 use crate::jobs::budget::Urgency;
-use crate::store::sources::{self, Scan};
-use crate::{clock, obstacle};
+use crate::store::sources::Scan;
 
-/// A source leaves its worker to others after so long: once what it does by then is done.
-const LOOK_MAX: Duration = Duration::from_secs(5);
+/// A source leaves its worker to others after so long: once the call that it makes by then is answered.
+const TURN_MAX: Duration = Duration::from_secs(5);
 /// First and longest pause after a source could not be reached for what it has at all.
 pub(super) const RETRY_FIRST_MS: i64 = 5_000;
 pub(super) const RETRY_MAX_MS: i64 = 300_000;
 /// How often what has no call left asks whether there is one: it is the more urgent the longer it waits.
 pub(super) const SPENT_MS: i64 = 30_000;
-/// A device's first call may wait so long; after that it is as what is stale.
-const FIRST_MS: i64 = 300_000;
-/// How often it is seen whether a device is asked again that was stopped before anything of it was known.
-const STOPPED_MS: i64 = 5_000;
-
 /// See the module's text.
 pub(super) struct Shell {
     pub(super) pace: Pace,
@@ -45,6 +42,10 @@ pub(super) struct Shell {
     pub(super) lister: Option<Lister>,
     /// Asks what changed, where the source can be asked.
     pub(super) differ: Option<Differ>,
+    /// How long it may have a worker.
+    pub(super) turn_max: Duration,
+    /// When it leaves the worker that it has to others.
+    pub(super) turn_ends: Option<Instant>,
 }
 
 /// Something that there is to do.
@@ -52,17 +53,12 @@ struct Todo<'a> {
     urgency: Urgency,
     /// Of which device.
     at: usize,
-    /// What is wanted; the first call of all where nothing is.
+    /// What is wanted; where nothing is, the first call of all, or the rest of a long read.
     command: Option<&'a Command>,
 }
 
-/// How urgent a device's first call is. Somebody may wait to see that what was set up works: no spare work, from the first.
-fn first_call(waited_ms: i64) -> Urgency {
-    match Urgency::waiting(waited_ms, FIRST_MS) {
-        Urgency::Spare => Urgency::Score(0.0),
-        stale => stale,
-    }
-}
+/// How urgent the rest of a long read is that nobody waits for: no spare work, as the device is stale without it.
+const REST: Urgency = Urgency::Score(0.0);
 
 /// Hands messages to the writer.
 pub(super) fn hand_in(orders: &Orders, messages: Vec<Inbound>) -> Result<(), Failure> {
@@ -73,7 +69,8 @@ pub(super) fn hand_in(orders: &Orders, messages: Vec<Inbound>) -> Result<(), Fai
 impl Shell {
     /// Of a source of this account with these devices.
     pub(super) fn new(pace: Pace, orders: Orders, account: String, devices: Vec<Polled>) -> Self {
-        Self { pace, orders, devices, account, lister: None, differ: None }
+        let (lister, differ, turn_ends) = (None, None, None);
+        Self { pace, orders, devices, account, lister, differ, turn_max: TURN_MAX, turn_ends }
     }
 
     /// How urgent the most urgent thing is that there is to do, where there is anything.
@@ -97,19 +94,29 @@ impl Shell {
                 }
                 continue;
             };
-            let open = scan.open(voice.path()).iter().filter(|open| polled.life.is_to_do(&open.command));
-            all.extend(open.map(|open| {
+            let mut is_polled = false;
+            for open in scan.open(voice.path()).iter().filter(|open| polled.life.is_to_do(&open.command)) {
+                is_polled |= matches!(open.command.body, CommandBody::PollNow(_));
                 let urgency = polled.urgency_of(&open.command, open.urgency, now);
-                Todo { urgency, at, command: Some(&open.command) }
-            }));
+                all.push(Todo { urgency, at, command: Some(&open.command) });
+            }
+            if polled.life.goes_on() && !is_polled {
+                all.push(Todo { urgency: REST, at, command: None });
+            }
         }
         all
     }
 
-    /// Does what there is to do, the most urgent first. Returns whether it was broken off, so that others have a turn, and there is
-    /// more.
+    /// Does what there is to do, the most urgent first. Returns whether its turn was over before there was an end of it, so that it
+    /// wants another one.
     pub(super) fn look(&mut self, connection: &Connection, scan: &Scan) -> Result<bool, Failure> {
-        let began = Instant::now();
+        self.turn_ends = Some(Instant::now() + self.turn_max);
+        let looked = self.take_turn(connection, scan);
+        self.turn_ends = None;
+        looked
+    }
+
+    fn take_turn(&mut self, connection: &Connection, scan: &Scan) -> Result<bool, Failure> {
         self.load_listed(connection)?;
         self.reconcile();
         let now = clock::now();
@@ -120,19 +127,44 @@ impl Shell {
         }
         let mut all = self.to_do(scan, now);
         all.sort_by(|a, b| b.urgency.rank().total_cmp(&a.urgency.rank()).then(a.at.cmp(&b.at)));
+        let mut left = all.len();
         for Todo { at, command, .. } in all {
-            if began.elapsed() > LOOK_MAX {
-                return self.relist(connection).map(|()| true);
-            }
             let done = match command {
                 Some(command) => self.carry_out(connection, at, command),
+                None if self.known(at).is_some() => self.go_on(at),
                 // Another one's answer may have put it off.
                 None if !self.is_to_begin(at, clock::now()) => Ok(()),
                 None => self.begin(connection, at),
             };
-            self.or_note(at, done)?;
+            let is_broken_off = matches!(done, Err(Failure::TurnOver));
+            left -= 1;
+            if !is_broken_off {
+                self.or_note(at, done)?;
+            }
+            if is_broken_off || left > 0 && self.is_turn_over() {
+                return self.relist(connection).map(|()| true);
+            }
         }
         self.relist(connection).map(|()| false)
+    }
+
+    /// Whether others wait for its worker by now.
+    pub(super) fn is_turn_over(&self) -> bool {
+        self.turn_ends.is_some_and(|end| Instant::now() >= end)
+    }
+
+    /// The rest of a long read, though the command that it was begun for is no more.
+    fn go_on(&mut self, at: usize) -> Result<(), Failure> {
+        if let Some((_, fetch)) = self.polled(at) {
+            fetch.set_urgency(REST);
+        }
+        let done = guarded(|| self.poll(at, REST)).map(drop);
+        let is_broken_off = matches!(done, Err(Failure::TurnOver));
+        if let Some(known) = self.known(at).filter(|_| !is_broken_off) {
+            // Where it could not be read now, the next poll sees to it.
+            known.reread.iter_mut().for_each(|reread| reread.goes_on = false);
+        }
+        done
     }
 
     /// One device's trouble is none of the others'.
@@ -161,149 +193,17 @@ impl Shell {
         self.hand_in(birth.into_iter().collect())
     }
 
-    /// A device that is to be asked for the first time waits for its turn from then on.
-    fn await_turn(&mut self, at: usize, now: Timestamp) {
-        if self.is_to_begin(at, now)
-            && let Some(polled) = self.devices.get_mut(at)
-        {
-            polled.waits_since.get_or_insert(now);
-        }
-    }
-
-    fn is_to_begin(&self, at: usize, now: Timestamp) -> bool {
-        self.devices.get(at).is_some_and(|polled| polled.life.is_new_and(|again| self.is_due(again, now)))
-    }
-
-    /// Whether `again` has come, or is so far off that the clock was set back since it was said.
-    fn is_due(&self, again: Timestamp, now: Timestamp) -> bool {
-        again <= now || again.since_ms(now) > WITHDRAWN_MS.max(self.pace.unreachable_every_ms)
-    }
-
     /// Says what is wrong with a device. Who waits for a call only waits.
-    fn note(&self, at: usize, error: &Failure) {
+    pub(super) fn note(&self, at: usize, error: &Failure) {
         let (source, device) =
             (&self.pace.name, self.devices.get(at).map(|polled| polled.device.id.as_str()));
         match error.until() {
             Some(_) => tracing::debug!(source, device, %error, "it waits"),
+            None if matches!(error, Failure::Fault(_)) => {
+                tracing::error!(source, device, %error, "tried again");
+            }
             None => tracing::warn!(source, device, %error, "tried again"),
         }
-    }
-
-    /// A device is asked for the first time in this process.
-    fn begin(&mut self, connection: &Connection, at: usize) -> Result<(), Failure> {
-        let now = clock::now();
-        let Some(polled) = self.devices.get(at) else { return Ok(()) };
-        let (mut device, path, mut begin) = (polled.device.clone(), polled.path.clone(), polled.begin);
-        let known = sources::known(connection, &path, device.id.as_str())?.unwrap_or_default();
-        if known.is_stopped && known.proven_until.is_none() {
-            // It would have to be asked how far back there is anything.
-            if let Some(Polled { life: Life::New { again, .. }, .. }) = self.devices.get_mut(at) {
-                *again = now.plus_ms(STOPPED_MS);
-            }
-            return Ok(());
-        }
-        // One that was never named is no other one.
-        let consent = |of: &BTreeMap<String, String>| of.get("consent").cloned().unwrap_or_default();
-        let is_same = consent(&known.attributes) == consent(&device.attributes);
-        let is_withdrawn = is_same && obstacle::Kind::NotAuthorised.of(&known.attributes).is_some();
-        let is_removed = polled.listed.is_some() && obstacle::Kind::Removed.of(&known.attributes).is_some();
-        let is_over = is_withdrawn || is_removed;
-        let whose = Whose::kept(&known.attributes);
-        let gaps = sources::missing(connection, &path, device.id.as_str())?;
-        if let Some(polled) = self.devices.get_mut(at) {
-            polled.fetch.missing(gaps);
-        }
-        begin.previous = known.previous;
-        let is_away = is_same && obstacle::Kind::Unreachable.of(&known.attributes).is_some();
-        let unread = known.attributes.get(UNREAD).and_then(|text| text.parse().ok());
-        if is_over {
-            device.paused = true;
-            device.attributes = known.attributes;
-        } else if is_away {
-            // It is not back because the collector is.
-            let keys = unsaid(&[obstacle::Kind::Unreachable]).into_keys();
-            device
-                .attributes
-                .extend(keys.filter_map(|key| known.attributes.get(&key).cloned().map(|text| (key, text))));
-        }
-        let first = match known.proven_until {
-            _ if is_over => Ok((now, now)),
-            // Where consent was given anew nothing was due in between.
-            Some(until) => Ok((until, if is_same { until } else { now })),
-            None => self.oldest(at, now).map(|oldest| (oldest, oldest)),
-        };
-        let (next, since) = match first {
-            Ok(first) => first,
-            Err(failure) => {
-                // The call may have taken long.
-                self.put_off(at, &failure, clock::now());
-                return Err(failure);
-            }
-        };
-        let overlap_ms = self.pace.overlap_ms;
-        let mut voice = Voice::new(path, begin, Catalog { devices: vec![device] }, overlap_ms);
-        let opening = voice.opening(begin, since, now)?;
-        self.hand_in(opening)?;
-        let life = match (is_withdrawn, is_removed) {
-            (true, _) => Life::Withdrawn(Box::new(voice), whose),
-            (false, true) => Life::Removed(Box::new(voice)),
-            (false, false) => {
-                let mut known = Known::new(voice, next, unread);
-                known.away_until = is_away.then_some(now);
-                Life::Known(Box::new(known))
-            }
-        };
-        if let Some(polled) = self.devices.get_mut(at) {
-            polled.life = life;
-        }
-        Ok(())
-    }
-
-    fn oldest(&mut self, at: usize, now: Timestamp) -> Result<Timestamp, Failure> {
-        let Some(polled) = self.devices.get_mut(at) else { return Ok(now) };
-        let waits_since = polled.waits_since.map_or(now, |since| since.min(now));
-        polled.waits_since = Some(waits_since);
-        polled.fetch.set_urgency(first_call(now.since_ms(waits_since)));
-        let oldest = polled.fetch.oldest(now);
-        // Only for want of a call it has waited: one that is made and fails begins anew, or it would take those of all that works.
-        if !oldest.as_ref().is_err_and(|failure| failure.until().is_some()) {
-            polled.waits_since = None;
-        }
-        oldest
-    }
-
-    /// When a device is asked again that nothing is known of yet.
-    fn put_off(&mut self, at: usize, failure: &Failure, now: Timestamp) {
-        let of_all = match failure {
-            Failure::Hold(until) => Some(*until),
-            // Who is not known is not for any of them.
-            Failure::Withdrawn { whose: Whose::Account, .. } => Some(now.plus_ms(WITHDRAWN_MS)),
-            _ => None,
-        };
-        if let Some(until) = of_all {
-            for polled in &mut self.devices {
-                if let Life::New { again, .. } = &mut polled.life {
-                    *again = until.max(*again);
-                }
-            }
-            return;
-        }
-        let unreachable_every_ms = self.pace.unreachable_every_ms;
-        let Some(Polled { life: Life::New { again, failures }, .. }) = self.devices.get_mut(at) else {
-            return;
-        };
-        if let Failure::Spent(until) | Failure::Rests(until) = failure {
-            *again = now.plus_ms(SPENT_MS).min(*until);
-            return;
-        }
-        let pause = RETRY_FIRST_MS.saturating_mul(1 << (*failures).min(10)).min(RETRY_MAX_MS);
-        // One that nothing is known of yet is not known to anybody: seldom, but again.
-        *again = now.plus_ms(match failure {
-            Failure::Withdrawn { .. } => WITHDRAWN_MS,
-            Failure::Unreachable(_) => unreachable_every_ms,
-            _ => pause,
-        });
-        *failures += 1;
     }
 
     pub(super) fn hand_in(&self, messages: Vec<Inbound>) -> Result<(), Failure> {

@@ -1,0 +1,83 @@
+//! Sources that say what changed.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use gapless_common::message::{Command, CommandBody, Outcome};
+
+use super::super::delta::{Change, ToRead};
+use super::super::differ::Differ;
+use super::{Bench, UNLIMITED, row};
+use crate::clock;
+use crate::jobs::budget::Urgency;
+
+#[test]
+fn devices_are_read_though_the_question_what_changed_fails_from_the_start() {
+    // Nobody answers at this address.
+    let mut bench = Bench::new(&[("127.0.0.1:9403", "127.0.0.1:1"), UNLIMITED]);
+    bench.shell.lister = None;
+    let fake = bench.device("a");
+    bench.look().unwrap();
+    bench.shell.differ = Some(Differ::new(Arc::clone(&bench.api)));
+    let at = clock::now().plus_ms(-3_600_000);
+    fake.told().rows = vec![row(at, 20.5)];
+    for _ in 0..2 {
+        let before = fake.told().windows.len();
+        bench.written();
+        let outcome = bench.shell.poll_changes(0, at, Urgency::Asked).unwrap();
+        assert_eq!((outcome, bench.written()), (Outcome::Done, vec![(at, 20.5)]));
+        assert!(fake.told().windows.len() > before, "it is not taken for read");
+    }
+    let seen = bench.shell.known(0).unwrap().seen;
+    let delta = &bench.shell.differ.as_ref().unwrap().delta;
+    assert!(
+        matches!(delta.to_read("a", seen), ToRead::Everything(..)),
+        "it is read anew once there is an answer"
+    );
+}
+
+#[test]
+fn of_what_changed_at_a_device_that_is_not_known_people_are_told_once() {
+    let bench = Bench::new(&[]);
+    let mut differ = Differ::new(bench.api);
+    let ids = |ids: std::ops::Range<usize>| ids.map(|id| id.to_string()).collect::<BTreeSet<_>>();
+    for (unknown, has_list, new) in
+        [(0..2, false, 2), (0..3, false, 1), (0..3, true, 0), (0..2_000, true, 997), (0..3_000, false, 0)]
+    {
+        assert_eq!(differ.say_unknown(&ids(unknown.clone()), has_list), new, "{unknown:?}");
+    }
+}
+
+#[test]
+fn rows_that_came_by_themselves_before_a_read_do_not_undo_what_it_found() {
+    for is_history in [false, true] {
+        let mut bench = Bench::new(&[("device = \"thermostat\"", "device = \"thermostat\"\nrows = true")]);
+        bench.shell.lister = None;
+        let fake = bench.device("a");
+        bench.look().unwrap();
+        let now = clock::now();
+        let of = |hours: i64| now.plus_ms(-hours * 3_600_000);
+        let spec = bench.api.description.delta.clone().unwrap();
+        let mut differ = Differ::new(Arc::clone(&bench.api));
+        // Of the last of them the windows have nothing yet.
+        let kept = vec![row(of(30), 1.0), row(of(20), 2.0), row(of(10), 3.0)];
+        let answer = spec.parse(r#"{"changes": [{"thermostat": "a"}], "cursor": "1"}"#).unwrap();
+        differ.delta.take(answer, now, |_, _| Some(Change::Rows(kept.clone())));
+        bench.shell.differ = Some(differ);
+        fake.told().rows = vec![row(of(30), 10.0), row(of(20), 20.0)];
+        let device = bench.shell.devices[0].device.id.clone();
+        bench.written();
+        let mut expected = vec![(of(30), 10.0), (of(20), 20.0), (of(10), 3.0)];
+        if is_history {
+            let body = CommandBody::ReadHistory { device, from: of(25), to: of(5) };
+            let command = Command { id: 1, expires: now.plus_ms(60_000), body };
+            bench.shell.carry_out(&bench.connection, 0, &command).unwrap();
+            assert_eq!(bench.written(), [(of(20), 20.0)]);
+            // What is read of the others is told once.
+            fake.told().rows.clear();
+            expected = vec![(of(30), 1.0), (of(10), 3.0)];
+        }
+        bench.shell.poll_changes(0, of(40), Urgency::Asked).unwrap();
+        assert_eq!(bench.written(), expected, "{is_history}");
+    }
+}
