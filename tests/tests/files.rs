@@ -1,5 +1,5 @@
 //! Files that loggers write, the whole way with real processes: tailed while they grow, are rotated, replaced and spoilt,
-//! and read again for what was missed while the agent was away.
+//! and read again for what was missed while the agent was away and the program was changed, by clocks that are wrong and drift.
 
 #![expect(clippy::unwrap_used, reason = "a test's helpers fail its test")]
 
@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use gapless_common::time::Timestamp;
 use gapless_simulators::campbell::Cell;
-use gapless_simulators::files::{FileConfig, FileLogger, Format};
+use gapless_simulators::files::{Encoding, FileConfig, FileLogger, Format};
 use gapless_tests::api::Api;
 use gapless_tests::site::{SITE, Site, SiteSpec};
 use gapless_tests::{settle, wait};
@@ -47,20 +47,25 @@ fn every_row_of_every_file_is_stored_and_what_was_missed_comes_back_by_itself() 
     let config = FileConfig {
         folder: site.path("share"),
         name: "Met".to_owned(),
-        format: Format::Toa5,
+        encoding: Encoding::Latin1,
         interval_ms: 1_000,
         zone_ms: -7 * 3_600_000,
+        // Somewhat behind, and half a second a minute too fast.
+        wrong_by_ms: -700,
+        speed_ppm: 1_008_000,
         fields: FIELDS,
         history_ms: 60_000,
         rotate: 7,
-        replace: 0,
+        // Some forty seconds of rows, and no more.
+        keep: 5,
         bad: 5,
         is_halved: true,
-        seed: 1,
+        ..FileConfig::default()
     };
     let other = FileConfig {
         name: "Power".to_owned(),
         format: Format::Csv,
+        encoding: Encoding::Utf8,
         rotate: 0,
         replace: 4,
         is_halved: false,
@@ -74,8 +79,8 @@ fn every_row_of_every_file_is_stored_and_what_was_missed_comes_back_by_itself() 
     let _ = write!(
         text,
         "\n[[bus]]\nid = \"share\"\nfolder = \"{}\"\ninterval = \"1s\"\n\
-         [[bus.device]]\nid = \"met\"\nfiles = \"Met*.dat\"\nformat = \"toa5\"\nzone = \"-07:00\"\nfirst = \"3s\"\n\
-         late = \"3s\"\nchannels = [\"BattV_Min\", \"PTemp_C_Avg\", \"WS_ms_Avg\", \"WindDir_D1_WVT\"]\n\
+         [[bus.device]]\nid = \"met\"\nfiles = \"Met*.dat\"\nformat = \"toa5\"\nencoding = \"latin-1\"\n\
+         zone = \"-07:00\"\nfirst = \"3s\"\nlate = \"3s\"\nchannels = \"all\"\n\
          [[bus.device]]\nid = \"meter\"\nfiles = \"Power.dat\"\nformat = \"csv\"\ntime = \"time\"\nzone = \"-07:00\"\n\
          first = \"3s\"\nchannels = \"all\"\n",
         site.path("share").display()
@@ -95,6 +100,8 @@ fn every_row_of_every_file_is_stored_and_what_was_missed_comes_back_by_itself() 
     });
     site.stop_agent();
     let down = settle::now();
+    wait::until_true("some rows of the old program", SOON, || settle::now().since_ms(down) > 4_000);
+    met.change_program();
     wait::until_true("more than what is read at the start", SOON, || settle::now().since_ms(down) > 8_000);
     site.start_agent();
     let back = settle::now();
@@ -107,6 +114,18 @@ fn every_row_of_every_file_is_stored_and_what_was_missed_comes_back_by_itself() 
         }
     });
     assert!(rows.len() > 20, "{} rows", rows.len());
+    // What was written while nobody read, by the old program and by the new one, with the field that each has alone.
+    let missed: Vec<i64> = rows.into_iter().filter(|at| (down.0..back.0).contains(at)).collect();
+    let has = |field: &str| {
+        let readings = api.readings(&format!("{SITE}/met/{field}")).expect("the API answers");
+        let at: Vec<i64> = readings.into_iter().map(|reading| reading.at_ms).collect();
+        missed.iter().filter(|missed| at.contains(missed)).count()
+    };
+    let (old, new) = (has("WindDir_D1_WVT"), has("Added_1_Avg"));
+    assert!(old >= 3 && new >= 3 && old + new == missed.len(), "{old} and {new} of {}", missed.len());
+    let kept = std::fs::read_dir(site.path("share")).unwrap().flatten();
+    let kept = kept.filter(|file| file.file_name().to_string_lossy().starts_with("Met_")).count();
+    assert!(kept <= 5, "{kept} files");
     assert!(whole("meter", &meter).last().is_some_and(|last| *last > back.0), "the replaced file is read on");
     met.stop().unwrap();
     meter.stop().unwrap();
