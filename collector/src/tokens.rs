@@ -76,8 +76,11 @@ pub fn ensure_admin(connection: &Connection, file: &Path) -> Result<bool, TokenE
     let token = random()?;
     let failed = |source| TokenError::File { path: file.to_owned(), source };
     let mut options = std::fs::OpenOptions::new();
-    let opened = options.write(true).create(true).truncate(true).mode(0o600).open(file);
+    // Who waits for the file finds the token in it, not a file that is still empty.
+    let new = file.with_extension("new");
+    let opened = options.write(true).create(true).truncate(true).mode(0o600).open(&new);
     opened.and_then(|mut f| writeln!(f, "{token}")).map_err(failed)?;
+    std::fs::rename(&new, file).map_err(failed)?;
     keep(connection, ADMIN, &token)?;
     Ok(true)
 }
