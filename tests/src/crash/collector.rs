@@ -1,6 +1,6 @@
 //! The collector's commit on a real file (WAL, `synchronous=FULL`), recorded: frames of real wire bytes from two agents,
-//! some of them twice and out of order, in groups, with checkpoints in between. What a cut leaves is opened by the
-//! collector itself.
+//! some of them twice and out of order, in groups, with checkpoints in between; some polls are missed, and their gaps asked
+//! for. What a cut leaves is opened by the collector itself.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
@@ -15,10 +15,10 @@ use gapless_common::id::{
     AgentId, BootId, ChannelId, ChannelIndex, ConnectionId, DeviceId, DeviceIndex, Epoch, Seq, SiteId,
 };
 use gapless_common::message::{Ack, DataFrame};
-use gapless_common::quality::Quality;
+use gapless_common::quality::{Cause, Quality};
 use gapless_common::ranges::RangeSet;
 use gapless_common::reading::{
-    Acquired, CatalogRecord, Completeness, EpochStart, Readings, Record, Sample, Value,
+    Acquired, CatalogRecord, Completeness, EpochStart, Misses, Readings, Record, Sample, Value,
 };
 use gapless_common::time::{Interval, Slot, SlotGrid, Timestamp};
 use gapless_common::topic::{AgentPath, Up};
@@ -41,8 +41,10 @@ const NOW: Timestamp = Timestamp(2_000_000_000_000);
 type FrameId = (u64, u64);
 /// Readings that the database has of each frame: each as it was sent, bit for bit.
 type Rows = BTreeMap<FrameId, u64>;
-/// Readings of a frame.
-const FRAME_READINGS: u64 = POLLS * CHANNELS as u64;
+/// One poll in so many is missed, but for the first one of a frame.
+const MISSED_ONE_IN: u64 = 9;
+/// Its gaps are looked after behind one group in so many.
+const LOOKED_AFTER_ONE_IN: usize = 4;
 
 #[derive(Debug, Serialize, Deserialize)]
 enum Mark {
@@ -83,9 +85,19 @@ fn catalog(agent: u64) -> Result<Catalog> {
             grid: grid()?,
             paused: false,
             channels: (0..CHANNELS).map(channel).collect::<Result<_>>()?,
-            attributes: BTreeMap::default(),
+            attributes: BTreeMap::from([("history".to_owned(), "device".to_owned())]),
         }],
     })
+}
+
+fn is_missed(agent: u64, poll: u64) -> bool {
+    !poll.is_multiple_of(POLLS) && Random::of(poll, agent + AGENTS).one_in(MISSED_ONE_IN)
+}
+
+/// Readings of a frame.
+fn readings(frame: FrameId) -> u64 {
+    let read = polls(frame).filter(|poll| !is_missed(frame.0, *poll)).count() as u64;
+    read * u64::from(CHANNELS)
 }
 
 fn slot(poll: u64) -> Slot {
@@ -130,6 +142,11 @@ fn records(frame: FrameId) -> Result<Vec<Record>> {
     }
     let mut records = Vec::new();
     for poll in polls(frame) {
+        if is_missed(agent, poll) {
+            let (device, first, cause) = (DeviceIndex(0), slot(poll), Cause::NoAnswer);
+            records.push(Record::Misses(Misses { device, first, count: 1, cause }));
+            continue;
+        }
         let samples = (0..CHANNELS).map(|channel| Sample {
             channel: ChannelIndex(channel),
             value: Some(Value::Number(value(agent, poll, channel))),
@@ -206,10 +223,15 @@ pub fn run(directory: &Path, marks: &Path, seed: u64, messages: u64) -> Result<(
     let mut committer = Committer::open(&directory.join("db"))?;
     committer.connection().pragma_update(None, "wal_autocheckpoint", CHECKPOINT_PAGES)?;
     mark(&Mark::Opened(committer.head().incarnation.0))?;
-    for group in groups(seed, messages) {
+    for (no, group) in groups(seed, messages).into_iter().enumerate() {
         mark(&Mark::Handing(group.clone()))?;
         let ack = commit(&mut committer, &group)?;
         mark(&Mark::Committed(ack.last().context("no answer")?.commit.0))?;
+        if no.is_multiple_of(LOOKED_AFTER_ONE_IN) {
+            mark(&Mark::Handing(Vec::new()))?;
+            committer.look_after_gaps(NOW)?;
+            mark(&Mark::Committed(committer.head().commit.0))?;
+        }
     }
     Ok(committer.fold()?)
 }
@@ -279,6 +301,7 @@ impl Subject for CollectorSubject {
         ensure!(check == "ok", "integrity: {check}");
         let there = self.check_frames(&rows(&committer)?)?;
         self.check_ledger(&mut committer, &there)?;
+        self.check_gaps(&committer)?;
         let mut figures = vec![("frames stored, compared bit by bit", there.len() as u64)];
         let in_flight = &self.in_flight - &self.committed;
         let kept = in_flight.intersection(&there).count();
@@ -302,10 +325,8 @@ impl CollectorSubject {
         }
         for frame in handed {
             let found = rows.get(&frame).copied().unwrap_or(0);
-            ensure!(
-                found == 0 || found == FRAME_READINGS,
-                "{found} of {FRAME_READINGS} readings of {frame:?}"
-            );
+            let sent = readings(frame);
+            ensure!(found == 0 || found == sent, "{found} of {sent} readings of {frame:?}");
             ensure!(found > 0 || frame.1 == 0 || !self.committed.contains(&frame), "{frame:?} is gone");
             there.extend((found > 0).then_some(frame));
         }
@@ -339,6 +360,20 @@ impl CollectorSubject {
         Ok(())
     }
 
+    /// Gaps are of polls that were missed, as a frame said that was handed over.
+    fn check_gaps(&self, committer: &Committer) -> Result<()> {
+        for (agent, poll, cause) in gaps(committer)? {
+            let frame = (agent, poll / POLLS + 1);
+            let is_handed = self.committed.contains(&frame) || self.in_flight.contains(&frame);
+            ensure!(is_missed(agent, poll) && is_handed, "a gap holds poll {poll} of agent {agent}");
+            ensure!(
+                cause == i64::from(Cause::NoAnswer.code()),
+                "poll {poll} of agent {agent} has cause {cause}"
+            );
+        }
+        check_histories(committer)
+    }
+
     /// All frames once more store what is missing, and nothing twice.
     fn check_all_again(&self, committer: &mut Committer) -> Result<()> {
         let mut all: Vec<FrameId> = (0..self.messages).map(|n| (n % AGENTS, n / AGENTS)).collect();
@@ -347,11 +382,18 @@ impl CollectorSubject {
             commit(committer, group)?;
         }
         let expected: Rows =
-            all.iter().filter(|(_, n)| *n > 0).map(|&frame| (frame, FRAME_READINGS)).collect();
+            all.iter().filter(|(_, n)| *n > 0).map(|&frame| (frame, readings(frame))).collect();
         ensure!(rows(committer)? == expected, "after all were sent again it has other readings");
         let conflicts: i64 =
             committer.connection().query_row("SELECT count(*) FROM conflicts", [], |r| r.get(0))?;
         ensure!(conflicts == 0, "{conflicts} conflicts");
+        committer.look_after_gaps(NOW)?;
+        let told: BTreeSet<(u64, u64)> =
+            gaps(committer)?.into_iter().map(|(agent, poll, _)| (agent, poll)).collect();
+        let polls = all.iter().flat_map(|&frame| polls(frame).map(move |poll| (frame.0, poll)));
+        let missed: BTreeSet<_> = polls.filter(|&(agent, poll)| is_missed(agent, poll)).collect();
+        ensure!(told == missed, "its gaps are {told:?}, and {missed:?} were missed");
+        check_histories(committer)?;
         for agent in 0..AGENTS {
             let last = all.iter().filter(|f| f.0 == agent).map(|f| seqs(*f).1).max().unwrap_or(0);
             let stored = acknowledged(committer, agent)?;
@@ -370,6 +412,36 @@ fn acknowledged(committer: &mut Committer, agent: u64) -> Result<RangeSet> {
     let mut stored: RangeSet = ack.above.iter().map(|&(first, last)| (first.0, last.0)).collect();
     stored.insert(1, ack.watermark.0);
     Ok(stored)
+}
+
+/// Each gap has its history, and stands as that says.
+fn check_histories(committer: &Committer) -> Result<()> {
+    let sql = "SELECT count(*) FROM gaps p WHERE
+        NOT EXISTS (SELECT 1 FROM gap_events e WHERE e.gap = p.id AND e.event IN (1, 10))
+        OR (p.state = 3) <> (p.request IS NOT NULL)
+        OR p.state = 3 AND NOT EXISTS (SELECT 1 FROM gap_events e WHERE e.gap = p.id AND e.event = 3)";
+    let wrong: i64 = committer.connection().query_row(sql, [], |r| r.get(0))?;
+    ensure!(wrong == 0, "{wrong} gaps do not stand as their history says");
+    Ok(())
+}
+
+/// Each poll that a gap holds: of which agent, and the gap's cause.
+fn gaps(committer: &Committer) -> Result<Vec<(u64, u64, i64)>> {
+    let sql = "SELECT d.name, p.first_slot, p.last_slot, p.cause FROM gaps p
+        JOIN grids g ON g.id = p.grid JOIN devices d ON d.id = g.device";
+    let mut statement = committer.connection().prepare_cached(sql)?;
+    let mut found = statement.query([])?;
+    let mut gaps = Vec::new();
+    while let Some(row) = found.next()? {
+        let (name, first, last, cause): (String, i64, i64, i64) =
+            (row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?);
+        let agent = (0..AGENTS).find(|&agent| device(agent) == name).context("a gap of no device")?;
+        for missed in first..=last {
+            let poll = u64::try_from(missed - slot(0).0).ok().context("a gap before the first poll")?;
+            gaps.push((agent, poll, cause));
+        }
+    }
+    Ok(gaps)
 }
 
 /// All readings; each is compared with what was sent for its device, channel and time.
