@@ -348,6 +348,9 @@ fn a_first_collection_of_years_leaves_the_only_worker_to_others_and_asks_for_not
     let other =
         RemoteServer::start(Cloud::new("secret", Timestamp(clock::now().wall_ms - DAY_MS))).expect("a port");
     let home = Home::start_with(&[electricity.to_owned(), thermostats(&other, &[])], "source_workers = 1\n");
+    // Somebody who waits for years of it has not all turns.
+    ask(&home, "hall");
+    ask(&home, "electricity");
     let mut seen = Vec::new();
     let windows = wait::until("five windows", WITHIN, || {
         let windows = server.state().windows();

@@ -9,7 +9,7 @@ use tempfile::TempDir;
 use tokio::sync::mpsc;
 
 use super::account::{Accounts, Budget};
-use super::describe::Description;
+use super::describe::{Description, Whose};
 use super::failure::Failure;
 use super::fetch::Fetch as _;
 use super::http::{Api, HttpDevice};
@@ -282,6 +282,17 @@ fn an_endpoint_that_gives_no_token_is_left_alone_and_what_it_says_is_told_withou
         assert_eq!(source.ask(asks), 'h');
     }
     assert_eq!(source.tokens(), ["T"]);
+    // Where a refusal means that access has ended, this is one; one that passes is none.
+    for (status, is_withdrawn) in [(400, true), (503, false)] {
+        let source =
+            served_with(vec![(status, "", denied)], OAUTH, &[("withdrawn = [403]", "withdrawn = [401]")]);
+        let told = source.api.caller.get(&source.api.description.url, (source.api.caller.who(), Asked));
+        assert_eq!(
+            matches!(told, Err(Failure::Withdrawn { whose: Whose::Account, .. })),
+            is_withdrawn,
+            "{told:?}"
+        );
+    }
 }
 
 #[test]

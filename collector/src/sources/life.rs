@@ -195,6 +195,9 @@ pub(super) struct Polled {
     pub(super) fetch: Box<dyn Fetch>,
 }
 
+/// How urgent the rest of a long read is: no spare work, as the device is stale without it, and nothing that others wait for.
+pub(super) const REST: Urgency = Urgency::Score(0.0);
+
 /// What is missing may wait so long for a call; after that it is as what is stale.
 const HISTORY_MS: i64 = 3_600_000;
 
@@ -203,7 +206,11 @@ impl Polled {
     /// can wait, though not for ever.
     pub(super) fn urgency_of(&self, command: &Command, wanted: Urgency, now: Timestamp) -> Urgency {
         match (&command.body, &self.life) {
-            (CommandBody::PollNow(_), Life::Known(known)) => known.since_tried(wanted),
+            (CommandBody::PollNow(_), Life::Known(known)) => match known.since_tried(wanted) {
+                // Whoever waits for so much has seen that it comes.
+                Urgency::Asked if self.life.goes_on() => REST,
+                urgency => urgency,
+            },
             (CommandBody::ReadHistory { .. }, _) => {
                 Urgency::waiting(now.since_ms(self.waits_since(now)), HISTORY_MS)
             }

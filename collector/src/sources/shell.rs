@@ -17,7 +17,7 @@ use super::beginning::first_call;
 use super::differ::Differ;
 use super::failure::{Failure, guarded};
 use super::fetch::Pace;
-use super::life::{Life, Polled};
+use super::life::{Life, Polled, REST};
 use super::relist::Lister;
 use crate::clock;
 use crate::ingest::{Inbound, Orders};
@@ -56,9 +56,6 @@ struct Todo<'a> {
     /// What is wanted; where nothing is, the first call of all, or the rest of a long read.
     command: Option<&'a Command>,
 }
-
-/// How urgent the rest of a long read is that nobody waits for: no spare work, as the device is stale without it.
-const REST: Urgency = Urgency::Score(0.0);
 
 /// Hands messages to the writer.
 pub(super) fn hand_in(orders: &Orders, messages: Vec<Inbound>) -> Result<(), Failure> {

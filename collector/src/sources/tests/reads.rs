@@ -7,10 +7,11 @@ use gapless_common::message::{Command, CommandBody, Outcome};
 use gapless_common::time::Timestamp;
 
 use super::super::failure::Failure;
-use super::super::life::{Began, Life};
+use super::super::life::{Began, Life, REST};
 use super::super::rows::Parsed;
 use super::{Bench, DAY_MS, Fake, row};
 use crate::clock;
+use crate::jobs::budget::Urgency;
 use crate::store::sources::Scan;
 
 #[test]
@@ -173,6 +174,32 @@ fn others_have_their_turn_between_two_windows_of_a_long_read() {
     let order = order.lock().unwrap();
     assert_eq!(order[..2], ["a", "b"], "{order:?}");
     assert_eq!(order.iter().filter(|name| **name == "a").count(), 5, "{order:?}");
+}
+
+#[test]
+fn a_poll_that_ends_soon_is_answered_with_what_has_come_and_nobody_who_waits_has_all_turns() {
+    for (has_rows, ends_ms, expected) in
+        [(true, 20_000, Some(Outcome::Done)), (false, 20_000, Some(Outcome::NoData)), (true, 60_000, None)]
+    {
+        let mut bench = Bench::new(&[]);
+        bench.shell.lister = None;
+        let (fake, _) = long_read(&mut bench, 4);
+        if !has_rows {
+            fake.told().rows.clear();
+        }
+        let device = bench.shell.devices[0].device.id.clone();
+        let (now, body) = (clock::now(), CommandBody::PollNow(device));
+        let command = Command { id: 7, expires: now.plus_ms(ends_ms), body };
+        let urgency = |bench: &Bench| bench.shell.devices[0].urgency_of(&command, Urgency::Asked, now);
+        assert_eq!(urgency(&bench), Urgency::Asked);
+        bench.shell.turn_ends = Some(Instant::now());
+        let told = bench.shell.carry_out(&bench.connection, 0, &command);
+        assert_eq!(told.is_ok(), expected.is_some(), "{told:?}");
+        let replies: Vec<_> = bench.replies().into_iter().map(|(_, outcome)| outcome).collect();
+        assert_eq!(replies, expected.into_iter().collect::<Vec<_>>());
+        assert!(bench.shell.devices[0].life.goes_on(), "{ends_ms}");
+        assert_eq!(urgency(&bench), REST);
+    }
 }
 
 #[test]
