@@ -210,11 +210,13 @@ impl Case<'_> {
         let range = (self.no, index, 0, i64::MIN)..=(self.no, index, u8::MAX, i64::MAX);
         let answers = self.oracle.issued.range::<AnswerKey, _>(range).map(|(_, issued)| issued);
         let mut of_slot = answers.filter(|issued| issued.acquired == Acquired::InSlot(Slot(slot)));
-        let in_memory = |told_ms: u64| {
-            let durable_ms = self.history().turned(told_ms, self.window_ms);
-            self.history().in_memory.iter().any(|span| durable_ms >= span.0 && told_ms <= span.1)
-        };
-        !self.oracle.rolled_back.is_empty() && of_slot.any(|issued| in_memory(issued.told_ms))
+        !self.oracle.rolled_back.is_empty() && of_slot.any(|issued| self.was_in_memory(issued.told_ms))
+    }
+
+    /// Whether what was told then was in memory alone, as the disk failed before it was to have it.
+    pub(super) fn was_in_memory(&self, told_ms: u64) -> bool {
+        let durable_ms = self.history().turned(told_ms, self.window_ms);
+        self.history().in_memory.iter().any(|span| durable_ms >= span.0 && told_ms <= span.1)
     }
 
     /// Whether the slot was over before the first start of which another card kept a record. Whoever finds an empty card

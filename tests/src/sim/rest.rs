@@ -225,11 +225,15 @@ impl Remembered<'_> {
         // What a gateway says of slots that are still to come, by a clock that is ahead, the collector does not believe.
         let is_early = |slot: i64| is_clock_set || self.was_told_early(slot);
         let is_ahead = |slot: &i64| gap.cause == Cause::ClockStepped && is_early(*slot);
-        let is_out_of_time = |slot: &i64| gap.cause == Cause::Unexplained && self.was_lost_out_of_time(*slot);
+        let is_of_memory = |slot: &i64| match gap.cause {
+            Cause::DiskFailed => self.was_in_memory(*slot),
+            Cause::Unexplained => self.was_lost_out_of_time(*slot),
+            _ => false,
+        };
         let is_of_link = matches!(gap.cause, Cause::NotConnected | Cause::NoAnswer | Cause::Corrupt);
         let mut slots = gap.first..=gap.last;
         let is_said = |slot: &i64| self.bus_said(*slot, gap.cause);
-        match slots.find(|slot| !is_said(slot) && !is_ahead(slot) && !is_out_of_time(slot)) {
+        match slots.find(|slot| !is_said(slot) && !is_ahead(slot) && !is_of_memory(slot)) {
             Some(slot) if is_of_link => {
                 let what = format!("{}: slot {slot} of {gap:?}: nobody failed it so", memory.id());
                 findings.push(("true causes", what));
@@ -291,16 +295,17 @@ impl Remembered<'_> {
         said.any(|(told_ms, _)| truth(told_ms) < at)
     }
 
-    /// Whether what it had recorded of the slot was acknowledged from memory alone by a database that was put back since, and
-    /// the loss that tells of it may be dated by a clock that was wrong: a device's clock is believed by a day.
-    fn was_lost_out_of_time(&self, slot: i64) -> bool {
-        let history = self.case.history();
+    /// Whether what it had recorded of the slot came while the agent had all in memory alone.
+    fn was_in_memory(&self, slot: i64) -> bool {
         let at = self.memory.grid().at(Slot(slot)).0;
-        let mut told = self.told().and_then(|told| told.get(&at)).into_iter().flatten();
-        let is_in = |told_ms: u64| history.in_memory.iter().any(|span| (span.0..=span.1).contains(&told_ms));
-        history.was_set_wrong
-            && !self.case.oracle.rolled_back.is_empty()
-            && told.any(|telling| is_in(telling.issued.told_ms))
+        self.tellings(at).iter().any(|telling| self.case.was_in_memory(telling.issued.told_ms))
+    }
+
+    /// Whether that was acknowledged by a database that was put back since, and the loss that tells of it may be dated by a clock
+    /// that was wrong: a device's clock is believed by a day.
+    fn was_lost_out_of_time(&self, slot: i64) -> bool {
+        let is_put_back = !self.case.oracle.rolled_back.is_empty();
+        self.case.history().was_set_wrong && is_put_back && self.was_in_memory(slot)
     }
 
     /// Whether nobody could tell that the slot was recorded: each time that it was said, its table had been made anew, and
