@@ -235,6 +235,14 @@ impl World {
         told
     }
 
+    /// When each gap that nobody can be asked for is given up, in ms after T0.
+    fn given_up(&self) -> Vec<Option<i64>> {
+        let all = GapFilter { limit: 1_000, ..GapFilter::default() };
+        let mut gaps = self.committer.store().gaps(&all).unwrap();
+        gaps.sort_by_key(|gap| gap.from);
+        gaps.iter().map(|gap| gap.given_up_at.map(|at| at.since_ms(T0))).collect()
+    }
+
     fn history(&self, gap: i64) -> Vec<&'static str> {
         self.committer.store().gap_events(gap).unwrap().iter().map(|event| event.event).collect()
     }
@@ -442,12 +450,18 @@ fn who_is_removed_by_its_source_is_not_asked_until_it_is_back() {
     assert_eq!(windows(&world.asked(at(23))), [(10, 20)]);
 }
 
-#[test]
-fn who_has_no_memory_is_never_asked_until_it_has_one() {
-    let mut world = World::new(&[], Policies::default());
+/// A device without a memory that was away for the slots 10..20 and is back, all of it told at T0.
+fn without_memory(policies: Policies) -> World {
+    let mut world = World::new(&[], policies);
     world.recorded(0..10);
     world.missed(10..20);
     world.recorded(20..21);
+    world
+}
+
+#[test]
+fn who_has_no_memory_is_never_asked_until_it_has_one() {
+    let mut world = without_memory(Policies::default());
     assert_eq!(world.asked(at(21)), []);
     let reopen = Order { gap: world.id_at(10), wish: Wish::Reopen, actor: "token test".to_owned() };
     world.committer.carry_out(&reopen, at(21)).unwrap();
@@ -457,7 +471,111 @@ fn who_has_no_memory_is_never_asked_until_it_has_one() {
     assert_eq!(world.committer.head(), before, "nothing is committed where nothing is due");
     world.attributes.insert("history".to_owned(), "device".to_owned());
     world.describe(at(21));
+    assert_eq!(world.given_up(), [None]);
     assert_eq!(windows(&world.asked(at(22))), [(10, 20)]);
+}
+
+#[test]
+fn what_nobody_can_be_asked_for_is_given_up_when_its_schedule_would_have_ended() {
+    let mut world = without_memory(Policies::default());
+    let (gap, end) = (world.id_at(10), 45 * DAY_MS);
+    assert_eq!((world.gaps()[0].2.clone(), world.given_up()), (missing("Open"), vec![Some(end)]));
+    let before = world.committer.head();
+    assert_eq!(world.asked(T0.plus_ms(end - 1)), []);
+    assert_eq!(world.committer.head(), before, "not a moment sooner");
+    let mut world = world.restart();
+    assert_eq!(world.asked(T0.plus_ms(end)), []);
+    assert_eq!((world.gaps(), world.given_up()), (vec![(10, 20, missing("Abandoned"), 0, None)], vec![None]));
+    let events = world.committer.store().gap_events(gap).unwrap();
+    let last = events.last().unwrap();
+    assert_eq!((events.len(), last.event, last.actor.as_str()), (2, "abandoned", "collector"));
+    let why = last.detail.as_deref().unwrap();
+    assert!(why.contains("nobody can be asked") && why.contains("keeps no history"), "{why}");
+    let meters = world.committer.store().meters(world.now).unwrap();
+    let counted = ["abandoned", "abandoned_unasked"].map(|word| meters.gap_events[word]);
+    assert_eq!(counted, [0, 1], "no source had nothing");
+    let before = world.committer.head();
+    assert_eq!(world.asked(T0.plus_ms(10 * end)), []);
+    assert_eq!(world.committer.head(), before, "once");
+    // A person: who cannot be asked is not, and its time begins anew.
+    let order = |wish| Order { gap, wish, actor: "token test".to_owned() };
+    let now = world.now;
+    let refused = world.committer.carry_out(&order(Wish::Retry), now).unwrap_err().to_string();
+    assert!(refused.contains("nobody can be asked"), "{refused}");
+    world.committer.carry_out(&order(Wish::Reopen), now).unwrap();
+    assert_eq!(world.given_up(), [Some(11 * end)]);
+    assert_eq!(world.asked(T0.plus_ms(11 * end)), []);
+    assert_eq!(world.history(gap), ["opened", "abandoned", "reopened", "abandoned"]);
+    // What comes late fills it as ever.
+    world.recorded(10..12);
+    let stands: Vec<_> = world.gaps().into_iter().map(|gap| (gap.0, gap.1, gap.2)).collect();
+    assert_eq!(stands, [(10, 12, "Filled".to_owned()), (12, 20, missing("Abandoned"))]);
+}
+
+#[test]
+fn who_has_a_memory_at_last_is_asked_for_what_was_given_up_and_once() {
+    let mut world = without_memory(Policies::default());
+    assert_eq!(world.asked(T0.plus_ms(45 * DAY_MS)), []);
+    let gap = world.id_at(10);
+    world.attributes.insert("history".to_owned(), "device".to_owned());
+    world.describe(T0.plus_ms(45 * DAY_MS));
+    assert_eq!(world.gaps(), [(10, 20, missing("Open"), 0, Some(0))]);
+    let told = world.committer.store().gap_events(gap).unwrap().pop().unwrap();
+    assert_eq!((told.event, told.actor.as_str()), ("reopened", "collector"));
+    assert_eq!(told.detail.as_deref(), Some("its device can be asked now"));
+    let mut now = world.now;
+    for wait in [0, 3 * DAY_MS, 14 * DAY_MS, 28 * DAY_MS] {
+        now = now.plus_ms(wait);
+        let asked = world.asked(now);
+        assert_eq!(windows(&asked), [(10, 20)]);
+        world.reply(asked[0].id, Outcome::NoData);
+    }
+    assert_eq!(world.gaps(), [(10, 20, missing("Abandoned"), 4, None)]);
+    // Described in other words, and without a memory in between: it was asked, and is not opened again.
+    for class in ["a", "b"] {
+        world.attributes.insert("class".to_owned(), class.to_owned());
+        world.describe(now);
+    }
+    let memory = world.attributes.remove("history").unwrap();
+    world.describe(now);
+    world.attributes.insert("history".to_owned(), memory);
+    world.describe(now);
+    assert_eq!(world.gaps(), [(10, 20, missing("Abandoned"), 4, None)]);
+    assert_eq!(world.asked(now.plus_ms(100 * DAY_MS)), []);
+}
+
+/// A gap that nobody can be asked for is one as long as its device is away, whatever its schedule.
+#[test]
+fn what_nobody_can_be_asked_for_is_held_open_while_it_grows() {
+    let brief = Policy { waits_ms: vec![0], ..Policy::default() };
+    let brief = Policies { usual: brief, ..Policies::default() };
+    // As long as what comes next may take: an interval and what an agent has to send before.
+    for (policies, open_ms) in [(Policies::default(), 45 * DAY_MS), (brief, INTERVAL_MS + 900_000)] {
+        let mut world = World::new(&[], policies);
+        world.recorded(0..10);
+        for n in 10..30 {
+            world.now = at(n);
+            world.missed(n..n + 1);
+            assert_eq!(world.asked(at(n)), []);
+        }
+        assert_eq!(world.gaps(), [(10, 30, missing("Open"), 0, None)], "one gap");
+        let end = at(29).plus_ms(open_ms);
+        assert_eq!(world.given_up(), [Some(end.since_ms(T0))], "of what is missing last");
+        // What is cut off it stays as long.
+        world.recorded(15..16);
+        assert_eq!(world.asked(end.plus_ms(-1)), []);
+        assert_eq!(world.given_up(), [Some(end.since_ms(T0)), None, Some(end.since_ms(T0))]);
+        assert_eq!(world.asked(end), []);
+        let stands: Vec<_> = world.gaps().into_iter().map(|gap| (gap.0, gap.1, gap.2)).collect();
+        let (gone, filled) = (missing("Abandoned"), "Filled".to_owned());
+        assert_eq!(stands, [(10, 15, gone.clone()), (15, 16, filled), (16, 30, gone)]);
+        // What is missing afterwards is news.
+        world.missed(30..31);
+        assert_eq!(
+            world.gaps().last().map(|gap| (gap.0, gap.1, gap.2.clone())),
+            Some((30, 31, missing("Open")))
+        );
+    }
 }
 
 /// What a logger tells of a time from before it was described in these words is kept, and fills what was missing then only
@@ -510,7 +628,13 @@ fn who_loses_the_memory_while_it_is_asked_leaves_no_request_behind() {
     assert_eq!(world.asked(asked[0].expires), []);
     let left = world.gaps()[1].clone();
     assert_eq!((left.0, left.1, left.2), (12, 20, missing("Waiting")));
-    assert_eq!(world.asked(asked[0].expires.plus_ms(DAY_MS)), [], "there is nobody to ask");
+    let now = asked[0].expires.plus_ms(DAY_MS);
+    assert_eq!(world.asked(now), [], "there is nobody to ask");
+    let end = world.given_up()[1].unwrap();
+    assert_eq!(end, asked[0].expires.since_ms(T0) + 10_000 + 45 * DAY_MS, "what is left of its schedule");
+    assert_eq!(world.asked(T0.plus_ms(end)), []);
+    assert_eq!(world.gaps()[1].2, missing("Abandoned"));
+    assert_eq!(world.history(world.id_at(12)).last(), Some(&"abandoned"));
 }
 
 #[test]
@@ -562,6 +686,9 @@ fn the_complete_grid_says_of_each_slot_what_may_still_come() {
     assert_eq!(world.absence(), [Some(Absence::Missing)]);
     let whole = world.grid();
     assert_eq!((whole[20].1, whole[40].1), (Some(Absence::Unknown), Some(Absence::Pending)));
+    assert_eq!(world.asked(T0.plus_ms(46 * DAY_MS)), []);
+    assert_eq!(world.gaps()[0].2, missing("Abandoned"));
+    assert_eq!(world.absence(), [Some(Absence::Missing)], "no source has said that it has nothing");
 }
 
 /// A world with a frame whose catalog has not come: the catalog, and what was asked of the agent.

@@ -1,7 +1,8 @@
 //! Two years of a fleet of fifty devices in made-up time, through the real committer: loggers with a bounded memory, remote
 //! sources, devices without a memory; outages of devices, agents, links and the collector; slots that a source never had, or
-//! has only weeks later. At the end every slot is stored, or was asked for by the schedule and given up, or nobody
-//! remembers it; and each source was asked about as seldom as could be.
+//! has only weeks later. At the end every slot is stored, or was asked for by the schedule and given up, or, where nobody
+//! remembers it, was given up as long after it was last told to be missing; and each source was asked about as seldom as could
+//! be.
 //!
 //! What the fewest requests are is computed here, from a table of single slots that knows nothing of gaps, lives or plans.
 
@@ -432,6 +433,28 @@ impl Owed {
         format!("{gaps:#?} {events:#?}")
     }
 
+    /// Of a device without a memory: each gap was given up at the first look after all of the schedule's pauses had passed since
+    /// the last of its slots was told to be missing, and once.
+    fn check_ends(&self, committer: &Committer, looks: &[Timestamp], policy: &Policy) -> usize {
+        let (site, device) = (Some(self.path.site.clone()), Some(self.catalog.devices[0].id.clone()));
+        let filter = GapFilter { site, device, limit: 100_000, ..GapFilter::default() };
+        let gaps = committer.store().gaps(&filter).unwrap();
+        for gap in &gaps {
+            let told_at = (self.first_from(gap.from)..self.first_from(gap.to)).map(|n| {
+                match self.known[usize::try_from(n).unwrap()] {
+                    Known::Missing { next, .. } => next,
+                    other => panic!("slot {n} of {gap:?} is {other:?}"),
+                }
+            });
+            let end = told_at.max().unwrap().plus_ms(policy.waits_ms.iter().sum());
+            let look = looks.get(looks.partition_point(|look| *look < end)).copied();
+            let events = committer.store().gap_events(gap.id).unwrap();
+            let told: Vec<_> = events.iter().map(|event| (event.event, Some(event.at))).collect();
+            assert_eq!(told[1..], [("abandoned", look)], "{gap:?} of {events:?}");
+        }
+        gaps.len()
+    }
+
     /// What the collector's database says of each slot at the end.
     fn compare(&self, committer: &Committer) {
         let device = self.catalog.devices[0].id.as_str();
@@ -462,7 +485,9 @@ impl Owed {
         let missing = all().filter_map(|(n, known)| match known {
             Known::Stored => None,
             Known::Abandoned => Some((n, ("Missing(Abandoned)".to_owned(), 4))),
-            Known::Missing { .. } if self.kind == Kind::Meter => Some((n, ("Missing(Open)".to_owned(), 0))),
+            Known::Missing { .. } if self.kind == Kind::Meter => {
+                Some((n, ("Missing(Abandoned)".to_owned(), 0)))
+            }
             other => panic!("{device}: slot {n} is {other:?} at the end; {}", self.told_of(committer, n)),
         });
         assert_eq!(left, missing.collect(), "{device}: what is missing, and how it stands");
@@ -512,7 +537,8 @@ fn every_slot_ends_stored_or_given_up_by_the_schedule_with_as_few_calls_as_could
         .unwrap()
         .with_policies(policies());
     let (last, mut collector_away) = (T0.plus_ms(BAD_DAYS * DAY_MS), T0);
-    let (mut calls, mut least) = (0, 0);
+    let (mut calls, mut least, mut given_up) = (0, 0, 0);
+    let mut looks = Vec::new();
     for step in 1..=(BAD_DAYS + GOOD_DAYS) * DAY_MS / STEP_MS {
         let now = T0.plus_ms(step * STEP_MS);
         fleet.iter_mut().for_each(|owed| owed.step(now, last));
@@ -544,6 +570,7 @@ fn every_slot_ends_stored_or_given_up_by_the_schedule_with_as_few_calls_as_could
                 let policy = policy(owed);
                 owed.settle(now, &policy);
             }
+            looks.push(now);
             let mut by_topic = asked(committer.look_after_gaps(now).unwrap());
             if by_topic.is_empty() && round > 0 {
                 break;
@@ -568,6 +595,9 @@ fn every_slot_ends_stored_or_given_up_by_the_schedule_with_as_few_calls_as_could
     }
     for owed in &fleet {
         owed.compare(&committer);
+        if owed.kind == Kind::Meter {
+            given_up += owed.check_ends(&committer, &looks, &policies().usual);
+        }
         assert!(
             20 * owed.calls <= 21 * owed.least + 20,
             "{:?} was asked {} times, and {} would have been enough",
@@ -578,4 +608,5 @@ fn every_slot_ends_stored_or_given_up_by_the_schedule_with_as_few_calls_as_could
         (calls, least) = (calls + owed.calls, least + owed.least);
     }
     assert!(20 * calls <= 21 * least && calls > 1_000, "{calls} calls, and {least} would have been enough");
+    assert!(given_up > 100, "{given_up} gaps of devices without a memory");
 }

@@ -38,7 +38,7 @@ pub(super) struct Gap {
     #[serde(flatten)]
     reason: Reason,
     /// `open`, `requested` (its source is being asked), `waiting` (the source had nothing, and is asked again),
-    /// `abandoned` (it had nothing at any attempt) or `filled`.
+    /// `abandoned` (it had nothing at any attempt, or nobody could be asked while the schedule lasted) or `filled`.
     state: &'static str,
     /// When it was proven.
     opened_at: String,
@@ -48,6 +48,8 @@ pub(super) struct Gap {
     attempts: u32,
     /// When its source is asked next; absent while it is asked, and where it never will be.
     next_try_at: Option<String>,
+    /// When it is given up, where nobody can be asked for it; what comes later still fills it. A gap that grows is given up later.
+    given_up_at: Option<String>,
     /// Who can be asked for it: `device`, where that has a memory of its own; absent where nobody can.
     source: Option<String>,
     /// The commit that changed it last.
@@ -83,6 +85,7 @@ impl From<GapRow> for Gap {
             closed_at: row.closed_at.map(|t| t.to_string()),
             attempts: row.attempts,
             next_try_at: row.next_try_at.map(|t| t.to_string()),
+            given_up_at: row.given_up_at.map(|t| t.to_string()),
             source: row.source,
             changed: row.changed.0,
         }
@@ -168,7 +171,7 @@ pub(super) struct GapEvent {
     actor: String,
     /// The cause that was told then.
     cause: Option<&'static str>,
-    /// When something was due next.
+    /// When something was due next: the next try, or that it is given up, where nobody can be asked.
     next_at: Option<String>,
     /// More, for people.
     detail: Option<String>,

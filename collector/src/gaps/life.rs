@@ -1,8 +1,10 @@
 //! The life of a gap: open → requested → filled, or no data → waiting → requested → … → abandoned; a person opens it
-//! again at any time.
+//! again at any time. One that nobody can be asked for is open as long as its schedule lasts, since what is missing may come
+//! late, and abandoned then.
 //!
-//! Contract: [`Life::new`] when the gap is proven, [`Life::asked`] when a request for it goes out,
-//! [`Life::answered`] when its source says that nothing comes; a gap that is filled has no life any more. What is cut
+//! Contract: [`Life::new`] when the gap is proven, or [`Life::sourceless`] where nobody can be asked for it;
+//! [`Life::asked`] when a request for it goes out, [`Life::answered`] when its source says that nothing comes, and
+//! [`Life::unasked`] when it is due and there is nobody to ask; a gap that is filled has no life any more. What is cut
 //! off a gap takes its life along.
 
 use gapless_common::time::Timestamp;
@@ -39,10 +41,13 @@ pub struct Life {
     pub attempts: u32,
     /// Passing failures since the last attempt.
     pub failures: u32,
-    /// When something is due: the next request, or, while one is under way, its end. `None` where nothing will be.
+    /// When something is due: the next request, or, while one is under way, its end, or, where nobody can be asked, that it is
+    /// given up. `None` where nothing will be.
     pub next: Option<Timestamp>,
     /// The request under way.
     pub request: Option<u64>,
+    /// Nobody can be asked for it. Where it is abandoned: that is why.
+    pub sourceless: bool,
 }
 
 /// What a source says that has nothing for a gap.
@@ -58,20 +63,30 @@ impl Life {
     /// Of a gap that was proven at `now`.
     #[must_use]
     pub const fn new(now: Timestamp) -> Self {
-        Self { phase: Phase::Open, attempts: 0, failures: 0, next: Some(now), request: None }
+        let (phase, next) = (Phase::Open, Some(now));
+        Self { phase, attempts: 0, failures: 0, next, request: None, sourceless: false }
+    }
+
+    /// Of a gap that was proven at `now`, or grew then, and that nobody can be asked for: it stays open for `open_ms`, see
+    /// [`Policy::open_ms`].
+    #[must_use]
+    pub const fn sourceless(now: Timestamp, open_ms: i64) -> Self {
+        Self { next: Some(now.plus_ms(open_ms)), sourceless: true, ..Self::new(now) }
     }
 
     /// Whether two gaps beside each other have the same past, so that they can be one.
     #[must_use]
     pub fn is_like(&self, other: &Self) -> bool {
-        let past = |life: &Self| (life.phase, life.attempts, life.failures, life.request);
+        // Of one that is open this is not its past, but what its device is today.
+        let why = |life: &Self| life.sourceless && life.phase == Phase::Abandoned;
+        let past = |life: &Self| (life.phase, life.attempts, life.failures, life.request, why(life));
         past(self) == past(other)
     }
 
     /// Of a gap that is filled: nothing is due any more.
     #[must_use]
     pub const fn ended(self) -> Self {
-        Self { phase: Phase::Open, failures: 0, next: None, request: None, ..self }
+        Self { phase: Phase::Open, failures: 0, next: None, request: None, sourceless: false, ..self }
     }
 
     /// A request went out that ends by `until`.
@@ -104,7 +119,20 @@ impl Life {
         let attempts = self.attempts.saturating_add(1);
         let next = policy.next_attempt(attempts, now);
         let phase = if next.is_some() { Phase::Waiting } else { Phase::Abandoned };
-        Self { phase, attempts, failures: 0, next, request: None }
+        Self { phase, attempts, failures: 0, next, request: None, ..self }
+    }
+
+    /// It is due, and nobody can be asked for it. One that could be asked for before, as its device had a memory then, goes on
+    /// for `open_ms` from where it would have been asked.
+    #[must_use]
+    pub fn unasked(self, now: Timestamp, open_ms: i64) -> Self {
+        let due = self.next.unwrap_or(now);
+        let until = if self.sourceless { due } else { due.plus_ms(open_ms) };
+        if until > now {
+            return Self { failures: 0, next: Some(until), request: None, sourceless: true, ..self };
+        }
+        let phase = Phase::Abandoned;
+        Self { phase, failures: 0, next: None, request: None, sourceless: true, ..self }
     }
 
     /// A person wants it asked for now; the schedule goes on from where it was. Only a gap that waits can be.
@@ -157,6 +185,7 @@ mod tests {
         let waiting = asked.answered(Answer::NoData, Timestamp(9), &Policy::default());
         let failed = asked.answered(Answer::Failed, Timestamp(9), &Policy::default());
         let abandoned = Life { phase: Phase::Abandoned, attempts: 4, next: None, ..open };
+        assert_eq!(Life::sourceless(Timestamp(0), 9).reopened(Timestamp(20)), Some(Life::new(Timestamp(20))));
         let anew = Some(Life::new(Timestamp(20)));
         for (life, expected) in
             [(open, anew), (waiting, anew), (failed, anew), (abandoned, anew), (asked, None)]
@@ -180,6 +209,30 @@ mod tests {
         let life = life.asked(1, now).answered(Answer::Failed, now, &policy);
         assert_eq!((life.attempts, life.failures), (1, 0), "what keeps failing waits for its next attempt");
         assert_eq!(life.next, Some(now.plus_ms(3 * DAY_MS)));
+    }
+
+    #[test]
+    fn what_nobody_can_be_asked_for_is_given_up_when_its_schedule_would_have_ended() {
+        let policy = Policy::default();
+        let (now, end) = (Timestamp(5), Timestamp(5 + 45 * DAY_MS));
+        let open = Life::sourceless(now, policy.open_ms(0, 0));
+        assert_eq!((open.phase, open.next), (Phase::Open, Some(end)));
+        assert_eq!(open.unasked(Timestamp(end.0 - 1), policy.open_ms(0, 0)), open, "not a moment sooner");
+        let over = open.unasked(end, policy.open_ms(0, 0));
+        assert_eq!((over.phase, over.attempts, over.next), (Phase::Abandoned, 0, None));
+        assert!(!over.is_like(&Life { sourceless: false, ..over }), "why it was given up is its past");
+        // One that was asked for twice before its device lost its memory.
+        let mut life = Life::new(now);
+        for _ in 0..2 {
+            let due = life.next.unwrap();
+            life = life.asked(1, due).answered(Answer::NoData, due, &policy);
+        }
+        let due = life.next.unwrap();
+        let left = life.unasked(due, policy.open_ms(life.attempts, 0));
+        assert_eq!((left.phase, left.attempts, left.next), (Phase::Waiting, 2, Some(end)));
+        assert_eq!(left.unasked(end, policy.open_ms(2, 0)).phase, Phase::Abandoned);
+        // Long after it had been due.
+        assert_eq!(life.unasked(end.plus_ms(1), policy.open_ms(2, 0)).phase, Phase::Abandoned);
     }
 
     #[test]

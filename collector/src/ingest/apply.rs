@@ -13,10 +13,10 @@ use gapless_common::wire::{self, DataHeader, DecodeError, Message};
 use rusqlite::params;
 
 use super::memory::Memory;
-use super::{Inbound, catalogs, keep};
+use super::{Inbound, catalogs};
 use crate::alerts::clock::seen;
 use crate::freshness::Allowances;
-use crate::gaps::Policies;
+use crate::gaps::{ARRIVAL_MS, Policies};
 use crate::ledger::{AgentNo, DeviceNo, Finding, Mark, plausible};
 use crate::store::batch::{Batch, Row, certain, uncertain};
 use crate::store::cell::Cell;
@@ -405,7 +405,7 @@ impl<'a, 'c> Apply<'a, 'c> {
                     let sql = "UPDATE agents SET cloned_at = ?2 WHERE id = ?1";
                     connection.prepare_cached(sql)?.execute(params![no.0, self.batch.now.0])?;
                 }
-                gap_lives::await_again(connection, no, self.batch.now.plus_ms(keep::ARRIVAL_MS))?;
+                gap_lives::await_again(connection, no, self.batch.now.plus_ms(ARRIVAL_MS))?;
                 self.answers.births.insert(no);
                 self.answers.acks.entry(no).or_default();
                 Ok(())
@@ -464,7 +464,7 @@ impl<'a, 'c> Apply<'a, 'c> {
         let (connection, stamp) = (self.batch.connection, self.batch.stamp());
         for &no in &self.touched {
             let filler = self.filler.as_deref().unwrap_or("collector");
-            let mut slots = SlotTable { connection, stamp, filler };
+            let mut slots = SlotTable { connection, stamp, filler, policies: self.policies };
             self.memory.ledger.settle(no, &mut slots, stamp)?;
         }
         let changes = self.memory.ledger.take_changes();

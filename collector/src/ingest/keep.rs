@@ -9,9 +9,9 @@ use rusqlite::Connection;
 
 use super::apply::{Apply, Done};
 use super::orders::{Order, Refused, Wish};
-use crate::gaps::Policy;
 use crate::gaps::life::{Answer, Life, Phase};
 use crate::gaps::plan::{self, Window};
+use crate::gaps::{ARRIVAL_MS, Policy};
 use crate::ledger::AgentNo;
 use crate::store::commands;
 use crate::store::gap_lives::{self, Event, Happened, Wanted};
@@ -22,9 +22,6 @@ const GAPS_MAX: i64 = 10_000;
 const WINDOWS_MAX: usize = 4;
 /// A request that is not answered by then is taken for lost.
 const REQUEST_LIFE_MS: i64 = 6 * 3_600_000;
-/// What a device gave arrives within this time after the agent's flush, behind what else the agent has to send, or it is
-/// taken for not there until it comes.
-pub(super) const ARRIVAL_MS: i64 = 900_000;
 
 /// Whether there is anything to do: asked before a transaction is begun for it.
 pub(super) fn is_due(connection: &Connection, now: Timestamp) -> rusqlite::Result<bool> {
@@ -32,7 +29,7 @@ pub(super) fn is_due(connection: &Connection, now: Timestamp) -> rusqlite::Resul
 }
 
 impl Apply<'_, '_> {
-    /// Ends requests whose time is over, and asks for what is due.
+    /// Ends requests whose time is over, asks for what is due, and gives up what nobody can be asked for.
     pub(super) fn look_after_gaps(&mut self) -> Done {
         let policies = self.policies;
         let (connection, now) = (self.batch.connection, self.batch.now);
@@ -44,13 +41,29 @@ impl Apply<'_, '_> {
             self.in_vain(&gap, answer, "collector", why, policies.of(gap.class.as_deref()))?;
         }
         let mut by_device: BTreeMap<_, Vec<Wanted>> = BTreeMap::new();
-        for gap in gap_lives::due(connection, now, GAPS_MAX)? {
+        let (due, nobodys): (Vec<_>, Vec<_>) =
+            gap_lives::due(connection, now, GAPS_MAX)?.into_iter().partition(|gap| gap.remembers);
+        nobodys.iter().try_for_each(|gap| self.unasked(gap))?;
+        for gap in due {
             by_device.entry((gap.agent, gap.device.clone())).or_default().push(gap);
         }
         for gaps in by_device.values() {
             self.ask(gaps)?;
         }
         Ok(())
+    }
+
+    /// A gap is due that nobody can be asked for.
+    fn unasked(&mut self, gap: &Wanted) -> Done {
+        let (connection, stamp) = (self.batch.connection, self.batch.stamp());
+        let life = gap.life.unasked(stamp.at, gap.open_ms(self.policies, gap.life.attempts));
+        gap_lives::put_life(connection, stamp, gap.id, &life)?;
+        if life.phase != Phase::Abandoned {
+            return Ok(());
+        }
+        let detail =
+            Some("nobody can be asked for it: its device keeps no history, and no other device had it");
+        gap_lives::tell(connection, stamp, &Event { detail, ..Event::of(gap.id, Happened::Unasked) })
     }
 
     /// Asks one device for all that is due of it.
@@ -175,15 +188,15 @@ impl Apply<'_, '_> {
         };
         if order.wish == Wish::Retry && !gap.remembers {
             return Ok(Err(Refused::NotNow(
-                "its device has no memory of its own: nobody can be asked for it",
+                "nobody can be asked for it: its device has no memory of its own; what comes late fills it all the same",
             )));
         }
         let (life, happened): (Option<Life>, _) = match order.wish {
             Wish::Retry => (gap.life.due_now(stamp.at), Happened::Retried),
             Wish::Reopen => (gap.life.reopened(stamp.at), Happened::Reopened),
         };
-        // Where nobody can be asked nothing is due until somebody can.
-        let life = life.map(|life| if gap.remembers { life } else { Life { next: None, ..life } });
+        let sourceless = || Life::sourceless(stamp.at, gap.open_ms(self.policies, 0));
+        let life = life.map(|life| if gap.remembers { life } else { sourceless() });
         let Some(life) = life else {
             return Ok(Err(Refused::NotNow(match (order.wish, gap.life.phase) {
                 (Wish::Retry, Phase::Abandoned) => "it was abandoned: reopen it to begin its schedule anew",

@@ -200,12 +200,13 @@ struct Gap {
     cause: Cause,
     phase: Phase,
     attempts: i64,
-    is_due: bool,
+    /// Nobody can be asked for it.
+    sourceless: bool,
 }
 
 /// The gaps that hold any slot of a range, in order.
 fn gaps(connection: &Connection, grid: i64, (first, last): (i64, i64)) -> Read<Vec<Gap>> {
-    let sql = "SELECT id, first_slot, last_slot, cause, state, attempts, next_at IS NOT NULL FROM gaps
+    let sql = "SELECT id, first_slot, last_slot, cause, state, attempts, sourceless FROM gaps
         WHERE grid = ?1 AND first_slot <= ?3 AND last_slot >= ?2 AND first_slot >= coalesce(
             (SELECT max(first_slot) FROM gaps WHERE grid = ?1 AND first_slot <= ?2), ?2) AND state <> ?4
         ORDER BY first_slot";
@@ -217,7 +218,7 @@ fn gaps(connection: &Connection, grid: i64, (first, last): (i64, i64)) -> Read<V
             cause: cell::cause(row.get(3)?)?,
             phase: phase(row.get(4)?),
             attempts: row.get(5)?,
-            is_due: row.get(6)?,
+            sourceless: row.get(6)?,
         })
     })
 }
@@ -230,11 +231,11 @@ fn absent(series: SeriesNo, at: Timestamp, state: SlotState, gap: Option<&Gap>) 
     };
     let (absence, cause) = gap.map_or(told, |gap| {
         let absence = match gap.phase {
+            Phase::Abandoned | Phase::Waiting if gap.attempts > 0 => Absence::NoData,
+            // Nobody was ever asked for it, and nobody can be.
+            _ if gap.sourceless => Absence::Missing,
             Phase::Abandoned => Absence::NoData,
-            Phase::Waiting if gap.attempts > 0 => Absence::NoData,
-            Phase::Requested | Phase::Waiting => Absence::Pending,
-            Phase::Open if gap.is_due => Absence::Pending,
-            Phase::Open => Absence::Missing,
+            Phase::Open | Phase::Requested | Phase::Waiting => Absence::Pending,
         };
         (absence, Some(gap.cause))
     });

@@ -10,6 +10,7 @@ use rusqlite::{Connection, Row, params};
 use super::state;
 use crate::gaps::life::{Life, Phase};
 use crate::gaps::plan::Window;
+use crate::gaps::{Policies, open_least_ms};
 use crate::ledger::{AgentNo, GridNo, Stamp};
 
 /// `gaps.state` of one that is filled; the others are those of [`state()`].
@@ -46,6 +47,7 @@ pub(super) fn life(row: &Row<'_>) -> rusqlite::Result<Life> {
         failures: row.get("failures")?,
         next: row.get::<_, Option<i64>>("next_at")?.map(Timestamp),
         request: row.get::<_, Option<i64>>("request")?.map(i64::cast_unsigned),
+        sourceless: row.get("sourceless")?,
     })
 }
 
@@ -64,6 +66,8 @@ pub(crate) enum Happened {
     Failed,
     /// The last attempt brought nothing.
     Abandoned,
+    /// Nobody could be asked while its schedule lasted.
+    Unasked,
     /// A person wants it asked for now.
     Retried,
     /// A person wants its schedule to begin anew.
@@ -93,6 +97,15 @@ impl Happened {
             Self::Filled => 9,
             Self::Cut { .. } => 10,
             Self::Lent => 12,
+            Self::Unasked => 13,
+        }
+    }
+
+    /// The word that is counted under for a code: what nobody could be asked for is no news to whoever looks after sources.
+    pub(crate) const fn counted_as(code: i64) -> Option<&'static str> {
+        match code {
+            13 => Some("abandoned_unasked"),
+            _ => Self::word(code),
         }
     }
 
@@ -104,7 +117,7 @@ impl Happened {
             3 => "requested",
             4 => "no_data",
             5 => "failed",
-            6 => "abandoned",
+            6 | 13 => "abandoned",
             7 => "retried",
             8 => "reopened",
             9 => "filled",
@@ -153,17 +166,17 @@ pub(crate) fn tell(connection: &Connection, stamp: Stamp, event: &Event<'_>) -> 
         event.detail,
     ];
     connection.prepare_cached(sql)?.execute(row)?;
-    tally(connection, event.happened.code())
+    tally(connection, event.happened.code(), 1)
 }
 
 /// Notes that a source is asked for a gap that it was asked for before.
 pub(crate) fn asked_again(connection: &Connection) -> rusqlite::Result<()> {
-    tally(connection, ASKED_AGAIN)
+    tally(connection, ASKED_AGAIN, 1)
 }
 
-fn tally(connection: &Connection, event: i64) -> rusqlite::Result<()> {
-    let sql = "INSERT INTO gap_tallies VALUES (?1, 1) ON CONFLICT DO UPDATE SET happened = happened + 1";
-    connection.prepare_cached(sql)?.execute([event]).map(drop)
+fn tally(connection: &Connection, event: i64, times: i64) -> rusqlite::Result<()> {
+    let sql = "INSERT INTO gap_tallies VALUES (?1, ?2) ON CONFLICT DO UPDATE SET happened = happened + ?2";
+    connection.prepare_cached(sql)?.execute([event, times]).map(drop)
 }
 
 /// A gap and whom to ask for it.
@@ -194,10 +207,16 @@ impl Wanted {
         let (first, last) = self.slots;
         Window { from: self.times.at(Slot(first)), to: self.times.at(Slot(last).plus(1)) }
     }
+
+    /// How long it stays open once it is due and nobody can be asked.
+    pub(crate) fn open_ms(&self, policies: &Policies, attempts: u32) -> i64 {
+        let least_ms = open_least_ms(self.times.interval.as_ms(), self.flush_ms);
+        policies.of(self.class.as_deref()).open_ms(attempts, least_ms)
+    }
 }
 
 const WANTED: &str = "SELECT p.id, p.grid, p.first_slot, p.last_slot, p.state, p.attempts, p.failures, p.next_at, p.request,
-        g.interval_ms, g.phase_ms, d.name AS device, d.attributes ->> 'class' AS class, d.attributes ->> 'window' AS longest,
+        p.sourceless, g.interval_ms, g.phase_ms, d.name AS device, d.attributes ->> 'class' AS class, d.attributes ->> 'window' AS longest,
         d.attributes ->> 'history' IS NOT NULL AS remembers, a.id AS agent, a.flush_ms,
         c.outcome
     FROM gaps p JOIN grids g ON g.id = p.grid JOIN devices d ON d.id = g.device JOIN agents a ON a.id = d.agent
@@ -242,16 +261,16 @@ pub(crate) fn ended(connection: &Connection, now: Timestamp, most: i64) -> rusql
     )
 }
 
-/// What is to be asked for by `now`, of devices that can be asked: their agent is connected, they have answered since
-/// (or they would be asked while they are away), they are not being asked already, and they were neither stopped nor removed by their source.
+/// What is due by `now`: of devices that have no memory, which nobody can be asked for, and of those that can be asked: their agent
+/// is connected, they have answered since (or they would be asked while they are away), they are not being asked already, and
+/// they were neither stopped nor removed by their source.
 pub(crate) fn due(connection: &Connection, now: Timestamp, most: i64) -> rusqlite::Result<Vec<Wanted>> {
-    let which = "WHERE p.next_at <= ?1 AND p.state IN (1, 4) AND a.connected = 1
-        AND d.attributes ->> 'history' IS NOT NULL AND d.attributes ->> 'unreachable_since' IS NULL
-        AND d.attributes ->> 'removed_at' IS NULL AND d.stopped IS NULL
+    let which = "WHERE p.next_at <= ?1 AND p.state IN (1, 4) AND (d.attributes ->> 'history' IS NULL OR (a.connected = 1
+        AND d.attributes ->> 'unreachable_since' IS NULL AND d.attributes ->> 'removed_at' IS NULL AND d.stopped IS NULL
         AND EXISTS (SELECT 1 FROM grids h JOIN coverage r ON r.grid = h.id WHERE h.device = d.id AND r.state = 1
             AND r.first_slot >= (p.to_ts - h.phase_ms) / h.interval_ms)
         AND NOT EXISTS (SELECT 1 FROM gaps q JOIN grids h ON h.id = q.grid
-            WHERE h.device = d.id AND q.state = 3)
+            WHERE h.device = d.id AND q.state = 3)))
         ORDER BY p.next_at LIMIT ?2";
     wanted(connection, which, &[now.0, most])
 }
@@ -284,7 +303,7 @@ pub(crate) fn await_again(connection: &Connection, agent: AgentNo, until: Timest
 pub(crate) fn put_life(connection: &Connection, stamp: Stamp, id: i64, life: &Life) -> rusqlite::Result<()> {
     let is_closed = life.phase == Phase::Requested && planted::has(Bug::GapClosedOnRequest);
     let sql = "UPDATE gaps SET state = ?2, attempts = ?3, failures = ?4, next_at = ?5, request = ?6,
-        changed_commit = ?7 WHERE id = ?1";
+        changed_commit = ?7, sourceless = ?8 WHERE id = ?1";
     let row = params![
         id,
         if is_closed { GAP_FILLED } else { state(life.phase) },
@@ -293,6 +312,7 @@ pub(crate) fn put_life(connection: &Connection, stamp: Stamp, id: i64, life: &Li
         life.next.map(|at| at.0),
         life.request.map(u64::cast_signed),
         stamp.commit.cast_signed(),
+        life.sourceless,
     ];
     connection.prepare_cached(sql)?.execute(row).map(drop)
 }
@@ -309,19 +329,33 @@ pub(crate) fn cut_before(
     let sql = "UPDATE gaps SET first_slot = ?2, from_ts = ?3, changed_commit = ?4 WHERE id = ?1";
     connection.prepare_cached(sql)?.execute([gap.id, at, boundary, commit])?;
     let sql = "INSERT INTO gaps (grid, first_slot, last_slot, from_ts, to_ts, cause, state, opened_at, opened_commit,
-            changed_commit, attempts, failures, next_at, request)
+            changed_commit, attempts, failures, next_at, request, sourceless)
         SELECT grid, ?2, ?3, ?4, ?5, cause, state, opened_at, opened_commit, changed_commit, attempts, failures,
-            next_at, request FROM gaps WHERE id = ?1 RETURNING id";
+            next_at, request, sourceless FROM gaps WHERE id = ?1 RETURNING id";
     let row = [gap.id, gap.slots.0, at - 1, gap.window().from.0, boundary];
     let id = connection.prepare_cached(sql)?.query_row(row, |r| r.get(0))?;
     tell(connection, stamp, &Event::of(id, Happened::Cut { parent: gap.id }))?;
     Ok(id)
 }
 
-/// The gaps of a device that has a memory now, and had none before, are due.
-pub(crate) fn begin_to_ask(connection: &Connection, device: i64, now: Timestamp) -> rusqlite::Result<()> {
-    let sql = "UPDATE gaps SET next_at = ?2 WHERE state IN (1, 4) AND next_at IS NULL
-        AND grid IN (SELECT id FROM grids WHERE device = ?1)
-        AND EXISTS (SELECT 1 FROM devices WHERE id = ?1 AND attributes ->> 'history' IS NOT NULL)";
-    connection.prepare_cached(sql)?.execute([device, now.0]).map(drop)
+/// The gaps of a device that has a memory now, and had none before, are due; those that were given up since nobody could be
+/// asked are opened again.
+pub(crate) fn begin_to_ask(connection: &Connection, stamp: Stamp, device: i64) -> rusqlite::Result<()> {
+    let sql = "SELECT EXISTS (SELECT 1 FROM devices WHERE id = ?1 AND attributes ->> 'history' IS NOT NULL)";
+    if !connection.prepare_cached(sql)?.query_row([device], |r| r.get::<_, bool>(0))? {
+        return Ok(());
+    }
+    let (at, commit) = (stamp.at.0, stamp.commit.cast_signed());
+    let reopened = Happened::Reopened.code();
+    let sql = "INSERT INTO gap_events (gap, commit_no, at, event, actor, next_at, detail)
+        SELECT id, ?2, ?3, ?4, 'collector', ?3, 'its device can be asked now' FROM gaps
+        WHERE sourceless = 1 AND state = 5 AND grid IN (SELECT id FROM grids WHERE device = ?1)";
+    let again = connection.prepare_cached(sql)?.execute([device, commit, at, reopened])?;
+    if again > 0 {
+        tally(connection, reopened, i64::try_from(again).unwrap_or(i64::MAX))?;
+    }
+    let sql = "UPDATE gaps SET state = iif(state = 5, 1, state), attempts = iif(state = 5, 0, attempts), next_at = ?3,
+            sourceless = 0, changed_commit = ?2
+        WHERE sourceless = 1 AND grid IN (SELECT id FROM grids WHERE device = ?1)";
+    connection.prepare_cached(sql)?.execute([device, commit, at]).map(drop)
 }

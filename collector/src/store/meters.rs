@@ -63,10 +63,10 @@ fn gap_events(connection: &Connection) -> Read<GapEvents> {
         Ok((row.get::<_, i64>(0)?, count(row, "happened")?))
     })?;
     let mut events: BTreeMap<_, _> =
-        (0..EVENTS_MAX).filter_map(|code| Some((Happened::word(code)?, 0))).collect();
+        (0..EVENTS_MAX).filter_map(|code| Some((Happened::counted_as(code)?, 0))).collect();
     let mut retries = 0;
     for (event, happened) in counted {
-        match Happened::word(event) {
+        match Happened::counted_as(event) {
             Some(word) => drop(events.insert(word, happened)),
             None if event == ASKED_AGAIN => retries = happened,
             None => {}

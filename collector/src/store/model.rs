@@ -326,6 +326,8 @@ pub struct GapRow {
     pub attempts: u32,
     /// When its source is asked next; `None` while it is asked, or where it never will be.
     pub next_try_at: Option<Timestamp>,
+    /// When it is given up, where nobody can be asked for it and it is not yet.
+    pub given_up_at: Option<Timestamp>,
     /// Who can be asked for it: the attribute `history` of its device.
     pub source: Option<String>,
     /// The commit that changed it last.

@@ -11,7 +11,7 @@ use gapless_common::topic::AgentPath;
 use rusqlite::{Connection, OptionalExtension, params};
 
 use super::gap_lives;
-use crate::ledger::{AgentNo, DeviceNo, Due, GridNo};
+use crate::ledger::{AgentNo, DeviceNo, Due, GridNo, Stamp};
 
 /// One device of a bound catalog.
 #[derive(Debug, Clone)]
@@ -170,14 +170,14 @@ pub(crate) fn describe(
     no: AgentNo,
     bound: &Bound,
     device: &Device,
-    now: Timestamp,
+    stamp: Stamp,
 ) -> rusqlite::Result<bool> {
     let row = params![bound.due.device.0, no.0, json(&device.attributes)];
     let sql = "SELECT agent IS NOT NULL AND (agent <> ?2 OR attributes <> ?3) FROM devices WHERE id = ?1";
     let is_other = connection.prepare_cached(sql)?.query_row(row, |r| r.get(0))?;
     let sql = "UPDATE devices SET agent = ?2, attributes = ?3 WHERE id = ?1";
     connection.prepare_cached(sql)?.execute(row)?;
-    gap_lives::begin_to_ask(connection, bound.due.device.0, now)?;
+    gap_lives::begin_to_ask(connection, stamp, bound.due.device.0)?;
     for (series, channel) in bound.series.iter().zip(&device.channels) {
         let sql = "UPDATE series SET attributes = ?2 WHERE id = ?1";
         connection.prepare_cached(sql)?.execute(params![series, json(&channel.attributes)])?;

@@ -222,6 +222,7 @@ pub(super) fn gap_row(row: &Row<'_>) -> Read<GapRow> {
         code => GapState::Missing(phase(code)),
     };
     let waits = matches!(state, GapState::Missing(Phase::Open | Phase::Waiting));
+    let (next, sourceless) = (time(row, "next_at")?.filter(|_| waits), row.get::<_, bool>("sourceless")?);
     Ok(GapRow {
         id: row.get("id")?,
         site: name!(row, "site_name", SiteId),
@@ -234,7 +235,8 @@ pub(super) fn gap_row(row: &Row<'_>) -> Read<GapRow> {
         opened_at: Timestamp(row.get("opened_at")?),
         closed_at: time(row, "closed_at")?,
         attempts: row.get("attempts")?,
-        next_try_at: time(row, "next_at")?.filter(|_| waits),
+        next_try_at: next.filter(|_| !sourceless),
+        given_up_at: next.filter(|_| sourceless),
         source: row.get("source")?,
         changed: Commit(count(row, "changed_commit")?),
     })

@@ -1,10 +1,12 @@
 //! The ledger's runs and gaps, as rows. Decides nothing.
 
 use gapless_common::time::{Slot, SlotGrid, Timestamp};
-use rusqlite::{Connection, Row, params};
+use rusqlite::{Connection, OptionalExtension as _, Row, params};
 
 use super::cell::known_cause as cause;
 use super::gap_lives::{self, Event, GAP_FILLED, Happened};
+use crate::gaps::life::{Life, Phase};
+use crate::gaps::{Policies, open_least_ms};
 use crate::ledger::{Gap, GridNo, Known, Run, Slots, Stamp};
 
 /// [`Slots`] over a connection with an open transaction.
@@ -14,6 +16,8 @@ pub(crate) struct SlotTable<'c> {
     pub(crate) stamp: Stamp,
     /// Whose word it is that a gap is filled.
     pub(crate) filler: &'c str,
+    /// How long what nobody can be asked for stays open.
+    pub(crate) policies: &'c Policies,
 }
 
 fn code(known: Known) -> (i64, i64) {
@@ -65,7 +69,7 @@ const RUNS: &str = "SELECT first_slot, last_slot, state, cause FROM coverage
     ORDER BY first_slot";
 const GAPS: &str =
     "SELECT id, first_slot, last_slot, cause, opened_at, opened_commit, closed_at, state, attempts,
-        failures, next_at, request FROM gaps
+        failures, next_at, request, sourceless FROM gaps
     WHERE grid = ?1 AND first_slot <= ?3 AND last_slot >= ?2 AND first_slot >= coalesce(
         (SELECT max(first_slot) FROM gaps WHERE grid = ?1 AND first_slot <= ?2), ?2)
     ORDER BY first_slot";
@@ -134,15 +138,34 @@ impl Slots for SlotTable<'_> {
 }
 
 impl SlotTable<'_> {
-    /// A new gap of a device without a memory of its own is not due: there is nobody to ask.
+    /// The life that a new gap begins where nobody can be asked for it: its device has no memory of its own.
+    fn sourceless(&self, grid: GridNo, times: SlotGrid) -> rusqlite::Result<Option<Life>> {
+        let sql = "SELECT d.attributes ->> 'class', coalesce(a.flush_ms, 0) FROM grids g JOIN devices d ON d.id = g.device
+            LEFT JOIN agents a ON a.id = d.agent WHERE g.id = ?1 AND d.attributes ->> 'history' IS NULL";
+        let row = |r: &Row<'_>| {
+            let (class, flush_ms): (Option<String>, i64) = (r.get(0)?, r.get(1)?);
+            let least_ms = open_least_ms(times.interval.as_ms(), flush_ms);
+            Ok(Life::sourceless(self.stamp.at, self.policies.of(class.as_deref()).open_ms(0, least_ms)))
+        };
+        self.connection.prepare_cached(sql)?.query_row([grid.0], row).optional()
+    }
+
     fn put_gap(&self, grid: GridNo, times: SlotGrid, gap: &Gap, was: Option<&Gap>) -> rusqlite::Result<()> {
+        let is_grown = |was: &Gap| gap.first < was.first || gap.last > was.last;
+        let life = match was {
+            None => self.sourceless(grid, times)?,
+            // What was missing first is held open as long as what is missing last.
+            Some(was) if gap.life.sourceless && gap.life.phase == Phase::Open && is_grown(was) => {
+                self.sourceless(grid, times)?
+            }
+            Some(_) => None,
+        };
+        let life = life.unwrap_or(gap.life);
         let sql =
             "INSERT INTO gaps (id, grid, first_slot, last_slot, from_ts, to_ts, cause, state, opened_at,
-            opened_commit, changed_commit, closed_at, attempts, failures, next_at, request)
-            VALUES (nullif(?1, 0), ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, iif(?17 OR EXISTS (
-                SELECT 1 FROM grids g JOIN devices d ON d.id = g.device WHERE g.id = ?2
-                AND d.attributes ->> 'history' IS NOT NULL), ?15, NULL), ?16) RETURNING id";
-        let state = if gap.closed.is_some() { GAP_FILLED } else { gap_lives::state(gap.life.phase) };
+            opened_commit, changed_commit, closed_at, attempts, failures, next_at, request, sourceless)
+            VALUES (nullif(?1, 0), ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17) RETURNING id";
+        let state = if gap.closed.is_some() { GAP_FILLED } else { gap_lives::state(life.phase) };
         let row = params![
             gap.id,
             grid.0,
@@ -156,11 +179,11 @@ impl SlotTable<'_> {
             gap.opened.commit.cast_signed(),
             self.stamp.commit.cast_signed(),
             gap.closed.map(|stamp| stamp.at.0),
-            gap.life.attempts,
-            gap.life.failures,
-            gap.life.next.map(|at| at.0),
-            gap.life.request.map(u64::cast_signed),
-            was.is_some(),
+            life.attempts,
+            life.failures,
+            life.next.map(|at| at.0),
+            life.request.map(u64::cast_signed),
+            life.sourceless,
         ];
         let id = self.connection.prepare_cached(sql)?.query_row(row, |r| r.get(0))?;
         let tell = |happened| {

@@ -1,4 +1,4 @@
--- Version 16 of the collector's database. Instants are milliseconds since 1970 UTC; 64-bit unsigned numbers
+-- Version 17 of the collector's database. Instants are milliseconds since 1970 UTC; 64-bit unsigned numbers
 -- (epochs, hashes, incarnations) are kept as the signed number of the same bits; seqs are plain.
 -- Everything that decides anything is here: a collector may be killed at any instant and lose nothing.
 
@@ -194,7 +194,8 @@ CREATE TABLE coverage (
 
 -- Proven gaps with their life. state: 1 open, 2 filled, 3 requested, 4 waiting, 5 abandoned. from_ts, to_ts: half
 -- open. next_at: when its source is asked again, or, while it is, when the request ends (NULL: never).
--- request: the command under way. (All of them schema 3.)
+-- request: the command under way. (All of them schema 3.) sourceless: nobody can be asked for it, and next_at is when it is
+-- given up; where it is abandoned: that is why. (Schema 17.)
 CREATE TABLE gaps (
     id INTEGER PRIMARY KEY AUTOINCREMENT,   -- a number is never given twice
     grid INTEGER NOT NULL REFERENCES grids (id),
@@ -211,7 +212,8 @@ CREATE TABLE gaps (
     attempts INTEGER NOT NULL DEFAULT 0,
     failures INTEGER NOT NULL DEFAULT 0,
     next_at INTEGER,
-    request INTEGER
+    request INTEGER,
+    sourceless INTEGER NOT NULL DEFAULT 0
 );
 CREATE UNIQUE INDEX gaps_of_grid ON gaps (grid, first_slot);
 -- What is counted per site and device, and asked for most.
@@ -220,13 +222,15 @@ CREATE INDEX gaps_changed ON gaps (changed_commit);
 CREATE INDEX gaps_due ON gaps (next_at) WHERE next_at IS NOT NULL;
 CREATE INDEX gaps_requested ON gaps (request) WHERE request IS NOT NULL;
 CREATE INDEX gaps_asked ON gaps (grid) WHERE state = 3;
+-- What is asked for once its device has a memory.
+CREATE INDEX gaps_sourceless ON gaps (grid) WHERE sourceless = 1;
 
 -- What is counted at every scrape, from the index alone. (Schema 5.)
 CREATE INDEX gaps_counted ON gaps (state, cause, first_slot, last_slot) WHERE state <> 2;
 
 -- What became of a gap, in order. event: 1 opened, 2 cause (another one was told), 3 requested, 4 no data, 5 failed,
 -- 6 abandoned, 7 retried, 8 reopened, 9 filled, 10 cut (off the gap `parent`), 12 lent
--- (some of its channels: the gap stays). actor: `collector`, `agent NAME`,
+-- (some of its channels: the gap stays), 13 abandoned since nobody could be asked. actor: `collector`, `agent NAME`,
 -- `token NAME`, or `device NAME`, whose readings stand in. detail: for people.
 CREATE TABLE gap_events (
     id INTEGER PRIMARY KEY,

@@ -11,7 +11,7 @@ use rusqlite::{Connection, OpenFlags, OptionalExtension};
 use super::model::Head;
 
 /// Version of the schema that this program writes.
-const SCHEMA_VERSION: i64 = 16;
+const SCHEMA_VERSION: i64 = 17;
 const SCHEMA: &str = include_str!("schema.sql");
 /// What a database of version 1 lacks.
 const TO_2: &str = "CREATE TABLE forgotten_epochs (
@@ -254,6 +254,11 @@ CREATE TABLE awaited (
     PRIMARY KEY (device, actor)
 ) WITHOUT ROWID;
 CREATE INDEX jobs_commands ON jobs (command) WHERE command IS NOT NULL";
+/// What a database of version 16 lacks. What nobody could be asked for was never due; it is given up as long after it was proven
+/// as its schedule says, which the first look finds out.
+const TO_17: &str = "ALTER TABLE gaps ADD COLUMN sourceless INTEGER NOT NULL DEFAULT 0;
+UPDATE gaps SET next_at = opened_at WHERE state IN (1, 4) AND next_at IS NULL;
+CREATE INDEX gaps_sourceless ON gaps (grid) WHERE sourceless = 1";
 /// What was asked after a backup was made, and in answer to what, is not known to it: no number of a command is given
 /// again that an agent may remember, and what was being asked for is asked for anew.
 const RESTORED: &str = "INSERT INTO sqlite_sequence (name, seq)
@@ -356,6 +361,7 @@ fn migrate(connection: &mut Connection, found: i64, fresh: u64) -> rusqlite::Res
         (13, TO_14),
         (14, TO_15),
         (15, TO_16),
+        (16, TO_17),
     ] {
         if (1..=from).contains(&found) {
             transaction.execute_batch(lacks)?;
@@ -425,6 +431,8 @@ mod tests {
     }
 
     /// What the versions after each one brought, taken away again.
+    const FROM_17: &str =
+        "DROP INDEX gaps_sourceless; ALTER TABLE gaps DROP COLUMN sourceless; PRAGMA user_version = 16;";
     const FROM_16: &str = "DROP INDEX jobs_commands; DROP TABLE awaited; ALTER TABLE alerts DROP COLUMN awaited_by; PRAGMA user_version = 15;";
     const FROM_15: &str = "DROP TABLE descriptions; PRAGMA user_version = 14;";
     const FROM_14: &str = "DROP INDEX commands_leases; PRAGMA user_version = 13;";
@@ -476,7 +484,9 @@ mod tests {
     #[test]
     fn alerts_of_an_older_database_are_taken_along() {
         let connection = make_writer(Connection::open_in_memory().unwrap(), 7).unwrap();
-        connection.execute_batch(&[FROM_16, FROM_15, FROM_14, FROM_13, FROM_12, FROM_11].concat()).unwrap();
+        connection
+            .execute_batch(&[FROM_17, FROM_16, FROM_15, FROM_14, FROM_13, FROM_12, FROM_11].concat())
+            .unwrap();
         let put = "INSERT INTO sites (name) VALUES ('farm');
             INSERT INTO alerts (kind, site, detail, raised_at) VALUES (1, 1, 'a', 5), (2, 1, 'b', 6), (3, 1, 'c', 7);
             INSERT INTO alert_events (alert, at, event, actor) VALUES (1, 5, 1, 'x'), (2, 6, 1, 'x'), (3, 7, 1, 'x');
@@ -494,12 +504,29 @@ mod tests {
         assert_eq!(new(event), 4);
     }
 
+    /// What nobody could be asked for had no end before; everything else stays where it was.
+    #[test]
+    fn gaps_of_an_older_database_that_nobody_can_be_asked_for_are_due() {
+        let connection = make_writer(Connection::open_in_memory().unwrap(), 7).unwrap();
+        connection.execute_batch(FROM_17).unwrap();
+        let put = "INSERT INTO sites (name) VALUES ('farm'); INSERT INTO devices (site, name) VALUES (1, 'a');
+            INSERT INTO grids VALUES (1, 1, 1000, 0);
+            INSERT INTO gaps (grid, first_slot, last_slot, from_ts, to_ts, cause, state, opened_at, opened_commit,
+                changed_commit, next_at) VALUES (1, 1, 1, 1000, 2000, 1, 1, 70, 1, 1, NULL), (1, 3, 3, 3000, 4000, 1, 1, 71, 1, 1, 90),
+                (1, 5, 5, 5000, 6000, 1, 5, 72, 1, 1, NULL), (1, 7, 7, 7000, 8000, 1, 2, 73, 1, 1, NULL)";
+        connection.execute_batch(put).unwrap();
+        let connection = make_writer(connection, 8).unwrap();
+        let sql = "SELECT group_concat(coalesce(next_at, '-')), sum(sourceless) FROM gaps";
+        let told: (String, i64) = connection.query_row(sql, [], |r| Ok((r.get(0)?, r.get(1)?))).unwrap();
+        assert_eq!(told, ("70,90,-,-".to_owned(), 0));
+    }
+
     /// An older database gets what it lacks, keeps its incarnation, and is not made anew at the next opening.
     #[test]
     fn an_older_database_is_migrated() {
         let steps = [
-            FROM_16, FROM_15, FROM_14, FROM_13, FROM_12, FROM_11, FROM_10, FROM_9, FROM_8, FROM_7, FROM_6,
-            FROM_5, FROM_4, FROM_3, FROM_2,
+            FROM_17, FROM_16, FROM_15, FROM_14, FROM_13, FROM_12, FROM_11, FROM_10, FROM_9, FROM_8, FROM_7,
+            FROM_6, FROM_5, FROM_4, FROM_3, FROM_2,
         ];
         for back in (1..=steps.len()).map(|n| steps[..n].join(" ")) {
             let connection = make_writer(Connection::open_in_memory().unwrap(), 7).unwrap();

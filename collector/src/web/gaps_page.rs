@@ -131,7 +131,7 @@ fn render(
                 (render_table(gaps, asked, now))
             }
             @if let Some(cursor) = &next { p { a href=(format!("/gaps?{}", asked.link(Some(cursor)))) { "Next page" } } }
-            p.note { "Times are UTC; oldest first. A gap whose device has no memory of its own is not asked for again." }
+            p.note { "Times are UTC; oldest first. Nobody can be asked for a gap whose device has no memory of its own: it is held open for what comes late, and given up when its schedule would have ended." }
         }
     }
 }
@@ -235,7 +235,10 @@ fn next_try(gap: &GapRow, now: Timestamp) -> Markup {
     html! {
         @match (gap.state, gap.next_try_at) {
             (GapState::Missing(Phase::Requested), _) => "being asked",
-            (GapState::Missing(_), _) if gap.source.is_none() => span.quiet { "no source" },
+            (GapState::Missing(_), _) if gap.source.is_none() => span.quiet {
+                "no source"
+                @if let Some(at) = gap.given_up_at { ", given up " (instant(at)) }
+            },
             (GapState::Missing(_), Some(at)) if at <= now => "when its device answers",
             (GapState::Missing(_), Some(at)) => (instant(at)),
             _ => span.quiet { "–" },

@@ -17,6 +17,7 @@ mod support;
 use std::collections::BTreeSet;
 
 use gapless_common::reading::Value;
+use gapless_common::time::Timestamp;
 use serde_json::Value as Json;
 use support::{Filled, SCRIPT, STATE, U, complete, get, number, reading};
 
@@ -170,7 +171,12 @@ fn what_became_of_a_gap_is_told_and_a_person_may_act() {
     let history = gap["history"].as_array().unwrap();
     let told = ["event", "actor", "cause"].map(|key| history[0][key].as_str().unwrap());
     assert_eq!((history.len(), told), (1, ["opened", "collector", "unexplained"]));
-    // The device has no memory: nobody can be asked, and opening it again changes nothing but its history.
+    let days_open = |gap: &Json, since: &Json| {
+        let ms = |instant: &Json| instant.as_str().unwrap().parse::<Timestamp>().unwrap().0;
+        (ms(&gap["given_up_at"]) - ms(since)) as f64 / 86_400_000.0
+    };
+    assert_eq!((&gap["next_try_at"], days_open(&gap, &gap["opened_at"])), (&Json::Null, 45.0));
+    // The device has no memory: nobody can be asked, and opened again it is held open as long once more.
     for (path, status, word) in [
         ("/api/v1/gaps/1/retry", 409, "memory"),
         ("/api/v1/gaps/7/retry", 404, "7"),
@@ -183,6 +189,7 @@ fn what_became_of_a_gap_is_told_and_a_person_may_act() {
     }
     let reopened: Json = serde_json::from_str(&api.served.post("/api/v1/gaps/1/reopen").body).unwrap();
     assert_eq!((&reopened["state"], &reopened["next_try_at"]), (&"open".into(), &Json::Null));
+    assert_eq!(days_open(&reopened, &reopened["history"][1]["at"]), 45.0);
     assert_eq!(api.served.get("/api/v1/gaps/1/retry").status, 405);
     assert_eq!(api.served.get("/api/v1/gaps/99").status, 404);
     api.send(vec![number(0, 1, U, 2.5), number(0, 2, U, 3.5)]);

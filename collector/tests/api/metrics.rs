@@ -57,6 +57,7 @@ fn what_only_grows_is_a_counter_and_units_are_named() {
         "gapless_gap_slots{state=\"open\",cause=\"unexplained\"} 2.0",
         "gapless_gap_events_total{event=\"opened\"} 1",
         "gapless_gap_events_total{event=\"filled\"} 0",
+        "gapless_gap_events_total{event=\"abandoned_unasked\"} 0",
         "gapless_gap_retries_total 0",
         "gapless_job_retries_total 0",
         "gapless_jobs{state=\"running\"} 0.0",

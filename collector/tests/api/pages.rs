@@ -19,7 +19,7 @@ fn gaps_are_listed_by_site_and_state_and_a_wish_is_answered() {
         assert_eq!((page.status, page.body.contains("id=\"gap-1\"")), (200, there), "{url}: {}", page.body);
     }
     let page = api.served.get("/gaps").body;
-    for told in ["2026-01-01 00:00:15", "2 slots", "no source"] {
+    for told in ["2026-01-01 00:00:15", "2 slots", "no source, given up"] {
         assert!(page.contains(told), "{told}: {page}");
     }
     assert!(!page.contains("/retry"), "nobody can be asked for it");

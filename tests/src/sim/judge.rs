@@ -13,8 +13,9 @@ use rusqlite::Connection;
 use super::clock::truth;
 use super::line::ground::SimGround;
 use super::oracle::{AnswerKey, CLOCKS, History, Issued, Known, Oracle, Stop, block_of, evaluations, same};
-use super::rest::Remembered;
+use super::rest::{FILLED, Remembered};
 use super::tap::{self, Log};
+use super::unasked;
 use super::world::World;
 
 /// How much later than its window a sync may come: the agent is woken by the millisecond.
@@ -41,6 +42,9 @@ pub fn judge(world: &mut World) {
         let polled = (0_u16..).map(DeviceIndex).zip(&world.oracle.devices[no]);
         for (index, known) in polled.filter(|(index, _)| gateway.memory(*index).is_none()) {
             case.judge(index, known, committer.connection(), &mut findings);
+            let looked_ms = world.rested_ms.saturating_sub(world.plan.keep_ms);
+            unasked::judge(committer.connection(), &known.name, looked_ms, &mut findings)
+                .expect("the database reads");
         }
         for memory in gateway.memories() {
             let remembered = Remembered { case: &case, gateway, memory, rested_ms: world.rested_ms };
@@ -85,7 +89,7 @@ pub(super) struct Stored {
     due: Option<(i64, Option<i64>)>,
     /// Slots received.
     received: RangeSet,
-    /// Open gaps.
+    /// Gaps that are not filled.
     gaps: Vec<(u64, u64, Cause)>,
     /// Slots of gaps whose readings came after all.
     filled: RangeSet,
@@ -387,7 +391,7 @@ fn load(database: &Connection, device: &str) -> rusqlite::Result<Stored> {
     let mut rows = statement.query([device])?;
     while let Some(row) = rows.next()? {
         let code: i64 = row.get(2)?;
-        if row.get::<_, i64>(3)? != 1 {
+        if row.get::<_, i64>(3)? == FILLED {
             stored.filled.insert(unsigned(row.get(0)?), unsigned(row.get(1)?));
             continue;
         }

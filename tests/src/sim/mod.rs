@@ -43,6 +43,7 @@ pub mod sometimes;
 pub mod strike;
 pub mod tap;
 pub mod turns;
+mod unasked;
 mod whole;
 pub mod world;
 
@@ -241,6 +242,7 @@ impl World {
                 (Rare::GapCut, "gap_events WHERE event = 10"),
                 (Rare::NoData, "gap_events WHERE event = 4"),
                 (Rare::Abandoned, "gap_events WHERE event = 6"),
+                (Rare::Unasked, "gap_events WHERE event = 13"),
                 (Rare::Reopened, "gap_events WHERE event = 8"),
                 (Rare::Overwritten, "gaps WHERE cause = 20 AND state <> 2"),
                 (Rare::Refreshed, "job_history WHERE outcome = 1"),

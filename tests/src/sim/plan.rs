@@ -362,9 +362,11 @@ fn draw_bus(no: usize, bus: u64, intervals_ms: &[u64], toml: &mut String, rng: &
         // One block of registers, or both: two requests that only their addresses tell apart.
         let channels =
             if rng.one_in(2) { "channels = [\"voltage\", \"energy_in\", \"time_a\"]\n" } else { "" };
+        // Of every other one what is missing is given up within the hour: it has no memory.
+        let class = if unit % 2 == 1 { "attributes = { class = \"hasty\" }\n" } else { "" };
         toml.push_str(&format!(
             "[[bus.device]]\nid = \"d{no}-{bus}-{unit}\"\nunit = {unit}\ninterval = \"{interval}ms\"\n\
-             profile = \"simulated-meter\"\nmax_hole = 4\n{channels}"
+             profile = \"simulated-meter\"\nmax_hole = 4\n{channels}{class}"
         ));
     }
 }

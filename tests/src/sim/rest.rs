@@ -20,7 +20,7 @@ use super::oracle::{Known, same};
 use super::recall::Telling;
 
 /// `gaps.state`, as the collector writes it.
-const FILLED: i64 = 2;
+pub(super) const FILLED: i64 = 2;
 /// A record is there so many intervals after its slot at the latest.
 const LATE_INTERVALS: i64 = 4;
 /// And by this time later, in ms: a flush may be a quarter of an hour, or, in weeks, an hour.
@@ -410,7 +410,7 @@ impl Due {
 }
 
 /// The events of a gap before the event `until`, with those of the one that it was cut off: code and time.
-fn past(database: &Connection, gap: i64, until: i64) -> rusqlite::Result<Vec<(i64, i64)>> {
+pub(super) fn past(database: &Connection, gap: i64, until: i64) -> rusqlite::Result<Vec<(i64, i64)>> {
     let sql = "SELECT id, event, at, parent FROM gap_events WHERE gap = ?1 AND id < ?2 ORDER BY id";
     let mut statement = database.prepare_cached(sql)?;
     let mut rows = statement.query([gap, until])?;

@@ -61,6 +61,8 @@ pub enum Rare {
     NoData,
     /// A gap was asked for as often as its schedule says, in vain.
     Abandoned,
+    /// A gap was given up that nobody could be asked for.
+    Unasked,
     /// A person had an abandoned gap asked for once more.
     Reopened,
     /// A slot was recorded and overwritten before it was read.
@@ -73,7 +75,7 @@ pub enum Rare {
 
 impl Rare {
     /// All of them.
-    pub const ALL: [Self; 30] = [
+    pub const ALL: [Self; 31] = [
         Self::DuplicateFrame,
         Self::Overtaking,
         Self::TornTail,
@@ -100,6 +102,7 @@ impl Rare {
         Self::GapCut,
         Self::NoData,
         Self::Abandoned,
+        Self::Unasked,
         Self::Reopened,
         Self::Overwritten,
         Self::Refreshed,
