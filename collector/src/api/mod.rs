@@ -18,6 +18,7 @@ mod metrics;
 mod openapi;
 mod operations;
 mod params;
+mod periods;
 mod problem;
 mod readings;
 mod reply;

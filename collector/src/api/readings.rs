@@ -16,6 +16,7 @@ use utoipa::IntoParams;
 use super::fleet::{Freshness, FreshnessState};
 use super::freshness_header;
 use super::params::{self, Params, SeriesSelector, TimeRange};
+use super::periods::CompletePeriods;
 use super::reply;
 use super::resample::Resampler;
 use super::stream::{ChunkSender, stream};
@@ -43,7 +44,9 @@ pub(super) struct ReadingsQuery {
     /// it was due, with value and quality null, and `state`: `received` (of a reading), `pending` (it may be on its way,
     /// or its source will be or is being asked), `no_data` (its source was asked and has nothing), `missing` (nobody can
     /// be asked for it) or `unknown` (its agent has not been heard from); `cause` and, once it is proven, `gap` say why.
-    /// Goes with raw readings.
+    /// With `resample` each period in which a slot was due is a row: one without a value has a `count` of 0, all numbers null, and
+    /// the `state`, `cause` and `gap` of its slots (of several that which may still come; `received`, and a `quality`, where all
+    /// readings came without a value); one with values is `received`, or `partial` where slots of it have no reading.
     grid: Option<String>,
     /// At most so many raw rows; all without it (the answer is streamed).
     limit: Option<u64>,
@@ -117,6 +120,7 @@ enum Wish {
     Raw,
     Complete,
     Periods(Interval),
+    CompletePeriods(Interval),
 }
 
 #[derive(Debug)]
@@ -152,12 +156,17 @@ pub(super) async fn readings(
     let is_complete = complete_grid(query.grid.as_deref())?;
     if every.is_some() {
         // Periods are made from all of a range's readings.
-        let given = [("limit", limit.is_some()), ("cursor", after.is_some()), ("grid", is_complete)];
+        let given = [("limit", limit.is_some()), ("cursor", after.is_some())];
         if let Some((name, _)) = given.into_iter().find(|(_, is_given)| *is_given) {
             return Err(Problem::parameter(name, "goes with raw readings, not with `resample`"));
         }
     }
-    let shape = every.map_or(if is_complete { Wish::Complete } else { Wish::Raw }, Wish::Periods);
+    let shape = match (every, is_complete) {
+        (None, false) => Wish::Raw,
+        (None, true) => Wish::Complete,
+        (Some(every), false) => Wish::Periods(every),
+        (Some(every), true) => Wish::CompletePeriods(every),
+    };
     let (head, (series, devices)) =
         state.ask(move |store| Ok((store.head()?, wanted(store, &selector, now)?))).await?;
     if series.is_empty() {
@@ -194,6 +203,7 @@ impl Plan {
             Wish::Raw => self.raw(store, out),
             Wish::Complete => self.complete(store, out),
             Wish::Periods(every) => self.periods(store, out, every),
+            Wish::CompletePeriods(every) => self.complete_periods(store, out, every),
         }
     }
 
@@ -267,6 +277,49 @@ impl Plan {
 }
 
 impl Plan {
+    fn complete_periods(
+        &self,
+        store: &dyn ReadStore,
+        out: &mut ChunkSender,
+        every: Interval,
+    ) -> Result<(), ReadError> {
+        let mut table = TableWriter::new(self.format, Shape::CompletePeriods);
+        let mut current: Option<(&Wanted, CompletePeriods)> = None;
+        let before = self.counters_before(store)?;
+        let finish = |current: &mut Option<(&Wanted, CompletePeriods)>,
+                      table: &mut TableWriter,
+                      out: &mut ChunkSender| {
+            if let Some((series, mut periods)) = current.take()
+                && let Some(marked) = periods.finish()
+            {
+                table.row(&mut out.buffer, &series.row, &Row::Marked(&marked));
+            }
+        };
+        table.begin(&mut out.buffer);
+        store.complete(&self.scan, self.now, &mut |row| {
+            let no = match &row {
+                GridRow::Reading(reading) => reading.series,
+                GridRow::Absent(slot) => slot.series,
+            };
+            if current.as_ref().is_none_or(|(series, _)| series.row.no != no) {
+                finish(&mut current, &mut table, out);
+                current = self.series.get(&no).map(|series| {
+                    let range = (self.scan.from, self.scan.to);
+                    (series, CompletePeriods::new(series.resampler(every, range, before.get(&no).copied())))
+                });
+            }
+            if let Some((series, periods)) = &mut current
+                && let Some(marked) = periods.push(&row)
+            {
+                table.row(&mut out.buffer, &series.row, &Row::Marked(&marked));
+            }
+            out.flow()
+        })?;
+        finish(&mut current, &mut table, out);
+        table.end(&mut out.buffer, None, &self.freshness);
+        Ok(())
+    }
+
     /// What each counter stood at when the range began.
     fn counters_before(&self, store: &dyn ReadStore) -> Result<BTreeMap<SeriesNo, f64>, ReadError> {
         let counters = self.series.values().filter(|s| s.row.aggregation == Aggregation::Counter);

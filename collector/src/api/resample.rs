@@ -1,7 +1,7 @@
 //! Resampling one series into periods: mean, minimum, maximum, count and coverage, as its aggregation allows.
 //!
 //! Pure: readings in, in order of time; finished periods out. Angles are averaged as vectors, counters give
-//! their rise instead of a mean, and a period without a good reading has a count of 0 and no values.
+//! their rise instead of a mean, and a period without a value has a count of 0 and no numbers.
 
 use gapless_common::catalog::Aggregation;
 use gapless_common::time::{Interval, SlotGrid, Timestamp};
@@ -59,8 +59,8 @@ impl Sums {
     }
 }
 
-/// Gathers one series; call [`push`](Self::push) for each value in order of time, then
-/// [`finish`](Self::finish) once.
+/// Gathers one series; call [`push`](Self::push) for each value in order of time, or [`enter`](Self::enter) for each instant and
+/// [`add`](Self::add) where it has a value; then [`finish`](Self::finish) once.
 #[derive(Debug)]
 pub(super) struct Resampler {
     every: SlotGrid,
@@ -86,22 +86,33 @@ impl Resampler {
 
     /// Takes a value; gives the period before it, once that is over.
     pub(super) fn push(&mut self, at: Timestamp, value: f64) -> Option<Period> {
+        let over = self.enter(at);
+        self.add(value);
+        over
+    }
+
+    /// Goes on to the period of an instant, which is there from then on, though no value comes; gives the one before it, once
+    /// that is over.
+    pub(super) fn enter(&mut self, at: Timestamp) -> Option<Period> {
         let period = self.every.slot_at(at).0;
-        let over = match self.current {
+        match self.current {
             Some(sums) if sums.period == period => None,
             other => {
                 self.current = Some(Sums::new(period));
                 other.map(|sums| self.period(&sums))
             }
-        };
+        }
+    }
+
+    /// Takes a value of the period that was entered last.
+    pub(super) fn add(&mut self, value: f64) {
         let before = self.before.replace(value);
         if let Some(sums) = &mut self.current {
             sums.add(value, before);
         }
-        over
     }
 
-    /// The last period, if there was any value.
+    /// The last period, if there was any.
     pub(super) fn finish(&mut self) -> Option<Period> {
         let sums = self.current.take()?;
         Some(self.period(&sums))
@@ -126,13 +137,15 @@ impl Resampler {
         } else {
             Some(sums.sum / count)
         };
-        let extreme = |value: f64| (!circular).then_some(value);
+        // Of nothing there is no mean, and no rise of zero.
+        let is_empty = sums.count == 0;
+        let extreme = |value: f64| (!circular && !is_empty).then_some(value);
         Period {
             from,
-            mean: mean.filter(|_| !counter),
+            mean: mean.filter(|_| !counter && !is_empty),
             minimum: extreme(sums.least),
             maximum: extreme(sums.greatest),
-            rise: counter.then_some(sums.rise),
+            rise: (counter && !is_empty).then_some(sums.rise),
             count: sums.count,
             coverage: self.slots_due(from).filter(|&due| due > 0).map(|due| (count / due as f64).min(1.0)),
         }

@@ -6,12 +6,13 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
-use gapless_common::quality::Cause;
+use gapless_common::quality::{Cause, Quality};
 use gapless_common::reading::Value;
 use gapless_common::time::Timestamp;
 use serde_json::json;
 
 use super::fleet::{Freshness, json_value, path};
+use super::periods::{Marked, Standing};
 use super::resample::Period;
 use crate::store::model::{Absence, GridRow, SeriesRow, StoredReading};
 
@@ -41,6 +42,8 @@ pub(super) enum Shape {
     /// Raw, with the slots that have no reading.
     Complete,
     Periods,
+    /// Periods, with those that have no value, and why.
+    CompletePeriods,
 }
 
 /// One row.
@@ -50,6 +53,8 @@ pub(super) enum Row<'a> {
     /// Of a complete grid.
     Grid(&'a GridRow),
     Period(&'a Period),
+    /// Of a complete grid.
+    Marked(&'a Marked),
 }
 
 /// Writes rows into a buffer that the caller empties: [`begin`](Self::begin), [`row`](Self::row) for each in
@@ -75,6 +80,10 @@ impl TableWriter {
             }
             (Format::Csv, Shape::Periods) => {
                 out.push_str("series,revision,unit,from,mean,minimum,maximum,rise,count,coverage\r\n");
+            }
+            (Format::Csv, Shape::CompletePeriods) => {
+                out.push_str("series,revision,unit,from,mean,minimum,maximum,rise,count,coverage,");
+                out.push_str("quality,state,cause,gap\r\n");
             }
             (Format::Json, _) => out.push_str("{\"items\":["),
             (Format::Ndjson, _) => {}
@@ -130,6 +139,15 @@ const fn absence_word(absence: Absence) -> &'static str {
     }
 }
 
+/// The word for what there is of a period.
+const fn standing_word(standing: Standing) -> &'static str {
+    match standing {
+        Standing::Received => "received",
+        Standing::Partial => "partial",
+        Standing::Absent(absence) => absence_word(absence),
+    }
+}
+
 fn json_row(series: &SeriesRow, row: &Row<'_>) -> serde_json::Value {
     let (path, revision, unit) = (path(series), series.revision, &series.unit);
     match row {
@@ -151,6 +169,12 @@ fn json_row(series: &SeriesRow, row: &Row<'_>) -> serde_json::Value {
             "series": path, "revision": revision, "unit": unit, "from": period.from.to_string(),
             "mean": period.mean, "minimum": period.minimum, "maximum": period.maximum, "rise": period.rise,
             "count": period.count, "coverage": period.coverage,
+        }),
+        Row::Marked(Marked { period, standing, quality, cause, gap }) => json!({
+            "series": path, "revision": revision, "unit": unit, "from": period.from.to_string(),
+            "mean": period.mean, "minimum": period.minimum, "maximum": period.maximum, "rise": period.rise,
+            "count": period.count, "coverage": period.coverage, "quality": quality.map(Quality::label),
+            "state": standing_word(*standing), "cause": cause.map(Cause::slug), "gap": gap,
         }),
     }
 }
@@ -186,6 +210,16 @@ fn csv_reading(out: &mut String, series: &SeriesRow, reading: &StoredReading) {
     let _ = write!(out, ",{}", reading.quality.label());
 }
 
+fn csv_period(out: &mut String, series: &SeriesRow, period: &Period) {
+    csv_head(out, series, period.from);
+    for number in [period.mean, period.minimum, period.maximum, period.rise] {
+        csv_number(out, number);
+        out.push(',');
+    }
+    let _ = write!(out, "{},", period.count);
+    csv_number(out, period.coverage);
+}
+
 fn csv_row(out: &mut String, series: &SeriesRow, row: &Row<'_>) {
     match row {
         Row::Raw(reading) => csv_reading(out, series, reading),
@@ -200,14 +234,14 @@ fn csv_row(out: &mut String, series: &SeriesRow, row: &Row<'_>) {
                 let _ = write!(out, "{gap}");
             }
         }
-        Row::Period(period) => {
-            csv_head(out, series, period.from);
-            for number in [period.mean, period.minimum, period.maximum, period.rise] {
-                csv_number(out, number);
-                out.push(',');
+        Row::Period(period) => csv_period(out, series, period),
+        Row::Marked(Marked { period, standing, quality, cause, gap }) => {
+            csv_period(out, series, period);
+            let (quality, cause) = (quality.map_or("".into(), Quality::label), cause.map_or("", Cause::slug));
+            let _ = write!(out, ",{quality},{},{cause},", standing_word(*standing));
+            if let Some(gap) = gap {
+                let _ = write!(out, "{gap}");
             }
-            let _ = write!(out, "{},", period.count);
-            csv_number(out, period.coverage);
         }
     }
     out.push_str("\r\n");

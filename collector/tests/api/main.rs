@@ -111,7 +111,7 @@ fn a_parameter_that_cannot_be_is_named() {
         (format!("{readings}&resample=1m&limit=5"), "limit"),
         (format!("{readings}&resample=1m&cursor=1_2"), "cursor"),
         (format!("{readings}&grid=full"), "grid"),
-        (format!("{readings}&resample=1m&grid=complete"), "grid"),
+        (format!("{readings}&resample=1m&grid=full"), "grid"),
         (format!("{readings}&unit=V"), "unit"),
         ("/api/v1/readings".to_owned(), "series"),
         ("/api/v1/readings?series=farm".to_owned(), "series"),

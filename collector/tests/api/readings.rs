@@ -214,7 +214,7 @@ fn changes(api: &Filled, after: u64, limit: &str) -> (Vec<(String, String, u64)>
 fn csv_says_in_a_header_how_fresh_it_is() {
     let mut api = Filled::new();
     api.send(vec![number(0, 0, U, 1.5), number(1, 0, U, 2.5)]);
-    let rows = ["", "&grid=complete", "&resample=1m"];
+    let rows = ["", "&grid=complete", "&resample=1m", "&resample=1m&grid=complete"];
     for more in rows {
         let url = format!("/api/v1/readings?series=farm/*/u&from=2026-01-01T00:00:00Z{more}");
         let csv = api.served.get(&format!("{url}&format=csv"));
