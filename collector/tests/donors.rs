@@ -13,7 +13,9 @@ use gapless_collector::gaps::donate::Donor;
 use gapless_collector::ingest::committer::Committer;
 use gapless_collector::ingest::{Inbound, Order, Outbound, Wish};
 use gapless_collector::store::ReadStore as _;
-use gapless_collector::store::model::{Flow, GapEventRow, GapFilter, GridRow, Scan, SeriesRow};
+use gapless_collector::store::model::{
+    AlertFilter, Flow, GapEventRow, GapFilter, GridRow, Scan, SeriesRow, StoredReading,
+};
 use gapless_common::catalog::{Aggregation, Catalog, Channel, Device, PeriodLabel};
 use gapless_common::id::{
     AgentId, BootId, ChannelId, ChannelIndex, ConnectionId, DeviceId, DeviceIndex, Epoch, Seq, SiteId,
@@ -167,11 +169,15 @@ impl World {
 
     /// The first device was not there in these minutes: that is known now.
     fn missed(&mut self, minutes: std::ops::Range<i64>) {
-        let grid = self.devices[0].grid;
+        self.missed_of(0, minutes);
+    }
+
+    fn missed_of(&mut self, no: u16, minutes: std::ops::Range<i64>) {
+        let grid = self.devices[usize::from(no)].grid;
         let (first, last) = (grid.slot_at(at(minutes.start)), grid.slot_at(at(minutes.end - 1)));
         let count = u32::try_from(last.0 - first.0 + 1).unwrap();
-        let run = Misses { device: DeviceIndex(0), first, count, cause: Cause::NoAnswer };
-        let complete = Completeness { through: vec![(DeviceIndex(0), last)] };
+        let run = Misses { device: DeviceIndex(no), first, count, cause: Cause::NoAnswer };
+        let complete = Completeness { through: vec![(DeviceIndex(no), last)] };
         self.now = self.now.max(at(minutes.end));
         self.send(vec![Record::Misses(run), Record::Complete(complete)]);
     }
@@ -196,6 +202,25 @@ impl World {
         let connection = self.committer.into_connection().unwrap();
         let committer = Committer::from_connection(connection, 8).unwrap().with_donors(self.donors.clone());
         Self { committer, ..self }
+    }
+
+    /// Minutes of a channel of a device whose readings are another one's.
+    fn lent_of(&self, no: usize, channel: &str) -> Vec<i64> {
+        let store = self.committer.store();
+        let is_it = |x: &&SeriesRow| x.device == self.devices[no].id && x.channel.as_str() == channel;
+        let series = store.series(None, None).unwrap().iter().filter(is_it).map(|x| x.no).collect();
+        let scan = Scan { series, from: T0, to: at(1_000_000), after: None };
+        let mut lent = Vec::new();
+        let each = &mut |reading: StoredReading| {
+            lent.extend(reading.lent.then(|| reading.at.since_ms(T0) / MINUTE_MS));
+            Flow::More
+        };
+        store.readings(&scan, each).unwrap();
+        lent
+    }
+
+    fn count(&self, sql: &str) -> i64 {
+        self.committer.connection().query_row(sql, [], |r| r.get(0)).unwrap()
     }
 
     /// What is stored of a channel of the first device: minutes, and numbers.
@@ -268,17 +293,139 @@ fn a_quarter_hourly_counter_fills_every_fifteenth_minute() {
         Some(&("cut", "collector".to_owned())),
         "its remainder is a gap of its own"
     );
-    // What its own agent finds later of such an instant is a second word for it: the first one stays, and nothing is lost.
+    assert_eq!(world.lent_of(0, "energy"), [15, 30, 45, 60]);
     let before = world.committer.head();
     assert!(!world.committer.lend(world.now).unwrap());
     assert_eq!(world.committer.head(), before, "where nothing has changed nothing is committed");
     world.recorded(0, 10..70);
     assert_eq!(world.missing(), Vec::<i64>::new());
     let stored = world.stored("energy");
-    assert_eq!((stored.len(), stored[30], stored[31]), (70, (30, 30.125), (31, 31.0)));
-    let conflicts: i64 =
-        world.committer.connection().query_row("SELECT count(*) FROM conflicts", [], |r| r.get(0)).unwrap();
-    assert_eq!(conflicts, 4);
+    assert_eq!((stored.len(), stored[30], stored[31]), (70, (30, 30.0), (31, 31.0)));
+}
+
+/// What a device says itself of an instant that was lent is no second word for it: it is the first one.
+#[test]
+fn what_the_device_itself_measured_takes_the_place_of_what_stood_in() {
+    let devices = vec![device("meter", 1, &[ENERGY]), device("profile", 15, &[ENERGY])];
+    let mut world = with_a_hole(devices, vec![donor("meter", "profile", &[])], 70);
+    world.recorded(1, [15, 30, 45, 60]);
+    let mut world = world.lend().restart();
+    // A poll without a value has none to put there: that is kept beside it.
+    let bad = world.record(0, 15, &[None]);
+    world.send(vec![bad]);
+    let conflicts = "SELECT count(*) FROM conflicts";
+    assert_eq!((world.lent_of(0, "energy"), world.count(conflicts)), (vec![15, 30, 45, 60], 1));
+    let commit = world.committer.head().commit;
+    world.recorded(0, [30, 31]);
+    // The very same number is its own now, too.
+    let same = world.record(0, 45, &[Some(45.125)]);
+    world.send(vec![same.clone()]);
+    world.send(vec![same]);
+    assert_eq!((world.lent_of(0, "energy"), world.count(conflicts)), (vec![15, 60], 1));
+    let stored = world.stored("energy");
+    assert_eq!(stored[10..], [(15, 15.125), (30, 30.0), (31, 31.0), (45, 45.125), (60, 60.125)]);
+    // What stood there is kept, and that it was lent; who follows changes is told of both.
+    let kept =
+        "SELECT count(*) FROM revisions WHERE quality = 65536 AND ts IN (1767227400000, 1767228300000)";
+    assert_eq!((world.count("SELECT count(*) FROM revisions"), world.count(kept)), (2, 2));
+    let told: i64 = world.count(&format!("SELECT count(*) FROM changes WHERE commit_no > {}", commit.0));
+    assert_eq!(told, 2);
+    // Nothing is lent again.
+    let world = world.restart().lend();
+    assert_eq!(world.lent_of(0, "energy"), [15, 60]);
+    assert_eq!(world.told(30).last(), Some(&("filled", "device profile".to_owned())));
+}
+
+#[test]
+fn who_is_silent_is_silent_though_another_device_stands_in() {
+    let mut meter = device("meter", 1, &[ENERGY]);
+    meter.attributes.insert("history".to_owned(), "device".to_owned());
+    let devices = vec![meter, device("profile", 1, &[ENERGY])];
+    let mut world = with_a_hole(devices, vec![donor("meter", "profile", &[])], 400);
+    world.recorded(1, (0..200).chain(205..400));
+    let mut world = world.lend();
+    assert_eq!(world.missing(), (200..205).collect::<Vec<_>>());
+    let last = |world: &World| {
+        let devices = world.committer.store().devices(None, world.now).unwrap();
+        let of = |name: &str| devices.iter().find(|device| device.device.as_str() == name).unwrap();
+        ["meter", "profile"].map(|name| of(name).last_reading_at.map(|t| t.since_ms(T0) / MINUTE_MS))
+    };
+    assert_eq!((world.stored("energy").len(), last(&world)), (395, [Some(9), Some(399)]));
+    // The collector has listened for as long as a device may be silent.
+    for second in 0..330 {
+        world.now = at(400).plus_ms(second * 1_000);
+        world.committer.look_after_alerts(world.now).unwrap();
+    }
+    let alerts =
+        world.committer.store().alerts(&AlertFilter { limit: 100, ..AlertFilter::default() }).unwrap();
+    let told =
+        alerts.iter().map(|alert| (alert.kind.word(), alert.device.as_ref().map(|device| device.as_str())));
+    assert_eq!(told.collect::<Vec<_>>(), [("stale", Some("meter"))], "{alerts:?}");
+    // It is asked for what nobody has once it speaks itself.
+    assert_eq!(world.committer.look_after_gaps(world.now).unwrap().len(), 0, "it is away");
+    world.recorded(0, [400]);
+    assert_eq!(world.committer.look_after_gaps(world.now).unwrap().len(), 1);
+    assert_eq!(last(&world), [Some(400), Some(399)]);
+}
+
+#[test]
+fn what_was_lent_is_lent_on_and_no_circle_ends_in_itself() {
+    // The profile has what the api has, and the meter what the profile has.
+    let devices = || {
+        vec![device("meter", 1, &[ENERGY]), device("profile", 15, &[ENERGY]), device("api", 30, &[ENERGY])]
+    };
+    let chain = vec![donor("meter", "profile", &[]), donor("profile", "api", &[])];
+    let mut world = with_a_hole(devices(), chain, 70);
+    world.recorded(1, [0, 15]);
+    world.missed_of(1, 30..70);
+    world.recorded(2, [0, 30, 60]);
+    let world = world.lend_with(World::restart);
+    assert_eq!((world.lent_of(1, "energy"), world.lent_of(0, "energy")), (vec![30, 60], vec![15, 30, 60]));
+    assert_eq!(world.stored("energy")[10..], [(15, 15.125), (30, 30.25), (60, 60.25)]);
+    assert_eq!(world.told(60).last(), Some(&("filled", "device profile".to_owned())));
+
+    // Each stands in for the other, and a third one for both: nobody gets back what is its own, and what nobody has is missing.
+    let circle = vec![
+        donor("meter", "profile", &[]),
+        donor("profile", "meter", &[]),
+        donor("api", "meter", &[]),
+        donor("meter", "api", &[]),
+    ];
+    let mut world = World::new(devices(), circle);
+    world.recorded(0, (0..10).chain([30]));
+    world.missed(10..30);
+    world.missed(31..70);
+    world.recorded(1, [0, 15]);
+    world.missed_of(1, 30..70);
+    world.recorded(2, [0]);
+    world.missed_of(2, 30..70);
+    let world = world.lend_with(World::restart);
+    let lent = [0, 1, 2].map(|no| world.lent_of(no, "energy"));
+    assert_eq!(lent, [vec![15], vec![30], vec![30]]);
+    assert_eq!(world.count("SELECT count(*) FROM conflicts"), 0);
+    assert_eq!(world.missing().len(), 20 - 1 + 39);
+}
+
+/// As many loans as a turn of the writer may hold, none of which waits for the next one.
+#[test]
+fn two_loans_in_one_turn_are_two_and_the_second_one_knows_the_first() {
+    let devices = vec![
+        device("meter", 1, &[ENERGY, POWER]),
+        device("profile", 15, &[ENERGY]),
+        device("clamp", 15, &[ENERGY, POWER]),
+    ];
+    let mut world =
+        with_a_hole(devices, vec![donor("meter", "profile", &[]), donor("meter", "clamp", &[])], 40);
+    world.recorded(1, [15, 30]);
+    world.recorded(2, [15, 30]);
+    let before = world.committer.head().commit.0;
+    let lends: Vec<bool> = (0..4).map(|_| world.committer.lend(world.now).unwrap()).collect();
+    assert_eq!((lends, world.committer.head().commit.0 - before), (vec![true, true, false, false], 2));
+    assert_eq!(world.stored("energy")[10..], [(15, 15.125), (30, 30.125)], "the first one's");
+    assert_eq!(world.stored("power")[10..], [(15, 15.25), (30, 30.25)], "the second one's");
+    assert!(!world.missing().contains(&15) && !world.missing().contains(&30));
+    assert_eq!(world.told(15).last(), Some(&("filled", "device clamp".to_owned())));
+    assert_eq!(world.count("SELECT count(*) FROM conflicts"), 0);
 }
 
 #[test]
@@ -356,10 +503,11 @@ fn a_slot_of_which_one_channel_is_lent_is_missing_still_and_its_history_says_so(
     assert_eq!((lent.event, lent.actor.as_str()), ("lent", "device profile"));
     assert_eq!(lent.detail.as_deref(), Some("2 of its slots are there but for power"));
     assert_eq!(history.len(), 2, "said once: {history:?}");
-    // The complete grid has what was lent, and that the slot is missing still, as the ledger says.
+    // In the complete grid what was lent is the row of its slot, which is missing still of the other channel.
     let store = world.committer.store();
     let series: Vec<_> = store.series(None, None).unwrap();
     for (channel, there) in [("energy", 12), ("power", 10)] {
+        let expected = (there, 40 - there);
         let is_it = |x: &&SeriesRow| x.device.as_str() == "meter" && x.channel.as_str() == channel;
         let no = series.iter().find(is_it).unwrap().no;
         let scan = Scan { series: vec![no], from: T0, to: at(40), after: None };
@@ -372,7 +520,7 @@ fn a_slot_of_which_one_channel_is_lent_is_missing_still_and_its_history_says_so(
             Flow::More
         };
         store.complete(&scan, world.now, each).unwrap();
-        assert_eq!((readings, absent), (there, 30), "{channel}");
+        assert_eq!((readings, absent), expected, "{channel}");
     }
     // Somebody else has the rest.
     let (hash, donors) =

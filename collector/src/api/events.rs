@@ -190,6 +190,8 @@ struct EventReading {
     #[schema(value_type = Option<f64>)]
     value: serde_json::Value,
     quality: String,
+    /// Whether another device measured it, which stands in.
+    lent: bool,
 }
 
 impl From<ReadingNews> for ReadingEvent {
@@ -202,6 +204,7 @@ impl From<ReadingNews> for ReadingEvent {
             at: latest.reading.at.to_string(),
             value: json_value(latest.reading.value.as_ref()),
             quality: latest.reading.quality.label().into_owned(),
+            lent: latest.reading.lent,
         });
         let readings = readings.collect();
         let (commit, from, to) = (change.commit.0, change.first.to_string(), change.last.to_string());

@@ -32,6 +32,8 @@ pub(super) struct Latest {
     value: serde_json::Value,
     /// How far it can be trusted.
     quality: String,
+    /// Whether another device measured it, which stands in: the device's own data is as old as `freshness` says.
+    lent: bool,
     /// How old the device's data is.
     freshness: Freshness,
 }
@@ -65,6 +67,7 @@ pub(super) async fn latest(
         at: reading.at.to_string(),
         value: json_value(reading.value.as_ref()),
         quality: reading.quality.label().into_owned(),
+        lent: reading.lent,
         freshness: Freshness::of(&device, now),
     });
     reply::json(&headers, &Page::whole(items.collect()))

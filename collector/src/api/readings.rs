@@ -41,7 +41,7 @@ pub(super) struct ReadingsQuery {
     /// Length of the periods to resample to, such as `10m` or `1h`; raw readings without it.
     resample: Option<String>,
     /// `complete`: each slot of the devices' schedules up to now that has no reading is a row, too, at the instant at which
-    /// it was due, with value and quality null, and `state`: `received` (of a reading), `pending` (it may be on its way,
+    /// it was due, with value and quality null, and `state`: `received` (of a reading), `lent` (of one that another device measured), `pending` (it may be on its way,
     /// or its source will be or is being asked), `no_data` (its source was asked and has nothing), `missing` (nobody can
     /// be asked for it) or `unknown` (its agent has not been heard from); `cause` and, once it is proven, `gap` say why.
     /// With `resample` each period in which a slot was due is a row: one without a value has a `count` of 0, all numbers null, and
@@ -135,7 +135,7 @@ struct Plan {
     freshness: BTreeMap<String, Freshness>,
 }
 
-/// Readings of some series in a range of time, raw, raw with the slots that have none, or resampled; JSON, CSV or NDJSON. Every series revision
+/// Readings of some series in a range of time, raw (`lent` where another device measured it, which stands in for one that was not there), raw with the slots that have none, or resampled; JSON, CSV or NDJSON. Every series revision
 /// is answered apart: no period mixes units.
 #[utoipa::path(get, path = "/api/v1/readings", tag = "readings", params(ReadingsQuery),
     responses((status = 200, description = "The readings, in the order (series, time). JSON and NDJSON end in \
@@ -482,7 +482,7 @@ fn change_line(out: &mut String, series: &SeriesRow, reading: &StoredReading) {
     let line = serde_json::json!({
         "series": super::fleet::path(series), "revision": series.revision, "unit": series.unit,
         "at": reading.at.to_string(), "value": super::fleet::json_value(reading.value.as_ref()),
-        "quality": reading.quality.label(), "commit": reading.commit.0,
+        "quality": reading.quality.label(), "lent": reading.lent, "commit": reading.commit.0,
     });
     out.push_str(&format!("{line}\n"));
 }

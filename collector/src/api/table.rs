@@ -74,7 +74,7 @@ impl TableWriter {
     /// The head.
     pub(super) fn begin(&self, out: &mut String) {
         match (self.format, self.shape) {
-            (Format::Csv, Shape::Raw) => out.push_str("series,revision,unit,at,value,quality\r\n"),
+            (Format::Csv, Shape::Raw) => out.push_str("series,revision,unit,at,value,quality,lent\r\n"),
             (Format::Csv, Shape::Complete) => {
                 out.push_str("series,revision,unit,at,value,quality,state,cause,gap\r\n");
             }
@@ -129,6 +129,11 @@ impl TableWriter {
     }
 }
 
+/// The word for whose reading it is.
+const fn reading_word(reading: &StoredReading) -> &'static str {
+    if reading.lent { "lent" } else { "received" }
+}
+
 /// The word for why a slot has no reading.
 const fn absence_word(absence: Absence) -> &'static str {
     match absence {
@@ -153,12 +158,12 @@ fn json_row(series: &SeriesRow, row: &Row<'_>) -> serde_json::Value {
     match row {
         Row::Raw(reading) => json!({
             "series": path, "revision": revision, "unit": unit, "at": reading.at.to_string(),
-            "value": json_value(reading.value.as_ref()), "quality": reading.quality.label(),
+            "value": json_value(reading.value.as_ref()), "quality": reading.quality.label(), "lent": reading.lent,
         }),
         Row::Grid(GridRow::Reading(reading)) => json!({
             "series": path, "revision": revision, "unit": unit, "at": reading.at.to_string(),
             "value": json_value(reading.value.as_ref()), "quality": reading.quality.label(),
-            "state": "received", "cause": null, "gap": null,
+            "state": reading_word(reading), "cause": null, "gap": null,
         }),
         Row::Grid(GridRow::Absent(slot)) => json!({
             "series": path, "revision": revision, "unit": unit, "at": slot.at.to_string(),
@@ -222,10 +227,13 @@ fn csv_period(out: &mut String, series: &SeriesRow, period: &Period) {
 
 fn csv_row(out: &mut String, series: &SeriesRow, row: &Row<'_>) {
     match row {
-        Row::Raw(reading) => csv_reading(out, series, reading),
+        Row::Raw(reading) => {
+            csv_reading(out, series, reading);
+            out.push_str(if reading.lent { ",true" } else { "," });
+        }
         Row::Grid(GridRow::Reading(reading)) => {
             csv_reading(out, series, reading);
-            out.push_str(",received,,");
+            let _ = write!(out, ",{},,", reading_word(reading));
         }
         Row::Grid(GridRow::Absent(slot)) => {
             csv_head(out, series, slot.at);

@@ -343,6 +343,7 @@ impl<'a, 'c> Apply<'a, 'c> {
                 quality,
                 device: device.due.device.0,
                 revises: device.revises,
+                lent: false,
                 agent: no,
                 epoch,
                 seq,

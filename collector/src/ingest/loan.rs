@@ -176,6 +176,7 @@ fn loan(
             quality,
             device: device.0,
             revises: false,
+            lent: true,
             agent: NOBODY,
             epoch: Epoch(0),
             seq: 0,

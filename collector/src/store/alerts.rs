@@ -97,8 +97,8 @@ pub(crate) fn open_of(connection: &Connection, subject: Subjected) -> rusqlite::
 /// Not in the future, as far as clocks may differ.
 pub(super) const DEVICE: &str = "SELECT s.id AS site_no, s.name AS site, d.name AS device, d.attributes, d.announced_at, d.resumed_at,
         d.stopped, d.stopped_why, a.id AS agent_no, a.connected, a.left_at, a.flush_ms, g.id AS grid, g.interval_ms,
-        (SELECT max(ts) FROM (SELECT (SELECT max(ts) FROM readings r WHERE r.series = x.id AND r.ts <= ?2) AS ts
-            FROM series x WHERE x.device = d.id)) AS last_ts,
+        (SELECT max(ts) FROM (SELECT (SELECT max(ts) FROM readings r
+            WHERE r.series = x.id AND r.ts <= ?2 AND r.quality < 65536) AS ts FROM series x WHERE x.device = d.id)) AS last_ts,
         (SELECT max(o.last_slot - o.first_slot + 1) FROM gaps o JOIN grids og ON og.id = o.grid
             WHERE og.device = d.id AND o.state <> 2 AND (o.opened_at > ?3 OR (o.state <> 5 AND EXISTS (SELECT 1 FROM alerts l
                 WHERE l.device = d.id AND l.kind = 3 AND l.resolved_at IS NULL
@@ -211,7 +211,8 @@ fn channels(
     let sql = "SELECT id, channel, attributes ->> 'valid' FROM series WHERE device = ?1";
     let mut statement = connection.prepare_cached(sql)?;
     let mut rows = statement.query([device])?;
-    let sql = "SELECT value, quality FROM readings WHERE series = ?1 AND ts > ?2 AND ts <= ?3 ORDER BY ts DESC LIMIT ?4";
+    let sql = "SELECT value, quality FROM readings
+        WHERE series = ?1 AND ts > ?2 AND ts <= ?3 AND quality < 65536 ORDER BY ts DESC LIMIT ?4";
     let mut newest_of = connection.prepare_cached(sql)?;
     let mut channels = Vec::new();
     while let Some(r) = rows.next()? {

@@ -10,7 +10,7 @@ use gapless_common::reading::ClockCorrection;
 use gapless_common::time::{Slot, Timestamp};
 use rusqlite::{Connection, params};
 
-use super::cell::Cell;
+use super::cell::{self, Cell};
 use super::traffic;
 use crate::ledger::{AgentNo, Due, GridNo, Stamp};
 use crate::store::state;
@@ -28,9 +28,18 @@ pub(crate) struct Row {
     pub(crate) device: i64,
     /// Whether it takes the place of another value of that instant.
     pub(crate) revises: bool,
+    /// Whether another device measured it.
+    pub(crate) lent: bool,
     pub(crate) agent: AgentNo,
     pub(crate) epoch: Epoch,
     pub(crate) seq: u64,
+}
+
+impl Row {
+    /// Its quality as it stands in a column.
+    fn code(&self) -> i64 {
+        i64::from(self.quality.code()) + if self.lent { cell::LENT } else { 0 }
+    }
 }
 
 /// What became of an agent's readings.
@@ -98,7 +107,7 @@ impl<'c> Batch<'c> {
         let mut insert = self.connection.prepare_cached(sql)?;
         let commit = self.commit.cast_signed();
         for row in &rows {
-            let quality = i64::from(row.quality.code());
+            let quality = row.code();
             let new = insert.execute(params![row.series, row.ts, row.value, quality, commit])?;
             if new == 1 {
                 self.tallies.entry(row.agent).or_default().readings += 1;
@@ -113,10 +122,15 @@ impl<'c> Batch<'c> {
     /// There is a reading of that instant already.
     fn meet(&mut self, row: &Row) -> rusqlite::Result<()> {
         let sql = "SELECT value, quality FROM readings WHERE series = ?1 AND ts = ?2";
-        let quality = i64::from(row.quality.code());
-        let same = self.connection.prepare_cached(sql)?.query_row([row.series, row.ts], |r| {
-            Ok(row.value.same(r.get_ref(0)?) && r.get::<_, i64>(1)? == quality)
+        let quality = row.code();
+        let (same, was_lent) = self.connection.prepare_cached(sql)?.query_row([row.series, row.ts], |r| {
+            let there: i64 = r.get(1)?;
+            Ok((row.value.same(r.get_ref(0)?) && there == quality, cell::is_lent(there)))
         })?;
+        // What stands in takes no place: whatever came first of that instant is there.
+        if row.lent {
+            return Ok(());
+        }
         let tally = self.tallies.entry(row.agent).or_default();
         let same = same && !planted::has(Bug::SkipDedup);
         if same || row.quality == Quality::UncertainClock {
@@ -124,7 +138,10 @@ impl<'c> Batch<'c> {
             tally.duplicates += 1;
             return Ok(());
         }
-        if row.revises {
+        // The device itself has the last word. That it has no value is none.
+        let takes_back = was_lent && row.quality.has_value();
+        tally.readings += i64::from(takes_back);
+        if row.revises || takes_back {
             return self.revise(row);
         }
         tally.conflicts += 1;
@@ -153,11 +170,14 @@ impl<'c> Batch<'c> {
         self.connection.prepare_cached(sql)?.execute(key)?;
         let sql =
             "UPDATE readings SET value = ?4, quality = ?5, commit_no = ?3 WHERE series = ?1 AND ts = ?2";
-        let quality = i64::from(row.quality.code());
         let commit = self.commit.cast_signed();
-        self.connection
-            .prepare_cached(sql)?
-            .execute(params![row.series, row.ts, commit, row.value, quality])?;
+        self.connection.prepare_cached(sql)?.execute(params![
+            row.series,
+            row.ts,
+            commit,
+            row.value,
+            row.code()
+        ])?;
         self.changed.entry(row.device).or_default().push(row.ts);
         Ok(())
     }
@@ -242,6 +262,7 @@ impl<'c> Batch<'c> {
                 quality: certain(quality.unwrap_or(Quality::UncertainClock)),
                 device: r.get(7)?,
                 revises: false,
+                lent: false,
                 agent: no,
                 epoch: correction.epoch,
                 seq: r.get::<_, i64>(0)?.cast_unsigned(),

@@ -79,8 +79,18 @@ pub(crate) fn value(column: ValueRef<'_>) -> Result<Option<Value>, ReadError> {
     }
 }
 
+/// What is added to the code of a quality where the reading is of another device, which stands in: codes end below it.
+pub(crate) const LENT: i64 = 1 << 16;
+
+/// Whether the reading of a stored quality is of another device.
+pub(crate) const fn is_lent(code: i64) -> bool {
+    code >= LENT
+}
+
+/// The quality of a stored code, whoever measured it.
 pub(crate) fn quality(code: i64) -> Result<Quality, ReadError> {
-    let known = u16::try_from(code).ok().and_then(Quality::from_code);
+    let known =
+        u16::try_from(if is_lent(code) { code - LENT } else { code }).ok().and_then(Quality::from_code);
     known.ok_or_else(|| ReadError::Unknown { what: "quality", value: code.to_string() })
 }
 

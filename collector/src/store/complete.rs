@@ -22,7 +22,8 @@ type Read<T> = Result<T, ReadError>;
 /// Slots of the device's densest schedule that are looked at in one go.
 const WINDOW_SLOTS: i64 = 10_000;
 
-/// Hands each row to `each`, in the order (series, time), a reading before an absent slot of the same instant.
+/// Hands each row to `each`, in the order (series, time), a reading before an absent slot of the same instant. What another
+/// device measured is the row of its slot, though the slot is missing still of other channels.
 pub(super) fn scan(
     connection: &Connection,
     scan: &Scan,
@@ -62,6 +63,9 @@ fn one(
             if each(GridRow::Absent(slot)) == Flow::Stop {
                 return Ok(Flow::Stop);
             }
+        }
+        if reading.lent {
+            absent.leave_out(reading.at)?;
         }
         if each(GridRow::Reading(reading)) == Flow::Stop {
             return Ok(Flow::Stop);
@@ -134,6 +138,17 @@ impl<'c> Absent<'c> {
         }
         let is_before = self.found.front().is_some_and(|slot| slot.at < at);
         Ok(if is_before { self.found.pop_front() } else { None })
+    }
+
+    /// No slot of that instant is absent; those before it have been taken.
+    fn leave_out(&mut self, at: Timestamp) -> Read<()> {
+        while self.found.is_empty() && self.looked < self.end && self.looked <= at {
+            self.look()?;
+        }
+        while self.found.front().is_some_and(|slot| slot.at == at) {
+            self.found.pop_front();
+        }
+        Ok(())
     }
 
     /// Takes in the next window.

@@ -262,13 +262,15 @@ pub(crate) fn ended(connection: &Connection, now: Timestamp, most: i64) -> rusql
 }
 
 /// What is due by `now`: of devices that have no memory, which nobody can be asked for, and of those that can be asked: their agent
-/// is connected, they have answered since (or they would be asked while they are away), they are not being asked already, and
+/// is connected, they have answered since themselves (or they would be asked while they are away), they are not being asked already, and
 /// they were neither stopped nor removed by their source.
 pub(crate) fn due(connection: &Connection, now: Timestamp, most: i64) -> rusqlite::Result<Vec<Wanted>> {
     let which = "WHERE p.next_at <= ?1 AND p.state IN (1, 4) AND (d.attributes ->> 'history' IS NULL OR (a.connected = 1
         AND d.attributes ->> 'unreachable_since' IS NULL AND d.attributes ->> 'removed_at' IS NULL AND d.stopped IS NULL
         AND EXISTS (SELECT 1 FROM grids h JOIN coverage r ON r.grid = h.id WHERE h.device = d.id AND r.state = 1
             AND r.first_slot >= (p.to_ts - h.phase_ms) / h.interval_ms)
+        AND EXISTS (SELECT 1 FROM series x JOIN readings r ON r.series = x.id WHERE x.device = d.id AND r.ts >= p.to_ts
+            AND r.quality < 65536)
         AND NOT EXISTS (SELECT 1 FROM gaps q JOIN grids h ON h.id = q.grid
             WHERE h.device = d.id AND q.state = 3)))
         ORDER BY p.next_at LIMIT ?2";

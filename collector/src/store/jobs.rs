@@ -142,6 +142,7 @@ pub(crate) fn tell(connection: &Connection, ended: &Ended, now: Timestamp) -> ru
     let Ended { job, began_commit, outcome, detail } = ended;
     let sql = "SELECT count(*) FROM changes c JOIN series x ON x.device = c.device
         JOIN readings r ON r.series = x.id AND r.ts BETWEEN c.first_ts AND c.last_ts AND r.commit_no = c.commit_no
+            AND r.quality < 65536
         WHERE c.commit_no > ?1 AND c.device = ?2";
     let readings: i64 =
         connection.prepare_cached(sql)?.query_row([*began_commit, job.scope.0], |r| r.get(0))?;
@@ -205,8 +206,8 @@ pub(crate) fn standing(
     until: Timestamp,
 ) -> rusqlite::Result<Option<Standing>> {
     let sql = "SELECT s.name AS site, d.name AS device, d.attributes, p.agent, a.flush_ms, g.interval_ms,
-            coalesce((SELECT max(ts) FROM (SELECT (SELECT max(ts) FROM readings r WHERE r.series = x.id AND r.ts <= ?2) AS ts
-                FROM series x WHERE x.device = d.id)), p.first_slot * g.interval_ms + g.phase_ms) AS fresh_at,
+            coalesce((SELECT max(ts) FROM (SELECT (SELECT max(ts) FROM readings r
+                WHERE r.series = x.id AND r.ts <= ?2 AND r.quality < 65536) AS ts FROM series x WHERE x.device = d.id)), p.first_slot * g.interval_ms + g.phase_ms) AS fresh_at,
             (SELECT at FROM looks l WHERE l.device = d.id) AS looked_at
         FROM devices d JOIN sites s ON s.id = d.site JOIN grids g ON g.device = d.id
         JOIN spans p ON p.grid = g.id AND p.last_slot IS NULL AND p.first_slot IS NOT NULL JOIN agents a ON a.id = p.agent

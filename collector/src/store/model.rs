@@ -255,6 +255,8 @@ pub struct StoredReading {
     pub value: Option<Value>,
     /// How far it can be trusted.
     pub quality: Quality,
+    /// Whether another device measured it, and it stands in.
+    pub lent: bool,
     /// The commit that wrote it last.
     pub commit: Commit,
 }

@@ -134,8 +134,8 @@ pub(super) const DEVICES: &str =
     (SELECT min(coalesce(q.proven_slot + 1, q.first_slot) * qg.interval_ms + qg.phase_ms)
         FROM spans q JOIN grids qg ON qg.id = q.grid WHERE qg.device = d.id AND q.first_slot <= q.last_slot
         AND coalesce(q.proven_slot, q.first_slot - 1) < q.last_slot) AS owed_from,
-    (SELECT max(ts) FROM (SELECT (SELECT max(ts) FROM readings r WHERE r.series = x.id AND r.ts <= ?2) AS ts
-        FROM series x WHERE x.device = d.id)) AS last_ts,
+    (SELECT max(ts) FROM (SELECT (SELECT max(ts) FROM readings r
+        WHERE r.series = x.id AND r.ts <= ?2 AND r.quality < 65536) AS ts FROM series x WHERE x.device = d.id)) AS last_ts,
     (SELECT count(*) FROM gaps o JOIN grids og ON og.id = o.grid WHERE og.device = d.id AND o.state <> 2)
         AS open_gaps
     FROM devices d JOIN sites s ON s.id = d.site LEFT JOIN agents a ON a.id = d.agent
@@ -211,6 +211,7 @@ pub(super) fn reading(row: &Row<'_>) -> Read<StoredReading> {
         at: Timestamp(row.get(1)?),
         value: cell::value(row.get_ref(2)?)?,
         quality: cell::quality(row.get(3)?)?,
+        lent: cell::is_lent(row.get(3)?),
         commit: Commit(row.get::<_, i64>(4)?.cast_unsigned()),
     })
 }

@@ -276,7 +276,8 @@ CREATE TABLE descriptions (
 ) WITHOUT ROWID;
 
 -- value: REAL; a text as BLOB of its UTF-8; NaN and -0.0, which SQLite does not keep, as BLOB of 0xFF and the
--- 8 bytes (little endian); NULL where the quality has no value.
+-- 8 bytes (little endian); NULL where the quality has no value. quality: common::quality::Quality, and 65536 more where
+-- another device measured it, which stands in (since schema 17, and so in `revisions`).
 CREATE TABLE readings (
     series INTEGER NOT NULL,
     ts INTEGER NOT NULL,
@@ -310,7 +311,8 @@ CREATE TABLE conflicts (
     UNIQUE (series, ts, agent, epoch, seq)
 );
 
--- What stood in `readings` until that commit, of devices whose source may say something else later. (Schema 8.)
+-- What stood in `readings` until that commit, of devices whose source may say something else later, and what stood in for
+-- readings that came after all. (Schema 8.)
 CREATE TABLE revisions (
     series INTEGER NOT NULL,
     ts INTEGER NOT NULL,

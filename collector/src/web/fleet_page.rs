@@ -167,6 +167,9 @@ fn render_value(series: &SeriesRow, reading: &StoredReading) -> Markup {
         tr {
             th scope="row" { (breakable(series.channel.as_str())) }
             @match &reading.value {
+                Some(value) if reading.lent => td title="measured by another device, which stands in" {
+                    (show(value)) " " span.badge { "lent" }
+                },
                 Some(value) => td { (show(value)) },
                 None => td.bad title=(reading.quality) { (reading.quality.label()) },
             }

@@ -129,7 +129,7 @@ fn what_happens_is_told_with_what_it_is_about() {
     let told: BTreeMap<String, Json> =
         stream.take(3).into_iter().map(|told| (told.name, told.data)).collect();
     let latest = json!([{"series": "farm/a/u", "revision": 1, "unit": "V", "at": "2026-01-01T00:00:45.04Z",
-        "value": 2.5, "quality": "good"}]);
+        "value": 2.5, "quality": "good", "lent": false}]);
     assert_eq!(
         told["reading"],
         json!({"site": "farm", "device": "a", "commit": 2, "from": "2026-01-01T00:00:00.04Z",

@@ -2,12 +2,15 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use gapless_collector::gaps::donate::Donor;
 use gapless_common::id::{BootId, Seq};
 use gapless_common::reading::{Acquired, ClockCorrection, Record, Value};
 use gapless_common::time::Timestamp;
 use serde_json::{Value as Json, json};
 
-use crate::support::{DIRECTION, ENERGY, EPOCH, Filled, STATE, T0, U, acquired, grid, number, reading};
+use crate::support::{
+    DIRECTION, ENERGY, EPOCH, Filled, STATE, T0, U, acquired, complete, grid, number, reading, slot,
+};
 
 const DAY: &str = "from=2026-01-01T00:00:00Z&to=2026-01-02T00:00:00Z";
 
@@ -18,18 +21,18 @@ fn each_format_is_exact() {
         reading(0, 0, &[(U, Some(Value::Number(0.1))), (STATE, Some(Value::Text("a \"b\", c".into())))]),
         reading(0, 1, &[(U, Some(Value::Number(-1e-300))), (STATE, None)]),
     ]);
-    let csv = "series,revision,unit,at,value,quality\r\n\
-        farm/a/u,1,V,2026-01-01T00:00:00.04Z,0.1,good\r\n\
+    let csv = "series,revision,unit,at,value,quality,lent\r\n\
+        farm/a/u,1,V,2026-01-01T00:00:00.04Z,0.1,good,\r\n\
         farm/a/u,1,V,2026-01-01T00:00:15.04Z,-0.000\r\n";
     let ndjson = [
         json!({"series": "farm/a/u", "revision": 1, "unit": "V", "at": "2026-01-01T00:00:00.04Z", "value": 0.1,
-            "quality": "good"}),
+            "quality": "good", "lent": false}),
         json!({"series": "farm/a/u", "revision": 1, "unit": "V", "at": "2026-01-01T00:00:15.04Z",
-            "value": -1e-300, "quality": "good"}),
+            "value": -1e-300, "quality": "good", "lent": false}),
         json!({"series": "farm/a/state", "revision": 1, "unit": crate::support::SCRIPT,
-            "at": "2026-01-01T00:00:00.04Z", "value": "a \"b\", c", "quality": "good"}),
+            "at": "2026-01-01T00:00:00.04Z", "value": "a \"b\", c", "quality": "good", "lent": false}),
         json!({"series": "farm/a/state", "revision": 1, "unit": crate::support::SCRIPT,
-            "at": "2026-01-01T00:00:15.04Z", "value": null, "quality": "bad_no_answer"}),
+            "at": "2026-01-01T00:00:15.04Z", "value": null, "quality": "bad_no_answer", "lent": false}),
     ];
     let url = format!("/api/v1/readings?series=farm/a/*&{DAY}");
     let mut whole = api.served.json(&url);
@@ -56,10 +59,54 @@ fn each_format_is_exact() {
     assert_eq!(tiny.to_bits(), (-1e-300_f64).to_bits(), "the shortest text that gives the same number");
     assert_eq!(
         rows[3],
-        "farm/a/state,1,<script>alert(1)</script>,2026-01-01T00:00:00.04Z,\"a \"\"b\"\", c\",good"
+        "farm/a/state,1,<script>alert(1)</script>,2026-01-01T00:00:00.04Z,\"a \"\"b\"\", c\",good,"
     );
-    assert_eq!(rows[4], "farm/a/state,1,<script>alert(1)</script>,2026-01-01T00:00:15.04Z,,bad_no_answer");
+    assert_eq!(rows[4], "farm/a/state,1,<script>alert(1)</script>,2026-01-01T00:00:15.04Z,,bad_no_answer,");
     assert_eq!(rows.len(), 5);
+}
+
+/// What another device measured says so wherever it is shown, and the device is as old as its own word.
+#[test]
+fn what_is_lent_says_so_in_every_format() {
+    let donor = Donor {
+        site: "farm".to_owned(),
+        device: "a".to_owned(),
+        from: "b".to_owned(),
+        channels: BTreeMap::new(),
+    };
+    let mut api = Filled::with_donors(vec![donor]);
+    let both = |device, n, x| {
+        let value = Some(Value::Number(x));
+        acquired(device, Acquired::InSlot(slot(n)), grid().at(slot(n)), &[(U, value)])
+    };
+    api.send(vec![both(0, 0, 1.5), complete(2), both(1, 0, 1.0), both(1, 1, 2.5), both(1, 2, 3.5)]);
+    api.look_after_gaps();
+    let url = format!("/api/v1/readings?series=farm/a/u&{DAY}");
+    let rows = api.served.items(&url);
+    let told: Vec<_> = rows.iter().map(|row| (row["value"].as_f64(), row["lent"].as_bool())).collect();
+    assert_eq!(told, [(Some(1.5), Some(false)), (Some(2.5), Some(true)), (Some(3.5), Some(true))]);
+    let csv = api.served.get(&format!("{url}&format=csv")).body;
+    let ends: Vec<_> = csv.lines().map(|line| line.rsplit(',').next().unwrap()).collect();
+    assert_eq!(ends, ["lent", "", "true", "true"]);
+    let whole = api.served.items(
+        &format!("{url}&grid=complete&to=2026-01-01T00:00:45Z").replace("&to=2026-01-02T00:00:00Z", ""),
+    );
+    let states: Vec<_> = whole.iter().map(|row| row["state"].as_str().unwrap()).collect();
+    assert_eq!(states, ["received", "lent", "lent"]);
+    let (lines, _) = changes(&api, 0, "");
+    assert_eq!(lines.len(), 6);
+    let body = api.served.get("/api/v1/changes?changed_after=0").body;
+    assert_eq!(body.matches("\"lent\":true").count(), 2);
+    let latest = &api.served.items("/api/v1/latest?series=farm/a/u")[0];
+    assert_eq!((&latest["value"], &latest["lent"]), (&json!(3.5), &json!(true)));
+    assert_eq!(latest["freshness"]["last_reading_at"], "2026-01-01T00:00:00Z");
+    let page = api.served.get_with("/fragment", &[]);
+    assert!(page.body.contains("measured by another device"), "{}", page.body);
+    // Its own word, late.
+    api.send(vec![both(0, 1, 9.0)]);
+    let rows = api.served.items(&url);
+    assert_eq!((&rows[1]["value"], &rows[1]["lent"]), (&json!(9.0), &json!(false)));
+    assert_eq!(api.served.items("/api/v1/conflicts").len(), 0);
 }
 
 #[test]

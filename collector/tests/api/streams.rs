@@ -41,8 +41,8 @@ impl Long {
         for n in 0..self.rows {
             let at = Timestamp(T0.0 + i64::try_from(n).unwrap());
             let value = Some(Value::Number(0.5));
-            let row =
-                StoredReading { series: SeriesNo(1), at, value, quality: Quality::Good, commit: Commit(2) };
+            let (series, quality, commit) = (SeriesNo(1), Quality::Good, Commit(2));
+            let row = StoredReading { series, at, value, quality, lent: false, commit };
             if each(row) == Flow::Stop {
                 return Ok(());
             }

@@ -5,6 +5,8 @@ use std::io::Read as _;
 use std::sync::Arc;
 
 use gapless_collector::api::{self, ApiState, Health};
+use gapless_collector::gaps::donate::Donor;
+use gapless_collector::ingest::committer::Committer;
 use gapless_collector::ingest::{INBOUND_MAX, Inbound, OUTBOUND_MAX, Orders, Outbound, Task, writer};
 use gapless_collector::store::{ReadStore, Reader, sqlite};
 use gapless_collector::tokens;
@@ -22,7 +24,7 @@ use gapless_common::topic::{AgentPath, Up};
 use gapless_common::wire;
 use serde_json::Value as Json;
 use tempfile::TempDir;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 
 /// 2026-01-01T00:00:00Z.
 pub(crate) const T0: Timestamp = Timestamp(1_767_225_600_000);
@@ -151,19 +153,36 @@ impl Filled {
         Self::within(tempfile::tempdir().unwrap())
     }
 
+    /// The same, with devices that stand in for others.
+    pub(crate) fn with_donors(donors: Vec<Donor>) -> Self {
+        Self::start(tempfile::tempdir().unwrap(), donors)
+    }
+
     /// A database in that folder.
     pub(crate) fn within(folder: TempDir) -> Self {
+        Self::start(folder, Vec::new())
+    }
+
+    fn start(folder: TempDir, donors: Vec<Donor>) -> Self {
         let (inbound, to_writer) = mpsc::channel(INBOUND_MAX);
         let (from_writer, outbound) = mpsc::channel(OUTBOUND_MAX);
         let health = Arc::new(Health::default());
         let file = folder.path().join("db");
-        let (watch, _) = writer::start(&file, to_writer, from_writer, Arc::clone(&health)).unwrap();
+        let committer = Committer::open(&file).unwrap().with_donors(donors);
+        let (watch, _) = writer::start_with(committer, to_writer, from_writer, Arc::clone(&health)).unwrap();
         let store = Arc::new(Reader::new(&file));
         let orders = Orders::to(&inbound);
         let served = Served::start(folder, store, watch.commits, health, orders);
         let mut filled = Self { served, inbound, outbound, next: 1, sent: 0, watermark: 0 };
         filled.send(opening());
         filled
+    }
+
+    /// The second is over in which the writer looks after gaps.
+    pub(crate) fn look_after_gaps(&self) {
+        let (done, is_done) = oneshot::channel();
+        self.inbound.blocking_send(Task::LookAfterGaps(done)).unwrap();
+        is_done.blocking_recv().unwrap();
     }
 
     /// One frame with these records; committed when it returns.
