@@ -360,7 +360,7 @@ fn who_is_silent_is_silent_though_another_device_stands_in() {
         world.committer.store().alerts(&AlertFilter { limit: 100, ..AlertFilter::default() }).unwrap();
     let told =
         alerts.iter().map(|alert| (alert.kind.word(), alert.device.as_ref().map(|device| device.as_str())));
-    assert_eq!(told.collect::<Vec<_>>(), [("stale", Some("meter"))], "{alerts:?}");
+    assert_eq!(told.collect::<Vec<_>>(), [("silent", Some("meter"))], "{alerts:?}");
     // It is asked for what nobody has once it speaks itself.
     assert_eq!(world.committer.look_after_gaps(world.now).unwrap().len(), 0, "it is away");
     world.recorded(0, [400]);

@@ -62,7 +62,7 @@ impl Apply<'_, '_> {
             return Ok(());
         }
         let detail =
-            Some("nobody can be asked for it: its device keeps no history, and no other device had it");
+            Some("nobody can be asked for it: its device keeps no history, and no other device filled it");
         gap_lives::tell(connection, stamp, &Event { detail, ..Event::of(gap.id, Happened::Unasked) })
     }
 

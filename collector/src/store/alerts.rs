@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use gapless_common::quality::Cause;
 use gapless_common::time::Timestamp;
 use rusqlite::types::ValueRef;
 use rusqlite::{Connection, OptionalExtension as _, Row, params};
@@ -18,6 +19,8 @@ use crate::obstacle;
 
 /// `coverage.state` of slots that were polled in vain.
 const MISSED: i64 = 2;
+/// `coverage.state` of what was received.
+const RECEIVED: i64 = 1;
 /// A gap is news for so long after it was proven. What was told stays so while a gap of the device is neither filled nor given up.
 const GAP_NEWS_MS: i64 = 7 * 86_400_000;
 
@@ -157,7 +160,7 @@ fn device_row(
         commissioned_at: Timestamp(number("announced_at")?.max(number("resumed_at")?)),
         last_reading_at,
         allowed_ms: measure.allowances.of(&subject),
-        missed: grid.map(|grid| missed(connection, grid)).transpose()?.flatten(),
+        missed: grid.map(|grid| missed(connection, grid, last_reading_at)).transpose()?.flatten(),
         gap_slots: number("gap_slots")?,
         unauthorised: said(obstacle::Kind::NotAuthorised),
         unreachable: said(obstacle::Kind::Unreachable),
@@ -192,12 +195,32 @@ pub(crate) fn back(connection: &Connection, agent: AgentNo, now: Timestamp) -> r
     Ok(())
 }
 
-/// Why the newest slot of a grid was polled in vain, where it was.
-fn missed(connection: &Connection, grid: i64) -> rusqlite::Result<Option<gapless_common::quality::Cause>> {
-    let sql = "SELECT state, cause FROM coverage WHERE grid = ?1 ORDER BY first_slot DESC LIMIT 1";
-    let row = |r: &Row<'_>| Ok((r.get::<_, i64>(0)?, r.get::<_, i64>(1)?));
-    let newest = connection.prepare_cached(sql)?.query_row([grid], row).optional()?;
-    Ok(newest.filter(|(state, _)| *state == MISSED).and_then(|(_, cause)| cell::cause(cause).ok()))
+/// Why the newest slot of a grid was polled in vain, where it was. That another device stands in for it, since the device's own
+/// `last` reading is older, changes nothing of that: its gap says why.
+fn missed(connection: &Connection, grid: i64, last: Option<Timestamp>) -> rusqlite::Result<Option<Cause>> {
+    let sql = "SELECT c.state, c.cause, c.last_slot, c.last_slot * g.interval_ms + g.phase_ms
+        FROM coverage c JOIN grids g ON g.id = c.grid WHERE c.grid = ?1 ORDER BY c.first_slot DESC LIMIT 1";
+    let row = |r: &Row<'_>| Ok((r.get(0)?, r.get(1)?, r.get(2)?, Timestamp(r.get(3)?)));
+    let newest: Option<(i64, i64, i64, Timestamp)> =
+        connection.prepare_cached(sql)?.query_row([grid], row).optional()?;
+    match newest {
+        Some((MISSED, cause, ..)) => Ok(cell::cause(cause).ok()),
+        Some((RECEIVED, _, slot, at)) if last.is_none_or(|last| last < at) => {
+            let sql = "SELECT cause, last_slot FROM gaps WHERE grid = ?1 AND first_slot <= ?2
+                ORDER BY first_slot DESC LIMIT 1";
+            let row = |r: &Row<'_>| Ok((r.get::<_, i64>(0)?, r.get::<_, i64>(1)?));
+            let gap = connection.prepare_cached(sql)?.query_row([grid, slot], row).optional()?;
+            let cause = gap.filter(|(_, last)| *last >= slot).and_then(|(cause, _)| cell::cause(cause).ok());
+            Ok(cause.filter(is_of_poll))
+        }
+        _ => Ok(None),
+    }
+}
+
+/// Whether a device that is polled gives this cause for a slot, and not its agent.
+const fn is_of_poll(cause: &Cause) -> bool {
+    use Cause::{BackOff, Corrupt, NoAnswer, NotConnected, Refused};
+    matches!(cause, NoAnswer | Refused(_) | Corrupt | NotConnected | BackOff)
 }
 
 /// The newest readings of each channel, as many as the limits speak of. Older revisions of a channel have none so new.
