@@ -400,10 +400,18 @@ impl Device {
         })
     }
 
+    /// A mark of where and how its channels are read: another one where any of that changes, which nothing else in a catalog
+    /// tells.
+    fn read_from(&self) -> String {
+        let lines: Vec<String> = self.channels.iter().map(ChannelSpec::read_from).collect();
+        format!("{:08x}", crc32c::crc32c(lines.join("\n").as_bytes()))
+    }
+
     fn to_catalog(&self, bus: &Bus) -> catalog::Device {
         let mut attributes = self.attributes.clone();
         attributes.insert("bus".to_owned(), bus.id.to_string());
         attributes.insert("unit".to_owned(), self.unit.to_string());
+        attributes.insert("read_from".to_owned(), self.read_from());
         catalog::Device {
             id: self.id.clone(),
             grid: self.grid,

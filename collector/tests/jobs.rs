@@ -316,12 +316,13 @@ type Change = fn(&mut World);
 
 #[test]
 fn a_device_whose_configuration_changed_is_read_once_and_marked_until_that_has_come() {
-    let changes: [(&str, Change); 2] = [
+    let changes: [(&str, Change); 3] = [
+        ("its registers", |world| drop(world.attributes.insert("read_from".into(), "0000beef".into()))),
         ("its address", |world| drop(world.attributes.insert("unit".into(), "12".into()))),
         ("a channel's unit", |world| world.unit = "MWh"),
     ];
     for (what, change) in changes {
-        let mut world = World::new(&[]);
+        let mut world = World::new(&[("read_from", "5ca1ab1e")]);
         assert_eq!(world.unconfirmed(), None, "{what}: what is announced is not changed");
         world.read();
         world.pass(100);
@@ -343,6 +344,28 @@ fn a_device_whose_configuration_changed_is_read_once_and_marked_until_that_has_c
         assert_eq!(world.history(), [("done", 1)], "{what}");
         assert_eq!(world.pass(60), [], "{what}: once");
     }
+}
+
+/// An agent of an older version did not say from what a device is read.
+#[test]
+fn what_an_agent_says_for_the_first_time_is_no_change() {
+    let mut world = World::new(&[("make", "\u{3c0} & \"Co\"")]);
+    world.read();
+    world.attributes.insert("read_from".into(), "5ca1ab1e".into());
+    world.configure();
+    assert_eq!(world.unconfirmed(), None);
+    world.attributes.insert("read_from".into(), "0000beef".into());
+    world.configure();
+    assert_eq!(world.unconfirmed(), Some(0));
+    world.read();
+    world.attributes.remove("read_from");
+    world.configure();
+    assert_eq!(world.unconfirmed(), Some(0), "who goes back to it may read it otherwise");
+    world.read();
+    world.attributes.insert("read_from".into(), "5ca1ab1e".into());
+    world.attributes.insert("unit".into(), "12".into());
+    world.configure();
+    assert_eq!(world.unconfirmed(), Some(0), "something else has changed, too");
 }
 
 #[test]

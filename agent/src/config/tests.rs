@@ -53,6 +53,36 @@ fn the_example_is_valid() {
     assert_eq!(logger.channels[2].location, Location::Absolute(60));
 }
 
+/// A collector that sees another mark has the device read, and marks it until that has come.
+#[test]
+fn a_channel_that_is_read_in_another_way_changes_the_mark_of_its_device() {
+    let mark = |channels: &str| {
+        let text = MINIMAL.replace("{ id = \"c\", address = 0, type = \"u16\" }", channels);
+        let config = parse(&text).unwrap_or_else(|e| panic!("{channels}: {e}"));
+        config.catalog().devices[0].attributes["read_from"].clone()
+    };
+    let plain = "{ id = \"c\", address = 7, type = \"i32\", scale = 0.1 }";
+    // Do not change this number: every device of every agent would be marked as changed at its next start.
+    assert_eq!(mark(plain), "36626f69");
+    for (from, to, is_other) in [
+        (" }", ", valid = [0, 300] }", false),
+        (" }", ", unit = \"V\" }", false),
+        (" }", ", quantity = \"voltage\" }", false),
+        (" }", ", attributes = { height = \"10 m\" } }", false),
+        (" }", ", order = \"CDAB\" }", true),
+        (" }", ", offset = 1 }", true),
+        (" }", ", table = \"input\" }", true),
+        (" }", ", scale_from = 9 }", true),
+        (" }", " }, { id = \"i\", address = 9, type = \"u16\" }", true),
+        ("7", "8", true),
+        ("i32", "u32", true),
+        ("0.1", "0.01", true),
+        ("\"c\"", "\"d\"", true),
+    ] {
+        assert_eq!(mark(&plain.replace(from, to)) != mark(plain), is_other, "{to}");
+    }
+}
+
 #[test]
 fn what_is_not_written_has_its_default() {
     let config = parse(MINIMAL).unwrap_or_else(|e| panic!("{e}"));

@@ -163,7 +163,7 @@ pub(crate) fn catalog_bytes(
 }
 
 /// The device is carried by this agent, and is what its catalog says. Returns whether another agent had it, or it was described
-/// in other words. A catalog describes when it comes into
+/// in other words; that its agent says for the first time from what it is read is none of them. A catalog describes when it comes into
 /// force: an older one that arrives late, or is loaded at a start, says nothing about today.
 pub(crate) fn describe(
     connection: &Connection,
@@ -173,7 +173,9 @@ pub(crate) fn describe(
     stamp: Stamp,
 ) -> rusqlite::Result<bool> {
     let row = params![bound.due.device.0, no.0, json(&device.attributes)];
-    let sql = "SELECT agent IS NOT NULL AND (agent <> ?2 OR attributes <> ?3) FROM devices WHERE id = ?1";
+    let sql = "SELECT agent IS NOT NULL AND (agent <> ?2 OR (attributes <> ?3
+            AND (attributes ->> 'read_from' IS NOT NULL OR json(attributes) <> json_remove(?3, '$.read_from'))))
+        FROM devices WHERE id = ?1";
     let is_other = connection.prepare_cached(sql)?.query_row(row, |r| r.get(0))?;
     let sql = "UPDATE devices SET agent = ?2, attributes = ?3 WHERE id = ?1";
     connection.prepare_cached(sql)?.execute(row)?;

@@ -96,6 +96,19 @@ pub fn read_channel(table: &Table<'_>, defaults: &Defaults) -> Option<ChannelSpe
     })
 }
 
+impl ChannelSpec {
+    /// From what it is read, in words: another text where its number would be another one though its device says the same. What
+    /// the catalog says of it is not in it. The words stay as they are: who compares them takes other ones for a change.
+    #[must_use]
+    pub fn read_from(&self) -> String {
+        let Self { id, table, location, value_type, order, scale, scale_from, .. } = self;
+        let order = ORDERS.iter().find(|(_, known)| known == order).map_or("", |(word, _)| word);
+        let power = scale_from.map_or_else(String::new, |place| format!(", power of ten at {place}"));
+        let (factor, offset) = (scale.factor(), scale.offset());
+        format!("{id}: {value_type} {order} at {table} {location}, x {factor} + {offset}{power}")
+    }
+}
+
 struct Meaning {
     unit: Box<str>,
     quantity: Box<str>,
