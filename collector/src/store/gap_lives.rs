@@ -261,11 +261,7 @@ pub(crate) fn ended(connection: &Connection, now: Timestamp, most: i64) -> rusql
     )
 }
 
-/// What is due by `now`: of devices that have no memory, which nobody can be asked for, and of those that can be asked: their agent
-/// is connected, they have answered since themselves (or they would be asked while they are away), they are not being asked already, and
-/// they were neither stopped nor removed by their source.
-pub(crate) fn due(connection: &Connection, now: Timestamp, most: i64) -> rusqlite::Result<Vec<Wanted>> {
-    let which = "WHERE p.next_at <= ?1 AND p.state IN (1, 4) AND (d.attributes ->> 'history' IS NULL OR (a.connected = 1
+const DUE: &str = "WHERE p.next_at <= ?1 AND p.state IN (1, 4) AND (d.attributes ->> 'history' IS NULL OR (a.connected = 1
         AND d.attributes ->> 'unreachable_since' IS NULL AND d.attributes ->> 'removed_at' IS NULL AND d.stopped IS NULL
         AND EXISTS (SELECT 1 FROM grids h JOIN coverage r ON r.grid = h.id WHERE h.device = d.id AND r.state = 1
             AND r.first_slot >= (p.to_ts - h.phase_ms) / h.interval_ms)
@@ -274,7 +270,12 @@ pub(crate) fn due(connection: &Connection, now: Timestamp, most: i64) -> rusqlit
         AND NOT EXISTS (SELECT 1 FROM gaps q JOIN grids h ON h.id = q.grid
             WHERE h.device = d.id AND q.state = 3)))
         ORDER BY p.next_at LIMIT ?2";
-    wanted(connection, which, &[now.0, most])
+
+/// What is due by `now`: of devices that have no memory, which nobody can be asked for, and of those that can be asked: their agent
+/// is connected, they have answered since themselves (or they would be asked while they are away), they are not being asked already, and
+/// they were neither stopped nor removed by their source.
+pub(crate) fn due(connection: &Connection, now: Timestamp, most: i64) -> rusqlite::Result<Vec<Wanted>> {
+    wanted(connection, DUE, &[now.0, most])
 }
 
 /// What a command asks for.
@@ -360,4 +361,27 @@ pub(crate) fn begin_to_ask(connection: &Connection, stamp: Stamp, device: i64) -
             sourceless = 0, changed_commit = ?2
         WHERE sourceless = 1 AND grid IN (SELECT id FROM grids WHERE device = ?1)";
     connection.prepare_cached(sql)?.execute([device, commit, at]).map(drop)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::sqlite;
+
+    /// What is looked for every second, and at each catalog, must not read the gaps that there are.
+    #[test]
+    fn what_is_due_and_what_nobody_can_be_asked_for_is_found_by_an_index() {
+        let connection = sqlite::make_writer(Connection::open_in_memory().unwrap(), 7).unwrap();
+        let of_device = "SELECT id FROM gaps WHERE sourceless = 1 AND state = 5 AND grid IN (SELECT id FROM grids WHERE device = 1)";
+        for (sql, index) in
+            [(format!("{WANTED} {DUE}"), "gaps_due"), (of_device.to_owned(), "gaps_sourceless")]
+        {
+            let sql = sql.replace("?1", "9").replace("?2", "9");
+            let mut plan = connection.prepare(&format!("EXPLAIN QUERY PLAN {sql}")).unwrap();
+            let steps = plan.query_map([], |r| r.get::<_, String>(3)).unwrap().map(Result::unwrap);
+            let steps: Vec<String> = steps.collect();
+            let of_gaps = steps.iter().find(|step| step.contains(" p ") || step.contains(" gaps ")).unwrap();
+            assert!(of_gaps.starts_with("SEARCH") && of_gaps.contains(index), "{steps:?}");
+        }
+    }
 }

@@ -154,9 +154,9 @@ impl SlotTable<'_> {
         let is_grown = |was: &Gap| gap.first < was.first || gap.last > was.last;
         let life = match was {
             None => self.sourceless(grid, times)?,
-            // What was missing first is held open as long as what is missing last.
+            // What was missing first is held open as long as what is missing last; no clock that is set back makes that shorter.
             Some(was) if gap.life.sourceless && gap.life.phase == Phase::Open && is_grown(was) => {
-                self.sourceless(grid, times)?
+                self.sourceless(grid, times)?.map(|life| Life { next: life.next.max(gap.life.next), ..life })
             }
             Some(_) => None,
         };
