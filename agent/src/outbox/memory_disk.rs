@@ -82,8 +82,9 @@ struct Machine {
     /// What operations took since it was asked last.
     stalled_ms: u64,
     capacity: Option<u64>,
-    /// Something found no room since it was asked last.
+    /// Something found no room, or failed as one operation was to, since it was asked last.
     has_refused: bool,
+    has_failed: bool,
     is_dead: bool,
 }
 
@@ -171,6 +172,12 @@ impl MemoryDisk {
     #[must_use]
     pub fn take_refused(&self) -> bool {
         std::mem::take(&mut self.lock().has_refused)
+    }
+
+    /// Whether the one operation that was to fail has failed since this was asked last.
+    #[must_use]
+    pub fn take_failed(&self) -> bool {
+        std::mem::take(&mut self.lock().has_failed)
     }
 
     /// Files take at most `bytes` together from now on.
@@ -278,11 +285,16 @@ impl Machine {
         if self.is_dead { Err(power_cut()) } else { Ok(()) }
     }
 
-    fn check_write(&self) -> io::Result<()> {
-        if self.faults.fails_writes || self.faults.write_fails_at == Some(self.operations) {
-            return Err(Errno::IO.into());
-        }
-        Ok(())
+    fn check_write(&mut self) -> io::Result<()> {
+        let fails_once = self.faults.write_fails_at == Some(self.operations);
+        self.has_failed |= fails_once;
+        if self.faults.fails_writes || fails_once { Err(Errno::IO.into()) } else { Ok(()) }
+    }
+
+    fn sync_fails(&mut self) -> bool {
+        let fails_once = self.faults.sync_fails_at == Some(self.operations);
+        self.has_failed |= fails_once;
+        self.faults.fails_syncs || fails_once
     }
 
     fn check_room(&mut self, more: u64) -> io::Result<()> {
@@ -332,7 +344,7 @@ impl Disk for MemoryDisk {
         let machine = &mut *self.lock();
         let step = machine.step()?;
         machine.wait_for_sync();
-        if machine.faults.fails_syncs || machine.faults.sync_fails_at == Some(machine.operations) {
+        if machine.sync_fails() {
             machine.files.lose_unsynced(name)?;
             return Err(Errno::IO.into());
         }
@@ -346,7 +358,7 @@ impl Disk for MemoryDisk {
         let machine = &mut *self.lock();
         let step = machine.step()?;
         machine.wait_for_sync();
-        if machine.faults.fails_syncs || machine.faults.sync_fails_at == Some(machine.operations) {
+        if machine.sync_fails() {
             return Err(Errno::IO.into());
         }
         if step == Step::Whole {

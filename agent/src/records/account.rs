@@ -75,7 +75,7 @@ impl Account {
         let again = self.grid.first_from(now.wall);
         if let Some(since) = self.since.filter(|_| again < self.next) {
             self.flush(out);
-            // A clock that was ahead at the begin puts off nothing once it is right.
+            // What comes again is accounted for, and where the clock was ahead at the begin, before that, too.
             (self.since, self.next) = (Some(since.min(again)), again);
             self.advance();
         }
@@ -306,6 +306,6 @@ mod tests {
         account.received(Slot(102), &mut out);
         account.gone((Slot(90), Slot(103)), Cause::Overwritten, at(105, true), &mut out);
         account.flush(&mut out);
-        assert_eq!(told(&mut out), "103+1 overwritten, through 103");
+        assert_eq!(told(&mut out), "through 102, 102+2 overwritten, through 103");
     }
 }

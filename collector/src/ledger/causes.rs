@@ -1,8 +1,8 @@
 //! Why a proven slot is absent, in the order of ARCHITECTURE.md: a miss that names it (painted before); a downtime that
 //! holds it (nothing is written in one, so no loss lies in it); a loss whose time holds it; the end of an epoch before
 //! it could write down its last misses, unless records before it are lost without a time; records that are lost or
-//! parked at all; a life that went on in memory alone and went with it; a clock that is ahead, or was when the agent began, by which none of it was
-//! due; otherwise unexplained. Paints nothing.
+//! parked at all; a life that went on in memory alone and went with it; a clock that is ahead, or was when the agent began,
+//! by which none of it was due; otherwise unexplained. Paints nothing.
 
 use gapless_common::id::Epoch;
 use gapless_common::quality::Cause;
@@ -56,7 +56,9 @@ pub(super) fn explain(account: &Account<'_>, runs: &[Run], (from, through): Rang
 /// that was set right it took for long past.
 fn began_ahead(account: &Account<'_>, through: i64) -> bool {
     let latest = account.span.times.at(Slot(through)).plus_ms(plausible::AHEAD_MAX_MS);
-    let mut starts = account.agent.epochs.values().filter_map(|state| state.start.as_ref());
+    let (agent, since) = (account.agent, account.span.proven_at.place);
+    let epochs = agent.chain.range(since..=account.at.place).map(|(_, epoch)| epoch);
+    let mut starts = epochs.filter_map(|epoch| agent.epochs.get(epoch)?.start.as_ref());
     account.span.proven.is_none() && starts.any(|start| start.clock_set && start.at > latest)
 }
 

@@ -400,7 +400,10 @@ impl Ledger {
         for (seq, mark) in marks {
             self.changes.marks.insert((no, epoch, seq), None);
             if let Mark::Downtime { from, to, cause } = mark {
+                // For what is proven already, and for what is proven next.
                 self.overdue.push((no, Downtime { from, to, cause }));
+                let at = self.agent_mut(no).settled;
+                self.push_downtime(no, at, Downtime { from, to, cause });
             }
         }
     }
@@ -501,17 +504,17 @@ fn link_of(agent: &Agent, epoch: Epoch, state: &super::EpochState) -> Option<Lin
             let in_memory = |h: &&HeldEpoch| agent.epochs.get(&h.epoch).is_some_and(EpochState::is_in_memory);
             let before = at.and_then(|at| agent.held.epochs[..at].iter().rev().find(|h| !in_memory(h)));
             let placed = |h: &HeldEpoch| agent.epochs.get(&h.epoch).is_some_and(|e| e.place.is_some());
-            let cause = state.hidden(0, 1, |_| true).unwrap_or(Cause::Unexplained);
+            let (cause, told) =
+                (state.hidden(0, 1, |_| true).unwrap_or(Cause::Unexplained), loss_of_first(agent, epoch));
             // Of the oldest epoch the archive has made room; why another one has no first record the agent has yet to say.
-            let is_guessed = cause == Cause::BudgetFull && before.is_some() && !is_told_lost(agent, epoch);
+            let is_guessed = cause == Cause::BudgetFull && before.is_some() && told.is_none();
             if !before.is_none_or(placed) || is_guessed && !agent.held.drained {
                 return None;
             }
-            // The disk holds it right behind that one, and nothing is gone but its first record: the agent has said that, and the
-            // downtime in between would be the second one.
+            // The disk holds it right behind that one, and the agent says that its first record alone is gone.
             let tip = agent.tip().map(|(_, epoch)| epoch);
-            let is_next = before.is_some_and(|h| tip == Some(h.epoch));
-            if is_next && is_told_lost(agent, epoch) && state.committed.contains(2) {
+            let is_next = before.is_some_and(|h| tip == Some(h.epoch)) && !has_lost_whole(agent);
+            if is_next && told.is_some_and(|loss| loss.last.0 == 1) {
                 return Some(Link::Follows);
             }
             Some(cause)
@@ -521,9 +524,18 @@ fn link_of(agent: &Agent, epoch: Epoch, state: &super::EpochState) -> Option<Lin
     cause.map(Link::Broken)
 }
 
-/// Whether the agent has said why it has the first record of an epoch no more.
-fn is_told_lost(agent: &Agent, epoch: Epoch) -> bool {
-    agent.losses.iter().any(|loss| loss.epoch == epoch && loss.first.0 <= 1)
+/// What the agent has said of the first record of an epoch, where it has that no more.
+fn loss_of_first(agent: &Agent, epoch: Epoch) -> Option<&Loss> {
+    agent.losses.iter().find(|loss| loss.epoch == epoch && loss.first.0 <= 1)
+}
+
+/// Whether an epoch of which the disk holds nothing any more may have stood anywhere.
+fn has_lost_whole(agent: &Agent) -> bool {
+    let is_held = |epoch| agent.held.epochs.iter().any(|h| h.epoch == epoch);
+    agent.epochs.iter().any(|(&epoch, state)| {
+        let is_nowhere = state.place.is_none() && state.start.is_none() && !state.is_in_memory();
+        is_nowhere && !is_held(epoch) && loss_of_first(agent, epoch).is_some()
+    })
 }
 
 impl Agent {

@@ -93,12 +93,48 @@ fn a_downtime_of_an_epoch_that_never_has_a_place_counts_when_that_is_known() {
             *wrote = Wrote::Reading(1_000);
         }
     }
-    let (mut ledger, mut slots) = (fresh(), Memory::default());
-    let beside = Mark::Downtime { from: at(1_010), to: at(1_014), cause: Cause::PowerOff };
-    deliver(&mut ledger, &mut slots, &[(RETURNED, 2, Wrote::Mark(beside))]);
-    ledger.birth(AGENT, &history.held, history.held[1].epoch, true);
-    history.records.iter().for_each(|record| deliver(&mut ledger, &mut slots, std::slice::from_ref(record)));
-    assert_eq!(slots.open(), (1_010..1_014).map(|slot| (slot, Cause::PowerOff)).collect());
+    let whole = history.held.clone();
+    let mut at_its_start = whole.clone();
+    at_its_start[1].next = at_its_start[1].first;
+    // What a birth names of the epoch that is being written: all of it, or nothing yet.
+    for held in [whole, at_its_start] {
+        let (mut ledger, mut slots) = (fresh(), Memory::default());
+        let beside = Mark::Downtime { from: at(1_010), to: at(1_014), cause: Cause::PowerOff };
+        deliver(&mut ledger, &mut slots, &[(RETURNED, 2, Wrote::Mark(beside))]);
+        ledger.birth(AGENT, &held, held[1].epoch, true);
+        let records = history.records.iter();
+        records.for_each(|record| deliver(&mut ledger, &mut slots, std::slice::from_ref(record)));
+        assert_eq!(slots.open(), (1_010..1_014).map(|slot| (slot, Cause::PowerOff)).collect());
+    }
+}
+
+/// Bits flipped in the first record of a life, and in nothing else: what it did not write down at its end is no loss.
+#[test]
+fn an_epoch_whose_first_record_alone_is_lost_follows_the_one_before_it() {
+    let lives = [answered(10), Life { slots: vec![0; 10], down: 4, dropped: 0 }, answered(10)];
+    let history = live(&lives);
+    let epochs: Vec<Epoch> = history.held.iter().map(|held| held.epoch).collect();
+    let (first, last, cause) = (Seq(1), Seq(1), Cause::Quarantined);
+    let loss = Loss { epoch: epochs[1], first, last, from: at(1_010), to: at(1_010), cause };
+    let mut records: Vec<_> =
+        history.records.iter().filter(|r| (r.0, r.1) != (epochs[1], 1)).cloned().collect();
+    let told = history.held[2].next.0;
+    records.push((epochs[2], told, Wrote::Loss(loss)));
+    let mut held = history.held.clone();
+    (held[1].first, held[2].next) = (Seq(2), Seq(told + 1));
+    for newest_first in [false, true] {
+        let mut records = records.clone();
+        if newest_first {
+            records.reverse();
+        }
+        let (mut ledger, mut slots) = (fresh(), Memory::default());
+        ledger.birth(AGENT, &held, epochs[2], true);
+        records.iter().for_each(|record| deliver(&mut ledger, &mut slots, std::slice::from_ref(record)));
+        let links: Vec<_> = epochs.iter().map(|e| ledger.agent(AGENT).unwrap().epochs[e].link).collect();
+        assert_eq!((chain(&ledger), links), (epochs.clone(), vec![None; 3]), "newest first: {newest_first}");
+        let down = (1_020..1_024).map(|slot| (slot, Cause::Crashed));
+        assert_eq!(slots.open(), down.collect(), "newest first: {newest_first}");
+    }
 }
 
 #[test]

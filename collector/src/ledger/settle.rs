@@ -38,7 +38,7 @@ impl Ledger {
             self.link(no);
             self.advance(no, slots, stamp)?;
             if !self.drain(no) {
-                // What `link` has found to be overdue stands in no record that could be read again.
+                // What `drain` has found to be overdue stands in no record that could be read again.
                 self.better_words(slots)?;
                 self.forget_epochs(no);
                 return Ok(());
@@ -282,7 +282,7 @@ impl Ledger {
         }
     }
 
-    fn push_downtime(&mut self, no: AgentNo, at: Position, downtime: Downtime) {
+    pub(super) fn push_downtime(&mut self, no: AgentNo, at: Position, downtime: Downtime) {
         if planted::has(Bug::IgnoreDowntime) {
             return;
         }

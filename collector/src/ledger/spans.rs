@@ -134,7 +134,8 @@ impl Ledger {
         }
         // It may say so again once all of it is proven; what has come by itself is not yet.
         let (mut next, mut was_proven) = (first.0, false);
-        for run in slots.runs(span.grid, first.0, last.0)? {
+        let runs = slots.runs(span.grid, first.0, last.0)?.into_iter();
+        for run in runs.filter(|run| run.last >= first.0 && run.first <= last.0) {
             if run.first <= next {
                 next = next.max(run.last.saturating_add(1));
             }

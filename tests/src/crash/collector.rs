@@ -301,7 +301,7 @@ impl Subject for CollectorSubject {
         ensure!(check == "ok", "integrity: {check}");
         let there = self.check_frames(&rows(&committer)?)?;
         self.check_ledger(&mut committer, &there)?;
-        self.check_gaps(&committer)?;
+        check_gaps(&committer, &there)?;
         let mut figures = vec![("frames stored, compared bit by bit", there.len() as u64)];
         let in_flight = &self.in_flight - &self.committed;
         let kept = in_flight.intersection(&there).count();
@@ -360,20 +360,6 @@ impl CollectorSubject {
         Ok(())
     }
 
-    /// Gaps are of polls that were missed, as a frame said that was handed over.
-    fn check_gaps(&self, committer: &Committer) -> Result<()> {
-        for (agent, poll, cause) in gaps(committer)? {
-            let frame = (agent, poll / POLLS + 1);
-            let is_handed = self.committed.contains(&frame) || self.in_flight.contains(&frame);
-            ensure!(is_missed(agent, poll) && is_handed, "a gap holds poll {poll} of agent {agent}");
-            ensure!(
-                cause == i64::from(Cause::NoAnswer.code()),
-                "poll {poll} of agent {agent} has cause {cause}"
-            );
-        }
-        check_histories(committer)
-    }
-
     /// All frames once more store what is missing, and nothing twice.
     fn check_all_again(&self, committer: &mut Committer) -> Result<()> {
         let mut all: Vec<FrameId> = (0..self.messages).map(|n| (n % AGENTS, n / AGENTS)).collect();
@@ -388,8 +374,10 @@ impl CollectorSubject {
             committer.connection().query_row("SELECT count(*) FROM conflicts", [], |r| r.get(0))?;
         ensure!(conflicts == 0, "{conflicts} conflicts");
         committer.look_after_gaps(NOW)?;
-        let told: BTreeSet<(u64, u64)> =
+        let gaps: Vec<(u64, u64)> =
             gaps(committer)?.into_iter().map(|(agent, poll, _)| (agent, poll)).collect();
+        let told: BTreeSet<(u64, u64)> = gaps.iter().copied().collect();
+        ensure!(told.len() == gaps.len(), "a poll is held by two gaps");
         let polls = all.iter().flat_map(|&frame| polls(frame).map(move |poll| (frame.0, poll)));
         let missed: BTreeSet<_> = polls.filter(|&(agent, poll)| is_missed(agent, poll)).collect();
         ensure!(told == missed, "its gaps are {told:?}, and {missed:?} were missed");
@@ -414,12 +402,23 @@ fn acknowledged(committer: &mut Committer, agent: u64) -> Result<RangeSet> {
     Ok(stored)
 }
 
+/// Gaps are of polls that were missed, as a frame says that is there.
+fn check_gaps(committer: &Committer, there: &BTreeSet<FrameId>) -> Result<()> {
+    for (agent, poll, cause) in gaps(committer)? {
+        let is_there = there.contains(&(agent, poll / POLLS + 1));
+        ensure!(is_missed(agent, poll) && is_there, "a gap holds poll {poll} of agent {agent}");
+        ensure!(cause == i64::from(Cause::NoAnswer.code()), "poll {poll} of agent {agent} has cause {cause}");
+    }
+    check_histories(committer)
+}
+
 /// Each gap has its history, and stands as that says.
 fn check_histories(committer: &Committer) -> Result<()> {
     let sql = "SELECT count(*) FROM gaps p WHERE
         NOT EXISTS (SELECT 1 FROM gap_events e WHERE e.gap = p.id AND e.event IN (1, 10))
         OR (p.state = 3) <> (p.request IS NOT NULL)
-        OR p.state = 3 AND NOT EXISTS (SELECT 1 FROM gap_events e WHERE e.gap = p.id AND e.event = 3)";
+        OR p.state = 3 AND NOT EXISTS (SELECT 1 FROM gap_events e WHERE e.gap = p.id AND e.event = 3)
+        OR p.state = 3 AND NOT EXISTS (SELECT 1 FROM commands c WHERE c.id = p.request)";
     let wrong: i64 = committer.connection().query_row(sql, [], |r| r.get(0))?;
     ensure!(wrong == 0, "{wrong} gaps do not stand as their history says");
     Ok(())

@@ -204,13 +204,21 @@ impl Case<'_> {
         !self.oracle.rolled_back.is_empty() && was_there && self.log.is_gone(epoch, seq)
     }
 
-    /// Whether an answer of the slot was in memory alone, and a database that may have had it was put back: where the archive has
-    /// let go of what told of its loss, nobody can say more than that something is gone.
+    /// Whether an answer of the slot was in memory alone, a database that may have had it was put back, and the archive has let go
+    /// of a record that tells of such a loss: then nobody can say more than that something is gone.
     fn was_forgotten_from_memory(&self, index: DeviceIndex, slot: i64) -> bool {
         let range = (self.no, index, 0, i64::MIN)..=(self.no, index, u8::MAX, i64::MAX);
         let answers = self.oracle.issued.range::<AnswerKey, _>(range).map(|(_, issued)| issued);
         let mut of_slot = answers.filter(|issued| issued.acquired == Acquired::InSlot(Slot(slot)));
-        !self.oracle.rolled_back.is_empty() && of_slot.any(|issued| self.was_in_memory(issued.told_ms))
+        let tells = |record: &Record| matches!(record, Record::Loss(loss) if loss.cause == Cause::DiskFailed);
+        let mut told = self.log.kept.iter().filter(|(_, kept)| tells(&kept.record));
+        of_slot.any(|issued| self.was_in_memory(issued.told_ms) && self.was_put_back_after(issued.told_ms))
+            && told.any(|(place, _)| self.is_forgotten(*place))
+    }
+
+    /// Whether the database was put back since.
+    pub(super) fn was_put_back_after(&self, told_ms: u64) -> bool {
+        self.oracle.rolled_back.iter().any(|at_ms| *at_ms > told_ms)
     }
 
     /// Whether what was told then was in memory alone, as the disk failed before it was to have it.

@@ -95,8 +95,6 @@ pub struct Gateway {
     pub is_in_memory: bool,
     /// The operation of its disk at which the power goes or the process is killed.
     dies_at: Option<(u64, Stop)>,
-    /// The operation of its disk that fails.
-    fails_at: Option<u64>,
     draw: Draw,
     rng: Rng,
 }
@@ -136,7 +134,6 @@ impl Gateway {
             is_stopping: false,
             is_in_memory: false,
             dies_at: None,
-            fails_at: None,
             draw: Arc::new(draw),
             rng: rng.fork(2),
         }
@@ -166,12 +163,6 @@ impl Gateway {
         let at = self.disk.operations() + operations;
         self.disk.fail_write_at(at);
         self.disk.fail_sync_at(at);
-        self.fails_at = Some(at);
-    }
-
-    /// Whether the operation that fails has come; told once.
-    pub fn take_failed(&mut self) -> bool {
-        self.fails_at.take_if(|at| self.disk.operations() >= *at).is_some()
     }
 
     /// A bit flips where something is written.
@@ -193,9 +184,11 @@ impl Gateway {
         }
     }
 
-    /// It does not, after all.
+    /// None of that, after all.
     pub fn live_on(&mut self) {
         self.disk.die_at(u64::MAX);
+        self.disk.fail_write_at(u64::MAX);
+        self.disk.fail_sync_at(u64::MAX);
         self.dies_at = None;
     }
 
@@ -234,8 +227,7 @@ impl Gateway {
             End::PowerCut(cut) => cut,
         };
         self.disk.restart(cut, self.rng.draw());
-        (self.dies_at, self.fails_at) = (None, None);
-        (self.is_in_memory, self.is_stopping) = (false, false);
+        (self.dies_at, self.is_in_memory, self.is_stopping) = (None, false, false);
         self.queue = Queue::default();
         self.grounds.iter_mut().for_each(SimGround::vacate);
     }

@@ -297,15 +297,20 @@ impl Remembered<'_> {
 
     /// Whether what it had recorded of the slot came while the agent had all in memory alone.
     fn was_in_memory(&self, slot: i64) -> bool {
-        let at = self.memory.grid().at(Slot(slot)).0;
-        self.tellings(at).iter().any(|telling| self.case.was_in_memory(telling.issued.told_ms))
+        self.in_memory(slot).next().is_some()
+    }
+
+    /// When such a thing was told, in ms of the run.
+    fn in_memory(&self, slot: i64) -> impl Iterator<Item = u64> {
+        let told = self.tellings(self.memory.grid().at(Slot(slot)).0).iter();
+        told.map(|telling| telling.issued.told_ms).filter(|told_ms| self.case.was_in_memory(*told_ms))
     }
 
     /// Whether that was acknowledged by a database that was put back since, and the loss that tells of it may be dated by a clock
     /// that was wrong: a device's clock is believed by a day.
     fn was_lost_out_of_time(&self, slot: i64) -> bool {
-        let is_put_back = !self.case.oracle.rolled_back.is_empty();
-        self.case.history().was_set_wrong && is_put_back && self.was_in_memory(slot)
+        let was_put_back = self.in_memory(slot).any(|told_ms| self.case.was_put_back_after(told_ms));
+        self.case.history().was_set_wrong && was_put_back
     }
 
     /// Whether nobody could tell that the slot was recorded: each time that it was said, its table had been made anew, and

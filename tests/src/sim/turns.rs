@@ -128,10 +128,10 @@ impl World {
         let Some(told) = self.gateways[no].tell(what) else { return };
         let stalled_ms = self.gateways[no].disk.take_stalled_ms();
         if self.has_died(no) {
-            // What it wanted when the power went is not done.
+            // What it wanted is not done.
             return;
         }
-        if self.gateways[no].take_failed() {
+        if self.gateways[no].disk.take_failed() {
             self.sometimes.reach(Rare::FailedOnce);
             self.oracle.note_disk_failed(no, self.now_ms);
         }
