@@ -122,12 +122,12 @@ impl Life {
         Self { phase, attempts, failures: 0, next, request: None, ..self }
     }
 
-    /// It is due, and nobody can be asked for it. One that could be asked for before, as its device had a memory then, goes on
-    /// for `open_ms` from where it would have been asked.
+    /// It is due, lasts until `to` so far, and nobody can be asked for it. One that could be asked for before, as its device had a
+    /// memory then, goes on for `open_ms` from where it would have been asked.
     #[must_use]
-    pub fn unasked(self, now: Timestamp, open_ms: i64) -> Self {
+    pub fn unasked(self, to: Timestamp, now: Timestamp, open_ms: i64) -> Self {
         let due = self.next.unwrap_or(now);
-        let until = if self.sourceless { due } else { due.plus_ms(open_ms) };
+        let until = if self.sourceless { due } else { due.max(to).plus_ms(open_ms) };
         if until > now {
             return Self { failures: 0, next: Some(until), request: None, sourceless: true, ..self };
         }
@@ -217,8 +217,12 @@ mod tests {
         let (now, end) = (Timestamp(5), Timestamp(5 + 45 * DAY_MS));
         let open = Life::sourceless(now, policy.open_ms(0, 0));
         assert_eq!((open.phase, open.next), (Phase::Open, Some(end)));
-        assert_eq!(open.unasked(Timestamp(end.0 - 1), policy.open_ms(0, 0)), open, "not a moment sooner");
-        let over = open.unasked(end, policy.open_ms(0, 0));
+        assert_eq!(
+            open.unasked(now, Timestamp(end.0 - 1), policy.open_ms(0, 0)),
+            open,
+            "not a moment sooner"
+        );
+        let over = open.unasked(now, end, policy.open_ms(0, 0));
         assert_eq!((over.phase, over.attempts, over.next), (Phase::Abandoned, 0, None));
         assert!(!over.is_like(&Life { sourceless: false, ..over }), "why it was given up is its past");
         // One that was asked for twice before its device lost its memory.
@@ -228,11 +232,14 @@ mod tests {
             life = life.asked(1, due).answered(Answer::NoData, due, &policy);
         }
         let due = life.next.unwrap();
-        let left = life.unasked(due, policy.open_ms(life.attempts, 0));
+        let left = life.unasked(now, due, policy.open_ms(life.attempts, 0));
         assert_eq!((left.phase, left.attempts, left.next), (Phase::Waiting, 2, Some(end)));
-        assert_eq!(left.unasked(end, policy.open_ms(2, 0)).phase, Phase::Abandoned);
-        // Long after it had been due.
-        assert_eq!(life.unasked(end.plus_ms(1), policy.open_ms(2, 0)).phase, Phase::Abandoned);
+        assert_eq!(left.unasked(now, end, policy.open_ms(2, 0)).phase, Phase::Abandoned);
+        // Long after it had been due; one that has grown up to now has its time from there on.
+        let late = end.plus_ms(1);
+        assert_eq!(life.unasked(now, late, policy.open_ms(2, 0)).phase, Phase::Abandoned);
+        let grown = life.unasked(late, late, policy.open_ms(2, 0));
+        assert_eq!((grown.phase, grown.next), (Phase::Waiting, Some(late.plus_ms(policy.open_ms(2, 0)))));
     }
 
     #[test]

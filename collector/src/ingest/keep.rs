@@ -56,7 +56,8 @@ impl Apply<'_, '_> {
     /// A gap is due that nobody can be asked for.
     fn unasked(&mut self, gap: &Wanted) -> Done {
         let (connection, stamp) = (self.batch.connection, self.batch.stamp());
-        let life = gap.life.unasked(stamp.at, gap.open_ms(self.policies, gap.life.attempts));
+        let (to, open_ms) = (gap.window().to, gap.open_ms(self.policies, gap.life.attempts));
+        let life = gap.life.unasked(to, stamp.at, open_ms);
         gap_lives::put_life(connection, stamp, gap.id, &life)?;
         if life.phase != Phase::Abandoned {
             return Ok(());

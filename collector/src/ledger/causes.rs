@@ -39,7 +39,8 @@ pub(super) fn explain(account: &Account<'_>, runs: &[Run], (from, through): Rang
     take_ends(account, &mut absent, &mut known);
     take_memories(account, &mut absent, &mut known);
     let lost = hidden(account, (account.span.proven_at, account.at), |_, _| true);
-    let (begun_ahead, read) = (began_ahead(account, through), runs.first().map_or(i64::MAX, |run| run.first));
+    let read = runs.iter().find(|run| run.last >= from).map_or(i64::MAX, |run| run.first);
+    let begun_ahead = began_ahead(account, through);
     known.extend(absent.into_iter().map(|range| {
         let is_ahead = account.is_ahead || begun_ahead && range.1 < read;
         let rest = match lost {
@@ -52,14 +53,14 @@ pub(super) fn explain(account: &Account<'_>, runs: &[Run], (from, through): Rang
     known
 }
 
-/// Whether nothing is proven of the span yet, and its agent began by a clock that was far ahead: what it would have polled before
-/// that was set right it took for long past.
+/// Whether the agent has begun since the last proof by a clock that was far ahead: what it would have polled before that was set
+/// right it took for long past.
 fn began_ahead(account: &Account<'_>, through: i64) -> bool {
     let latest = account.span.times.at(Slot(through)).plus_ms(plausible::AHEAD_MAX_MS);
     let (agent, since) = (account.agent, account.span.proven_at.place);
     let epochs = agent.chain.range(since..=account.at.place).map(|(_, epoch)| epoch);
     let mut starts = epochs.filter_map(|epoch| agent.epochs.get(epoch)?.start.as_ref());
-    account.span.proven.is_none() && starts.any(|start| start.clock_set && start.at > latest)
+    starts.any(|start| start.clock_set && start.at > latest)
 }
 
 fn take_losses(account: &Account<'_>, absent: &mut Vec<Range>, known: &mut Vec<(Range, Known)>) {

@@ -138,10 +138,10 @@ impl<'c> Batch<'c> {
             tally.duplicates += 1;
             return Ok(());
         }
-        // The device itself has the last word. That it has no value is none.
+        // The device itself has the last word. That it has no value is none, whatever it revises.
         let takes_back = was_lent && row.quality.has_value();
         tally.readings += i64::from(takes_back);
-        if row.revises || takes_back {
+        if takes_back || row.revises && !was_lent {
             return self.revise(row);
         }
         tally.conflicts += 1;

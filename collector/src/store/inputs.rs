@@ -1,5 +1,6 @@
 //! What a computed device finds of its inputs in the database. Reads only.
 
+use gapless_common::quality::Quality;
 use gapless_common::reading::Value;
 use gapless_common::time::{Slot, Timestamp};
 use rusqlite::{Connection, OptionalExtension as _};
@@ -70,7 +71,12 @@ pub(crate) fn between(
     for series in &input.series {
         let mut rows = statement.query([*series, first, end])?;
         while let Some(row) = rows.next()? {
-            let quality = cell::quality(row.get(2)?)?;
+            let code = row.get(2)?;
+            // What is computed from a value of another device is nobody's measurement.
+            let quality = match cell::quality(code)? {
+                Quality::Good if cell::is_lent(code) => Quality::UncertainEstimated,
+                quality => quality,
+            };
             let value = match cell::value(row.get_ref(1)?)? {
                 Some(Value::Number(number)) => Some(number),
                 Some(Value::Text(_)) => continue,

@@ -91,18 +91,25 @@ impl Case<'_> {
             Cause::NotConnected | Cause::NoAnswer | Cause::Corrupt | Cause::Refused(_) => {
                 self.bus_said(index, slot, cause) && self.had_trouble(known, at)
             }
-            Cause::ClockStepped => self.bus_said(index, slot, cause) || self.began_ahead(index, slot, at),
+            Cause::ClockStepped => {
+                self.bus_said(index, slot, cause) || self.began_ahead((index, known), slot, at)
+            }
             told => self.bus_said(index, slot, told),
         }
     }
 
-    /// Whether an agent that was there by then had begun by a clock far ahead, and nothing had been read of the device yet.
-    fn began_ahead(&self, index: DeviceIndex, slot: i64, at: Timestamp) -> bool {
-        let is_ahead = |life: &Life| truth(life.began.0) <= at && life.began.1 > at.plus_ms(AHEAD_MAX_MS);
+    /// Whether an agent that was there by then had begun by a clock far ahead, and had read nothing of the device since.
+    fn began_ahead(&self, (index, known): (DeviceIndex, &Known), slot: i64, at: Timestamp) -> bool {
         let range = (self.no, index, 0, i64::MIN)..=(self.no, index, u8::MAX, i64::MAX);
-        let mut read = self.oracle.issued.range::<AnswerKey, _>(range).map(|(_, issued)| issued.acquired);
-        let is_earlier = |acquired| matches!(acquired, Acquired::InSlot(of) if of.0 <= slot);
-        self.history().lives.iter().any(is_ahead) && !read.any(is_earlier)
+        self.history().lives.iter().any(|life| {
+            let began = truth(life.began.0);
+            let since = known.grid.slot_at(began).0;
+            let mut read = self.oracle.issued.range::<AnswerKey, _>(range.clone());
+            let is_since = |of: Slot| (since..=slot).contains(&of.0);
+            began <= at
+                && life.began.1 > at.plus_ms(AHEAD_MAX_MS)
+                && !read.any(|(_, issued)| matches!(issued.acquired, Acquired::InSlot(of) if is_since(of)))
+        })
     }
 
     /// Whether what was read of the slot found no room, in a process that ended so: it could not say that either.
