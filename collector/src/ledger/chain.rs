@@ -534,7 +534,9 @@ fn has_lost_whole(agent: &Agent) -> bool {
     let is_held = |epoch| agent.held.epochs.iter().any(|h| h.epoch == epoch);
     agent.epochs.iter().any(|(&epoch, state)| {
         let is_nowhere = state.place.is_none() && state.start.is_none() && !state.is_in_memory();
-        is_nowhere && !is_held(epoch) && loss_of_first(agent, epoch).is_some()
+        // What is lost with the disk's failing was in memory.
+        let is_of_disk = |loss: &Loss| loss.cause != Cause::DiskFailed;
+        is_nowhere && !is_held(epoch) && loss_of_first(agent, epoch).is_some_and(is_of_disk)
     })
 }
 
