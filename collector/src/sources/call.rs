@@ -145,10 +145,11 @@ impl Caller {
         drop(under_way);
         let why_not = |why: String| Failure::NoToken { url: login.shown_url(), why };
         asked.map(Some).map_err(|refusal| match refusal {
-            Refusal::Lasting(why) if self.withdrawn.contains(&401) => {
+            // For good only where the endpoint says so itself.
+            Refusal::Ended(why) if self.withdrawn.contains(&401) => {
                 Failure::Withdrawn { whose: Whose::Account, why: why_not(why).to_string() }
             }
-            Refusal::Lasting(why) | Refusal::Passing(why) => why_not(why),
+            Refusal::Ended(why) | Refusal::Lasting(why) | Refusal::Passing(why) => why_not(why),
         })
     }
 
@@ -238,7 +239,7 @@ impl Caller {
     /// A text for people: a source may repeat what it was asked with.
     fn hushed(&self, text: &str) -> String {
         let text = hushed(text, self.credentials.secrets.iter().map(String::as_str));
-        self.login.as_ref().map_or(text.clone(), |login| login::locked(login).hushed(&text))
+        self.login.as_ref().map_or(text.clone(), |login| login::locked(login).tokens.hushed(&text))
     }
 }
 

@@ -282,16 +282,27 @@ fn an_endpoint_that_gives_no_token_is_left_alone_and_what_it_says_is_told_withou
         assert_eq!(source.ask(asks), 'h');
     }
     assert_eq!(source.tokens(), ["T"]);
-    // Where a refusal means that access has ended, this is one; one that passes is none.
-    for (status, is_withdrawn) in [(400, true), (503, false)] {
+    // Where a refusal means that access has ended, this is one; whatever else is answered is tried again.
+    let rows = [
+        (400, "", denied, true),
+        (401, "", denied, true),
+        (503, "", denied, false),
+        (200, "", denied, false),
+        (200, "", "<html>", false),
+        (302, "Location: /login\r\n", "", false),
+        (404, "", "<html>", false),
+        (401, "", "<html>", false),
+    ];
+    for (status, headers, body, is_withdrawn) in rows {
         let source =
-            served_with(vec![(status, "", denied)], OAUTH, &[("withdrawn = [403]", "withdrawn = [401]")]);
+            served_with(vec![(status, headers, body)], OAUTH, &[("withdrawn = [403]", "withdrawn = [401]")]);
         let told = source.api.caller.get(&source.api.description.url, (source.api.caller.who(), Asked));
         assert_eq!(
             matches!(told, Err(Failure::Withdrawn { whose: Whose::Account, .. })),
             is_withdrawn,
             "{told:?}"
         );
+        assert_eq!(matches!(told, Err(Failure::NoToken { .. })), !is_withdrawn, "{told:?}");
     }
 }
 

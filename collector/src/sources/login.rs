@@ -9,7 +9,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use sha2::{Digest as _, Sha256};
 
 use super::auth::OauthSpec;
-use super::auth::secret::{Secret, hushed};
+use super::auth::secret::Secret;
 use super::auth::token::{Answer, Client, Refusal, Tokens};
 use super::call::wait_until;
 use super::url::bare;
@@ -85,18 +85,14 @@ impl Login {
             kept = Some(there);
         }
         let OauthSpec { client_id: id, auth_method, scope, more, .. } = spec.clone();
+        let tokens = Tokens::new(refresh).hiding(secret.iter().cloned().collect());
         let client = Client { id, secret, auth_method, scope, more };
-        Ok(Self { url: spec.token_url.clone(), client, tokens: Tokens::new(refresh), kept })
+        Ok(Self { url: spec.token_url.clone(), client, tokens, kept })
     }
 
     /// Where tokens are asked for, as it may be shown.
     pub(super) fn shown_url(&self) -> String {
         bare(&self.url).to_owned()
-    }
-
-    /// Without its secrets.
-    pub(super) fn hushed(&self, text: &str) -> String {
-        hushed(text, self.tokens.secrets().chain(self.client.secret.as_deref()))
     }
 
     /// Asks for a token.
@@ -110,11 +106,11 @@ impl Login {
             let after = answer.headers().get("retry-after").and_then(|value| value.to_str().ok());
             let after = after.and_then(|text| wait_until(text, began));
             let body = answer.body_mut().with_config().limit(BODY_BYTES_MAX).read_to_string()?;
-            Ok((answer.status().as_u16(), self.hushed_refusal(answer.status().as_u16(), body), after))
+            Ok((answer.status().as_u16(), body, after))
         });
         let answer = match &said {
             Ok((status, body, after)) => Answer::Said { status: *status, body, after: *after },
-            Err(error) => Answer::None(self.hushed(&error.to_string())),
+            Err(error) => Answer::None(error.to_string()),
         };
         let (token, is_other) = self.tokens.answered(answer, began, clock::now())?;
         if let (true, Some(kept), Some(refresh)) = (is_other, &self.kept, self.tokens.refresh())
@@ -128,11 +124,6 @@ impl Login {
             );
         }
         Ok(token)
-    }
-
-    /// What a token is given in counts as it is; what else is said goes to people.
-    fn hushed_refusal(&self, status: u16, body: String) -> String {
-        if status == 200 { body } else { self.hushed(&body) }
     }
 }
 

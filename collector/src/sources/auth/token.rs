@@ -10,6 +10,7 @@ use gapless_common::time::Timestamp;
 use serde::Deserialize;
 use serde_json::Value as Json;
 
+use super::secret::hushed;
 use super::{AuthMethod, basic};
 use crate::sources::url::escaped;
 
@@ -19,7 +20,7 @@ const MARGIN_MS: i64 = 60_000;
 const LIFE_SECONDS_MAX: f64 = 315_576_000.0;
 /// First and longest pause after the endpoint could not be reached, or was in trouble.
 const TROUBLE_MS: (i64, i64) = (5_000, 300_000);
-/// The same after it refused, and after a new token was of no more use than the old one: a person has to see to it.
+/// The same after it refused, and after a new token was of no more use than the old one: a person may have to see to it.
 const REFUSAL_MS: (i64, i64) = (60_000, 3_600_000);
 /// What the endpoint says of how long to wait is believed up to here.
 const WAIT_MS_MAX: i64 = 86_400_000;
@@ -47,7 +48,7 @@ pub(in crate::sources) struct Question {
 
 /// What came of a question.
 pub(in crate::sources) enum Answer<'a> {
-    /// An answer, and when the endpoint may be asked again where it says so.
+    /// An answer as it came, and when the endpoint may be asked again where it says so.
     Said { status: u16, body: &'a str, after: Option<Timestamp> },
     /// None, and why.
     None(String),
@@ -67,7 +68,9 @@ pub(in crate::sources) enum Standing {
 /// Why no token came.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(in crate::sources) enum Refusal {
-    /// The endpoint does not give one to who asks, whenever it is asked.
+    /// The endpoint says that who asks, or what access was granted by, is not known to it any more.
+    Ended(String),
+    /// What it says is no token, and no word that access has ended: whatever stands between may have answered in its place.
     Lasting(String),
     /// It could not be asked, or not now.
     Passing(String),
@@ -78,6 +81,8 @@ pub(in crate::sources) enum Refusal {
 pub(in crate::sources) struct Tokens {
     /// By which new ones are had; the client's own secret where there is none.
     refresh: Option<String>,
+    /// What is sent besides that must not be shown.
+    hidden: Vec<String>,
     /// The one in force, and up to when it is used.
     access: Option<(String, Option<Timestamp>)>,
     rest: Option<(Timestamp, String)>,
@@ -88,6 +93,7 @@ pub(in crate::sources) struct Tokens {
     vain_until: Timestamp,
 }
 
+/// RFC 6749, section 5.1.
 #[derive(Deserialize)]
 struct Granted {
     access_token: String,
@@ -109,6 +115,11 @@ impl Tokens {
         Self { refresh, ..Self::default() }
     }
 
+    /// The same, and these words are not shown either.
+    pub(in crate::sources) fn hiding(self, words: Vec<String>) -> Self {
+        Self { hidden: words, ..self }
+    }
+
     /// The refresh token in force.
     pub(in crate::sources) fn refresh(&self) -> Option<&str> {
         self.refresh.as_deref()
@@ -116,7 +127,13 @@ impl Tokens {
 
     /// What must not be shown.
     pub(in crate::sources) fn secrets(&self) -> impl Iterator<Item = &str> {
-        self.refresh.as_deref().into_iter().chain(self.access.as_ref().map(|(token, _)| token.as_str()))
+        let tokens = self.refresh.iter().chain(self.access.as_ref().map(|(token, _)| token));
+        tokens.chain(&self.hidden).map(String::as_str)
+    }
+
+    /// A text that goes to people, without its secrets.
+    pub(in crate::sources) fn hushed(&self, text: &str) -> String {
+        hushed(text, self.secrets())
     }
 
     /// Where a call stands at `now`.
@@ -167,8 +184,11 @@ impl Tokens {
         now: Timestamp,
     ) -> Result<(String, bool), Refusal> {
         let (granted, after) = match answer {
-            Answer::None(why) => (Err(Refusal::Passing(why)), None),
-            Answer::Said { status, body, after } => (understood(status, body), after),
+            Answer::None(why) => (Err(Refusal::Passing(self.hushed(&why))), None),
+            Answer::Said { status, body, after } => (
+                understood(status, body, |words| self.hushed(words).chars().take(WORDS_MAX).collect()),
+                after,
+            ),
         };
         match granted {
             Ok(granted) => {
@@ -179,6 +199,8 @@ impl Tokens {
                 });
                 self.access = Some((access_token.clone(), until));
                 (self.rest, self.failures) = (None, 0);
+                // Some say by an empty one that there is no other.
+                let refresh_token = refresh_token.filter(|token| !token.trim().is_empty());
                 let is_other =
                     self.refresh.is_some() && refresh_token.is_some() && refresh_token != self.refresh;
                 if is_other {
@@ -188,7 +210,7 @@ impl Tokens {
             }
             Err(refusal) => {
                 let (pauses, why) = match &refusal {
-                    Refusal::Lasting(why) => (REFUSAL_MS, why),
+                    Refusal::Ended(why) | Refusal::Lasting(why) => (REFUSAL_MS, why),
                     Refusal::Passing(why) => (TROUBLE_MS, why),
                 };
                 let pause = now.plus_ms(doubled(pauses, self.failures));
@@ -229,33 +251,35 @@ fn doubled((first, most): (i64, i64), times: u32) -> i64 {
     first.saturating_mul(1 << times.min(16)).min(most)
 }
 
-fn understood(status: u16, body: &str) -> Result<Granted, Refusal> {
-    if status == 200 {
-        let granted: Granted = serde_json::from_str(body).map_err(|_| {
-            Refusal::Lasting(
-                "its answer is no token (RFC 6749, section 5.1): is `token_url` the token endpoint?"
-                    .to_owned(),
-            )
-        })?;
+/// What an answer comes to; `shown` is how words of it may be shown.
+fn understood(status: u16, body: &str, shown: impl Fn(&str) -> String) -> Result<Granted, Refusal> {
+    if let (200, Ok(granted)) = (status, serde_json::from_str::<Granted>(body)) {
         return match &granted.token_type {
             Some(other) if !other.eq_ignore_ascii_case("bearer") => Err(Refusal::Lasting(format!(
-                "it gives tokens of the type `{other}`, and only `Bearer` is known"
+                "it gives tokens of the type `{}`, and only `Bearer` is known",
+                shown(other)
             ))),
             _ if granted.access_token.is_empty() => Err(Refusal::Lasting("its token is empty".to_owned())),
             _ => Ok(granted),
         };
     }
-    let words = match serde_json::from_str::<Denied>(body) {
-        Ok(Denied { error, error_description: Some(more) }) => format!("{error}: {more}"),
-        Ok(Denied { error, .. }) => error,
-        Err(_) => body.to_owned(),
+    let denied = serde_json::from_str::<Denied>(body).ok();
+    let words = match &denied {
+        Some(Denied { error, error_description: Some(more) }) => shown(&format!("{error}: {more}")),
+        Some(Denied { error, .. }) => shown(error),
+        // There may be a token somewhere in it.
+        None if status < 300 => {
+            "its answer is no token (RFC 6749, section 5.1): is `token_url` the token endpoint?".to_owned()
+        }
+        None => shown(body),
     };
-    let words: String = words.chars().take(WORDS_MAX).collect();
     let why = format!("HTTP {status}: {words}");
-    match status {
-        408 | 425 | 429 | 500.. => Err(Refusal::Passing(why)),
-        _ => Err(Refusal::Lasting(why)),
-    }
+    Err(match (status, denied.as_ref().map(|denied| denied.error.as_str())) {
+        // Anything else may be a gateway's page, or a mistake that is put right: only these say that nothing will come of it.
+        (400 | 401, Some("invalid_grant" | "invalid_client" | "unauthorized_client")) => Refusal::Ended(why),
+        (408 | 425 | 429 | 500.., _) => Refusal::Passing(why),
+        _ => Refusal::Lasting(why),
+    })
 }
 
 /// How long a token lives, where its answer says so. Some say nothing of it by saying none.
@@ -360,6 +384,8 @@ mod tests {
             ("", "r1", false),
             ("\"refresh_token\": \"r1\",", "r1", false),
             ("\"refresh_token\": \"r2\",", "r2", true),
+            ("\"refresh_token\": \"\",", "r2", false),
+            ("\"refresh_token\": \" \",", "r2", false),
         ];
         for (refresh, expected, is_other) in rows {
             let told = tokens.answered(said(200, &with(refresh)), at(0), at(0)).unwrap();
@@ -375,20 +401,19 @@ mod tests {
     #[test]
     fn an_endpoint_that_gives_none_is_left_alone_longer_each_time_and_longest_where_it_refuses() {
         let denied = r#"{"error": "invalid_grant", "error_description": "revoked"}"#;
-        type Case = (fn() -> Answer<'static>, [i64; 2], bool);
+        type Case = (fn() -> Answer<'static>, [i64; 2]);
         let rows: [Case; 5] = [
-            (|| said(400, r#"{"error": "invalid_client"}"#), [60_000, 3_600_000], true),
-            (|| said(200, "<html>"), [60_000, 3_600_000], true),
-            (|| said(503, "busy"), [5_000, 300_000], false),
-            (|| Answer::None("no route".to_owned()), [5_000, 300_000], false),
-            (|| Answer::Said { status: 429, body: "", after: Some(at(600)) }, [600_000, 600_000], false),
+            (|| said(400, r#"{"error": "invalid_client"}"#), [60_000, 3_600_000]),
+            (|| said(200, "<html>"), [60_000, 3_600_000]),
+            (|| said(503, "busy"), [5_000, 300_000]),
+            (|| Answer::None("no route".to_owned()), [5_000, 300_000]),
+            (|| Answer::Said { status: 429, body: "", after: Some(at(600)) }, [600_000, 600_000]),
         ];
-        for (answer, [first, last], is_lasting) in rows {
+        for (answer, [first, last]) in rows {
             let mut tokens = Tokens::default();
             let mut pauses = Vec::new();
             for _ in 0..12 {
                 let refusal = tokens.answered(answer(), at(0), at(0)).unwrap_err();
-                assert_eq!(matches!(refusal, Refusal::Lasting(_)), is_lasting, "{refusal:?}");
                 let Standing::Rest(until, _) = tokens.standing(at(0)) else { panic!("{refusal:?}: no rest") };
                 assert_eq!(tokens.standing(until), Standing::Ask);
                 pauses.push(until.0);
@@ -397,7 +422,7 @@ mod tests {
         }
         let mut tokens = Tokens::default();
         let refusal = tokens.answered(said(400, denied), at(0), at(0)).unwrap_err();
-        assert_eq!(refusal, Refusal::Lasting("HTTP 400: invalid_grant: revoked".to_owned()));
+        assert_eq!(refusal, Refusal::Ended("HTTP 400: invalid_grant: revoked".to_owned()));
         // A clock that is set back keeps nobody waiting for longer than a day.
         let long_ago = at(-400 * 86_400);
         assert!(
@@ -406,9 +431,46 @@ mod tests {
         // What works ends all of it.
         tokens.answered(said(200, GRANTED), at(0), at(0)).unwrap();
         assert_eq!((tokens.failures, tokens.standing(at(0))), (0, Standing::Token("a1".to_owned())));
+    }
+
+    #[test]
+    fn only_what_says_that_access_has_ended_is_taken_for_that() {
+        let ended = Refusal::Ended as fn(String) -> Refusal;
+        let (lasting, passing) =
+            (Refusal::Lasting as fn(String) -> Refusal, Refusal::Passing as fn(String) -> Refusal);
+        let no_token = "its answer is no token (RFC 6749, section 5.1): is `token_url` the token endpoint?";
         let mac = GRANTED.replace("bearer", "mac");
-        let refusal = Tokens::default().answered(said(200, &mac), at(0), at(0)).unwrap_err();
-        assert!(matches!(refusal, Refusal::Lasting(why) if why.contains("`mac`")));
+        let long = GRANTED.replace("bearer", &format!("s3cret{}", "x".repeat(WORDS_MAX)));
+        let of_type =
+            |name: &str| format!("it gives tokens of the type `{name}`, and only `Bearer` is known");
+        let rows = [
+            (400, r#"{"error": "invalid_grant"}"#, ended, "HTTP 400: invalid_grant".to_owned()),
+            (401, r#"{"error": "invalid_client"}"#, ended, "HTTP 401: invalid_client".to_owned()),
+            (400, r#"{"error": "unauthorized_client"}"#, ended, "HTTP 400: unauthorized_client".to_owned()),
+            (400, r#"{"error": "invalid_scope"}"#, lasting, "HTTP 400: invalid_scope".to_owned()),
+            (403, r#"{"error": "invalid_grant"}"#, lasting, "HTTP 403: invalid_grant".to_owned()),
+            (401, "invalid_grant", lasting, "HTTP 401: invalid_grant".to_owned()),
+            (302, "moved", lasting, "HTTP 302: moved".to_owned()),
+            (404, "no s3cret here", lasting, "HTTP 404: no … here".to_owned()),
+            (200, "<html>", lasting, format!("HTTP 200: {no_token}")),
+            (201, GRANTED, lasting, format!("HTTP 201: {no_token}")),
+            (
+                200,
+                r#"{"error": "invalid_grant", "error_description": "s3cret is over"}"#,
+                lasting,
+                "HTTP 200: invalid_grant: … is over".to_owned(),
+            ),
+            (200, r#"{"access_token": ""}"#, lasting, "its token is empty".to_owned()),
+            (200, mac.as_str(), lasting, of_type("mac")),
+            (200, long.as_str(), lasting, of_type(&format!("…{}", "x".repeat(WORDS_MAX - 1)))),
+            (503, r#"{"error": "invalid_grant"}"#, passing, "HTTP 503: invalid_grant".to_owned()),
+        ];
+        for (status, body, kind, why) in rows {
+            let mut tokens = Tokens::default().hiding(vec!["s3cret".to_owned()]);
+            let refusal = tokens.answered(said(status, body), at(0), at(0)).unwrap_err();
+            assert_eq!(refusal, kind(why), "{status} {body}");
+            assert!(matches!(tokens.standing(at(0)), Standing::Rest(..)), "it is asked again later");
+        }
     }
 
     #[test]
