@@ -268,14 +268,15 @@ fn a_second_refusal_is_what_one_without_a_token_is() {
 
 #[test]
 fn an_endpoint_that_gives_no_token_is_left_alone_and_what_it_says_is_told_without_secrets() {
-    let denied = "{\"error\": \"invalid_grant\", \"error_description\": \"r3fresh of s3cret is over\"}";
+    // The last of them is the client's own header.
+    let denied = "{\"error\": \"invalid_grant\", \"error_description\": \"r3fresh of s3cret is over for Z2FwbGVzczpzM2NyZXQ=\"}";
     let source = served(vec![(400, "", denied)], OAUTH);
     let asks = (source.api.caller.who(), Asked);
     let why = source.api.caller.get(&source.api.description.url, asks).unwrap_err();
     let text = why.to_string();
     assert!(
         matches!(why, Failure::NoToken { .. })
-            && text.contains("/token: HTTP 400: invalid_grant: … of … is over"),
+            && text.contains("/token: HTTP 400: invalid_grant: … of … is over for …"),
         "{text}"
     );
     for _ in 0..3 {
@@ -308,15 +309,15 @@ fn an_endpoint_that_gives_no_token_is_left_alone_and_what_it_says_is_told_withou
 
 #[test]
 fn what_a_source_repeats_of_who_asks_is_not_told() {
-    let more = "auth = { query = { key = \"k3y\" }, basic = { username = \"u\", password = \"p4ss\" } }";
-    let source = served(vec![(500, "", "k3y and p4ss and dTpwNHNz and more")], more);
+    let basic = "basic = { username = \"u\", password = \"p4ss\" }";
+    let more = format!("auth = {{ query = {{ key = \"k3+/y=\" }}, {basic} }}");
+    let said = "k3+/y= and k3%2B%2Fy%3D and p4ss and dTpwNHNz and h3ader and more";
+    let headers = ("\"x-api-key\" = \"secret\"", "\"x-api-key\" = \"Key h3ader\"");
+    let source = served_with(vec![(500, "", said)], &more, &[headers]);
     let why =
         source.api.caller.get(&source.api.description.url, (source.api.caller.who(), Asked)).unwrap_err();
-    assert_eq!(why.to_string(), "the source answers HTTP 500: … and … and … and more");
+    assert_eq!(why.to_string(), "the source answers HTTP 500: … and … and … and … and … and more");
     let asked = source.asked.lock().unwrap();
-    assert!(
-        asked[0].contains("&key=k3y ") && asked[0].contains("authorization: Basic dTpwNHNz"),
-        "{}",
-        asked[0]
-    );
+    let sent = ["&key=k3%2B%2Fy%3D ", "authorization: Basic dTpwNHNz", "x-api-key: Key h3ader"];
+    assert!(sent.iter().all(|part| asked[0].contains(part)), "{}", asked[0]);
 }

@@ -8,11 +8,11 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use sha2::{Digest as _, Sha256};
 
-use super::auth::OauthSpec;
 use super::auth::secret::Secret;
 use super::auth::token::{Answer, Client, Refusal, Tokens};
+use super::auth::{OauthSpec, last_word};
 use super::call::wait_until;
-use super::url::bare;
+use super::url::{bare, escaped};
 use crate::clock;
 
 /// The longest answer.
@@ -85,8 +85,12 @@ impl Login {
             kept = Some(there);
         }
         let OauthSpec { client_id: id, auth_method, scope, more, .. } = spec.clone();
-        let tokens = Tokens::new(refresh).hiding(secret.iter().cloned().collect());
         let client = Client { id, secret, auth_method, scope, more };
+        let tokens = Tokens::new(refresh);
+        // Whoever has read it from the header has the secret.
+        let header = tokens.question(&client).authorization;
+        let hidden = client.secret.iter().cloned().chain(header.map(|header| last_word(&header).to_owned()));
+        let tokens = tokens.hiding(hidden.collect());
         Ok(Self { url: spec.token_url.clone(), client, tokens, kept })
     }
 
@@ -102,7 +106,11 @@ impl Login {
         if let Some(authorization) = &question.authorization {
             request = request.header("authorization", authorization);
         }
-        let said = request.send_form(question.form).and_then(|mut answer| {
+        // As other words that are sent: what is repeated of them is known by that.
+        let fields = question.form.iter().map(|(name, text)| format!("{}={}", escaped(name), escaped(text)));
+        let form = fields.collect::<Vec<_>>().join("&");
+        let request = request.header("content-type", "application/x-www-form-urlencoded");
+        let said = request.send(form).and_then(|mut answer| {
             let after = answer.headers().get("retry-after").and_then(|value| value.to_str().ok());
             let after = after.and_then(|text| wait_until(text, began));
             let body = answer.body_mut().with_config().limit(BODY_BYTES_MAX).read_to_string()?;

@@ -12,6 +12,11 @@ use serde::Deserialize;
 use self::secret::Secret;
 use super::url::origin;
 
+/// Headers that say nothing of who asks.
+const OPEN: [&str; 2] = ["accept", "content-type"];
+/// A shorter word of a header is a version or a switch: to take it out would make other texts unreadable.
+const WORD_MIN: usize = 6;
+
 /// Who asks, where a source wants to know. An API key in a header stands among the `headers`.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -121,8 +126,16 @@ impl AuthSpec {
         let mut all = Credentials::default();
         for (name, secret) in headers {
             let value = read(&format!("headers.{name}"), secret)?;
-            // What stands in the open beside the URL may be any word, such as `application/json`.
-            all.secrets.extend(secret.file().map(|_| value.clone()));
+            // What is not in a file may be any word, such as `application/json`.
+            let is_open = OPEN.iter().any(|open| name.eq_ignore_ascii_case(open));
+            if secret.file().is_some() || !is_open && value.len() >= WORD_MIN {
+                all.secrets.push(value.clone());
+            }
+            // What it says before that is the way in which it is meant, such as `Bearer`.
+            let word = last_word(&value);
+            if word != value && !is_open && word.len() >= WORD_MIN {
+                all.secrets.push(word.to_owned());
+            }
             all.headers.push((name.clone(), value));
         }
         for (name, secret) in &self.query {
@@ -139,7 +152,7 @@ impl AuthSpec {
             let password = read("auth.basic.password", password)?;
             let header = basic(username, &password);
             // Whoever has read it from there has the password.
-            all.secrets.extend(header.split(' ').next_back().map(str::to_owned));
+            all.secrets.push(last_word(&header).to_owned());
             all.secrets.push(password);
             all.headers.push(("authorization".to_owned(), header));
         }
@@ -167,6 +180,11 @@ impl OauthSpec {
             None => Ok(()),
         }
     }
+}
+
+/// What stands last in the value of a header: of one that says who asks, the secret.
+pub(super) fn last_word(header: &str) -> &str {
+    header.split_whitespace().next_back().unwrap_or_default()
 }
 
 /// The value of the header that shows a token (RFC 6750, section 2.1).
@@ -232,6 +250,18 @@ mod tests {
             [pair("accept", "json"), pair("x-key", "from h"), pair("authorization", "Bearer from b")];
         assert_eq!((all.headers, all.query), (headers.to_vec(), vec![pair("key", "k")]));
         assert_eq!(all.secrets, ["from h", "k", "from b"]);
+        let rows: [(&str, &str, &[&str]); 7] = [
+            ("authorization", "Bearer t0ken-1", &["Bearer t0ken-1", "t0ken-1"]),
+            ("x-key", "t0ken-1", &["t0ken-1"]),
+            ("x-key", "@k", &["from k"]),
+            ("authorization", "Token @k-long", &["Token from k-long", "k-long"]),
+            ("x-version", "2", &[]),
+            ("Accept", "text/csv; version=2.00", &[]),
+            ("content-type", "application/json", &[]),
+        ];
+        for (name, value, secrets) in rows {
+            assert_eq!(of("", &[(name, value)]).secrets, secrets, "{name}: {value}");
+        }
         // The example of RFC 7617, section 2.
         let all = of("basic = { username = \"Aladdin\", password = \"open sesame\" }", &[]);
         assert_eq!(all.headers, [pair("authorization", "Basic QWxhZGRpbjpvcGVuIHNlc2FtZQ==")]);
