@@ -2,6 +2,7 @@
 
 use std::io::{Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
+use std::path::Path;
 use std::sync::{Arc, Mutex};
 
 use gapless_common::time::Timestamp;
@@ -81,7 +82,7 @@ fn served_with(
     let description = Description::read(&text).unwrap();
     let (inbound, folder) = (mpsc::channel(100), tempfile::tempdir().unwrap());
     let budget = Budget { database: folder.path().join("gapless.db"), orders: Orders::to(&inbound.0) };
-    let caller = caller(&description, &mut Accounts::default(), budget).unwrap();
+    let caller = caller((Path::new("one.toml"), &description), &mut Accounts::default(), budget).unwrap();
     Served { api: Arc::new(Api { description, caller }), asked, _folder: folder, _inbound: inbound }
 }
 

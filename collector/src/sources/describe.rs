@@ -188,14 +188,21 @@ pub struct Asked {
     pub spec: DeviceSpec,
 }
 
-/// What is wrong with a description, and where; not the line itself, in which a secret may stand.
+/// What is wrong with a description, and where; not the line itself, in which a secret may stand, nor what stands there in place of
+/// what is expected.
 fn wrong(text: &str, error: &toml::de::Error) -> String {
+    let has_value =
+        ["invalid type: ", "invalid value: "].iter().any(|words| error.message().starts_with(words));
+    let message = match error.message().rsplit_once(", expected ") {
+        Some((_, expected)) if has_value => format!("expected {expected}"),
+        _ => error.message().to_owned(),
+    };
     let Some(before) = error.span().and_then(|span| text.get(..span.start)) else {
-        return error.message().to_owned();
+        return message;
     };
     let line = before.matches('\n').count() + 1;
     let column = before.rsplit('\n').next().unwrap_or_default().chars().count() + 1;
-    format!("line {line}, column {column}: {}", error.message())
+    format!("line {line}, column {column}: {message}")
 }
 
 impl Description {
@@ -447,6 +454,12 @@ mod tests {
         let rows = [
             ("auth.beare = \"s3cret\"\n", ["line 1,", "`beare`"]),
             ("auth.bearer = \"s3cret\n", ["line 1,", ""]),
+            ("auth.bearer = 530537\n", ["line 1, column ", ": expected a string"]),
+            ("auth.basic = \"s3cret, expected 530537\"\n", ["line 1, column ", ": expected struct Basic"]),
+            (
+                "auth.basic = { username = \"u\", password = [\"s3cret\"] }\n",
+                ["line 1, column ", ": expected a string"],
+            ),
             (
                 "auth.bearer = \"s3cret\"\nauth.basic = { username = \"u\", password = \"s3cret\" }\n",
                 ["`auth.basic`", "`auth.bearer`"],
@@ -460,7 +473,8 @@ mod tests {
             let rest = METERS.replace("headers = { \"x-api-key\" = \"secret\" }", "");
             let text = format!("{words}{rest}");
             let why = Description::read(&text).unwrap_err();
-            assert!(expected.iter().all(|part| why.contains(part)) && !why.contains("s3cret"), "{why}");
+            let is_shown = ["s3cret", "530537"].iter().any(|secret| why.contains(secret));
+            assert!(expected.iter().all(|part| why.contains(part)) && !is_shown, "{why}");
         }
     }
 }

@@ -44,13 +44,30 @@ pub enum StartError {
         /// What is wrong.
         message: String,
     },
-    /// Nothing stands in the file of a secret.
-    #[error("`{place}` names {path}, whose first line is empty: write the secret there")]
-    Secret {
+    /// The file of a secret could not be read.
+    #[error(
+        "in {description}: `{place}` names {path}, which cannot be read: let the collector read it, or name another file"
+    )]
+    SecretRead {
+        /// The file of the description.
+        description: PathBuf,
+        /// Where it is named there.
+        place: String,
         /// The file.
         path: PathBuf,
-        /// Where it is named.
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// Nothing stands in it.
+    #[error("in {description}: `{place}` names {path}, whose first line is empty: write the secret there")]
+    Secret {
+        /// The file of the description.
+        description: PathBuf,
+        /// Where it is named there.
         place: String,
+        /// The file.
+        path: PathBuf,
     },
     /// No thread.
     #[error("cannot start the thread of a source")]
@@ -117,7 +134,7 @@ pub fn start(
                 let site = description.site_id().map_err(described)?;
                 let asked = description.asked().map_err(described)?;
                 if !asked.is_empty() || description.list.is_some() {
-                    shells.push(http(*description, (site, asked), budget, &mut common)?);
+                    shells.push(http((file, *description), (site, asked), budget, &mut common)?);
                 }
             }
         }
@@ -170,15 +187,15 @@ impl Source {
     }
 }
 
-/// A remote API, to be looked after.
+/// A remote API, to be looked after, and the file that describes it.
 fn http(
-    description: Description,
+    (file, description): (&Path, Description),
     (site, asked): (SiteId, Vec<Asked>),
     budget: Budget,
     common: &mut Common,
 ) -> Result<Shell, StartError> {
     let (pace, orders, account) = (description.pace(), budget.orders.clone(), Accounts::name(&description));
-    let caller = caller(&description, &mut common.accounts, budget)?;
+    let caller = caller((file, &description), &mut common.accounts, budget)?;
     let api = Arc::new(Api { description, caller });
     let mut devices = Vec::new();
     for asked in asked {
@@ -196,11 +213,12 @@ fn http(
 
 /// What calls a remote API, with the secrets that it takes.
 pub(super) fn caller(
-    description: &Description,
+    (file, description): (&Path, &Description),
     accounts: &mut Accounts,
     budget: Budget,
 ) -> Result<Caller, StartError> {
     let auth = &description.auth;
+    let secret = |place: &str, word: &Secret| secret(file, place, word);
     let credentials = auth.credentials(&description.headers, secret)?;
     let new = |spec| Login::new(spec, &budget.database, secret);
     let login = auth.oauth2.as_ref().map(|spec| accounts.login(spec, || new(spec))).transpose()?;
@@ -208,11 +226,15 @@ pub(super) fn caller(
 }
 
 /// A secret that stands at that place of a description.
-fn secret(place: &str, secret: &Secret) -> Result<String, StartError> {
+fn secret(description: &Path, place: &str, secret: &Secret) -> Result<String, StartError> {
     let Some(file) = secret.file() else { return Ok(secret.written().to_owned()) };
-    let path = Path::new(file);
-    match read(path)?.lines().next() {
-        None | Some("") => Err(StartError::Secret { path: path.to_owned(), place: place.to_owned() }),
+    let (description, place, path) = (description.to_owned(), place.to_owned(), PathBuf::from(file));
+    let text = match std::fs::read_to_string(&path) {
+        Ok(text) => text,
+        Err(source) => return Err(StartError::SecretRead { description, place, path, source }),
+    };
+    match text.lines().next() {
+        None | Some("") => Err(StartError::Secret { description, place, path }),
         Some(line) => Ok(line.to_owned()),
     }
 }
@@ -234,6 +256,20 @@ mod tests {
 
     const FLEET: &str = include_str!("../../sources/thermostat-fleet.toml");
     const CLOUD: &str = include_str!("../../sources/thermostat-cloud.toml");
+
+    #[test]
+    fn a_secret_that_cannot_be_read_is_named_with_its_file_its_place_and_its_description() {
+        let folder = tempfile::tempdir().unwrap();
+        let (missing, empty) = (folder.path().join("missing"), folder.path().join("empty"));
+        std::fs::write(&empty, "\n").unwrap();
+        for (path, expected) in [(&missing, "cannot be read"), (&empty, "first line is empty")] {
+            let word = Secret::try_from(format!("@{}", path.display())).unwrap();
+            let why = secret(Path::new("one.toml"), "auth.bearer", &word).unwrap_err().to_string();
+            let path = path.display().to_string();
+            let parts = ["in one.toml: `auth.bearer` names ", &path, expected];
+            assert!(parts.iter().all(|part| why.contains(part)), "{why}");
+        }
+    }
 
     #[test]
     fn two_sources_of_a_site_with_one_name_and_two_agents_with_one_name_are_refused() {
