@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use gapless_common::time::Timestamp;
 
-use super::auth::OauthSpec;
+use super::auth::{Grant, OauthSpec};
 use super::describe::Description;
 use super::failure::Failure;
 use super::login::Login;
@@ -54,6 +54,8 @@ const REST_MS_MAX: i64 = 3_600_000;
 pub(super) struct Accounts {
     accounts: BTreeMap<String, Arc<Mutex<Account>>>,
     logins: BTreeMap<OauthSpec, Arc<Mutex<Login>>>,
+    /// How tokens are had by each refresh token, and the file that says so.
+    grants: BTreeMap<Grant, (OauthSpec, String)>,
 }
 
 /// Where calls are counted, so that a restart forgets none.
@@ -71,6 +73,24 @@ impl Accounts {
         let rates = description.calls.iter().map(|calls| Rate { calls_max: calls.most, per_ms: calls.per.0 });
         account.limits.rates.extend(rates);
         account.timeout_ms = account.timeout_ms.max(description.timeout.0);
+    }
+
+    /// How the source that `file` describes has its tokens; to be told of all sources, too.
+    ///
+    /// # Errors
+    /// Another one has them by the same refresh token in another way.
+    pub(super) fn grant(&mut self, description: &Description, file: &str) -> Result<(), String> {
+        let Some(spec) = &description.auth.oauth2 else { return Ok(()) };
+        let Some(grant) = spec.grant() else { return Ok(()) };
+        let (first, other) = self.grants.entry(grant).or_insert_with(|| (spec.clone(), file.to_owned()));
+        if first == spec {
+            return Ok(());
+        }
+        // One of both would use up the token that the other one has.
+        Err(format!(
+            "`auth.oauth2` has the `token_url`, `client_id` and `refresh_token` of the one in {other}, and differs in something else: \
+             write the same in both, or have a refresh token granted for each"
+        ))
     }
 
     /// The name of a source's account.
@@ -238,6 +258,33 @@ mod tests {
         let account = locked(&one);
         let all = (account.limits.rates.len(), account.limits.per_ms_max(), account.timeout_ms);
         assert_eq!(all, (4, 7 * 86_400_000, 50_000));
+    }
+
+    #[test]
+    fn one_refresh_token_is_used_in_one_way() {
+        let oauth = |words: &str| {
+            let head =
+                "[auth.oauth2]\ntoken_url = \"https://h/t\"\nclient_id = \"c\"\nclient_secret = \"s\"\n";
+            let header = "headers = { \"authorization\" = \"@/etc/gapless/thermostats.token\" }";
+            described(&[(header, ""), ("[list]", &format!("{head}{words}\n[list]"))])
+        };
+        let refresh = "refresh_token = \"@r\"\n";
+        let (own, read) = (oauth(refresh), oauth(&format!("{refresh}scope = \"read\"")));
+        let rows = [
+            (&own, &own, false),
+            (&own, &read, true),
+            (&own, &oauth("refresh_token = \"@other\"\nscope = \"read\""), false),
+            // By its own secret a client may have as many as it likes.
+            (&oauth(""), &oauth("scope = \"read\""), false),
+            (&own, &described(&[]), false),
+        ];
+        for (first, second, is_wrong) in rows {
+            let mut accounts = Accounts::default();
+            accounts.grant(first, "one.toml").unwrap();
+            let why = accounts.grant(second, "two.toml").err();
+            assert_eq!(why.is_some(), is_wrong, "{why:?}");
+            assert!(why.is_none_or(|why| why.contains("of the one in one.toml")));
+        }
     }
 
     #[test]

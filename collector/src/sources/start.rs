@@ -164,6 +164,7 @@ impl Source {
             }
             Self::Http(description) => {
                 common.accounts.limit(description);
+                common.accounts.grant(description, &file.display().to_string())?;
                 let computed = description.derived()?.into_iter();
                 let computed = computed.map(|computed| (computed.device.id, computed.path.agent));
                 let names = names(description.asked()?).into_iter().chain(computed).collect();

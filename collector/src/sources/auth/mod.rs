@@ -64,6 +64,9 @@ pub struct OauthSpec {
     pub more: BTreeMap<String, String>,
 }
 
+/// What a refresh token is good for: the token endpoint, the client, and the token as the description has it.
+pub(super) type Grant = (String, String, Secret);
+
 /// How a client says who it is, by the names of RFC 7591, section 2.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -161,6 +164,12 @@ impl AuthSpec {
 }
 
 impl OauthSpec {
+    /// What its tokens are had by, where that is a refresh token.
+    pub(super) fn grant(&self) -> Option<Grant> {
+        let refresh = self.refresh_token.clone()?;
+        Some((self.token_url.clone(), self.client_id.clone(), refresh))
+    }
+
     fn check(&self) -> Result<(), String> {
         if origin(&self.token_url).is_none() {
             return Err("`auth.oauth2.token_url` is no URL: write https://HOST/PATH".to_owned());
