@@ -75,33 +75,38 @@ impl Shell {
             Err(over @ (Failure::Ending | Failure::TurnOver)) => return Err(over),
             // It waits as long as the command may.
             Err(failure) if failure.until().is_some_and(|until| until < command.expires) => return Ok(()),
-            Err(Failure::Withdrawn { whose, why }) => {
-                let listed = self.devices.get(at).and_then(|polled| Some(polled.listed.as_ref()?.id.clone()));
-                match self.lister.as_mut().zip(listed) {
-                    // Of a device that has left the account many say the same as of an account that is closed: the list tells.
-                    Some((lister, id)) => lister.unknown(std::iter::once(&id), clock::now()),
-                    None if whose == Whose::Device => self.withdraw(at, &why)?,
-                    None => self.withdraw_all(&why)?,
-                }
-                Outcome::Failed(Failure::Withdrawn { whose, why }.to_string().into())
-            }
-            Err(Failure::Unreachable(why)) => {
-                self.away(at, &why)?;
-                match command.body {
-                    // Nobody looked whether there is anything.
-                    CommandBody::ReadHistory { .. } => {
-                        Outcome::Failed(Failure::Unreachable(why).to_string().into())
-                    }
-                    _ => Outcome::NoData,
+            Err(failure) => {
+                self.heed(at, &failure)?;
+                match (&failure, &command.body) {
+                    // Where a stretch was asked for, nobody looked whether there is anything.
+                    (Failure::Unreachable(_), CommandBody::PollNow(_)) => Outcome::NoData,
+                    _ => Outcome::Failed(failure.to_string().into()),
                 }
             }
-            Err(failure) => Outcome::Failed(failure.to_string().into()),
         };
         let Some(voice) = self.devices.get(at).and_then(|polled| polled.life.voice()) else { return Ok(()) };
         let reply = voice.reply(command.id, outcome, clock::now())?;
         self.hand_in(vec![reply])?;
         if let Some(known) = self.known(at) {
             known.answered.insert(command.id);
+        }
+        Ok(())
+    }
+
+    /// Goes by what a source refuses: a device that it cannot reach is asked seldom, and one that it does not give any more not at all.
+    pub(super) fn heed(&mut self, at: usize, failure: &Failure) -> Result<(), Failure> {
+        match failure {
+            Failure::Withdrawn { whose, why } => {
+                let listed = self.devices.get(at).and_then(|polled| Some(polled.listed.as_ref()?.id.clone()));
+                match (self.lister.as_mut().zip(listed), whose) {
+                    // Of a device that has left the account many say the same as of an account that is closed: the list tells.
+                    (Some((lister, id)), _) => lister.unknown(std::iter::once(&id), clock::now()),
+                    (None, Whose::Device) => return self.withdraw(at, why),
+                    (None, Whose::Account) => return self.withdraw_all(why),
+                }
+            }
+            Failure::Unreachable(why) => return self.away(at, why),
+            _ => {}
         }
         Ok(())
     }

@@ -22,7 +22,7 @@ use super::relist::Lister;
 use crate::clock;
 use crate::ingest::{Inbound, Orders};
 use crate::jobs::budget::Urgency;
-use crate::store::sources::Scan;
+use crate::store::sources::{self, Scan};
 
 /// A source leaves its worker to others after so long: once the call that it makes by then is answered.
 const TURN_MAX: Duration = Duration::from_secs(5);
@@ -128,7 +128,7 @@ impl Shell {
         for Todo { at, command, .. } in all {
             let done = match command {
                 Some(command) => self.carry_out(connection, at, command),
-                None if self.known(at).is_some() => self.go_on(at),
+                None if self.known(at).is_some() => self.go_on(connection, at),
                 // Another one's answer may have put it off.
                 None if !self.is_to_begin(at, clock::now()) => Ok(()),
                 None => self.begin(connection, at),
@@ -150,18 +150,28 @@ impl Shell {
         self.turn_ends.is_some_and(|end| Instant::now() >= end)
     }
 
-    /// The rest of a long read, though the command that it was begun for is no more.
-    fn go_on(&mut self, at: usize) -> Result<(), Failure> {
-        if let Some((_, fetch)) = self.polled(at) {
-            fetch.set_urgency(REST);
+    /// The rest of a long read, though the command that it was begun for is no more. A device that was stopped meanwhile is not asked
+    /// for it.
+    fn go_on(&mut self, connection: &Connection, at: usize) -> Result<(), Failure> {
+        let Some(polled) = self.devices.get(at) else { return Ok(()) };
+        let is_stopped = sources::known(connection, &polled.path, polled.device.id.as_str())?
+            .is_some_and(|device| device.is_stopped);
+        let Some((known, fetch)) = self.polled(at) else { return Ok(()) };
+        if is_stopped {
+            known.reread = None;
+            return Ok(());
         }
+        fetch.set_urgency(REST);
         let done = guarded(|| self.poll(at, REST)).map(drop);
         let is_broken_off = matches!(done, Err(Failure::TurnOver));
         if let Some(known) = self.known(at).filter(|_| !is_broken_off) {
             // Where it could not be read now, the next poll sees to it.
             known.reread.iter_mut().for_each(|reread| reread.goes_on = false);
         }
-        done
+        match done {
+            Err(refusal @ (Failure::Withdrawn { .. } | Failure::Unreachable(_))) => self.heed(at, &refusal),
+            done => done,
+        }
     }
 
     /// One device's trouble is none of the others'.

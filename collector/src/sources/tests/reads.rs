@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use gapless_common::message::{Command, CommandBody, Outcome};
 use gapless_common::time::Timestamp;
 
+use super::super::describe::Whose;
 use super::super::failure::Failure;
 use super::super::life::{Began, Life, REST};
 use super::super::rows::Parsed;
@@ -151,6 +152,42 @@ fn a_read_of_many_windows_gives_its_worker_back_between_them_and_asks_for_nothin
         assert_eq!(bench.shell.wants(&scan, clock::now()), None);
         assert!(!bench.look().unwrap());
         assert_eq!(fake.told().windows.len(), 7);
+    }
+}
+
+#[test]
+fn the_rest_of_a_long_read_is_not_asked_for_where_the_device_was_stopped_and_heeds_a_refusal() {
+    let refused = |whose| Failure::Withdrawn { whose, why: "moved out".into() };
+    // What is in its way after the first window, and whether the device is asked, and reached, after that.
+    let rows = [
+        (None, true, true),
+        (Some(refused(Whose::Device)), false, false),
+        (Some(refused(Whose::Account)), false, false),
+        (Some(Failure::Unreachable("asleep".into())), true, false),
+    ];
+    for (failure, is_known, is_reached) in rows {
+        let what = format!("{failure:?}");
+        let mut bench = Bench::new(&[]);
+        bench.shell.lister = None;
+        let (fake, _) = long_read(&mut bench, 6);
+        bench.order(1, "a", 90_000);
+        assert!(bench.look().unwrap(), "{what}");
+        bench.expire();
+        let windows = 1 + usize::from(failure.is_some());
+        match failure {
+            Some(failure) => fake.told().failures = [Some(failure)].into(),
+            None => {
+                bench.connection.execute("UPDATE devices SET stopped = 1", []).unwrap();
+            }
+        }
+        for _ in 0..2 {
+            assert!(!bench.look().unwrap(), "{what}");
+        }
+        assert_eq!(fake.told().windows.len(), windows, "{what}");
+        assert_eq!(bench.known(), [is_known], "{what}");
+        let is_away = bench.shell.known(0).is_none_or(|known| known.away_until.is_some());
+        assert_eq!(is_away, !is_reached, "{what}");
+        assert!(!bench.shell.devices[0].life.goes_on(), "{what}");
     }
 }
 
