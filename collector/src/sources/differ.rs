@@ -161,13 +161,20 @@ impl Shell {
         urgency: Urgency,
     ) -> Result<Outcome, Failure> {
         let now = clock::now();
-        let (seen, has_unread) =
-            self.known(at).map_or((Seen::default(), false), |known| (known.seen, known.unread.is_some()));
+        let (seen, has_unread, goes_on) = self.known(at).map_or((Seen::default(), false, None), |known| {
+            let goes_on = known.reread.as_ref().filter(|reread| reread.goes_on);
+            (known.seen, known.unread.is_some(), goes_on.map(|reread| reread.began.seen))
+        });
+        if goes_on == Some(Seen::default()) {
+            return self.pull_unasked(at, from);
+        }
         let Self { differ: Some(differ), devices, lister, .. } = self else { return Ok(Outcome::NoData) };
         let Some(key) = devices.get(at).map(|polled| polled.key.clone()) else { return Ok(Outcome::NoData) };
         let api = Arc::clone(&differ.api);
         let Some(spec) = &api.description.delta else { return Ok(Outcome::NoData) };
-        if differ.delta.is_to_ask(&key, seen, api.description.every.0 / SHARED_PART, now) {
+        // Between two windows of a long read nobody needs to know what changed: that is asked once it is through.
+        if goes_on.is_none() && differ.delta.is_to_ask(&key, seen, api.description.every.0 / SHARED_PART, now)
+        {
             let asked = differ.ask(spec, devices, urgency);
             let unknown = std::mem::take(&mut differ.unknown);
             differ.say_unknown(&unknown, lister.is_some());
@@ -177,14 +184,10 @@ impl Shell {
             let is_everything = matches!(differ.delta.to_read(&key, seen), ToRead::Everything(..));
             match asked {
                 Ok(()) => differ.trouble = None,
-                // Whatever the answer it would be read. It is not taken for read anew, which it is once there is one.
+                // Whatever the answer it would be read.
                 Err(failure) if is_everything && failure.is_of_question() => {
                     differ.go_without(&failure);
-                    let (is_any, was_read) = self.pull(at, from, Began::default())?;
-                    if let (Some(known), true) = (self.known(at), was_read.is_some()) {
-                        known.unread = None;
-                    }
-                    return Ok(if is_any { Outcome::Done } else { Outcome::NoData });
+                    return self.pull_unasked(at, from);
                 }
                 Err(failure) => return Err(failure),
             }
@@ -221,6 +224,15 @@ impl Shell {
         let seen = self.differ.as_mut().map(|differ| differ.delta.read(&key, began.seen, now));
         if let (Some(seen), Some(known)) = (seen, self.known(at)) {
             (known.seen, known.unread) = (seen, None);
+        }
+        Ok(if is_any { Outcome::Done } else { Outcome::NoData })
+    }
+
+    /// Reads a device though nobody knows what changed. It is not taken for read anew, which it is once there is an answer.
+    fn pull_unasked(&mut self, at: usize, from: Timestamp) -> Result<Outcome, Failure> {
+        let (is_any, was_read) = self.pull(at, from, Began::default())?;
+        if let (Some(known), true) = (self.known(at), was_read.is_some()) {
+            known.unread = None;
         }
         Ok(if is_any { Outcome::Done } else { Outcome::NoData })
     }

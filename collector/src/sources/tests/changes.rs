@@ -1,12 +1,15 @@
 //! Sources that say what changed.
 
 use std::collections::BTreeSet;
+use std::net::TcpListener;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use gapless_common::message::{Command, CommandBody, Outcome};
 
 use super::super::delta::{Change, ToRead};
 use super::super::differ::Differ;
+use super::reads::{follow, long_read};
 use super::{Bench, UNLIMITED, row};
 use crate::clock;
 use crate::jobs::budget::Urgency;
@@ -34,6 +37,38 @@ fn devices_are_read_though_the_question_what_changed_fails_from_the_start() {
         matches!(delta.to_read("a", seen), ToRead::Everything(..)),
         "it is read anew once there is an answer"
     );
+}
+
+#[test]
+fn a_question_that_fails_is_not_asked_again_between_the_windows_of_a_long_read() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    let asked = Arc::new(AtomicUsize::new(0));
+    let noted = Arc::clone(&asked);
+    // Whoever asks is told nothing.
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            noted.fetch_add(1, Ordering::SeqCst);
+            drop(stream);
+        }
+    });
+    let mut bench = Bench::new(&[("127.0.0.1:9403", &address), UNLIMITED]);
+    bench.shell.lister = None;
+    let (fake, from) = long_read(&mut bench, 4);
+    bench.shell.differ = Some(Differ::new(Arc::clone(&bench.api)));
+    bench.order(1, "a", 90_000);
+    assert!(bench.look().unwrap());
+    let once = asked.load(Ordering::SeqCst);
+    assert!(once > 0);
+    bench.expire();
+    let more = (0..9).take_while(|_| bench.look().unwrap()).count();
+    assert_eq!((more, fake.told().windows.len()), (3, 5));
+    assert!(follow(&fake.told().windows, from), "{:?}", fake.told().windows);
+    assert_eq!(asked.load(Ordering::SeqCst), once);
+    assert!(!bench.shell.devices[0].life.goes_on());
+    // The next one is asked for again.
+    bench.shell.poll_changes(0, clock::now().plus_ms(-1_000), Urgency::Asked).unwrap();
+    assert!(asked.load(Ordering::SeqCst) > once);
 }
 
 #[test]

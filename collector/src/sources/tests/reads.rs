@@ -105,7 +105,7 @@ fn what_cannot_be_read_of_a_stretch_is_said_once_all_of_it_was_tried() {
 }
 
 /// A device whose first read is of so many windows, and how it stands before the first of them.
-fn long_read(bench: &mut Bench, windows: i64) -> (Fake, Timestamp) {
+pub(super) fn long_read(bench: &mut Bench, windows: i64) -> (Fake, Timestamp) {
     let fake = bench.device("a");
     bench.look().unwrap();
     (bench.shell.pace.window_ms, bench.shell.pace.lag_ms) = (DAY_MS / windows, 0);
@@ -118,7 +118,7 @@ fn long_read(bench: &mut Bench, windows: i64) -> (Fake, Timestamp) {
 }
 
 /// Whether these windows follow each other from there on, none twice.
-fn follow(windows: &[(Timestamp, Timestamp)], from: Timestamp) -> bool {
+pub(super) fn follow(windows: &[(Timestamp, Timestamp)], from: Timestamp) -> bool {
     windows.first().is_some_and(|first| first.0 == from) && windows.windows(2).all(|two| two[0].1 == two[1].0)
 }
 
