@@ -218,6 +218,23 @@ fn a_probe_that_is_answered_says_nothing_of_the_question_that_is_refused() {
     assert_eq!(source.asked.lock().unwrap().len(), 5);
 }
 
+#[test]
+fn a_probe_that_is_always_refused_keeps_no_row_from_being_asked_for() {
+    let source = served(vec![(429, "", "no")], "[probe]\nurl = \"http://127.0.0.1:9400/{utility}/changed\"");
+    let asked = source.api.description.asked().unwrap().remove(0);
+    let mut device = HttpDevice::new(&source.api, asked);
+    let free = || super::account::locked(source.api.caller.account()).hold = Timestamp(0);
+    for _ in 0..2 {
+        assert!(matches!(device.probe(), Err(Failure::Hold(_))), "all of the account may be meant");
+        free();
+    }
+    // Who is stale goes on without it, at once and as long as it rests.
+    for _ in 0..2 {
+        assert!(matches!(device.probe(), Err(Failure::Spent(until)) if until > clock::now()));
+    }
+    assert_eq!(source.asked.lock().unwrap().len(), 3);
+}
+
 const OAUTH: &str = "withdrawn_of = \"account\"
 [auth.oauth2]
 token_url = \"http://127.0.0.1:9400/token\"

@@ -89,7 +89,12 @@ impl Fetch for HttpDevice {
         // Whatever it says, the rows could not be asked for.
         self.api.caller.free(self.who)?;
         let url = self.asked.spec.fill(probe.url.clone());
-        let body = self.ask(&probe.url, &url, (self.prober, Urgency::Spare))?;
+        let body =
+            self.ask(&probe.url, &url, (self.prober, Urgency::Spare)).map_err(|failure| match failure {
+                // The question alone is too much for the source: what it might save can still be had without it.
+                Failure::Rests(until) => Failure::Spent(until),
+                other => other,
+            })?;
         match &probe.revision {
             // A hash: an answer may be long, and there may be many devices.
             None => Ok(Some(Sha256::digest(&body).iter().map(|byte| format!("{byte:02x}")).collect())),
