@@ -54,6 +54,8 @@ struct Reply {
     body: Result<String, ureq::Error>,
     /// When the call was made.
     at: Timestamp,
+    /// It is 401, and another token was not tried.
+    is_untried: bool,
 }
 
 impl Caller {
@@ -122,8 +124,10 @@ impl Caller {
             if may_help {
                 let token = self.token(&mut account, asks)?;
                 reply = self.call(&mut account, url, asks, token.as_deref())?;
-                login::locked(login).tokens.tried_again(reply.status != 401, clock::now());
+                let (token, is_good) = (token.unwrap_or_default(), reply.status != 401);
+                login::locked(login).tokens.tried_again(&token, is_good, clock::now());
             }
+            reply.is_untried = !may_help;
         }
         self.understood(&mut account, url, asks.0, reply)
     }
@@ -182,7 +186,7 @@ impl Caller {
         let (status, points_to) = (answer.status().as_u16(), header("location").map(str::to_owned));
         let after = header("retry-after").and_then(|text| wait_until(text, at));
         let body = answer.body_mut().with_config().limit(BODY_BYTES_MAX).read_to_string();
-        Ok(Reply { status, points_to, after, left, body, at })
+        Ok(Reply { status, points_to, after, left, body, at, is_untried: false })
     }
 
     /// What a reply means, for who asked and for the account.
@@ -193,7 +197,7 @@ impl Caller {
         who: Who,
         reply: Reply,
     ) -> Result<String, Failure> {
-        let Reply { status, points_to, after, left, body, at } = reply;
+        let Reply { status, points_to, after, left, body, at, is_untried } = reply;
         let bounded = |until: Option<Timestamp>| {
             let (least, most) = HOLD_MS_RANGE;
             until.unwrap_or(at.plus_ms(HOLD_MS)).clamp(at.plus_ms(least), at.plus_ms(most))
@@ -214,7 +218,8 @@ impl Caller {
             || body.as_ref().map_or(String::new(), |body| self.hushed(body).chars().take(200).collect());
         match status {
             200 => body.map_err(|error| Failure::Transport(self.hushed(&error.to_string()))),
-            status if self.withdrawn.contains(&status) => {
+            // Where another token was not tried, it may only be this one that is of no use.
+            status if self.withdrawn.contains(&status) && !is_untried => {
                 // Who asks is not known (RFC 9110, section 15.5.2), or may not have what was asked for (15.5.4).
                 let usual = if status == 401 { Whose::Account } else { Whose::Device };
                 Err(Failure::Withdrawn { whose: self.withdrawn_of.unwrap_or(usual), why: short() })

@@ -285,6 +285,20 @@ fn a_second_refusal_is_what_one_without_a_token_is() {
 }
 
 #[test]
+fn what_was_proven_of_one_token_is_not_said_of_another_one_and_withdraws_nothing() {
+    let (yes, no) = ((200, "", "{}"), (401, "", "gone"));
+    let source =
+        served_with(vec![OLD, no, NEW, no, no, yes], OAUTH, &[("withdrawn = [403]", "withdrawn = [401]")]);
+    let asks = (source.api.caller.who(), Asked);
+    let get = || source.api.caller.get(&source.api.description.url, asks);
+    assert!(matches!(get(), Err(Failure::Withdrawn { .. })), "another one was tried");
+    // Who shares it is refused with it, too: another one is not tried, and nothing is over for that.
+    assert!(matches!(get(), Err(Failure::Status(401, _))));
+    assert!(get().is_ok());
+    assert_eq!(source.tokens(), ["T", "old", "T", "new", "new", "new"]);
+}
+
+#[test]
 fn an_endpoint_that_gives_no_token_is_left_alone_and_what_it_says_is_told_without_secrets() {
     // The last of them is the client's own header.
     let denied = "{\"error\": \"invalid_grant\", \"error_description\": \"r3fresh of s3cret is over for Z2FwbGVzczpzM2NyZXQ=\"}";

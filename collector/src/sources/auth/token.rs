@@ -88,9 +88,10 @@ pub(in crate::sources) struct Tokens {
     rest: Option<(Timestamp, String)>,
     /// Questions in a row that brought none.
     failures: u32,
-    /// New ones in a row that were refused as the old ones were, and until when no other is asked for because of that.
+    /// New ones in a row that were refused as the old ones were; the last of them, and until when no other is asked for in its
+    /// place.
     vain: u32,
-    vain_until: Timestamp,
+    vain_token: Option<(String, Timestamp)>,
 }
 
 /// RFC 6749, section 5.1.
@@ -222,12 +223,14 @@ impl Tokens {
         }
     }
 
-    /// A call with this token was answered 401. Returns whether it is made once more, with another one: not where that was of no
-    /// use a while ago.
+    /// A call with this token was answered 401. Returns whether it is made once more, with another one: not where this one was of no
+    /// more use than the one before it, a while ago.
     pub(in crate::sources) fn refused(&mut self, token: &str, now: Timestamp) -> bool {
-        self.vain_until = self.vain_until.min(now.plus_ms(REFUSAL_MS.1));
-        if now < self.vain_until {
-            return false;
+        if let Some((_, until)) = self.vain_token.as_mut().filter(|(vain, _)| vain == token) {
+            *until = (*until).min(now.plus_ms(REFUSAL_MS.1));
+            if now < *until {
+                return false;
+            }
         }
         // Who shares it may have another one by now.
         if self.access.as_ref().is_some_and(|(access, _)| access == token) {
@@ -236,12 +239,12 @@ impl Tokens {
         true
     }
 
-    /// Whether the call with another token was answered anything but 401.
-    pub(in crate::sources) fn tried_again(&mut self, is_good: bool, now: Timestamp) {
+    /// The call was made once more with this token; whether it was answered anything but 401.
+    pub(in crate::sources) fn tried_again(&mut self, token: &str, is_good: bool, now: Timestamp) {
         if is_good {
-            (self.vain, self.vain_until) = (0, Timestamp::default());
+            (self.vain, self.vain_token) = (0, None);
         } else {
-            self.vain_until = now.plus_ms(doubled(REFUSAL_MS, self.vain));
+            self.vain_token = Some((token.to_owned(), now.plus_ms(doubled(REFUSAL_MS, self.vain))));
             self.vain = self.vain.saturating_add(1);
         }
     }
@@ -486,15 +489,16 @@ mod tests {
         // Another one who was refused with the old one finds the new one.
         assert!(tokens.refused("a1", at(1)));
         assert_eq!(tokens.standing(at(1)), Standing::Token("a2".to_owned()));
-        tokens.tried_again(false, at(1));
+        tokens.tried_again("a2", false, at(1));
+        assert!(tokens.refused("a1", at(2)), "of another one nobody knows that it is of no use");
         for (now, may) in [(2, false), (60, false), (61, true)] {
             assert_eq!(tokens.refused("a2", at(now)), may, "{now}");
         }
-        tokens.tried_again(false, at(61));
+        tokens.tried_again("a2", false, at(61));
         for (now, may) in [(180, false), (181, true), (-9_000, false), (-5_400, true)] {
             assert_eq!(tokens.refused("a2", at(now)), may, "{now}");
         }
-        tokens.tried_again(true, at(181));
+        tokens.tried_again("a3", true, at(181));
         assert!(tokens.refused("a2", at(181)));
     }
 }
