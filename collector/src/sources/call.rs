@@ -136,6 +136,7 @@ impl Caller {
     fn token(&self, account: &mut Account, asks: (Who, Urgency)) -> Result<Option<String>, Failure> {
         let Some(login) = &self.login else { return Ok(None) };
         let mut login = login::locked(login);
+        login.keep();
         let now = clock::now();
         match login.tokens.standing(now) {
             Standing::Token(token) => return Ok(Some(token)),

@@ -33,16 +33,19 @@ struct Served {
     _inbound: (mpsc::Sender<Task>, mpsc::Receiver<Task>),
 }
 
-/// A request, to its end.
-fn request(stream: &mut TcpStream) -> String {
+/// A request, to its end; what there is of it where the peer closes before.
+pub(super) fn request(stream: &mut TcpStream) -> String {
     let (mut text, mut bytes) = (String::new(), [0; 4_096]);
     loop {
         let count = stream.read(&mut bytes).unwrap();
         text.push_str(std::str::from_utf8(&bytes[..count]).unwrap());
-        let Some((head, body)) = text.split_once("\r\n\r\n") else { continue };
-        let length =
-            head.lines().find_map(|line| line.to_lowercase().strip_prefix("content-length: ")?.parse().ok());
-        if count == 0 || body.len() >= length.unwrap_or(0) {
+        let is_whole = text.split_once("\r\n\r\n").is_some_and(|(head, body)| {
+            let length = head
+                .lines()
+                .find_map(|line| line.to_lowercase().strip_prefix("content-length: ")?.parse::<usize>().ok());
+            body.len() >= length.unwrap_or(0)
+        });
+        if count == 0 || is_whole {
             return text;
         }
     }

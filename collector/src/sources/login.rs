@@ -1,7 +1,7 @@
 //! Asks a token endpoint for access tokens, and keeps the refresh tokens that it hands out. When, and with which words, is
 //! `auth::token`'s.
 
-use std::io::Write as _;
+use std::io::{ErrorKind, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -12,6 +12,7 @@ use super::auth::secret::Secret;
 use super::auth::token::{Answer, Client, Refusal, Tokens};
 use super::auth::{OauthSpec, last_word};
 use super::call::wait_until;
+use super::start::StartError;
 use super::url::{bare, escaped};
 use crate::clock;
 
@@ -26,6 +27,10 @@ pub(super) struct Login {
     client: Client,
     pub(super) tokens: Tokens,
     kept: Option<Kept>,
+    /// The refresh token in force could not be written down yet.
+    is_unkept: bool,
+    /// People were told so.
+    is_told: bool,
 }
 
 /// The file of a refresh token that took the place of another one: without it nobody could go on after a restart.
@@ -41,10 +46,16 @@ fn hex(text: &str) -> String {
 
 impl Kept {
     /// What was kept, where it came of the one in the description.
-    fn read(&self) -> Option<String> {
-        let text = std::fs::read_to_string(&self.file).ok()?;
-        let (first, token) = text.split_once('\n')?;
-        (first == self.first && !token.trim().is_empty()).then(|| token.trim().to_owned())
+    fn read(&self) -> std::io::Result<Option<String>> {
+        let text = match std::fs::read_to_string(&self.file) {
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+            text => text?,
+        };
+        // It takes the place of the one before at once, and is whole.
+        match text.split_once('\n').map(|(first, token)| (first, token.trim())) {
+            None | Some((_, "")) => Err(std::io::Error::new(ErrorKind::InvalidData, "it holds no token")),
+            Some((first, token)) => Ok((first == self.first).then(|| token.to_owned())),
+        }
     }
 
     /// Takes the place of what was kept at once, readable for its owner alone.
@@ -68,11 +79,14 @@ impl Kept {
 impl Login {
     /// As it is described; `read` has secrets in clear by the place that they stand at, and the database's folder is where
     /// others are kept.
-    pub(super) fn new<E>(
+    ///
+    /// # Errors
+    /// Those of `read`, and that it cannot be known whether another one is kept.
+    pub(super) fn new(
         spec: &OauthSpec,
         database: &Path,
-        mut read: impl FnMut(&str, &Secret) -> Result<String, E>,
-    ) -> Result<Self, E> {
+        mut read: impl FnMut(&str, &Secret) -> Result<String, StartError>,
+    ) -> Result<Self, StartError> {
         let secret = spec.client_secret.as_ref().map(|secret| read("auth.oauth2.client_secret", secret));
         let secret = secret.transpose()?;
         let (mut refresh, mut kept) = (None, None);
@@ -81,7 +95,9 @@ impl Login {
             let name = hex(&format!("{}\n{}\n{}", spec.token_url, spec.client_id, written.written()));
             let file = database.parent().unwrap_or(Path::new(".")).join(FOLDER).join(&name[..16]);
             let there = Kept { file, first: hex(&first) };
-            refresh = Some(there.read().unwrap_or(first));
+            let other = there.read();
+            let other = other.map_err(|source| StartError::Kept { path: there.file.clone(), source })?;
+            refresh = Some(other.unwrap_or(first));
             kept = Some(there);
         }
         let OauthSpec { client_id: id, auth_method, scope, more, .. } = spec.clone();
@@ -91,7 +107,7 @@ impl Login {
         let header = tokens.question(&client).authorization;
         let hidden = client.secret.iter().cloned().chain(header.map(|header| last_word(&header).to_owned()));
         let tokens = tokens.hiding(hidden.collect());
-        Ok(Self { url: spec.token_url.clone(), client, tokens, kept })
+        Ok(Self { url: spec.token_url.clone(), client, tokens, kept, is_unkept: false, is_told: false })
     }
 
     /// Where tokens are asked for, as it may be shown.
@@ -121,17 +137,34 @@ impl Login {
             Err(error) => Answer::None(error.to_string()),
         };
         let (token, is_other) = self.tokens.answered(answer, began, clock::now())?;
-        if let (true, Some(kept), Some(refresh)) = (is_other, &self.kept, self.tokens.refresh())
-            && let Err(error) = kept.write(refresh)
-        {
-            tracing::error!(
-                file = %kept.file.display(),
-                %error,
-                "a refresh token that took the place of the one before cannot be kept: after a restart a new one has to be written \
-                 where the source's description names it"
-            );
-        }
+        self.is_unkept |= is_other;
+        self.keep();
         Ok(token)
+    }
+
+    /// Writes the refresh token down where that is still to be done: to be called before each call that goes by it. What is in
+    /// the way of it may pass, and is said once.
+    pub(super) fn keep(&mut self) {
+        let (true, Some(kept), Some(refresh)) = (self.is_unkept, &self.kept, self.tokens.refresh()) else {
+            return;
+        };
+        let file = kept.file.display();
+        match kept.write(refresh) {
+            Ok(()) if self.is_told => tracing::info!(%file, "the refresh token is kept now"),
+            Ok(()) => {}
+            Err(error) if self.is_told => return tracing::debug!(%file, %error, "it still cannot be kept"),
+            Err(error) => {
+                tracing::error!(
+                    %file,
+                    %error,
+                    "a refresh token that took the place of the one before cannot be kept, which is tried again with each call: after a \
+                     restart before that a new one has to be written where the source's description names it"
+                );
+                self.is_told = true;
+                return;
+            }
+        }
+        (self.is_unkept, self.is_told) = (false, false);
     }
 }
 
@@ -141,12 +174,19 @@ pub(super) fn locked(login: &Mutex<Login>) -> MutexGuard<'_, Login> {
 
 #[cfg(test)]
 mod tests {
+    use std::net::TcpListener;
+
+    use super::super::call_tests::request;
     use super::*;
 
+    fn begun(folder: &Path, first: &str, url: &str) -> Result<Login, StartError> {
+        let text = format!("token_url = \"{url}\"\nclient_id = \"c\"\nrefresh_token = \"@/r\"");
+        let spec: OauthSpec = toml::from_str(&text).unwrap();
+        Login::new(&spec, &folder.join("gapless.db"), |_, _| Ok(first.to_owned()))
+    }
+
     fn login(folder: &Path, first: &str) -> Login {
-        let text = "token_url = \"http://127.0.0.1:1/t?key=1\"\nclient_id = \"c\"\nrefresh_token = \"@/r\"";
-        let spec: OauthSpec = toml::from_str(text).unwrap();
-        Login::new(&spec, &folder.join("gapless.db"), |_, _| Ok::<_, String>(first.to_owned())).unwrap()
+        begun(folder, first, "http://127.0.0.1:1/t?key=1").unwrap()
     }
 
     #[test]
@@ -170,11 +210,60 @@ mod tests {
     }
 
     #[test]
-    fn an_endpoint_that_cannot_be_reached_is_a_failure_that_passes_and_shows_no_secret() {
+    fn what_is_kept_and_cannot_be_read_is_no_reason_to_begin_with_the_first_one() {
         let folder = tempfile::tempdir().unwrap();
-        let mut login = login(folder.path(), "r1");
+        let file = login(folder.path(), "r1").kept.unwrap().file;
+        std::fs::create_dir_all(&file).unwrap();
+        let why = begun(folder.path(), "r1", "http://127.0.0.1:1/t?key=1").err().unwrap().to_string();
+        assert!(why.contains(&file.display().to_string()), "{why}");
+        std::fs::remove_dir(&file).unwrap();
+        std::fs::write(&file, "").unwrap();
+        let why = begun(folder.path(), "r1", "http://127.0.0.1:1/t?key=1").err();
+        assert!(matches!(why, Some(StartError::Kept { .. })), "{why:?}");
+    }
+
+    #[test]
+    fn a_refresh_token_that_could_not_be_kept_is_kept_with_the_next_call() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut one = login(folder.path(), "r1");
+        let in_the_way = folder.path().join(FOLDER);
+        std::fs::write(&in_the_way, "").unwrap();
+        let granted = r#"{"access_token": "a", "refresh_token": "r2"}"#;
+        let answer = Answer::Said { status: 200, body: granted, after: None };
+        one.is_unkept = one.tokens.answered(answer, clock::now(), clock::now()).unwrap().1;
+        one.keep();
+        assert!(one.is_unkept && one.is_told);
+        std::fs::remove_file(&in_the_way).unwrap();
+        one.keep();
+        assert!(!one.is_unkept && !one.is_told);
+        assert_eq!(login(folder.path(), "r1").tokens.refresh(), Some("r2"));
+    }
+
+    #[test]
+    fn an_endpoint_that_cannot_be_reached_or_repeats_what_it_was_told_shows_no_secret() {
+        let folder = tempfile::tempdir().unwrap();
         let http = ureq::Agent::config_builder().http_status_as_error(false).build().new_agent();
-        assert!(matches!(login.ask(&http), Err(Refusal::Passing(why)) if !why.contains("r1")));
-        assert_eq!(login.shown_url(), "http://127.0.0.1:1/t");
+        let mut nobody = login(folder.path(), "r/1");
+        assert!(matches!(nobody.ask(&http), Err(Refusal::Passing(_))));
+        assert_eq!(nobody.shown_url(), "http://127.0.0.1:1/t");
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let repeating = std::thread::spawn(move || {
+            let (mut stream, _) = listener.accept().unwrap();
+            let asked = request(&mut stream);
+            let form = asked.split_once("\r\n\r\n").unwrap().1;
+            let (status, length) = ("HTTP/1.1 403 X\r\nConnection: close", form.len());
+            write!(stream, "{status}\r\nContent-Length: {length}\r\n\r\n{form}").unwrap();
+            form.to_owned()
+        });
+        let mut login = begun(folder.path(), "r/1", &format!("http://{address}/t")).unwrap();
+        let refusal = login.ask(&http).unwrap_err();
+        assert_eq!(
+            repeating.join().unwrap(),
+            "grant_type=refresh_token&refresh_token=r%2F1&client_id=c",
+            "what is not shown was sent"
+        );
+        let shown = "HTTP 403: grant_type=refresh_token&refresh_token=…&client_id=c";
+        assert_eq!(refusal, Refusal::Lasting(shown.to_owned()));
     }
 }

@@ -69,6 +69,18 @@ pub enum StartError {
         /// The file.
         path: PathBuf,
     },
+    /// It cannot be known whether another refresh token has taken the place of the described one.
+    #[error(
+        "cannot read {path}, where a refresh token is kept that takes the place of the described one: let the collector read it, or \
+         remove it and write a new token where the description names it"
+    )]
+    Kept {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
     /// No thread.
     #[error("cannot start the thread of a source")]
     Thread(#[source] std::io::Error),
