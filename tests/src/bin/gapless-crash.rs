@@ -18,10 +18,8 @@ gapless-crash all [SEED [PART [IMAGES]]]                    every crash point, o
 gapless-crash record WHAT DIRECTORY MARKS SEED OPERATIONS   the program that is recorded (journal, sled, collector)
 ";
 
-/// Operations of each workload: sled does a fifth, since each of its appends is a dozen calls and each of its images
-/// a dozen databases.
+/// Operations of each workload.
 const OPERATIONS: u64 = 1000;
-const SLED_OPERATIONS: u64 = 200;
 
 fn main() -> ExitCode {
     match run() {
@@ -97,7 +95,7 @@ fn all(seed: u64, only: &str, extent: Extent) -> Result<ExitCode> {
     })?;
     part("sled, recorded", &|| {
         let subject = OutboxSubject::new(StoreKind::Sled);
-        recorded_part(&recorder, "sled", &subject, (seed, SLED_OPERATIONS, extent))
+        recorded_part(&recorder, "sled", &subject, (seed, OPERATIONS, extent))
     })?;
     part("collector, recorded", &|| {
         let subject = CollectorSubject::new(OPERATIONS);
