@@ -263,11 +263,17 @@ impl Site {
 /// What the operator sees: texts of parked frames, messages refused, messages damaged.
 type Seen<'a> = (&'a [&'a str], u64, u64);
 
+/// Memory that one message may need at a time, in bytes, and requests for memory, which stand for the work: of all that
+/// is sent here a catalog of 70,000 channels needs the most, as long as it really is. A claim costs nothing, however great.
+const COST_MAX: (u64, u64) = (24 << 20, 300_000);
+
 fn check(name: &str, sent: Vec<(Up, Vec<u8>)>, (parked, refused, damaged): Seen<'_>) {
     let mut site = Site::new();
     site.honest();
     for message in sent.clone() {
-        site.send("liar", message);
+        let cost = allocation_counter::measure(|| drop(site.send("liar", message)));
+        let (bytes, requests) = (cost.bytes_max, cost.count_total);
+        assert!(bytes <= COST_MAX.0 && requests <= COST_MAX.1, "{name}: {bytes} bytes, {requests} requests");
     }
     site.is_sound(name);
     let expected: (Vec<String>, u64, u64) =

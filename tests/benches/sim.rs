@@ -6,11 +6,13 @@
 use std::process::ExitCode;
 use std::time::Instant;
 
+use gapless_tests::sim::heap::weigh_with;
 use gapless_tests::sim::plan::Scale;
 use gapless_tests::sim::run;
 use gapless_tests::sim::series::Series;
 
 fn main() -> ExitCode {
+    weigh_with(|end| allocation_counter::measure(end).bytes_current.min(0).unsigned_abs());
     let words: Vec<String> = std::env::args().skip(1).filter(|word| word != "--bench").collect();
     let scale = if words.iter().any(|word| word == "--weeks") { Scale::Weeks } else { Scale::Hours };
     let number = |after: &str| {

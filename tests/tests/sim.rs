@@ -5,6 +5,7 @@
 
 use std::time::Instant;
 
+use gapless_tests::sim::heap::weigh_with;
 use gapless_tests::sim::oracle::Finding;
 use gapless_tests::sim::plan::Scale;
 use gapless_tests::sim::run;
@@ -20,6 +21,7 @@ const WEEKS: u64 = 10;
 const WEEKS_OPEN: [(u64, &str); 0] = [];
 
 fn holds(count: u64, scale: Scale, open: &[(u64, &str)]) -> Series {
+    weigh_with(|end| allocation_counter::measure(end).bytes_current.min(0).unsigned_abs());
     let began = Instant::now();
     let series = Series::of(0, count, scale);
     println!("{}", series.page(began.elapsed()));

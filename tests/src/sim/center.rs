@@ -17,6 +17,7 @@ use rusqlite::Connection;
 use rusqlite::backup::{Backup, StepResult};
 
 use super::clock::truth;
+use super::heap;
 use super::mishap::policies;
 use super::rng::Rng;
 
@@ -68,6 +69,8 @@ pub struct Center {
     pub session: u64,
     /// How far its clock is ahead of the truth, in ms.
     pub ahead_ms: i64,
+    /// The most that a process of it has held of memory, in bytes.
+    pub held_bytes: u64,
     is_full: bool,
     rng: Rng,
 }
@@ -90,6 +93,7 @@ impl Center {
             forgotten,
             session,
             ahead_ms,
+            held_bytes: 0,
             is_full,
             rng,
         }
@@ -141,7 +145,10 @@ impl Center {
     pub fn kill(&mut self) {
         self.waiting.clear();
         if let Some(committer) = self.committer.take() {
-            let database = committer.into_connection().expect("memory does not fail");
+            let mut left = None;
+            let freed_bytes = heap::freed_by(|| left = committer.into_connection().ok());
+            self.held_bytes = self.held_bytes.max(freed_bytes);
+            let database = left.expect("memory does not fail");
             let sql = "SELECT value FROM meta WHERE key = 'commit_no'";
             let kept: i64 = database.query_row(sql, [], |r| r.get(0)).expect("memory does not fail");
             if kept.cast_unsigned() < self.told {

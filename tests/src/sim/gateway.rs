@@ -21,6 +21,7 @@ use gapless_common::id::{BootId, ConnectionId, DeviceIndex};
 use gapless_common::topic::AgentPath;
 
 use super::clock::{Clock, MS_NS};
+use super::heap;
 use super::line::SimLine;
 use super::line::ground::{Said, SimGround};
 use super::logger::{Asker, SimLogger};
@@ -93,6 +94,8 @@ pub struct Gateway {
     pub is_stopping: bool,
     /// Whether its agent keeps records in memory, because the disk has failed.
     pub is_in_memory: bool,
+    /// The most that a process of its agent has held of memory, in bytes.
+    pub held_bytes: u64,
     /// The operation of its disk at which the power goes or the process is killed.
     dies_at: Option<(u64, Stop)>,
     draw: Draw,
@@ -133,6 +136,7 @@ impl Gateway {
             queue: Queue::default(),
             is_stopping: false,
             is_in_memory: false,
+            held_bytes: 0,
             dies_at: None,
             draw: Arc::new(draw),
             rng: rng.fork(2),
@@ -220,7 +224,7 @@ impl Gateway {
 
     /// The process is gone from this instant on, and the disk is as `end` left it.
     pub fn end(&mut self, end: End) {
-        self.process = None;
+        self.held_bytes = self.held_bytes.max(heap::freed_by(|| self.process = None));
         self.generation += 1;
         let cut = match end {
             End::Killed => PowerCut::KeepAll,

@@ -14,6 +14,7 @@
 //! | `owed` | from when on a device is due |
 //! | `whole` | an answer is stored as it was told, at its time |
 //! | `recall`, `rest` | the same two of devices that remember |
+//! | `heap` | what a process holds of memory |
 //! | `sometimes`, `series` | what was reached; many runs, and the page about them |
 //!
 //! Not simulated: threads (what waits for an agent's loop while its disk is slow is, see `queue`), HTTP, the collector's
@@ -23,6 +24,7 @@ mod cause;
 pub mod center;
 pub mod clock;
 pub mod gateway;
+pub mod heap;
 pub mod judge;
 mod keep;
 pub mod line;
@@ -50,7 +52,8 @@ pub mod world;
 use gapless_agent::uplink::core::LinkState;
 use gapless_common::id::DeviceIndex;
 
-use gateway::Gateway;
+use gateway::{End, Gateway};
+use heap::Held;
 use oracle::Finding;
 use plan::{Plan, Scale};
 use rng::Rng;
@@ -78,6 +81,8 @@ pub struct Outcome {
     pub simulated_ms: u64,
     /// Answers of devices.
     pub answers: u64,
+    /// What processes held of memory, where that is weighed.
+    pub held: Held,
     /// A number that two runs of one seed share.
     pub digest: u64,
 }
@@ -189,6 +194,7 @@ fn silent(world: &World) -> Option<&str> {
 
 fn finish(mut world: World) -> Outcome {
     world.note_what_was_reached();
+    let held = world.weigh();
     let findings = world.oracle.findings().to_vec();
     let mut digest =
         world.now_ms ^ world.net.traffic.delivered.rotate_left(17) ^ world.net.traffic.lost.rotate_left(29);
@@ -200,11 +206,25 @@ fn finish(mut world: World) -> Outcome {
         sometimes: world.sometimes,
         simulated_ms: world.now_ms,
         answers: world.oracle.issued.len() as u64,
+        held,
         digest,
     }
 }
 
 impl World {
+    /// Ends what still runs, and says what all that ended held of memory.
+    fn weigh(&mut self) -> Held {
+        self.gateways.iter_mut().for_each(|gateway| gateway.end(End::Killed));
+        self.center.kill();
+        let agents = self.gateways.iter().map(|gateway| gateway.held_bytes);
+        let held =
+            Held { agent_bytes: agents.max().unwrap_or_default(), center_bytes: self.center.held_bytes };
+        if let Some(what) = held.excess() {
+            self.oracle.find("bounds", what);
+        }
+        held
+    }
+
     /// What the run reached, as far as it shows in what is left of it.
     fn note_what_was_reached(&mut self) {
         for (no, history) in self.oracle.histories.iter().enumerate() {

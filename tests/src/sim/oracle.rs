@@ -482,7 +482,8 @@ impl Oracle {
             return;
         };
         let (stats, uplink) = (process.engine.depot().stats(), process.engine.uplink());
-        if stats.disk_bytes > gateway.options.budget() {
+        // In memory the budget is another one, and far below.
+        if stats.disk_bytes > stats.budget_bytes.min(gateway.options.budget()) {
             self.find(
                 "bounds",
                 format!("gateway {no} takes {} of {} bytes", stats.disk_bytes, stats.budget_bytes),

@@ -5,6 +5,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use super::heap::Held;
 use super::oracle::Finding;
 use super::plan::Scale;
 use super::sometimes::{Rare, Sometimes};
@@ -28,6 +29,8 @@ pub struct Series {
     pub simulated_ms: u64,
     /// Answers of devices.
     pub answers: u64,
+    /// The most that a process held of memory.
+    pub held: Held,
 }
 
 /// How a planted bug was caught.
@@ -112,6 +115,7 @@ impl Series {
         self.sometimes.add(&outcome.sometimes);
         self.simulated_ms += outcome.simulated_ms;
         self.answers += outcome.answers;
+        self.held = self.held.or(outcome.held);
         if !outcome.findings.is_empty() {
             self.failed += 1;
             if self.failures.len() < FAILURES_MAX {
@@ -139,12 +143,14 @@ impl Series {
         let hours = self.simulated_ms / 3_600_000;
         let per_second = self.simulated_ms / 1_000 / took.as_secs().max(1);
         let mut text = format!(
-            "{} runs, {} failed; {hours} simulated hours ({} years), {} answers of devices\n{} s, {per_second} simulated seconds a second\n\nbad luck that struck\n",
+            "{} runs, {} failed; {hours} simulated hours ({} years), {} answers of devices\n{} s, {per_second} simulated seconds a second\nmemory held at most, KiB: {} of an agent, {} of the collector\n\nbad luck that struck\n",
             self.runs,
             self.failed,
             hours / 8_766,
             self.answers,
             took.as_secs(),
+            self.held.agent_bytes >> 10,
+            self.held.center_bytes >> 10,
         );
         for (kind, count) in &self.sometimes.struck {
             let _ = writeln!(text, "  {count:>9}  {kind:?}");
