@@ -253,6 +253,10 @@ impl SimLogger {
         if ahead_ms != 0 {
             self.step_clock(-ahead_ms, at_ms);
         }
+        if ahead_ms < 0 {
+            // The time that its clock jumps over is as if it had had no power: a record that was due in it is never made.
+            self.offs.push((at_ms.saturating_sub(ahead_ms.unsigned_abs()), at_ms));
+        }
     }
 }
 
