@@ -9,23 +9,12 @@ use std::collections::BTreeSet;
 use gapless_common::id::Epoch;
 use gapless_common::message::HeldEpoch;
 use gapless_common::quality::Cause;
-use gapless_common::ranges::RangeSet;
 use gapless_common::reading::{EpochStart, Loss};
 
 use super::agent::{Held, Position};
-use super::{Agent, AgentNo, Downtime, EpochState, Finding, Ledger, Mark, Span, plausible};
+use super::link::{Link, next_link};
+use super::{Agent, AgentNo, Downtime, EpochState, Finding, Ledger, Mark, Span};
 
-/// Epochs of an agent that are not finished, at most.
-pub const EPOCHS_UNFINISHED_MAX: usize = 1_024;
-/// Epochs of an agent that are whole and wait for their place in the chain, at most.
-pub(super) const EPOCHS_UNPLACED_MAX: usize = 4_096;
-/// Ranges of an epoch that are accounted for, and ranges of it that are lost, at most: what would open another hole
-/// is refused.
-pub const RANGES_MAX: usize = 4_096;
-/// Records of an agent that wait for others, at most: what adds more is refused, unless it is what they may wait for.
-pub const MARKS_MAX: usize = 16_384;
-/// Records of one epoch that wait, at most, where a frame moves the epoch's watermark and so may be waited for.
-pub const EPOCH_MARKS_MAX: usize = 2_048;
 /// Losses of an agent whose time is known, at most. Beyond it the oldest is forgotten: its seqs stay lost, and its
 /// slots have their cause as far as they were proven by then.
 pub const LOSSES_MAX: usize = 4_096;
@@ -217,58 +206,6 @@ impl Ledger {
         }
     }
 
-    /// Whether there is room to keep account of `first..=last`: an epoch too many, or one hole more than
-    /// [`RANGES_MAX`], is refused, and stays with the agent until what is there has become whole.
-    #[must_use]
-    pub fn has_room(&self, no: AgentNo, epoch: Epoch, first: u64, last: u64) -> bool {
-        let Some(agent) = self.agent(no) else { return true };
-        let Some(state) = agent.epochs.get(&epoch) else {
-            return agent.unfinished() < EPOCHS_UNFINISHED_MAX && agent.unplaced() < EPOCHS_UNPLACED_MAX;
-        };
-        // What is stored may lie in pieces within what is lost and parked.
-        joins(&state.accounted, RANGES_MAX, (first, last))
-            && joins(&state.committed, 2 * RANGES_MAX, (first, last))
-    }
-
-    /// Whether there is room to keep account of `first..=last` as parked.
-    #[must_use]
-    pub fn has_room_to_park(&self, no: AgentNo, epoch: Epoch, first: u64, last: u64) -> bool {
-        let state = self.agent(no).and_then(|a| a.epochs.get(&epoch));
-        state.is_none_or(|state| joins(&state.parked, RANGES_MAX, (first, last)))
-    }
-
-    /// Whether there is room for `fresh` records of `epoch` from `first` on that may have to wait.
-    #[must_use]
-    pub fn has_room_for_marks(&self, no: AgentNo, epoch: Epoch, first: u64, fresh: usize) -> bool {
-        let Some(agent) = self.agent(no).filter(|_| fresh > 0) else { return true };
-        let waiting: usize = agent.epochs.values().map(|e| e.marks.len()).sum();
-        let (here, moves) = match agent.epochs.get(&epoch) {
-            Some(state) => (state.marks.len(), first <= state.watermark().saturating_add(1)),
-            None => (0, first <= 1),
-        };
-        waiting + fresh <= MARKS_MAX || (moves && here + fresh <= EPOCH_MARKS_MAX)
-    }
-
-    /// Whether there is room for what the outbox gave up, as far as it is not known yet.
-    #[must_use]
-    pub fn has_room_for_loss(&self, no: AgentNo, loss: &Loss) -> bool {
-        let Some(agent) = self.agent(no) else { return true };
-        let full = agent.epochs.get(&loss.epoch).is_some_and(|e| e.lost.len() >= RANGES_MAX);
-        agent.losses.contains(loss) || (!full && self.has_room(no, loss.epoch, loss.first.0, loss.last.0))
-    }
-
-    /// Whether there is room for the epochs that a birth names.
-    #[must_use]
-    pub fn has_room_for_birth(&self, no: AgentNo, held: &[HeldEpoch]) -> bool {
-        if !plausible::held(held) {
-            return false;
-        }
-        let Some(agent) = self.agent(no) else { return held.len() <= EPOCHS_UNFINISHED_MAX };
-        let fresh = held.iter().filter(|h| !agent.epochs.contains_key(&h.epoch)).count();
-        let (unfinished, unplaced) = (agent.unfinished() + fresh, agent.unplaced() + fresh);
-        fresh == 0 || (unfinished <= EPOCHS_UNFINISHED_MAX && unplaced <= EPOCHS_UNPLACED_MAX)
-    }
-
     /// Of neighbouring declarations under one catalog in the unbroken stretch that holds `seq`, the last stays and says
     /// what all of them did. Cost: what the stretch's declarations name.
     fn merge_declarations(&mut self, no: AgentNo, epoch: Epoch, seq: u64) {
@@ -419,11 +356,6 @@ fn cause_of(state: &EpochState, replaced: Option<usize>) -> Cause {
     if went_along { Cause::StoreReplaced } else { Cause::BudgetFull }
 }
 
-/// Whether a set takes `first..=last` without having more ranges than `ranges_max`.
-fn joins(set: &RangeSet, ranges_max: usize, (first, last): (u64, u64)) -> bool {
-    set.len() < ranges_max || first <= 1 || set.contains(first - 1) || set.contains(last.saturating_add(1))
-}
-
 fn same_catalog(a: Option<&Mark>, b: Option<&Mark>) -> bool {
     matches!((a, b), (Some(Mark::Complete { hash: a, .. }), Some(Mark::Complete { hash: b, .. })) if a == b)
 }
@@ -449,122 +381,9 @@ fn end_of(agent: &Agent, epoch: Epoch) -> Option<u64> {
     agent.epochs.get(&epoch)?.end
 }
 
-enum Link {
-    Follows,
-    Broken(Cause),
-}
-
 fn all_here(agent: &Agent) -> bool {
     agent.held.epochs.iter().all(|h| {
         h.next <= h.first
             || agent.epochs.get(&h.epoch).is_some_and(|e| e.accounted.covers(h.first.0, h.next.0 - 1))
     })
-}
-
-/// The next epoch that can be put into the chain: those that follow its end come first.
-fn next_link(agent: &Agent) -> Option<(Epoch, Link)> {
-    let waiting = || agent.epochs.iter().filter(|(_, e)| e.place.is_none() && !e.is_in_memory());
-    let tip = agent.tip().map(|(_, epoch)| epoch);
-    let follows = waiting().find(|(_, e)| {
-        e.start.as_ref().is_some_and(|s| match s.previous {
-            Some((previous, _)) => tip == Some(previous),
-            None => tip.is_none(),
-        })
-    });
-    if let Some((&epoch, _)) = follows {
-        return Some((epoch, Link::Follows));
-    }
-    let broken = waiting().filter_map(|(&epoch, e)| Some((epoch, link_of(agent, epoch, e)?)));
-    // Among several, the order in which the agent holds them is the order in which they were written.
-    broken.min_by_key(|(epoch, _)| (agent.held.epochs.iter().position(|h| h.epoch == *epoch), *epoch))
-}
-
-/// How an epoch stands to the end of the chain that it does not name as the one before it, where that is certain; `None` to wait.
-fn link_of(agent: &Agent, epoch: Epoch, state: &super::EpochState) -> Option<Link> {
-    let cause = match &state.start {
-        Some(start) => match start.previous {
-            None => Some(Cause::StoreReplaced),
-            Some((previous, _)) => match agent.epochs.get(&previous) {
-                Some(p) if p.place.is_some() => Some(Cause::StoreReplaced),
-                Some(_) => None,
-                None if agent.forgotten.contains(previous) => Some(Cause::StoreReplaced),
-                // Only where that birth spoke of this epoch; another one may come after its predecessor's frames.
-                None => {
-                    let spoken_of = state.unheld || agent.held.epochs.iter().any(|h| h.epoch == epoch);
-                    (agent.held.drained && spoken_of).then_some(Cause::BudgetFull)
-                }
-            },
-        },
-        // Its first record is lost or not usable: its place is known from the order of what is held.
-        None if state.accounted.contains(1) => {
-            let at = agent.held.epochs.iter().position(|h| h.epoch == epoch);
-            if at.is_none() && !(is_waited_for(agent, epoch) || is_parked_behind(agent, state)) {
-                return None;
-            }
-            let in_memory = |h: &&HeldEpoch| agent.epochs.get(&h.epoch).is_some_and(EpochState::is_in_memory);
-            let before = at.and_then(|at| agent.held.epochs[..at].iter().rev().find(|h| !in_memory(h)));
-            let placed = |h: &HeldEpoch| agent.epochs.get(&h.epoch).is_some_and(|e| e.place.is_some());
-            let (cause, told) =
-                (state.hidden(0, 1, |_| true).unwrap_or(Cause::Unexplained), loss_of_first(agent, epoch));
-            // Of the oldest epoch the archive has made room; why another one has no first record the agent has yet to say.
-            let is_guessed = cause == Cause::BudgetFull && before.is_some() && told.is_none();
-            if !before.is_none_or(placed) || is_guessed && !agent.held.drained {
-                return None;
-            }
-            // The disk holds it right behind that one, and the agent says that its first record alone is gone.
-            let tip = agent.tip().map(|(_, epoch)| epoch);
-            let is_next = before.is_some_and(|h| tip == Some(h.epoch)) && !has_lost_whole(agent);
-            if is_next && told.is_some_and(|loss| loss.last.0 == 1) {
-                return Some(Link::Follows);
-            }
-            Some(cause)
-        }
-        None => None,
-    };
-    cause.map(Link::Broken)
-}
-
-/// What the agent has said of the first record of an epoch, where it has that no more.
-fn loss_of_first(agent: &Agent, epoch: Epoch) -> Option<&Loss> {
-    agent.losses.iter().find(|loss| loss.epoch == epoch && loss.first.0 <= 1)
-}
-
-/// Whether an epoch of which the disk holds nothing any more may have stood anywhere.
-fn has_lost_whole(agent: &Agent) -> bool {
-    let is_held = |epoch| agent.held.epochs.iter().any(|h| h.epoch == epoch);
-    agent.epochs.iter().any(|(&epoch, state)| {
-        let is_nowhere = state.place.is_none() && state.start.is_none() && !state.is_in_memory();
-        // What is lost with the disk's failing was in memory.
-        let is_of_disk = |loss: &Loss| loss.cause != Cause::DiskFailed;
-        is_nowhere && !is_held(epoch) && loss_of_first(agent, epoch).is_some_and(is_of_disk)
-    })
-}
-
-impl Agent {
-    /// Whether an epoch will never have a place: nothing more of it comes, and nothing tells where it stood.
-    pub(super) fn stays_beside(&self, epoch: Epoch) -> bool {
-        self.epochs.get(&epoch).is_some_and(|state| {
-            let is_nowhere = state.place.is_none() && state.start.is_none() && state.parked.is_empty();
-            state.closed && is_nowhere && !state.is_in_memory() && !is_waited_for(self, epoch)
-        })
-    }
-}
-
-/// Whether an epoch that is not held has frames that cannot be used yet, and those that are held have their places: they come
-/// first.
-fn is_parked_behind(agent: &Agent, state: &EpochState) -> bool {
-    let placed =
-        |h: &HeldEpoch| agent.epochs.get(&h.epoch).is_some_and(|e| e.place.is_some() || e.is_in_memory());
-    !state.parked.is_empty() && agent.held.epochs.iter().all(placed)
-}
-
-/// Whether an epoch without a place names this one as the one before it. Of one that is not held, whose first record is not
-/// known and that no other one names, nothing tells where it stood, or that it was on the disk at all: it stays beside the
-/// chain, where its readings and misses count all the same.
-fn is_waited_for(agent: &Agent, epoch: Epoch) -> bool {
-    let names_it = |e: &EpochState| {
-        let previous = e.start.as_ref().and_then(|s| s.previous);
-        e.place.is_none() && previous.is_some_and(|(previous, _)| previous == epoch)
-    };
-    agent.epochs.values().any(names_it)
 }

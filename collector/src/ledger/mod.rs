@@ -24,8 +24,10 @@ mod forget;
 #[cfg(test)]
 mod forget_tests;
 pub mod freshness;
+mod link;
 mod paint;
 pub mod plausible;
+mod room;
 mod settle;
 #[cfg(test)]
 mod span_tests;
@@ -43,9 +45,10 @@ use gapless_common::ranges::RangeSet;
 use gapless_common::time::{Slot, SlotGrid, Timestamp};
 
 pub use agent::{Agent, EpochState, Held, Position, missing};
-pub use chain::{EPOCH_MARKS_MAX, EPOCHS_UNFINISHED_MAX, LOSSES_MAX, MARKS_MAX, RANGES_MAX};
+pub use chain::LOSSES_MAX;
 pub use forget::{CORRECTIONS_MAX, DOWNTIMES_MAX, EPOCHS_FINISHED_MAX, FORGOTTEN_MAX, Forgotten};
 pub use paint::{Gap, Known, Run};
+pub use room::{EPOCH_MARKS_MAX, EPOCHS_UNFINISHED_MAX, MARKS_MAX, RANGES_MAX};
 
 /// Number of an agent's row.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]

@@ -108,10 +108,11 @@ enum Said {
     Down(i64, i64),
     Catalog(CatalogHash, Option<i64>),
     Received(i64),
+    Missed(i64),
     Complete(CatalogHash, i64),
 }
 
-use Said::{Catalog, Complete, Down, Received, Start};
+use Said::{Catalog, Complete, Down, Missed, Received, Start};
 
 struct Fleet {
     ledger: Ledger,
@@ -173,6 +174,7 @@ impl Fleet {
                 ledger.mark(no, epoch, seq, Mark::Catalog { hash, since: since.map(second) });
             }
             Received(slot) => ledger.received(&due(), Slot(slot)),
+            Missed(slot) => ledger.missed(&due(), Slot(slot), 1, Cause::NoAnswer),
             Complete(hash, slot) => {
                 let grid = if hash == SLOWER { SLOW } else { GRID };
                 let slot =
@@ -334,24 +336,55 @@ fn an_older_store_that_comes_later_still_owes_what_was_due_before() {
         ),
     ];
     for (what, then, gaps) in rows {
-        let mut fleet = Fleet::new();
-        for said in
-            [Start, Catalog(HASH, Some(106)), Received(101)].into_iter().chain((106..112).map(Received))
-        {
-            fleet.say(AGENT, said);
+        let begin =
+            [vec![Start, Catalog(HASH, Some(106)), Received(101)], (106..112).map(Received).collect()];
+        check_older(what, &begin.concat(), (newer, &then), gaps);
+    }
+}
+
+/// What the newer store says first; then what comes, of either store; and the gaps after it.
+fn check_older(what: &str, begin: &[Said], (newer, then): (Epoch, &[(Epoch, Said)]), gaps: &[i64]) {
+    let mut fleet = Fleet::new();
+    begin.iter().for_each(|said| fleet.say(AGENT, *said));
+    fleet.say(AGENT, Complete(HASH, 111));
+    for (seq, (epoch, said)) in (1..).zip(then) {
+        match *epoch == newer {
+            true => fleet.say(AGENT, *said),
+            false => fleet.put(AGENT, *epoch, seq, *said),
         }
-        fleet.say(AGENT, Complete(HASH, 111));
-        for (seq, (epoch, said)) in (1..).zip(then) {
-            match epoch == newer {
-                true => fleet.say(AGENT, said),
-                false => fleet.put(AGENT, epoch, seq, said),
-            }
+    }
+    assert_eq!(fleet.open(), gaps, "{what}");
+    let open = fleet.ledger.open.get(&due().device).unwrap();
+    assert_eq!(open.first, Some(times().first_from(second(106))), "{what}: what goes on is as it was");
+    let latest = fleet.ledger.spans_of(AGENT).map(|span| span.id).max();
+    assert_eq!(latest, Some(open.id), "{what}: the latest goes on");
+    assert!(open.id <= 2, "{what}: nothing is owed twice");
+}
+
+#[test]
+fn what_came_before_an_older_store_spoke_is_proven_by_its_word_alone() {
+    let (newer, older) = (Epoch(1), Epoch(2));
+    let says = [(older, Catalog(HASH, Some(100))), (older, Complete(HASH, 112))];
+    let begin = |before: &[Said], from: i64| {
+        [vec![Start, Catalog(HASH, Some(106))], before.to_vec(), (from..112).map(Received).collect()].concat()
+    };
+    let start = vec![(older, Start)];
+    let twice = [start.clone(), says.to_vec(), says.to_vec()].concat();
+    let all: Vec<Said> = (100..106).map(Received).collect();
+    let missed: Vec<Said> = (100..106).map(|n| if n == 101 { Received(n) } else { Missed(n) }).collect();
+    // (what, said of the time before, where the newer store has its first reading, gaps)
+    let rows: [(&str, &[Said], i64, &[i64]); 4] = [
+        ("all of it came", &all, 106, &[112]),
+        ("all of it came, and the newer store begins with a gap", &all, 107, &[106, 112]),
+        ("some of it is missed", &missed, 106, &[100, 102, 103, 104, 105, 112]),
+        ("the same before a gap", &missed, 107, &[100, 102, 103, 104, 105, 106, 112]),
+    ];
+    for (what, before, from, gaps) in rows {
+        let once = [start.clone(), says.to_vec()].concat();
+        check_older(what, &begin(before, from), (newer, &once), gaps);
+        // What has all come by itself leaves nothing that tells it from what was proven: it is proven once more.
+        if before.iter().any(|said| matches!(said, Missed(_))) {
+            check_older(&format!("{what}, said twice"), &begin(before, from), (newer, &twice), gaps);
         }
-        assert_eq!(fleet.open(), gaps, "{what}");
-        let open = fleet.ledger.open.get(&due().device).unwrap();
-        assert_eq!(open.first, Some(times().first_from(second(106))), "{what}: what goes on is as it was");
-        let latest = fleet.ledger.spans_of(AGENT).map(|span| span.id).max();
-        assert_eq!(latest, Some(open.id), "{what}: the latest goes on");
-        assert!(open.id <= 2, "{what}: nothing is owed twice");
     }
 }
