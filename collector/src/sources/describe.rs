@@ -190,7 +190,7 @@ pub struct Asked {
 
 /// What is wrong with a description, and where; not the line itself, in which a secret may stand, nor what stands there in place of
 /// what is expected.
-fn wrong(text: &str, error: &toml::de::Error) -> String {
+pub(in crate::sources) fn wrong(text: &str, error: &toml::de::Error) -> String {
     let has_value =
         ["invalid type: ", "invalid value: "].iter().any(|words| error.message().starts_with(words));
     let message = match error.message().rsplit_once(", expected ") {

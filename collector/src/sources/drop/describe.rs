@@ -12,7 +12,7 @@ use gapless_common::id::SiteId;
 use gapless_common::text::parse_size_bytes;
 use serde::Deserialize;
 
-use super::super::describe::{Asked, Class, DeviceSpec, Span};
+use super::super::describe::{Asked, Class, DeviceSpec, Span, wrong};
 use super::super::devices::Shared;
 use super::super::fetch::Pace;
 use super::command::Program;
@@ -143,7 +143,7 @@ impl DropDescription {
     /// # Errors
     /// What is wrong, and where.
     pub(in crate::sources) fn read(text: &str) -> Result<Self, String> {
-        let description: Self = toml::from_str(text).map_err(|e| e.to_string())?;
+        let description: Self = toml::from_str(text).map_err(|error| wrong(text, &error))?;
         description.check()?;
         Ok(description)
     }
@@ -401,6 +401,14 @@ mod tests {
         }
         let largest = told("folder = \"/mnt/share/mast-7\"", "folder = \"/x\"\nlargest = \"many\"");
         assert!(largest.contains("64MiB"), "{largest}");
+    }
+
+    #[test]
+    fn the_line_that_is_wrong_is_named_and_not_shown() {
+        let told = told("every = \"10m\"", "every = 530537 # s3cret");
+        assert!(told.starts_with("line ") && told.ends_with(": expected a string"), "{told}");
+        let is_shown = ["530537", "s3cret", "\n"].iter().any(|text| told.contains(text));
+        assert!(!is_shown, "{told}");
     }
 
     #[test]
