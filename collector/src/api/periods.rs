@@ -92,7 +92,7 @@ impl CompletePeriods {
         match row {
             GridRow::Absent(slot) => self.seen.lacks(slot),
             GridRow::Reading(reading) => match reading.value {
-                Some(Value::Number(value)) => self.resampler.add(value),
+                Some(Value::Number(value)) => self.resampler.add(value, reading.lent),
                 _ => drop(self.seen.quality.get_or_insert(reading.quality)),
             },
         }
@@ -138,8 +138,8 @@ mod tests {
     /// Number of values, and what stands beside.
     type Told = (u64, Standing, Option<Quality>, Option<i64>);
 
-    /// Of minutes with a slot every 15 s: begin in seconds, and the rest.
-    fn told(rows: &[GridRow]) -> Vec<(i64, Told)> {
+    /// Minutes with a slot every 15 s.
+    fn periods_of(rows: &[GridRow]) -> Vec<Marked> {
         let every = |ms| Interval::from_ms(ms).unwrap();
         let due = Some(SlotGrid::every(every(15_000)));
         let range = (Timestamp(0), Timestamp(600_000));
@@ -147,6 +147,12 @@ mod tests {
         let mut periods = CompletePeriods::new(resampler);
         let mut all: Vec<_> = rows.iter().filter_map(|row| periods.push(row)).collect();
         all.extend(periods.finish());
+        all
+    }
+
+    /// Of each minute: begin in seconds, and the rest.
+    fn told(rows: &[GridRow]) -> Vec<(i64, Told)> {
+        let all = periods_of(rows);
         for marked in all.iter().filter(|marked| marked.period.count == 0) {
             let period = marked.period;
             let values = [period.mean, period.minimum, period.maximum, period.rise];
@@ -189,6 +195,27 @@ mod tests {
         for (rows, expected) in rows {
             assert_eq!(told(rows), [(0, expected)], "{rows:?}");
         }
+    }
+
+    #[test]
+    fn a_period_says_how_many_of_its_values_another_device_measured() {
+        let lent = |at: i64, value: Option<f64>| match reading(at, value) {
+            GridRow::Reading(reading) => GridRow::Reading(StoredReading { lent: true, ..reading }),
+            row @ GridRow::Absent(_) => row,
+        };
+        let missing = |at| absent(at, Absence::Missing, Some(7));
+        let rows = [
+            reading(0, Some(1.0)),
+            lent(15_000, Some(2.0)),
+            lent(30_000, Some(3.0)),
+            missing(45_000),
+            lent(60_000, Some(4.0)),
+            reading(120_000, Some(5.0)),
+            lent(180_000, None),
+        ];
+        let periods = periods_of(&rows);
+        let told: Vec<_> = periods.iter().map(|m| (m.period.count, m.period.lent)).collect();
+        assert_eq!(told, [(3, 2), (1, 1), (1, 0), (0, 0)], "what counts is a value");
     }
 
     #[test]

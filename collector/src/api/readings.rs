@@ -38,7 +38,8 @@ pub(super) struct ReadingsQuery {
     to: Option<String>,
     /// `json` (default), `csv` or `ndjson`.
     format: Option<String>,
-    /// Length of the periods to resample to, such as `10m` or `1h`; raw readings without it.
+    /// Length of the periods to resample to, such as `10m` or `1h`; raw readings without it. Of the `count` values of a period
+    /// `lent` were measured by another device, which stands in: 0 where all are the device's own.
     resample: Option<String>,
     /// `complete`: each slot of the devices' schedules up to now that has no reading is a row, too, at the instant at which
     /// it was due, with value and quality null, and `state`: `received` (of a reading), `lent` (of one that another device measured), `pending` (it may be on its way,
@@ -264,7 +265,7 @@ impl Plan {
                 });
             }
             if let (Some((series, resampler)), Some(Value::Number(value))) = (&mut current, &reading.value)
-                && let Some(period) = resampler.push(reading.at, *value)
+                && let Some(period) = resampler.push(reading.at, *value, reading.lent)
             {
                 table.row(&mut out.buffer, &series.row, &Row::Period(&period));
             }

@@ -21,6 +21,8 @@ pub(super) struct Period {
     pub(super) rise: Option<f64>,
     /// Number of values.
     pub(super) count: u64,
+    /// How many of them another device measured.
+    pub(super) lent: u64,
     /// Values ÷ slots due, at most 1; `None` where the device has no schedule.
     pub(super) coverage: Option<f64>,
 }
@@ -29,6 +31,7 @@ pub(super) struct Period {
 struct Sums {
     period: i64,
     count: u64,
+    lent: u64,
     sum: f64,
     east: f64,
     north: f64,
@@ -40,12 +43,13 @@ struct Sums {
 impl Sums {
     const fn new(period: i64) -> Self {
         let (least, greatest) = (f64::INFINITY, f64::NEG_INFINITY);
-        Self { period, count: 0, sum: 0.0, east: 0.0, north: 0.0, least, greatest, rise: 0.0 }
+        Self { period, count: 0, lent: 0, sum: 0.0, east: 0.0, north: 0.0, least, greatest, rise: 0.0 }
     }
 
-    fn add(&mut self, value: f64, before: Option<f64>) {
+    fn add(&mut self, value: f64, is_lent: bool, before: Option<f64>) {
         let (sin, cos) = value.to_radians().sin_cos();
         self.count += 1;
+        self.lent += u64::from(is_lent);
         self.sum += value;
         self.east += sin;
         self.north += cos;
@@ -84,10 +88,10 @@ impl Resampler {
         Self { every: SlotGrid::every(every), due, aggregation, range, current: None, before }
     }
 
-    /// Takes a value; gives the period before it, once that is over.
-    pub(super) fn push(&mut self, at: Timestamp, value: f64) -> Option<Period> {
+    /// Takes a value, and whether another device measured it; gives the period before it, once that is over.
+    pub(super) fn push(&mut self, at: Timestamp, value: f64, is_lent: bool) -> Option<Period> {
         let over = self.enter(at);
-        self.add(value);
+        self.add(value, is_lent);
         over
     }
 
@@ -105,10 +109,10 @@ impl Resampler {
     }
 
     /// Takes a value of the period that was entered last.
-    pub(super) fn add(&mut self, value: f64) {
+    pub(super) fn add(&mut self, value: f64, is_lent: bool) {
         let before = self.before.replace(value);
         if let Some(sums) = &mut self.current {
-            sums.add(value, before);
+            sums.add(value, is_lent, before);
         }
     }
 
@@ -147,6 +151,7 @@ impl Resampler {
             maximum: extreme(sums.greatest),
             rise: (counter && !is_empty).then_some(sums.rise),
             count: sums.count,
+            lent: sums.lent,
             coverage: self.slots_due(from).filter(|&due| due > 0).map(|due| (count / due as f64).min(1.0)),
         }
     }
@@ -171,7 +176,7 @@ mod tests {
         let mut resampler =
             Resampler::new(minute, Some(due), aggregation, (Timestamp(from), Timestamp(to)), before);
         let mut periods: Vec<_> =
-            values.iter().filter_map(|&(at, v)| resampler.push(Timestamp(at), v)).collect();
+            values.iter().filter_map(|&(at, v)| resampler.push(Timestamp(at), v, false)).collect();
         periods.extend(resampler.finish());
         periods
     }
