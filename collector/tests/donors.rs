@@ -18,12 +18,13 @@ use gapless_collector::store::model::{
 };
 use gapless_common::catalog::{Aggregation, Catalog, Channel, Device, PeriodLabel};
 use gapless_common::id::{
-    AgentId, BootId, ChannelId, ChannelIndex, ConnectionId, DeviceId, DeviceIndex, Epoch, Seq, SiteId,
+    AgentId, BootId, ChannelId, ChannelIndex, Commit, ConnectionId, DeviceId, DeviceIndex, Epoch, Seq, SiteId,
 };
 use gapless_common::message::{AgentState, DataFrame, HeldEpoch, Outcome, Reply};
 use gapless_common::quality::{Cause, Quality};
 use gapless_common::reading::{
-    Acquired, CatalogRecord, Completeness, EpochStart, Misses, Readings, Record, Sample, Value,
+    Acquired, CatalogRecord, ClockCorrection, Completeness, EpochStart, Misses, Readings, Record, Sample,
+    Value,
 };
 use gapless_common::time::{Interval, SlotGrid, Timestamp};
 use gapless_common::topic::{AgentPath, Up};
@@ -165,6 +166,13 @@ impl World {
             minutes.into_iter().map(|minute| self.record(no, minute, &vec![value(minute); channels]));
         let records: Vec<Record> = records.collect();
         records.chunks(500).for_each(|records| self.send(records.to_vec()));
+    }
+
+    /// What the first device answers to the poll of a minute, at an instant of its own.
+    fn polled(&self, minute: i64, late_ms: i64, values: &[Option<f64>]) -> Record {
+        let Record::Readings(readings) = self.record(0, minute, values) else { panic!("no readings") };
+        let acquired = Acquired::InSlot(self.devices[0].grid.slot_at(at(minute)));
+        Record::Readings(Readings { acquired, at: at(minute).plus_ms(late_ms), ..readings })
     }
 
     /// The first device was not there in these minutes: that is known now.
@@ -310,18 +318,14 @@ fn what_the_device_itself_measured_takes_the_place_of_what_stood_in() {
     let mut world = with_a_hole(devices, vec![donor("meter", "profile", &[])], 70);
     world.recorded(1, [15, 30, 45, 60]);
     let mut world = world.lend().restart();
-    // A poll without a value has none to put there: that is kept beside it.
-    let bad = world.record(0, 15, &[None]);
-    world.send(vec![bad]);
     let conflicts = "SELECT count(*) FROM conflicts";
-    assert_eq!((world.lent_of(0, "energy"), world.count(conflicts)), (vec![15, 30, 45, 60], 1));
     let commit = world.committer.head().commit;
     world.recorded(0, [30, 31]);
     // The very same number is its own now, too.
     let same = world.record(0, 45, &[Some(45.125)]);
     world.send(vec![same.clone()]);
     world.send(vec![same]);
-    assert_eq!((world.lent_of(0, "energy"), world.count(conflicts)), (vec![15, 60], 1));
+    assert_eq!((world.lent_of(0, "energy"), world.count(conflicts)), (vec![15, 60], 0));
     let stored = world.stored("energy");
     assert_eq!(stored[10..], [(15, 15.125), (30, 30.0), (31, 31.0), (45, 45.125), (60, 60.125)]);
     // What stood there is kept, and that it was lent; who follows changes is told of both.
@@ -333,7 +337,109 @@ fn what_the_device_itself_measured_takes_the_place_of_what_stood_in() {
     // Nothing is lent again.
     let world = world.restart().lend();
     assert_eq!(world.lent_of(0, "energy"), [15, 60]);
-    assert_eq!(world.told(30).last(), Some(&("filled", "device profile".to_owned())));
+    let told: Vec<_> = world.told(30).into_iter().map(|(event, _)| event).collect();
+    assert_eq!(told[told.len() - 2..], ["filled", "replaced"], "{told:?}");
+    assert_eq!(world.told(60).last(), Some(&("filled", "device profile".to_owned())));
+}
+
+/// What a poll brings has an instant of its own, and is of the slot that it was due in: of each slot one reading is stored.
+#[test]
+fn an_answer_that_came_late_takes_the_place_of_what_was_lent_of_its_slot() {
+    type Own = fn(&mut World) -> Vec<Record>;
+    let of_a_boot: Own = |world| {
+        let Record::Readings(readings) = world.polled(30, 0, &[Some(30.0)]) else { panic!("no readings") };
+        let (acquired, at_wrong) = (Acquired::SinceBoot(1_800_400), at(-900));
+        let correction = ClockCorrection {
+            boot: BootId(5),
+            epoch: Epoch(1),
+            first: Seq(1),
+            last: Seq(world.next),
+            boot_began: T0,
+        };
+        world.send(vec![Record::Readings(Readings { acquired, at: at_wrong, ..readings })]);
+        vec![Record::ClockCorrection(correction)]
+    };
+    let rows: [(&str, Own, i64); 4] = [
+        ("late by a little", |world| vec![world.polled(30, 400, &[Some(30.0)])], 400),
+        ("after the next one was due", |world| vec![world.polled(30, 61_000, &[Some(30.0)])], 61_000),
+        ("at its very instant", |world| vec![world.polled(30, 0, &[Some(30.0)])], 0),
+        ("by a clock that was set later", of_a_boot, 400),
+    ];
+    for (what, own, late_ms) in rows {
+        let devices = vec![device("meter", 1, &[ENERGY]), device("profile", 15, &[ENERGY])];
+        let mut world = with_a_hole(devices, vec![donor("meter", "profile", &[])], 70);
+        world.recorded(1, [15, 30, 45, 60]);
+        let mut world = world.lend().restart();
+        let records = own(&mut world);
+        let commit = world.committer.head().commit.0;
+        world.send(records.clone());
+        assert_eq!(world.lent_of(0, "energy"), [15, 45, 60], "{what}");
+        let of_slot = format!(
+            "SELECT count(*) FROM readings WHERE series = 1 AND ts BETWEEN {} AND {}",
+            at(30).0,
+            at(32).0
+        );
+        let own_ts = format!("{of_slot} AND ts = {} AND value = 30.0 AND quality = 0", at(30).0 + late_ms);
+        assert_eq!((world.count(&of_slot), world.count(&own_ts)), (1, 1), "{what}");
+        // What stood there is kept, and who follows changes is told of both instants.
+        let kept = format!(
+            "SELECT count(*) FROM revisions WHERE quality = 65536 AND ts = {} AND value = 30.125",
+            at(30).0
+        );
+        assert_eq!((world.count("SELECT count(*) FROM revisions"), world.count(&kept)), (1, 1), "{what}");
+        let changes = world.committer.store().changes(Commit(commit), 10).unwrap();
+        let mut withdrawn = Vec::new();
+        for change in &changes {
+            let each = &mut |_, instant: Timestamp| {
+                withdrawn.extend((instant != at(-900)).then_some(instant));
+                Flow::More
+            };
+            world.committer.store().withdrawn(change, each).unwrap();
+        }
+        let expected = if late_ms == 0 { vec![] } else { vec![at(30)] };
+        assert_eq!(withdrawn, expected, "{what}");
+        let latest = changes.last().unwrap();
+        assert!(latest.first <= at(30) && latest.last >= at(30).plus_ms(late_ms), "{what}: {changes:?}");
+        assert_eq!(world.told(30).last(), Some(&("replaced", "collector".to_owned())), "{what}");
+        assert_eq!(world.told(45).last(), Some(&("filled", "device profile".to_owned())), "{what}");
+        // Neither its repetition nor another look changes anything.
+        world.send(records);
+        let world = world.restart().lend();
+        assert_eq!((world.lent_of(0, "energy"), world.count(&own_ts)), (vec![15, 45, 60], 1), "{what}");
+        assert_eq!(world.count("SELECT count(*) FROM revisions"), 1, "{what}");
+        assert_eq!(world.count("SELECT count(*) FROM conflicts"), 0, "{what}");
+    }
+}
+
+/// That the device has no value of a slot helps nobody who has one: what was lent stays, and nobody is told of a conflict.
+#[test]
+fn an_answer_without_a_value_leaves_what_was_lent_where_it_is() {
+    for late_ms in [0, 400] {
+        let devices = vec![device("meter", 1, &[ENERGY, POWER]), device("profile", 15, &[ENERGY])];
+        let mut world = with_a_hole(devices, vec![donor("meter", "profile", &[])], 40);
+        world.recorded(1, [15, 30]);
+        let mut world = world.lend();
+        let bad = world.polled(15, late_ms, &[None, Some(7.0)]);
+        world.send(vec![bad.clone()]);
+        world.send(vec![bad]);
+        assert_eq!(world.stored("energy")[10..], [(15, 15.125), (30, 30.125)], "{late_ms}");
+        assert_eq!(world.lent_of(0, "energy"), [15, 30], "{late_ms}");
+        assert_eq!(world.stored("power")[10..], [(15, 7.0)], "its other channel has one");
+        assert!(!world.missing().contains(&15), "it has answered");
+        assert_eq!(world.count("SELECT count(*) FROM conflicts"), 0, "{late_ms}");
+        assert_eq!(world.count("SELECT conflicts FROM agents"), 0, "{late_ms}");
+        let kept =
+            format!("SELECT count(*) FROM revisions WHERE value IS NULL AND ts = {}", at(15).0 + late_ms);
+        assert_eq!((world.count("SELECT count(*) FROM revisions"), world.count(&kept)), (1, 1), "{late_ms}");
+        // It has spoken itself then, whatever it had to say.
+        let devices = world.committer.store().devices(None, world.now).unwrap();
+        let meter = devices.iter().find(|device| device.device.as_str() == "meter").unwrap();
+        assert_eq!(meter.last_reading_at, Some(at(15).plus_ms(late_ms)));
+        // Its value, where it comes after all, has the last word.
+        let good = world.polled(15, late_ms, &[Some(15.0), Some(7.0)]);
+        world.send(vec![good]);
+        assert_eq!(world.stored("energy")[10..], [(15, 15.0), (30, 30.125)], "{late_ms}");
+    }
 }
 
 #[test]

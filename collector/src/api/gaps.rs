@@ -164,7 +164,8 @@ pub(super) struct GapEvent {
     /// By which commit.
     commit: u64,
     /// `opened`, `cause` (another one was told), `requested`, `no_data`, `failed`, `abandoned`, `retried`, `reopened`,
-    /// `lent` (another device stands in with some of its channels, and it is missing still for the others), `filled` or `cut` (off
+    /// `lent` (another device stands in with some of its channels, and it is missing still for the others), `replaced` (the device's own
+    /// readings came after all, of slots that were lent), `filled` or `cut` (off
     /// another gap, whose history before it is this one's, too).
     event: &'static str,
     /// Who: `collector`, `agent NAME`, `token NAME`, or `device NAME`, whose readings stand in.

@@ -391,7 +391,7 @@ pub(super) struct ChangesQuery {
 
 /// Everything that was new, late, filled or corrected after a commit, as NDJSON: readings as they are now, each
 /// with its commit, and `{series, at, withdrawn: true, commit}` for each reading that was taken away from an instant
-/// because its clock was wrong; then `{complete, count, next, head, freshness}`, the last with the devices that the changes are
+/// because its clock was wrong, or because it was lent and the device's own reading of that slot has come; then `{complete, count, next, head, freshness}`, the last with the devices that the changes are
 /// of; ask again with `changed_after = next`.
 #[utoipa::path(get, path = "/api/v1/changes", tag = "readings", params(ChangesQuery),
     responses((status = 200, content_type = "application/x-ndjson", description = "Readings, then the mark")))]

@@ -21,6 +21,7 @@ use crate::ledger::{AgentNo, DeviceNo, Finding, Mark, plausible};
 use crate::store::batch::{Batch, Row, certain, uncertain};
 use crate::store::cell::Cell;
 use crate::store::model::ParkReason;
+use crate::store::own::{self, Place};
 use crate::store::registry::Bound;
 use crate::store::runs::SlotTable;
 use crate::store::{commands, gap_lives, health, jobs, parked, state};
@@ -312,21 +313,24 @@ impl<'a, 'c> Apply<'a, 'c> {
         readings: &Readings,
         device: &Bound,
     ) -> Done {
-        let (at, boot_clock) = match readings.acquired {
-            Acquired::Recorded(slot) if !self.is_what_was_due(device, slot)? => (readings.at, None),
+        let (at, slot, boot_clock) = match readings.acquired {
+            Acquired::Recorded(slot) if !self.is_what_was_due(device, slot)? => {
+                (readings.at, Some(slot), None)
+            }
             Acquired::InSlot(slot) | Acquired::Recorded(slot) => {
                 self.memory.ledger.received(&device.due, slot);
-                (readings.at, None)
+                (readings.at, Some(slot), None)
             }
             Acquired::SinceBoot(ms) => match self.true_time(no, (epoch, seq), ms) {
                 Some(at) => {
                     let slot = device.due.times.slot_at(at);
                     self.memory.ledger.received(&device.due, slot);
-                    (at, None)
+                    (at, Some(slot), None)
                 }
-                None => (readings.at, Some(ms)),
+                None => (readings.at, None, Some(ms)),
             },
         };
+        let place = slot.map(|slot| Place::of(&device.due, slot));
         let corrected = matches!(readings.acquired, Acquired::SinceBoot(_)) && boot_clock.is_none();
         let is_dropped = |channel: u16| channel == 1 && planted::has(Bug::DropSample);
         for sample in readings.samples.iter().filter(|sample| !is_dropped(sample.channel.0)) {
@@ -342,6 +346,7 @@ impl<'a, 'c> Apply<'a, 'c> {
                 value: Cell::of(sample.value.as_ref()),
                 quality,
                 device: device.due.device.0,
+                place,
                 revises: device.revises,
                 lent: false,
                 agent: no,
@@ -468,6 +473,7 @@ impl<'a, 'c> Apply<'a, 'c> {
             let mut slots = SlotTable { connection, stamp, filler, policies: self.policies };
             self.memory.ledger.settle(no, &mut slots, stamp)?;
         }
+        own::tell_replaced(connection, stamp, self.batch.take_replaced().into_iter())?;
         let changes = self.memory.ledger.take_changes();
         let mut changed = Vec::new();
         for came in &changes.came {

@@ -175,6 +175,7 @@ fn loan(
             value,
             quality,
             device: device.0,
+            place: None,
             revises: false,
             lent: true,
             agent: NOBODY,

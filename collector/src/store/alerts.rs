@@ -8,6 +8,7 @@ use rusqlite::types::ValueRef;
 use rusqlite::{Connection, OptionalExtension as _, Row, params};
 
 use super::model::StopReason;
+use super::own::last_own;
 use super::{AHEAD_MAX_MS, alert_rows, awaited, cell, health};
 use crate::alerts::Kind;
 use crate::alerts::absence::Absence;
@@ -98,10 +99,12 @@ pub(crate) fn open_of(connection: &Connection, subject: Subjected) -> rusqlite::
 }
 
 /// Not in the future, as far as clocks may differ.
-pub(super) const DEVICE: &str = "SELECT s.id AS site_no, s.name AS site, d.name AS device, d.attributes, d.announced_at, d.resumed_at,
+pub(super) const DEVICE: &str = concat!(
+    "SELECT s.id AS site_no, s.name AS site, d.name AS device, d.attributes, d.announced_at, d.resumed_at,
         d.stopped, d.stopped_why, a.id AS agent_no, a.connected, a.left_at, a.flush_ms, g.id AS grid, g.interval_ms,
-        (SELECT max(ts) FROM (SELECT (SELECT max(ts) FROM readings r
-            WHERE r.series = x.id AND r.ts <= ?2 AND r.quality < 65536) AS ts FROM series x WHERE x.device = d.id)) AS last_ts,
+        ",
+    last_own!(),
+    " AS last_ts,
         (SELECT max(o.last_slot - o.first_slot + 1) FROM gaps o JOIN grids og ON og.id = o.grid
             WHERE og.device = d.id AND o.state <> 2 AND (o.opened_at > ?3 OR (o.state <> 5 AND EXISTS (SELECT 1 FROM alerts l
                 WHERE l.device = d.id AND l.kind = 3 AND l.resolved_at IS NULL
@@ -109,7 +112,8 @@ pub(super) const DEVICE: &str = "SELECT s.id AS site_no, s.name AS site, d.name 
     FROM devices d JOIN sites s ON s.id = d.site
     LEFT JOIN spans p ON p.id = (SELECT max(q.id) FROM spans q JOIN grids qg ON qg.id = q.grid
         WHERE qg.device = d.id AND q.last_slot IS NULL AND q.first_slot IS NOT NULL)
-    LEFT JOIN grids g ON g.id = p.grid LEFT JOIN agents a ON a.id = p.agent WHERE d.id = ?1";
+    LEFT JOIN grids g ON g.id = p.grid LEFT JOIN agents a ON a.id = p.agent WHERE d.id = ?1"
+);
 
 /// What is known of a device.
 pub(crate) fn device(

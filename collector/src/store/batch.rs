@@ -1,16 +1,17 @@
 //! One transaction's readings: gathered from all frames, put in the order of the table, written once, compared
 //! with what is there. Decides nothing about slots.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use gapless_common::id::Epoch;
 use gapless_common::planted::{self, Bug};
 use gapless_common::quality::Quality;
 use gapless_common::reading::ClockCorrection;
 use gapless_common::time::{Slot, Timestamp};
-use rusqlite::{Connection, params};
+use rusqlite::{Connection, Statement, params};
 
 use super::cell::{self, Cell};
+use super::own::{self, Place, Reach};
 use super::traffic;
 use crate::ledger::{AgentNo, Due, GridNo, Stamp};
 use crate::store::state;
@@ -26,6 +27,8 @@ pub(crate) struct Row {
     pub(crate) value: Cell,
     pub(crate) quality: Quality,
     pub(crate) device: i64,
+    /// The slot that it is of, where that is known.
+    pub(crate) place: Option<Place>,
     /// Whether it takes the place of another value of that instant.
     pub(crate) revises: bool,
     /// Whether another device measured it.
@@ -64,6 +67,8 @@ pub(crate) struct Batch<'c> {
     rows: Vec<Row>,
     taken: usize,
     changed: BTreeMap<i64, Vec<i64>>,
+    /// Slots of which the device's own reading came after one was lent.
+    replaced: BTreeSet<(GridNo, i64)>,
 }
 
 impl<'c> Batch<'c> {
@@ -76,6 +81,7 @@ impl<'c> Batch<'c> {
             rows: Vec::new(),
             taken: 0,
             changed: BTreeMap::new(),
+            replaced: BTreeSet::new(),
         }
     }
 
@@ -105,27 +111,91 @@ impl<'c> Batch<'c> {
         rows.sort_by_key(|row| (row.series, row.ts));
         let sql = "INSERT OR IGNORE INTO readings VALUES (?1, ?2, ?3, ?4, ?5)";
         let mut insert = self.connection.prepare_cached(sql)?;
-        let commit = self.commit.cast_signed();
-        for row in &rows {
-            let quality = row.code();
-            let new = insert.execute(params![row.series, row.ts, row.value, quality, commit])?;
-            if new == 1 {
-                self.tallies.entry(row.agent).or_default().readings += 1;
-                self.changed.entry(row.device).or_default().push(row.ts);
-            } else {
-                self.meet(row)?;
-            }
+        for rows in rows.chunk_by(|a, b| a.series == b.series) {
+            let Some(Row { series, .. }) = rows.first() else { continue };
+            let before = Reach::load(self.connection, *series)?;
+            let mut reach = before;
+            rows.iter().try_for_each(|row| self.write(&mut insert, row, &mut reach))?;
+            reach.save(self.connection, *series, &before)?;
         }
         Ok(())
+    }
+
+    fn write(&mut self, insert: &mut Statement<'_>, row: &Row, reach: &mut Reach) -> rusqlite::Result<()> {
+        if let Some(at) = self.lent_of_its_slot(row, reach)? {
+            if !row.quality.has_value() {
+                reach.own(row.ts);
+                return self.keep_aside(row);
+            }
+            self.take_place(row, at)?;
+        }
+        let (quality, commit) = (row.code(), self.commit.cast_signed());
+        if insert.execute(params![row.series, row.ts, row.value, quality, commit])? == 0 {
+            return self.meet(row);
+        }
+        if row.lent {
+            reach.lent(row.ts)
+        } else {
+            reach.own(row.ts)
+        }
+        self.tallies.entry(row.agent).or_default().readings += 1;
+        self.changed.entry(row.device).or_default().push(row.ts);
+        Ok(())
+    }
+
+    /// Where the reading that was lent of the slot of a device's own one stands, if there is any. One whose time is not known yet
+    /// takes no place: its instant may well be another one's.
+    fn lent_of_its_slot(&self, row: &Row, reach: &Reach) -> rusqlite::Result<Option<i64>> {
+        let at = row.place.map_or(row.ts, |place| place.at.0);
+        if row.lent || row.quality == Quality::UncertainClock || !reach.may_be_lent(at) {
+            return Ok(None);
+        }
+        let sql = "SELECT EXISTS (SELECT 1 FROM readings WHERE series = ?1 AND ts = ?2 AND quality >= ?3)";
+        let key = [row.series, at, cell::LENT];
+        let is_there = self.connection.prepare_cached(sql)?.query_row(key, |r| r.get(0))?;
+        Ok(Some(at).filter(|_| is_there))
+    }
+
+    /// The device itself has the last word: what was lent of its slot, at `at`, makes room, and is kept.
+    fn take_place(&mut self, row: &Row, at: i64) -> rusqlite::Result<()> {
+        self.keep_what_stood(row.series, at)?;
+        let sql = "DELETE FROM readings WHERE series = ?1 AND ts = ?2";
+        self.connection.prepare_cached(sql)?.execute([row.series, at])?;
+        self.changed.entry(row.device).or_default().push(at);
+        self.replaced.extend(row.place.map(|place| (place.grid, place.slot.0)));
+        Ok(())
+    }
+
+    /// The device has answered without a value, and another one had one: that stays, as nobody is helped by less. The answer
+    /// is kept beside it.
+    fn keep_aside(&mut self, row: &Row) -> rusqlite::Result<()> {
+        let sql = "INSERT INTO revisions SELECT ?1, ?2, ?3, ?4, ?5 WHERE NOT EXISTS
+            (SELECT 1 FROM revisions WHERE series = ?1 AND ts = ?2 AND quality = ?5)";
+        let commit = self.commit.cast_signed();
+        let values = params![row.series, row.ts, commit, row.value, row.code()];
+        let is_new = self.connection.prepare_cached(sql)?.execute(values)? > 0;
+        let tally = self.tallies.entry(row.agent).or_default();
+        if is_new {
+            tally.readings += 1;
+        } else {
+            tally.duplicates += 1;
+        }
+        Ok(())
+    }
+
+    /// Keeps what stands at an instant up to this commit.
+    fn keep_what_stood(&self, series: i64, ts: i64) -> rusqlite::Result<()> {
+        let sql = "INSERT OR IGNORE INTO revisions
+            SELECT series, ts, ?3, value, quality FROM readings WHERE series = ?1 AND ts = ?2";
+        self.connection.prepare_cached(sql)?.execute([series, ts, self.commit.cast_signed()]).map(drop)
     }
 
     /// There is a reading of that instant already.
     fn meet(&mut self, row: &Row) -> rusqlite::Result<()> {
         let sql = "SELECT value, quality FROM readings WHERE series = ?1 AND ts = ?2";
         let quality = row.code();
-        let (same, was_lent) = self.connection.prepare_cached(sql)?.query_row([row.series, row.ts], |r| {
-            let there: i64 = r.get(1)?;
-            Ok((row.value.same(r.get_ref(0)?) && there == quality, cell::is_lent(there)))
+        let same = self.connection.prepare_cached(sql)?.query_row([row.series, row.ts], |r| {
+            Ok(row.value.same(r.get_ref(0)?) && r.get::<_, i64>(1)? == quality)
         })?;
         // What stands in takes no place: whatever came first of that instant is there.
         if row.lent {
@@ -138,10 +208,7 @@ impl<'c> Batch<'c> {
             tally.duplicates += 1;
             return Ok(());
         }
-        // The device itself has the last word. That it has no value is none, whatever it revises.
-        let takes_back = was_lent && row.quality.has_value();
-        tally.readings += i64::from(takes_back);
-        if takes_back || row.revises && !was_lent {
+        if row.revises {
             return self.revise(row);
         }
         tally.conflicts += 1;
@@ -164,10 +231,7 @@ impl<'c> Batch<'c> {
 
     /// The source says something else now: that is what counts, and what it said is kept.
     fn revise(&mut self, row: &Row) -> rusqlite::Result<()> {
-        let key = params![row.series, row.ts, self.commit.cast_signed()];
-        let sql = "INSERT OR IGNORE INTO revisions
-            SELECT series, ts, ?3, value, quality FROM readings WHERE series = ?1 AND ts = ?2";
-        self.connection.prepare_cached(sql)?.execute(key)?;
+        self.keep_what_stood(row.series, row.ts)?;
         let sql =
             "UPDATE readings SET value = ?4, quality = ?5, commit_no = ?3 WHERE series = ?1 AND ts = ?2";
         let commit = self.commit.cast_signed();
@@ -255,9 +319,17 @@ impl<'c> Batch<'c> {
         let mut statement = self.connection.prepare_cached(sql)?;
         let rows = statement.query_map([no.0, epoch, first, last], |r| {
             let quality = u16::try_from(r.get::<_, i64>(5)?).ok().and_then(Quality::from_code);
+            let due = Due {
+                device: crate::ledger::DeviceNo(r.get(7)?),
+                grid: GridNo(r.get(6)?),
+                times: state::grid(r.get(8)?, r.get(9)?),
+                paused: false,
+            };
+            let ts = correction.boot_began.0.saturating_add(r.get(3)?).saturating_add(off_ms);
             let row = Row {
                 series: r.get(1)?,
-                ts: correction.boot_began.0.saturating_add(r.get(3)?).saturating_add(off_ms),
+                ts,
+                place: Some(Place::of(&due, due.times.slot_at(Timestamp(ts)))),
                 value: Cell::stored(r.get_ref(4)?),
                 quality: certain(quality.unwrap_or(Quality::UncertainClock)),
                 device: r.get(7)?,
@@ -266,12 +338,6 @@ impl<'c> Batch<'c> {
                 agent: no,
                 epoch: correction.epoch,
                 seq: r.get::<_, i64>(0)?.cast_unsigned(),
-            };
-            let due = Due {
-                device: crate::ledger::DeviceNo(r.get(7)?),
-                grid: GridNo(r.get(6)?),
-                times: state::grid(r.get(8)?, r.get(9)?),
-                paused: false,
             };
             Ok((row, r.get(2)?, due))
         })?;
@@ -288,12 +354,18 @@ impl<'c> Batch<'c> {
             return Ok(());
         }
         self.changed.entry(row.device).or_default().push(wrong);
+        own::is_withdrawn(self.connection, row.series, wrong)?;
         let sql = "UPDATE uncertain SET corrected_commit = ?5
             WHERE agent = ?1 AND epoch = ?2 AND seq = ?3 AND series = ?4";
         let (epoch, seq, commit) =
             (row.epoch.0.cast_signed(), row.seq.cast_signed(), self.commit.cast_signed());
         self.connection.prepare_cached(sql)?.execute([row.agent.0, epoch, seq, row.series, commit])?;
         Ok(())
+    }
+
+    /// Slots of which the device's own reading has come in place of one that was lent, since this was asked last.
+    pub(crate) fn take_replaced(&mut self) -> BTreeSet<(GridNo, i64)> {
+        std::mem::take(&mut self.replaced)
     }
 
     /// Writes the last rows, where they changed what, and the counters.

@@ -76,6 +76,8 @@ pub(crate) enum Happened {
     Filled,
     /// Another device has some of its channels: they stand in, and it is missing still for the others.
     Lent,
+    /// The device's own readings came of slots that were lent.
+    Replaced,
     /// It was a part of another one.
     Cut {
         /// Of which.
@@ -98,6 +100,7 @@ impl Happened {
             Self::Cut { .. } => 10,
             Self::Lent => 12,
             Self::Unasked => 13,
+            Self::Replaced => 14,
         }
     }
 
@@ -123,6 +126,7 @@ impl Happened {
             9 => "filled",
             10 => "cut",
             12 => "lent",
+            14 => "replaced",
             _ => return None,
         })
     }
@@ -269,17 +273,10 @@ const DUE: &str = "WHERE p.next_at <= ?1 AND p.state IN (1, 4) AND (d.attributes
         AND d.attributes ->> 'unreachable_since' IS NULL AND d.attributes ->> 'removed_at' IS NULL AND d.stopped IS NULL
         AND EXISTS (SELECT 1 FROM grids h JOIN coverage r ON r.grid = h.id WHERE h.device = d.id AND r.state = 1
             AND r.first_slot >= (p.to_ts - h.phase_ms) / h.interval_ms)
-        AND p.to_ts <= (SELECT own.ts FROM own WHERE own.device = d.id)
+        AND p.to_ts <= (SELECT max(x.own_ts) FROM series x WHERE x.device = d.id)
         AND NOT EXISTS (SELECT 1 FROM gaps q JOIN grids h ON h.id = q.grid
             WHERE h.device = d.id AND q.state = 3)))
         ORDER BY p.next_at LIMIT ?2";
-
-/// When each device that has something due had its last own reading: found once, as what was lent since is walked over.
-const OWN: &str = "WITH asked AS MATERIALIZED (SELECT DISTINCT g.device FROM gaps p JOIN grids g ON g.id = p.grid
-        WHERE p.next_at <= ?1 AND p.state IN (1, 4)),
-    own AS MATERIALIZED (SELECT asked.device, max((SELECT r.ts FROM readings r WHERE r.series = x.id AND r.quality < 65536
-            ORDER BY r.ts DESC LIMIT 1)) AS ts
-        FROM asked JOIN series x ON x.device = asked.device GROUP BY asked.device)";
 
 /// What is due by `now`: of devices that have no memory, which nobody can be asked for, and of those that can be asked: their agent
 /// is connected, they have answered since themselves (or they would be asked while they are away), they are not being asked already, and
@@ -289,7 +286,7 @@ pub(crate) fn due(connection: &Connection, now: Timestamp, most: i64) -> rusqlit
 }
 
 fn due_sql() -> String {
-    format!("{OWN} {WANTED} {DUE}")
+    format!("{WANTED} {DUE}")
 }
 
 /// What a command asks for.

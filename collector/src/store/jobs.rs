@@ -6,6 +6,7 @@ use rusqlite::{Connection, OptionalExtension as _, Row, params};
 
 use super::ReadError;
 use super::model::{EndedJobRow, JobRow, PendingJob};
+use super::own::last_own;
 use crate::jobs::budget::Urgency;
 use crate::jobs::queue::{Job, Lease, Queue, Scope, Source, Why};
 use crate::obstacle;
@@ -199,19 +200,23 @@ pub(crate) fn devices(connection: &Connection) -> rusqlite::Result<Vec<i64>> {
     statement.query_map([], |r| r.get(0))?.collect()
 }
 
+pub(super) const STANDING: &str = concat!(
+    "SELECT s.name AS site, d.name AS device, d.attributes, p.agent, a.flush_ms, g.interval_ms,
+            coalesce(",
+    last_own!(),
+    ", p.first_slot * g.interval_ms + g.phase_ms) AS fresh_at,
+            (SELECT at FROM looks l WHERE l.device = d.id) AS looked_at
+        FROM devices d JOIN sites s ON s.id = d.site JOIN grids g ON g.device = d.id
+        JOIN spans p ON p.grid = g.id AND p.last_slot IS NULL AND p.first_slot IS NOT NULL JOIN agents a ON a.id = p.agent
+        WHERE d.id = ?1 AND d.stopped IS NULL ORDER BY p.id DESC LIMIT 1"
+);
+
 /// How a device stands; `None` where no agent owes it, or it is not to be asked.
 pub(crate) fn standing(
     connection: &Connection,
     device: i64,
     until: Timestamp,
 ) -> rusqlite::Result<Option<Standing>> {
-    let sql = "SELECT s.name AS site, d.name AS device, d.attributes, p.agent, a.flush_ms, g.interval_ms,
-            coalesce((SELECT max(ts) FROM (SELECT (SELECT max(ts) FROM readings r
-                WHERE r.series = x.id AND r.ts <= ?2 AND r.quality < 65536) AS ts FROM series x WHERE x.device = d.id)), p.first_slot * g.interval_ms + g.phase_ms) AS fresh_at,
-            (SELECT at FROM looks l WHERE l.device = d.id) AS looked_at
-        FROM devices d JOIN sites s ON s.id = d.site JOIN grids g ON g.device = d.id
-        JOIN spans p ON p.grid = g.id AND p.last_slot IS NULL AND p.first_slot IS NOT NULL JOIN agents a ON a.id = p.agent
-        WHERE d.id = ?1 AND d.stopped IS NULL ORDER BY p.id DESC LIMIT 1";
     let row = |r: &Row<'_>| {
         let name: String = r.get("device")?;
         Ok(DeviceId::new(&name).ok().map(|device| (device, r.get::<_, i64>("fresh_at"))).map(
@@ -229,7 +234,7 @@ pub(crate) fn standing(
             },
         ))
     };
-    connection.prepare_cached(sql)?.query_row([device, until.0], row).optional()?.flatten().transpose()
+    connection.prepare_cached(STANDING)?.query_row([device, until.0], row).optional()?.flatten().transpose()
 }
 
 /// What stands in the way of a device, as its source has said.

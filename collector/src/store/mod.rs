@@ -17,8 +17,10 @@ pub(crate) mod jobs;
 pub(crate) mod leases;
 pub(crate) mod lending;
 mod meters;
+mod migrations;
 pub mod model;
 mod news;
+pub(crate) mod own;
 pub(crate) mod parked;
 mod read;
 pub(crate) mod receivers;
@@ -143,7 +145,8 @@ pub trait ReadStore {
         each: &mut dyn FnMut(StoredReading) -> Flow,
     ) -> Result<(), ReadError>;
 
-    /// The instants from which one change took readings away: their time was wrong, and they stand at another one.
+    /// The instants from which one change took readings away: their time was wrong, and they stand at another one; or they were
+    /// lent, and the device's own reading of that slot stands at another one.
     ///
     /// # Errors
     /// See [`head`](Self::head).

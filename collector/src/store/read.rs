@@ -236,8 +236,13 @@ impl<A: Ask> ReadStore for A {
     }
 
     fn withdrawn(&self, change: &ChangeRow, each: &mut dyn FnMut(SeriesNo, Timestamp) -> Flow) -> Read<()> {
-        let sql = "SELECT DISTINCT u.series, u.ts FROM uncertain u JOIN series x ON x.id = u.series
-            WHERE u.corrected_commit = ?1 AND x.device = ?2 AND u.ts BETWEEN ?3 AND ?4 ORDER BY u.series, u.ts";
+        // What was lent and has made room is kept; where there is another reading of that very instant that is told instead.
+        let sql = "SELECT u.series, u.ts FROM uncertain u JOIN series x ON x.id = u.series
+                WHERE u.corrected_commit = ?1 AND x.device = ?2 AND u.ts BETWEEN ?3 AND ?4
+            UNION SELECT v.series, v.ts FROM series x JOIN revisions v ON v.series = x.id
+                WHERE x.device = ?2 AND v.ts BETWEEN ?3 AND ?4 AND v.commit_no = ?1 AND v.quality >= 65536
+                    AND NOT EXISTS (SELECT 1 FROM readings r WHERE r.series = v.series AND r.ts = v.ts)
+            ORDER BY 1, 2";
         let values = [change.commit.0.cast_signed(), change.device.0, change.first.0, change.last.0];
         self.ask(|c| {
             let mut statement = c.prepare_cached(sql)?;

@@ -13,6 +13,7 @@ use super::model::{
     AgentRow, ConflictRow, Counters, DeviceNo, DeviceRow, GapChoice, GapEventRow, GapFilter, GapRow,
     GapState, Link, ParkedRow, SeriesNo, SeriesRow, SiteRow, StoredReading,
 };
+use super::own::last_own;
 use super::{ReadError, alert_rows, cell, health, jobs, parked, registry, state};
 use crate::freshness::{Allowances, Subject};
 use crate::gaps::life::Phase;
@@ -125,7 +126,7 @@ pub(super) fn agent_row(row: &Row<'_>, connection: &Connection) -> Read<AgentRow
 pub(super) const AGENTS: &str = "SELECT a.*, s.name AS site_name FROM agents a JOIN sites s ON s.id = a.site
     WHERE ?1 IS NULL OR s.name = ?1 ORDER BY s.name, a.name";
 
-pub(super) const DEVICES: &str =
+pub(super) const DEVICES: &str = concat!(
     "SELECT d.id, d.name, d.attributes, d.stopped, d.stopped_at, d.stopped_why,
     d.confirmed_at, d.confirmed_by, d.changed_at, s.name AS site_name, a.name AS agent_name, a.flush_ms,
     g.interval_ms, g.phase_ms, p.proven_slot,
@@ -134,15 +135,17 @@ pub(super) const DEVICES: &str =
     (SELECT min(coalesce(q.proven_slot + 1, q.first_slot) * qg.interval_ms + qg.phase_ms)
         FROM spans q JOIN grids qg ON qg.id = q.grid WHERE qg.device = d.id AND q.first_slot <= q.last_slot
         AND coalesce(q.proven_slot, q.first_slot - 1) < q.last_slot) AS owed_from,
-    (SELECT max(ts) FROM (SELECT (SELECT max(ts) FROM readings r
-        WHERE r.series = x.id AND r.ts <= ?2 AND r.quality < 65536) AS ts FROM series x WHERE x.device = d.id)) AS last_ts,
+    ",
+    last_own!(),
+    " AS last_ts,
     (SELECT count(*) FROM gaps o JOIN grids og ON og.id = o.grid WHERE og.device = d.id AND o.state <> 2)
         AS open_gaps
     FROM devices d JOIN sites s ON s.id = d.site LEFT JOIN agents a ON a.id = d.agent
     LEFT JOIN spans p ON p.id = (SELECT max(q.id) FROM spans q JOIN grids qg ON qg.id = q.grid
         WHERE qg.device = d.id AND q.last_slot IS NULL)
     LEFT JOIN grids g ON g.id = p.grid LEFT JOIN jobs j ON j.device = d.id
-    WHERE ?1 IS NULL OR s.name = ?1 ORDER BY s.name, d.name";
+    WHERE ?1 IS NULL OR s.name = ?1 ORDER BY s.name, d.name"
+);
 
 pub(super) fn device_row(row: &Row<'_>, allowances: &Allowances) -> Read<DeviceRow> {
     let interval: Option<i64> = row.get("interval_ms")?;

@@ -1,4 +1,4 @@
--- Version 17 of the collector's database. Instants are milliseconds since 1970 UTC; 64-bit unsigned numbers
+-- Version 18 of the collector's database. Instants are milliseconds since 1970 UTC; 64-bit unsigned numbers
 -- (epochs, hashes, incarnations) are kept as the signed number of the same bits; seqs are plain.
 -- Everything that decides anything is here: a collector may be killed at any instant and lose nothing.
 
@@ -252,7 +252,8 @@ CREATE TABLE gap_tallies (
     happened INTEGER NOT NULL
 );
 
--- A row per revision: a changed unit, quantity, aggregation or label opens a new one.
+-- A row per revision: a changed unit, quantity, aggregation or label opens a new one. own_ts: time of the latest of its readings
+-- that no other device measured; lent_ts: none that another one measured is later. (Both schema 18, kept on write.)
 CREATE TABLE series (
     id INTEGER PRIMARY KEY,
     device INTEGER NOT NULL REFERENCES devices (id),
@@ -263,6 +264,8 @@ CREATE TABLE series (
     aggregation INTEGER NOT NULL,
     label INTEGER NOT NULL,
     attributes TEXT NOT NULL DEFAULT '{}',
+    own_ts INTEGER,
+    lent_ts INTEGER,
     UNIQUE (device, channel, revision)
 );
 
@@ -277,7 +280,7 @@ CREATE TABLE descriptions (
 
 -- value: REAL; a text as BLOB of its UTF-8; NaN and -0.0, which SQLite does not keep, as BLOB of 0xFF and the
 -- 8 bytes (little endian); NULL where the quality has no value. quality: common::quality::Quality, and 65536 more where
--- another device measured it, which stands in (since schema 17, and so in `revisions`).
+-- another device measured it, which stands in (since schema 17, and so in `revisions`; earlier ones were marked by schema 18).
 CREATE TABLE readings (
     series INTEGER NOT NULL,
     ts INTEGER NOT NULL,

@@ -1,4 +1,4 @@
-//! Opening the SQLite file: pragmas, migrations by `user_version`, the incarnation. One connection writes
+//! Opening the SQLite file: pragmas, the schema (what older ones lack is in `migrations`), the incarnation. One connection writes
 //! (`synchronous=FULL`, WAL); any number read. Knows no rows.
 
 use std::path::{Path, PathBuf};
@@ -8,257 +8,12 @@ use gapless_common::id::{Commit, Incarnation};
 use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OpenFlags, OptionalExtension};
 
+use super::migrations::LACKS;
 use super::model::Head;
 
 /// Version of the schema that this program writes.
-const SCHEMA_VERSION: i64 = 17;
+const SCHEMA_VERSION: i64 = 18;
 const SCHEMA: &str = include_str!("schema.sql");
-/// What a database of version 1 lacks.
-const TO_2: &str = "CREATE TABLE forgotten_epochs (
-    agent INTEGER NOT NULL REFERENCES agents (id),
-    epoch INTEGER NOT NULL,
-    forgotten_no INTEGER NOT NULL,
-    PRIMARY KEY (agent, epoch)
-) WITHOUT ROWID";
-/// What a database of version 2 lacks.
-const TO_3: &str = "ALTER TABLE gaps ADD COLUMN attempts INTEGER NOT NULL DEFAULT 0;
-ALTER TABLE gaps ADD COLUMN failures INTEGER NOT NULL DEFAULT 0;
-ALTER TABLE gaps ADD COLUMN next_at INTEGER;
-ALTER TABLE gaps ADD COLUMN request INTEGER;
-DROP INDEX gaps_open;
-CREATE INDEX gaps_unfilled ON gaps (grid) WHERE state <> 2;
-CREATE INDEX gaps_due ON gaps (next_at) WHERE next_at IS NOT NULL;
-CREATE INDEX gaps_requested ON gaps (request) WHERE request IS NOT NULL;
-CREATE INDEX gaps_asked ON gaps (grid) WHERE state = 3;
-CREATE TABLE gap_events (
-    id INTEGER PRIMARY KEY,
-    gap INTEGER NOT NULL,
-    commit_no INTEGER NOT NULL,
-    at INTEGER NOT NULL,
-    event INTEGER NOT NULL,
-    actor TEXT NOT NULL,
-    cause INTEGER,
-    next_at INTEGER,
-    parent INTEGER,
-    detail TEXT
-);
-CREATE INDEX gap_events_of ON gap_events (gap)";
-/// What a database of version 3 lacks.
-const TO_4: &str = "CREATE TABLE jobs (
-    device INTEGER PRIMARY KEY REFERENCES devices (id),
-    no INTEGER NOT NULL,
-    source INTEGER NOT NULL,
-    why INTEGER NOT NULL,
-    asked_at INTEGER NOT NULL,
-    due_at INTEGER NOT NULL,
-    fresh_at INTEGER NOT NULL,
-    allowed_ms INTEGER NOT NULL,
-    failures INTEGER NOT NULL,
-    lease INTEGER,
-    lease_until INTEGER,
-    began_at INTEGER,
-    command INTEGER,
-    began_commit INTEGER
-);
-CREATE TABLE job_history (
-    id INTEGER PRIMARY KEY,
-    no INTEGER NOT NULL,
-    device INTEGER NOT NULL,
-    why INTEGER NOT NULL,
-    asked_at INTEGER NOT NULL,
-    began_at INTEGER NOT NULL,
-    ended_at INTEGER NOT NULL,
-    outcome INTEGER NOT NULL,
-    readings INTEGER NOT NULL,
-    detail TEXT
-);
-CREATE INDEX job_history_of ON job_history (device);
-CREATE TABLE looks (
-    device INTEGER PRIMARY KEY REFERENCES devices (id),
-    at INTEGER NOT NULL
-)";
-/// What a database of version 4 lacks. What became of gaps before is counted once; jobs and bytes are
-/// counted from then on.
-const TO_5: &str = "ALTER TABLE agents ADD COLUMN received_bytes INTEGER NOT NULL DEFAULT 0;
-ALTER TABLE agents ADD COLUMN sent_bytes INTEGER NOT NULL DEFAULT 0;
-CREATE INDEX gaps_counted ON gaps (state, cause, first_slot, last_slot) WHERE state <> 2;
-CREATE TABLE gap_tallies (
-    event INTEGER PRIMARY KEY,
-    happened INTEGER NOT NULL
-);
-INSERT INTO gap_tallies SELECT event, count(*) FROM gap_events GROUP BY event;
-CREATE TABLE job_tallies (
-    outcome INTEGER NOT NULL,
-    duration INTEGER NOT NULL,
-    jobs INTEGER NOT NULL,
-    ms INTEGER NOT NULL,
-    PRIMARY KEY (outcome, duration)
-) WITHOUT ROWID;
-CREATE TABLE traffic (
-    agent INTEGER NOT NULL REFERENCES agents (id),
-    day INTEGER NOT NULL,
-    received_bytes INTEGER NOT NULL,
-    sent_bytes INTEGER NOT NULL,
-    PRIMARY KEY (agent, day)
-) WITHOUT ROWID";
-/// What a database of version 5 lacks.
-const TO_6: &str = "CREATE TABLE leases (
-    site INTEGER PRIMARY KEY REFERENCES sites (id),
-    until INTEGER NOT NULL
-)";
-/// What a database of version 6 lacks. Devices that were there before anybody could confirm them are confirmed.
-const TO_7: &str = "ALTER TABLE agents ADD COLUMN left_at INTEGER;
-ALTER TABLE agents ADD COLUMN outbox_owed INTEGER;
-ALTER TABLE agents ADD COLUMN outbox_budget INTEGER;
-ALTER TABLE agents ADD COLUMN clock_off_ms INTEGER;
-ALTER TABLE devices ADD COLUMN announced_at INTEGER NOT NULL DEFAULT 0;
-ALTER TABLE devices ADD COLUMN confirmed_at INTEGER;
-ALTER TABLE devices ADD COLUMN confirmed_by TEXT;
-ALTER TABLE devices ADD COLUMN resumed_at INTEGER;
-ALTER TABLE devices ADD COLUMN stopped INTEGER;
-ALTER TABLE devices ADD COLUMN stopped_at INTEGER;
-ALTER TABLE devices ADD COLUMN stopped_why TEXT;
-UPDATE devices SET announced_at = coalesce((SELECT min(first_seen) FROM catalogs c WHERE c.agent = devices.agent), 0);
-UPDATE devices SET confirmed_at = announced_at, confirmed_by = 'collector',
-    resumed_at = CAST(unixepoch('subsec') * 1000 AS INTEGER);
-CREATE INDEX spans_owed ON spans (agent) WHERE last_slot IS NULL;
-CREATE TABLE alerts (
-    id INTEGER PRIMARY KEY AUTOINCREMENT,
-    kind INTEGER NOT NULL,
-    site INTEGER NOT NULL REFERENCES sites (id),
-    device INTEGER REFERENCES devices (id),
-    agent INTEGER REFERENCES agents (id),
-    detail TEXT NOT NULL,
-    raised_at INTEGER NOT NULL,
-    acknowledged_at INTEGER,
-    acknowledged_by TEXT,
-    resolved_at INTEGER
-);
-CREATE UNIQUE INDEX alerts_of_device ON alerts (device, kind) WHERE resolved_at IS NULL AND device IS NOT NULL;
-CREATE UNIQUE INDEX alerts_of_agent ON alerts (agent, kind) WHERE resolved_at IS NULL AND agent IS NOT NULL;
-CREATE TABLE alert_events (
-    id INTEGER PRIMARY KEY AUTOINCREMENT,
-    alert INTEGER NOT NULL REFERENCES alerts (id),
-    at INTEGER NOT NULL,
-    event INTEGER NOT NULL,
-    actor TEXT NOT NULL
-);
-CREATE INDEX alert_events_of ON alert_events (alert);
-CREATE TABLE receivers (
-    name TEXT PRIMARY KEY,
-    told INTEGER NOT NULL,
-    through INTEGER,
-    next_at INTEGER,
-    failures INTEGER NOT NULL DEFAULT 0,
-    last_error TEXT,
-    accepted INTEGER NOT NULL DEFAULT 0,
-    accepted_at INTEGER
-) WITHOUT ROWID;
-CREATE TABLE removals (
-    id INTEGER PRIMARY KEY AUTOINCREMENT,
-    at INTEGER NOT NULL,
-    what TEXT NOT NULL,
-    device INTEGER REFERENCES devices (id),
-    count INTEGER NOT NULL,
-    detail TEXT NOT NULL
-)";
-/// What a database of version 7 lacks.
-const TO_8: &str = "CREATE TABLE revisions (
-    series INTEGER NOT NULL,
-    ts INTEGER NOT NULL,
-    commit_no INTEGER NOT NULL,
-    value REAL,
-    quality INTEGER NOT NULL,
-    PRIMARY KEY (series, ts, commit_no)
-) WITHOUT ROWID";
-/// What a database of version 8 lacks.
-const TO_9: &str = "ALTER TABLE agents ADD COLUMN clock_boot INTEGER;
-ALTER TABLE agents ADD COLUMN clock_began INTEGER;
-ALTER TABLE agents ADD COLUMN clock_ahead_ms INTEGER;
-ALTER TABLE agents ADD COLUMN clock_at INTEGER;
-ALTER TABLE agents ADD COLUMN clock_since INTEGER";
-/// What a database of version 9 lacks.
-const TO_10: &str = "ALTER TABLE receivers ADD COLUMN refusals INTEGER NOT NULL DEFAULT 0;
-ALTER TABLE receivers ADD COLUMN set_aside INTEGER NOT NULL DEFAULT 0;
-ALTER TABLE receivers ADD COLUMN set_aside_at INTEGER;
-ALTER TABLE receivers ADD COLUMN gone_at INTEGER;
-CREATE INDEX alerts_open ON alerts (id) WHERE resolved_at IS NULL;
-CREATE INDEX alerts_over ON alerts (resolved_at) WHERE resolved_at IS NOT NULL;
-CREATE INDEX parked_waiting ON parked (agent, catalog) WHERE reason = 1;
-CREATE INDEX parked_unreadable ON parked (id) WHERE reason > 1";
-/// What a database of version 11 lacks.
-const TO_12: &str = "ALTER TABLE devices ADD COLUMN changed_at INTEGER";
-/// What a database of version 10 lacks. A column cannot be made to take nothing: alerts are written anew, with their numbers.
-const TO_11: &str = "CREATE TABLE absences (
-    agent INTEGER NOT NULL REFERENCES agents (id),
-    from_at INTEGER NOT NULL,
-    to_at INTEGER NOT NULL,
-    PRIMARY KEY (agent, from_at)
-) WITHOUT ROWID;
-ALTER TABLE alert_events RENAME TO alert_events_10;
-ALTER TABLE alerts RENAME TO alerts_10;
-CREATE TABLE alerts (
-    id INTEGER PRIMARY KEY AUTOINCREMENT,
-    kind INTEGER NOT NULL,
-    site INTEGER REFERENCES sites (id),
-    device INTEGER REFERENCES devices (id),
-    agent INTEGER REFERENCES agents (id),
-    detail TEXT NOT NULL,
-    raised_at INTEGER NOT NULL,
-    acknowledged_at INTEGER,
-    acknowledged_by TEXT,
-    resolved_at INTEGER
-);
-CREATE TABLE alert_events (
-    id INTEGER PRIMARY KEY AUTOINCREMENT,
-    alert INTEGER NOT NULL REFERENCES alerts (id),
-    at INTEGER NOT NULL,
-    event INTEGER NOT NULL,
-    actor TEXT NOT NULL
-);
-INSERT INTO alerts SELECT * FROM alerts_10;
-INSERT INTO alert_events SELECT * FROM alert_events_10;
-DELETE FROM sqlite_sequence WHERE name IN ('alerts', 'alert_events');
-INSERT INTO sqlite_sequence (name, seq) SELECT substr(name, 1, length(name) - 3), seq FROM sqlite_sequence
-    WHERE name IN ('alerts_10', 'alert_events_10');
-DROP TABLE alert_events_10;
-DROP TABLE alerts_10;
-CREATE UNIQUE INDEX alerts_of_device ON alerts (device, kind) WHERE resolved_at IS NULL AND device IS NOT NULL;
-CREATE UNIQUE INDEX alerts_of_agent ON alerts (agent, kind) WHERE resolved_at IS NULL AND agent IS NOT NULL;
-CREATE UNIQUE INDEX alerts_of_collector ON alerts (kind) WHERE resolved_at IS NULL AND site IS NULL;
-CREATE INDEX alerts_open ON alerts (id) WHERE resolved_at IS NULL;
-CREATE INDEX alerts_over ON alerts (resolved_at) WHERE resolved_at IS NOT NULL;
-CREATE INDEX alert_events_of ON alert_events (alert)";
-/// What a database of version 12 lacks.
-const TO_13: &str = "CREATE TABLE calls (
-    account TEXT NOT NULL,
-    at INTEGER NOT NULL
-);
-CREATE INDEX calls_of ON calls (account, at);
-CREATE INDEX commands_catalogs ON commands (agent, a) WHERE kind = 3";
-/// What a database of version 13 lacks.
-const TO_14: &str = "CREATE INDEX commands_leases ON commands (agent, a) WHERE kind = 1";
-/// What a database of version 14 lacks. What devices were is written down once they are described in other words.
-const TO_15: &str = "CREATE TABLE descriptions (
-    device INTEGER NOT NULL REFERENCES devices (id),
-    from_ts INTEGER NOT NULL,
-    series BLOB NOT NULL,
-    PRIMARY KEY (device, from_ts)
-) WITHOUT ROWID";
-/// What a database of version 15 lacks.
-const TO_16: &str = "ALTER TABLE alerts ADD COLUMN awaited_by TEXT;
-CREATE TABLE awaited (
-    device INTEGER NOT NULL REFERENCES devices (id),
-    actor TEXT NOT NULL,
-    at INTEGER NOT NULL,
-    PRIMARY KEY (device, actor)
-) WITHOUT ROWID;
-CREATE INDEX jobs_commands ON jobs (command) WHERE command IS NOT NULL";
-/// What a database of version 16 lacks. What nobody could be asked for was never due; it is given up as long after it was proven
-/// as its schedule says, which the first look finds out.
-const TO_17: &str = "ALTER TABLE gaps ADD COLUMN sourceless INTEGER NOT NULL DEFAULT 0;
-UPDATE gaps SET next_at = opened_at WHERE state IN (1, 4) AND next_at IS NULL;
-CREATE INDEX gaps_sourceless ON gaps (grid) WHERE sourceless = 1";
 /// What was asked after a backup was made, and in answer to what, is not known to it: no number of a command is given
 /// again that an agent may remember, and what was being asked for is asked for anew.
 const RESTORED: &str = "INSERT INTO sqlite_sequence (name, seq)
@@ -345,24 +100,7 @@ fn migrate(connection: &mut Connection, found: i64, fresh: u64) -> rusqlite::Res
         transaction.execute_batch(SCHEMA)?;
         transaction.execute("INSERT INTO meta VALUES ('commit_no', 0), ('needs_incarnation', 1)", [])?;
     }
-    for (from, lacks) in [
-        (1, TO_2),
-        (2, TO_3),
-        (3, TO_4),
-        (4, TO_5),
-        (5, TO_6),
-        (6, TO_7),
-        (7, TO_8),
-        (8, TO_9),
-        (9, TO_10),
-        (10, TO_11),
-        (11, TO_12),
-        (12, TO_13),
-        (13, TO_14),
-        (14, TO_15),
-        (15, TO_16),
-        (16, TO_17),
-    ] {
+    for (from, lacks) in LACKS {
         if (1..=from).contains(&found) {
             transaction.execute_batch(lacks)?;
         }
@@ -431,6 +169,7 @@ mod tests {
     }
 
     /// What the versions after each one brought, taken away again.
+    const FROM_18: &str = "ALTER TABLE series DROP COLUMN own_ts; ALTER TABLE series DROP COLUMN lent_ts; PRAGMA user_version = 17;";
     const FROM_17: &str =
         "DROP INDEX gaps_sourceless; ALTER TABLE gaps DROP COLUMN sourceless; PRAGMA user_version = 16;";
     const FROM_16: &str = "DROP INDEX jobs_commands; DROP TABLE awaited; ALTER TABLE alerts DROP COLUMN awaited_by; PRAGMA user_version = 15;";
@@ -485,7 +224,7 @@ mod tests {
     fn alerts_of_an_older_database_are_taken_along() {
         let connection = make_writer(Connection::open_in_memory().unwrap(), 7).unwrap();
         connection
-            .execute_batch(&[FROM_17, FROM_16, FROM_15, FROM_14, FROM_13, FROM_12, FROM_11].concat())
+            .execute_batch(&[FROM_18, FROM_17, FROM_16, FROM_15, FROM_14, FROM_13, FROM_12, FROM_11].concat())
             .unwrap();
         let put = "INSERT INTO sites (name) VALUES ('farm');
             INSERT INTO alerts (kind, site, detail, raised_at) VALUES (1, 1, 'a', 5), (2, 1, 'b', 6), (3, 1, 'c', 7);
@@ -508,7 +247,7 @@ mod tests {
     #[test]
     fn gaps_of_an_older_database_that_nobody_can_be_asked_for_are_due() {
         let connection = make_writer(Connection::open_in_memory().unwrap(), 7).unwrap();
-        connection.execute_batch(FROM_17).unwrap();
+        connection.execute_batch(&[FROM_18, FROM_17].concat()).unwrap();
         let put = "INSERT INTO sites (name) VALUES ('farm'); INSERT INTO devices (site, name) VALUES (1, 'a');
             INSERT INTO grids VALUES (1, 1, 1000, 0);
             INSERT INTO gaps (grid, first_slot, last_slot, from_ts, to_ts, cause, state, opened_at, opened_commit,
@@ -521,12 +260,37 @@ mod tests {
         assert_eq!(told, ("70,90,-,-".to_owned(), 0));
     }
 
+    /// Who lent what before it was marked is known from the history of the gaps.
+    #[test]
+    fn readings_of_an_older_database_that_were_lent_are_marked() {
+        let connection = make_writer(Connection::open_in_memory().unwrap(), 7).unwrap();
+        connection.execute_batch(FROM_18).unwrap();
+        let put = "INSERT INTO sites (name) VALUES ('farm'); INSERT INTO devices (site, name) VALUES (1, 'a'), (1, 'b'), (1, 'c');
+            INSERT INTO series (device, channel, revision, unit, quantity, aggregation, label) VALUES
+                (1, 'u', 1, 'V', 'q', 0, 1), (1, 'i', 1, 'A', 'q', 0, 1), (2, 'u', 1, 'V', 'q', 0, 1), (3, 'u', 1, 'V', 'q', 0, 1);
+            INSERT INTO readings VALUES (1, 100, 1.5, 0, 5), (3, 200, 1.5, 0, 6), (1, 200, 1.5, 0, 7), (1, 300, 1.5, 64, 7),
+                (2, 200, 1.5, 0, 7), (1, 250, 1.5, 0, 8), (1, 400, 1.5, 0, 9), (1, 500, 1.5, 65536, 10), (1, 210, 1.5, 0, 11);
+            INSERT INTO changes VALUES (5, 1, 100, 100), (6, 2, 200, 200), (7, 1, 200, 300), (8, 1, 250, 250), (9, 1, 400, 400),
+                (10, 1, 500, 500), (11, 1, 210, 210);
+            INSERT INTO gap_events (gap, commit_no, at, event, actor) VALUES (1, 7, 1, 9, 'device b'), (2, 8, 1, 9, 'collector'),
+                (2, 8, 1, 1, 'device b'), (3, 9, 1, 12, 'device b'), (4, 10, 1, 9, 'device b')";
+        connection.execute_batch(put).unwrap();
+        let connection = make_writer(connection, 8).unwrap();
+        let told = |sql: &str| connection.query_row(sql, [], |r| r.get::<_, String>(0)).unwrap();
+        let marked = "SELECT group_concat(series || ':' || ts || ':' || quality, ' ') FROM (SELECT * FROM readings WHERE quality >= 65536
+            ORDER BY series, ts)";
+        assert_eq!(told(marked), "1:200:65536 1:300:65600 1:400:65536 1:500:65536 2:200:65536");
+        let reach =
+            "SELECT group_concat(coalesce(own_ts, '-') || ':' || coalesce(lent_ts, '-'), ' ') FROM series";
+        assert_eq!(told(reach), "250:500 -:500 200:- -:-");
+    }
+
     /// An older database gets what it lacks, keeps its incarnation, and is not made anew at the next opening.
     #[test]
     fn an_older_database_is_migrated() {
         let steps = [
-            FROM_17, FROM_16, FROM_15, FROM_14, FROM_13, FROM_12, FROM_11, FROM_10, FROM_9, FROM_8, FROM_7,
-            FROM_6, FROM_5, FROM_4, FROM_3, FROM_2,
+            FROM_18, FROM_17, FROM_16, FROM_15, FROM_14, FROM_13, FROM_12, FROM_11, FROM_10, FROM_9, FROM_8,
+            FROM_7, FROM_6, FROM_5, FROM_4, FROM_3, FROM_2,
         ];
         for back in (1..=steps.len()).map(|n| steps[..n].join(" ")) {
             let connection = make_writer(Connection::open_in_memory().unwrap(), 7).unwrap();

@@ -113,6 +113,20 @@ fn what_is_lent_says_so_in_every_format() {
     api.send(vec![both(0, 1, 9.0)]);
     let rows = api.served.items(&url);
     assert_eq!((&rows[1]["value"], &rows[1]["lent"]), (&json!(9.0), &json!(false)));
+    // The same, as a poll has it: with an instant of its own. Of its slot there is one reading, and who follows is told of both.
+    let before = changes(&api, 0, "").1["next"].as_u64().unwrap();
+    api.send(vec![number(0, 2, U, 7.0)]);
+    let rows = api.served.items(&url);
+    let told: Vec<_> = rows.iter().map(|row| (row["value"].as_f64(), row["lent"].as_bool())).collect();
+    assert_eq!(told, [(Some(1.5), Some(false)), (Some(9.0), Some(false)), (Some(7.0), Some(false))]);
+    let (lines, _) = changes(&api, before, "");
+    let instants: Vec<_> = lines.iter().map(|(_, at, _)| at.as_str()).collect();
+    assert_eq!(instants, ["2026-01-01T00:00:30Z", "2026-01-01T00:00:30.04Z"]);
+    let body = api.served.get(&format!("/api/v1/changes?changed_after={before}")).body;
+    assert!(body.lines().next().unwrap().contains("\"withdrawn\":true"), "{body}");
+    let gap = api.served.items("/api/v1/gaps?state=filled")[0]["id"].as_i64().unwrap();
+    let history = api.served.json(&format!("/api/v1/gaps/{gap}"))["history"].clone();
+    assert_eq!(history.as_array().unwrap().last().unwrap()["event"], "replaced");
     assert_eq!(api.served.items("/api/v1/conflicts").len(), 0);
 }
 
