@@ -61,6 +61,9 @@ struct World {
     now: Timestamp,
     attributes: BTreeMap<String, String>,
     channel: Channel,
+    /// Whether the agent polls its logger, and has it at all.
+    is_paused: bool,
+    is_gone: bool,
     next: u64,
 }
 
@@ -78,7 +81,9 @@ impl World {
             label: PeriodLabel::End,
             attributes: BTreeMap::new(),
         };
-        let mut world = Self { committer, policies, now: T0, attributes, channel, next: 1 };
+        let (is_paused, is_gone) = (false, false);
+        let mut world =
+            Self { committer, policies, now: T0, attributes, channel, is_paused, is_gone, next: 1 };
         world.be_born();
         let (hash, bytes) = wire::encode_catalog(&world.catalog());
         let start = EpochStart {
@@ -99,9 +104,9 @@ impl World {
         let channel = self.channel.clone();
         let id = DeviceId::new("mast").unwrap();
         let attributes = self.attributes.clone();
-        Catalog {
-            devices: vec![Device { id, grid: grid(), paused: false, channels: vec![channel], attributes }],
-        }
+        let (paused, channels) = (self.is_paused, vec![channel]);
+        let device = Device { id, grid: grid(), paused, channels, attributes };
+        Catalog { devices: if self.is_gone { Vec::new() } else { vec![device] } }
     }
 
     fn take(&mut self, kind: Up, payload: Vec<u8>) -> Vec<Command> {
@@ -510,6 +515,146 @@ fn what_nobody_can_be_asked_for_is_given_up_when_its_schedule_would_have_ended()
     world.recorded(10..12);
     let stands: Vec<_> = world.gaps().into_iter().map(|gap| (gap.0, gap.1, gap.2)).collect();
     assert_eq!(stands, [(10, 12, "Filled".to_owned()), (12, 20, missing("Abandoned"))]);
+}
+
+/// The attribute of a device that says when its agreement ends, seen by whoever looks after that within a minute.
+fn has_agreement_until(world: &mut World, day: &str) {
+    world.attributes.insert("agreement_ends".to_owned(), day.to_owned());
+    world.describe(world.now);
+    (0..60).for_each(|second| world.committer.housekeep(world.now.plus_ms(second * 1_000)).unwrap());
+}
+
+/// The agent's catalog has changed.
+fn change(world: &mut World, change: fn(&mut World)) {
+    change(world);
+    world.describe(world.now);
+}
+
+/// Whether the source of a device has said so of it.
+fn is_said(world: &mut World, what: &str, is_said: bool) {
+    world.attributes.remove(what);
+    world.attributes.extend(is_said.then(|| (what.to_owned(), "today".to_owned())));
+    world.describe(world.now);
+}
+
+/// What becomes of a device, how that ends, what is said of it, and for how long it may yet come back.
+type Retired = (fn(&mut World), fn(&mut World), &'static str, i64);
+
+const RETIRED: [Retired; 6] = [
+    (
+        |world| has_agreement_until(world, "2025-01-01"),
+        |world| has_agreement_until(world, "2099-12-31"),
+        "its device is not asked any more",
+        0,
+    ),
+    (
+        |world| is_said(world, "not_authorised_since", true),
+        |world| is_said(world, "not_authorised_since", false),
+        "the source of its device has withdrawn its consent",
+        0,
+    ),
+    (
+        |world| is_said(world, "removed_at", true),
+        |world| is_said(world, "removed_at", false),
+        "its source does not list its device any more",
+        0,
+    ),
+    (
+        |world| change(world, |world| world.is_gone = true),
+        |world| change(world, |world| world.is_gone = false),
+        "no agent polls its device any more",
+        0,
+    ),
+    (
+        |world| change(world, |world| world.is_paused = true),
+        |world| change(world, |world| world.is_paused = false),
+        "no agent polls its device any more",
+        0,
+    ),
+    (
+        World::leave,
+        |world| drop(world.be_born()),
+        "the agent of its device has been away for a week",
+        7 * DAY_MS,
+    ),
+];
+
+/// Where there is nobody left to ask a gap ends as if it had never been any other way, and no look walks over it any more; who
+/// comes back is asked all the same.
+#[test]
+fn what_nobody_is_left_to_ask_for_is_given_up_and_who_comes_back_is_asked() {
+    for (retire, come_back, why, seen_ms) in RETIRED {
+        for stays_away_ms in [10 * DAY_MS, 100 * DAY_MS] {
+            let mut world = with_a_hole(Policies::default());
+            let gap = world.id_at(10);
+            world.now = at(21);
+            retire(&mut world);
+            if seen_ms > 0 {
+                assert_eq!(world.asked(at(21).plus_ms(seen_ms - 1)), [], "{why}");
+                assert_eq!(world.given_up(), [None], "{why}: it may be back at any moment");
+            }
+            assert_eq!(world.asked(at(21).plus_ms(seen_ms)), [], "{why}");
+            let end = at(21).plus_ms(seen_ms + 45 * DAY_MS);
+            assert_eq!(world.given_up(), [Some(end.since_ms(T0))], "{why}");
+            assert_eq!(world.absence(), [Some(Absence::Missing)], "{why}");
+            let mut world = world.restart();
+            let (retry, reopen) = (Wish::Retry, Wish::Reopen);
+            let order = |wish| Order { gap, wish, actor: "token test".to_owned() };
+            let refused = world.committer.carry_out(&order(retry), world.now).unwrap_err().to_string();
+            assert!(refused.contains("as long as its device is not polled"), "{refused}");
+            let before = world.committer.head();
+            assert_eq!(world.asked(at(21).plus_ms(stays_away_ms).min(end.plus_ms(-1))), [], "{why}");
+            assert_eq!(world.committer.head(), before, "nothing is due meanwhile");
+            if stays_away_ms > 45 * DAY_MS {
+                assert_eq!(world.asked(end), []);
+                assert_eq!(world.gaps(), [(10, 20, missing("Abandoned"), 0, None)], "{why}");
+                let told = world.committer.store().gap_events(gap).unwrap().pop().unwrap();
+                assert_eq!((told.event, told.actor.as_str()), ("abandoned", "collector"));
+                assert!(told.detail.as_deref().unwrap().contains(why), "{told:?}");
+                let before = world.committer.head();
+                assert_eq!(world.asked(at(21).plus_ms(stays_away_ms)), [], "{why}");
+                assert_eq!(world.committer.head(), before, "it is looked at no more");
+                // A person may have it open, for as long.
+                world.committer.carry_out(&order(reopen), world.now).unwrap();
+                let end = world.now.plus_ms(45 * DAY_MS);
+                assert_eq!(world.given_up(), [Some(end.since_ms(T0))], "{why}");
+                assert_eq!(world.asked(end), []);
+                assert_eq!(world.gaps()[0].2, missing("Abandoned"), "{why}");
+            }
+            come_back(&mut world);
+            let soon = world.now.plus_ms(60_000);
+            assert_eq!(windows(&world.asked(soon)), [(10, 20)], "{why}");
+            let history = world.history(gap);
+            let is_opened = stays_away_ms > 45 * DAY_MS;
+            assert_eq!(
+                history.iter().filter(|event| **event == "reopened").count(),
+                2 * usize::from(is_opened)
+            );
+            assert_eq!(history.last(), Some(&"requested"), "{why}");
+        }
+    }
+}
+
+/// An agent that went away with a question, and never came back.
+#[test]
+fn what_an_agent_was_asked_that_never_comes_back_is_given_up_too() {
+    let mut world = with_a_hole(Policies::default());
+    assert_eq!(windows(&world.asked(at(21))), [(10, 20)]);
+    world.leave();
+    assert_eq!(world.asked(at(21).plus_ms(7 * DAY_MS - 1)), []);
+    assert_eq!(world.gaps()[0].2, missing("Requested"), "it may still come back");
+    let gone = at(21).plus_ms(7 * DAY_MS);
+    assert_eq!(world.asked(gone), []);
+    assert_eq!(world.asked(gone.plus_ms(10_000)), []);
+    assert_eq!((world.gaps()[0].2.clone(), world.gaps()[0].3), (missing("Waiting"), 0), "nobody has looked");
+    let end = gone.plus_ms(10_000 + 45 * DAY_MS);
+    assert_eq!(world.given_up(), [Some(end.since_ms(T0))]);
+    assert_eq!(world.asked(end), []);
+    assert_eq!(world.gaps(), [(10, 20, missing("Abandoned"), 0, None)]);
+    let gap = world.id_at(10);
+    assert_eq!(world.history(gap), ["opened", "requested", "failed", "abandoned"]);
+    world.be_born();
+    assert_eq!(windows(&world.asked(world.now)), [(10, 20)]);
 }
 
 #[test]

@@ -48,7 +48,8 @@ pub(super) struct Gap {
     attempts: u32,
     /// When its source is asked next; absent while it is asked, and where it never will be.
     next_try_at: Option<String>,
-    /// When it is given up, where nobody can be asked for it; what comes later still fills it. A gap that grows is given up later.
+    /// When it is given up, where nobody can be asked for it: its device keeps no history, or is not polled any more, or its agent
+    /// has been away for a week. What comes later still fills it, and where somebody can be asked after all they are. A gap that grows is given up later.
     given_up_at: Option<String>,
     /// Who can be asked for it: `device`, where that has a memory of its own; absent where nobody can.
     source: Option<String>,

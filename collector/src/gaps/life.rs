@@ -92,7 +92,7 @@ impl Life {
     /// A request went out that ends by `until`.
     #[must_use]
     pub const fn asked(self, request: u64, until: Timestamp) -> Self {
-        Self { phase: Phase::Requested, next: Some(until), request: Some(request), ..self }
+        Self { phase: Phase::Requested, next: Some(until), request: Some(request), sourceless: false, ..self }
     }
 
     /// The request under way is carried out; what it brought arrives until `until`.
@@ -122,8 +122,8 @@ impl Life {
         Self { phase, attempts, failures: 0, next, request: None, ..self }
     }
 
-    /// It is due, lasts until `to` so far, and nobody can be asked for it. One that could be asked for before, as its device had a
-    /// memory then, goes on for `open_ms` from where it would have been asked.
+    /// It is due, lasts until `to` so far, and nobody can be asked for it. One that could be asked for before
+    /// goes on for `open_ms` from where it would have been asked, or from `to` on.
     #[must_use]
     pub fn unasked(self, to: Timestamp, now: Timestamp, open_ms: i64) -> Self {
         let due = self.next.unwrap_or(now);

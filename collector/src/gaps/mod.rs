@@ -16,6 +16,9 @@ const DAY_MS: i64 = 86_400_000;
 /// taken for not there until it comes.
 pub(crate) const ARRIVAL_MS: i64 = 900_000;
 
+/// An agent that has been gone for so long, in ms, may never come back: it is not waited for any more.
+pub(crate) const AWAY_MS: i64 = 7 * DAY_MS;
+
 /// How a kind of device is asked for what is missing.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Policy {

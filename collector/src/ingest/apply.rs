@@ -24,7 +24,7 @@ use crate::store::model::ParkReason;
 use crate::store::own::{self, Place};
 use crate::store::registry::Bound;
 use crate::store::runs::SlotTable;
-use crate::store::{commands, gap_lives, health, jobs, parked, state};
+use crate::store::{commands, gap_lives, health, jobs, parked, state, unasked};
 
 /// Whom to answer after the commit.
 #[derive(Debug, Default)]
@@ -412,6 +412,7 @@ impl<'a, 'c> Apply<'a, 'c> {
                     connection.prepare_cached(sql)?.execute(params![no.0, self.batch.now.0])?;
                 }
                 gap_lives::await_again(connection, no, self.batch.now.plus_ms(ARRIVAL_MS))?;
+                unasked::begin_to_ask(connection, self.batch.stamp(), no)?;
                 self.answers.births.insert(no);
                 self.answers.acks.entry(no).or_default();
                 Ok(())
@@ -483,6 +484,10 @@ impl<'a, 'c> Apply<'a, 'c> {
             changed.extend(self.describe(no, before)?);
         }
         state::save(connection, &self.memory.ledger, &changes)?;
+        // Who polls what is written down now.
+        for &no in changes.in_force.keys() {
+            unasked::begin_to_ask(connection, stamp, no)?;
+        }
         self.read_changed(&changed)?;
         self.batch.finish()?;
         for ended in &self.ended_jobs {

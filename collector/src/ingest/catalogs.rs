@@ -178,8 +178,7 @@ impl Apply<'_, '_> {
         for (bound, device) in bound.iter().zip(&catalog.devices) {
             let owner = self.memory.ledger.owner(bound.due.device);
             if owner.is_none_or(|owner| owner == no) {
-                let is_described_anew =
-                    registry::describe(self.batch.connection, no, bound, device, self.batch.stamp())?;
+                let is_described_anew = registry::describe(self.batch.connection, no, bound, device)?;
                 let is_other = |was: &&Device| (was.grid, &was.channels) != (device.grid, &device.channels);
                 let is_changed = is_described_anew || was.get(&device.id).is_some_and(is_other);
                 // What a source says of its devices is no configuration, and nothing is read of what is paused.

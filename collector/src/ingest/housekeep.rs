@@ -9,7 +9,7 @@ use crate::housekeeping::{Facts, Policy, Verdict, verdict};
 use crate::jobs::{queue::Scope, shard};
 use crate::store::housekeeping::{self as rows, Removed};
 use crate::store::model::{DeviceNo, StopReason};
-use crate::store::{alerts, commands, jobs, parked};
+use crate::store::{alerts, commands, jobs, parked, unasked};
 use gapless_common::time::Timestamp;
 
 /// The sweep comes to each device once in so many seconds; to what is removed by its age once in as many.
@@ -72,7 +72,7 @@ impl Apply<'_, '_> {
                 Verdict::Stop(reason, why) => self.stop(*device, *reason, why)?,
                 Verdict::GoOn => {
                     tracing::info!(device, "asked again: its agreement goes on");
-                    alerts::go_on(connection, *device, Some(now))?;
+                    self.go_on(*device, Some(now))?;
                 }
             }
         }
@@ -107,6 +107,12 @@ impl Apply<'_, '_> {
         rows::tell(connection, removed, (Some(device), 1), why, now)
     }
 
+    /// A device is asked again; from `resumed` on it counts as commissioned, where a person wants it.
+    pub(super) fn go_on(&self, device: i64, resumed: Option<Timestamp>) -> Done {
+        alerts::go_on(self.batch.connection, device, resumed)?;
+        unasked::begin_to_ask_one(self.batch.connection, self.batch.stamp(), device)
+    }
+
     /// A person discards a frame that was kept though it could not be used.
     pub(super) fn discard(&mut self, frame: i64, actor: &str) -> rusqlite::Result<Result<(), Refused>> {
         let (connection, now) = (self.batch.connection, self.batch.now);
@@ -126,7 +132,7 @@ impl Apply<'_, '_> {
         if alerts::stopped(connection, device.0)? == Some(StopReason::NotConfirmed) {
             tracing::info!(device = device.0, actor, "confirmed: asked again");
             // What was not collected meanwhile is not held against it.
-            alerts::go_on(connection, device.0, Some(now))?;
+            self.go_on(device.0, Some(now))?;
         }
         Ok(Ok(()))
     }

@@ -15,6 +15,7 @@ use crate::gaps::{ARRIVAL_MS, Policy};
 use crate::ledger::AgentNo;
 use crate::store::commands;
 use crate::store::gap_lives::{self, Event, Happened, Wanted};
+use crate::store::unasked::Nobody;
 
 /// Gaps that are looked at in one transaction.
 const GAPS_MAX: i64 = 10_000;
@@ -35,15 +36,19 @@ impl Apply<'_, '_> {
         let (connection, now) = (self.batch.connection, self.batch.now);
         for gap in gap_lives::ended(connection, now, GAPS_MAX)? {
             let (answer, why) = match gap.outcome {
-                Some(commands::DONE) => (Answer::NoData, "what the device gave does not hold it"),
+                Some(commands::DONE) if !gap.is_agent_away => {
+                    (Answer::NoData, "what the device gave does not hold it")
+                }
                 _ => (Answer::Failed, "the agent did not answer in time"),
             };
             self.in_vain(&gap, answer, "collector", why, policies.of(gap.class.as_deref()))?;
         }
         let mut by_device: BTreeMap<_, Vec<Wanted>> = BTreeMap::new();
         let (due, nobodys): (Vec<_>, Vec<_>) =
-            gap_lives::due(connection, now, GAPS_MAX)?.into_iter().partition(|gap| gap.remembers);
-        nobodys.iter().try_for_each(|gap| self.unasked(gap))?;
+            gap_lives::due(connection, now, GAPS_MAX)?.into_iter().partition(|gap| gap.nobody.is_none());
+        for (gap, nobody) in nobodys.iter().filter_map(|gap| Some((gap, gap.nobody?))) {
+            self.unasked(gap, nobody)?;
+        }
         for gap in due {
             by_device.entry((gap.agent, gap.device.clone())).or_default().push(gap);
         }
@@ -53,18 +58,19 @@ impl Apply<'_, '_> {
         Ok(())
     }
 
-    /// A gap is due that nobody can be asked for.
-    fn unasked(&mut self, gap: &Wanted) -> Done {
+    /// A gap is due that nobody can be asked for. Of a device that could be asked until now it counts from now on.
+    fn unasked(&mut self, gap: &Wanted, nobody: Nobody) -> Done {
         let (connection, stamp) = (self.batch.connection, self.batch.stamp());
         let (to, open_ms) = (gap.window().to, gap.open_ms(self.policies, gap.life.attempts));
+        let to = if nobody == Nobody::NoMemory { to } else { to.max(stamp.at) };
         let life = gap.life.unasked(to, stamp.at, open_ms);
         gap_lives::put_life(connection, stamp, gap.id, &life)?;
         if life.phase != Phase::Abandoned {
             return Ok(());
         }
-        let detail =
-            Some("nobody can be asked for it: its device keeps no history, and no other device filled it");
-        gap_lives::tell(connection, stamp, &Event { detail, ..Event::of(gap.id, Happened::Unasked) })
+        let detail = format!("nobody can be asked for it: {}, and no other device filled it", nobody.why());
+        let event = Event { detail: Some(&detail), ..Event::of(gap.id, Happened::Unasked) };
+        gap_lives::tell(connection, stamp, &event)
     }
 
     /// Asks one device for all that is due of it.
@@ -184,20 +190,26 @@ impl Apply<'_, '_> {
     /// Does what a person wishes.
     pub(super) fn carry_out(&mut self, order: &Order) -> rusqlite::Result<Result<(), Refused>> {
         let (connection, stamp) = (self.batch.connection, self.batch.stamp());
-        let Some(gap) = gap_lives::one(connection, order.gap)? else {
+        let Some(gap) = gap_lives::one(connection, order.gap, stamp.at)? else {
             return Ok(Err(Refused::NoGap(order.gap)));
         };
-        if order.wish == Wish::Retry && !gap.remembers {
-            return Ok(Err(Refused::NotNow(
-                "nobody can be asked for it: its device has no memory of its own; what comes late fills it all the same",
-            )));
+        if let Some(nobody) = gap.nobody.filter(|_| order.wish == Wish::Retry) {
+            return Ok(Err(Refused::NotNow(match nobody {
+                Nobody::NoMemory => {
+                    "nobody can be asked for it: its device has no memory of its own; what comes late fills it all the same"
+                }
+                _ => {
+                    "nobody can be asked for it as long as its device is not polled: it is due once that is polled again, and what \
+                     comes late fills it all the same"
+                }
+            })));
         }
         let (life, happened): (Option<Life>, _) = match order.wish {
             Wish::Retry => (gap.life.due_now(stamp.at), Happened::Retried),
             Wish::Reopen => (gap.life.reopened(stamp.at), Happened::Reopened),
         };
         let sourceless = || Life::sourceless(stamp.at, gap.open_ms(self.policies, 0));
-        let life = life.map(|life| if gap.remembers { life } else { sourceless() });
+        let life = life.map(|life| if gap.nobody.is_none() { life } else { sourceless() });
         let Some(life) = life else {
             return Ok(Err(Refused::NotNow(match (order.wish, gap.life.phase) {
                 (Wish::Retry, Phase::Abandoned) => "it was abandoned: reopen it to begin its schedule anew",

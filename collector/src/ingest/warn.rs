@@ -125,7 +125,7 @@ impl Apply<'_, '_> {
         }
         for device in &found.resumed {
             tracing::info!(device, "asked again: something came of it");
-            alerts::go_on(connection, *device, None)?;
+            self.go_on(*device, None)?;
         }
         for (site, subject, kind, changed) in &found.changes {
             match changed {
@@ -147,7 +147,7 @@ impl Apply<'_, '_> {
             Act::Resume { device, actor } => match alerts::stopped(connection, device.0)? {
                 Some(StopReason::Suspended) => {
                     tracing::info!(device = device.0, actor, "resumed");
-                    alerts::go_on(connection, device.0, Some(now))?;
+                    self.go_on(device.0, Some(now))?;
                     Ok(())
                 }
                 _ => Err(Refused::NotNow("it is not suspended")),

@@ -134,9 +134,9 @@ impl<'c> Batch<'c> {
             return self.meet(row);
         }
         if row.lent {
-            reach.lent(row.ts)
+            reach.lent(row.ts);
         } else {
-            reach.own(row.ts)
+            reach.own(row.ts);
         }
         self.tallies.entry(row.agent).or_default().readings += 1;
         self.changed.entry(row.device).or_default().push(row.ts);
@@ -147,20 +147,14 @@ impl<'c> Batch<'c> {
     /// takes no place: its instant may well be another one's.
     fn lent_of_its_slot(&self, row: &Row, reach: &Reach) -> rusqlite::Result<Option<i64>> {
         let at = row.place.map_or(row.ts, |place| place.at.0);
-        if row.lent || row.quality == Quality::UncertainClock || !reach.may_be_lent(at) {
-            return Ok(None);
-        }
-        let sql = "SELECT EXISTS (SELECT 1 FROM readings WHERE series = ?1 AND ts = ?2 AND quality >= ?3)";
-        let key = [row.series, at, cell::LENT];
-        let is_there = self.connection.prepare_cached(sql)?.query_row(key, |r| r.get(0))?;
-        Ok(Some(at).filter(|_| is_there))
+        let may_be = !row.lent && row.quality != Quality::UncertainClock && reach.may_be_lent(at);
+        let is_there = may_be && own::is_lent(self.connection, row.series, at)?;
+        Ok(is_there.then_some(at))
     }
 
-    /// The device itself has the last word: what was lent of its slot, at `at`, makes room, and is kept.
+    /// The device itself has the last word: what was lent of its slot, at `at`, makes room.
     fn take_place(&mut self, row: &Row, at: i64) -> rusqlite::Result<()> {
-        self.keep_what_stood(row.series, at)?;
-        let sql = "DELETE FROM readings WHERE series = ?1 AND ts = ?2";
-        self.connection.prepare_cached(sql)?.execute([row.series, at])?;
+        own::make_room(self.connection, (row.series, at), self.commit)?;
         self.changed.entry(row.device).or_default().push(at);
         self.replaced.extend(row.place.map(|place| (place.grid, place.slot.0)));
         Ok(())
@@ -169,11 +163,7 @@ impl<'c> Batch<'c> {
     /// The device has answered without a value, and another one had one: that stays, as nobody is helped by less. The answer
     /// is kept beside it.
     fn keep_aside(&mut self, row: &Row) -> rusqlite::Result<()> {
-        let sql = "INSERT INTO revisions SELECT ?1, ?2, ?3, ?4, ?5 WHERE NOT EXISTS
-            (SELECT 1 FROM revisions WHERE series = ?1 AND ts = ?2 AND quality = ?5)";
-        let commit = self.commit.cast_signed();
-        let values = params![row.series, row.ts, commit, row.value, row.code()];
-        let is_new = self.connection.prepare_cached(sql)?.execute(values)? > 0;
+        let is_new = own::keep_aside(self.connection, (row.series, row.ts), row.code(), self.commit)?;
         let tally = self.tallies.entry(row.agent).or_default();
         if is_new {
             tally.readings += 1;
@@ -181,13 +171,6 @@ impl<'c> Batch<'c> {
             tally.duplicates += 1;
         }
         Ok(())
-    }
-
-    /// Keeps what stands at an instant up to this commit.
-    fn keep_what_stood(&self, series: i64, ts: i64) -> rusqlite::Result<()> {
-        let sql = "INSERT OR IGNORE INTO revisions
-            SELECT series, ts, ?3, value, quality FROM readings WHERE series = ?1 AND ts = ?2";
-        self.connection.prepare_cached(sql)?.execute([series, ts, self.commit.cast_signed()]).map(drop)
     }
 
     /// There is a reading of that instant already.
@@ -231,7 +214,10 @@ impl<'c> Batch<'c> {
 
     /// The source says something else now: that is what counts, and what it said is kept.
     fn revise(&mut self, row: &Row) -> rusqlite::Result<()> {
-        self.keep_what_stood(row.series, row.ts)?;
+        let key = [row.series, row.ts, self.commit.cast_signed()];
+        let sql = "INSERT OR IGNORE INTO revisions
+            SELECT series, ts, ?3, value, quality FROM readings WHERE series = ?1 AND ts = ?2";
+        self.connection.prepare_cached(sql)?.execute(key)?;
         let sql =
             "UPDATE readings SET value = ?4, quality = ?5, commit_no = ?3 WHERE series = ?1 AND ts = ?2";
         let commit = self.commit.cast_signed();

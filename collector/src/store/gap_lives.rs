@@ -8,6 +8,7 @@ use gapless_common::time::{Slot, SlotGrid, Timestamp};
 use rusqlite::{Connection, Row, params};
 
 use super::state;
+use super::unasked::{AWAY, NOBODY, Nobody, away_since};
 use crate::gaps::life::{Life, Phase};
 use crate::gaps::plan::Window;
 use crate::gaps::{Policies, open_least_ms};
@@ -15,6 +16,8 @@ use crate::ledger::{AgentNo, GridNo, Stamp};
 
 /// `gaps.state` of one that is filled; the others are those of [`state()`].
 pub(crate) const GAP_FILLED: i64 = 2;
+/// For `?3` of a question that is not about whose agent is away.
+const WHOEVER_LEFT: i64 = i64::MIN;
 
 /// `gap_tallies.event` of a source that is asked again; the others are those of [`Happened`].
 pub(super) const ASKED_AGAIN: i64 = 11;
@@ -86,7 +89,7 @@ pub(crate) enum Happened {
 }
 
 impl Happened {
-    const fn code(self) -> i64 {
+    pub(super) const fn code(self) -> i64 {
         match self {
             Self::Opened => 1,
             Self::Recaused => 2,
@@ -178,7 +181,7 @@ pub(crate) fn asked_again(connection: &Connection) -> rusqlite::Result<()> {
     tally(connection, ASKED_AGAIN, 1)
 }
 
-fn tally(connection: &Connection, event: i64, times: i64) -> rusqlite::Result<()> {
+pub(super) fn tally(connection: &Connection, event: i64, times: i64) -> rusqlite::Result<()> {
     let sql = "INSERT INTO gap_tallies VALUES (?1, ?2) ON CONFLICT DO UPDATE SET happened = happened + ?2";
     connection.prepare_cached(sql)?.execute([event, times]).map(drop)
 }
@@ -193,8 +196,10 @@ pub(crate) struct Wanted {
     pub(crate) life: Life,
     pub(crate) agent: AgentNo,
     pub(crate) device: DeviceId,
-    /// Whether the device has a memory of its own that can be asked.
-    pub(crate) remembers: bool,
+    /// Why nobody can be asked for it, where that is so.
+    pub(crate) nobody: Option<Nobody>,
+    /// Whether its agent has been gone for long.
+    pub(crate) is_agent_away: bool,
     /// The device's attribute `class`.
     pub(crate) class: Option<String>,
     /// The longest window that its source can be asked for, where the device says so, in ms.
@@ -219,25 +224,26 @@ impl Wanted {
     }
 }
 
-const WANTED: &str = "SELECT p.id, p.grid, p.first_slot, p.last_slot, p.state, p.attempts, p.failures, p.next_at, p.request,
-        p.sourceless, g.interval_ms, g.phase_ms, d.name AS device, d.attributes ->> 'class' AS class, d.attributes ->> 'window' AS longest,
-        d.attributes ->> 'history' IS NOT NULL AS remembers, a.id AS agent, a.flush_ms,
-        c.outcome
-    FROM gaps p JOIN grids g ON g.id = p.grid JOIN devices d ON d.id = g.device JOIN agents a ON a.id = d.agent
-    LEFT JOIN commands c ON c.id = p.request";
+/// `?3`: see [`NOBODY`].
+fn wanted_sql(which: &str) -> String {
+    format!(
+        "SELECT p.id, p.grid, p.first_slot, p.last_slot, p.state, p.attempts, p.failures, p.next_at, p.request,
+            p.sourceless, g.interval_ms, g.phase_ms, d.name AS device, d.attributes ->> 'class' AS class,
+            d.attributes ->> 'window' AS longest, a.id AS agent, a.flush_ms, c.outcome,
+            {NOBODY} AS nobody, {AWAY} AS is_agent_away
+        FROM gaps p JOIN grids g ON g.id = p.grid JOIN devices d ON d.id = g.device JOIN agents a ON a.id = d.agent
+        LEFT JOIN commands c ON c.id = p.request {which}"
+    )
+}
 
 /// An attribute that makes no sense limits nothing.
 fn longest_ms(text: &str) -> Option<i64> {
     parse_duration_ms(text).ok().and_then(|ms| i64::try_from(ms).ok())
 }
 
-fn wanted(connection: &Connection, which: &str, values: &[i64]) -> rusqlite::Result<Vec<Wanted>> {
-    rows(connection, &format!("{WANTED} {which}"), values)
-}
-
-fn rows(connection: &Connection, sql: &str, values: &[i64]) -> rusqlite::Result<Vec<Wanted>> {
-    let mut statement = connection.prepare_cached(sql)?;
-    let mut rows = statement.query(rusqlite::params_from_iter(values))?;
+fn wanted(connection: &Connection, which: &str, values: [i64; 3]) -> rusqlite::Result<Vec<Wanted>> {
+    let mut statement = connection.prepare_cached(&wanted_sql(which))?;
+    let mut rows = statement.query(values)?;
     let mut found = Vec::new();
     while let Some(row) = rows.next()? {
         let Ok(device) = DeviceId::new(&row.get::<_, String>("device")?) else { continue };
@@ -249,7 +255,8 @@ fn rows(connection: &Connection, sql: &str, values: &[i64]) -> rusqlite::Result<
             life: life(row)?,
             agent: AgentNo(row.get("agent")?),
             device,
-            remembers: row.get("remembers")?,
+            nobody: row.get::<_, Option<i64>>("nobody")?.map(Nobody::of),
+            is_agent_away: row.get("is_agent_away")?,
             class: row.get("class")?,
             longest_ms: row.get::<_, Option<String>>("longest")?.and_then(|text| longest_ms(&text)),
             flush_ms: row.get("flush_ms")?,
@@ -259,18 +266,16 @@ fn rows(connection: &Connection, sql: &str, values: &[i64]) -> rusqlite::Result<
     Ok(found)
 }
 
-/// Requests that are to be over by `now`, to agents that are connected: what one that is away has to say is still to
-/// come.
+/// Requests that are to be over by `now`: what an agent has to say that is away is still to come, unless it has been for long.
 pub(crate) fn ended(connection: &Connection, now: Timestamp, most: i64) -> rusqlite::Result<Vec<Wanted>> {
-    wanted(
-        connection,
-        "WHERE p.next_at <= ?1 AND p.state = 3 AND a.connected = 1 ORDER BY p.next_at LIMIT ?2",
-        &[now.0, most],
-    )
+    let which = format!(
+        "WHERE p.next_at <= ?1 AND p.state = 3 AND (a.connected = 1 OR {AWAY}) ORDER BY p.next_at LIMIT ?2"
+    );
+    wanted(connection, &which, [now.0, most, away_since(now)])
 }
 
-const DUE: &str = "WHERE p.next_at <= ?1 AND p.state IN (1, 4) AND (d.attributes ->> 'history' IS NULL OR (a.connected = 1
-        AND d.attributes ->> 'unreachable_since' IS NULL AND d.attributes ->> 'removed_at' IS NULL AND d.stopped IS NULL
+const DUE: &str = "WHERE p.next_at <= ?1 AND p.state IN (1, 4) AND (nobody IS NOT NULL OR (a.connected = 1
+        AND d.attributes ->> 'unreachable_since' IS NULL
         AND EXISTS (SELECT 1 FROM grids h JOIN coverage r ON r.grid = h.id WHERE h.device = d.id AND r.state = 1
             AND r.first_slot >= (p.to_ts - h.phase_ms) / h.interval_ms)
         AND p.to_ts <= (SELECT max(x.own_ts) FROM series x WHERE x.device = d.id)
@@ -278,32 +283,27 @@ const DUE: &str = "WHERE p.next_at <= ?1 AND p.state IN (1, 4) AND (d.attributes
             WHERE h.device = d.id AND q.state = 3)))
         ORDER BY p.next_at LIMIT ?2";
 
-/// What is due by `now`: of devices that have no memory, which nobody can be asked for, and of those that can be asked: their agent
-/// is connected, they have answered since themselves (or they would be asked while they are away), they are not being asked already, and
-/// they were neither stopped nor removed by their source.
+/// What is due by `now`: what nobody can be asked for, and of devices that can be asked: their agent is connected, they have
+/// answered since themselves (or they would be asked while they are away), and they are not being asked already.
 pub(crate) fn due(connection: &Connection, now: Timestamp, most: i64) -> rusqlite::Result<Vec<Wanted>> {
-    rows(connection, &due_sql(), &[now.0, most])
-}
-
-fn due_sql() -> String {
-    format!("{WANTED} {DUE}")
+    wanted(connection, DUE, [now.0, most, away_since(now)])
 }
 
 /// What a command asks for.
 pub(crate) fn of_request(connection: &Connection, request: u64) -> rusqlite::Result<Vec<Wanted>> {
-    wanted(connection, "WHERE p.request = ?1", &[request.cast_signed()])
+    wanted(connection, "WHERE p.request = ?1 AND ?2", [request.cast_signed(), 1, WHOEVER_LEFT])
 }
 
 /// The gap that holds a slot, and is to be asked for.
 pub(crate) fn holding(connection: &Connection, grid: GridNo, slot: i64) -> rusqlite::Result<Option<Wanted>> {
     let which = "WHERE p.grid = ?1 AND p.state IN (1, 4) AND p.first_slot <= ?2 AND p.last_slot >= ?2
         ORDER BY p.first_slot DESC LIMIT 1";
-    Ok(wanted(connection, which, &[grid.0, slot])?.pop())
+    Ok(wanted(connection, which, [grid.0, slot, WHOEVER_LEFT])?.pop())
 }
 
 /// One gap that is not filled.
-pub(crate) fn one(connection: &Connection, id: i64) -> rusqlite::Result<Option<Wanted>> {
-    Ok(wanted(connection, "WHERE p.id = ?1 AND p.state <> 2", &[id])?.pop())
+pub(crate) fn one(connection: &Connection, id: i64, now: Timestamp) -> rusqlite::Result<Option<Wanted>> {
+    Ok(wanted(connection, "WHERE p.id = ?1 AND p.state <> ?2", [id, GAP_FILLED, away_since(now)])?.pop())
 }
 
 /// An agent is back: what it has to say of its requests may take until `until`.
@@ -352,26 +352,18 @@ pub(crate) fn cut_before(
     Ok(id)
 }
 
-/// The gaps of a device that has a memory now, and had none before, are due; those that were given up since nobody could be
-/// asked are opened again.
-pub(crate) fn begin_to_ask(connection: &Connection, stamp: Stamp, device: i64) -> rusqlite::Result<()> {
-    let sql = "SELECT EXISTS (SELECT 1 FROM devices WHERE id = ?1 AND attributes ->> 'history' IS NOT NULL)";
-    if !connection.prepare_cached(sql)?.query_row([device], |r| r.get::<_, bool>(0))? {
-        return Ok(());
-    }
-    let (at, commit) = (stamp.at.0, stamp.commit.cast_signed());
-    let reopened = Happened::Reopened.code();
-    let sql = "INSERT INTO gap_events (gap, commit_no, at, event, actor, next_at, detail)
-        SELECT id, ?2, ?3, ?4, 'collector', ?3, 'its device can be asked now' FROM gaps
-        WHERE sourceless = 1 AND state = 5 AND grid IN (SELECT id FROM grids WHERE device = ?1)";
-    let again = connection.prepare_cached(sql)?.execute([device, commit, at, reopened])?;
-    if again > 0 {
-        tally(connection, reopened, i64::try_from(again).unwrap_or(i64::MAX))?;
-    }
-    let sql = "UPDATE gaps SET state = iif(state = 5, 1, state), attempts = iif(state = 5, 0, attempts), next_at = ?3,
-            sourceless = 0, changed_commit = ?2
-        WHERE sourceless = 1 AND grid IN (SELECT id FROM grids WHERE device = ?1)";
-    connection.prepare_cached(sql)?.execute([device, commit, at]).map(drop)
+/// Checks that a statement finds gaps by that index, and reads no reading.
+#[cfg(test)]
+pub(super) fn check_plan(connection: &Connection, sql: &str, index: &str) {
+    let sql = ["?1", "?2", "?3", "?4"].iter().fold(sql.to_owned(), |sql, name| sql.replace(name, "9"));
+    let mut plan = connection.prepare(&format!("EXPLAIN QUERY PLAN {sql}")).unwrap();
+    let steps = plan.query_map([], |r| r.get::<_, String>(3)).unwrap().map(Result::unwrap);
+    let steps: Vec<String> = steps.collect();
+    let of_gaps = |step: &&String| [" p ", " gaps "].iter().any(|name| format!("{step} ").contains(name));
+    let mut of_gaps = steps.iter().filter(of_gaps).peekable();
+    assert!(of_gaps.peek().is_some(), "{steps:?}");
+    assert!(of_gaps.all(|step| step.starts_with("SEARCH") && step.contains(index)), "{steps:?}");
+    assert!(!steps.iter().any(|step| step.contains(" r ") && !step.contains("(grid=")), "{steps:?}");
 }
 
 #[cfg(test)]
@@ -379,21 +371,10 @@ mod tests {
     use super::*;
     use crate::store::sqlite;
 
-    /// What is looked for every second, and at each catalog, must not read the gaps that there are.
+    /// What is looked for every second must not read the gaps that there are.
     #[test]
-    fn what_is_due_and_what_nobody_can_be_asked_for_is_found_by_an_index() {
+    fn what_is_due_is_found_by_an_index() {
         let connection = sqlite::make_writer(Connection::open_in_memory().unwrap(), 7).unwrap();
-        let of_device = "SELECT id FROM gaps WHERE sourceless = 1 AND state = 5 AND grid IN (SELECT id FROM grids WHERE device = 1)";
-        for (sql, index) in [(due_sql(), "gaps_due"), (of_device.to_owned(), "gaps_sourceless")] {
-            let sql = sql.replace("?1", "9").replace("?2", "9");
-            let mut plan = connection.prepare(&format!("EXPLAIN QUERY PLAN {sql}")).unwrap();
-            let steps = plan.query_map([], |r| r.get::<_, String>(3)).unwrap().map(Result::unwrap);
-            let steps: Vec<String> = steps.collect();
-            let is_of_gaps = |step: &&String| step.contains(" p ") || step.contains(" gaps ");
-            let mut of_gaps = steps.iter().filter(is_of_gaps).peekable();
-            assert!(of_gaps.peek().is_some());
-            assert!(of_gaps.all(|step| step.starts_with("SEARCH") && step.contains(index)), "{steps:?}");
-            assert!(!steps.iter().any(|step| step.starts_with("SCAN r")), "{steps:?}");
-        }
+        check_plan(&connection, &wanted_sql(DUE), "gaps_due");
     }
 }

@@ -32,6 +32,7 @@ pub mod sqlite;
 pub(crate) mod state;
 mod strip;
 pub(crate) mod traffic;
+pub(crate) mod unasked;
 
 use gapless_common::id::{Commit, DeviceId, SiteId};
 use gapless_common::time::Timestamp;

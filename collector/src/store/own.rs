@@ -1,12 +1,13 @@
 //! How far a series reaches: its device's own readings, and those that another device lent it. Kept on write, so that nobody
-//! walks over what was lent to find what the device itself said last. And what a gap's history says where the device's own
-//! readings came after all.
+//! walks over what was lent to find what the device itself said last. And what becomes of what was lent where the device's own
+//! answer comes after all.
 
 use std::collections::BTreeMap;
 
 use gapless_common::time::{Slot, Timestamp};
 use rusqlite::{Connection, OptionalExtension as _, Row, params};
 
+use super::cell;
 use super::gap_lives::{self, Event, Happened};
 use crate::ledger::{Due, GridNo, Stamp};
 
@@ -81,6 +82,37 @@ pub(super) fn is_withdrawn(connection: &Connection, series: i64, ts: i64) -> rus
         "UPDATE series SET own_ts = (SELECT r.ts FROM readings r WHERE r.series = ?1 AND r.quality < 65536
         ORDER BY r.ts DESC LIMIT 1) WHERE id = ?1 AND own_ts = ?2";
     connection.prepare_cached(sql)?.execute([series, ts]).map(drop)
+}
+
+/// Whether another device measured what stands at that instant.
+pub(super) fn is_lent(connection: &Connection, series: i64, ts: i64) -> rusqlite::Result<bool> {
+    let sql = "SELECT EXISTS (SELECT 1 FROM readings WHERE series = ?1 AND ts = ?2 AND quality >= ?3)";
+    connection.prepare_cached(sql)?.query_row([series, ts, cell::LENT], |r| r.get(0))
+}
+
+/// Takes what stands at that instant of a series away, and keeps it; it outweighs what is kept aside there by the same commit.
+pub(super) fn make_room(
+    connection: &Connection,
+    (series, ts): (i64, i64),
+    commit: u64,
+) -> rusqlite::Result<()> {
+    let sql = "INSERT OR REPLACE INTO revisions
+        SELECT series, ts, ?3, value, quality FROM readings WHERE series = ?1 AND ts = ?2";
+    connection.prepare_cached(sql)?.execute([series, ts, commit.cast_signed()])?;
+    let sql = "DELETE FROM readings WHERE series = ?1 AND ts = ?2";
+    connection.prepare_cached(sql)?.execute([series, ts]).map(drop)
+}
+
+/// Keeps an answer without a value beside what stands. Returns whether it is the first one of its kind.
+pub(super) fn keep_aside(
+    connection: &Connection,
+    (series, ts): (i64, i64),
+    quality: i64,
+    commit: u64,
+) -> rusqlite::Result<bool> {
+    let sql = "INSERT OR IGNORE INTO revisions SELECT ?1, ?2, ?3, NULL, ?4
+        WHERE NOT EXISTS (SELECT 1 FROM revisions WHERE series = ?1 AND ts = ?2 AND quality = ?4)";
+    Ok(connection.prepare_cached(sql)?.execute([series, ts, commit.cast_signed(), quality])? > 0)
 }
 
 /// Tells the history of each gap how many of its slots have the device's own reading now, in place of what was lent. To be

@@ -10,8 +10,7 @@ use gapless_common::time::{SlotGrid, Timestamp};
 use gapless_common::topic::AgentPath;
 use rusqlite::{Connection, OptionalExtension, params};
 
-use super::gap_lives;
-use crate::ledger::{AgentNo, DeviceNo, Due, GridNo, Stamp};
+use crate::ledger::{AgentNo, DeviceNo, Due, GridNo};
 
 /// One device of a bound catalog.
 #[derive(Debug, Clone)]
@@ -170,7 +169,6 @@ pub(crate) fn describe(
     no: AgentNo,
     bound: &Bound,
     device: &Device,
-    stamp: Stamp,
 ) -> rusqlite::Result<bool> {
     let row = params![bound.due.device.0, no.0, json(&device.attributes)];
     let sql = "SELECT agent IS NOT NULL AND (agent <> ?2 OR (attributes <> ?3
@@ -179,7 +177,6 @@ pub(crate) fn describe(
     let is_other = connection.prepare_cached(sql)?.query_row(row, |r| r.get(0))?;
     let sql = "UPDATE devices SET agent = ?2, attributes = ?3 WHERE id = ?1";
     connection.prepare_cached(sql)?.execute(row)?;
-    gap_lives::begin_to_ask(connection, stamp, bound.due.device.0)?;
     for (series, channel) in bound.series.iter().zip(&device.channels) {
         let sql = "UPDATE series SET attributes = ?2 WHERE id = ?1";
         connection.prepare_cached(sql)?.execute(params![series, json(&channel.attributes)])?;

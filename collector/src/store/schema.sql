@@ -195,7 +195,7 @@ CREATE TABLE coverage (
 -- Proven gaps with their life. state: 1 open, 2 filled, 3 requested, 4 waiting, 5 abandoned. from_ts, to_ts: half
 -- open. next_at: when its source is asked again, or, while it is, when the request ends (NULL: never).
 -- request: the command under way. (All of them schema 3.) sourceless: nobody can be asked for it, and next_at is when it is
--- given up; where it is abandoned: that is why. (Schema 17.)
+-- given up; where it is abandoned: that is why. (Schema 17; the device keeps no history, or, since schema 18, is not polled any more.)
 CREATE TABLE gaps (
     id INTEGER PRIMARY KEY AUTOINCREMENT,   -- a number is never given twice
     grid INTEGER NOT NULL REFERENCES grids (id),
@@ -230,7 +230,8 @@ CREATE INDEX gaps_counted ON gaps (state, cause, first_slot, last_slot) WHERE st
 
 -- What became of a gap, in order. event: 1 opened, 2 cause (another one was told), 3 requested, 4 no data, 5 failed,
 -- 6 abandoned, 7 retried, 8 reopened, 9 filled, 10 cut (off the gap `parent`), 12 lent
--- (some of its channels: the gap stays), 13 abandoned since nobody could be asked. actor: `collector`, `agent NAME`,
+-- (some of its channels: the gap stays), 13 abandoned since nobody could be asked, 14 replaced (what was lent of its slots, by the
+-- device's own readings). actor: `collector`, `agent NAME`,
 -- `token NAME`, or `device NAME`, whose readings stand in. detail: for people.
 CREATE TABLE gap_events (
     id INTEGER PRIMARY KEY,
@@ -315,7 +316,7 @@ CREATE TABLE conflicts (
 );
 
 -- What stood in `readings` until that commit, of devices whose source may say something else later, and what stood in for
--- readings that came after all. (Schema 8.)
+-- readings that came after all; beside what still stands in, the device's own answer without a value. (Schema 8.)
 CREATE TABLE revisions (
     series INTEGER NOT NULL,
     ts INTEGER NOT NULL,

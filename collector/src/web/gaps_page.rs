@@ -131,7 +131,7 @@ fn render(
                 (render_table(gaps, asked, now))
             }
             @if let Some(cursor) = &next { p { a href=(format!("/gaps?{}", asked.link(Some(cursor)))) { "Next page" } } }
-            p.note { "Times are UTC; oldest first. Nobody can be asked for a gap whose device has no memory of its own: it is held open for what comes late, and given up when its schedule would have ended." }
+            p.note { "Times are UTC; oldest first. Nobody can be asked for a gap whose device has no memory of its own, or is not polled any more: it is held open for what comes late, and given up when its schedule would have ended." }
         }
     }
 }
