@@ -32,8 +32,8 @@ use crate::outbox::{
 };
 use crate::text::chain;
 use batch::{Batch, append_all, begin_of};
-pub use fallback::Failure;
 use fallback::open_in_memory;
+pub use fallback::{Failure, MEMORY_BUDGET_BYTES};
 use unset::UnsetEpochs;
 
 /// Segments that make room for one catalog, at most: a spare one, and what a catalog of the greatest length takes.

@@ -191,14 +191,20 @@ impl Site {
         site
     }
 
-    /// Commits one message, and whatever it sets free; returns the answers.
+    /// Commits one message, and whatever it sets free, within what that may cost; returns the answers.
     fn send(&mut self, agent: &str, (kind, payload): (Up, Vec<u8>)) -> Vec<Outbound> {
         let message = Inbound { topic: path(agent).up(kind), payload, at: NOW, token: 1 };
-        let (answers, taken) = self.committer.attempt(&[message], NOW).unwrap();
-        assert_eq!(taken, 1);
-        while self.committer.owes_replay() {
-            self.committer.replay(NOW).unwrap();
-        }
+        let mut answers = Vec::new();
+        let cost = allocation_counter::measure(|| {
+            let (answered, taken) = self.committer.attempt(&[message], NOW).unwrap();
+            assert_eq!(taken, 1);
+            answers = answered;
+            while self.committer.owes_replay() {
+                self.committer.replay(NOW).unwrap();
+            }
+        });
+        let (bytes, requests) = (cost.bytes_max, cost.count_total);
+        assert!(bytes <= COST_MAX.0 && requests <= COST_MAX.1, "{agent}: {bytes} bytes, {requests} requests");
         answers
     }
 
@@ -264,16 +270,15 @@ impl Site {
 type Seen<'a> = (&'a [&'a str], u64, u64);
 
 /// Memory that one message may need at a time, in bytes, and requests for memory, which stand for the work: of all that
-/// is sent here a catalog of 70,000 channels needs the most, as long as it really is. A claim costs nothing, however great.
+/// is sent here a catalog of 70,000 channels needs the most, as long as it really is. A claim costs nothing, however great. What
+/// SQLite takes beside it is bounded by what it is given.
 const COST_MAX: (u64, u64) = (24 << 20, 300_000);
 
 fn check(name: &str, sent: Vec<(Up, Vec<u8>)>, (parked, refused, damaged): Seen<'_>) {
     let mut site = Site::new();
     site.honest();
     for message in sent.clone() {
-        let cost = allocation_counter::measure(|| drop(site.send("liar", message)));
-        let (bytes, requests) = (cost.bytes_max, cost.count_total);
-        assert!(bytes <= COST_MAX.0 && requests <= COST_MAX.1, "{name}: {bytes} bytes, {requests} requests");
+        site.send("liar", message);
     }
     site.is_sound(name);
     let expected: (Vec<String>, u64, u64) =

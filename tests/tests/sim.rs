@@ -5,7 +5,7 @@
 
 use std::time::Instant;
 
-use gapless_tests::sim::heap::weigh_with;
+use gapless_tests::sim::heap::{Held, weigh_with};
 use gapless_tests::sim::oracle::Finding;
 use gapless_tests::sim::plan::Scale;
 use gapless_tests::sim::run;
@@ -33,6 +33,9 @@ fn holds(count: u64, scale: Scale, open: &[(u64, &str)]) -> Series {
         "seeds that find something, and those that are known to\n{}",
         series.failures(scale)
     );
+    // A scale that shows nothing weighs nothing.
+    let Held { agent_bytes, center_bytes } = series.held;
+    assert!(agent_bytes > 100_000 && center_bytes > 30_000, "{:?}", series.held);
     series
 }
 

@@ -12,7 +12,7 @@ use crate::outbox::{AppendError, CatalogError, Journal, Opened, Opening, Options
 use crate::text::chain;
 
 /// Budget of the outbox in memory, in bytes: some minutes of a busy site, and little beside 256 MB.
-const MEMORY_BUDGET_BYTES: u64 = 2 << 20;
+pub const MEMORY_BUDGET_BYTES: u64 = 2 << 20;
 
 /// First and longest wait before the disk is tried again, in ms.
 const RETRY_MS: (u64, u64) = (5_000, 300_000);

@@ -19,6 +19,7 @@ pub const RANGES_MAX: usize = 4_096;
 pub const MARKS_MAX: usize = 16_384;
 /// Records of one epoch that wait, at most, where a frame moves the epoch's watermark and so may be waited for.
 pub const EPOCH_MARKS_MAX: usize = 2_048;
+
 impl Ledger {
     /// Whether there is room to keep account of `first..=last`: an epoch too many, or one hole more than
     /// [`RANGES_MAX`], is refused, and stays with the agent until what is there has become whole.

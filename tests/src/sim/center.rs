@@ -143,12 +143,15 @@ impl Center {
 
     /// It is killed: what waited is gone, and so is what was not committed.
     pub fn kill(&mut self) {
-        self.waiting.clear();
+        let waiting = std::mem::take(&mut self.waiting);
         if let Some(committer) = self.committer.take() {
             let mut left = None;
-            let freed_bytes = heap::freed_by(|| left = committer.into_connection().ok());
+            let freed_bytes = heap::freed_by(|| {
+                drop(waiting);
+                left = Some(committer.into_connection());
+            });
             self.held_bytes = self.held_bytes.max(freed_bytes);
-            let database = left.expect("memory does not fail");
+            let database = left.expect("it has ended").expect("memory does not fail");
             let sql = "SELECT value FROM meta WHERE key = 'commit_no'";
             let kept: i64 = database.query_row(sql, [], |r| r.get(0)).expect("memory does not fail");
             if kept.cast_unsigned() < self.told {
@@ -232,6 +235,7 @@ impl Center {
         };
         if dies == Some(Death::BeforeCommit) {
             drop(applied);
+            self.waiting.extend(group);
             self.kill();
             return turn;
         }

@@ -224,7 +224,8 @@ impl Gateway {
 
     /// The process is gone from this instant on, and the disk is as `end` left it.
     pub fn end(&mut self, end: End) {
-        self.held_bytes = self.held_bytes.max(heap::freed_by(|| self.process = None));
+        let end_process = || (self.process, self.queue) = (None, Queue::default());
+        self.held_bytes = self.held_bytes.max(heap::freed_by(end_process));
         self.generation += 1;
         let cut = match end {
             End::Killed => PowerCut::KeepAll,
@@ -232,7 +233,6 @@ impl Gateway {
         };
         self.disk.restart(cut, self.rng.draw());
         (self.dies_at, self.is_in_memory, self.is_stopping) = (None, false, false);
-        self.queue = Queue::default();
         self.grounds.iter_mut().for_each(SimGround::vacate);
     }
 

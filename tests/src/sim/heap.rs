@@ -6,10 +6,10 @@ use std::sync::OnceLock;
 /// Ends something, and gives how many bytes of memory it has let go of.
 pub type Counter = fn(&mut dyn FnMut()) -> u64;
 
-/// What an agent may hold, in bytes: the outbox in memory that takes the place of a failed disk has a budget of 2 MiB, and all
-/// else is small beside it.
+/// What an agent may hold, in bytes, with what waits for its loop: the outbox in memory that takes the place of a failed disk has
+/// a budget of 2 MiB, and all else is small beside it.
 pub const AGENT_BYTES_MAX: u64 = 4 << 20;
-/// What a collector may hold for the few agents of a run, in bytes, its database and the page cache apart.
+/// What a collector may hold for the few agents of a run, in bytes, with the messages that wait, and without SQLite.
 pub const CENTER_BYTES_MAX: u64 = 4 << 20;
 
 static COUNTER: OnceLock<Counter> = OnceLock::new();

@@ -52,7 +52,7 @@ pub struct SimLogger {
     /// How often these are looked at, and when they were last.
     look_every_ms: u64,
     looked_ms: u64,
-    /// From when until when it had no power, in ms of the run.
+    /// From when until when it recorded nothing, in ms of the run: it had no power, or its clock was set past that time.
     offs: Vec<(u64, u64)>,
     /// When a request came to nothing, in ms of the run, and why.
     failures: Vec<(u64, Cause)>,
@@ -202,7 +202,8 @@ impl SimLogger {
         self.off_since_ms.get_or_insert(at_ms);
     }
 
-    /// Whether it had no power at that instant, or at the one of the record before or behind.
+    /// Whether it recorded nothing at that instant, or at the one of the record before or behind: without power, or as its clock
+    /// was set past it.
     #[must_use]
     pub fn was_off(&self, table: &LogTable, at: i64) -> bool {
         let interval_ms = table.grid.interval.as_ms();
@@ -254,7 +255,7 @@ impl SimLogger {
             self.step_clock(-ahead_ms, at_ms);
         }
         if ahead_ms < 0 {
-            // The time that its clock jumps over is as if it had had no power: a record that was due in it is never made.
+            // A record that was due in the time that its clock jumps over is never made.
             self.offs.push((at_ms.saturating_sub(ahead_ms.unsigned_abs()), at_ms));
         }
     }

@@ -132,7 +132,7 @@ impl<'a> Memory<'a> {
         matches!(self, Self::Table(logger, table) if logger.was_erased(table, at, by_ms))
     }
 
-    /// Whether it had no power at that instant, or at the one of the record before or behind.
+    /// Whether it recorded nothing at that instant, or at the one of the record before or behind.
     #[must_use]
     pub fn was_off(&self, at: i64) -> bool {
         matches!(self, Self::Table(logger, table) if logger.was_off(table, at))

@@ -216,6 +216,7 @@ impl World {
     fn weigh(&mut self) -> Held {
         self.gateways.iter_mut().for_each(|gateway| gateway.end(End::Killed));
         self.center.kill();
+        self.note_forgotten();
         let agents = self.gateways.iter().map(|gateway| gateway.held_bytes);
         let held =
             Held { agent_bytes: agents.max().unwrap_or_default(), center_bytes: self.center.held_bytes };

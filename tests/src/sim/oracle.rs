@@ -4,6 +4,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use gapless_agent::depot::MEMORY_BUDGET_BYTES;
 use gapless_agent::event::BusEvent;
 use gapless_common::id::{ChannelIndex, DeviceIndex, Epoch};
 use gapless_common::message::Ack;
@@ -481,13 +482,12 @@ impl Oracle {
         else {
             return;
         };
-        let (stats, uplink) = (process.engine.depot().stats(), process.engine.uplink());
-        // In memory the budget is another one, and far below.
-        if stats.disk_bytes > stats.budget_bytes.min(gateway.options.budget()) {
-            self.find(
-                "bounds",
-                format!("gateway {no} takes {} of {} bytes", stats.disk_bytes, stats.budget_bytes),
-            );
+        let (depot, uplink) = (process.engine.depot(), process.engine.uplink());
+        let is_in_memory = depot.failure().is_some();
+        let budget_bytes = if is_in_memory { MEMORY_BUDGET_BYTES } else { gateway.options.budget() };
+        let taken_bytes = depot.stats().disk_bytes;
+        if taken_bytes > budget_bytes {
+            self.find("bounds", format!("gateway {no} takes {taken_bytes} of {budget_bytes} bytes"));
         }
         if uplink.in_flight > WINDOW_MAX {
             self.find("bounds", format!("gateway {no} has {} frames on their way", uplink.in_flight));

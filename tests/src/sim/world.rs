@@ -493,7 +493,7 @@ impl World {
     }
 
     /// What was acknowledged and not committed shows when the collector is killed.
-    fn note_forgotten(&mut self) {
+    pub(super) fn note_forgotten(&mut self) {
         for what in std::mem::take(&mut self.center.forgotten) {
             self.oracle.find("acknowledged only what is committed", what);
         }
