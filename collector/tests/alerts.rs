@@ -402,6 +402,18 @@ fn a_broker_that_is_away_is_one_alert_however_many_devices_are_behind_it() {
 }
 
 #[test]
+fn a_broker_that_is_back_in_the_last_second_is_not_told_of() {
+    let mut world = World::new(2, Rules::default());
+    world.live(3, |_| Ok(1.0));
+    world.committer.hears(false, world.now).unwrap();
+    world.pass(5 * MINUTE_S - 1);
+    world.now = world.now.plus_ms(1_000);
+    world.committer.hears(true, world.now).unwrap();
+    world.committer.look_after_alerts(world.now).unwrap();
+    assert_eq!(world.told(), []);
+}
+
+#[test]
 fn a_broker_that_comes_and_goes_hides_no_agent_that_is_gone() {
     let mut world = World::new(2, off(&[Kind::Stale]));
     world.live(3, |_| Ok(1.0));

@@ -440,10 +440,11 @@ impl Committer {
     /// The database failed: it is found again in the next round.
     pub fn look_after_alerts(&mut self, now: Timestamp) -> rusqlite::Result<()> {
         let listening_since = *self.listening_since.get_or_insert(now);
-        let until_now = self.unheard_since.map(|since| (since, now));
+        let unheard_since = self.unheard_since;
+        let until_now = unheard_since.map(|since| (since, now));
         let unheard: Vec<Absence> = self.unheard.iter().copied().chain(until_now).collect();
         let (rules, allowances, unheard) = (&self.rules, &self.allowances, unheard.as_slice());
-        let measure = Measure { rules, allowances, listening_since, unheard, now };
+        let measure = Measure { rules, allowances, listening_since, unheard, unheard_since, now };
         let spoke = self.memory.as_mut().map(|memory| std::mem::take(&mut memory.spoke)).unwrap_or_default();
         let found = warn::sweep(&self.connection, measure, &spoke)?;
         if found.is_empty() {

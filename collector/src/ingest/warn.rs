@@ -107,8 +107,8 @@ pub(super) fn sweep(
             found.agent(no, &known, measure);
         }
     }
-    let (unheard_since, limits) = (measure.unheard_since(), measure.rules.of_all());
-    let stands = judge::collector(unheard_since, &limits, measure.now);
+    let limits = measure.rules.of_all();
+    let stands = judge::collector(measure.unheard_since, &limits, measure.now);
     let open = alerts::open_of(connection, Subjected::Collector)?;
     found.change((None, Subjected::Collector), &open, stands);
     let gathered = receivers::gathered(connection)?.into_iter();

@@ -59,14 +59,9 @@ pub(crate) struct Measure<'a> {
     pub(crate) listening_since: Timestamp,
     /// When the broker was away since, in order; what it is up to now is among it.
     pub(crate) unheard: &'a [Absence],
+    /// Since when nobody can be heard, where that is so. One that ends now is over.
+    pub(crate) unheard_since: Option<Timestamp>,
     pub(crate) now: Timestamp,
-}
-
-impl Measure<'_> {
-    /// Since when nobody can be heard, where that is so.
-    pub(crate) fn unheard_since(&self) -> Option<Timestamp> {
-        self.unheard.last().filter(|(_, to)| *to >= self.now).map(|(from, _)| *from)
-    }
 }
 
 /// The alerts of a device that are open.
