@@ -152,6 +152,25 @@ fn an_agent_that_was_away_is_told_the_latest_and_one_that_starts_anew_is_told_ag
 }
 
 #[test]
+fn an_agent_that_does_not_answer_is_told_again() {
+    let mut world = World::new();
+    world.be_born("economy", 1, 60_000);
+    let told = world.watch(Some(60));
+    assert_eq!(told.len(), 1);
+    let mut reminded = |seconds, answer: bool| {
+        world.after(seconds);
+        if answer {
+            world.answer("economy", &told[0].1, Outcome::Done);
+        }
+        commands(&world.committer.look_after_gaps(world.now).unwrap())
+    };
+    // It was lost on its way, and other viewers share the lease.
+    assert_eq!((reminded(0, false), reminded(59, false)), (vec![], vec![]));
+    assert_eq!((reminded(60, false), reminded(100, false)), (told.clone(), vec![]));
+    assert_eq!((reminded(120, false), reminded(180, true)), (told.clone(), vec![]));
+}
+
+#[test]
 fn bytes_are_counted_by_day_and_kept_for_a_year() {
     let mut world = World::new();
     world.be_born("a", 1, 0);

@@ -37,7 +37,7 @@ use crate::live::{self, Granted};
 use crate::store::alerts::Measure;
 use crate::store::batch::Batch;
 use crate::store::model::{Head, PendingJob, ReceiverName};
-use crate::store::receivers::{self, Gone};
+use crate::store::receivers::{self, Gone, Owed};
 use crate::store::{Borrowed, commands, leases, parked, sources, sqlite, traffic};
 
 /// Rows after which a transaction takes no further message: a frame of 100 bytes may hold a quarter of a million
@@ -47,7 +47,7 @@ const GROUP_ROWS_MAX: usize = 64 << 10;
 pub const PARK_BYTES_MAX: i64 = 16 << 20;
 /// Times in which the broker was away that are remembered: what happened before has been told.
 const UNHEARD_MAX: usize = 256;
-/// A catalog that was asked for is asked for again after this time, in ms.
+/// A catalog that was asked for is asked for again after this time, in ms; so is an agent told of a lease that has not answered.
 const REMIND_MS: i64 = 60_000;
 /// Parked frames that are tried again in one transaction at the start.
 const PARKED_GROUP: usize = 64;
@@ -84,7 +84,7 @@ pub struct Committer {
     sent: BTreeMap<AgentNo, i64>,
     rules: Rules,
     housekeeping: Policy,
-    /// When agents were last reminded of catalogs.
+    /// When agents were last reminded of catalogs and leases.
     reminded_at: Timestamp,
     /// When alerts were first looked after: before that nobody was listening.
     listening_since: Option<Timestamp>,
@@ -330,8 +330,8 @@ impl Committer {
     }
 
     /// Asks for the gaps that have come due, and ends requests whose time is over. Returns the requests, and those for
-    /// catalogs that were not answered: such a request may be lost on its way, and frames wait for it. Where nothing is due
-    /// there is no commit.
+    /// catalogs that were not answered, and leases: such a command may be lost on its way, and frames or viewers wait for it.
+    /// Where nothing is due there is no commit.
     ///
     /// # Errors
     /// The database failed: everything stays due.

@@ -130,14 +130,15 @@ pub(crate) fn open_of_all(
     Ok(commands)
 }
 
-/// Catalogs that agents which are connected were asked for by `until`, and have not sent: the agent and the command.
-pub(crate) fn catalogs_awaited(
+/// Leases that agents which are connected were told of by `until`, and catalogs that they were asked for, without an answer:
+/// the agent and the command.
+pub(crate) fn unanswered(
     connection: &Connection,
     until: Timestamp,
     now: Timestamp,
 ) -> rusqlite::Result<Vec<(AgentNo, u64)>> {
     let sql = "SELECT c.agent, c.id FROM commands c JOIN agents a ON a.id = c.agent
-        WHERE c.outcome IS NULL AND c.kind = 3 AND c.created_at <= ?1 AND c.expires_at > ?2 AND a.connected = 1";
+        WHERE c.outcome IS NULL AND c.kind IN (1, 3) AND c.created_at <= ?1 AND c.expires_at > ?2 AND a.connected = 1";
     let mut statement = connection.prepare_cached(sql)?;
     let awaited = statement
         .query_map([until.0, now.0], |r| Ok((AgentNo(r.get(0)?), r.get::<_, i64>(1)?.cast_unsigned())))?;
