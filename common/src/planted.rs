@@ -54,11 +54,17 @@ pub enum Bug {
     RecordNotTold,
     /// A meter's load profile does the same.
     ProfileNotTold,
+    /// The collector takes a message to people for told though its receiver was away.
+    DeliveryForgotten,
+    /// An alert stays raised though all is well again.
+    AlertStands,
+    /// A lease of live readings has no end.
+    LeaseForEver,
 }
 
 impl Bug {
     /// All of them.
-    pub const ALL: [Self; 24] = [
+    pub const ALL: [Self; 27] = [
         Self::AcknowledgeBeforeCommit,
         Self::SkipFsync,
         Self::TrimOnPuback,
@@ -83,6 +89,9 @@ impl Bug {
         Self::FalseMiss,
         Self::RecordNotTold,
         Self::ProfileNotTold,
+        Self::DeliveryForgotten,
+        Self::AlertStands,
+        Self::LeaseForEver,
     ];
 }
 

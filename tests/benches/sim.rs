@@ -25,7 +25,7 @@ fn main() -> ExitCode {
     }
     #[cfg(feature = "planted")]
     if words.iter().any(|word| word == "--planted") {
-        return hunt();
+        return hunt(&words);
     }
     let count = words.first().and_then(|word| word.parse().ok()).unwrap_or(2_000);
     let began = Instant::now();
@@ -69,10 +69,14 @@ fn show(seed: u64, scale: Scale) -> ExitCode {
     if is_good { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
-/// Each planted bug, and what caught it.
+/// Each planted bug, or those that are named, and what caught it.
 #[cfg(feature = "planted")]
-fn hunt() -> ExitCode {
-    let caught = gapless_tests::sim::series::hunt(&gapless_common::planted::Bug::ALL, 100);
+fn hunt(words: &[String]) -> ExitCode {
+    let all = gapless_common::planted::Bug::ALL;
+    let is_named = |bug: &_| words.contains(&format!("{bug:?}"));
+    let named: Vec<_> = all.into_iter().filter(is_named).collect();
+    let bugs = if named.is_empty() { &all[..] } else { &named };
+    let caught = gapless_tests::sim::series::hunt(bugs, 100);
     for one in &caught {
         match &one.by {
             Some((seeds, finding)) => {

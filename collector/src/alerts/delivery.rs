@@ -2,6 +2,7 @@
 //! trying more often could not help. Only what the receiver itself does not want, time and again, is set aside, so that what
 //! comes after it is told; that is counted, and shown.
 
+use gapless_common::planted::{self, Bug};
 use gapless_common::time::Timestamp;
 
 /// First and longest pause after a failure that passes, in ms; doubled each time.
@@ -64,6 +65,7 @@ pub fn next(before: Tries, answer: &Answer, now: Timestamp) -> Next {
     let doubled = BACK_OFF_FIRST_MS.saturating_mul(1 << (failures - 1).min(16)).min(BACK_OFF_MAX_MS);
     let pause_ms = match answer {
         Answer::Accepted => return Next::Told,
+        Answer::Passing { .. } if planted::has(Bug::DeliveryForgotten) => return Next::Told,
         Answer::Refused(_) if refusals >= REFUSALS_MAX => return Next::SetAside,
         Answer::Passing { after_ms, .. } => doubled.max(after_ms.unwrap_or_default().min(REFUSED_MS)),
         Answer::Refused(_) => REFUSED_MS,

@@ -6,6 +6,8 @@
 //! Contract: [`judge`] says of a device or an agent how it stands, kind by kind; [`step`] makes of that, and of the alert that
 //! is open, what changes. What has changed is gathered ([`digest`]), put into words ([`notice`]) and tried again ([`delivery`]).
 
+use gapless_common::planted::{self, Bug};
+
 pub mod absence;
 pub mod clock;
 pub mod delivery;
@@ -124,7 +126,7 @@ pub enum Change {
 pub fn step(is_open: bool, stand: Stand) -> Option<Change> {
     match (is_open, stand) {
         (false, Stand::Beyond(words)) => Some(Change::Raise(words)),
-        (true, Stand::Within) => Some(Change::Resolve),
+        (true, Stand::Within) if !planted::has(Bug::AlertStands) => Some(Change::Resolve),
         _ => None,
     }
 }

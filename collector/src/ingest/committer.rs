@@ -28,6 +28,7 @@ use super::{Inbound, Order, Outbound, Refused, Viewing, errands, housekeep, keep
 use crate::alerts::absence::Absence;
 use crate::alerts::delivery::Answer;
 use crate::alerts::limits::Rules;
+use crate::alerts::notice::Told;
 use crate::freshness::Allowances;
 use crate::gaps::Policies;
 use crate::gaps::donate::Donor;
@@ -350,7 +351,7 @@ impl Committer {
         }
         self.reminded_at = now;
         let since = now.plus_ms(-REMIND_MS);
-        let awaited = commands::catalogs_awaited(&self.connection, since, now)?;
+        let awaited = commands::unanswered(&self.connection, since, now)?;
         let answers = Answers { commands: awaited, ..Answers::default() };
         let mut told: Vec<_> =
             self.answers(memory, &answers, now).into_iter().map(|(_, told)| told).collect();
@@ -494,6 +495,15 @@ impl Committer {
             tracing::warn!(receiver = name, owed, "{what}");
         }
         Ok(())
+    }
+
+    /// The message that a receiver is due by `now`: its last event, and what it tells. The answer goes to [`told`](Self::told).
+    ///
+    /// # Errors
+    /// The database failed.
+    pub fn owed(&self, receiver: &str, now: Timestamp) -> rusqlite::Result<Option<(i64, Vec<Told>)>> {
+        let owed = receivers::owed(&self.connection, receiver, now)?;
+        Ok(owed.map(|Owed { through, told }| (through, told)))
     }
 
     /// A receiver has answered to the message that ends with the event `through`.

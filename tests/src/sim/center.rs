@@ -19,6 +19,7 @@ use rusqlite::backup::{Backup, StepResult};
 use super::clock::truth;
 use super::heap;
 use super::mishap::policies;
+use super::people::receivers;
 use super::rng::Rng;
 
 /// The collector's name at the broker.
@@ -67,11 +68,18 @@ pub struct Center {
     pub forgotten: Vec<String>,
     /// Its connection.
     pub session: u64,
+    /// Whether that is there, and messages can come.
+    pub hears: bool,
+    /// When they could last, in ms of the run.
+    pub heard_ms: u64,
+    /// How often it was started.
+    pub starts: u64,
     /// How far its clock is ahead of the truth, in ms.
     pub ahead_ms: i64,
     /// The most that a process of it has held of memory, in bytes.
     pub held_bytes: u64,
-    is_full: bool,
+    /// Whether its disk has no room.
+    pub is_full: bool,
     rng: Rng,
 }
 
@@ -92,6 +100,9 @@ impl Center {
             looked_at,
             forgotten,
             session,
+            hears: false,
+            heard_ms: 0,
+            starts: 0,
             ahead_ms,
             held_bytes: 0,
             is_full,
@@ -109,7 +120,9 @@ impl Center {
         let Some(database) = self.database.take() else { return };
         let committer = Committer::from_connection(database, self.rng.draw()).expect("its database loads");
         let mut committer = committer.with_policies(policies());
-        let now = truth(at_ms).plus_ms(self.ahead_ms);
+        let now = self.now(at_ms);
+        self.starts += 1;
+        committer.know_receivers(receivers(), now).expect("memory does not fail");
         committer.nobody_connected(now).expect("memory does not fail");
         committer.try_parked_again(now).expect("memory does not fail");
         self.committer = Some(committer);
@@ -144,6 +157,7 @@ impl Center {
     /// It is killed: what waited is gone, and so is what was not committed.
     pub fn kill(&mut self) {
         let waiting = std::mem::take(&mut self.waiting);
+        self.hears = false;
         if let Some(committer) = self.committer.take() {
             let mut left = None;
             let freed_bytes = heap::freed_by(|| {
@@ -203,6 +217,7 @@ impl Center {
 
     /// A new connection: who is connected is not known.
     pub fn begin_session(&mut self, at_ms: u64) {
+        self.hears = true;
         self.waiting.push_back(Inbound::new_session(truth(at_ms).plus_ms(self.ahead_ms)));
     }
 

@@ -10,6 +10,7 @@ use gapless_common::reading::{Acquired, Record, Value};
 use gapless_common::time::{Slot, Timestamp};
 use rusqlite::Connection;
 
+use super::alerted;
 use super::clock::truth;
 use super::line::ground::SimGround;
 use super::oracle::{AnswerKey, CLOCKS, History, Issued, Known, Oracle, Stop, block_of, evaluations, same};
@@ -51,6 +52,7 @@ pub fn judge(world: &mut World) {
             remembered.judge(committer.connection(), &mut findings);
         }
     }
+    alerted::judge(world, &mut findings);
     let parked: i64 =
         committer.connection().query_row("SELECT count(*) FROM parked", [], |r| r.get(0)).expect("reads");
     if parked > 0 {

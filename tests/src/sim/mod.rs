@@ -10,7 +10,9 @@
 //! | `turns`, `queue` | how an agent's loop turns, or stands still; what waits for it |
 //! | `net`, `center`, `keep` | broker and links; the collector; its look after gaps and jobs |
 //! | `logger`, `profiled`, `memory`, `mishap` | devices that remember, and what befalls them; what persons do |
+//! | `people`, `viewers` | who is told of alerts, and what befalls them; who watches a site |
 //! | `tap`, `oracle`, `judge`, `cause` | what is durable; what is true; what the end must look like; why a gap is one |
+//! | `alerted`, `facts` | what people are told of alerts, and whether it is so |
 //! | `owed` | from when on a device is due |
 //! | `whole` | an answer is stored as it was told, at its time |
 //! | `recall`, `rest` | the same two of devices that remember |
@@ -18,11 +20,13 @@
 //! | `sometimes`, `series` | what was reached; many runs, and the page about them |
 //!
 //! Not simulated: threads (what waits for an agent's loop while its disk is slow is, see `queue`), HTTP, the collector's
-//! disk (see `center`), sled, logger files.
+//! disk (see `center`), its own sources and donors, sled, logger files.
 
+mod alerted;
 mod cause;
 pub mod center;
 pub mod clock;
+mod facts;
 pub mod gateway;
 pub mod heap;
 pub mod judge;
@@ -34,6 +38,7 @@ pub mod mishap;
 pub mod net;
 pub mod oracle;
 mod owed;
+pub mod people;
 pub mod plan;
 pub mod profiled;
 pub mod queue;
@@ -46,6 +51,7 @@ pub mod strike;
 pub mod tap;
 pub mod turns;
 mod unasked;
+pub mod viewers;
 mod whole;
 pub mod world;
 
@@ -108,9 +114,13 @@ pub fn run(seed: u64, scale: Scale) -> Outcome {
 /// Once nothing goes wrong any more everything arrives, and is proven.
 fn come_to_rest(world: &mut World) {
     let (mended_ms, patience_ms) = (world.now_ms, world.plan.patience_ms);
-    let mut rests = 0;
+    let (mut rests, mut was_watched) = (0, false);
     world.run(mended_ms + AFTER_MS);
     while !world.oracle.has_found() {
+        if is_quiet(world) && !was_watched {
+            world.watch_all();
+            was_watched = true;
+        }
         if is_quiet(world) {
             stop_all(world);
             if !is_owed(world) {
@@ -127,8 +137,9 @@ fn come_to_rest(world: &mut World) {
             let owed: Vec<_> =
                 world.gateways.iter().map(|g| g.process.as_ref().map(|p| p.engine.depot().owed())).collect();
             let what = format!(
-                "after {patience_ms} ms of good luck {:?} has not answered, and is still owed: {owed:?}",
-                silent(world)
+                "after {patience_ms} ms of good luck {:?} has not answered, and is still owed: {owed:?}; alerts: {:?}",
+                silent(world),
+                world.worries()
             );
             return world.oracle.find("liveness", what);
         }
@@ -174,6 +185,7 @@ fn is_quiet(world: &mut World) -> bool {
     silent(world).is_none()
         && world.center.committer.is_some()
         && world.center.is_idle()
+        && world.worries().is_empty()
         && !is_asked
         && world.gateways.iter_mut().all(is_idle)
 }
@@ -266,6 +278,7 @@ impl World {
                 (Rare::Unasked, "gap_events WHERE event = 13"),
                 (Rare::Reopened, "gap_events WHERE event = 8"),
                 (Rare::Overwritten, "gaps WHERE cause = 20 AND state <> 2"),
+                (Rare::LeaseTaken, "commands WHERE kind = 1 AND outcome = 1"),
                 (Rare::Refreshed, "job_history WHERE outcome = 1"),
             ];
             for (rare, from) in rows {

@@ -14,6 +14,7 @@ use gapless_common::reading::{Acquired, Misses, Sample, Value};
 use gapless_common::time::{SlotGrid, Timestamp};
 use gapless_common::wire::{self, Message};
 
+use super::alerted::Alerted;
 use super::clock::truth;
 use super::gateway::Gateway;
 use super::recall::Recall;
@@ -171,6 +172,8 @@ pub struct Oracle {
     pub histories: Vec<History>,
     /// What devices with a memory have to do with it.
     pub recall: Recall,
+    /// What people were told of alerts.
+    pub alerted: Alerted,
     /// When the database was put back, in ms of the run.
     pub rolled_back: Vec<u64>,
     /// What the database holds: frames committed in it.
@@ -194,6 +197,7 @@ impl Oracle {
             issued: BTreeMap::new(),
             histories: vec![History::default(); gateways.len()],
             recall: Recall::default(),
+            alerted: Alerted::default(),
             rolled_back: Vec::new(),
             database: BTreeMap::new(),
             backup: BTreeMap::new(),

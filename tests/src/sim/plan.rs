@@ -8,6 +8,7 @@ use gapless_common::profile::ProfileSet;
 use super::line::meter;
 use super::logger;
 use super::mishap::{self, Mishap};
+use super::people::People;
 use super::profiled;
 use super::rng::Rng;
 
@@ -119,6 +120,14 @@ pub enum Mischief {
     LoggerAnswers,
     /// Somebody looks at a device, has it refreshed, or has a gap asked for once more.
     Person,
+    /// Somebody who is told of alerts is away for a while.
+    ReceiverAway,
+    /// Somebody who is told of alerts does not want some messages, or not from this sender.
+    ReceiverRefuses,
+    /// The collector is killed between a receiver's answer and the note of it.
+    KillUntold,
+    /// Somebody, or a crowd, watches a site for a while.
+    Viewer,
 }
 
 impl Mischief {
@@ -131,6 +140,10 @@ impl Mischief {
         Self::LoggerAnswers,
         Self::Person,
     ];
+
+    /// Those that befall people who are told of alerts, and what people do who watch: they are drawn and strike by themselves, too.
+    pub const OF_PEOPLE: [Self; 4] =
+        [Self::ReceiverAway, Self::ReceiverRefuses, Self::KillUntold, Self::Viewer];
 
     /// All others.
     pub const ALL: [Self; 36] = [
@@ -234,6 +247,8 @@ pub struct Planned {
 /// A run.
 #[derive(Debug, Clone)]
 pub struct Plan {
+    /// How large it is.
+    pub scale: Scale,
     /// How long things go wrong, in ms; after it all heals.
     pub bad_ms: u64,
     /// How long an agent's flush, longest interval and the rest may take after that, in ms.
@@ -244,8 +259,12 @@ pub struct Plan {
     pub mischief: Vec<Mischief>,
     /// What befalls devices with a memory.
     pub mishap: Mishap,
+    /// People, and what befalls them.
+    pub people: People,
     /// How often the collector looks after gaps and jobs, in ms.
     pub keep_ms: u64,
+    /// How often the collector looks after alerts, in ms.
+    pub alert_ms: u64,
     /// How often the collector's database is backed up, in ms.
     pub back_up_ms: u64,
     /// How often anything does, on average, in ms.
@@ -259,6 +278,10 @@ pub struct Plan {
 /// How often the collector looks after gaps and jobs in runs of weeks, in ms: where it does each second that alone takes
 /// longer than all the rest. No divisor of a minute, so that each sixtieth of the devices has its turn.
 const KEEP_WEEKS_MS: u64 = 7_000;
+/// How often the collector looks after alerts, in ms: less often than its shell does. No divisor of a minute either.
+const ALERT_MS: u64 = 7_000;
+/// The same in runs of weeks.
+const ALERT_WEEKS_MS: u64 = 67_000;
 /// One in so many runs is of an outbox that has to drop.
 const HOARDERS_ONE_IN: u64 = 20;
 
@@ -287,6 +310,7 @@ impl Plan {
         let agents: Vec<Planned> = agents.collect();
         let has_loggers = agents.iter().any(|agent| !agent.loggers.is_empty());
         let mishap = Mishap::draw(has_loggers, bad_ms, &mut own);
+        let people = People::draw(bad_ms, &mut rng.clone().fork(10));
         let mut has = |kind: &Mischief| {
             if kind.is_apart() { apart.per_mille(kind.share()) } else { rng.per_mille(kind.share()) }
         };
@@ -295,17 +319,20 @@ impl Plan {
         // A command that the link has lost is given up after six hours.
         let remembers = has_loggers || agents.iter().any(|agent| agent.has_meters);
         let patience_ms = if remembers { 12 * 3_600_000 } else { 3 * 3_600_000 };
-        let (keep_ms, back_up_ms) = match scale {
-            Scale::Hours => (1_000, 1_200_000),
-            Scale::Weeks => (KEEP_WEEKS_MS, 86_400_000),
+        let (keep_ms, alert_ms, back_up_ms) = match scale {
+            Scale::Hours => (1_000, ALERT_MS, 1_200_000),
+            Scale::Weeks => (KEEP_WEEKS_MS, ALERT_WEEKS_MS, 86_400_000),
         };
         Self {
+            scale,
             bad_ms,
             patience_ms,
             agents,
             mischief,
             mishap,
+            people,
             keep_ms,
+            alert_ms,
             back_up_ms,
             mean_ms,
             remembers,

@@ -71,11 +71,31 @@ pub enum Rare {
     Refreshed,
     /// A transaction of the collector failed.
     CommitFailed,
+    /// A receiver of alerts was told that one is over.
+    AlertOver,
+    /// A receiver took a message that it had not taken before.
+    ToldLater,
+    /// A receiver was told the same once more, because the collector was killed before it had noted its answer.
+    ToldAgain,
+    /// A receiver of alerts did not want a message.
+    ToldInVain,
+    /// An agent was gone for so long that people were told.
+    AgentGone,
+    /// The broker was away for so long that people were told.
+    BrokerGone,
+    /// A viewer of a site was granted a lease of which agents had to be told.
+    Watched,
+    /// A viewer was granted the lease that another one had.
+    LeaseShared,
+    /// A viewer left, and agents were told that nobody watches any more.
+    LeaseEnded,
+    /// An agent was told of a lease, and took it.
+    LeaseTaken,
 }
 
 impl Rare {
     /// All of them.
-    pub const ALL: [Self; 31] = [
+    pub const ALL: [Self; 41] = [
         Self::DuplicateFrame,
         Self::Overtaking,
         Self::TornTail,
@@ -107,6 +127,16 @@ impl Rare {
         Self::Overwritten,
         Self::Refreshed,
         Self::CommitFailed,
+        Self::AlertOver,
+        Self::ToldLater,
+        Self::ToldAgain,
+        Self::ToldInVain,
+        Self::AgentGone,
+        Self::BrokerGone,
+        Self::Watched,
+        Self::LeaseShared,
+        Self::LeaseEnded,
+        Self::LeaseTaken,
     ];
 }
 
@@ -158,7 +188,7 @@ impl Sometimes {
     /// The kinds of bad luck that never struck.
     #[must_use]
     pub fn spared(&self) -> Vec<Mischief> {
-        let all = Mischief::ALL.into_iter().chain(Mischief::OF_MEMORIES);
+        let all = Mischief::ALL.into_iter().chain(Mischief::OF_MEMORIES).chain(Mischief::OF_PEOPLE);
         all.filter(|kind| !self.struck.contains_key(kind)).collect()
     }
 }

@@ -76,6 +76,7 @@ impl World {
         self.push(first_ms, Event::Strike);
         self.push(self.plan.back_up_ms, Event::BackUp);
         self.begin_mishaps();
+        self.begin_people();
     }
 
     /// Others have filled the first gateway's disk, and its link is cut for as long as its outbox takes to be full.
@@ -118,6 +119,8 @@ impl World {
         self.heal(Heal::Broker);
         self.heal(Heal::CenterDisk);
         self.center.ahead_ms = 0;
+        self.people.make_good();
+        self.viewers.leave_all();
         for no in 0..self.gateways.len() {
             self.heal(Heal::Disk(no));
             self.heal(Heal::SlowDisk(no));

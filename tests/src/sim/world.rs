@@ -11,6 +11,7 @@ use gapless_agent::engine::Effect;
 use gapless_agent::event::BusEvent;
 use gapless_agent::uplink::mqtt::MqttEvent;
 use gapless_common::id::{ConnectionId, DeviceIndex};
+use gapless_common::message::AgentState;
 use gapless_common::profile::ProfileSet;
 use gapless_common::reading::Record;
 use gapless_common::topic::{AgentPath, Up};
@@ -26,12 +27,14 @@ use super::logger::SimLogger;
 use super::mishap::Mishap;
 use super::net::{Net, Packet, Party, Sent};
 use super::oracle::{Oracle, Stop};
+use super::people::People;
 use super::plan::{Mischief, Plan, Planned};
 use super::rng::Rng;
 use super::sometimes::{Rare, Sometimes};
 use super::strike::Heal;
 use super::tap;
 use super::turns::Stopping;
+use super::viewers::Viewers;
 
 /// How long the collector gathers a group, in ms.
 const GATHER_MS: u64 = 20;
@@ -59,6 +62,12 @@ pub enum Event {
     Center,
     /// The collector looks after gaps and jobs.
     Keep,
+    /// The collector looks after alerts.
+    Alerts,
+    /// The next thing that befalls people who are told of alerts.
+    People,
+    /// Somebody who watches a site takes its lease again.
+    Watch(u64),
     /// The next thing that befalls a device with a memory, or is done by a person who looks at the collector's data.
     Mishap,
     /// A logger has power again: gateway and logger.
@@ -130,6 +139,10 @@ pub struct World {
     pub apart: Rng,
     /// What befalls devices with a memory is drawn from it.
     pub mishap: Mishap,
+    /// Those who are told of alerts.
+    pub people: People,
+    /// Those who watch a site.
+    pub viewers: Viewers,
     /// How the collector dies at its next step.
     pub death: Option<Death>,
     /// All has healed, and stays so.
@@ -163,6 +176,8 @@ impl World {
             rng: rng.fork(5),
             apart: rng.fork(6),
             mishap: plan.mishap.clone(),
+            people: plan.people.clone(),
+            viewers: Viewers::default(),
             death: None,
             is_good: false,
             mended_ms: 0,
@@ -178,6 +193,7 @@ impl World {
         };
         world.push(0, Event::StartCenter);
         world.push(world.plan.keep_ms, Event::Keep);
+        world.push(world.plan.alert_ms, Event::Alerts);
         for no in 0..world.gateways.len() {
             let at_ms = world.rng.below(60_000);
             world.boot(no, at_ms);
@@ -232,6 +248,9 @@ impl World {
             Event::Net(packet) => self.arrive(packet),
             Event::Center => self.commit(),
             Event::Keep => self.keep(),
+            Event::Alerts => self.look_after_alerts(),
+            Event::People => self.strike_people(),
+            Event::Watch(viewer) => self.watch(viewer),
             Event::Mishap => self.mishap(),
             Event::SwitchOn(no, logger) => self.gateways[no].loggers[logger].switch_on(self.now_ms),
             Event::StartCenter => self.start_center(),
@@ -345,6 +364,9 @@ impl World {
                 self.net.hang_up(party, u64::from(connection.0), now_ms)
             }
             Effect::Publish { connection, kind, payload } => {
+                if kind == Up::Data {
+                    self.note_frame_sent(no);
+                }
                 self.net.publish(party, u64::from(connection.0), (path.up(kind), payload, false), now_ms)
             }
             Effect::Goodbye { connection, payload } => {
@@ -407,6 +429,7 @@ impl World {
                 self.send(sent);
             }
             Packet::Closed { to: Party::Center, session } if session == self.center.session => {
+                self.center.hears = false;
                 let waits_ms = self.rng.below(RECONNECT_MS);
                 self.push(now_ms + waits_ms, Event::ConnectCenter);
             }
@@ -500,8 +523,16 @@ impl World {
     }
 
     fn note_committed(&mut self, topic: &str, payload: &[u8]) {
-        let Some((path, Up::Data)) = AgentPath::parse_up(topic) else { return };
+        let Some((path, kind)) = AgentPath::parse_up(topic) else { return };
         let Some(no) = self.gateways.iter().position(|gateway| gateway.path == path) else { return };
+        if kind == Up::State
+            && let Ok(Message::State(AgentState::Birth { .. })) = wire::decode(payload)
+        {
+            self.oracle.alerted.born_ms.insert(no, self.now_ms);
+        }
+        if kind != Up::Data {
+            return;
+        }
         let Some(header) = wire::peek(payload).ok().and_then(|header| header.data) else { return };
         let (first, last) = (header.first.0, header.first.0 + header.count - 1);
         trace_frame(self.now_ms, no, payload);

@@ -23,6 +23,7 @@ impl Core {
         self.live_weight = self.live_weight.saturating_add(weight);
         let at_once = self.settings.flush_ms == 0
             || now_ms < self.lease_until_ms
+            || self.lease_until_ms > 0 && planted::has(Bug::LeaseForEver)
             || self.live_weight >= self.settings.full_frame_weight;
         if at_once {
             self.flush();
