@@ -411,6 +411,88 @@ fn an_answer_that_came_late_takes_the_place_of_what_was_lent_of_its_slot() {
     }
 }
 
+/// A meter whose clock counts as off says so of what it remembers, and knows of which slot that is: it is its own word.
+#[test]
+fn what_a_meter_remembers_by_a_clock_that_is_off_is_its_own_word() {
+    for off_ms in [0, 400] {
+        let devices = vec![device("meter", 1, &[ENERGY]), device("profile", 15, &[ENERGY])];
+        let mut world = with_a_hole(devices, vec![donor("meter", "profile", &[])], 70);
+        world.recorded(1, [15, 30, 45, 60]);
+        let mut world = world.lend();
+        let doubtful = |world: &World, minute, value, off_ms| {
+            let Record::Readings(mut readings) = world.record(0, minute, &[Some(value)]) else {
+                panic!("no readings")
+            };
+            readings.at = at(minute).plus_ms(off_ms);
+            readings.samples.iter_mut().for_each(|sample| sample.quality = Quality::UncertainClock);
+            vec![Record::Readings(readings)]
+        };
+        for _ in 0..2 {
+            world.send(doubtful(&world, 30, 30.0, off_ms));
+            assert_eq!(world.lent_of(0, "energy"), [15, 45, 60], "{off_ms}");
+            assert_eq!(world.stored("energy")[10..], [(15, 15.125), (30, 30.0), (45, 45.125), (60, 60.125)]);
+        }
+        // What it says again in doubt is nothing new; that it says something else is.
+        world.send(doubtful(&world, 9, 9.0, 0));
+        assert_eq!(world.count("SELECT count(*) FROM conflicts"), 0, "{off_ms}");
+        world.send(doubtful(&world, 9, 8.5, 0));
+        assert_eq!(world.count("SELECT count(*) FROM conflicts WHERE value = 8.5"), 1, "{off_ms}");
+    }
+}
+
+/// An answer may come at the very instant of another slot that was lent: it is stored all the same.
+#[test]
+fn an_answer_finds_room_at_the_instant_of_another_slot_that_was_lent() {
+    // The slot, its value, what is lent then, and what stands where it came.
+    let rows: [(i64, Option<f64>, &[i64], f64); 3] = [
+        (14, Some(14.0), &[11, 12, 16], 14.0),
+        (12, Some(12.0), &[11, 14, 15, 16], 12.0),
+        (13, None, &[11, 12, 14, 15, 16], 14.125),
+    ];
+    for (minute, value, lent, stands) in rows {
+        let devices = vec![device("meter", 1, &[ENERGY]), device("profile", 1, &[ENERGY])];
+        let mut world = with_a_hole(devices, vec![donor("meter", "profile", &[])], 17);
+        world.recorded(1, [11, 12, 14, 15, 16]);
+        let mut world = world.lend();
+        let late = world.polled(minute, 60_000, &[value]);
+        world.send(vec![late.clone()]);
+        world.send(vec![late]);
+        assert_eq!(world.lent_of(0, "energy"), lent, "{minute}");
+        let there: Vec<f64> =
+            world.stored("energy").into_iter().filter(|(n, _)| *n == minute + 1).map(|(_, v)| v).collect();
+        assert_eq!(there, [stands], "{minute}");
+        assert_eq!(world.count("SELECT count(*) FROM conflicts"), 0, "{minute}");
+        let kept =
+            format!("SELECT count(*) FROM revisions WHERE value IS NULL AND ts = {}", at(minute + 1).0);
+        assert_eq!(world.count(&kept), i64::from(value.is_none()), "{minute}");
+    }
+}
+
+/// What was lent makes room for what says the same, in whatever unit.
+#[test]
+fn a_device_that_says_the_same_in_another_unit_takes_the_place_of_what_was_lent() {
+    type Change = fn(&mut Channel);
+    let rows: [(&str, Change, &[i64]); 3] = [
+        ("the same", |_| {}, &[15, 45, 60]),
+        ("another unit", |channel| channel.unit = "Wh".into(), &[15, 45, 60]),
+        ("another quantity", |channel| channel.quantity = "reactive_energy".into(), &[15, 30, 45, 60]),
+    ];
+    for (what, change, lent) in rows {
+        let devices = vec![device("meter", 1, &[ENERGY]), device("profile", 15, &[ENERGY])];
+        let mut world = with_a_hole(devices, vec![donor("meter", "profile", &[])], 70);
+        world.recorded(1, [15, 30, 45, 60]);
+        let mut world = world.lend();
+        change(&mut world.devices[0].channels[0]);
+        world.describe(70);
+        world.recorded(0, [70]);
+        let own = world.record(0, 30, &[Some(30_000.0)]);
+        world.send(vec![own]);
+        assert_eq!(world.lent_of(0, "energy"), lent, "{what}");
+        let there = world.stored("energy").iter().filter(|(minute, _)| *minute == 30).count();
+        assert_eq!(there, 1 + usize::from(lent.contains(&30)), "{what}");
+    }
+}
+
 /// That the device has no value of a slot helps nobody who has one: what was lent stays, and nobody is told of a conflict.
 #[test]
 fn an_answer_without_a_value_leaves_what_was_lent_where_it_is() {

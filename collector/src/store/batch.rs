@@ -122,13 +122,12 @@ impl<'c> Batch<'c> {
     }
 
     fn write(&mut self, insert: &mut Statement<'_>, row: &Row, reach: &mut Reach) -> rusqlite::Result<()> {
-        if let Some(at) = self.lent_of_its_slot(row, reach)? {
-            if !row.quality.has_value() {
-                reach.own(row.ts);
-                return self.keep_aside(row);
-            }
-            self.take_place(row, at)?;
+        let lent = self.lent_in_its_place(row, reach)?;
+        if !lent.is_empty() && !row.quality.has_value() {
+            reach.own(row.ts);
+            return self.keep_aside(row);
         }
+        lent.into_iter().try_for_each(|lent| self.take_place(row, lent))?;
         let (quality, commit) = (row.code(), self.commit.cast_signed());
         if insert.execute(params![row.series, row.ts, row.value, quality, commit])? == 0 {
             return self.meet(row);
@@ -143,20 +142,25 @@ impl<'c> Batch<'c> {
         Ok(())
     }
 
-    /// Where the reading that was lent of the slot of a device's own one stands, if there is any. One whose time is not known yet
-    /// takes no place: its instant may well be another one's.
-    fn lent_of_its_slot(&self, row: &Row, reach: &Reach) -> rusqlite::Result<Option<i64>> {
-        let at = row.place.map_or(row.ts, |place| place.at.0);
-        let may_be = !row.lent && row.quality != Quality::UncertainClock && reach.may_be_lent(at);
-        let is_there = may_be && own::is_lent(self.connection, row.series, at)?;
-        Ok(is_there.then_some(at))
+    /// What was lent of the slot of a device's own reading, in whatever unit, and what was lent of another slot where this one is to
+    /// stand: series and instants. One whose time is not known yet takes no place: its instant may well be another one's.
+    fn lent_in_its_place(&self, row: &Row, reach: &Reach) -> rusqlite::Result<Vec<(i64, i64)>> {
+        let Some(place) = row.place.filter(|_| !row.lent) else { return Ok(Vec::new()) };
+        let of_its_slot = own::lent(self.connection, reach, row.series, place.at.0)?;
+        let mut found: Vec<_> = of_its_slot.into_iter().map(|series| (series, place.at.0)).collect();
+        if row.ts != place.at.0 {
+            let there = own::lent(self.connection, reach, row.series, row.ts)?;
+            found.extend(there.contains(&row.series).then_some((row.series, row.ts)));
+        }
+        Ok(found)
     }
 
-    /// The device itself has the last word: what was lent of its slot, at `at`, makes room.
-    fn take_place(&mut self, row: &Row, at: i64) -> rusqlite::Result<()> {
-        own::make_room(self.connection, (row.series, at), self.commit)?;
+    /// The device itself has the last word: what was lent makes room.
+    fn take_place(&mut self, row: &Row, (series, at): (i64, i64)) -> rusqlite::Result<()> {
+        own::make_room(self.connection, (series, at), self.commit)?;
         self.changed.entry(row.device).or_default().push(at);
-        self.replaced.extend(row.place.map(|place| (place.grid, place.slot.0)));
+        let of_its_slot = row.place.filter(|place| place.at.0 == at);
+        self.replaced.extend(of_its_slot.map(|place| (place.grid, place.slot.0)));
         Ok(())
     }
 
@@ -177,8 +181,11 @@ impl<'c> Batch<'c> {
     fn meet(&mut self, row: &Row) -> rusqlite::Result<()> {
         let sql = "SELECT value, quality FROM readings WHERE series = ?1 AND ts = ?2";
         let quality = row.code();
+        // What is said again by a clock that is off by now is nothing new.
+        let as_sure = i64::from(certain(row.quality).code());
         let same = self.connection.prepare_cached(sql)?.query_row([row.series, row.ts], |r| {
-            Ok(row.value.same(r.get_ref(0)?) && r.get::<_, i64>(1)? == quality)
+            let stored: i64 = r.get(1)?;
+            Ok(row.value.same(r.get_ref(0)?) && (stored == quality || stored == as_sure))
         })?;
         // What stands in takes no place: whatever came first of that instant is there.
         if row.lent {
@@ -186,8 +193,8 @@ impl<'c> Batch<'c> {
         }
         let tally = self.tallies.entry(row.agent).or_default();
         let same = same && !planted::has(Bug::SkipDedup);
-        if same || row.quality == Quality::UncertainClock {
-            // An uncertain instant may well be taken; the reading stands in `uncertain`.
+        if same || row.place.is_none() {
+            // An instant that is not known for sure may well be taken; the reading stands in `uncertain`.
             tally.duplicates += 1;
             return Ok(());
         }

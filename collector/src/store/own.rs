@@ -43,12 +43,15 @@ impl Place {
 pub(super) struct Reach {
     own: Option<i64>,
     lent: Option<i64>,
+    /// Of all series that its channel has had.
+    lent_of_channel: Option<i64>,
 }
 
 impl Reach {
     pub(super) fn load(connection: &Connection, series: i64) -> rusqlite::Result<Self> {
-        let sql = "SELECT own_ts, lent_ts FROM series WHERE id = ?1";
-        let row = |r: &Row<'_>| Ok(Self { own: r.get(0)?, lent: r.get(1)? });
+        let sql = "SELECT s.own_ts, s.lent_ts, (SELECT max(x.lent_ts) FROM series x
+            WHERE x.device = s.device AND x.channel = s.channel) FROM series s WHERE s.id = ?1";
+        let row = |r: &Row<'_>| Ok(Self { own: r.get(0)?, lent: r.get(1)?, lent_of_channel: r.get(2)? });
         Ok(connection.prepare_cached(sql)?.query_row([series], row).optional()?.unwrap_or_default())
     }
 
@@ -60,11 +63,6 @@ impl Reach {
     /// A reading that another device measured.
     pub(super) fn lent(&mut self, ts: i64) {
         self.lent = self.lent.max(Some(ts));
-    }
-
-    /// Whether what stands at that instant may be lent.
-    pub(super) fn may_be_lent(&self, ts: i64) -> bool {
-        self.lent >= Some(ts)
     }
 
     pub(super) fn save(&self, connection: &Connection, series: i64, before: &Self) -> rusqlite::Result<()> {
@@ -84,10 +82,21 @@ pub(super) fn is_withdrawn(connection: &Connection, series: i64, ts: i64) -> rus
     connection.prepare_cached(sql)?.execute([series, ts]).map(drop)
 }
 
-/// Whether another device measured what stands at that instant.
-pub(super) fn is_lent(connection: &Connection, series: i64, ts: i64) -> rusqlite::Result<bool> {
-    let sql = "SELECT EXISTS (SELECT 1 FROM readings WHERE series = ?1 AND ts = ?2 AND quality >= ?3)";
-    connection.prepare_cached(sql)?.query_row([series, ts, cell::LENT], |r| r.get(0))
+/// Of a channel the series, as many of them as say the same as this one but for the unit, in which another device measured what
+/// stands at that instant.
+pub(super) fn lent(
+    connection: &Connection,
+    reach: &Reach,
+    series: i64,
+    ts: i64,
+) -> rusqlite::Result<Vec<i64>> {
+    if reach.lent_of_channel < Some(ts) {
+        return Ok(Vec::new());
+    }
+    let sql = "SELECT x.id FROM series s JOIN series x ON x.device = s.device AND x.channel = s.channel
+        JOIN readings r ON r.series = x.id AND r.ts = ?2 WHERE s.id = ?1 AND x.quantity = s.quantity
+        AND x.aggregation = s.aggregation AND x.label = s.label AND r.quality >= ?3";
+    connection.prepare_cached(sql)?.query_map([series, ts, cell::LENT], |r| r.get(0))?.collect()
 }
 
 /// Takes what stands at that instant of a series away, and keeps it; it outweighs what is kept aside there by the same commit.
