@@ -352,7 +352,7 @@ pub(crate) fn cut_before(
     Ok(id)
 }
 
-/// Checks that a statement finds gaps by that index, and reads no reading.
+/// Checks that a statement finds gaps by that index, reads no reading, and no table from one end to the other.
 #[cfg(test)]
 pub(super) fn check_plan(connection: &Connection, sql: &str, index: &str) {
     let sql = ["?1", "?2", "?3", "?4"].iter().fold(sql.to_owned(), |sql, name| sql.replace(name, "9"));
@@ -363,6 +363,7 @@ pub(super) fn check_plan(connection: &Connection, sql: &str, index: &str) {
     let mut of_gaps = steps.iter().filter(of_gaps).peekable();
     assert!(of_gaps.peek().is_some(), "{steps:?}");
     assert!(of_gaps.all(|step| step.starts_with("SEARCH") && step.contains(index)), "{steps:?}");
+    assert!(!steps.iter().any(|step| step.starts_with("SCAN")), "{steps:?}");
     assert!(!steps.iter().any(|step| step.contains(" r ") && !step.contains("(grid=")), "{steps:?}");
 }
 

@@ -269,7 +269,8 @@ const TO_17: &str = "ALTER TABLE gaps ADD COLUMN sourceless INTEGER NOT NULL DEF
 UPDATE gaps SET next_at = opened_at WHERE state IN (1, 4) AND next_at IS NULL;
 CREATE INDEX gaps_sourceless ON gaps (grid) WHERE sourceless = 1";
 /// What a database of version 17 lacks. Of readings that were lent before they were marked the history of gaps tells the commit:
-/// what is lent is committed alone. They are marked now, so that the device's own ones can be told from them.
+/// what is lent is committed alone. They are marked now, so that the device's own ones can be told from them. Where a part that was
+/// filled joined one that was filled before no history tells of it: nothing that was lent is later than what was ever missing.
 const TO_18: &str = "ALTER TABLE series ADD COLUMN own_ts INTEGER;
 ALTER TABLE series ADD COLUMN lent_ts INTEGER;
 CREATE TEMP TABLE loans AS SELECT DISTINCT c.commit_no, c.device, c.first_ts, c.last_ts FROM changes c
@@ -277,7 +278,9 @@ CREATE TEMP TABLE loans AS SELECT DISTINCT c.commit_no, c.device, c.first_ts, c.
 UPDATE readings SET quality = quality + 65536 WHERE (series, ts) IN (SELECT r.series, r.ts
     FROM temp.loans l CROSS JOIN series x ON x.device = l.device CROSS JOIN readings r ON r.series = x.id
         AND r.ts BETWEEN l.first_ts AND l.last_ts WHERE r.commit_no = l.commit_no AND r.quality < 65536);
-UPDATE series SET lent_ts = (SELECT max(l.last_ts) FROM temp.loans l WHERE l.device = series.device);
+UPDATE series SET lent_ts = (SELECT max(t) FROM (SELECT max(l.last_ts) AS t FROM temp.loans l WHERE l.device = series.device
+    UNION ALL SELECT max(p.to_ts) FROM grids g JOIN gaps p ON p.grid = g.id WHERE g.device = series.device));
 UPDATE series SET own_ts = (SELECT r.ts FROM readings r WHERE r.series = series.id AND r.quality < 65536
     ORDER BY r.ts DESC LIMIT 1);
-DROP TABLE temp.loans";
+DROP TABLE temp.loans;
+CREATE INDEX devices_of_agent ON devices (agent)";

@@ -156,6 +156,7 @@ CREATE TABLE devices (
     changed_at INTEGER,          -- its description is another one since then, and no reading under it has come (schema 12)
     UNIQUE (site, name)
 );
+CREATE INDEX devices_of_agent ON devices (agent);
 
 -- Every slot grid a device has had.
 CREATE TABLE grids (
@@ -254,7 +255,7 @@ CREATE TABLE gap_tallies (
 );
 
 -- A row per revision: a changed unit, quantity, aggregation or label opens a new one. own_ts: time of the latest of its readings
--- that no other device measured; lent_ts: none that another one measured is later. (Both schema 18, kept on write.)
+-- that no other device measured; lent_ts: none of its readings that another one measured is later. (Both schema 18, kept on write.)
 CREATE TABLE series (
     id INTEGER PRIMARY KEY,
     device INTEGER NOT NULL REFERENCES devices (id),
