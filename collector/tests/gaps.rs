@@ -117,6 +117,10 @@ impl World {
     }
 
     fn be_born(&mut self) -> Vec<Command> {
+        self.be_born_with(vec![HeldEpoch { epoch: Epoch(1), first: Seq(1), next: Seq(self.next) }])
+    }
+
+    fn be_born_with(&mut self, held: Vec<HeldEpoch>) -> Vec<Command> {
         let state = AgentState::Birth {
             path: path(),
             connection: ConnectionId(1),
@@ -124,7 +128,7 @@ impl World {
             boot: BootId(5),
             epoch: Epoch(1),
             catalog: wire::encode_catalog(&self.catalog()).0,
-            held: vec![HeldEpoch { epoch: Epoch(1), first: Seq(1), next: Seq(self.next) }],
+            held,
             durable: true,
             clock_set: true,
             flush_ms: 0,
@@ -246,6 +250,11 @@ impl World {
         let mut gaps = self.committer.store().gaps(&all).unwrap();
         gaps.sort_by_key(|gap| gap.from);
         gaps.iter().map(|gap| gap.given_up_at.map(|at| at.since_ms(T0))).collect()
+    }
+
+    /// Who can be asked for the gap that holds the slot `n`.
+    fn source(&self, n: i64) -> Option<String> {
+        self.committer.store().gap(self.id_at(n)).unwrap().unwrap().source
     }
 
     fn history(&self, gap: i64) -> Vec<&'static str> {
@@ -540,7 +549,7 @@ fn is_said(world: &mut World, what: &str, is_said: bool) {
 /// What becomes of a device, how that ends, what is said of it, and for how long it may yet come back.
 type Retired = (fn(&mut World), fn(&mut World), &'static str, i64);
 
-const RETIRED: [Retired; 6] = [
+const RETIRED: [Retired; 7] = [
     (
         |world| has_agreement_until(world, "2025-01-01"),
         |world| has_agreement_until(world, "2099-12-31"),
@@ -577,6 +586,16 @@ const RETIRED: [Retired; 6] = [
         "the agent of its device has been away for a week",
         7 * DAY_MS,
     ),
+    // It is back with more epochs than are kept account of.
+    (
+        World::leave,
+        |world| {
+            let held = |n| HeldEpoch { epoch: Epoch(n), first: Seq(1), next: Seq(world.next) };
+            world.be_born_with((1..5_000).map(held).collect());
+        },
+        "the agent of its device has been away for a week",
+        7 * DAY_MS,
+    ),
 ];
 
 /// Where there is nobody left to ask a gap ends as if it had never been any other way, and no look walks over it any more; who
@@ -597,6 +616,7 @@ fn what_nobody_is_left_to_ask_for_is_given_up_and_who_comes_back_is_asked() {
             let end = at(21).plus_ms(seen_ms + 45 * DAY_MS);
             assert_eq!(world.given_up(), [Some(end.since_ms(T0))], "{why}");
             assert_eq!(world.absence(), [Some(Absence::Missing)], "{why}");
+            assert_eq!(world.source(10), None, "{why}: nobody can be asked");
             let mut world = world.restart();
             let (retry, reopen) = (Wish::Retry, Wish::Reopen);
             let order = |wish| Order { gap, wish, actor: "token test".to_owned() };
@@ -624,6 +644,7 @@ fn what_nobody_is_left_to_ask_for_is_given_up_and_who_comes_back_is_asked() {
             come_back(&mut world);
             let soon = world.now.plus_ms(60_000);
             assert_eq!(windows(&world.asked(soon)), [(10, 20)], "{why}");
+            assert_eq!(world.source(10).as_deref(), Some("device"), "{why}");
             let history = world.history(gap);
             let is_opened = stays_away_ms > 45 * DAY_MS;
             assert_eq!(
@@ -720,6 +741,25 @@ fn what_nobody_can_be_asked_for_is_held_open_while_it_grows() {
             world.gaps().last().map(|gap| (gap.0, gap.1, gap.2.clone())),
             Some((30, 31, missing("Open")))
         );
+    }
+}
+
+/// So is what is missing of a device that has a memory, and is asked no more.
+#[test]
+fn what_grows_of_a_device_that_is_asked_no_more_is_held_open_too() {
+    for (retire, _, why, _) in &RETIRED[..3] {
+        let mut world = with_a_hole(Policies::default());
+        world.now = at(21);
+        retire(&mut world);
+        for n in 21..40 {
+            world.now = at(n);
+            world.missed(n..n + 1);
+            assert_eq!(world.asked(at(n)), [], "{why}");
+        }
+        let last = world.gaps().pop();
+        assert_eq!(last, Some((21, 40, missing("Open"), 0, None)), "{why}: one gap");
+        let end = at(39).plus_ms(45 * DAY_MS);
+        assert_eq!(world.given_up().pop(), Some(Some(end.since_ms(T0))), "{why}");
     }
 }
 

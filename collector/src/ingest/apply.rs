@@ -393,6 +393,7 @@ impl<'a, 'c> Apply<'a, 'c> {
             AgentState::Birth { held, .. } if !self.memory.ledger.has_room_for_birth(no, held) => {
                 // Its frames are taken all the same: what they bring may make room.
                 commands::birth(connection, no, state, self.batch.now)?;
+                unasked::begin_to_ask(connection, self.batch.stamp(), no)?;
                 self.refuse(no, "a birth with epochs that cannot be, or more than are kept account of")
             }
             AgentState::Birth { connection: id, epoch, held, durable, .. } => {

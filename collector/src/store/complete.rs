@@ -247,7 +247,7 @@ fn absent(series: SeriesNo, at: Timestamp, state: SlotState, gap: Option<&Gap>) 
     let (absence, cause) = gap.map_or(told, |gap| {
         let absence = match gap.phase {
             Phase::Abandoned | Phase::Waiting if gap.attempts > 0 => Absence::NoData,
-            // Nobody was ever asked for it, and nobody can be.
+            // Nobody who was asked for it has said that there is nothing, and nobody can be asked.
             _ if gap.sourceless => Absence::Missing,
             Phase::Abandoned => Absence::NoData,
             Phase::Open | Phase::Requested | Phase::Waiting => Absence::Pending,

@@ -330,7 +330,7 @@ pub struct GapRow {
     pub next_try_at: Option<Timestamp>,
     /// When it is given up, where nobody can be asked for it and it is not yet.
     pub given_up_at: Option<Timestamp>,
-    /// Who can be asked for it: the attribute `history` of its device.
+    /// Who can be asked for it: the attribute `history` of its device, where that can be asked.
     pub source: Option<String>,
     /// The commit that changed it last.
     pub changed: Commit,

@@ -263,7 +263,7 @@ pub(super) fn gap_event_row(row: &Row<'_>) -> Read<GapEventRow> {
 
 /// The columns of a gap's row.
 pub(super) const GAP: &str = "SELECT p.*, s.name AS site_name, d.name AS device_name,
-        d.attributes ->> 'history' AS source
+        iif(p.sourceless, NULL, d.attributes ->> 'history') AS source
     FROM gaps p JOIN grids g ON g.id = p.grid JOIN devices d ON d.id = g.device JOIN sites s ON s.id = d.site";
 
 /// The conditions of a filter, each with its value; the order of the clauses is the order of the values.

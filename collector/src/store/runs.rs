@@ -138,25 +138,26 @@ impl Slots for SlotTable<'_> {
 }
 
 impl SlotTable<'_> {
-    /// The life that a new gap begins where nobody can be asked for it: its device has no memory of its own.
-    fn sourceless(&self, grid: GridNo, times: SlotGrid) -> rusqlite::Result<Option<Life>> {
+    /// The life that a gap begins where nobody can be asked for it: its device has no memory of its own, or `is_known` otherwise.
+    fn sourceless(&self, grid: GridNo, times: SlotGrid, is_known: bool) -> rusqlite::Result<Option<Life>> {
         let sql = "SELECT d.attributes ->> 'class', coalesce(a.flush_ms, 0) FROM grids g JOIN devices d ON d.id = g.device
-            LEFT JOIN agents a ON a.id = d.agent WHERE g.id = ?1 AND d.attributes ->> 'history' IS NULL";
+            LEFT JOIN agents a ON a.id = d.agent WHERE g.id = ?1 AND (?2 OR d.attributes ->> 'history' IS NULL)";
         let row = |r: &Row<'_>| {
             let (class, flush_ms): (Option<String>, i64) = (r.get(0)?, r.get(1)?);
             let least_ms = open_least_ms(times.interval.as_ms(), flush_ms);
             Ok(Life::sourceless(self.stamp.at, self.policies.of(class.as_deref()).open_ms(0, least_ms)))
         };
-        self.connection.prepare_cached(sql)?.query_row([grid.0], row).optional()
+        self.connection.prepare_cached(sql)?.query_row(params![grid.0, is_known], row).optional()
     }
 
     fn put_gap(&self, grid: GridNo, times: SlotGrid, gap: &Gap, was: Option<&Gap>) -> rusqlite::Result<()> {
         let is_grown = |was: &Gap| gap.first < was.first || gap.last > was.last;
         let life = match was {
-            None => self.sourceless(grid, times)?,
+            None => self.sourceless(grid, times, false)?,
             // What was missing first is held open as long as what is missing last; no clock that is set back makes that shorter.
             Some(was) if gap.life.sourceless && gap.life.phase == Phase::Open && is_grown(was) => {
-                self.sourceless(grid, times)?.map(|life| Life { next: life.next.max(gap.life.next), ..life })
+                let life = self.sourceless(grid, times, true)?;
+                life.map(|life| Life { next: life.next.max(gap.life.next), ..life })
             }
             Some(_) => None,
         };

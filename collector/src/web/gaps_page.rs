@@ -201,6 +201,7 @@ fn render_wish(gap: &GapRow, asked: &Asked) -> Markup {
         GapState::Missing(Phase::Waiting) if gap.source.is_some() => {
             &[("retry", "Retry now"), ("reopen", "Reopen")]
         }
+        GapState::Missing(Phase::Waiting) => &[("reopen", "Reopen")],
         GapState::Missing(Phase::Open) if gap.source.is_some() => &[("retry", "Retry now")],
         _ => &[],
     };
