@@ -656,6 +656,45 @@ fn what_nobody_is_left_to_ask_for_is_given_up_and_who_comes_back_is_asked() {
     }
 }
 
+/// While the broker is away nobody can be heard: that is no agent's absence, and who was away before goes on being so.
+#[test]
+fn a_broker_that_is_away_for_long_makes_no_agent_so() {
+    for left_before in [false, true] {
+        let mut world = with_a_hole(Policies::default());
+        world.now = at(21);
+        if left_before {
+            world.leave();
+        }
+        let (away, back) = (at(21).plus_ms(DAY_MS), at(21).plus_ms(31 * DAY_MS));
+        world.committer.hears(false, away).unwrap();
+        for day in 1..=30 {
+            assert_eq!(world.asked(away.plus_ms(day * DAY_MS - 1)), [], "{left_before}: {day}");
+            assert_eq!(world.given_up(), [None], "{left_before}: {day}");
+        }
+        world.committer.hears(true, back).unwrap();
+        // The days before count, those of the broker, and the minute to come back after them, do not.
+        let gone = back.plus_ms(60_000 + (7 - i64::from(left_before)) * DAY_MS);
+        assert_eq!(world.asked(gone.plus_ms(-1)), []);
+        assert_eq!(world.given_up(), [None], "{left_before}");
+        assert_eq!(world.asked(gone), []);
+        assert_eq!(world.given_up(), [Some(gone.plus_ms(45 * DAY_MS).since_ms(T0))], "{left_before}");
+    }
+}
+
+/// What an agent carried out, and then took along.
+#[test]
+fn an_agent_that_answered_and_left_for_good_is_not_said_to_have_been_silent() {
+    let mut world = with_a_hole(Policies::default());
+    let asked = world.asked(at(21));
+    world.reply(asked[0].id, Outcome::Done);
+    world.leave();
+    assert_eq!(world.asked(at(21).plus_ms(7 * DAY_MS)), []);
+    let told = world.committer.store().gap_events(world.id_at(10)).unwrap().pop().unwrap();
+    let why = told.detail.unwrap();
+    assert_eq!(told.event, "failed");
+    assert!(why.contains("carried it out") && why.contains("away for a week"), "{why}");
+}
+
 /// An agent that went away with a question, and never came back.
 #[test]
 fn what_an_agent_was_asked_that_never_comes_back_is_given_up_too() {

@@ -1,7 +1,7 @@
 //! How long somebody was there to be heard, where links come and go: time in which nothing could come is held against nobody,
 //! and no interruption, however many there are, makes what was silent before begin anew.
 //!
-//! Pure. Contract: [`present_ms`] with the times of absence in the order of their begin.
+//! Pure. Contract: [`present_ms`] or [`present_since`] with the times of absence in the order of their begin.
 
 use gapless_common::time::Timestamp;
 
@@ -23,9 +23,45 @@ pub fn present_ms(since: Timestamp, now: Timestamp, away: &[Absence]) -> i64 {
     present_ms.saturating_add(now.since_ms(at).max(0))
 }
 
+/// Since when somebody was there for so many milliseconds up to `now`: the other way round.
+#[must_use]
+pub fn present_since(present_ms: i64, now: Timestamp, away: &[Absence]) -> Timestamp {
+    let (mut left_ms, mut at) = (present_ms, now);
+    for &(from, to) in away.iter().rev() {
+        let present_ms = at.since_ms(to.plus_ms(RETURN_MS)).max(0);
+        if present_ms >= left_ms {
+            break;
+        }
+        left_ms -= present_ms;
+        at = at.min(from);
+    }
+    at.plus_ms(-left_ms)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn since_when_somebody_was_there_for_long_enough_is_how_long_that_was() {
+        let at = |seconds: i64| Timestamp(seconds * 1_000);
+        type Row = (&'static str, i64, &'static [(i64, i64)], i64);
+        let rows: [Row; 7] = [
+            ("never away", 100, &[], 200),
+            ("away, and a minute to come back", 100, &[(200, 210)], 130),
+            ("away before", 100, &[(100, 140)], 200),
+            ("back at that very moment", 100, &[(100, 141)], 99),
+            ("still away", 100, &[(250, 300)], 150),
+            ("again and again", 100, &[(0, 10), (150, 160), (250, 260)], 80),
+            ("away again on the way back", 100, &[(200, 210), (240, 250)], 100),
+        ];
+        for (what, seconds, away, expected) in rows {
+            let away: Vec<Absence> = away.iter().map(|&(from, to)| (at(from), at(to))).collect();
+            let since = present_since(seconds * 1_000, at(300), &away);
+            assert_eq!(since, at(expected), "{what}");
+            assert_eq!(present_ms(since, at(300), &away), seconds * 1_000, "{what}");
+        }
+    }
 
     #[test]
     fn what_could_not_be_heard_is_not_counted_and_nothing_of_it_twice() {

@@ -24,6 +24,7 @@ use crate::store::model::ParkReason;
 use crate::store::own::{self, Place};
 use crate::store::registry::Bound;
 use crate::store::runs::SlotTable;
+use crate::store::unasked::LeftBefore;
 use crate::store::{commands, gap_lives, health, jobs, parked, state, unasked};
 
 /// Whom to answer after the commit.
@@ -48,6 +49,8 @@ pub(super) struct Apply<'a, 'c> {
     pub(super) policies: &'a Policies,
     /// How old data may be.
     pub(super) allowances: &'a Allowances,
+    /// Whose agent counts as away.
+    pub(super) away: LeftBefore,
     /// Jobs that have ended: they are told of once it is known what was stored.
     pub(super) ended_jobs: Vec<jobs::Ended>,
     /// What was read in this transaction, of each agent since its last catalog.
@@ -69,6 +72,7 @@ impl<'a, 'c> Apply<'a, 'c> {
         batch: Batch<'c>,
         park_bytes_max: i64,
         (policies, allowances): (&'a Policies, &'a Allowances),
+        away: LeftBefore,
     ) -> Self {
         let (answers, ended_jobs) = (Answers::default(), Vec::new());
         let (read, touched) = (BTreeSet::new(), BTreeSet::new());
@@ -79,6 +83,7 @@ impl<'a, 'c> Apply<'a, 'c> {
             park_bytes_max,
             policies,
             allowances,
+            away,
             ended_jobs,
             read,
             touched,
@@ -393,7 +398,7 @@ impl<'a, 'c> Apply<'a, 'c> {
             AgentState::Birth { held, .. } if !self.memory.ledger.has_room_for_birth(no, held) => {
                 // Its frames are taken all the same: what they bring may make room.
                 commands::birth(connection, no, state, self.batch.now)?;
-                unasked::begin_to_ask(connection, self.batch.stamp(), no)?;
+                unasked::begin_to_ask(connection, self.batch.stamp(), self.away, no)?;
                 self.refuse(no, "a birth with epochs that cannot be, or more than are kept account of")
             }
             AgentState::Birth { connection: id, epoch, held, durable, .. } => {
@@ -413,7 +418,7 @@ impl<'a, 'c> Apply<'a, 'c> {
                     connection.prepare_cached(sql)?.execute(params![no.0, self.batch.now.0])?;
                 }
                 gap_lives::await_again(connection, no, self.batch.now.plus_ms(ARRIVAL_MS))?;
-                unasked::begin_to_ask(connection, self.batch.stamp(), no)?;
+                unasked::begin_to_ask(connection, self.batch.stamp(), self.away, no)?;
                 self.answers.births.insert(no);
                 self.answers.acks.entry(no).or_default();
                 Ok(())
@@ -487,7 +492,7 @@ impl<'a, 'c> Apply<'a, 'c> {
         state::save(connection, &self.memory.ledger, &changes)?;
         // Who polls what is written down now.
         for &no in changes.in_force.keys() {
-            unasked::begin_to_ask(connection, stamp, no)?;
+            unasked::begin_to_ask(connection, stamp, self.away, no)?;
         }
         self.read_changed(&changed)?;
         self.batch.finish()?;

@@ -39,6 +39,7 @@ use crate::store::alerts::Measure;
 use crate::store::batch::Batch;
 use crate::store::model::{Head, PendingJob, ReceiverName};
 use crate::store::receivers::{self, Gone, Owed};
+use crate::store::unasked::LeftBefore;
 use crate::store::{Borrowed, commands, leases, parked, sources, sqlite, traffic};
 
 /// Rows after which a transaction takes no further message: a frame of 100 bytes may hold a quarter of a million
@@ -338,7 +339,7 @@ impl Committer {
     /// The database failed: everything stays due.
     pub fn look_after_gaps(&mut self, now: Timestamp) -> rusqlite::Result<Vec<Outbound>> {
         let mut told = self.reminders(now)?;
-        if keep::is_due(&self.connection, now)? {
+        if keep::is_due(&self.connection, now, self.away(now))? {
             told.extend(self.transaction(now, |apply| apply.look_after_gaps().map(|()| 0))?.commit()?);
         }
         Ok(told)
@@ -441,9 +442,7 @@ impl Committer {
     /// The database failed: it is found again in the next round.
     pub fn look_after_alerts(&mut self, now: Timestamp) -> rusqlite::Result<()> {
         let listening_since = *self.listening_since.get_or_insert(now);
-        let unheard_since = self.unheard_since;
-        let until_now = unheard_since.map(|since| (since, now));
-        let unheard: Vec<Absence> = self.unheard.iter().copied().chain(until_now).collect();
+        let (unheard, unheard_since) = (self.unheard(now), self.unheard_since);
         let (rules, allowances, unheard) = (&self.rules, &self.allowances, unheard.as_slice());
         let measure = Measure { rules, allowances, listening_since, unheard, unheard_since, now };
         let spoke = self.memory.as_mut().map(|memory| std::mem::take(&mut memory.spoke)).unwrap_or_default();
@@ -642,13 +641,24 @@ impl Committer {
         for (&no, &bytes) in &self.sent {
             traffic::sent(&self.connection, no, bytes, now)?;
         }
-        let commit = if is_counted { self.next_commit() } else { self.head.commit };
+        let (commit, away) = (if is_counted { self.next_commit() } else { self.head.commit }, self.away(now));
         let batch = Batch::new(&self.connection, commit.0, now);
         let mut apply =
-            Apply::new(&mut memory, batch, self.park_bytes_max, (&self.policies, &self.allowances));
+            Apply::new(&mut memory, batch, self.park_bytes_max, (&self.policies, &self.allowances), away);
         let taken = each(&mut apply)?;
         let answers = apply.finish()?;
         Ok((memory, answers, taken))
+    }
+
+    /// When the broker was away, in order, up to `now`.
+    fn unheard(&self, now: Timestamp) -> Vec<Absence> {
+        let until_now = self.unheard_since.map(|since| (since, now));
+        self.unheard.iter().copied().chain(until_now).collect()
+    }
+
+    /// Who counts as away.
+    fn away(&self, now: Timestamp) -> LeftBefore {
+        LeftBefore::of(now, &self.unheard(now))
     }
 
     fn next_commit(&self) -> Commit {

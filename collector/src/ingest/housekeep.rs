@@ -110,7 +110,7 @@ impl Apply<'_, '_> {
     /// A device is asked again; from `resumed` on it counts as commissioned, where a person wants it.
     pub(super) fn go_on(&self, device: i64, resumed: Option<Timestamp>) -> Done {
         alerts::go_on(self.batch.connection, device, resumed)?;
-        unasked::begin_to_ask_one(self.batch.connection, self.batch.stamp(), device)
+        unasked::begin_to_ask_one(self.batch.connection, self.batch.stamp(), self.away, device)
     }
 
     /// A person discards a frame that was kept though it could not be used.

@@ -15,7 +15,7 @@ use crate::gaps::{ARRIVAL_MS, Policy};
 use crate::ledger::AgentNo;
 use crate::store::commands;
 use crate::store::gap_lives::{self, Event, Happened, Wanted};
-use crate::store::unasked::Nobody;
+use crate::store::unasked::{LeftBefore, Nobody};
 
 /// Gaps that are looked at in one transaction.
 const GAPS_MAX: i64 = 10_000;
@@ -25,27 +25,33 @@ const WINDOWS_MAX: usize = 4;
 const REQUEST_LIFE_MS: i64 = 6 * 3_600_000;
 
 /// Whether there is anything to do: asked before a transaction is begun for it.
-pub(super) fn is_due(connection: &Connection, now: Timestamp) -> rusqlite::Result<bool> {
-    Ok(!gap_lives::ended(connection, now, 1)?.is_empty() || !gap_lives::due(connection, now, 1)?.is_empty())
+pub(super) fn is_due(connection: &Connection, now: Timestamp, away: LeftBefore) -> rusqlite::Result<bool> {
+    let is_over = !gap_lives::ended(connection, now, away, 1)?.is_empty();
+    Ok(is_over || !gap_lives::due(connection, now, away, 1)?.is_empty())
 }
 
 impl Apply<'_, '_> {
     /// Ends requests whose time is over, asks for what is due, and gives up what nobody can be asked for.
     pub(super) fn look_after_gaps(&mut self) -> Done {
         let policies = self.policies;
-        let (connection, now) = (self.batch.connection, self.batch.now);
-        for gap in gap_lives::ended(connection, now, GAPS_MAX)? {
+        let (connection, now, away) = (self.batch.connection, self.batch.now, self.away);
+        for gap in gap_lives::ended(connection, now, away, GAPS_MAX)? {
             let (answer, why) = match gap.outcome {
                 Some(commands::DONE) if !gap.is_agent_away => {
                     (Answer::NoData, "what the device gave does not hold it")
                 }
+                Some(commands::DONE) => (
+                    Answer::Failed,
+                    "the agent carried it out, and has been away for a week: what the device gave may never have come",
+                ),
                 _ => (Answer::Failed, "the agent did not answer in time"),
             };
             self.in_vain(&gap, answer, "collector", why, policies.of(gap.class.as_deref()))?;
         }
         let mut by_device: BTreeMap<_, Vec<Wanted>> = BTreeMap::new();
-        let (due, nobodys): (Vec<_>, Vec<_>) =
-            gap_lives::due(connection, now, GAPS_MAX)?.into_iter().partition(|gap| gap.nobody.is_none());
+        let (due, nobodys): (Vec<_>, Vec<_>) = gap_lives::due(connection, now, away, GAPS_MAX)?
+            .into_iter()
+            .partition(|gap| gap.nobody.is_none());
         for (gap, nobody) in nobodys.iter().filter_map(|gap| Some((gap, gap.nobody?))) {
             self.unasked(gap, nobody)?;
         }
@@ -190,7 +196,7 @@ impl Apply<'_, '_> {
     /// Does what a person wishes.
     pub(super) fn carry_out(&mut self, order: &Order) -> rusqlite::Result<Result<(), Refused>> {
         let (connection, stamp) = (self.batch.connection, self.batch.stamp());
-        let Some(gap) = gap_lives::one(connection, order.gap, stamp.at)? else {
+        let Some(gap) = gap_lives::one(connection, order.gap, self.away)? else {
             return Ok(Err(Refused::NoGap(order.gap)));
         };
         if let Some(nobody) = gap.nobody.filter(|_| order.wish == Wish::Retry) {

@@ -8,7 +8,7 @@ use gapless_common::time::{Slot, SlotGrid, Timestamp};
 use rusqlite::{Connection, Row, params};
 
 use super::state;
-use super::unasked::{AWAY, NOBODY, Nobody, away_since};
+use super::unasked::{AWAY, LeftBefore, NOBODY, Nobody};
 use crate::gaps::life::{Life, Phase};
 use crate::gaps::plan::Window;
 use crate::gaps::{Policies, open_least_ms};
@@ -267,11 +267,16 @@ fn wanted(connection: &Connection, which: &str, values: [i64; 3]) -> rusqlite::R
 }
 
 /// Requests that are to be over by `now`: what an agent has to say that is away is still to come, unless it has been for long.
-pub(crate) fn ended(connection: &Connection, now: Timestamp, most: i64) -> rusqlite::Result<Vec<Wanted>> {
+pub(crate) fn ended(
+    connection: &Connection,
+    now: Timestamp,
+    away: LeftBefore,
+    most: i64,
+) -> rusqlite::Result<Vec<Wanted>> {
     let which = format!(
         "WHERE p.next_at <= ?1 AND p.state = 3 AND (a.connected = 1 OR {AWAY}) ORDER BY p.next_at LIMIT ?2"
     );
-    wanted(connection, &which, [now.0, most, away_since(now)])
+    wanted(connection, &which, [now.0, most, away.0.0])
 }
 
 const DUE: &str = "WHERE p.next_at <= ?1 AND p.state IN (1, 4) AND (nobody IS NOT NULL OR (a.connected = 1
@@ -285,8 +290,13 @@ const DUE: &str = "WHERE p.next_at <= ?1 AND p.state IN (1, 4) AND (nobody IS NO
 
 /// What is due by `now`: what nobody can be asked for, and of devices that can be asked: their agent is connected, they have
 /// answered since themselves (or they would be asked while they are away), and they are not being asked already.
-pub(crate) fn due(connection: &Connection, now: Timestamp, most: i64) -> rusqlite::Result<Vec<Wanted>> {
-    wanted(connection, DUE, [now.0, most, away_since(now)])
+pub(crate) fn due(
+    connection: &Connection,
+    now: Timestamp,
+    away: LeftBefore,
+    most: i64,
+) -> rusqlite::Result<Vec<Wanted>> {
+    wanted(connection, DUE, [now.0, most, away.0.0])
 }
 
 /// What a command asks for.
@@ -302,8 +312,8 @@ pub(crate) fn holding(connection: &Connection, grid: GridNo, slot: i64) -> rusql
 }
 
 /// One gap that is not filled.
-pub(crate) fn one(connection: &Connection, id: i64, now: Timestamp) -> rusqlite::Result<Option<Wanted>> {
-    Ok(wanted(connection, "WHERE p.id = ?1 AND p.state <> ?2", [id, GAP_FILLED, away_since(now)])?.pop())
+pub(crate) fn one(connection: &Connection, id: i64, away: LeftBefore) -> rusqlite::Result<Option<Wanted>> {
+    Ok(wanted(connection, "WHERE p.id = ?1 AND p.state <> ?2", [id, GAP_FILLED, away.0.0])?.pop())
 }
 
 /// An agent is back: what it has to say of its requests may take until `until`.

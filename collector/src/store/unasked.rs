@@ -5,6 +5,7 @@ use gapless_common::time::Timestamp;
 use rusqlite::Connection;
 
 use super::gap_lives::{Happened, tally};
+use crate::alerts::absence::{Absence, present_since};
 use crate::gaps::AWAY_MS;
 use crate::ledger::{AgentNo, Stamp};
 
@@ -71,9 +72,15 @@ pub(super) const NOBODY: &str = concat!(
     " THEN 5 END"
 );
 
-/// Who left before that instant is away.
-pub(super) const fn away_since(now: Timestamp) -> i64 {
-    now.plus_ms(-AWAY_MS).0
+/// Who left before that instant has been away for [`AWAY_MS`].
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct LeftBefore(pub(super) Timestamp);
+
+impl LeftBefore {
+    /// Nobody is away for as long as nobody could be heard.
+    pub(crate) fn of(now: Timestamp, unheard: &[Absence]) -> Self {
+        Self(present_since(AWAY_MS, now, unheard))
+    }
 }
 
 /// Those of the devices of an agent that have gaps nobody could be asked for, and that can be asked.
@@ -94,18 +101,27 @@ const REOPEN: &str =
 
 /// The gaps of an agent's devices that nobody could be asked for are due where somebody can now: the device has a memory since,
 /// is listed or polled again, or its agent is back. Those that were given up for that reason are opened again.
-pub(crate) fn begin_to_ask(connection: &Connection, stamp: Stamp, agent: AgentNo) -> rusqlite::Result<()> {
-    begin(connection, stamp, &askable("d.agent = ?1"), agent.0)
+pub(crate) fn begin_to_ask(
+    connection: &Connection,
+    stamp: Stamp,
+    away: LeftBefore,
+    agent: AgentNo,
+) -> rusqlite::Result<()> {
+    begin(connection, stamp, &askable("d.agent = ?1"), [agent.0, 0, away.0.0])
 }
 
 /// The same of one device, which is asked again.
-pub(crate) fn begin_to_ask_one(connection: &Connection, stamp: Stamp, device: i64) -> rusqlite::Result<()> {
-    begin(connection, stamp, &askable("d.id = ?1"), device)
+pub(crate) fn begin_to_ask_one(
+    connection: &Connection,
+    stamp: Stamp,
+    away: LeftBefore,
+    device: i64,
+) -> rusqlite::Result<()> {
+    begin(connection, stamp, &askable("d.id = ?1"), [device, 0, away.0.0])
 }
 
-fn begin(connection: &Connection, stamp: Stamp, askable: &str, which: i64) -> rusqlite::Result<()> {
-    // The second value is of the other statements.
-    let values = [which, 0, away_since(stamp.at)];
+/// `values`: of which agent or device, nothing, and who is away. The second one is of the other statements.
+fn begin(connection: &Connection, stamp: Stamp, askable: &str, values: [i64; 3]) -> rusqlite::Result<()> {
     let devices = connection
         .prepare_cached(askable)?
         .query_map(values, |r| r.get(0))?
