@@ -586,12 +586,15 @@ const RETIRED: [Retired; 7] = [
         "the agent of its device has been away for a week",
         7 * DAY_MS,
     ),
-    // It is back with more epochs than are kept account of.
+    // It is back, and says of its epochs what cannot be: its frames are taken all the same.
     (
         World::leave,
         |world| {
-            let held = |n| HeldEpoch { epoch: Epoch(n), first: Seq(1), next: Seq(world.next) };
-            world.be_born_with((1..5_000).map(held).collect());
+            let beyond = HeldEpoch { epoch: Epoch(1), first: Seq(1), next: Seq(u64::MAX) };
+            world.be_born_with(vec![beyond]);
+            let sql = "SELECT refused FROM agents";
+            let refused: i64 = world.committer.connection().query_row(sql, [], |r| r.get(0)).unwrap();
+            assert_eq!(refused, 1);
         },
         "the agent of its device has been away for a week",
         7 * DAY_MS,
