@@ -1,5 +1,7 @@
 //! The list of gaps and the calendar as a browser without a script meets them.
 
+use rusqlite::Connection;
+
 use crate::support::{Filled, U, complete, get, number};
 
 #[test]
@@ -25,6 +27,15 @@ fn gaps_are_listed_by_site_and_state_and_a_wish_is_answered() {
     assert!(!page.contains("/retry"), "nobody can be asked for it");
     let refused = api.served.post("/gaps/1/retry?state=open");
     assert_eq!((refused.status, refused.body.contains("role=\"alert\"")), (409, true), "{}", refused.body);
+    // Nor for one of a device that has a memory and is not polled any more, whether it was asked for before or not.
+    let connection = Connection::open(api.served.folder().join("db")).unwrap();
+    for (state, can_be_reopened) in [(1, false), (4, true)] {
+        let sql = "UPDATE devices SET attributes = '{\"history\":\"device\"}'; UPDATE gaps SET state = ";
+        connection.execute_batch(&format!("{sql}{state}")).unwrap();
+        let page = api.served.get("/gaps").body;
+        assert!(page.contains("no source, given up") && !page.contains("/retry"), "{state}: {page}");
+        assert_eq!(page.contains("/gaps/1/reopen"), can_be_reopened, "{state}: {page}");
+    }
     assert_eq!(api.served.post("/gaps/1/forget").status, 404);
     assert_eq!(api.served.get("/gaps?state=closed").status, 400);
 }
