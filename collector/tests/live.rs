@@ -167,6 +167,7 @@ fn an_agent_that_does_not_answer_is_told_again() {
     // It was lost on its way, and other viewers share the lease.
     assert_eq!((reminded(0, false), reminded(59, false)), (vec![], vec![]));
     assert_eq!((reminded(60, false), reminded(100, false)), (told.clone(), vec![]));
+    assert_eq!(reminded(-3_600, false), told, "the clock was set back");
     assert_eq!((reminded(120, false), reminded(180, true)), (told.clone(), vec![]));
 }
 

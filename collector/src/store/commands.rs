@@ -137,8 +137,10 @@ pub(crate) fn unanswered(
     until: Timestamp,
     now: Timestamp,
 ) -> rusqlite::Result<Vec<(AgentNo, u64)>> {
+    // What was told in a time that has not come was told before the clock was set back.
     let sql = "SELECT c.agent, c.id FROM commands c JOIN agents a ON a.id = c.agent
-        WHERE c.outcome IS NULL AND c.kind IN (1, 3) AND c.created_at <= ?1 AND c.expires_at > ?2 AND a.connected = 1";
+        WHERE c.outcome IS NULL AND c.kind IN (1, 3) AND (c.created_at <= ?1 OR c.created_at > ?2) AND c.expires_at > ?2
+        AND a.connected = 1";
     let mut statement = connection.prepare_cached(sql)?;
     let awaited = statement
         .query_map([until.0, now.0], |r| Ok((AgentNo(r.get(0)?), r.get::<_, i64>(1)?.cast_unsigned())))?;
