@@ -88,9 +88,10 @@ impl World {
         let Some(viewer) = self.viewers.watching.get(&no).cloned() else { return };
         if self.now_ms >= viewer.until_ms {
             self.viewers.watching.remove(&no);
-            return if viewer.says_goodbye {
-                self.leave(&viewer.site)
-            };
+            if viewer.says_goodbye {
+                self.leave(&viewer.site);
+            }
+            return;
         }
         let granted = (0..viewer.count).map_while(|_| self.take_lease(&viewer.site, viewer.minutes)).last();
         let now = self.center.now(self.now_ms);
@@ -206,7 +207,7 @@ impl World {
     /// An agent that nobody watches gathers what it polls.
     fn check_economy(&mut self, no: usize, began_ms: u64, before: &BTreeMap<usize, u64>) {
         let gateway = &self.gateways[no];
-        let flush_ms = u64::from(gateway.config.uplink.flush_ms);
+        let flush_ms = gateway.config.uplink.flush_ms;
         if self.viewers.over_ms.get(&gateway.path.site).is_some_and(|over_ms| *over_ms > began_ms) {
             return;
         }
