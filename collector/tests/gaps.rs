@@ -590,8 +590,7 @@ const RETIRED: [Retired; 7] = [
     (
         World::leave,
         |world| {
-            let beyond = HeldEpoch { epoch: Epoch(1), first: Seq(1), next: Seq(u64::MAX) };
-            world.be_born_with(vec![beyond]);
+            world.be_born_with(vec![beyond()]);
             let sql = "SELECT refused FROM agents";
             let refused: i64 = world.committer.connection().query_row(sql, [], |r| r.get(0)).unwrap();
             assert_eq!(refused, 1);
@@ -696,6 +695,25 @@ fn an_agent_that_answered_and_left_for_good_is_not_said_to_have_been_silent() {
     let why = told.detail.unwrap();
     assert_eq!(told.event, "failed");
     assert!(why.contains("carried it out") && why.contains("away for a week"), "{why}");
+}
+
+/// It is back with epochs that cannot be: its frames are taken all the same, and what it carried out may be among them.
+#[test]
+fn an_agent_whose_birth_is_refused_is_waited_for_with_what_it_carried_out() {
+    let mut world = with_a_hole(Policies::default());
+    let asked = world.asked(at(21));
+    world.reply(asked[0].id, Outcome::Done);
+    world.leave();
+    world.now = at(21).plus_ms(3 * DAY_MS);
+    world.be_born_with(vec![beyond()]);
+    let soon = world.now.plus_ms(1_000);
+    assert_eq!(world.asked(soon), []);
+    assert_eq!(world.gaps()[0].2, missing("Requested"), "it has had no time yet");
+}
+
+/// An epoch that no agent can hold.
+fn beyond() -> HeldEpoch {
+    HeldEpoch { epoch: Epoch(1), first: Seq(1), next: Seq(u64::MAX) }
 }
 
 /// An agent that went away with a question, and never came back.

@@ -51,8 +51,8 @@ pub(super) struct Gap {
     /// When it is given up, where nobody can be asked for it: its device keeps no history, or is not polled any more, or its agent
     /// has been away for a week. What comes later still fills it, and where somebody can be asked after all they are. A gap that grows is given up later.
     given_up_at: Option<String>,
-    /// Who can be asked for it: `device`, where that has a memory of its own and is polled; absent where nobody can, as long as that
-    /// is so, and where it was given up for that reason.
+    /// Who can be asked for it: `device`, where that has a memory of its own and is polled; absent where nobody can, which is seen when
+    /// it next falls due, as long as that is so, and where it was given up for that reason.
     source: Option<String>,
     /// The commit that changed it last.
     changed: u64,

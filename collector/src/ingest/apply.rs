@@ -398,7 +398,7 @@ impl<'a, 'c> Apply<'a, 'c> {
             AgentState::Birth { held, .. } if !self.memory.ledger.has_room_for_birth(no, held) => {
                 // Its frames are taken all the same: what they bring may make room.
                 commands::birth(connection, no, state, self.batch.now)?;
-                unasked::begin_to_ask(connection, self.batch.stamp(), self.away, no)?;
+                self.begin_to_ask(no)?;
                 self.refuse(no, "a birth with epochs that cannot be, or more than are kept account of")
             }
             AgentState::Birth { connection: id, epoch, held, durable, .. } => {
@@ -417,8 +417,7 @@ impl<'a, 'c> Apply<'a, 'c> {
                     let sql = "UPDATE agents SET cloned_at = ?2 WHERE id = ?1";
                     connection.prepare_cached(sql)?.execute(params![no.0, self.batch.now.0])?;
                 }
-                gap_lives::await_again(connection, no, self.batch.now.plus_ms(ARRIVAL_MS))?;
-                unasked::begin_to_ask(connection, self.batch.stamp(), self.away, no)?;
+                self.begin_to_ask(no)?;
                 self.answers.births.insert(no);
                 self.answers.acks.entry(no).or_default();
                 Ok(())
@@ -434,6 +433,13 @@ impl<'a, 'c> Apply<'a, 'c> {
                 self.health(no, *id, *outbox, clock.map(|said| (said, at)))
             }
         }
+    }
+
+    /// An agent is back: what it carried out may still be on its way, and what was given up because it was away is asked for again.
+    fn begin_to_ask(&self, no: AgentNo) -> Done {
+        let (connection, now) = (self.batch.connection, self.batch.now);
+        gap_lives::await_again(connection, no, now.plus_ms(ARRIVAL_MS))?;
+        unasked::begin_to_ask(connection, self.batch.stamp(), self.away, no)
     }
 
     /// How a gateway is; of a connection that was not born, or has ended, it says nothing.
