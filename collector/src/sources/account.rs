@@ -2,7 +2,6 @@
 //! account are known before its first call, so that none of its sources forgets a call that another one counts.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use gapless_common::time::Timestamp;
@@ -10,12 +9,10 @@ use gapless_common::time::Timestamp;
 use super::auth::{Grant, OauthSpec};
 use super::describe::Description;
 use super::failure::Failure;
+use super::ground::Ground;
 use super::login::Login;
-use crate::clock;
-use crate::ingest::Orders;
 use crate::jobs::budget::{Limits, Rate, Urgency, Used, Verdict};
 use crate::jobs::claims::{Claims, Who};
-use crate::store::{sources, sqlite};
 
 /// Who is asked one call at a time: what it allows, and what was used of it.
 #[derive(Debug)]
@@ -56,13 +53,6 @@ pub(super) struct Accounts {
     logins: BTreeMap<OauthSpec, Arc<Mutex<Login>>>,
     /// How tokens are had by each refresh token, and the file that says so.
     grants: BTreeMap<Grant, (OauthSpec, String)>,
-}
-
-/// Where calls are counted, so that a restart forgets none.
-#[derive(Debug, Clone)]
-pub(super) struct Budget {
-    pub(super) database: PathBuf,
-    pub(super) orders: Orders,
 }
 
 impl Accounts {
@@ -139,10 +129,10 @@ impl Account {
         Some(self.hold).filter(|until| *until > now)
     }
 
-    /// Writes a call down before it is made.
+    /// Writes a call down before it is made, so that a restart forgets none.
     pub(super) fn spend(
         &mut self,
-        budget: &Budget,
+        ground: &dyn Ground,
         asks: (Who, Urgency),
         now: Timestamp,
     ) -> Result<(), Failure> {
@@ -153,8 +143,7 @@ impl Account {
             // Nothing is counted, and the source has not said what is left.
             None if limits.rates.is_empty() => return Ok(()),
             None => {
-                let connection = sqlite::open_reader(&budget.database)?;
-                let calls = sources::calls(&connection, name, since)?;
+                let calls = ground.calls(name, since)?;
                 used.insert(Used::of(calls.into_iter().map(|at| counted(at, *timeout_ms, now)).collect()))
             }
         };
@@ -164,7 +153,7 @@ impl Account {
             Verdict::NotBefore(until) => return Err(Failure::Spent(until)),
         }
         if !limits.rates.is_empty() {
-            match budget.orders.called(name, now, since) {
+            match ground.called(name, now, since) {
                 Some(true) => {}
                 Some(false) => return Err(Failure::Uncounted),
                 None => return Err(Failure::Ending),
@@ -211,11 +200,14 @@ impl Account {
 }
 
 /// A call that was written down and is being made: it has ended once this is dropped, whatever happens meanwhile.
-pub(super) struct UnderWay<'a>(pub(super) &'a mut Account);
+pub(super) struct UnderWay<'a> {
+    pub(super) account: &'a mut Account,
+    pub(super) ground: &'a dyn Ground,
+}
 
 impl Drop for UnderWay<'_> {
     fn drop(&mut self) {
-        self.0.ended(clock::now());
+        self.account.ended(self.ground.now());
     }
 }
 
@@ -231,7 +223,13 @@ pub(super) fn locked(account: &Mutex<Account>) -> MutexGuard<'_, Account> {
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
+    use tokio::sync::mpsc;
+
+    use super::super::ground::Process;
     use super::*;
+    use crate::ingest::Orders;
 
     const FLEET: &str = include_str!("../../sources/thermostat-fleet.toml");
 
@@ -298,8 +296,9 @@ mod tests {
         };
         account.used.as_mut().unwrap().began(&Limits::at_once(1), Timestamp(0));
         assert_eq!(may(&mut account), Some(Verdict::Wait), "one at a time");
+        let ground = Process::new(Path::new("/nowhere"), &Orders::to(&mpsc::channel(1).0));
         let ended = catch_unwind(AssertUnwindSafe(|| {
-            let _under_way = UnderWay(&mut account);
+            let _under_way = UnderWay { account: &mut account, ground: &ground };
             panic!("a fault")
         }));
         assert!(ended.is_err());

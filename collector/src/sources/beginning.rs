@@ -14,8 +14,8 @@ use super::shell::{RETRY_FIRST_MS, RETRY_MAX_MS, SPENT_MS, Shell};
 use super::standing::{UNREAD, WITHDRAWN_MS, unsaid};
 use super::voice::{Begin, Voice};
 use crate::jobs::budget::Urgency;
+use crate::obstacle;
 use crate::store::sources;
-use crate::{clock, obstacle};
 
 /// A device's first call may wait so long; after that it is as what is stale.
 const FIRST_MS: i64 = 300_000;
@@ -109,7 +109,7 @@ impl Shell {
 
     /// A device goes on where it was left, or is asked for the first time of all.
     pub(super) fn begin(&mut self, connection: &Connection, at: usize) -> Result<(), Failure> {
-        let now = clock::now();
+        let now = self.now();
         let Some(polled) = self.devices.get_mut(at) else { return Ok(()) };
         let (path, device) = (polled.path.clone(), polled.device.clone());
         let known = sources::known(connection, &path, device.id.as_str())?.unwrap_or_default();
@@ -155,7 +155,7 @@ impl Shell {
         }
         if let Err(failure) = &oldest {
             // The call may have taken long.
-            self.put_off(at, failure, clock::now());
+            self.put_off(at, failure, self.now());
         }
         oldest
     }

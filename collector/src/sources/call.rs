@@ -6,18 +6,18 @@ use std::time::Duration;
 
 use gapless_common::time::Timestamp;
 
-use super::account::{self, Account, Budget, UnderWay};
+use super::account::{self, Account, UnderWay};
 use super::auth::secret::hushed;
 use super::auth::token::{Refusal, Standing};
 use super::auth::{Credentials, bearer};
 use super::describe::{Description, Quota, Whose};
 use super::failure::Failure;
+use super::ground::{Ground, Request};
 use super::login::{self, Login};
 use super::url::{bare, whole, with_fields};
 use crate::jobs::budget::Urgency;
 use crate::jobs::claims::Who;
 use crate::jobs::quota::UNTIL_MS_MAX;
-use crate::{authorities, clock};
 
 /// The longest answer.
 const BODY_BYTES_MAX: u64 = 32 << 20;
@@ -30,12 +30,12 @@ const SECONDS_MAX: i64 = 1_000_000_000;
 
 /// Calls a source. See the module.
 pub(super) struct Caller {
-    http: ureq::Agent,
+    ground: Arc<dyn Ground>,
+    timeout: Duration,
     credentials: Credentials,
     /// Where its tokens are had, where they expire.
     login: Option<Arc<Mutex<Login>>>,
     account: Arc<Mutex<Account>>,
-    budget: Budget,
     quota: Option<Quota>,
     withdrawn: Vec<u16>,
     withdrawn_of: Option<Whose>,
@@ -51,7 +51,7 @@ struct Reply {
     after: Option<Timestamp>,
     /// Of the calls of a time: how many there are, how many are left, and when there are more.
     left: Option<(Option<u32>, u32, Option<Timestamp>)>,
-    body: Result<String, ureq::Error>,
+    body: Result<String, String>,
     /// When the call was made.
     at: Timestamp,
     /// It is 401, and another token was not tried.
@@ -64,28 +64,24 @@ impl Caller {
         description: &Description,
         (credentials, login): (Credentials, Option<Arc<Mutex<Login>>>),
         account: Arc<Mutex<Account>>,
-        budget: Budget,
+        ground: Arc<dyn Ground>,
     ) -> Self {
-        let http = ureq::Agent::config_builder()
-            .http_status_as_error(false)
-            // Each would be a call that nobody counts, and the headers may be secret.
-            .max_redirects(0)
-            .timeout_global(Some(Duration::from_millis(description.timeout.0.unsigned_abs())))
-            .tls_config(authorities::tls(&authorities::pem(None).unwrap_or_default()))
-            .user_agent(concat!("gapless-collector/", env!("CARGO_PKG_VERSION")))
-            .build()
-            .new_agent();
         Self {
-            http,
+            ground,
+            timeout: Duration::from_millis(description.timeout.0.unsigned_abs()),
             credentials,
             login,
             account,
-            budget,
             quota: description.quota.clone(),
             withdrawn: description.withdrawn.clone(),
             withdrawn_of: description.withdrawn_of,
             unreachable: description.unreachable.clone(),
         }
+    }
+
+    /// Now, by the wall clock.
+    pub(super) fn now(&self) -> Timestamp {
+        self.ground.now()
     }
 
     /// Its account.
@@ -102,14 +98,14 @@ impl Caller {
     /// Whether one does not rest by itself.
     pub(super) fn free(&self, who: Who) -> Result<(), Failure> {
         account::locked(&self.account)
-            .rests(who, clock::now())
+            .rests(who, self.now())
             .map_or(Ok(()), |until| Err(Failure::Rests(until)))
     }
 
     /// The body of the answer to a GET, where what the account allows leaves a call for what is so urgent.
     pub(super) fn get(&self, url: &str, asks: (Who, Urgency)) -> Result<String, Failure> {
         let mut account = account::locked(&self.account);
-        let now = clock::now();
+        let now = self.now();
         if let Some(until) = account.held(HOLD_MS_RANGE.1, now) {
             return Err(Failure::Hold(until));
         }
@@ -120,12 +116,12 @@ impl Caller {
         let mut reply = self.call(&mut account, url, asks, token.as_deref())?;
         if let (401, Some(login), Some(token)) = (reply.status, &self.login, &token) {
             // It may have been taken back before its time.
-            let may_help = login::locked(login).tokens.refused(token, clock::now());
+            let may_help = login::locked(login).tokens.refused(token, self.now());
             if may_help {
                 let token = self.token(&mut account, asks)?;
                 reply = self.call(&mut account, url, asks, token.as_deref())?;
                 let (token, is_good) = (token.unwrap_or_default(), reply.status != 401);
-                login::locked(login).tokens.tried_again(&token, is_good, clock::now());
+                login::locked(login).tokens.tried_again(&token, is_good, self.now());
             }
             reply.is_untried = !may_help;
         }
@@ -137,16 +133,16 @@ impl Caller {
         let Some(login) = &self.login else { return Ok(None) };
         let mut login = login::locked(login);
         login.keep();
-        let now = clock::now();
+        let now = self.now();
         match login.tokens.standing(now) {
             Standing::Token(token) => return Ok(Some(token)),
             Standing::Rest(until, why) => return Err(Failure::TokenRests { until, why }),
             Standing::Ask => {}
         }
         // Who counts the calls of an account may well count this one.
-        account.spend(&self.budget, asks, now)?;
-        let under_way = UnderWay(account);
-        let asked = login.ask(&self.http);
+        account.spend(&*self.ground, asks, now)?;
+        let under_way = UnderWay { account, ground: &*self.ground };
+        let asked = login.ask(&*self.ground, self.timeout);
         drop(under_way);
         let why_not = |why: String| Failure::NoToken { url: login.shown_url(), why };
         asked.map(Some).map_err(|refusal| match refusal {
@@ -166,28 +162,30 @@ impl Caller {
         asks: (Who, Urgency),
         token: Option<&str>,
     ) -> Result<Reply, Failure> {
-        let at = clock::now();
-        account.spend(&self.budget, asks, at)?;
-        let _under_way = UnderWay(account);
-        let mut request = self.http.get(with_fields(url, &self.credentials.query));
-        for (name, value) in &self.credentials.headers {
-            request = request.header(name, value);
-        }
-        if let Some(token) = token {
-            request = request.header("authorization", bearer(token));
-        }
-        let mut answer =
-            request.call().map_err(|error| Failure::Transport(self.hushed(&error.to_string())))?;
-        let header = |name: &str| answer.headers().get(name).and_then(|value| value.to_str().ok());
+        let at = self.now();
+        account.spend(&*self.ground, asks, at)?;
+        let _under_way = UnderWay { account, ground: &*self.ground };
+        let (url, bearer) = (with_fields(url, &self.credentials.query), token.map(bearer));
+        let headers = self.credentials.headers.iter().map(|(name, text)| (name.as_str(), text.as_str()));
+        let headers = headers.chain(bearer.as_deref().map(|text| ("authorization", text)));
+        let request = Request {
+            url: &url,
+            headers: &headers.collect::<Vec<_>>(),
+            form: None,
+            timeout: self.timeout,
+            body_bytes_max: BODY_BYTES_MAX,
+        };
+        let answer = self.ground.exchange(&request);
+        let answer = answer.map_err(|error| Failure::Transport(self.hushed(&error)))?;
+        let header = |name: &str| answer.header(name);
         let left = self.quota.as_ref().and_then(|quota| {
             let number = |name: &str| header(name)?.trim().parse::<u32>().ok();
             let more = header(&quota.reset).and_then(|text| wait_until(text, at));
             Some((quota.limit.as_deref().and_then(number), number(&quota.remaining)?, more))
         });
-        let (status, points_to) = (answer.status().as_u16(), header("location").map(str::to_owned));
+        let (status, points_to) = (answer.status, header("location").map(str::to_owned));
         let after = header("retry-after").and_then(|text| wait_until(text, at));
-        let body = answer.body_mut().with_config().limit(BODY_BYTES_MAX).read_to_string();
-        Ok(Reply { status, points_to, after, left, body, at, is_untried: false })
+        Ok(Reply { status, points_to, after, left, body: answer.body, at, is_untried: false })
     }
 
     /// What a reply means, for who asked and for the account.
@@ -218,7 +216,7 @@ impl Caller {
         let short =
             || body.as_ref().map_or(String::new(), |body| self.hushed(body).chars().take(200).collect());
         match status {
-            200 => body.map_err(|error| Failure::Transport(self.hushed(&error.to_string()))),
+            200 => body.map_err(|error| Failure::Transport(self.hushed(&error))),
             // Where another token was not tried, it may only be this one that is of no use.
             status if self.withdrawn.contains(&status) && !is_untried => {
                 // Who asks is not known (RFC 9110, section 15.5.2), or may not have what was asked for (15.5.4).

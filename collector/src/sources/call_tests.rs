@@ -9,10 +9,11 @@ use gapless_common::time::Timestamp;
 use tempfile::TempDir;
 use tokio::sync::mpsc;
 
-use super::account::{Accounts, Budget};
+use super::account::Accounts;
 use super::describe::{Description, Whose};
 use super::failure::Failure;
 use super::fetch::Fetch as _;
+use super::ground::{Ground, Process};
 use super::http::{Api, HttpDevice};
 use super::start::caller;
 use crate::clock;
@@ -84,8 +85,10 @@ fn served_with(
     let text = words.iter().fold(text, |text, (from, to)| text.replace(from, to));
     let description = Description::read(&text).unwrap();
     let (inbound, folder) = (mpsc::channel(100), tempfile::tempdir().unwrap());
-    let budget = Budget { database: folder.path().join("gapless.db"), orders: Orders::to(&inbound.0) };
-    let caller = caller((Path::new("one.toml"), &description), &mut Accounts::default(), budget).unwrap();
+    let database = folder.path().join("gapless.db");
+    let ground: Arc<dyn Ground> = Arc::new(Process::new(&database, &Orders::to(&inbound.0)));
+    let on = (database.as_path(), &ground);
+    let caller = caller((Path::new("one.toml"), &description), &mut Accounts::default(), on).unwrap();
     Served { api: Arc::new(Api { description, caller }), asked, _folder: folder, _inbound: inbound }
 }
 

@@ -1,5 +1,7 @@
 //! What a command wants of a device: what is new, or a stretch again.
 
+use std::sync::Arc;
+
 use gapless_common::message::{Command, CommandBody, Outcome};
 use gapless_common::quality::Cause;
 use gapless_common::time::Timestamp;
@@ -12,7 +14,6 @@ use super::life::{Began, BrokenOff, Known, Life, Polled, Reread};
 use super::rows::Row;
 use super::shell::Shell;
 use super::voice::Window;
-use crate::clock;
 use crate::jobs::budget::Urgency;
 use crate::store::jobs;
 
@@ -32,7 +33,7 @@ impl Shell {
         at: usize,
         command: &Command,
     ) -> Result<(), Failure> {
-        let now = clock::now();
+        let now = self.now();
         let Some(polled) = self.devices.get(at) else { return Ok(()) };
         let waits_since = polled.waits_since(now);
         let wanted = match &command.body {
@@ -67,7 +68,7 @@ impl Shell {
             Ok(outcome) => outcome,
             Err(Failure::TurnOver)
                 if matches!(command.body, CommandBody::PollNow(_))
-                    && command.expires.since_ms(clock::now()) < ENDS_SOON_MS =>
+                    && command.expires.since_ms(self.now()) < ENDS_SOON_MS =>
             {
                 let is_any = self.known(at).and_then(|known| Some(known.reread.as_ref()?.is_any));
                 if is_any == Some(true) { Outcome::Done } else { Outcome::NoData }
@@ -85,7 +86,7 @@ impl Shell {
             }
         };
         let Some(voice) = self.devices.get(at).and_then(|polled| polled.life.voice()) else { return Ok(()) };
-        let reply = voice.reply(command.id, outcome, clock::now())?;
+        let reply = voice.reply(command.id, outcome, self.now())?;
         self.hand_in(vec![reply])?;
         if let Some(known) = self.known(at) {
             known.answered.insert(command.id);
@@ -95,12 +96,13 @@ impl Shell {
 
     /// Goes by what a source refuses: a device that it cannot reach is asked seldom, and one that it does not give any more not at all.
     pub(super) fn heed(&mut self, at: usize, failure: &Failure) -> Result<(), Failure> {
+        let now = self.now();
         match failure {
             Failure::Withdrawn { whose, why } => {
                 let listed = self.devices.get(at).and_then(|polled| Some(polled.listed.as_ref()?.id.clone()));
                 match (self.lister.as_mut().zip(listed), whose) {
                     // Of a device that has left the account many say the same as of an account that is closed: the list tells.
-                    (Some((lister, id)), _) => lister.unknown(std::iter::once(&id), clock::now()),
+                    (Some((lister, id)), _) => lister.unknown(std::iter::once(&id), now),
                     (None, Whose::Device) => return self.withdraw(at, why),
                     (None, Whose::Account) => return self.withdraw_all(why),
                 }
@@ -135,10 +137,11 @@ impl Shell {
     /// Reads what is new, from where it was read to the last time (less the overlap), oldest first.
     pub(super) fn poll(&mut self, at: usize, urgency: Urgency) -> Result<Outcome, Failure> {
         let (overlap_ms, away_ms) = (self.pace.overlap_ms, self.pace.unreachable_every_ms);
+        let now = self.now();
         let Some(known) = self.known(at) else { return Ok(self.why_not(at)) };
         let (seen, begin) = (known.revision.clone(), known.next.plus_ms(-overlap_ms));
         let from = known.unread.map_or(begin, |unread| unread.min(begin));
-        if known.away(away_ms, clock::now()).is_some() {
+        if known.away(away_ms, now).is_some() {
             self.settle(at, Cause::NotConnected)?;
             return Ok(Outcome::NoData);
         }
@@ -189,7 +192,7 @@ impl Shell {
         let resumed = known.reread.take().and_then(|reread| reread.resumed(from));
         let mut reread = resumed.unwrap_or_else(|| Reread::new(from, began));
         loop {
-            let (now, from) = (clock::now(), reread.next);
+            let (now, from) = (self.now(), reread.next);
             // What ends this very moment is in it.
             let end = now.plus_ms(1);
             let to = from.plus_ms(window_ms).min(end);
@@ -232,13 +235,14 @@ impl Shell {
 
     /// Accounts for what should be here by now, without a call.
     pub(super) fn settle(&mut self, at: usize, cause: Cause) -> Result<(), Failure> {
-        self.account(at, cause, self.settled(clock::now()))
+        self.account(at, cause, self.settled(self.now()))
     }
 
     /// Accounts for all before `settled`, without a call.
     pub(super) fn account(&mut self, at: usize, cause: Cause, settled: Timestamp) -> Result<(), Failure> {
+        let now = self.now();
         let Some(known) = self.known(at) else { return Ok(()) };
-        let range = (known.next, clock::now().plus_ms(1));
+        let range = (known.next, now.plus_ms(1));
         self.tell(at, Vec::new(), range, cause, settled)
     }
 
@@ -251,8 +255,9 @@ impl Shell {
         (from, to): (Timestamp, Timestamp),
     ) -> Result<Outcome, Failure> {
         let (window_ms, away_ms) = (self.pace.window_ms, self.pace.unreachable_every_ms);
+        let ground = Arc::clone(&self.ground);
         let Some(known) = self.known(at) else { return Ok(self.why_not(at)) };
-        if let Some(until) = known.away(away_ms, clock::now()) {
+        if let Some(until) = known.away(away_ms, ground.now()) {
             return Ok(Outcome::Failed(format!("the source cannot reach the device before {until}").into()));
         }
         let broken_off = known.broken_off.clone().filter(|broken_off| broken_off.command == command);
@@ -267,7 +272,7 @@ impl Shell {
             is_any |= parsed.rows.iter().any(|row| from <= row.at && row.at < end);
             trouble = trouble.or(parsed.trouble);
             let window = Window { from, to: end, accounted: end, settled: from };
-            let now = clock::now();
+            let now = ground.now();
             let instants = instants(&parsed.rows, (from, end));
             let (messages, _) = known.voice.rows(parsed.rows, window, |_| Cause::NotRecorded, now)?;
             known.broken_off = Some(BrokenOff { command, next: end, is_any, trouble: trouble.clone() });
@@ -299,9 +304,10 @@ impl Shell {
         cause: Cause,
         settled: Timestamp,
     ) -> Result<(), Failure> {
+        let now = self.now();
         let Some(known) = self.known(at) else { return Ok(()) };
         let window = Window { from, to, accounted: known.next, settled };
-        let (messages, begin) = known.voice.rows(rows, window, |_| cause, clock::now())?;
+        let (messages, begin) = known.voice.rows(rows, window, |_| cause, now)?;
         known.next = begin.max(known.next);
         self.hand_in(messages)
     }

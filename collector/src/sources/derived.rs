@@ -2,6 +2,7 @@
 //! the writer. What a value is, and why there is none, is `derive`'s.
 
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use gapless_common::catalog::Catalog;
@@ -13,11 +14,10 @@ use tokio::sync::watch;
 use super::derive::{self, Periods};
 use super::describe::Computed;
 use super::failure::Failure;
+use super::ground::Ground;
 use super::shell::hand_in;
 use super::start::{StartError, draw};
 use super::voice::{Begin, Voice, Window};
-use crate::clock;
-use crate::ingest::Orders;
 use crate::store::inputs::{self, Input};
 use crate::store::{sources, sqlite};
 
@@ -48,10 +48,10 @@ struct Life {
 pub(super) fn start(
     all: Vec<Computed>,
     database: &Path,
-    orders: Orders,
+    ground: Arc<dyn Ground>,
     shutdown: watch::Receiver<bool>,
 ) -> Result<(), StartError> {
-    let new = |computed| Ok(Derived { computed, begin: draw()?, life: None, trouble: None });
+    let new = |computed| Ok(Derived { computed, begin: draw(&*ground)?, life: None, trouble: None });
     let mut all = all.into_iter().map(new).collect::<Result<Vec<_>, StartError>>()?;
     let database = database.to_owned();
     let run = move || {
@@ -61,7 +61,7 @@ pub(super) fn start(
                 connection = sqlite::open_reader(&database).ok();
             }
             for derived in &mut all {
-                match connection.as_ref().map(|connection| derived.look(connection, &orders)) {
+                match connection.as_ref().map(|connection| derived.look(connection, &*ground)) {
                     Some(Err(Failure::Ending)) => return,
                     Some(Err(error)) => derived.say(&error.to_string()),
                     Some(Ok(())) => derived.trouble = None,
@@ -89,7 +89,7 @@ impl Derived {
         }
     }
 
-    fn look(&mut self, connection: &Connection, orders: &Orders) -> Result<(), Failure> {
+    fn look(&mut self, connection: &Connection, ground: &dyn Ground) -> Result<(), Failure> {
         let inputs = self.inputs(connection)?;
         let ready = inputs.each_ref().map(|input| input.due);
         let [Some(a), Some(b)] = ready else {
@@ -101,11 +101,11 @@ impl Derived {
         let [first, through] = [begins(|due| due.0), begins(|due| due.1)];
         let (first, through) = (first[0].max(first[1]), through[0].min(through[1]));
         if self.life.is_none() {
-            self.begin(connection, orders, &inputs, first)?;
+            self.begin(connection, ground, &inputs, first)?;
         }
-        self.answer(connection, orders)?;
-        self.revise(connection, orders, &inputs)?;
-        self.advance(connection, orders, &inputs, through)
+        self.answer(connection, ground)?;
+        self.revise(connection, ground, &inputs)?;
+        self.advance(connection, ground, &inputs, through)
     }
 
     fn inputs(&self, connection: &Connection) -> Result<[Input; 2], Failure> {
@@ -130,11 +130,11 @@ impl Derived {
     fn begin(
         &mut self,
         connection: &Connection,
-        orders: &Orders,
+        ground: &dyn Ground,
         inputs: &[Input; 2],
         first: Timestamp,
     ) -> Result<(), Failure> {
-        let (now, path, device) = (clock::now(), &self.computed.path, &self.computed.device);
+        let (now, path, device) = (ground.now(), &self.computed.path, &self.computed.device);
         let known = sources::known(connection, path, device.id.as_str())?.unwrap_or_default();
         let periods = self.periods();
         let next = known.proven_until.map_or(first, |until| periods.begin(until));
@@ -142,17 +142,17 @@ impl Derived {
         let mut voice = Voice::new(path.clone(), begin, Catalog { devices: vec![device.clone()] }, 0);
         let opening = voice.opening(begin, periods.instant(next), now)?;
         let seen = sqlite::head(connection)?.commit.0.cast_signed();
-        hand_in(orders, opening)?;
+        hand_in(ground, opening)?;
         self.life = Some(Life { voice, next, seen: [seen; 2] });
         // What the last process saw to is not known: all of it is computed once more, and what is from before it was due.
         let [a, b] = inputs;
         let earliest = inputs::earliest(connection, a)?.max(inputs::earliest(connection, b)?);
-        self.recompute(connection, orders, inputs, (earliest.unwrap_or(first), next))
+        self.recompute(connection, ground, inputs, (earliest.unwrap_or(first), next))
     }
 
     /// Commands: whoever wants it now has what there is.
-    fn answer(&mut self, connection: &Connection, orders: &Orders) -> Result<(), Failure> {
-        let (now, Some(life)) = (clock::now(), &self.life) else { return Ok(()) };
+    fn answer(&mut self, connection: &Connection, ground: &dyn Ground) -> Result<(), Failure> {
+        let (now, Some(life)) = (ground.now(), &self.life) else { return Ok(()) };
         let (is_there, commands) = sources::told(connection, life.voice.path(), now)?;
         let mut messages = Vec::new();
         if !is_there {
@@ -165,14 +165,14 @@ impl Derived {
             };
             messages.push(life.voice.reply(command.id, outcome, now)?);
         }
-        hand_in(orders, messages)
+        hand_in(ground, messages)
     }
 
     /// Computes anew what an input has changed in the past.
     fn revise(
         &mut self,
         connection: &Connection,
-        orders: &Orders,
+        ground: &dyn Ground,
         inputs: &[Input; 2],
     ) -> Result<(), Failure> {
         let (periods, Some(life)) = (self.periods(), &self.life) else { return Ok(()) };
@@ -181,7 +181,7 @@ impl Derived {
             for (commit, from, to) in inputs::changed(connection, input.device, *seen)? {
                 *seen = commit;
                 let to = input.periods.begin(to).plus_ms(periods.grid.interval.as_ms());
-                self.recompute(connection, orders, inputs, (input.periods.begin(from), to))?;
+                self.recompute(connection, ground, inputs, (input.periods.begin(from), to))?;
             }
         }
         if let Some(life) = &mut self.life {
@@ -194,7 +194,7 @@ impl Derived {
     fn recompute(
         &mut self,
         connection: &Connection,
-        orders: &Orders,
+        ground: &dyn Ground,
         inputs: &[Input; 2],
         (from, to): (Timestamp, Timestamp),
     ) -> Result<(), Failure> {
@@ -213,8 +213,8 @@ impl Derived {
             let (from, to) = (periods.instant(from), periods.instant(to));
             let window = Window { from, to, accounted: to, settled: from };
             let why = |at| derive::why(&known, periods.begin(at));
-            let (messages, _) = life.voice.rows(rows, window, why, clock::now())?;
-            hand_in(orders, messages)?;
+            let (messages, _) = life.voice.rows(rows, window, why, ground.now())?;
+            hand_in(ground, messages)?;
         }
         Ok(())
     }
@@ -223,7 +223,7 @@ impl Derived {
     fn advance(
         &mut self,
         connection: &Connection,
-        orders: &Orders,
+        ground: &dyn Ground,
         inputs: &[Input; 2],
         through: Timestamp,
     ) -> Result<(), Failure> {
@@ -234,8 +234,8 @@ impl Derived {
             let (begin, end) = (periods.instant(from), periods.instant(to));
             let window = Window { from: begin, to: end, accounted: begin, settled: end };
             let why = |at| derive::why(&known, periods.begin(at));
-            let (messages, _) = life.voice.rows(rows, window, why, clock::now())?;
-            hand_in(orders, messages)?;
+            let (messages, _) = life.voice.rows(rows, window, why, ground.now())?;
+            hand_in(ground, messages)?;
             life.next = to;
         }
         Ok(())

@@ -14,7 +14,6 @@ use super::http::Api;
 use super::life::{Began, Life, Polled};
 use super::rows::Row;
 use super::shell::Shell;
-use crate::clock;
 use crate::jobs::budget::Urgency;
 use crate::jobs::claims::Who;
 
@@ -44,8 +43,8 @@ impl Differ {
     pub(super) fn new(api: Arc<Api>) -> Self {
         Self {
             who: api.caller.who(),
+            delta: Delta::new(api.caller.now()),
             api,
-            delta: Delta::new(clock::now()),
             unknown: BTreeSet::new(),
             told: BTreeSet::new(),
             trouble: None,
@@ -107,7 +106,7 @@ impl Differ {
         };
         let mut is_forgotten = false;
         for _ in 0..ANSWERS_MAX {
-            let now = clock::now();
+            let now = self.api.caller.now();
             let url = self.delta.url(spec, &description.answer.write_time(now));
             let body = match self.api.caller.get(&url, (self.who, urgency)) {
                 Err(Failure::Status(status, why)) if spec.forgotten.contains(&status) && !is_forgotten => {
@@ -145,7 +144,7 @@ impl Differ {
 impl Shell {
     /// Begins to read everything anew where that is due: the list, and each device when it is polled.
     pub(super) fn reconcile(&mut self) {
-        let now = clock::now();
+        let now = self.now();
         let Some(Differ { api, delta, .. }) = &mut self.differ else { return };
         let is_due = api.description.delta.as_ref().is_some_and(|spec| delta.reconcile(spec, now));
         if is_due && let Some(lister) = &mut self.lister {
@@ -160,7 +159,7 @@ impl Shell {
         from: Timestamp,
         urgency: Urgency,
     ) -> Result<Outcome, Failure> {
-        let now = clock::now();
+        let now = self.now();
         let (seen, has_unread, goes_on) = self.known(at).map_or((Seen::default(), false, None), |known| {
             let goes_on = known.reread.as_ref().filter(|reread| reread.goes_on);
             (known.seen, known.unread.is_some(), goes_on.map(|reread| reread.began.seen))
@@ -246,7 +245,7 @@ impl Shell {
 
     /// Hands on rows that came by themselves.
     fn take_rows(&mut self, at: usize, mut rows: Vec<Row>) -> Result<bool, Failure> {
-        let now = clock::now();
+        let now = self.now();
         // What was said last of an instant counts.
         rows.reverse();
         rows.sort_by_key(|row| row.at);

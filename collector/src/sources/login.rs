@@ -5,6 +5,7 @@ use std::io::{ErrorKind, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use sha2::{Digest as _, Sha256};
 
@@ -12,9 +13,9 @@ use super::auth::secret::Secret;
 use super::auth::token::{Answer, Client, Refusal, Tokens};
 use super::auth::{OauthSpec, last_word};
 use super::call::wait_until;
+use super::ground::{Ground, Request};
 use super::start::StartError;
 use super::url::{bare, escaped};
-use crate::clock;
 
 /// The longest answer.
 const BODY_BYTES_MAX: u64 = 1 << 20;
@@ -116,27 +117,30 @@ impl Login {
     }
 
     /// Asks for a token.
-    pub(super) fn ask(&mut self, http: &ureq::Agent) -> Result<String, Refusal> {
-        let (began, question) = (clock::now(), self.tokens.question(&self.client));
-        let mut request = http.post(&self.url).header("accept", "application/json");
-        if let Some(authorization) = &question.authorization {
-            request = request.header("authorization", authorization);
-        }
+    pub(super) fn ask(&mut self, ground: &dyn Ground, timeout: Duration) -> Result<String, Refusal> {
+        let (began, question) = (ground.now(), self.tokens.question(&self.client));
         // As other words that are sent: what is repeated of them is known by that.
         let fields = question.form.iter().map(|(name, text)| format!("{}={}", escaped(name), escaped(text)));
         let form = fields.collect::<Vec<_>>().join("&");
-        let request = request.header("content-type", "application/x-www-form-urlencoded");
-        let said = request.send(form).and_then(|mut answer| {
-            let after = answer.headers().get("retry-after").and_then(|value| value.to_str().ok());
-            let after = after.and_then(|text| wait_until(text, began));
-            let body = answer.body_mut().with_config().limit(BODY_BYTES_MAX).read_to_string()?;
-            Ok((answer.status().as_u16(), body, after))
+        let mut headers =
+            vec![("accept", "application/json"), ("content-type", "application/x-www-form-urlencoded")];
+        headers.extend(question.authorization.as_deref().map(|text| ("authorization", text)));
+        let request = Request {
+            url: &self.url,
+            headers: &headers,
+            form: Some(&form),
+            timeout,
+            body_bytes_max: BODY_BYTES_MAX,
+        };
+        let said = ground.exchange(&request).and_then(|answer| {
+            let after = answer.header("retry-after").and_then(|text| wait_until(text, began));
+            Ok((answer.status, answer.body?, after))
         });
         let answer = match &said {
             Ok((status, body, after)) => Answer::Said { status: *status, body, after: *after },
-            Err(error) => Answer::None(error.to_string()),
+            Err(error) => Answer::None(error.clone()),
         };
-        let (token, is_other) = self.tokens.answered(answer, began, clock::now())?;
+        let (token, is_other) = self.tokens.answered(answer, began, ground.now())?;
         self.is_unkept |= is_other;
         self.keep();
         Ok(token)
@@ -176,8 +180,13 @@ pub(super) fn locked(login: &Mutex<Login>) -> MutexGuard<'_, Login> {
 mod tests {
     use std::net::TcpListener;
 
+    use gapless_common::time::Timestamp;
+    use tokio::sync::mpsc;
+
     use super::super::call_tests::request;
+    use super::super::ground::Process;
     use super::*;
+    use crate::ingest::Orders;
 
     fn begun(folder: &Path, first: &str, url: &str) -> Result<Login, StartError> {
         let text = format!("token_url = \"{url}\"\nclient_id = \"c\"\nrefresh_token = \"@/r\"");
@@ -230,7 +239,7 @@ mod tests {
         std::fs::write(&in_the_way, "").unwrap();
         let granted = r#"{"access_token": "a", "refresh_token": "r2"}"#;
         let answer = Answer::Said { status: 200, body: granted, after: None };
-        one.is_unkept = one.tokens.answered(answer, clock::now(), clock::now()).unwrap().1;
+        one.is_unkept = one.tokens.answered(answer, Timestamp(0), Timestamp(0)).unwrap().1;
         one.keep();
         assert!(one.is_unkept && one.is_told);
         std::fs::remove_file(&in_the_way).unwrap();
@@ -242,9 +251,10 @@ mod tests {
     #[test]
     fn an_endpoint_that_cannot_be_reached_or_repeats_what_it_was_told_shows_no_secret() {
         let folder = tempfile::tempdir().unwrap();
-        let http = ureq::Agent::config_builder().http_status_as_error(false).build().new_agent();
+        let ground = Process::new(folder.path(), &Orders::to(&mpsc::channel(1).0));
+        let timeout = Duration::from_secs(30);
         let mut nobody = login(folder.path(), "r/1");
-        assert!(matches!(nobody.ask(&http), Err(Refusal::Passing(_))));
+        assert!(matches!(nobody.ask(&ground, timeout), Err(Refusal::Passing(_))));
         assert_eq!(nobody.shown_url(), "http://127.0.0.1:1/t");
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
@@ -257,7 +267,7 @@ mod tests {
             form.to_owned()
         });
         let mut login = begun(folder.path(), "r/1", &format!("http://{address}/t")).unwrap();
-        let refusal = login.ask(&http).unwrap_err();
+        let refusal = login.ask(&ground, timeout).unwrap_err();
         assert_eq!(
             repeating.join().unwrap(),
             "grant_type=refresh_token&refresh_token=r%2F1&client_id=c",

@@ -14,7 +14,8 @@
 //!
 //! `describe`, `parts`, `answer`, `auth`, `rows`, `list`, `roster`, `delta`, `derive`, `url` and `voice` are pure. `shell` is a
 //! source whatever its kind, and what is done in its turns, and `pool` the threads that do it; what a kind has to offer is `fetch`, and `http` (with
-//! `call`, one call, `account`, whether there may be one, and `login`, which token it goes out with) is such a kind.
+//! `call`, one call, `account`, whether there may be one, and `login`, which token it goes out with) is such a kind. Clocks, chance,
+//! network and writer are handed in: `ground`.
 
 mod account;
 pub mod answer;
@@ -31,6 +32,7 @@ mod differ;
 mod drop;
 mod failure;
 mod fetch;
+mod ground;
 mod http;
 mod life;
 mod list;
@@ -47,6 +49,9 @@ mod standing;
 pub mod start;
 mod url;
 pub(crate) mod voice;
+
+pub use ground::{Ground, Request, Response};
+pub use pool::{Sources, Turn};
 
 #[cfg(test)]
 mod call_tests;

@@ -1,21 +1,22 @@
 //! A source that says by itself what is new: its parts are handed on as they come, and accounted for once all of them have.
 
+use std::sync::Arc;
+
 use gapless_common::message::Outcome;
 
 use super::failure::Failure;
 use super::shell::Shell;
 use super::voice::Window;
-use crate::clock;
 
 impl Shell {
     /// Takes what is new of a device; nothing where it is to be asked for windows.
     pub(super) fn take_news(&mut self, at: usize) -> Result<Option<Outcome>, Failure> {
         let (overlap_ms, lag_ms) = (self.pace.overlap_ms, self.pace.lag_ms);
-        let mut is_any = false;
+        let (mut is_any, ground) = (false, Arc::clone(&self.ground));
         loop {
             let Some((known, fetch)) = self.polled(at) else { return Ok(None) };
             let Some(news) = fetch.news(known.next.plus_ms(-overlap_ms))? else { return Ok(None) };
-            let now = clock::now();
+            let now = ground.now();
             is_any |= !news.rows.is_empty();
             let mut messages = known.voice.pass_on(news.rows, now)?;
             let Some(end) = news.end else {

@@ -10,8 +10,8 @@ use rusqlite::Connection;
 use tokio::sync::watch;
 
 use super::failure::{Failure, guarded};
+use super::ground::Ground;
 use super::shell::{RETRY_FIRST_MS, RETRY_MAX_MS, Shell};
-use crate::clock;
 use crate::jobs::budget::Urgency;
 use crate::store::sources::Scan;
 use crate::store::sqlite;
@@ -29,8 +29,10 @@ struct Pool {
     database: PathBuf,
 }
 
-#[derive(Default)]
-struct Sources {
+/// The sources of a process, and whose turn it is. Has no thread: whoever holds it says when a worker is free, has the
+/// [`next`](Self::next) turn carried out, and [`end`](Self::end)s it.
+pub struct Sources {
+    ground: Arc<dyn Ground>,
     resting: Vec<Resting>,
     /// Accounts of the sources that a worker has.
     busy: BTreeSet<String>,
@@ -51,6 +53,30 @@ struct Resting {
     rests_until: Option<Instant>,
 }
 
+/// The turn of a source, to be [carried out](Self::carry_out) by a worker.
+pub struct Turn {
+    resting: Resting,
+    scan: Arc<Scan>,
+    /// What came of it.
+    looked: Result<bool, Failure>,
+}
+
+impl Turn {
+    /// Does what there is to do of the source.
+    pub fn carry_out(&mut self, connection: &Connection) {
+        let Self { resting, scan, looked } = self;
+        *looked = guarded(|| resting.shell.look(connection, scan));
+        let source = resting.shell.pace.name.as_str();
+        match looked {
+            Err(Failure::Ending) => {}
+            Err(error @ Failure::Fault(_)) => tracing::error!(source, %error, "tried again"),
+            Err(error) if error.until().is_some() => tracing::debug!(source, %error, "it waits"),
+            Err(error) => tracing::warn!(source, %error, "tried again"),
+            Ok(_) => {}
+        }
+    }
+}
+
 impl Resting {
     fn new(shell: Shell) -> Self {
         Self { shell, wants: None, faults: 0, rests_until: None }
@@ -60,13 +86,12 @@ impl Resting {
 /// Starts so many workers for these sources, fewer where there are fewer accounts. They end with `shutdown`, or with the writer.
 pub(super) fn start(
     shells: Vec<Shell>,
-    database: &Path,
+    (database, ground): (&Path, &Arc<dyn Ground>),
     workers: usize,
     shutdown: &watch::Receiver<bool>,
 ) -> std::io::Result<()> {
     let accounts: BTreeSet<_> = shells.iter().map(|shell| shell.account.clone()).collect();
-    let resting = shells.into_iter().map(Resting::new).collect();
-    let sources = Mutex::new(Sources { resting, ..Sources::default() });
+    let sources = Mutex::new(Sources::new(shells, ground));
     let pool = Arc::new(Pool { sources, database: database.to_owned() });
     for _ in 0..workers.max(1).min(accounts.len()) {
         let (pool, shutdown) = (Arc::clone(&pool), shutdown.clone());
@@ -101,34 +126,44 @@ impl Pool {
             Some(connection) => connection,
             None => connection.insert(sqlite::open_reader(&self.database)?),
         };
-        let taken = {
-            let mut sources = self.sources();
-            sources.see(connection)?;
-            sources.take(Instant::now())
-        };
-        let Some((mut resting, scan)) = taken else { return Ok(false) };
-        let look = guarded(|| resting.shell.look(connection, &scan));
-        let source = resting.shell.pace.name.as_str();
-        match &look {
-            Err(Failure::Ending) => {}
-            Err(error @ Failure::Fault(_)) => tracing::error!(source, %error, "tried again"),
-            Err(error) if error.until().is_some() => tracing::debug!(source, %error, "it waits"),
-            Err(error) => tracing::warn!(source, %error, "tried again"),
-            Ok(_) => {}
-        }
-        self.sources().put_back(resting, &look);
+        let next = self.sources().next(connection)?;
+        let Some(mut turn) = next else { return Ok(false) };
+        turn.carry_out(connection);
+        self.sources().end(turn);
         Ok(true)
     }
 }
 
 impl Sources {
+    /// These, which stand on that ground.
+    pub(super) fn new(shells: Vec<Shell>, ground: &Arc<dyn Ground>) -> Self {
+        let resting = shells.into_iter().map(Resting::new).collect();
+        let (ground, busy, scan) = (Arc::clone(ground), BTreeSet::new(), Arc::default());
+        Self { ground, resting, busy, scan, scanned_at: None, is_over: false }
+    }
+
+    /// The turn of the most urgent source that has something to do, where there is one. A worker that finds none asks again soon.
+    ///
+    /// # Errors
+    /// The database could not be read.
+    pub fn next(&mut self, connection: &Connection) -> rusqlite::Result<Option<Turn>> {
+        self.see(connection)?;
+        let taken = self.take(self.ground.instant());
+        Ok(taken.map(|(resting, scan)| Turn { resting, scan, looked: Ok(false) }))
+    }
+
+    /// A worker is through with a turn.
+    pub fn end(&mut self, turn: Turn) {
+        self.put_back(turn.resting, &turn.looked);
+    }
+
     /// Sees who has something to do, where that has not been seen lately.
     fn see(&mut self, connection: &Connection) -> rusqlite::Result<()> {
-        let now = Instant::now();
+        let now = self.ground.instant();
         if self.scanned_at.is_some_and(|at| now.duration_since(at) < LOOK_EVERY) {
             return Ok(());
         }
-        let at = clock::now();
+        let at = self.ground.now();
         self.scan = Arc::new(Scan::read(connection, at)?);
         self.scanned_at = Some(now);
         for Resting { shell, wants, .. } in &mut self.resting {
@@ -157,11 +192,11 @@ impl Sources {
 
     /// A worker is through with a source for now.
     fn put_back(&mut self, resting: Resting, look: &Result<bool, Failure>) {
-        let (Resting { shell, faults, .. }, now) = (resting, Instant::now());
+        let (Resting { shell, faults, .. }, now) = (resting, self.ground.instant());
         self.busy.remove(&shell.account);
         self.is_over |= matches!(look, Err(Failure::Ending));
         let has_more = matches!(look, Ok(true));
-        let rank = shell.wants(&self.scan, clock::now()).filter(|_| has_more);
+        let rank = shell.wants(&self.scan, self.ground.now()).filter(|_| has_more);
         let wants = rank.map(|rank| (rank, now));
         // A fault may come again at once, each time: it backs off as any failure does.
         let (faults, rests_until) = match look {
@@ -183,15 +218,19 @@ mod tests {
     use tokio::sync::mpsc;
 
     use super::super::fetch::Pace;
+    use super::super::ground::Process;
     use super::*;
     use crate::ingest::Orders;
+
+    fn ground() -> Arc<dyn Ground> {
+        Arc::new(Process::new(Path::new("/nowhere"), &Orders::to(&mpsc::channel(1).0)))
+    }
 
     /// A source of an account, as urgent as that, that has waited since then.
     fn resting(name: &str, account: &str, rank: Option<f64>, since: Instant) -> Resting {
         let name = name.to_owned();
         let pace = Pace { name, window_ms: 1, overlap_ms: 0, lag_ms: 0, unreachable_every_ms: 1 };
-        let orders = Orders::to(&mpsc::channel(1).0);
-        let shell = Shell::new(pace, orders, account.to_owned(), Vec::new());
+        let shell = Shell::new(pace, ground(), account.to_owned(), Vec::new());
         Resting { wants: rank.map(|rank| (rank, since)), ..Resting::new(shell) }
     }
 
@@ -199,7 +238,7 @@ mod tests {
     fn a_source_with_a_fault_gives_its_account_back_and_is_left_alone_longer_each_time() {
         let now = Instant::now();
         let all = [resting("faulty", "a", Some(9.0), now), resting("sound", "a", Some(1.0), now)];
-        let mut sources = Sources { resting: all.into(), ..Sources::default() };
+        let mut sources = Sources { resting: all.into(), ..Sources::new(Vec::new(), &ground()) };
         let want = |sources: &mut Sources| {
             sources.resting.iter_mut().for_each(|resting| resting.wants = Some((9.0, now)));
         };
@@ -245,7 +284,7 @@ mod tests {
             ("patient", "d", Some(-1.0), early),
         ];
         let resting = all.map(|(name, account, rank, since)| resting(name, account, rank, since));
-        let mut sources = Sources { resting: resting.into(), ..Sources::default() };
+        let mut sources = Sources { resting: resting.into(), ..Sources::new(Vec::new(), &ground()) };
         let mut taken = Vec::new();
         while let Some((resting, _)) = sources.take(now) {
             taken.push(resting);

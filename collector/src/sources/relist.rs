@@ -21,8 +21,8 @@ use super::standing::{WITHDRAWN_MS, said, unsaid};
 use super::start::draw;
 use crate::jobs::budget::Urgency;
 use crate::jobs::claims::Who;
+use crate::obstacle;
 use crate::store::sources;
-use crate::{clock, obstacle};
 
 /// A listing that took longer may have missed a device between two of its pages: it takes none away.
 const LISTING_MS_MAX: i64 = 3_600_000;
@@ -59,10 +59,10 @@ impl Lister {
     pub(super) fn new(api: Arc<Api>, names: Names) -> Self {
         Self {
             who: api.caller.who(),
+            wanted: api.caller.now(),
             api,
             names,
             due: Timestamp(0),
-            wanted: clock::now(),
             read_at: Timestamp(0),
             failures: 0,
             under_way: None,
@@ -165,7 +165,7 @@ impl Shell {
 
     /// Reads the list where it is due, and goes by it.
     pub(super) fn relist(&mut self, connection: &Connection) -> Result<(), Failure> {
-        let now = clock::now();
+        let now = self.now();
         let is_over = |polled: &Polled| matches!(polled.life, Life::Withdrawn(_, Whose::Account));
         let is_over = self.devices.iter().any(is_over);
         self.lister.iter_mut().for_each(|lister| lister.look(now));
@@ -179,7 +179,7 @@ impl Shell {
             Err(Failure::Withdrawn { why, .. }) => return self.withdraw_all(&why),
             Err(failure) => return Err(failure),
         };
-        let is_quick = clock::now().since_ms(listing.began()) <= LISTING_MS_MAX;
+        let is_quick = self.now().since_ms(listing.began()) <= LISTING_MS_MAX;
         let (found, known) = (listing.found(), self.known_of_list());
         let Some(lister) = &mut self.lister else { return Ok(()) };
         let changes = roster::compare(&known, &found, &lister.absent);
@@ -305,7 +305,7 @@ impl Shell {
             return Ok(());
         }
         let path = AgentPath { site, agent: asked.agent.clone() };
-        let begin = draw().map_err(|e| Failure::Answer(e.to_string()))?;
+        let begin = draw(&*self.ground).map_err(|e| Failure::Answer(e.to_string()))?;
         let (device, key, values) = (asked.device.clone(), entry.id.clone(), asked.values.clone());
         let fetch = Box::new(HttpDevice::new(api, asked));
         let polled = Polled::new(path, device, begin, fetch);
@@ -315,7 +315,7 @@ impl Shell {
 
     /// A device that was removed is listed again, or is asked for in another way.
     fn renew(&mut self, api: &Arc<Api>, entry: Entry) -> Result<(), Failure> {
-        let now = clock::now();
+        let now = self.now();
         let is_it = |polled: &&mut Polled| polled.listed.as_ref().is_some_and(|listed| listed.id == entry.id);
         let Some(polled) = self.devices.iter_mut().find(is_it) else { return Ok(()) };
         let asked = api.description.listed(&entry, polled.device.id.as_str()).map_err(Failure::Answer)?;
@@ -352,7 +352,7 @@ impl Shell {
     fn remove(&mut self, id: &str) -> Result<(), Failure> {
         let is_it = |polled: &Polled| polled.listed.as_ref().is_some_and(|listed| listed.id == id);
         let Some(at) = self.devices.iter().position(is_it) else { return Ok(()) };
-        let now = clock::now();
+        let now = self.now();
         if self.known(at).is_none() {
             // Nobody has heard of it yet.
             if self.devices.get(at).is_some_and(|polled| matches!(polled.life, Life::New { .. })) {

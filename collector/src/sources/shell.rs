@@ -7,6 +7,7 @@
 //!
 //! [`Voice`]: super::voice::Voice
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use gapless_common::message::{Command, CommandBody};
@@ -17,10 +18,10 @@ use super::beginning::first_call;
 use super::differ::Differ;
 use super::failure::{Failure, guarded};
 use super::fetch::Pace;
+use super::ground::Ground;
 use super::life::{Life, Polled, REST};
 use super::relist::Lister;
-use crate::clock;
-use crate::ingest::{Inbound, Orders};
+use crate::ingest::Inbound;
 use crate::jobs::budget::Urgency;
 use crate::store::sources::{self, Scan};
 
@@ -34,7 +35,7 @@ pub(super) const SPENT_MS: i64 = 30_000;
 /// See the module's text.
 pub(super) struct Shell {
     pub(super) pace: Pace,
-    pub(super) orders: Orders,
+    pub(super) ground: Arc<dyn Ground>,
     pub(super) devices: Vec<Polled>,
     /// Sources of one account have one worker at a time.
     pub(super) account: String,
@@ -58,16 +59,21 @@ struct Todo<'a> {
 }
 
 /// Hands messages to the writer.
-pub(super) fn hand_in(orders: &Orders, messages: Vec<Inbound>) -> Result<(), Failure> {
-    let all = messages.into_iter().all(|message| orders.hand_in(message));
+pub(super) fn hand_in(ground: &dyn Ground, messages: Vec<Inbound>) -> Result<(), Failure> {
+    let all = messages.into_iter().all(|message| ground.hand_in(message));
     if all { Ok(()) } else { Err(Failure::Ending) }
 }
 
 impl Shell {
     /// Of a source of this account with these devices.
-    pub(super) fn new(pace: Pace, orders: Orders, account: String, devices: Vec<Polled>) -> Self {
+    pub(super) fn new(pace: Pace, ground: Arc<dyn Ground>, account: String, devices: Vec<Polled>) -> Self {
         let (lister, differ, turn_ends) = (None, None, None);
-        Self { pace, orders, devices, account, lister, differ, turn_max: TURN_MAX, turn_ends }
+        Self { pace, ground, devices, account, lister, differ, turn_max: TURN_MAX, turn_ends }
+    }
+
+    /// Now, by the wall clock.
+    pub(super) fn now(&self) -> Timestamp {
+        self.ground.now()
     }
 
     /// How urgent the most urgent thing is that there is to do, where there is anything.
@@ -107,7 +113,7 @@ impl Shell {
     /// Does what there is to do, the most urgent first. Returns whether its turn was over before there was an end of it, so that it
     /// wants another one.
     pub(super) fn look(&mut self, connection: &Connection, scan: &Scan) -> Result<bool, Failure> {
-        self.turn_ends = Some(Instant::now() + self.turn_max);
+        self.turn_ends = Some(self.ground.instant() + self.turn_max);
         let looked = self.take_turn(connection, scan);
         self.turn_ends = None;
         looked
@@ -116,7 +122,7 @@ impl Shell {
     fn take_turn(&mut self, connection: &Connection, scan: &Scan) -> Result<bool, Failure> {
         self.load_listed(connection)?;
         self.reconcile();
-        let now = clock::now();
+        let now = self.now();
         for at in 0..self.devices.len() {
             self.await_turn(at, now);
             let born = self.be_there(at, scan);
@@ -130,7 +136,7 @@ impl Shell {
                 Some(command) => self.carry_out(connection, at, command),
                 None if self.known(at).is_some() => self.go_on(connection, at),
                 // Another one's answer may have put it off.
-                None if !self.is_to_begin(at, clock::now()) => Ok(()),
+                None if !self.is_to_begin(at, self.now()) => Ok(()),
                 None => self.begin(connection, at),
             };
             let is_broken_off = matches!(done, Err(Failure::TurnOver));
@@ -147,7 +153,7 @@ impl Shell {
 
     /// Whether others wait for its worker by now.
     pub(super) fn is_turn_over(&self) -> bool {
-        self.turn_ends.is_some_and(|end| Instant::now() >= end)
+        self.turn_ends.is_some_and(|end| self.ground.instant() >= end)
     }
 
     /// The rest of a long read, though the command that it was begun for is no more. A device that was stopped meanwhile is not asked
@@ -187,6 +193,7 @@ impl Shell {
     /// A device that has begun is there, as far as the writer knows; of commands that are gone nobody needs to know that they were
     /// answered.
     fn be_there(&mut self, at: usize, scan: &Scan) -> Result<(), Failure> {
+        let now = self.now();
         let Some(polled) = self.devices.get_mut(at) else { return Ok(()) };
         let Some(path) = polled.life.voice().map(|voice| voice.path().clone()) else { return Ok(()) };
         if let Life::Known(known) = &mut polled.life {
@@ -196,7 +203,7 @@ impl Shell {
         if scan.is_there(&path) {
             return Ok(());
         }
-        let birth = polled.life.voice().map(|voice| voice.birth(clock::now())).transpose()?;
+        let birth = polled.life.voice().map(|voice| voice.birth(now)).transpose()?;
         self.hand_in(birth.into_iter().collect())
     }
 
@@ -214,6 +221,6 @@ impl Shell {
     }
 
     pub(super) fn hand_in(&self, messages: Vec<Inbound>) -> Result<(), Failure> {
-        hand_in(&self.orders, messages)
+        hand_in(&*self.ground, messages)
     }
 }

@@ -10,7 +10,7 @@ use super::failure::Failure;
 use super::life::Life;
 use super::shell::Shell;
 use crate::ingest::Inbound;
-use crate::{clock, obstacle};
+use crate::obstacle;
 
 /// A source that refuses its consent before anything of it is known is asked again so much later.
 pub(super) const WITHDRAWN_MS: i64 = 7 * 86_400_000;
@@ -18,7 +18,7 @@ pub(super) const WITHDRAWN_MS: i64 = 7 * 86_400_000;
 impl Shell {
     /// The source cannot reach the device: it is asked seldom, and what it would have had is missing for that reason.
     pub(super) fn away(&mut self, at: usize, why: &str) -> Result<(), Failure> {
-        let (now, every_ms) = (clock::now(), self.pace.unreachable_every_ms);
+        let (now, every_ms) = (self.now(), self.pace.unreachable_every_ms);
         let Some(known) = self.known(at) else { return Ok(()) };
         let is_new = known.away_until.replace(now.plus_ms(every_ms)).is_none();
         if is_new {
@@ -34,7 +34,7 @@ impl Shell {
 
     /// The source reached the device.
     pub(super) fn back(&mut self, at: usize) -> Result<(), Failure> {
-        let now = clock::now();
+        let now = self.now();
         let Some(known) = self.known(at) else { return Ok(()) };
         if known.away_until.take().is_none() {
             return Ok(());
@@ -55,8 +55,9 @@ impl Shell {
     /// The same of all devices of the source.
     pub(super) fn withdraw_all(&mut self, why: &str) -> Result<(), Failure> {
         tracing::error!(source = self.pace.name, why, "consent withdrawn: no device is asked any more");
+        let now = self.now();
         if let Some(lister) = &mut self.lister {
-            lister.rest(clock::now());
+            lister.rest(now);
         }
         let mut messages = Vec::new();
         for at in 0..self.devices.len() {
@@ -66,7 +67,7 @@ impl Shell {
     }
 
     fn stop(&mut self, at: usize, whose: Whose, why: &str) -> Result<Vec<Inbound>, Failure> {
-        let now = clock::now();
+        let now = self.now();
         let Some(polled) = self.devices.get_mut(at) else { return Ok(Vec::new()) };
         let mut attributes = said(obstacle::Kind::NotAuthorised, now, why);
         attributes.extend(unsaid(&[obstacle::Kind::Unreachable]));

@@ -7,18 +7,19 @@ use gapless_common::id::{ConnectionId, Epoch, SiteId};
 use gapless_common::topic::AgentPath;
 use tokio::sync::watch;
 
-use super::account::{Accounts, Budget};
+use super::account::Accounts;
 use super::auth::secret::Secret;
 use super::call::Caller;
 use super::derived;
-use super::describe::{Asked, Description};
+use super::describe::{Asked, Computed, Description};
 use super::differ::Differ;
 use super::drop::{self, DropDescription};
+use super::ground::{Ground, Process};
 use super::http::{Api, HttpDevice};
 use super::life::Polled;
 use super::login::Login;
 use super::naming::Names;
-use super::pool;
+use super::pool::{self, Sources};
 use super::relist::Lister;
 use super::shell::Shell;
 use super::voice::Begin;
@@ -113,16 +114,62 @@ pub fn start(
     workers: usize,
     shutdown: &watch::Receiver<bool>,
 ) -> Result<(), StartError> {
-    let (mut common, mut sources) = (Common::default(), Vec::new());
-    let (mut folders, mut shells) = (Vec::new(), Vec::new());
-    // All limits of an account and all names are known before the first thread goes by them.
-    for file in files {
-        let described = |message| StartError::Described { path: file.to_owned(), message };
-        let source = Source::read(&read(file)?).map_err(described)?;
-        source.announce(file, &mut common).map_err(described)?;
-        sources.push((file, source));
+    let texts = files.iter().map(|file| Ok((file.clone(), read(file)?))).collect::<Result<Vec<_>, _>>()?;
+    let ground: Arc<dyn Ground> = Arc::new(Process::new(database, orders));
+    let Described { folders, remotes, derived } = Described::read(&texts, (database, &ground))?;
+    for computed in derived {
+        derived::start(computed, database, Arc::clone(&ground), shutdown.clone())?;
     }
-    for (file, source) in sources {
+    // A share that hangs holds whoever looks into it, and nobody else: each folder has a worker of its own.
+    let own = folders.len();
+    pool::start(folders, (database, &ground), own, shutdown).map_err(StartError::Thread)?;
+    pool::start(remotes, (database, &ground), workers, shutdown).map_err(StartError::Thread)
+}
+
+/// The remote APIs that these texts describe, for whoever carries out their turns, each with the name that errors are told by; where
+/// a source is a folder, or computes devices, that is left out. Refresh tokens are kept beside `database`.
+///
+/// # Errors
+/// [`StartError`].
+pub fn without_threads(
+    texts: &[(PathBuf, String)],
+    database: &Path,
+    ground: &Arc<dyn Ground>,
+) -> Result<Sources, StartError> {
+    Ok(Sources::new(Described::read(texts, (database, ground))?.remotes, ground))
+}
+
+/// What was described, ready to be looked after.
+#[derive(Default)]
+struct Described {
+    folders: Vec<Shell>,
+    remotes: Vec<Shell>,
+    /// Of each description that computes any, what it computes.
+    derived: Vec<Vec<Computed>>,
+}
+
+impl Described {
+    fn read(texts: &[(PathBuf, String)], on: (&Path, &Arc<dyn Ground>)) -> Result<Self, StartError> {
+        let (mut common, mut sources, mut all) = (Common::default(), Vec::new(), Self::default());
+        // All limits of an account and all names are known before the first thread goes by them.
+        for (file, text) in texts {
+            let described = |message| StartError::Described { path: file.to_owned(), message };
+            let source = Source::read(text).map_err(described)?;
+            source.announce(file, &mut common).map_err(described)?;
+            sources.push((file, source));
+        }
+        for (file, source) in sources {
+            all.add((file, source), on, &mut common)?;
+        }
+        Ok(all)
+    }
+
+    fn add(
+        &mut self,
+        (file, source): (&Path, Source),
+        (database, ground): (&Path, &Arc<dyn Ground>),
+        common: &mut Common,
+    ) -> Result<(), StartError> {
         let described = |message| StartError::Described { path: file.to_owned(), message };
         match source {
             Source::Drop(description) => {
@@ -131,30 +178,25 @@ pub fn start(
                 for asked in description.asked().map_err(described)? {
                     let fetch = Box::new(description.device(&asked).map_err(described)?);
                     let path = AgentPath { site: site.clone(), agent: asked.agent };
-                    devices.push(Polled::new(path, asked.device, draw()?, fetch));
+                    devices.push(Polled::new(path, asked.device, draw(&**ground)?, fetch));
                 }
                 let pace = description.pace();
                 let own = format!("{site}/{}", pace.name);
-                folders.push(Shell::new(pace, orders.clone(), own, devices));
+                self.folders.push(Shell::new(pace, Arc::clone(ground), own, devices));
             }
             Source::Http(description) => {
                 let derived = description.derived().map_err(described)?;
-                if !derived.is_empty() {
-                    derived::start(derived, database, orders.clone(), shutdown.clone())?;
-                }
-                let budget = Budget { database: database.to_owned(), orders: orders.clone() };
+                self.derived.extend((!derived.is_empty()).then_some(derived));
                 let site = description.site_id().map_err(described)?;
                 let asked = description.asked().map_err(described)?;
                 if !asked.is_empty() || description.list.is_some() {
-                    shells.push(http((file, *description), (site, asked), budget, &mut common)?);
+                    let of = (file, *description);
+                    self.remotes.push(http(of, (site, asked), (database, ground), common)?);
                 }
             }
         }
+        Ok(())
     }
-    // A share that hangs holds whoever looks into it, and nobody else: each folder has a worker of its own.
-    let own = folders.len();
-    pool::start(folders, database, own, shutdown).map_err(StartError::Thread)?;
-    pool::start(shells, database, workers, shutdown).map_err(StartError::Thread)
 }
 
 impl Source {
@@ -204,20 +246,20 @@ impl Source {
 fn http(
     (file, description): (&Path, Description),
     (site, asked): (SiteId, Vec<Asked>),
-    budget: Budget,
+    (database, ground): (&Path, &Arc<dyn Ground>),
     common: &mut Common,
 ) -> Result<Shell, StartError> {
-    let (pace, orders, account) = (description.pace(), budget.orders.clone(), Accounts::name(&description));
-    let caller = caller((file, &description), &mut common.accounts, budget)?;
+    let (pace, account) = (description.pace(), Accounts::name(&description));
+    let caller = caller((file, &description), &mut common.accounts, (database, ground))?;
     let api = Arc::new(Api { description, caller });
     let mut devices = Vec::new();
     for asked in asked {
         let path = AgentPath { site: site.clone(), agent: asked.agent.clone() };
         let (device, key, values) = (asked.device.clone(), asked.spec.key().to_owned(), asked.values.clone());
         let fetch = Box::new(HttpDevice::new(&api, asked));
-        devices.push(Polled { key, values, ..Polled::new(path, device, draw()?, fetch) });
+        devices.push(Polled { key, values, ..Polled::new(path, device, draw(&**ground)?, fetch) });
     }
-    let mut shell = Shell::new(pace, orders, account, devices);
+    let mut shell = Shell::new(pace, Arc::clone(ground), account, devices);
     let names = common.names.clone();
     shell.lister = api.description.list.is_some().then(|| Lister::new(Arc::clone(&api), names));
     shell.differ = api.description.delta.is_some().then(|| Differ::new(Arc::clone(&api)));
@@ -228,14 +270,14 @@ fn http(
 pub(super) fn caller(
     (file, description): (&Path, &Description),
     accounts: &mut Accounts,
-    budget: Budget,
+    (database, ground): (&Path, &Arc<dyn Ground>),
 ) -> Result<Caller, StartError> {
     let auth = &description.auth;
     let secret = |place: &str, word: &Secret| secret(file, place, word);
     let credentials = auth.credentials(&description.headers, secret)?;
-    let new = |spec| Login::new(spec, &budget.database, secret);
+    let new = |spec| Login::new(spec, database, secret);
     let login = auth.oauth2.as_ref().map(|spec| accounts.login(spec, || new(spec))).transpose()?;
-    Ok(Caller::new(description, (credentials, login), accounts.of(description), budget))
+    Ok(Caller::new(description, (credentials, login), accounts.of(description), Arc::clone(ground)))
 }
 
 /// A secret that stands at that place of a description.
@@ -257,8 +299,8 @@ fn read(path: &Path) -> Result<String, StartError> {
 }
 
 /// Who a device is in this process.
-pub(super) fn draw() -> Result<Begin, StartError> {
-    let random = || getrandom::u64().map_err(|e| StartError::Random(e.to_string()));
+pub(super) fn draw(ground: &dyn Ground) -> Result<Begin, StartError> {
+    let random = || ground.random().map_err(StartError::Random);
     let connection = ConnectionId((random()? & u64::from(u32::MAX)).try_into().unwrap_or(1));
     Ok(Begin { epoch: Epoch(random()?), connection, previous: None })
 }

@@ -7,6 +7,7 @@ mod reads;
 mod urgency;
 
 use std::collections::VecDeque;
+use std::path::Path;
 use std::sync::{Arc, Mutex};
 
 use gapless_common::message::Outcome;
@@ -18,12 +19,13 @@ use gapless_common::wire::{self, Message};
 use rusqlite::Connection;
 use tokio::sync::mpsc;
 
-use super::account::{Accounts, Budget};
+use super::account::Accounts;
 use super::auth::Credentials;
 use super::call::Caller;
 use super::describe::{Asked, Description};
 use super::failure::Failure;
 use super::fetch::{Fetch, Pace};
+use super::ground::{Ground, Process};
 use super::http::Api;
 use super::life::{Life, Polled};
 use super::list::Entry;
@@ -135,13 +137,12 @@ impl Bench {
         });
         let description = Description::read(&text).unwrap();
         let inbound = mpsc::channel(1_000);
-        let orders = Orders::to(&inbound.0);
-        let budget = Budget { database: "/nowhere".into(), orders: orders.clone() };
+        let ground: Arc<dyn Ground> = Arc::new(Process::new(Path::new("/nowhere"), &Orders::to(&inbound.0)));
         let account = Accounts::default().of(&description);
-        let caller = Caller::new(&description, (Credentials::default(), None), account, budget);
+        let caller = Caller::new(&description, (Credentials::default(), None), account, Arc::clone(&ground));
         let pace = Pace { window_ms: DAY_MS, overlap_ms: 0, lag_ms: 2 * DAY_MS, ..description.pace() };
         let api = Arc::new(Api { description, caller });
-        let (names, mut shell) = (Names::default(), Shell::new(pace, orders, "fleet".to_owned(), Vec::new()));
+        let (names, mut shell) = (Names::default(), Shell::new(pace, ground, "fleet".to_owned(), Vec::new()));
         shell.lister = Some(Lister::new(Arc::clone(&api), names.clone()));
         let connection = sqlite::make_writer(Connection::open_in_memory().unwrap(), 7).unwrap();
         Self { shell, api, names, connection, inbound }
@@ -153,7 +154,7 @@ impl Bench {
         let path = AgentPath { site: self.api.description.site_id().unwrap(), agent: asked.agent.clone() };
         let fake = Fake::default();
         let fetch = Box::new(fake.clone());
-        self.shell.devices.push(Polled::new(path, asked.device, draw().unwrap(), fetch));
+        self.shell.devices.push(Polled::new(path, asked.device, draw(&*self.shell.ground).unwrap(), fetch));
         fake
     }
 
