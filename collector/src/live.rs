@@ -23,13 +23,20 @@ pub struct Granted {
     pub renew_at: Timestamp,
 }
 
+/// Whether a lease until then stands. One that lasts for longer than any that is granted was granted before the collector's
+/// clock was set back: by now no agent holds it.
+#[must_use]
+pub fn stands(until: Timestamp, now: Timestamp) -> bool {
+    (1..=i64::from(MINUTES_MOST) * 60_000).contains(&until.since_ms(now))
+}
+
 /// A lease for a viewer that asks for `minutes`, where the site has one until `standing`. What lasts for more than half of
 /// what is asked is enough; a viewer asks again when half of it is over.
 #[must_use]
 pub fn take(standing: Option<Timestamp>, minutes: u32, now: Timestamp) -> Granted {
     let asked_ms = i64::from(minutes.clamp(MINUTES_LEAST, MINUTES_MOST)) * 60_000;
     let half_ms = asked_ms / 2;
-    let enough = standing.filter(|until| until.since_ms(now) > half_ms);
+    let enough = standing.filter(|until| stands(*until, now) && until.since_ms(now) > half_ms);
     let until = enough.unwrap_or_else(|| now.plus_ms(asked_ms));
     // Of a lease that another viewer took for longer no more than is asked.
     let renew_at = until.plus_ms(-half_ms).min(now.plus_ms(half_ms));
@@ -52,6 +59,8 @@ mod tests {
             (Some(300), 1, 200, (300, false, 230)),
             (Some(300), 60, 0, (3_600, true, 1_800)),
             (Some(3_600), 1, 0, (3_600, false, 30)),
+            // Granted before the clock was set back.
+            (Some(3_601), 5, 0, (300, true, 150)),
             (None, 0, 0, (60, true, 30)),
             (None, u32::MAX, 0, (3_600, true, 1_800)),
         ];

@@ -230,7 +230,7 @@ impl World {
     fn restart(self, rules: Rules) -> Self {
         let connection = self.committer.into_connection().unwrap();
         let mut committer = Committer::from_connection(connection, 8).unwrap().with_rules(rules);
-        committer.nobody_connected(self.now).unwrap();
+        committer.begin(self.now).unwrap();
         Self { committer, ..self }
     }
 }

@@ -683,6 +683,23 @@ fn a_broker_that_is_away_for_long_makes_no_agent_so() {
     }
 }
 
+/// As long as the collector does not run it hears nobody, and of what its broker did before it knows no more: neither is held
+/// against an agent.
+#[test]
+fn a_collector_that_was_down_for_long_blames_no_agent_for_it() {
+    let mut world = with_a_hole(Policies::default());
+    world.now = at(21);
+    world.leave();
+    assert_eq!(world.asked(at(21).plus_ms(DAY_MS)), []);
+    let (mut world, back) = (world.restart(), at(21).plus_ms(31 * DAY_MS));
+    world.committer.begin(back).unwrap();
+    let gone = back.plus_ms(60_000 + 7 * DAY_MS);
+    assert_eq!(world.asked(gone.plus_ms(-1)), []);
+    assert_eq!(world.given_up(), [None]);
+    assert_eq!(world.asked(gone), []);
+    assert_eq!(world.given_up(), [Some(gone.plus_ms(45 * DAY_MS).since_ms(T0))]);
+}
+
 /// What an agent carried out, and then took along.
 #[test]
 fn an_agent_that_answered_and_left_for_good_is_not_said_to_have_been_silent() {

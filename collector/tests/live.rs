@@ -130,6 +130,18 @@ fn agents_are_told_when_a_lease_begins_when_it_would_run_out_and_when_it_ends() 
 }
 
 #[test]
+fn a_lease_that_was_granted_while_the_clock_was_ahead_is_none_once_it_is_right() {
+    let mut world = World::new();
+    world.be_born("a", 1, 900_000);
+    let told = world.after(7_200).watch(Some(5));
+    assert_eq!(live(&told), [("a", 7_500)]);
+    world.answer("a", &told[0].1, Outcome::Done);
+    assert_eq!(world.after(0).states(), [LeaseState::Gathering]);
+    assert_eq!(live(&world.be_born("a", 2, 900_000)), [], "nobody watches");
+    assert_eq!(live(&world.watch(Some(5))), [("a", 300)]);
+}
+
+#[test]
 fn an_agent_that_was_away_is_told_the_latest_and_one_that_starts_anew_is_told_again() {
     let mut world = World::new();
     world.be_born("a", 1, 900_000);

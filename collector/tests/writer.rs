@@ -266,6 +266,34 @@ fn the_first_of_two_values_stays_and_the_second_is_kept_beside_it() {
 }
 
 #[test]
+fn a_value_that_was_told_in_doubt_and_is_said_again_for_sure_counts_as_sure() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut running = Running::start(dir.path());
+    running.data(frame(1, opening()));
+    let told = |x, quality| {
+        let mut record = reading(T0, x);
+        if let Record::Readings(readings) = &mut record {
+            readings.samples.iter_mut().for_each(|sample| sample.quality = quality);
+        }
+        vec![record]
+    };
+    let reader = Reader::new(&dir.path().join("db"));
+    let rows = [
+        (1.0, Quality::UncertainClock, Quality::UncertainClock, 0),
+        (1.0, Quality::Good, Quality::Good, 0),
+        // Said again in doubt it is as sure as before; another value is another word.
+        (1.0, Quality::UncertainClock, Quality::Good, 0),
+        (2.0, Quality::Good, Quality::Good, 2),
+    ];
+    for (first, (x, quality, expected, conflicts)) in (3..).zip(rows) {
+        running.data(frame(first, told(x, quality)));
+        let stored = all(&reader);
+        assert!(stored.iter().all(|reading| reading.quality == expected), "{first}: {stored:?}");
+        assert_eq!((stored.len(), reader.conflicts(None, 10).unwrap().len()), (2, conflicts), "{first}");
+    }
+}
+
+#[test]
 fn what_cannot_be_used_is_kept_or_left_and_stops_nothing() {
     let dir = tempfile::tempdir().unwrap();
     let mut running = Running::start(dir.path());

@@ -60,11 +60,15 @@ pub enum Bug {
     AlertStands,
     /// A lease of live readings has no end.
     LeaseForEver,
+    /// An agent says that it took a lease, and gathers as before.
+    LeaseUnheard,
+    /// That an agent or the broker is gone is never beyond what people are told of.
+    AbsenceUntold,
 }
 
 impl Bug {
     /// All of them.
-    pub const ALL: [Self; 27] = [
+    pub const ALL: [Self; 29] = [
         Self::AcknowledgeBeforeCommit,
         Self::SkipFsync,
         Self::TrimOnPuback,
@@ -92,6 +96,8 @@ impl Bug {
         Self::DeliveryForgotten,
         Self::AlertStands,
         Self::LeaseForEver,
+        Self::LeaseUnheard,
+        Self::AbsenceUntold,
     ];
 }
 

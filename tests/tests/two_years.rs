@@ -554,7 +554,7 @@ fn every_slot_ends_stored_or_given_up_by_the_schedule_with_as_few_calls_as_could
             collector_away = T0;
             let connection = committer.into_connection().unwrap();
             committer = Committer::from_connection(connection, 8).unwrap().with_policies(policies());
-            committer.nobody_connected(now).unwrap();
+            committer.begin(now).unwrap();
             fleet.iter_mut().for_each(|owed| owed.is_connected = false);
         }
         let messages: Vec<Inbound> = fleet.iter_mut().flat_map(|owed| owed.deliver(now)).collect();

@@ -2,7 +2,7 @@
 //! answers to them. Has no thread, queue, clock or random source: whoever holds it (the writer's thread, or a
 //! simulation) says what time it is, sends what it answers, and tries again what failed.
 //!
-//! Calling contract: call [`nobody_connected`](Committer::nobody_connected) and
+//! Calling contract: call [`begin`](Committer::begin) and
 //! [`try_parked_again`](Committer::try_parked_again) once after opening, then [`attempt`](Committer::attempt) for
 //! each group of messages, again with the same group after an error, and with the rest where it took only a part;
 //! and [`replay`](Committer::replay) while it [`owes_replay`](Committer::owes_replay).
@@ -239,11 +239,22 @@ impl Committer {
         self.connection.execute_batch("PRAGMA wal_checkpoint(TRUNCATE)")
     }
 
-    /// Who is connected is not known before presence has been answered.
+    /// To be told as the collector starts: nobody was heard since the last word that is kept of any agent, as long as the collector
+    /// did not run or its broker was away before that, and nobody is blamed for it; and who is connected is not known.
     ///
     /// # Errors
     /// The database failed: agents that may have gone are still shown as connected.
-    pub fn nobody_connected(&mut self, now: Timestamp) -> rusqlite::Result<()> {
+    pub fn begin(&mut self, now: Timestamp) -> rusqlite::Result<()> {
+        let sql = "SELECT max(last_heard_at) FROM agents";
+        let heard: Option<i64> = self.connection.query_row(sql, [], |r| r.get(0))?;
+        if let Some(heard) = heard.map(Timestamp).filter(|heard| *heard < now) {
+            self.note_unheard((heard, now));
+        }
+        self.nobody_connected(now)
+    }
+
+    /// Who is connected is not known before presence has been answered.
+    fn nobody_connected(&mut self, now: Timestamp) -> rusqlite::Result<()> {
         let sql = "SELECT EXISTS (SELECT 1 FROM agents WHERE connected = 1)";
         if !self.connection.query_row(sql, [], |r| r.get::<_, bool>(0))? {
             return Ok(());
@@ -266,11 +277,15 @@ impl Committer {
             }
             (true, Some(since)) => {
                 self.unheard_since = None;
-                self.unheard.push_back((since, now));
-                self.unheard.drain(..self.unheard.len().saturating_sub(UNHEARD_MAX));
+                self.note_unheard((since, now));
                 Ok(())
             }
         }
+    }
+
+    fn note_unheard(&mut self, absence: Absence) {
+        self.unheard.push_back(absence);
+        self.unheard.drain(..self.unheard.len().saturating_sub(UNHEARD_MAX));
     }
 
     /// Frames that an earlier program could not read may be plain to this one. Returns how many were; the agents are
@@ -884,7 +899,7 @@ mod tests {
             committer.attempt(std::slice::from_ref(&birth), NOW).unwrap();
             assert_eq!(connected(&committer), 1);
             if again {
-                committer.nobody_connected(NOW).unwrap();
+                committer.begin(NOW).unwrap();
             } else {
                 committer.attempt(&[Inbound::new_session(NOW)], NOW).unwrap();
             }

@@ -84,7 +84,7 @@ pub fn start_with(
     outbound: mpsc::Sender<Outbound>,
     health: Arc<Health>,
 ) -> Result<(Watch, JoinHandle<()>), StartError> {
-    if let Err(error) = committer.nobody_connected(clock::now()) {
+    if let Err(error) = committer.begin(clock::now()) {
         tracing::error!(%error, "agents that may have gone are still shown as connected");
     }
     match committer.try_parked_again(clock::now()) {

@@ -10,6 +10,7 @@ use super::model::{LeaseAgent, LeaseRow, LeaseState};
 use super::rows::name;
 use super::{ReadError, read};
 use crate::ledger::AgentNo;
+use crate::live;
 
 /// An agent that was away is told so long after the end of a lease that it has ended; later it has run out there, too.
 const END_TOLD_MS: i64 = 3_600_000;
@@ -26,8 +27,9 @@ pub(crate) fn standing(
     site: i64,
     now: Timestamp,
 ) -> rusqlite::Result<Option<Timestamp>> {
-    let sql = "SELECT until FROM leases WHERE site = ?1 AND until > ?2";
-    connection.prepare_cached(sql)?.query_row([site, now.0], |r| r.get(0).map(Timestamp)).optional()
+    let sql = "SELECT until FROM leases WHERE site = ?1";
+    let until = connection.prepare_cached(sql)?.query_row([site], |r| r.get(0).map(Timestamp)).optional()?;
+    Ok(until.filter(|until| live::stands(*until, now)))
 }
 
 /// Writes a lease down.
@@ -55,8 +57,10 @@ pub(crate) fn of_agent(
     now: Timestamp,
 ) -> rusqlite::Result<Option<Timestamp>> {
     let sql = "SELECT l.until FROM agents a JOIN leases l ON l.site = a.site
-        WHERE a.id = ?1 AND a.flush_ms > 0 AND l.until > ?2";
-    connection.prepare_cached(sql)?.query_row([agent.0, now.0], |r| r.get(0).map(Timestamp)).optional()
+        WHERE a.id = ?1 AND a.flush_ms > 0";
+    let until =
+        connection.prepare_cached(sql)?.query_row([agent.0], |r| r.get(0).map(Timestamp)).optional()?;
+    Ok(until.filter(|until| live::stands(*until, now)))
 }
 
 /// Whether an agent may hold a lease that it was told of.
@@ -113,6 +117,8 @@ pub(super) fn row(
 
 /// Until when each site is watched that is.
 pub(super) fn all(connection: &Connection, now: Timestamp) -> Result<Vec<(SiteId, Timestamp)>, ReadError> {
-    let sql = "SELECT s.name, l.until FROM leases l JOIN sites s ON s.id = l.site WHERE l.until > ?1";
-    read::rows(connection, sql, [now.0], |r| Ok((name!(r, "name", SiteId), Timestamp(r.get("until")?))))
+    let sql = "SELECT s.name, l.until FROM leases l JOIN sites s ON s.id = l.site";
+    let all =
+        read::rows(connection, sql, [], |r| Ok((name!(r, "name", SiteId), Timestamp(r.get("until")?))))?;
+    Ok(all.into_iter().filter(|(_, until)| live::stands(*until, now)).collect())
 }

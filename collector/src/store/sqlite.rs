@@ -14,13 +14,13 @@ use super::model::Head;
 /// Version of the schema that this program writes.
 const SCHEMA_VERSION: i64 = 18;
 const SCHEMA: &str = include_str!("schema.sql");
-/// What was asked after a backup was made, and in answer to what, is not known to it: no number of a command is given
-/// again that an agent may remember, and what was being asked for is asked for anew.
-const RESTORED: &str = "INSERT INTO sqlite_sequence (name, seq)
-    SELECT 'commands', 0 WHERE NOT EXISTS (SELECT 1 FROM sqlite_sequence WHERE name = 'commands');
-UPDATE sqlite_sequence SET seq = seq + 4294967296 WHERE name = 'commands';
-UPDATE commands SET outcome = 2 WHERE outcome IS NULL AND kind = 5;
+/// What was asked after a backup was made, and in answer to what, is not known to it: what was being asked for is asked for anew.
+const RESTORED: &str = "UPDATE commands SET outcome = 2 WHERE outcome IS NULL AND kind = 5;
 UPDATE gaps SET state = 4, request = NULL, next_at = opened_at WHERE state = 3";
+/// More commands than a database tells in one life.
+const COMMANDS_OF_A_LIFE: u64 = 1 << 32;
+/// One of so many steps is drawn: few enough that thirty thousand lives leave room in the column.
+const COMMAND_STEPS: u64 = 1 << 16;
 /// How long a connection waits for another one; only a backup or a person's shell can make it wait.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 /// Prepared statements kept per connection; more than there are in this crate.
@@ -111,11 +111,24 @@ fn migrate(connection: &mut Connection, found: i64, fresh: u64) -> rusqlite::Res
         transaction.execute_batch(RESTORED)?;
     }
     if wanted.is_some() {
+        move_commands_on(&transaction, fresh)?;
         let sql = "INSERT INTO meta VALUES ('incarnation', ?1) ON CONFLICT DO UPDATE SET value = ?1";
         transaction.execute(sql, [fresh.cast_signed()])?;
         transaction.execute("DELETE FROM meta WHERE key = 'needs_incarnation'", [])?;
     }
     transaction.commit()
+}
+
+/// No number of a command is given again that an agent may remember from another life of this database, or of one before it.
+/// Each life moves on by a step of its own, drawn, for one backup may be put back more than once; no life tells as many
+/// commands as there are between two steps.
+fn move_commands_on(connection: &Connection, fresh: u64) -> rusqlite::Result<()> {
+    let step = (fresh % COMMAND_STEPS + 1) * COMMANDS_OF_A_LIFE;
+    let sql = "INSERT INTO sqlite_sequence (name, seq)
+        SELECT 'commands', 0 WHERE NOT EXISTS (SELECT 1 FROM sqlite_sequence WHERE name = 'commands')";
+    connection.execute(sql, [])?;
+    let sql = "UPDATE sqlite_sequence SET seq = seq + ?1 WHERE name = 'commands'";
+    connection.execute(sql, [step.cast_signed()]).map(drop)
 }
 
 fn meta(connection: &Connection, key: &str) -> rusqlite::Result<Option<i64>> {
@@ -310,5 +323,26 @@ mod tests {
             connection.execute_batch(&format!("PRAGMA user_version = {}", SCHEMA_VERSION + 1)).unwrap();
             assert!(matches!(make_writer(connection, 9), Err(OpenError::TooNew { .. })));
         }
+    }
+
+    /// Two lives that begin with one backup, and a new database in the place of a lost one, give no number of a command twice.
+    #[test]
+    fn each_life_of_a_database_numbers_its_commands_apart() {
+        let life = |copies: &str, fresh| {
+            let connection = make_writer(Connection::open_in_memory().unwrap(), 7).unwrap();
+            connection.execute_batch(copies).unwrap();
+            let connection = make_writer(connection, fresh).unwrap();
+            let sql = "SELECT seq FROM sqlite_sequence WHERE name = 'commands'";
+            connection.query_row(sql, [], |r| r.get::<_, i64>(0)).unwrap()
+        };
+        let is_copy = "INSERT INTO meta VALUES ('needs_incarnation', 1)";
+        let first = life("", 8);
+        assert_eq!(first, life("", 9), "the same life goes on");
+        let lives = [first, life(is_copy, 8), life(is_copy, 9), life(is_copy, u64::MAX)];
+        for (at, life) in lives.iter().enumerate() {
+            let mut others = lives[..at].iter().map(|other| life.abs_diff(*other));
+            assert!(others.all(|apart| apart >= COMMANDS_OF_A_LIFE), "{lives:?}");
+        }
+        assert!(lives.iter().all(|life| *life > 0 && *life < i64::MAX / 2), "{lives:?}");
     }
 }

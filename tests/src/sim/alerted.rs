@@ -7,11 +7,11 @@ use gapless_collector::alerts::delivery::Answer;
 use gapless_collector::alerts::digest;
 use gapless_collector::alerts::notice::Told;
 use gapless_collector::store::model::ReceiverName;
-use gapless_common::id::Incarnation;
+use gapless_common::id::{ConnectionId, Incarnation};
 use rusqlite::Connection;
 
-use super::facts::Overdue;
 use super::judge::Findings;
+use super::overdue::Overdue;
 use super::people::receivers;
 use super::sometimes::Rare;
 use super::world::World;
@@ -42,10 +42,16 @@ pub struct Alerted {
     known: BTreeSet<(String, i64, i64, i64)>,
     /// Of each receiver the alerts that stand, as far as it was told: kind and subject.
     standing: BTreeMap<(Incarnation, &'static str, &'static str, String), i64>,
-    /// Devices that are stale, by number.
-    pub(super) overdue: BTreeMap<i64, Overdue>,
-    /// When each agent was born last, as far as that was committed, in ms of the run.
-    pub(super) born_ms: BTreeMap<usize, u64>,
+    /// Who is late.
+    pub(super) overdue: Overdue,
+    /// The connection of each agent's last birth that was committed.
+    pub(super) born: BTreeMap<usize, ConnectionId>,
+    /// When each agent was last seen to be there, as far as the collector could know, in ms of the run.
+    pub(super) there_ms: BTreeMap<usize, u64>,
+    /// When each agent last told its clock while that was off, in ms of the run.
+    pub(super) odd_clock_ms: BTreeMap<usize, u64>,
+    /// How full each agent last told its outbox to be, and the most that it ever did, in percent.
+    pub(super) filled: BTreeMap<usize, (u64, u64)>,
 }
 
 impl Alerted {

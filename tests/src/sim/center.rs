@@ -80,6 +80,8 @@ pub struct Center {
     pub held_bytes: u64,
     /// Whether its disk has no room.
     pub is_full: bool,
+    /// How many looks after alerts it could not make because of that.
+    pub looks_refused: u64,
     rng: Rng,
 }
 
@@ -106,6 +108,7 @@ impl Center {
             ahead_ms,
             held_bytes: 0,
             is_full,
+            looks_refused: 0,
             rng,
         }
     }
@@ -123,7 +126,7 @@ impl Center {
         let now = self.now(at_ms);
         self.starts += 1;
         committer.know_receivers(receivers(), now).expect("memory does not fail");
-        committer.nobody_connected(now).expect("memory does not fail");
+        committer.begin(now).expect("memory does not fail");
         committer.try_parked_again(now).expect("memory does not fail");
         self.committer = Some(committer);
     }

@@ -1,28 +1,28 @@
-//! The facts that alerts are about, found apart from the collector's rules: each alert that is raised has its own, a device that is
-//! stale for long enough is told of, and in the end no alert stands for what is well.
+//! The facts that alerts are about, found apart from the collector's rules: each alert that is raised has its own. Whether all
+//! that people are to be told of is raised is asked in `overdue`.
 
 use gapless_collector::alerts::Kind;
 use gapless_collector::alerts::limits::Limits;
 use gapless_collector::freshness::{Allowances, Subject};
 use gapless_collector::store::AHEAD_MAX_MS;
+use gapless_common::message::AgentState;
 use gapless_common::quality::Quality;
 use gapless_common::time::Timestamp;
+use gapless_common::wire::{self, Message};
 use rusqlite::{Connection, Row};
 
 use super::gateway::Gateway;
+use super::net::Party;
 use super::plan::Mischief;
 use super::sometimes::Rare;
 use super::world::World;
 
 /// An agent that left so lately, in ms, counts as there.
 const LATELY_MS: i64 = 60_000;
-/// Who is back may be so long with what it has to say first, in ms.
-const RETURN_MS: i64 = 60_000;
-/// A sweep comes to each device once in so many looks; it is seen this often who is to be told of.
-const SHARDS: u64 = 60;
-const SEEN_EVERY: u64 = 9;
-/// Kinds that are over once all is well.
-const PASSING: [Kind; 5] = [Kind::Stale, Kind::Silent, Kind::Outbox, Kind::Clock, Kind::Broker];
+/// What a gateway says of its clock counts for so long, in ms: it says so once a day, and that may be late.
+const CLOCK_SAID_MS: u64 = 26 * 3_600_000;
+/// A clock seems off by as much as a message is late at most, in ms, where people are told from a minute on.
+const CLOCK_LATE_MS: i64 = 5_000;
 
 /// An alert that was raised.
 #[derive(Debug)]
@@ -38,20 +38,16 @@ struct Raised {
 
 /// A device that is owed readings, as the collector knows it.
 #[derive(Debug)]
-struct Device {
-    no: i64,
+pub(super) struct Device {
+    pub(super) no: i64,
     name: String,
-    is_connected: bool,
+    pub(super) is_connected: bool,
     left_at: Option<i64>,
-    born_at: i64,
-    last_at: Option<i64>,
+    pub(super) born_at: i64,
+    pub(super) last_at: Option<i64>,
     allowed_ms: i64,
-    is_told: bool,
+    pub(super) is_told: bool,
 }
-
-/// Since when a device is stale with nothing between that would have its time begin anew: the collector's start and session, its
-/// agent's birth, its latest reading.
-pub(super) type Overdue = ((u64, u64, i64, Option<i64>, bool), Timestamp);
 
 const DEVICES: &str = "SELECT max(p.id), d.id AS no, d.name, s.name AS site, d.attributes ->> 'class' AS class,
         a.connected = 1 AS is_connected, a.left_at, coalesce(a.last_birth_at, 0) AS born_at, g.interval_ms, a.flush_ms,
@@ -83,19 +79,19 @@ impl Device {
         })
     }
 
-    fn all(connection: &Connection, now: Timestamp) -> rusqlite::Result<Vec<Self>> {
+    pub(super) fn all(connection: &Connection, now: Timestamp) -> rusqlite::Result<Vec<Self>> {
         let mut statement = connection.prepare_cached(DEVICES)?;
         statement.query_map([now.0 + AHEAD_MAX_MS], Self::of)?.collect()
     }
 
     /// For how long it has been older than allowed.
-    fn over_ms(&self, now: Timestamp) -> Option<i64> {
+    pub(super) fn over_ms(&self, now: Timestamp) -> Option<i64> {
         Some(now.0 - self.last_at? - self.allowed_ms)
     }
 }
 
 impl World {
-    /// Each alert that was raised since the one that was `known` has its fact, and who is to be told of is.
+    /// Each alert that was raised since the one that was `known` has its fact.
     pub(super) fn check_raised(&mut self, known: i64) {
         for raised in self.raised(known).expect("the database reads") {
             tracing::info!(at_ms = self.now_ms, ?raised, "raised");
@@ -107,10 +103,6 @@ impl World {
             if let Some(why) = self.without_fact(&raised).expect("the database reads") {
                 self.oracle.find("alerts have their fact", format!("{raised:?}: {why}"));
             }
-        }
-        self.people.looks += 1;
-        if self.people.looks.is_multiple_of(SEEN_EVERY) {
-            self.check_overdue();
         }
     }
 
@@ -151,7 +143,7 @@ impl World {
             (Kind::Implausible, Some(device), None) => self.was_out_of_range(device),
             (Kind::Silent, None, Some(agent)) => self.gateway_of(agent).is_some_and(|no| self.is_gone(no)),
             (Kind::Clock, None, Some(agent)) => self.gateway_of(agent).is_some_and(|no| self.may_be_off(no)),
-            (Kind::Outbox, None, Some(_)) => true,
+            (Kind::Outbox, None, Some(agent)) => self.gateway_of(agent).is_some_and(|no| self.was_full(no)),
             (Kind::Broker, None, None) => {
                 let away_ms = self.now_ms - self.center.heard_ms;
                 away_ms >= Limits::default().silent_ms.cast_unsigned() || self.is_center_set()
@@ -165,10 +157,10 @@ impl World {
         self.gateways.iter().position(|gateway: &Gateway| gateway.path.to_string() == path)
     }
 
-    /// Whether an agent was last born so long ago that it may be silent by now.
+    /// Whether an agent was there, as far as the collector could know, so long ago that it may be silent by now.
     fn is_gone(&self, no: usize) -> bool {
-        let born_ms = self.oracle.alerted.born_ms.get(&no).copied().unwrap_or_default();
-        self.now_ms - born_ms >= Limits::default().silent_ms.cast_unsigned() || self.is_center_set()
+        let there_ms = self.oracle.alerted.there_ms.get(&no).copied().unwrap_or_default();
+        self.now_ms - there_ms >= Limits::default().silent_ms.cast_unsigned() || self.is_center_set()
     }
 
     /// Whether the collector's clock was set in the midst of the run.
@@ -176,11 +168,65 @@ impl World {
         self.is_good && self.plan.has(Mischief::CenterClock)
     }
 
-    /// Whether an agent's clock may be off by more than a minute from the collector's.
+    /// Whether an agent has told its clock while that was off, or not set; a database that was put back may have it from before.
     fn may_be_off(&self, no: usize) -> bool {
-        self.oracle.histories[no].has_odd_clock
-            || self.plan.has(Mischief::CenterClock)
-            || self.plan.has(Mischief::Drift) && self.now_ms > 86_400_000
+        let said_ms = self.oracle.alerted.odd_clock_ms.get(&no);
+        said_ms
+            .is_some_and(|at_ms| self.now_ms - at_ms <= CLOCK_SAID_MS || !self.oracle.rolled_back.is_empty())
+    }
+
+    /// Whether an agent has last told that its outbox is as full as people are told of; or ever, where the database was put back.
+    fn was_full(&self, no: usize) -> bool {
+        let Some((last, most)) = self.oracle.alerted.filled.get(&no) else { return false };
+        let percent = if self.oracle.rolled_back.is_empty() { last } else { most };
+        *percent >= Limits::default().outbox_percent.cast_unsigned()
+    }
+
+    /// Notes which agents are there, and as such known to the collector.
+    pub(super) fn note_who_is_there(&mut self) {
+        if !self.center.hears {
+            return;
+        }
+        for (no, gateway) in self.gateways.iter().enumerate() {
+            let is_there = gateway.connection.is_some_and(|connection| {
+                self.oracle.alerted.born.get(&no) == Some(&connection)
+                    && self.net.has_session(Party::Gateway(no), u64::from(connection.0))
+            });
+            if is_there {
+                self.oracle.alerted.there_ms.insert(no, self.now_ms);
+            }
+        }
+    }
+
+    /// An agent tells how its gateway is: whether its clock is off in truth.
+    pub(super) fn note_state_sent(&mut self, no: usize, payload: &[u8]) {
+        if !matches!(
+            wire::decode(payload),
+            Ok(Message::State(AgentState::Health { .. } | AgentState::Birth { .. }))
+        ) {
+            return;
+        }
+        let now = self.gateways[no].now(self.now_ms);
+        let off_ms = now.wall.since_ms(self.center.now(self.now_ms)).saturating_abs();
+        if !now.wall_set || off_ms >= Limits::default().clock_ms - CLOCK_LATE_MS {
+            self.oracle.alerted.odd_clock_ms.insert(no, self.now_ms);
+        }
+    }
+
+    /// The collector has taken what an agent says of itself.
+    pub(super) fn note_state(&mut self, no: usize, state: &AgentState) {
+        let alerted = &mut self.oracle.alerted;
+        match state {
+            AgentState::Birth { connection, .. } => {
+                alerted.born.insert(no, *connection);
+                alerted.there_ms.insert(no, self.now_ms);
+            }
+            AgentState::Health { outbox, .. } => {
+                let most = alerted.filled.get(&no).map_or(0, |(_, most)| *most);
+                alerted.filled.insert(no, (outbox.percent(), most.max(outbox.percent())));
+            }
+            _ => {}
+        }
     }
 
     fn was_out_of_range(&self, device: &str) -> bool {
@@ -189,53 +235,6 @@ impl World {
             let mut told = history.valueless.iter();
             told.any(|((index, ..), (_, quality))| of(index.0) && *quality == Quality::BadOutOfRange)
         })
-    }
-
-    /// A device that is stale for long enough, while it could be heard, is told of.
-    fn check_overdue(&mut self) {
-        let now = self.center.now(self.now_ms);
-        let (start, session, is_good) = (self.center.starts, self.center.session, self.is_good);
-        let listens = self.center.hears && !self.center.is_full;
-        let devices = match self.center.committer.as_ref().filter(|_| listens) {
-            Some(committer) => Device::all(committer.connection(), now).expect("the database reads"),
-            None => Vec::new(),
-        };
-        let before = std::mem::take(&mut self.oracle.alerted.overdue);
-        let patience_ms = Limits::default().silent_ms.max(Limits::default().stale_ms)
-            + RETURN_MS
-            + i64::try_from((SHARDS + SEEN_EVERY) * self.plan.alert_ms).expect("hours");
-        for device in devices {
-            let is_over = device.over_ms(now).is_some_and(|ms| ms >= 0);
-            if !device.is_connected || !is_over || device.is_told {
-                continue;
-            }
-            let undisturbed = (start, session, device.born_at, device.last_at, is_good);
-            let since = before.get(&device.no).filter(|(as_of, _)| *as_of == undisturbed);
-            let since = since.map_or(now, |(_, since)| *since);
-            if now.since_ms(since) > patience_ms {
-                let what = format!("{device:?} has been stale since {since}, and nobody was told");
-                self.oracle.find("alerts in time", what);
-            }
-            self.oracle.alerted.overdue.insert(device.no, (undisturbed, since));
-        }
-    }
-
-    /// The alerts that stand though they are over once all is well.
-    pub(super) fn worries(&self) -> Vec<String> {
-        let Some(committer) = self.center.committer.as_ref() else { return Vec::new() };
-        // Of a gateway's clock it hears once a day where that was not stepped: where its own was set right, not before.
-        let is_heard = |kind: &&Kind| **kind != Kind::Clock || !self.plan.has(Mischief::CenterClock);
-        let codes: Vec<String> =
-            PASSING.iter().filter(is_heard).map(|kind| kind.code().to_string()).collect();
-        let sql = format!(
-            "SELECT l.id || ': ' || l.detail || ' (' || coalesce(d.name, a.name, 'the collector') || ')' FROM alerts l
-             LEFT JOIN devices d ON d.id = l.device LEFT JOIN agents a ON a.id = l.agent
-             WHERE l.resolved_at IS NULL AND l.kind IN ({})",
-            codes.join(", ")
-        );
-        let mut statement = committer.connection().prepare_cached(&sql).expect("the database reads");
-        let rows = statement.query_map([], |r| r.get(0)).expect("the database reads");
-        rows.collect::<Result<_, _>>().expect("the database reads")
     }
 }
 

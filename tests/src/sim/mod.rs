@@ -12,7 +12,7 @@
 //! | `logger`, `profiled`, `memory`, `mishap` | devices that remember, and what befalls them; what persons do |
 //! | `people`, `viewers` | who is told of alerts, and what befalls them; who watches a site |
 //! | `tap`, `oracle`, `judge`, `cause` | what is durable; what is true; what the end must look like; why a gap is one |
-//! | `alerted`, `facts` | what people are told of alerts, and whether it is so |
+//! | `alerted`, `facts`, `overdue` | what people are told of alerts, whether it is so, and whether it is all |
 //! | `owed` | from when on a device is due |
 //! | `whole` | an answer is stored as it was told, at its time |
 //! | `recall`, `rest` | the same two of devices that remember |
@@ -37,6 +37,7 @@ pub mod memory;
 pub mod mishap;
 pub mod net;
 pub mod oracle;
+mod overdue;
 mod owed;
 pub mod people;
 pub mod plan;

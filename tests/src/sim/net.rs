@@ -121,6 +121,8 @@ const DELAY_MS_MAX: u64 = 60_000;
 #[derive(Debug)]
 pub struct Net {
     sessions: BTreeMap<Party, Session>,
+    /// How often each party was connected.
+    connected: BTreeMap<Party, u64>,
     retained: BTreeMap<String, Vec<u8>>,
     links: BTreeMap<Party, Link>,
     /// Whether the broker runs.
@@ -136,6 +138,7 @@ impl Net {
     pub fn new(rng: Rng) -> Self {
         Self {
             sessions: BTreeMap::new(),
+            connected: BTreeMap::new(),
             retained: BTreeMap::new(),
             links: BTreeMap::new(),
             is_up: true,
@@ -155,6 +158,18 @@ impl Net {
         self.sessions.get(&of).is_some_and(|known| known.id == session)
     }
 
+    /// Whether the broker has any connection of the party.
+    #[must_use]
+    pub fn is_connected(&self, of: Party) -> bool {
+        self.sessions.contains_key(&of)
+    }
+
+    /// How often the party was connected.
+    #[must_use]
+    pub fn connected(&self, of: Party) -> u64 {
+        self.connected.get(&of).copied().unwrap_or_default()
+    }
+
     /// A client connects. One that the broker has already under that name is thrown out.
     pub fn connect(&mut self, who: Party, session: u64, will: (String, Vec<u8>, bool), at_ms: u64) -> Sent {
         let link = *self.link(who);
@@ -164,6 +179,7 @@ impl Net {
         }
         let mut sent = self.take_over(who, at_ms);
         self.sessions.insert(who, Session { id: session, will });
+        *self.connected.entry(who).or_default() += 1;
         let opened_ms = at_ms + self.rng.within(2, 200);
         sent.push((opened_ms, Packet::Opened { to: who, session }));
         if matches!(who, Party::Gateway(_)) {

@@ -117,8 +117,10 @@ impl World {
     pub(super) fn look_after_alerts(&mut self) {
         self.push(self.now_ms + self.plan.alert_ms, Event::Alerts);
         let known = self.center.newest_alert();
+        self.note_who_is_there();
         self.center.look_after_alerts(self.now_ms);
         self.check_raised(known);
+        self.see_overdue();
         for at in 0..self.people.receivers.len() {
             self.send_to(at);
             self.write_down(at);
@@ -146,7 +148,8 @@ impl World {
         let message = (committer.head().incarnation, receiver.name, through);
         self.note_sent(message, &told, is_accepted);
         if dies {
-            self.kill_center();
+            let waits_ms = self.people.rng.within(1_000, 120_000);
+            self.kill_center_for(waits_ms);
         }
     }
 
@@ -175,6 +178,7 @@ impl Center {
         }
         let Some(committer) = self.committer.as_mut() else { return };
         let done = committer.hears(hears, now).and_then(|()| committer.look_after_alerts(now));
+        self.looks_refused += u64::from(done.is_err());
         self.unless_full(done);
     }
 

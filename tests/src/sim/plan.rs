@@ -265,6 +265,8 @@ pub struct Plan {
     pub keep_ms: u64,
     /// How often the collector looks after alerts, in ms.
     pub alert_ms: u64,
+    /// How long a collector whose transaction has failed waits, in ms.
+    pub again_ms: u64,
     /// How often the collector's database is backed up, in ms.
     pub back_up_ms: u64,
     /// How often anything does, on average, in ms.
@@ -282,6 +284,10 @@ const KEEP_WEEKS_MS: u64 = 7_000;
 const ALERT_MS: u64 = 7_000;
 /// The same in runs of weeks.
 const ALERT_WEEKS_MS: u64 = 67_000;
+/// How long a collector whose transaction has failed waits, in ms, as its shell does; and in runs of weeks, whose disks are full
+/// for days, where each time it takes up all that waits would take longer than all the rest.
+const AGAIN_MS: u64 = 5_000;
+const AGAIN_WEEKS_MS: u64 = 120_000;
 /// One in so many runs is of an outbox that has to drop.
 const HOARDERS_ONE_IN: u64 = 20;
 
@@ -319,9 +325,9 @@ impl Plan {
         // A command that the link has lost is given up after six hours.
         let remembers = has_loggers || agents.iter().any(|agent| agent.has_meters);
         let patience_ms = if remembers { 12 * 3_600_000 } else { 3 * 3_600_000 };
-        let (keep_ms, alert_ms, back_up_ms) = match scale {
-            Scale::Hours => (1_000, ALERT_MS, 1_200_000),
-            Scale::Weeks => (KEEP_WEEKS_MS, ALERT_WEEKS_MS, 86_400_000),
+        let (keep_ms, alert_ms, again_ms, back_up_ms) = match scale {
+            Scale::Hours => (1_000, ALERT_MS, AGAIN_MS, 1_200_000),
+            Scale::Weeks => (KEEP_WEEKS_MS, ALERT_WEEKS_MS, AGAIN_WEEKS_MS, 86_400_000),
         };
         Self {
             scale,
@@ -333,6 +339,7 @@ impl Plan {
             people,
             keep_ms,
             alert_ms,
+            again_ms,
             back_up_ms,
             mean_ms,
             remembers,

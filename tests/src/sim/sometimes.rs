@@ -91,11 +91,13 @@ pub enum Rare {
     LeaseEnded,
     /// An agent was told of a lease, and took it.
     LeaseTaken,
+    /// A lease was over, and it was seen that its agent gathered again.
+    GathersAgain,
 }
 
 impl Rare {
     /// All of them.
-    pub const ALL: [Self; 41] = [
+    pub const ALL: [Self; 42] = [
         Self::DuplicateFrame,
         Self::Overtaking,
         Self::TornTail,
@@ -137,6 +139,7 @@ impl Rare {
         Self::LeaseShared,
         Self::LeaseEnded,
         Self::LeaseTaken,
+        Self::GathersAgain,
     ];
 }
 

@@ -8,7 +8,7 @@ use gapless_collector::live::Granted;
 use gapless_collector::store::ReadStore as _;
 use gapless_common::id::{DeviceIndex, SiteId};
 use gapless_common::time::Timestamp;
-use rusqlite::{Connection, OptionalExtension as _};
+use rusqlite::{Connection, OptionalExtension as _, params};
 
 use super::center::Center;
 use super::clock::truth;
@@ -31,8 +31,13 @@ const ON_ITS_WAY_MS: i64 = 20_000;
 const TOLD_AGAIN_MS: u64 = 70_000;
 /// How often it is looked whether it has come, in ms.
 const LOOK_MS: u64 = 10_000;
+/// What a device remembers is here within this time after it was asked for, in ms.
+const ANSWERED_MS: u64 = 300_000;
 /// For how long it is counted what agents send once nobody watches, in ms.
 const ECONOMY_MS: u64 = 120_000;
+/// The end of a lease is waited for where it is so near, in ms, and, however far, in one of so many runs.
+const SOON_MS: u64 = 600_000;
+const WAITED_FOR_ONE_IN: u64 = 4;
 /// Frames that may be on their way as a lease ends.
 const FRAMES_LEFT: u64 = 3;
 
@@ -54,8 +59,12 @@ pub struct Viewers {
     /// When the last lease of each site is over for all that were told, in ms of the run: whatever was granted, and whatever
     /// their clocks say.
     over_ms: BTreeMap<SiteId, u64>,
+    /// The same of leases that were granted while clocks may have been wrong.
+    odd_over_ms: BTreeMap<SiteId, u64>,
     /// How many frames each agent has published.
     frames: BTreeMap<usize, u64>,
+    /// When each agent was last told to read what a device remembers, in ms of the run.
+    asked_ms: BTreeMap<usize, u64>,
 }
 
 impl Viewers {
@@ -122,17 +131,33 @@ impl World {
             self.sometimes.reach(Rare::LeaseEnded);
             let told = self.center.published(told);
             self.tell_agents(told);
+            self.note_goodbye(site);
+        }
+    }
+
+    /// Once nothing is lost any more, whoever was told that nobody watches gathers again: of leases that the database knows, and
+    /// whose end it took for one.
+    fn note_goodbye(&mut self, site: &SiteId) {
+        let viewers = &mut self.viewers;
+        let is_odd = viewers.odd_over_ms.get(site).is_some_and(|over_ms| *over_ms > self.now_ms);
+        if self.is_good && !is_odd && self.oracle.rolled_back.is_empty() {
+            viewers.over_ms.insert(site.clone(), self.now_ms + TOLD_AGAIN_MS);
         }
     }
 
     fn note_lease(&mut self, site: &SiteId, granted: Granted, now: Timestamp) {
         let lasts_ms = granted.until.since_ms(now).max(0).unsigned_abs();
         // What an agent makes of an instant whose clock is off, or where the collector's is, is an hour at most.
-        let is_odd = self.oracle.histories.iter().any(|history| history.has_odd_clock)
-            || self.plan.has(Mischief::CenterClock);
+        let is_odd = !self.is_good
+            && (self.oracle.histories.iter().any(|history| history.has_odd_clock)
+                || self.plan.has(Mischief::CenterClock));
         let over_ms = self.now_ms + lasts_ms + if is_odd { LEASE_MAX_MS } else { 0 };
-        let known = self.viewers.over_ms.entry(site.clone()).or_default();
-        *known = over_ms.max(*known);
+        let viewers = &mut self.viewers;
+        let known = [Some(&mut viewers.over_ms), is_odd.then_some(&mut viewers.odd_over_ms)];
+        for known in known.into_iter().flatten() {
+            let known = known.entry(site.clone()).or_default();
+            *known = over_ms.max(*known);
+        }
         self.sometimes.reach(if granted.is_new { Rare::Watched } else { Rare::LeaseShared });
     }
 
@@ -153,6 +178,11 @@ impl World {
     /// An agent publishes a frame.
     pub(super) fn note_frame_sent(&mut self, no: usize) {
         *self.viewers.frames.entry(no).or_default() += 1;
+    }
+
+    /// An agent is to read what a device remembers: what that says goes out as it comes.
+    pub(super) fn note_history_asked(&mut self, no: usize) {
+        self.viewers.asked_ms.insert(no, self.now_ms);
     }
 
     /// Once all is quiet all sites are watched for a while: agents send each poll at once, and gather again after it.
@@ -179,9 +209,19 @@ impl World {
             sites.iter().for_each(|site| self.leave(site));
         }
         self.run(self.now_ms + watched_ms + LOOK_MS);
+        self.wait_for_the_end_of_leases(&sites);
         let (began_ms, before) = (self.now_ms, self.viewers.frames.clone());
         self.run(began_ms + ECONOMY_MS);
         gathering.iter().for_each(|no| self.check_economy(*no, began_ms, &before));
+    }
+
+    /// What was granted before may last for up to two hours; in some runs that is waited for.
+    fn wait_for_the_end_of_leases(&mut self, sites: &BTreeSet<SiteId>) {
+        let over_ms = sites.iter().filter_map(|site| self.viewers.over_ms.get(site)).max();
+        let over_ms = over_ms.map_or(self.now_ms, |over_ms| over_ms + LOOK_MS).max(self.now_ms);
+        if over_ms - self.now_ms <= SOON_MS || self.viewers.count.is_multiple_of(WAITED_FOR_ONE_IN) {
+            self.run(over_ms);
+        }
     }
 
     /// What an agent polls is here at once.
@@ -192,13 +232,13 @@ impl World {
         let polled = (0_u16..).map(DeviceIndex).zip(&self.oracle.devices[no]);
         let polled = polled.filter(|(index, _)| gateway.memory(*index).is_none());
         let late = polled.filter_map(|(_, known)| {
-            let newest = newest(committer.connection(), &known.name).expect("the database reads")?;
+            let newest = newest(committer.connection(), &known.name, now).expect("the database reads")?;
             let age_ms = now.0 - newest;
             (age_ms > 2 * known.grid.interval.as_ms() + ON_ITS_WAY_MS)
                 .then(|| format!("{}: {age_ms} ms", known.name))
         });
         if let Some(late) = late.into_iter().next() {
-            let lease = committer.store().lease(&gateway.path.site, now).ok();
+            let lease = committer.store().lease(&gateway.path.site, now).expect("the database reads");
             let what = format!("gateway {no} is watched, and the newest reading is old: {late}; {lease:?}");
             self.oracle.find("live", what);
         }
@@ -208,9 +248,13 @@ impl World {
     fn check_economy(&mut self, no: usize, began_ms: u64, before: &BTreeMap<usize, u64>) {
         let gateway = &self.gateways[no];
         let flush_ms = gateway.config.uplink.flush_ms;
-        if self.viewers.over_ms.get(&gateway.path.site).is_some_and(|over_ms| *over_ms > began_ms) {
+        let is_watched =
+            self.viewers.over_ms.get(&gateway.path.site).is_some_and(|over_ms| *over_ms > began_ms);
+        let is_asked = self.viewers.asked_ms.get(&no).is_some_and(|at_ms| at_ms + ANSWERED_MS > began_ms);
+        if is_watched || is_asked {
             return;
         }
+        self.sometimes.reach(Rare::GathersAgain);
         let frames = self.viewers.frames.get(&no).unwrap_or(&0) - before.get(&no).unwrap_or(&0);
         if frames > ECONOMY_MS / flush_ms + FRAMES_LEFT {
             let what = format!("gateway {no} sent {frames} frames in {ECONOMY_MS} ms, though nobody watches");
@@ -231,9 +275,9 @@ impl Center {
     }
 }
 
-fn newest(database: &Connection, device: &str) -> rusqlite::Result<Option<i64>> {
+fn newest(database: &Connection, device: &str, now: Timestamp) -> rusqlite::Result<Option<i64>> {
     let sql =
         "SELECT max(r.ts) FROM series x JOIN devices d ON d.id = x.device JOIN readings r ON r.series = x.id
-        WHERE d.name = ?1";
-    database.prepare_cached(sql)?.query_row([device], |r| r.get(0))
+        WHERE d.name = ?1 AND r.ts <= ?2";
+    database.prepare_cached(sql)?.query_row(params![device, now.0], |r| r.get(0))
 }

@@ -11,7 +11,6 @@ use gapless_agent::engine::Effect;
 use gapless_agent::event::BusEvent;
 use gapless_agent::uplink::mqtt::MqttEvent;
 use gapless_common::id::{ConnectionId, DeviceIndex};
-use gapless_common::message::AgentState;
 use gapless_common::profile::ProfileSet;
 use gapless_common::reading::Record;
 use gapless_common::topic::{AgentPath, Up};
@@ -38,8 +37,6 @@ use super::viewers::Viewers;
 
 /// How long the collector gathers a group, in ms.
 const GATHER_MS: u64 = 20;
-/// How long a collector whose transaction has failed waits, in ms.
-const AGAIN_MS: u64 = 5_000;
 /// How long a collector that lost the broker waits, in ms.
 const RECONNECT_MS: u64 = 5_000;
 /// The least time between two starts of one agent, in ms: the supervisor's.
@@ -364,8 +361,10 @@ impl World {
                 self.net.hang_up(party, u64::from(connection.0), now_ms)
             }
             Effect::Publish { connection, kind, payload } => {
-                if kind == Up::Data {
-                    self.note_frame_sent(no);
+                match kind {
+                    Up::Data => self.note_frame_sent(no),
+                    Up::State => self.note_state_sent(no, &payload),
+                    Up::Catalog | Up::Reply => {}
                 }
                 self.net.publish(party, u64::from(connection.0), (path.up(kind), payload, false), now_ms)
             }
@@ -380,6 +379,7 @@ impl World {
                 Vec::new()
             }
             Effect::ReadHistory { command, device, range } => {
+                self.note_history_asked(no);
                 self.oracle.note_question(no, &self.gateways[no], (command, device, range), now_ms);
                 self.command(no, device, BusCommand::ReadHistory { command, device, range });
                 Vec::new()
@@ -472,12 +472,17 @@ impl World {
 
     /// The collector is killed, and started again later.
     pub fn kill_center(&mut self) {
+        let waits_ms = self.rng.within(1_000, 120_000);
+        self.kill_center_for(waits_ms);
+    }
+
+    /// The same, for so long.
+    pub(super) fn kill_center_for(&mut self, waits_ms: u64) {
         let session = self.center.session;
         self.center.kill();
         self.note_forgotten();
         let sent = self.net.hang_up(Party::Center, session, self.now_ms);
         self.send(sent);
-        let waits_ms = self.rng.within(1_000, 120_000);
         self.push(self.now_ms + waits_ms, Event::StartCenter);
     }
 
@@ -489,7 +494,7 @@ impl World {
         if turn.has_failed {
             self.sometimes.reach(Rare::CommitFailed);
             self.center_is_due = true;
-            return self.push(self.now_ms + AGAIN_MS, Event::Center);
+            return self.push(self.now_ms + self.plan.again_ms, Event::Center);
         }
         match dies.filter(|_| self.center.committer.is_none()) {
             Some(Death::BeforeCommit) => self.sometimes.reach(Rare::DiedBeforeCommit),
@@ -526,9 +531,9 @@ impl World {
         let Some((path, kind)) = AgentPath::parse_up(topic) else { return };
         let Some(no) = self.gateways.iter().position(|gateway| gateway.path == path) else { return };
         if kind == Up::State
-            && let Ok(Message::State(AgentState::Birth { .. })) = wire::decode(payload)
+            && let Ok(Message::State(state)) = wire::decode(payload)
         {
-            self.oracle.alerted.born_ms.insert(no, self.now_ms);
+            self.note_state(no, &state);
         }
         if kind != Up::Data {
             return;
