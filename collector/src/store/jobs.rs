@@ -138,15 +138,18 @@ pub(crate) struct Ended {
     pub(crate) detail: Option<String>,
 }
 
+/// The device's own readings that were stored since a commit. In this order: the planner would begin with all that the device has
+/// ever sent.
+const STORED_SINCE: &str = "SELECT count(*) FROM changes c CROSS JOIN series x ON x.device = c.device
+    CROSS JOIN readings r ON r.series = x.id AND r.ts BETWEEN c.first_ts AND c.last_ts AND r.commit_no = c.commit_no
+        AND r.quality < 65536
+    WHERE c.commit_no > ?1 AND c.device = ?2";
+
 /// Adds a line to the history; what was stored of the device since it began is counted.
 pub(crate) fn tell(connection: &Connection, ended: &Ended, now: Timestamp) -> rusqlite::Result<()> {
     let Ended { job, began_commit, outcome, detail } = ended;
-    let sql = "SELECT count(*) FROM changes c JOIN series x ON x.device = c.device
-        JOIN readings r ON r.series = x.id AND r.ts BETWEEN c.first_ts AND c.last_ts AND r.commit_no = c.commit_no
-            AND r.quality < 65536
-        WHERE c.commit_no > ?1 AND c.device = ?2";
-    let readings: i64 =
-        connection.prepare_cached(sql)?.query_row([*began_commit, job.scope.0], |r| r.get(0))?;
+    let since = [*began_commit, job.scope.0];
+    let readings: i64 = connection.prepare_cached(STORED_SINCE)?.query_row(since, |r| r.get(0))?;
     let sql =
         "INSERT INTO job_history (no, device, why, asked_at, began_at, ended_at, outcome, readings, detail)
         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)";
@@ -330,3 +333,20 @@ pub(crate) const FAILED: i64 = 2;
 pub(crate) const NO_DATA: i64 = 3;
 /// The worker did not come back in time.
 pub(crate) const EXPIRED: i64 = 4;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::sqlite;
+
+    /// What each job asks as it ends must not cost more the more its device has ever sent.
+    #[test]
+    fn what_a_job_stored_is_found_by_what_changed() {
+        let connection = sqlite::make_writer(Connection::open_in_memory().unwrap(), 7).unwrap();
+        let mut plan = connection.prepare(&format!("EXPLAIN QUERY PLAN {STORED_SINCE}")).unwrap();
+        let steps = plan.query_map([1, 1], |r| r.get::<_, String>("detail")).unwrap().map(Result::unwrap);
+        let steps: Vec<String> = steps.collect();
+        assert!(steps[0].starts_with("SEARCH c USING PRIMARY KEY (commit_no>?)"), "{steps:?}");
+        assert!(steps.iter().any(|step| step.contains("(series=? AND ts>? AND ts<?)")), "{steps:?}");
+    }
+}
