@@ -376,6 +376,17 @@ fn a_collector_that_was_away_waits_before_it_tells() {
 }
 
 #[test]
+fn a_collector_whose_clock_is_set_back_tells_of_what_is_stale_in_its_time() {
+    let mut world = World::new(1, Rules::default());
+    world.now = world.now.plus_ms(3_600_000);
+    world.pass(1);
+    world.now = world.now.plus_ms(-3_600_000);
+    world.live(3, |_| Ok(1.0));
+    world.pass(ALLOWED_S + 6 * MINUTE_S);
+    assert_eq!(world.told(), [("stale", false)]);
+}
+
+#[test]
 fn a_broker_that_is_away_is_one_alert_however_many_devices_are_behind_it() {
     let mut world = World::new(20, Rules::default());
     world.live(3, |_| Ok(1.0));

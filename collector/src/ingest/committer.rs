@@ -456,7 +456,9 @@ impl Committer {
     /// # Errors
     /// The database failed: it is found again in the next round.
     pub fn look_after_alerts(&mut self, now: Timestamp) -> rusqlite::Result<()> {
-        let listening_since = *self.listening_since.get_or_insert(now);
+        // No later than now, though the clock was set back since: nobody would be told of anything until then.
+        let listening_since = self.listening_since.map_or(now, |since| since.min(now));
+        self.listening_since = Some(listening_since);
         let (unheard, unheard_since) = (self.unheard(now), self.unheard_since);
         let (rules, allowances, unheard) = (&self.rules, &self.allowances, unheard.as_slice());
         let measure = Measure { rules, allowances, listening_since, unheard, unheard_since, now };

@@ -113,7 +113,9 @@ impl Shell {
         let Some(polled) = self.devices.get_mut(at) else { return Ok(()) };
         let (path, device) = (polled.path.clone(), polled.device.clone());
         let known = sources::known(connection, &path, device.id.as_str())?.unwrap_or_default();
-        if known.is_stopped && known.proven_until.is_none() {
+        // What it owes is known though nothing of it came before the collector ended.
+        let known_until = known.proven_until.or(known.due_since);
+        if known.is_stopped && known_until.is_none() {
             // It would have to be asked how far back there is anything.
             if let Life::New { again, .. } = &mut polled.life {
                 *again = now.plus_ms(STOPPED_MS);
@@ -123,7 +125,7 @@ impl Shell {
         polled.fetch.missing(sources::missing(connection, &path, device.id.as_str())?);
         let begin = Begin { previous: known.previous, ..polled.begin };
         let past = Past::of(polled, known.attributes);
-        let (next, since) = match known.proven_until {
+        let (next, since) = match known_until {
             _ if past.is_over() => (now, now),
             // Where consent was given anew nothing was due in between.
             Some(until) => (until, if past.is_same { until } else { now }),

@@ -19,6 +19,8 @@ pub(crate) struct Known {
     pub(crate) previous: Option<(Epoch, Seq)>,
     /// Everything before it is accounted for.
     pub(crate) proven_until: Option<Timestamp>,
+    /// Since when it is due.
+    pub(crate) due_since: Option<Timestamp>,
     /// Whether its device is not to be asked.
     pub(crate) is_stopped: bool,
     /// What is known of its device.
@@ -41,16 +43,20 @@ pub(crate) fn known(
         (Epoch(epoch), Seq(last.map_or(1, |last| last.saturating_add(1))))
     });
     let sql = "SELECT d.attributes, d.stopped IS NOT NULL, (SELECT max((p.proven_slot + 1) * g.interval_ms + g.phase_ms)
-            FROM spans p JOIN grids g ON g.id = p.grid WHERE g.device = d.id)
+            FROM spans p JOIN grids g ON g.id = p.grid WHERE g.device = d.id),
+            (SELECT min(p.first_slot * g.interval_ms + g.phase_ms) FROM spans p JOIN grids g ON g.id = p.grid WHERE g.device = d.id)
         FROM devices d JOIN agents a ON a.site = d.site WHERE a.id = ?1 AND d.name = ?2";
-    let row = |r: &rusqlite::Row<'_>| Ok((r.get::<_, String>(0)?, r.get(1)?, r.get::<_, Option<i64>>(2)?));
-    let found = connection.query_row(sql, rusqlite::params![no.0, device], row).optional()?;
-    Ok(found.map(|(attributes, is_stopped, proven)| Known {
-        is_stopped,
-        previous,
-        proven_until: proven.map(Timestamp),
-        attributes: serde_json::from_str(&attributes).unwrap_or_default(),
-    }))
+    let row = |r: &rusqlite::Row<'_>| {
+        let (proven, due): (Option<i64>, Option<i64>) = (r.get(2)?, r.get(3)?);
+        Ok(Known {
+            is_stopped: r.get(1)?,
+            previous,
+            proven_until: proven.map(Timestamp),
+            due_since: due.map(Timestamp),
+            attributes: serde_json::from_str(&r.get::<_, String>(0)?).unwrap_or_default(),
+        })
+    };
+    connection.query_row(sql, rusqlite::params![no.0, device], row).optional()
 }
 
 /// The stretches of a device, half open, that are missing and still asked for.

@@ -1,6 +1,7 @@
 //! What a source does before it knows a device, and once it may know it no more.
 
 use gapless_common::message::{Command, CommandBody};
+use gapless_common::quality::Cause;
 
 use super::super::describe::Whose;
 use super::super::failure::Failure;
@@ -76,6 +77,52 @@ fn consent_that_is_withdrawn_of_one_device_is_not_that_of_the_others() {
         bench.shell.carry_out(&bench.connection, 1, &Command { id: 2, ..command }).unwrap();
         assert_eq!(fakes[1].told().windows.len(), windows, "no further calls");
     }
+}
+
+#[test]
+fn what_a_device_owes_when_its_consent_is_withdrawn_is_missing_for_that_reason() {
+    let mut bench = Bench::new(&[]);
+    bench.shell.lister = None;
+    let fake = bench.device("a");
+    bench.look().unwrap();
+    let next = bench.shell.known(0).unwrap().next;
+    fake.told()
+        .failures
+        .push_back(Some(Failure::Withdrawn { whose: Whose::Device, why: "moved out".into() }));
+    let body = CommandBody::PollNow("a".parse().unwrap());
+    let command = Command { id: 1, expires: clock::now().plus_ms(DAY_MS), body };
+    bench.missed();
+    bench.shell.carry_out(&bench.connection, 0, &command).unwrap();
+    let missed = bench.missed();
+    let grid = bench.shell.devices[0].device.grid;
+    let slots = grid.first_from(clock::now()).0 - grid.first_from(next).0;
+    let is_all = |(first, count, cause): &(i64, u32, Cause)| {
+        *first == grid.first_from(next).0 && i64::from(*count) == slots && *cause == Cause::NotConnected
+    };
+    assert!(matches!(&missed[..], [one] if is_all(one)), "{slots} from {next}: {missed:?}");
+}
+
+#[test]
+fn a_device_of_which_only_its_begin_is_known_goes_on_from_there_without_a_question() {
+    let mut bench = Bench::new(&[]);
+    bench.shell.lister = None;
+    let fake = bench.device("a");
+    let grid = bench.shell.devices[0].device.grid;
+    let since = grid.at(grid.first_from(clock::now().plus_ms(-9 * DAY_MS)));
+    bench.order(1, "a", 0);
+    let put = |sql: &str, values: &[&dyn rusqlite::ToSql]| bench.connection.execute(sql, values).unwrap();
+    put(
+        "INSERT INTO grids (id, device, interval_ms, phase_ms) VALUES (1, 1, ?1, ?2)",
+        &[&grid.interval.as_ms(), &grid.phase_ms],
+    );
+    put("INSERT INTO spans (grid, agent, first_slot) VALUES (1, 1, ?1)", &[&grid.first_from(since).0]);
+    fake.told()
+        .failures
+        .push_back(Some(Failure::Withdrawn { whose: Whose::Device, why: "moved out".into() }));
+    bench.expire();
+    bench.look().unwrap();
+    assert_eq!(bench.known(), [true]);
+    assert_eq!(bench.shell.known(0).unwrap().next, since);
 }
 
 #[test]

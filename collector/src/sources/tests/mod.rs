@@ -11,7 +11,7 @@ use std::path::Path;
 use std::sync::{Arc, Mutex};
 
 use gapless_common::message::Outcome;
-use gapless_common::quality::Quality;
+use gapless_common::quality::{Cause, Quality};
 use gapless_common::reading::{Record, Value};
 use gapless_common::time::Timestamp;
 use gapless_common::topic::AgentPath;
@@ -228,6 +228,20 @@ impl Bench {
             }
         }
         written
+    }
+
+    /// What was handed to the writer as missing since this was asked last: first slot, count and cause.
+    fn missed(&mut self) -> Vec<(i64, u32, Cause)> {
+        let mut missed = Vec::new();
+        while let Ok(task) = self.inbound.1.try_recv() {
+            let Task::Message(inbound) = task else { continue };
+            let Ok(Message::Data(frame)) = wire::decode(&inbound.payload) else { continue };
+            missed.extend(frame.records.iter().filter_map(|record| match record {
+                Record::Misses(misses) => Some((misses.first.0, misses.count, misses.cause)),
+                _ => None,
+            }));
+        }
+        missed
     }
 
     fn names(&self) -> Vec<&str> {
