@@ -64,11 +64,15 @@ pub enum Bug {
     LeaseUnheard,
     /// That an agent or the broker is gone is never beyond what people are told of.
     AbsenceUntold,
+    /// A source of the collector takes a window for read that its API did not give.
+    WindowPassedOver,
+    /// A source of the collector does not wait as its API asks it to.
+    RetryAfterIgnored,
 }
 
 impl Bug {
     /// All of them.
-    pub const ALL: [Self; 29] = [
+    pub const ALL: [Self; 31] = [
         Self::AcknowledgeBeforeCommit,
         Self::SkipFsync,
         Self::TrimOnPuback,
@@ -98,6 +102,8 @@ impl Bug {
         Self::LeaseForEver,
         Self::LeaseUnheard,
         Self::AbsenceUntold,
+        Self::WindowPassedOver,
+        Self::RetryAfterIgnored,
     ];
 }
 

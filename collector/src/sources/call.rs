@@ -4,6 +4,7 @@
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use gapless_common::planted::{self, Bug};
 use gapless_common::time::Timestamp;
 
 use super::account::{self, Account, UnderWay};
@@ -226,7 +227,7 @@ impl Caller {
             status if self.unreachable.contains(&status) => Err(Failure::Unreachable(short())),
             429 | 503 if status == 429 || after.is_some() => {
                 let rests = if status == 429 { account.too_many(who, at) } else { None };
-                if rests.is_none() || after.is_some() {
+                if (rests.is_none() || after.is_some()) && !planted::has(Bug::RetryAfterIgnored) {
                     account.hold = bounded(after).max(account.hold);
                 }
                 Err(rests.map_or(Failure::Hold(account.hold), Failure::Rests))

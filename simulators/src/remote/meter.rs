@@ -1,6 +1,6 @@
 //! The API of a half-hourly electricity and gas meter: `GET /{utility}/consumption/1?start=YYYYMMDDHHMM&end=YYYYMMDDHHMM`,
 //! energy per half hour under the time at which it ends, in UTC; windows of 90 days at most; half hours that it has not;
-//! values that mean *invalid*; too many calls, with headers that say how many are left; consent withdrawn.
+//! values that mean *invalid*, that come late, and that are corrected; too many calls, with headers that say how many are left; consent withdrawn.
 //!
 //! Does not simulate: summer time, tariffs.
 
@@ -11,7 +11,7 @@ use gapless_common::time::Timestamp;
 use super::quota::Quota;
 use super::{Remote, Request, refused};
 
-/// Distance of the values.
+/// Usual distance of the values.
 pub const HALF_HOUR_MS: i64 = 1_800_000;
 /// The longest window.
 pub const WINDOW_MS_MAX: i64 = 90 * 86_400_000;
@@ -38,8 +38,16 @@ pub struct Meter {
     pub key: String,
     /// The first half hour that it has.
     pub oldest: Timestamp,
+    /// Distance of the values, in ms.
+    pub interval_ms: i64,
     /// How long a value takes to arrive there, in ms.
     pub lag_ms: i64,
+    /// Values that arrive later than that, by utility, each with the instant at which it does.
+    pub late: BTreeMap<String, BTreeMap<Timestamp, Timestamp>>,
+    /// Values that are put right by so much, by utility.
+    pub corrected: BTreeMap<String, BTreeMap<Timestamp, f64>>,
+    /// Meters whose answers hold nothing, by utility.
+    pub empty: BTreeSet<String>,
     /// Half hours that it has not, by utility.
     pub holes: BTreeMap<String, BTreeSet<Timestamp>>,
     /// Half hours with the value that means *invalid*.
@@ -63,7 +71,11 @@ impl Meter {
         Self {
             key: key.to_owned(),
             oldest,
+            interval_ms: HALF_HOUR_MS,
             lag_ms: 0,
+            late: BTreeMap::new(),
+            corrected: BTreeMap::new(),
+            empty: BTreeSet::new(),
             holes: BTreeMap::new(),
             invalid: BTreeSet::new(),
             too_many: 0,
@@ -76,11 +88,22 @@ impl Meter {
 
     /// The true value of a half hour.
     #[must_use]
-    #[expect(clippy::cast_precision_loss, reason = "some hundreds")]
     pub fn value(utility: &str, at: Timestamp) -> f64 {
-        let n = at.0.div_euclid(HALF_HOUR_MS);
-        let (base, most) = if utility == "gas" { (0.0, 97) } else { (0.125, 89) };
-        base + n.rem_euclid(most) as f64 / 64.0
+        value(utility, at.0.div_euclid(HALF_HOUR_MS))
+    }
+
+    /// What it says of a period, where it has that.
+    fn told(&self, utility: &str, at: Timestamp) -> f64 {
+        let by = self.corrected.get(utility).and_then(|corrected| corrected.get(&at));
+        value(utility, at.0.div_euclid(self.interval_ms)) + by.copied().unwrap_or_default()
+    }
+
+    /// Whether it has a period's value at `now`.
+    #[must_use]
+    pub fn has(&self, utility: &str, at: Timestamp, now: Timestamp) -> bool {
+        let late = self.late.get(utility).and_then(|late| late.get(&at));
+        let is_there = late.copied().unwrap_or(at.plus_ms(self.lag_ms)) <= now;
+        is_there && at >= self.oldest && !self.holes.get(utility).is_some_and(|holes| holes.contains(&at))
     }
 
     fn answer_to(
@@ -109,19 +132,15 @@ impl Meter {
         if from > to || to.since_ms(from) > WINDOW_MS_MAX {
             return refused(400, "90 days at most");
         }
-        let until = to.min(now.plus_ms(-self.lag_ms));
         let first = from.max(self.oldest).0;
-        let first = first + (-first).rem_euclid(HALF_HOUR_MS);
+        let first = first + (-first).rem_euclid(self.interval_ms);
         let mut values = Vec::new();
-        let instants =
-            (0..).map(|n| Timestamp(first + n * HALF_HOUR_MS)).take_while(|at| *at < to && *at <= until);
-        for at in instants {
-            if self.holes.get(utility).is_some_and(|holes| holes.contains(&at)) {
-                continue;
-            }
+        let instants = (0..).map(|n| Timestamp(first + n * self.interval_ms));
+        let instants = instants.take_while(|at| *at < to && *at <= now);
+        for at in instants.filter(|at| !self.empty.contains(utility) && self.has(utility, *at, now)) {
             let value = match self.invalid.contains(&at) {
                 true => serde_json::json!(INVALID),
-                false => serde_json::json!(Self::value(utility, at)),
+                false => serde_json::json!(self.told(utility, at)),
             };
             values.push(serde_json::json!({"timestamp": written(at), "value": value}));
         }
@@ -143,6 +162,12 @@ impl Remote for Meter {
     fn headers(&self) -> Vec<(&'static str, String)> {
         self.quota.as_ref().map_or_else(Vec::new, Quota::headers)
     }
+}
+
+#[expect(clippy::cast_precision_loss, reason = "some hundreds")]
+fn value(utility: &str, period: i64) -> f64 {
+    let (base, most) = if utility == "gas" { (0.0, 97) } else { (0.125, 89) };
+    base + period.rem_euclid(most) as f64 / 64.0
 }
 
 /// `2026-01-01 00:30`
@@ -189,5 +214,29 @@ mod tests {
         meter.withdrawn.insert("gas".to_owned());
         assert_eq!(ask(&mut meter, "k", "202601010100").0, 403);
         assert_eq!(meter.calls.len(), 5);
+    }
+
+    #[test]
+    fn a_value_may_come_late_and_be_put_right() {
+        let oldest: Timestamp = "2026-01-01T00:00:00Z".parse().unwrap();
+        let mut meter = Meter { interval_ms: 60_000, lag_ms: 30_000, ..Meter::new("k", oldest) };
+        let (late, put_right) = (oldest.plus_ms(60_000), oldest.plus_ms(120_000));
+        meter.late.insert("gas".to_owned(), BTreeMap::from([(late, oldest.plus_ms(600_000))]));
+        meter.corrected.insert("gas".to_owned(), BTreeMap::from([(put_right, 0.5)]));
+        let mut ask = |after_ms: i64| {
+            let target = "/gas/consumption/1?start=202601010000&end=202601010100";
+            let (_, body) = meter
+                .answer(&Request { target, head: "\r\nX-Api-Key: k", body: "" }, oldest.plus_ms(after_ms));
+            let body: serde_json::Value = serde_json::from_str(&body).unwrap();
+            let row = |row: &serde_json::Value| (row["timestamp"].to_string(), row["value"].as_f64());
+            body["values"].as_array().unwrap().iter().map(row).collect::<Vec<_>>()
+        };
+        let at = |minute: i64, by: f64| {
+            let at = oldest.plus_ms(minute * 60_000);
+            (format!("\"{}\"", written(at)), Some(value("gas", at.0 / 60_000) + by))
+        };
+        assert_eq!(ask(120_000), [at(0, 0.0)]);
+        assert_eq!(ask(150_000), [at(0, 0.0), at(2, 0.5)]);
+        assert_eq!(ask(600_000)[..3], [at(0, 0.0), at(1, 0.0), at(2, 0.5)]);
     }
 }

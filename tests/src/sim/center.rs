@@ -59,7 +59,8 @@ pub struct Center {
     database: Option<Connection>,
     /// Last night's backup.
     backup: Option<Connection>,
-    waiting: VecDeque<Inbound>,
+    /// What waits for a transaction.
+    pub(super) waiting: VecDeque<Inbound>,
     /// The last commit of which an agent was told, in this life of the database.
     told: u64,
     /// The commit up to which it was looked at what became of gaps.

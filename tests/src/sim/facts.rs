@@ -53,7 +53,7 @@ const DEVICES: &str = "SELECT max(p.id), d.id AS no, d.name, s.name AS site, d.a
         a.connected = 1 AS is_connected, a.left_at, coalesce(a.last_birth_at, 0) AS born_at, g.interval_ms, a.flush_ms,
         (SELECT max(ts) FROM (SELECT (SELECT max(ts) FROM readings r WHERE r.series = x.id AND r.ts <= ?1) AS ts
             FROM series x WHERE x.device = d.id)) AS last_at,
-        EXISTS (SELECT 1 FROM alerts l WHERE l.device = d.id AND l.kind IN (1, 2) AND l.resolved_at IS NULL) AS is_told
+        EXISTS (SELECT 1 FROM alerts l WHERE l.device = d.id AND l.kind IN (1, 2, 12) AND l.resolved_at IS NULL) AS is_told
     FROM spans p JOIN grids g ON g.id = p.grid JOIN devices d ON d.id = g.device JOIN sites s ON s.id = d.site
     JOIN agents a ON a.id = p.agent
     WHERE p.last_slot IS NULL AND p.first_slot IS NOT NULL AND d.stopped IS NULL GROUP BY d.id";
@@ -141,7 +141,12 @@ impl World {
                 connection.query_row(sql, [device], |r| r.get(0))?
             }
             (Kind::Implausible, Some(device), None) => self.was_out_of_range(device),
-            (Kind::Silent, None, Some(agent)) => self.gateway_of(agent).is_some_and(|no| self.is_gone(no)),
+            (Kind::Silent, None, Some(agent)) => match self.gateway_of(agent) {
+                Some(no) => self.is_gone(no),
+                None => self.source_born_ms(agent).is_some_and(|born_ms| self.is_long_ago(born_ms)),
+            },
+            (Kind::Unauthorised, Some(device), None) => self.was_answered(device, 403),
+            (Kind::Unreachable, Some(device), None) => self.was_answered(device, 404),
             (Kind::Clock, None, Some(agent)) => self.gateway_of(agent).is_some_and(|no| self.may_be_off(no)),
             (Kind::Outbox, None, Some(agent)) => self.gateway_of(agent).is_some_and(|no| self.was_full(no)),
             (Kind::Broker, None, None) => {
@@ -160,7 +165,11 @@ impl World {
     /// Whether an agent was there, as far as the collector could know, so long ago that it may be silent by now.
     fn is_gone(&self, no: usize) -> bool {
         let there_ms = self.oracle.alerted.there_ms.get(&no).copied().unwrap_or_default();
-        self.now_ms - there_ms >= Limits::default().silent_ms.cast_unsigned() || self.is_center_set()
+        self.is_long_ago(there_ms)
+    }
+
+    fn is_long_ago(&self, at_ms: u64) -> bool {
+        self.now_ms - at_ms >= Limits::default().silent_ms.cast_unsigned() || self.is_center_set()
     }
 
     /// Whether the collector's clock was set in the midst of the run.

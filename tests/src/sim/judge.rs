@@ -15,6 +15,7 @@ use super::clock::truth;
 use super::line::ground::SimGround;
 use super::oracle::{AnswerKey, CLOCKS, History, Issued, Known, Oracle, Stop, block_of, evaluations, same};
 use super::rest::{FILLED, Remembered};
+use super::supplied;
 use super::tap::{self, Log};
 use super::unasked;
 use super::world::World;
@@ -53,6 +54,7 @@ pub fn judge(world: &mut World) {
         }
     }
     alerted::judge(world, &mut findings);
+    supplied::judge(world, &mut findings);
     let parked: i64 =
         committer.connection().query_row("SELECT count(*) FROM parked", [], |r| r.get(0)).expect("reads");
     if parked > 0 {

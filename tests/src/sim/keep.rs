@@ -2,7 +2,7 @@
 //! a device with a memory is closed before all of it is there.
 
 use gapless_common::id::Commit;
-use rusqlite::Connection;
+use rusqlite::{Connection, OptionalExtension as _};
 
 use super::center::{Center, Death};
 use super::clock::truth;
@@ -59,14 +59,14 @@ impl Center {
         closed_early(committer.connection(), since).expect("the database reads")
     }
 
-    /// Whether a gap is being asked for, or is to be asked for by now. What a clock ahead has missed of slots that are still to
+    /// A gap that is being asked for, or is to be asked for by now. What a clock ahead has missed of slots that are still to
     /// come waits for them.
-    pub(super) fn is_asking(&self, at_ms: u64) -> bool {
-        let Some(committer) = self.committer.as_ref() else { return false };
-        let sql = "SELECT EXISTS (SELECT 1 FROM gaps p JOIN grids g ON g.id = p.grid JOIN devices d ON d.id = g.device
-            WHERE p.state = 3 OR (p.state IN (1, 4) AND max(p.next_at, p.to_ts) <= ?1 AND d.attributes ->> 'history' IS NOT NULL))";
+    pub(super) fn asks_for(&self, at_ms: u64) -> Option<String> {
+        let committer = self.committer.as_ref()?;
+        let sql = "SELECT d.name || ', gap ' || p.id || ' in state ' || p.state || ', due at ' || p.next_at FROM gaps p JOIN grids g ON g.id = p.grid JOIN devices d ON d.id = g.device
+            WHERE p.state = 3 OR (p.state IN (1, 4) AND max(p.next_at, p.to_ts) <= ?1 AND d.attributes ->> 'history' IS NOT NULL) LIMIT 1";
         let mut statement = committer.connection().prepare_cached(sql).expect("the database reads");
-        statement.query_row([truth(at_ms).0], |r| r.get(0)).expect("the database reads")
+        statement.query_row([truth(at_ms).0], |r| r.get(0)).optional().expect("the database reads")
     }
 }
 

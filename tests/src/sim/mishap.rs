@@ -1,7 +1,6 @@
 //! Devices with a memory in a plan, what befalls them, and what persons do who look at the collector's data. All of it is
 //! drawn from a stream of its own. Checks nothing.
 
-use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
 use gapless_collector::gaps::plan::Order as WindowOrder;
@@ -55,12 +54,18 @@ impl Mishap {
 }
 
 /// How the collector asks for what is missing: of devices of the class `hasty` soon again, so that an hour holds the whole
-/// life of a gap, in short windows, and the oldest first.
+/// life of a gap, in short windows, and the oldest first; of its own sources (`remote`) somewhat later, the newest first.
 #[must_use]
 pub fn policies() -> Policies {
     let hasty =
         Policy { waits_ms: vec![0, 60_000, 300_000], window_ms: 600_000, order: WindowOrder::OldestFirst };
-    Policies { usual: Policy::default(), of_class: BTreeMap::from([("hasty".to_owned(), hasty)]) }
+    let remote = Policy {
+        waits_ms: vec![0, 120_000, 900_000, 3_600_000],
+        window_ms: 1_800_000,
+        order: WindowOrder::NewestFirst,
+    };
+    let of_class = [("hasty", hasty), ("remote", remote)].map(|(class, policy)| (class.to_owned(), policy));
+    Policies { usual: Policy::default(), of_class: of_class.into() }
 }
 
 /// Adds the loggers of an agent to its configuration, and gives what they are like.

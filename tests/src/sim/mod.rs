@@ -16,11 +16,13 @@
 //! | `owed` | from when on a device is due |
 //! | `whole` | an answer is stored as it was told, at its time |
 //! | `recall`, `rest` | the same two of devices that remember |
+//! | `source`, `remote` | the collector's own sources and their turns; the APIs that they ask |
+//! | `sourced`, `supplied` | what holds of both as they go, and in the end |
 //! | `heap` | what a process holds of memory |
 //! | `sometimes`, `series` | what was reached; many runs, and the page about them |
 //!
 //! Not simulated: threads (what waits for an agent's loop while its disk is slow is, see `queue`), HTTP, the collector's
-//! disk (see `center`), its own sources and donors, sled, logger files.
+//! disk (see `center`), folders and lists among its own sources, tokens, donors, sled, logger files.
 
 mod alerted;
 mod cause;
@@ -44,11 +46,15 @@ pub mod plan;
 pub mod profiled;
 pub mod queue;
 pub mod recall;
+pub mod remote;
 mod rest;
 pub mod rng;
 pub mod series;
 pub mod sometimes;
+pub mod source;
+mod sourced;
 pub mod strike;
+mod supplied;
 pub mod tap;
 pub mod turns;
 mod unasked;
@@ -138,8 +144,10 @@ fn come_to_rest(world: &mut World) {
             let owed: Vec<_> =
                 world.gateways.iter().map(|g| g.process.as_ref().map(|p| p.engine.depot().owed())).collect();
             let what = format!(
-                "after {patience_ms} ms of good luck {:?} has not answered, and is still owed: {owed:?}; alerts: {:?}",
+                "after {patience_ms} ms of good luck {:?} has not answered, and is still owed: {owed:?}; behind: {:?}; asked for: {:?}; alerts: {:?}",
                 silent(world),
+                world.behind(),
+                world.center.asks_for(world.now_ms),
                 world.worries()
             );
             return world.oracle.find("liveness", what);
@@ -182,11 +190,13 @@ fn is_quiet(world: &mut World) -> bool {
         let is_still = gateway.queue.still_until(now_ms).is_some();
         !is_still && is_durable && is_delivering && is_fresh && now_ms >= gateway.started_ms + AFTER_MS
     };
-    let is_asked = world.plan.remembers && world.center.is_asking(now_ms);
+    let remembers = world.plan.remembers || world.sources.is_some();
+    let is_asked = remembers && world.center.asks_for(now_ms).is_some();
     silent(world).is_none()
         && world.center.committer.is_some()
         && world.center.is_idle()
         && world.worries().is_empty()
+        && world.behind().is_none()
         && !is_asked
         && world.gateways.iter_mut().all(is_idle)
 }
@@ -288,6 +298,7 @@ impl World {
                 }
             }
         }
+        self.note_sources_reached();
         if !self.oracle.rolled_back.is_empty() {
             self.sometimes.reach(Rare::NewIncarnation);
         }

@@ -11,6 +11,7 @@ use super::mishap::{self, Mishap};
 use super::people::People;
 use super::profiled;
 use super::rng::Rng;
+use super::source::Sourcing;
 
 /// How large runs are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -128,6 +129,24 @@ pub enum Mischief {
     KillUntold,
     /// Somebody, or a crowd, watches a site for a while.
     Viewer,
+    /// An API that the collector asks gives no answer for a while.
+    RemoteAway,
+    /// It wants no calls for a while, and says until when.
+    RemoteTooMany,
+    /// It answers with a fault of its own for a while.
+    RemoteFails,
+    /// It answers that it has nothing for a while.
+    RemoteEmpty,
+    /// It cannot reach a meter for a while.
+    RemoteUnreachable,
+    /// It has some values hours later than others, or never.
+    RemoteLate,
+    /// It puts values right that it has told.
+    RemoteCorrects,
+    /// Consent for a meter is withdrawn, and given anew now and then.
+    RemoteWithdraws,
+    /// The collector is killed in the midst of a turn of a source, with a call answered.
+    KillInTurn,
 }
 
 impl Mischief {
@@ -144,6 +163,19 @@ impl Mischief {
     /// Those that befall people who are told of alerts, and what people do who watch: they are drawn and strike by themselves, too.
     pub const OF_PEOPLE: [Self; 4] =
         [Self::ReceiverAway, Self::ReceiverRefuses, Self::KillUntold, Self::Viewer];
+
+    /// Those that befall the collector's own sources: drawn and striking by themselves as well.
+    pub const OF_SOURCES: [Self; 9] = [
+        Self::RemoteAway,
+        Self::RemoteTooMany,
+        Self::RemoteFails,
+        Self::RemoteEmpty,
+        Self::RemoteUnreachable,
+        Self::RemoteLate,
+        Self::RemoteCorrects,
+        Self::RemoteWithdraws,
+        Self::KillInTurn,
+    ];
 
     /// All others.
     pub const ALL: [Self; 36] = [
@@ -261,6 +293,8 @@ pub struct Plan {
     pub mishap: Mishap,
     /// People, and what befalls them.
     pub people: People,
+    /// The collector's own sources, where it has any, and what befalls them.
+    pub sourcing: Option<Sourcing>,
     /// How often the collector looks after gaps and jobs, in ms.
     pub keep_ms: u64,
     /// How often the collector looks after alerts, in ms.
@@ -317,6 +351,7 @@ impl Plan {
         let has_loggers = agents.iter().any(|agent| !agent.loggers.is_empty());
         let mishap = Mishap::draw(has_loggers, bad_ms, &mut own);
         let people = People::draw(bad_ms, &mut rng.clone().fork(10));
+        let sourcing = Sourcing::draw(scale, bad_ms, &mut rng.clone().fork(11));
         let mut has = |kind: &Mischief| {
             if kind.is_apart() { apart.per_mille(kind.share()) } else { rng.per_mille(kind.share()) }
         };
@@ -324,7 +359,7 @@ impl Plan {
         let mean_ms = bad_ms / rng.within(4, 24);
         // A command that the link has lost is given up after six hours.
         let remembers = has_loggers || agents.iter().any(|agent| agent.has_meters);
-        let patience_ms = if remembers { 12 * 3_600_000 } else { 3 * 3_600_000 };
+        let patience_ms = if remembers || sourcing.is_some() { 12 * 3_600_000 } else { 3 * 3_600_000 };
         let (keep_ms, alert_ms, again_ms, back_up_ms) = match scale {
             Scale::Hours => (1_000, ALERT_MS, AGAIN_MS, 1_200_000),
             Scale::Weeks => (KEEP_WEEKS_MS, ALERT_WEEKS_MS, AGAIN_WEEKS_MS, 86_400_000),
@@ -337,6 +372,7 @@ impl Plan {
             mischief,
             mishap,
             people,
+            sourcing,
             keep_ms,
             alert_ms,
             again_ms,

@@ -93,11 +93,25 @@ pub enum Rare {
     LeaseTaken,
     /// A lease was over, and it was seen that its agent gathered again.
     GathersAgain,
+    /// An API that wanted to be left alone was asked again after that.
+    RemoteRested,
+    /// A value that an API had put right took the place of the one before.
+    RemoteCorrected,
+    /// A gap of a source was filled after its API was asked for it.
+    RemoteFilled,
+    /// Slots of a source are missing because its API could not reach the meter.
+    RemoteUnreached,
+    /// A device of a source is not asked any more.
+    ConsentWithdrawn,
+    /// Consent for a device was given anew.
+    ConsentGivenAnew,
+    /// The collector was killed in a turn of a source.
+    DiedInTurn,
 }
 
 impl Rare {
     /// All of them.
-    pub const ALL: [Self; 42] = [
+    pub const ALL: [Self; 49] = [
         Self::DuplicateFrame,
         Self::Overtaking,
         Self::TornTail,
@@ -140,6 +154,13 @@ impl Rare {
         Self::LeaseEnded,
         Self::LeaseTaken,
         Self::GathersAgain,
+        Self::RemoteRested,
+        Self::RemoteCorrected,
+        Self::RemoteFilled,
+        Self::RemoteUnreached,
+        Self::ConsentWithdrawn,
+        Self::ConsentGivenAnew,
+        Self::DiedInTurn,
     ];
 }
 
@@ -191,7 +212,11 @@ impl Sometimes {
     /// The kinds of bad luck that never struck.
     #[must_use]
     pub fn spared(&self) -> Vec<Mischief> {
-        let all = Mischief::ALL.into_iter().chain(Mischief::OF_MEMORIES).chain(Mischief::OF_PEOPLE);
+        let all = Mischief::ALL
+            .into_iter()
+            .chain(Mischief::OF_MEMORIES)
+            .chain(Mischief::OF_PEOPLE)
+            .chain(Mischief::OF_SOURCES);
         all.filter(|kind| !self.struck.contains_key(kind)).collect()
     }
 }

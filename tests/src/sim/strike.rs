@@ -77,6 +77,7 @@ impl World {
         self.push(self.plan.back_up_ms, Event::BackUp);
         self.begin_mishaps();
         self.begin_people();
+        self.begin_sources();
     }
 
     /// Others have filled the first gateway's disk, and its link is cut for as long as its outbox takes to be full.
@@ -118,7 +119,9 @@ impl World {
         }
         self.heal(Heal::Broker);
         self.heal(Heal::CenterDisk);
+        let is_set_forward = self.center.ahead_ms < 0;
         self.center.ahead_ms = 0;
+        self.sources.iter_mut().for_each(|sources| sources.make_good(is_set_forward));
         self.people.make_good();
         self.viewers.leave_all();
         for no in 0..self.gateways.len() {
@@ -145,6 +148,7 @@ impl World {
         if !self.is_good {
             if self.center.back_up() {
                 self.oracle.note_back_up();
+                self.note_sources_backed_up(false);
             }
             self.push(self.now_ms + self.plan.back_up_ms, Event::BackUp);
         }
@@ -348,6 +352,7 @@ impl World {
                 }
                 if self.center.restore() {
                     self.oracle.note_rollback(self.now_ms);
+                    self.note_sources_backed_up(true);
                 }
             }
             Mischief::Unplug | Mischief::StuckLine | Mischief::SilentDevice | Mischief::DeviceRestart => {

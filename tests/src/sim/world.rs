@@ -30,6 +30,7 @@ use super::people::People;
 use super::plan::{Mischief, Plan, Planned};
 use super::rng::Rng;
 use super::sometimes::{Rare, Sometimes};
+use super::source::{Sources, Step};
 use super::strike::Heal;
 use super::tap;
 use super::turns::Stopping;
@@ -65,6 +66,12 @@ pub enum Event {
     People,
     /// Somebody who watches a site takes its lease again.
     Watch(u64),
+    /// Something happens to the sources of a life of the collector.
+    Source(u64, Step),
+    /// The next thing that befalls an API that they ask.
+    Remote,
+    /// Consent for one of its devices is given anew.
+    GiveBack(usize, &'static str),
     /// The next thing that befalls a device with a memory, or is done by a person who looks at the collector's data.
     Mishap,
     /// A logger has power again: gateway and logger.
@@ -140,6 +147,8 @@ pub struct World {
     pub people: People,
     /// Those who watch a site.
     pub viewers: Viewers,
+    /// The collector's own sources, where it has any.
+    pub sources: Option<Sources>,
     /// How the collector dies at its next step.
     pub death: Option<Death>,
     /// All has healed, and stays so.
@@ -175,6 +184,7 @@ impl World {
             mishap: plan.mishap.clone(),
             people: plan.people.clone(),
             viewers: Viewers::default(),
+            sources: plan.sourcing.clone().map(Sources::new),
             death: None,
             is_good: false,
             mended_ms: 0,
@@ -248,6 +258,9 @@ impl World {
             Event::Alerts => self.look_after_alerts(),
             Event::People => self.strike_people(),
             Event::Watch(viewer) => self.watch(viewer),
+            Event::Source(start, step) => self.step_source(start, step),
+            Event::Remote => self.strike_remote(),
+            Event::GiveBack(no, utility) => self.give_back(no, utility),
             Event::Mishap => self.mishap(),
             Event::SwitchOn(no, logger) => self.gateways[no].loggers[logger].switch_on(self.now_ms),
             Event::StartCenter => self.start_center(),
@@ -406,9 +419,8 @@ impl World {
                 let is_taken = self.center.session == session
                     && self.center.committer.is_some()
                     && self.center.take(topic, payload, now_ms);
-                if is_taken && !self.center_is_due {
-                    self.center_is_due = true;
-                    self.push(now_ms + GATHER_MS, Event::Center);
+                if is_taken {
+                    self.center_soon();
                 }
             }
             Packet::AtClient { to: Party::Gateway(no), session, topic, payload, retained } => {
@@ -441,6 +453,14 @@ impl World {
         }
     }
 
+    /// The collector commits soon, as something waits.
+    pub(super) fn center_soon(&mut self) {
+        if !self.center_is_due {
+            self.center_is_due = true;
+            self.push(self.now_ms + GATHER_MS, Event::Center);
+        }
+    }
+
     fn who_wants(&self, topic: &str) -> Vec<Party> {
         if topic.starts_with("gapless/v1/collectors/") {
             return (0..self.gateways.len()).map(Party::Gateway).collect();
@@ -455,6 +475,7 @@ impl World {
     fn start_center(&mut self) {
         if self.center.committer.is_none() {
             self.center.start(self.now_ms);
+            self.start_sources();
             self.connect_center();
         }
     }
@@ -480,6 +501,7 @@ impl World {
     pub(super) fn kill_center_for(&mut self, waits_ms: u64) {
         let session = self.center.session;
         self.center.kill();
+        self.end_sources();
         self.note_forgotten();
         let sent = self.net.hang_up(Party::Center, session, self.now_ms);
         self.send(sent);
@@ -505,6 +527,7 @@ impl World {
         for message in &turn.committed {
             trace_state(self.now_ms, &message.topic, &message.payload);
             self.note_committed(&message.topic, &message.payload);
+            self.note_source(&message.topic, &message.payload);
         }
         for (topic, payload) in turn.answers {
             self.oracle.check_answer(&topic, &payload);
