@@ -23,11 +23,17 @@ pub struct Granted {
     pub renew_at: Timestamp,
 }
 
-/// Whether a lease until then stands. One that lasts for longer than any that is granted was granted before the collector's
-/// clock was set back: by now no agent holds it.
+/// The end of the longest lease that can be granted at `now`. One that lasts for longer was granted before the collector's clock was
+/// set back: it says nothing of who watches, and is ended.
+#[must_use]
+pub fn latest(now: Timestamp) -> Timestamp {
+    now.plus_ms(i64::from(MINUTES_MOST) * 60_000)
+}
+
+/// Whether a lease until then stands.
 #[must_use]
 pub fn stands(until: Timestamp, now: Timestamp) -> bool {
-    (1..=i64::from(MINUTES_MOST) * 60_000).contains(&until.since_ms(now))
+    until > now && until <= latest(now)
 }
 
 /// A lease for a viewer that asks for `minutes`, where the site has one until `standing`. What lasts for more than half of

@@ -683,21 +683,35 @@ fn a_broker_that_is_away_for_long_makes_no_agent_so() {
     }
 }
 
-/// As long as the collector does not run it hears nobody, and of what its broker did before it knows no more: neither is held
-/// against an agent.
+/// As long as the collector does not run it hears nobody, and what its broker did meanwhile it does not know: neither is held
+/// against an agent. What it did listen before is not forgotten, however often it is started.
 #[test]
-fn a_collector_that_was_down_for_long_blames_no_agent_for_it() {
-    let mut world = with_a_hole(Policies::default());
-    world.now = at(21);
-    world.leave();
-    assert_eq!(world.asked(at(21).plus_ms(DAY_MS)), []);
-    let (mut world, back) = (world.restart(), at(21).plus_ms(31 * DAY_MS));
-    world.committer.begin(back).unwrap();
-    let gone = back.plus_ms(60_000 + 7 * DAY_MS);
-    assert_eq!(world.asked(gone.plus_ms(-1)), []);
-    assert_eq!(world.given_up(), [None]);
-    assert_eq!(world.asked(gone), []);
-    assert_eq!(world.given_up(), [Some(gone.plus_ms(45 * DAY_MS).since_ms(T0))]);
+fn a_collector_that_was_down_blames_no_agent_for_it_and_forgives_none() {
+    // Days after the agent left at which the collector ended, and for how long it was down, in ms.
+    let rows: [(&str, &[(i64, i64)]); 3] = [
+        ("once, for long", &[(1, 30 * DAY_MS)]),
+        ("each second day, for a moment", &[(2, 1_000), (4, 1_000), (6, 1_000)]),
+        ("twice, for days", &[(3, 4 * DAY_MS), (9, 4 * DAY_MS)]),
+    ];
+    for (what, ends) in rows {
+        let mut world = with_a_hole(Policies::default());
+        world.now = at(21);
+        world.leave();
+        // A minute to come back counts with each absence.
+        let mut gone = at(21).plus_ms(7 * DAY_MS);
+        for (day, down_ms) in ends {
+            let end = at(21).plus_ms(day * DAY_MS);
+            world.committer.hears(true, end).unwrap();
+            assert_eq!((world.asked(end), world.given_up()), (vec![], vec![None]), "{what}");
+            world = world.restart();
+            world.committer.begin(end.plus_ms(*down_ms)).unwrap();
+            gone = gone.plus_ms(down_ms + 60_000);
+        }
+        assert_eq!(world.asked(gone.plus_ms(-1)), [], "{what}");
+        assert_eq!(world.given_up(), [None], "{what}");
+        assert_eq!(world.asked(gone), [], "{what}");
+        assert_eq!(world.given_up(), [Some(gone.plus_ms(45 * DAY_MS).since_ms(T0))], "{what}");
+    }
 }
 
 /// What an agent carried out, and then took along.

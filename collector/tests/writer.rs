@@ -270,26 +270,34 @@ fn a_value_that_was_told_in_doubt_and_is_said_again_for_sure_counts_as_sure() {
     let dir = tempfile::tempdir().unwrap();
     let mut running = Running::start(dir.path());
     running.data(frame(1, opening()));
-    let told = |x, quality| {
-        let mut record = reading(T0, x);
+    let told = |slot, x, quality| {
+        let mut record = reading(slot, x);
         if let Record::Readings(readings) = &mut record {
             readings.samples.iter_mut().for_each(|sample| sample.quality = quality);
         }
         vec![record]
     };
-    let reader = Reader::new(&dir.path().join("db"));
-    let rows = [
-        (1.0, Quality::UncertainClock, Quality::UncertainClock, 0),
-        (1.0, Quality::Good, Quality::Good, 0),
-        // Said again in doubt it is as sure as before; another value is another word.
-        (1.0, Quality::UncertainClock, Quality::Good, 0),
-        (2.0, Quality::Good, Quality::Good, 2),
-    ];
-    for (first, (x, quality, expected, conflicts)) in (3..).zip(rows) {
-        running.data(frame(first, told(x, quality)));
-        let stored = all(&reader);
-        assert!(stored.iter().all(|reading| reading.quality == expected), "{first}: {stored:?}");
-        assert_eq!((stored.len(), reader.conflicts(None, 10).unwrap().len()), (2, conflicts), "{first}");
+    let (reader, mut seq) = (Reader::new(&dir.path().join("db")), 2);
+    for (slot, sure) in [(T0, 1.0), (T0 + 1, 2.0)] {
+        let rows = [
+            (1.0, Quality::UncertainClock, (1.0, Quality::UncertainClock), 0),
+            (sure, Quality::Good, (sure, Quality::Good), 0),
+            // Said again in doubt it is as sure as before; another value is another word.
+            (sure, Quality::UncertainClock, (sure, Quality::Good), 0),
+            (3.0, Quality::Good, (sure, Quality::Good), 2),
+        ];
+        let before = reader.conflicts(None, 10).unwrap().len();
+        for (x, quality, expected, conflicts) in rows {
+            seq += 1;
+            running.data(frame(seq, told(slot, x, quality)));
+            let stored = all(&reader).into_iter().filter(|reading| reading.at == grid().at(Slot(slot)));
+            let (number, of) = (Value::Number(expected.0), expected.1);
+            let stored: Vec<_> = stored.collect();
+            assert!(stored.iter().all(|reading| reading.quality == of), "{seq}: {stored:?}");
+            assert!(stored.iter().any(|reading| reading.value == Some(number.clone())), "{seq}: {stored:?}");
+            let all_conflicts = reader.conflicts(None, 10).unwrap().len();
+            assert_eq!((stored.len(), all_conflicts - before), (2, conflicts), "{seq}");
+        }
     }
 }
 

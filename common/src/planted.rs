@@ -62,8 +62,10 @@ pub enum Bug {
     LeaseForEver,
     /// An agent says that it took a lease, and gathers as before.
     LeaseUnheard,
-    /// That an agent or the broker is gone is never beyond what people are told of.
-    AbsenceUntold,
+    /// That an agent is gone is never beyond what people are told of.
+    AgentUntold,
+    /// That the broker is away is not either.
+    BrokerUntold,
     /// A source of the collector takes a window for read that its API did not give.
     WindowPassedOver,
     /// A source of the collector does not wait as its API asks it to.
@@ -72,7 +74,7 @@ pub enum Bug {
 
 impl Bug {
     /// All of them.
-    pub const ALL: [Self; 31] = [
+    pub const ALL: [Self; 32] = [
         Self::AcknowledgeBeforeCommit,
         Self::SkipFsync,
         Self::TrimOnPuback,
@@ -101,7 +103,8 @@ impl Bug {
         Self::AlertStands,
         Self::LeaseForEver,
         Self::LeaseUnheard,
-        Self::AbsenceUntold,
+        Self::AgentUntold,
+        Self::BrokerUntold,
         Self::WindowPassedOver,
         Self::RetryAfterIgnored,
     ];

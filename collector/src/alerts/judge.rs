@@ -122,7 +122,7 @@ pub fn is_to_suspend(facts: &DeviceFacts, limits: &Limits, now: Timestamp) -> bo
 pub fn collector(unheard_since: Option<Timestamp>, limits: &Limits, now: Timestamp) -> Vec<(Kind, Stand)> {
     let stand = match unheard_since.map(|since| now.since_ms(since)) {
         None => Stand::Within,
-        Some(_) if planted::has(Bug::AbsenceUntold) => Stand::Between,
+        Some(_) if planted::has(Bug::BrokerUntold) => Stand::Between,
         Some(ms) if ms >= limits.silent_ms => Stand::Beyond(format!(
             "the broker has been away for {}: no agent is heard before it is back, and nothing is told of any",
             long(ms)
@@ -276,7 +276,7 @@ fn flat(facts: &DeviceFacts, limits: &Limits) -> Stand {
 
 fn gone(facts: &AgentFacts, limits: &Limits, now: Timestamp) -> Stand {
     let Some(since) = facts.gone_since else { return Stand::Within };
-    if present_ms(since, now, &facts.unheard) >= limits.silent_ms && !planted::has(Bug::AbsenceUntold) {
+    if present_ms(since, now, &facts.unheard) >= limits.silent_ms && !planted::has(Bug::AgentUntold) {
         return Stand::Beyond(format!("the agent has been gone for {}", long(now.since_ms(since))));
     }
     Stand::Between

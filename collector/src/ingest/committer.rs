@@ -10,7 +10,7 @@
 //! What a failed transaction left in memory is never used: it would take frames for stored that are not. So the
 //! ledger is loaded anew before the next one.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use gapless_common::id::Commit;
@@ -40,15 +40,15 @@ use crate::store::batch::Batch;
 use crate::store::model::{Head, PendingJob, ReceiverName};
 use crate::store::receivers::{self, Gone, Owed};
 use crate::store::unasked::LeftBefore;
-use crate::store::{Borrowed, commands, leases, parked, sources, sqlite, traffic};
+use crate::store::{Borrowed, commands, hearing, leases, parked, sources, sqlite, traffic};
 
 /// Rows after which a transaction takes no further message: a frame of 100 bytes may hold a quarter of a million
 /// readings. So a transaction holds fewer rows in memory than these and one frame's.
 const GROUP_ROWS_MAX: usize = 64 << 10;
 /// Bytes of parked frames per agent at most.
 pub const PARK_BYTES_MAX: i64 = 16 << 20;
-/// Times in which the broker was away that are remembered: what happened before has been told.
-const UNHEARD_MAX: usize = 256;
+/// How often it is written down that messages could come, in ms: after a kill so much of its absence counts as the agents' own.
+const HEARD_EVERY_MS: i64 = 600_000;
 /// A catalog that was asked for is asked for again after this time, in ms; so is an agent told of a lease that has not answered.
 const REMIND_MS: i64 = 60_000;
 /// Parked frames that are tried again in one transaction at the start.
@@ -91,8 +91,9 @@ pub struct Committer {
     /// When alerts were first looked after: before that nobody was listening.
     listening_since: Option<Timestamp>,
     /// When the broker was away, the last ones of it, and since when it is.
-    unheard: VecDeque<Absence>,
+    unheard: Vec<Absence>,
     unheard_since: Option<Timestamp>,
+    heard_until: Option<Timestamp>,
 }
 
 /// The job of each ask, and what agents are told.
@@ -153,8 +154,9 @@ impl Committer {
                     housekeeping: Policy::default(),
                     reminded_at: Timestamp(0),
                     listening_since,
-                    unheard: VecDeque::new(),
+                    unheard: Vec::new(),
                     unheard_since: None,
+                    heard_until: None,
                 })
             }
             Err(source) => Err(LoadError::Load { path: sqlite::path_of(&connection), source }),
@@ -239,18 +241,19 @@ impl Committer {
         self.connection.execute_batch("PRAGMA wal_checkpoint(TRUNCATE)")
     }
 
-    /// To be told as the collector starts: nobody was heard since the last word that is kept of any agent, as long as the collector
-    /// did not run or its broker was away before that, and nobody is blamed for it; and who is connected is not known.
+    /// To be told as the collector starts: who is connected is not known, and since messages could come last, as far as that was
+    /// written down, nobody was heard, and nobody is blamed for it.
     ///
     /// # Errors
-    /// The database failed: agents that may have gone are still shown as connected.
+    /// The database failed: agents that may have gone are still shown as connected, or that time counts as their own absence.
     pub fn begin(&mut self, now: Timestamp) -> rusqlite::Result<()> {
-        let sql = "SELECT max(last_heard_at) FROM agents";
-        let heard: Option<i64> = self.connection.query_row(sql, [], |r| r.get(0))?;
-        if let Some(heard) = heard.map(Timestamp).filter(|heard| *heard < now) {
-            self.note_unheard((heard, now));
+        self.nobody_connected(now)?;
+        self.heard_until = hearing::heard_until(&self.connection)?;
+        if let Some(until) = self.heard_until.filter(|until| *until < now) {
+            hearing::is_back(&self.connection, (until, now))?;
         }
-        self.nobody_connected(now)
+        self.unheard = hearing::absences(&self.connection, now)?;
+        Ok(())
     }
 
     /// Who is connected is not known before presence has been answered.
@@ -269,23 +272,33 @@ impl Committer {
     /// The database failed: agents are still shown as connected.
     pub fn hears(&mut self, can_come: bool, now: Timestamp) -> rusqlite::Result<()> {
         match (can_come, self.unheard_since) {
-            (true, None) | (false, Some(_)) => Ok(()),
+            (true, None) => self.note_heard(now),
+            (false, Some(_)) => Ok(()),
             (false, None) => {
                 self.nobody_connected(now)?;
                 self.unheard_since = Some(now);
                 Ok(())
             }
             (true, Some(since)) => {
+                hearing::is_back(&self.connection, (since, now))?;
                 self.unheard_since = None;
-                self.note_unheard((since, now));
-                Ok(())
+                self.unheard = hearing::absences(&self.connection, now)?;
+                self.note_heard(now)
             }
         }
     }
 
-    fn note_unheard(&mut self, absence: Absence) {
-        self.unheard.push_back(absence);
-        self.unheard.drain(..self.unheard.len().saturating_sub(UNHEARD_MAX));
+    /// Writes down now and then up to when messages could come.
+    fn note_heard(&mut self, now: Timestamp) -> rusqlite::Result<()> {
+        match self.heard_until.map(|until| now.since_ms(until)) {
+            Some(0..HEARD_EVERY_MS) => return Ok(()),
+            // The clock was set back.
+            Some(..0) => self.unheard = hearing::absences(&self.connection, now)?,
+            _ => {}
+        }
+        hearing::hears(&self.connection, now)?;
+        self.heard_until = Some(now);
+        Ok(())
     }
 
     /// Frames that an earlier program could not read may be plain to this one. Returns how many were; the agents are
@@ -361,16 +374,16 @@ impl Committer {
     }
 
     fn reminders(&mut self, now: Timestamp) -> rusqlite::Result<Vec<Outbound>> {
-        let Some(memory) = self.memory.as_ref() else { return Ok(Vec::new()) };
         if now.since_ms(self.reminded_at).abs() < REMIND_MS {
             return Ok(Vec::new());
         }
         self.reminded_at = now;
+        let mut told = self.end_left_over(now)?;
+        let Some(memory) = self.memory.as_ref() else { return Ok(told) };
         let since = now.plus_ms(-REMIND_MS);
         let awaited = commands::unanswered(&self.connection, since, now)?;
         let answers = Answers { commands: awaited, ..Answers::default() };
-        let mut told: Vec<_> =
-            self.answers(memory, &answers, now).into_iter().map(|(_, told)| told).collect();
+        told.extend(self.answers(memory, &answers, now).into_iter().map(|(_, told)| told));
         let unasked = parked::unasked(&self.connection, since, now)?;
         if !unasked.is_empty() {
             let ask = |apply: &mut Apply<'_, '_>| {
@@ -380,6 +393,18 @@ impl Committer {
             told.extend(self.transaction_of(false, now, ask)?.commit()?);
         }
         Ok(told)
+    }
+
+    /// Ends leases that were granted before the clock was set back: agents may hold them, and whoever watches takes another one.
+    fn end_left_over(&mut self, now: Timestamp) -> rusqlite::Result<Vec<Outbound>> {
+        let left_over = leases::left_over(&self.connection, now)?;
+        if left_over.is_empty() {
+            return Ok(Vec::new());
+        }
+        let end = |apply: &mut Apply<'_, '_>| {
+            left_over.iter().try_for_each(|site| apply.unwatch(*site)).map(|()| 0)
+        };
+        self.transaction_of(false, now, end)?.commit()
     }
 
     /// Sees which devices are stale, as far as it is their turn, begins the jobs that are due, and ends those whose time is

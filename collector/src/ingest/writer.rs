@@ -85,7 +85,10 @@ pub fn start_with(
     health: Arc<Health>,
 ) -> Result<(Watch, JoinHandle<()>), StartError> {
     if let Err(error) = committer.begin(clock::now()) {
-        tracing::error!(%error, "agents that may have gone are still shown as connected");
+        tracing::error!(
+            %error,
+            "agents that may have gone are still shown as connected, or are blamed for the time that the collector was down"
+        );
     }
     match committer.try_parked_again(clock::now()) {
         Ok(0) => {}

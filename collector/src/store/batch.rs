@@ -181,12 +181,13 @@ impl<'c> Batch<'c> {
     fn meet(&mut self, row: &Row) -> rusqlite::Result<()> {
         let sql = "SELECT value, quality FROM readings WHERE series = ?1 AND ts = ?2";
         let quality = row.code();
-        // What is said again by a clock that is off by now is nothing new; what was told in doubt may be said again for sure.
+        // What is said again by a clock that is off by now is nothing new.
         let [as_sure, in_doubt] = [certain(row.quality), uncertain(row.quality)].map(|q| i64::from(q.code()));
         let (same, was_in_doubt) =
             self.connection.prepare_cached(sql)?.query_row([row.series, row.ts], |r| {
-                let (same, stored): (bool, i64) = (row.value.same(r.get_ref(0)?), r.get(1)?);
-                Ok((same && (stored == quality || stored == as_sure), same && stored == in_doubt))
+                let stored: i64 = r.get(1)?;
+                let same = row.value.same(r.get_ref(0)?) && (stored == quality || stored == as_sure);
+                Ok((same, stored == in_doubt && stored != quality))
             })?;
         // What stands in takes no place: whatever came first of that instant is there.
         if row.lent {
@@ -199,6 +200,7 @@ impl<'c> Batch<'c> {
             tally.duplicates += 1;
             return Ok(());
         }
+        // What was told in doubt of its time makes room for what is sure of it.
         if row.revises || was_in_doubt {
             return self.revise(row);
         }

@@ -138,8 +138,8 @@ pub(crate) struct Ended {
     pub(crate) detail: Option<String>,
 }
 
-/// The device's own readings that were stored since a commit. In this order: the planner would begin with all that the device has
-/// ever sent.
+/// The device's own readings that were stored since a commit: of what changed anywhere since then, which is as much as comes while a
+/// job lasts. In this order: the planner would begin with all that the device has ever sent.
 const STORED_SINCE: &str = "SELECT count(*) FROM changes c CROSS JOIN series x ON x.device = c.device
     CROSS JOIN readings r ON r.series = x.id AND r.ts BETWEEN c.first_ts AND c.last_ts AND r.commit_no = c.commit_no
         AND r.quality < 65536

@@ -21,15 +21,20 @@ pub(crate) fn site(connection: &Connection, name: &SiteId) -> rusqlite::Result<O
     connection.prepare_cached(sql)?.query_row([name.as_str()], |r| r.get(0)).optional()
 }
 
-/// Until when a site is watched, where it is at `now`.
+/// The end of a site's lease, where it is still to come.
 pub(crate) fn standing(
     connection: &Connection,
     site: i64,
     now: Timestamp,
 ) -> rusqlite::Result<Option<Timestamp>> {
-    let sql = "SELECT until FROM leases WHERE site = ?1";
-    let until = connection.prepare_cached(sql)?.query_row([site], |r| r.get(0).map(Timestamp)).optional()?;
-    Ok(until.filter(|until| live::stands(*until, now)))
+    let sql = "SELECT until FROM leases WHERE site = ?1 AND until > ?2";
+    connection.prepare_cached(sql)?.query_row([site, now.0], |r| r.get(0).map(Timestamp)).optional()
+}
+
+/// Sites whose lease was granted before the clock was set back.
+pub(crate) fn left_over(connection: &Connection, now: Timestamp) -> rusqlite::Result<Vec<i64>> {
+    let mut statement = connection.prepare_cached("SELECT site FROM leases WHERE until > ?1")?;
+    statement.query_map([live::latest(now).0], |r| r.get(0))?.collect()
 }
 
 /// Writes a lease down.
@@ -93,7 +98,7 @@ pub(super) fn row(
     now: Timestamp,
 ) -> Result<Option<LeaseRow>, ReadError> {
     let Some(site) = site(connection, name)? else { return Ok(None) };
-    let until = standing(connection, site, now)?;
+    let until = standing(connection, site, now)?.filter(|until| live::stands(*until, now));
     let sql = "SELECT a.name, a.connected = 1 AS is_there, a.flush_ms, c.a AS until, c.outcome, c.detail FROM agents a
         LEFT JOIN commands c ON c.id = (SELECT max(id) FROM commands WHERE agent = a.id AND kind = 1)
         WHERE a.site = ?1 ORDER BY a.name";

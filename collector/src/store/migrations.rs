@@ -2,7 +2,7 @@
 //! changed once a database may have gone through it.
 
 /// From which version on, and what. To be carried out in order.
-pub(super) const LACKS: [(i64, &str); 17] = [
+pub(super) const LACKS: [(i64, &str); 18] = [
     (1, TO_2),
     (2, TO_3),
     (3, TO_4),
@@ -20,6 +20,7 @@ pub(super) const LACKS: [(i64, &str); 17] = [
     (15, TO_16),
     (16, TO_17),
     (17, TO_18),
+    (18, TO_19),
 ];
 
 /// What a database of version 1 lacks.
@@ -284,3 +285,6 @@ UPDATE series SET own_ts = (SELECT r.ts FROM readings r WHERE r.series = series.
     ORDER BY r.ts DESC LIMIT 1);
 DROP TABLE temp.loans;
 CREATE INDEX devices_of_agent ON devices (agent)";
+
+/// What a database of version 18 lacks.
+const TO_19: &str = "CREATE TABLE unheard (from_at INTEGER PRIMARY KEY, to_at INTEGER NOT NULL);";

@@ -11,6 +11,7 @@ mod complete;
 pub(crate) mod descriptions;
 pub(crate) mod gap_lives;
 pub(crate) mod health;
+pub(crate) mod hearing;
 pub(crate) mod housekeeping;
 pub(crate) mod inputs;
 pub(crate) mod jobs;

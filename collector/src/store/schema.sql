@@ -1,8 +1,8 @@
--- Version 18 of the collector's database. Instants are milliseconds since 1970 UTC; 64-bit unsigned numbers
+-- Version 19 of the collector's database. Instants are milliseconds since 1970 UTC; 64-bit unsigned numbers
 -- (epochs, hashes, incarnations) are kept as the signed number of the same bits; seqs are plain.
 -- Everything that decides anything is here: a collector may be killed at any instant and lose nothing.
 
--- incarnation, commit_no, needs_incarnation (set in a backup), admin_token_sha256
+-- incarnation, commit_no, needs_incarnation (set in a backup), admin_token_sha256, heard_until (messages could come then)
 CREATE TABLE meta (key TEXT PRIMARY KEY, value) WITHOUT ROWID;
 
 CREATE TABLE sites (id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE);
@@ -464,6 +464,9 @@ CREATE TABLE absences (
     to_at INTEGER NOT NULL,
     PRIMARY KEY (agent, from_at)
 ) WITHOUT ROWID;
+
+-- When the collector heard nobody: it did not run, or its broker was away. (Schema 19.)
+CREATE TABLE unheard (from_at INTEGER PRIMARY KEY, to_at INTEGER NOT NULL);
 
 -- What people are told. kind: alerts::Kind. One of device and agent is there, or, where it is about the collector, neither
 -- they nor a site. (Schema 7, the latter 11, and what follows.)

@@ -12,15 +12,15 @@ use super::migrations::LACKS;
 use super::model::Head;
 
 /// Version of the schema that this program writes.
-const SCHEMA_VERSION: i64 = 18;
+const SCHEMA_VERSION: i64 = 19;
 const SCHEMA: &str = include_str!("schema.sql");
 /// What was asked after a backup was made, and in answer to what, is not known to it: what was being asked for is asked for anew.
 const RESTORED: &str = "UPDATE commands SET outcome = 2 WHERE outcome IS NULL AND kind = 5;
 UPDATE gaps SET state = 4, request = NULL, next_at = opened_at WHERE state = 3";
-/// More commands than a database tells in one life.
-const COMMANDS_OF_A_LIFE: u64 = 1 << 32;
-/// One of so many steps is drawn: few enough that thirty thousand lives leave room in the column.
-const COMMAND_STEPS: u64 = 1 << 16;
+/// Numbers that are left out at least: more than were given since any backup.
+const COMMANDS_LEFT_OUT: u64 = 1 << 32;
+/// One of so many steps is drawn: few enough that sixty thousand lives have room in the column.
+const COMMAND_STEPS: u64 = 1 << 47;
 /// How long a connection waits for another one; only a backup or a person's shell can make it wait.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 /// Prepared statements kept per connection; more than there are in this crate.
@@ -119,11 +119,11 @@ fn migrate(connection: &mut Connection, found: i64, fresh: u64) -> rusqlite::Res
     transaction.commit()
 }
 
-/// No number of a command is given again that an agent may remember from another life of this database, or of one before it.
-/// Each life moves on by a step of its own, drawn, for one backup may be put back more than once; no life tells as many
-/// commands as there are between two steps.
+/// An agent remembers numbers of commands from other lives of this database, and of one before it. So each life moves on by a step
+/// of its own, drawn, for one backup may be put back more than once: that two lives of a million commands each share a number is
+/// one chance in a hundred million.
 fn move_commands_on(connection: &Connection, fresh: u64) -> rusqlite::Result<()> {
-    let step = (fresh % COMMAND_STEPS + 1) * COMMANDS_OF_A_LIFE;
+    let step = COMMANDS_LEFT_OUT + fresh % COMMAND_STEPS;
     let sql = "INSERT INTO sqlite_sequence (name, seq)
         SELECT 'commands', 0 WHERE NOT EXISTS (SELECT 1 FROM sqlite_sequence WHERE name = 'commands')";
     connection.execute(sql, [])?;
@@ -131,7 +131,7 @@ fn move_commands_on(connection: &Connection, fresh: u64) -> rusqlite::Result<()>
     connection.execute(sql, [step.cast_signed()]).map(drop)
 }
 
-fn meta(connection: &Connection, key: &str) -> rusqlite::Result<Option<i64>> {
+pub(super) fn meta(connection: &Connection, key: &str) -> rusqlite::Result<Option<i64>> {
     let mut statement = connection.prepare_cached("SELECT value FROM meta WHERE key = ?1")?;
     statement.query_row([key], |r| r.get(0)).optional()
 }
@@ -182,6 +182,7 @@ mod tests {
     }
 
     /// What the versions after each one brought, taken away again.
+    const FROM_19: &str = "DROP TABLE unheard; PRAGMA user_version = 18;";
     const FROM_18: &str = "ALTER TABLE series DROP COLUMN own_ts; ALTER TABLE series DROP COLUMN lent_ts;
         DROP INDEX devices_of_agent; PRAGMA user_version = 17;";
     const FROM_17: &str =
@@ -238,7 +239,9 @@ mod tests {
     fn alerts_of_an_older_database_are_taken_along() {
         let connection = make_writer(Connection::open_in_memory().unwrap(), 7).unwrap();
         connection
-            .execute_batch(&[FROM_18, FROM_17, FROM_16, FROM_15, FROM_14, FROM_13, FROM_12, FROM_11].concat())
+            .execute_batch(
+                &[FROM_19, FROM_18, FROM_17, FROM_16, FROM_15, FROM_14, FROM_13, FROM_12, FROM_11].concat(),
+            )
             .unwrap();
         let put = "INSERT INTO sites (name) VALUES ('farm');
             INSERT INTO alerts (kind, site, detail, raised_at) VALUES (1, 1, 'a', 5), (2, 1, 'b', 6), (3, 1, 'c', 7);
@@ -261,7 +264,7 @@ mod tests {
     #[test]
     fn gaps_of_an_older_database_that_nobody_can_be_asked_for_are_due() {
         let connection = make_writer(Connection::open_in_memory().unwrap(), 7).unwrap();
-        connection.execute_batch(&[FROM_18, FROM_17].concat()).unwrap();
+        connection.execute_batch(&[FROM_19, FROM_18, FROM_17].concat()).unwrap();
         let put = "INSERT INTO sites (name) VALUES ('farm'); INSERT INTO devices (site, name) VALUES (1, 'a');
             INSERT INTO grids VALUES (1, 1, 1000, 0);
             INSERT INTO gaps (grid, first_slot, last_slot, from_ts, to_ts, cause, state, opened_at, opened_commit,
@@ -278,7 +281,7 @@ mod tests {
     #[test]
     fn readings_of_an_older_database_that_were_lent_are_marked() {
         let connection = make_writer(Connection::open_in_memory().unwrap(), 7).unwrap();
-        connection.execute_batch(FROM_18).unwrap();
+        connection.execute_batch(&[FROM_19, FROM_18].concat()).unwrap();
         let put = "INSERT INTO sites (name) VALUES ('farm'); INSERT INTO devices (site, name) VALUES (1, 'a'), (1, 'b'), (1, 'c');
             INSERT INTO series (device, channel, revision, unit, quantity, aggregation, label) VALUES
                 (1, 'u', 1, 'V', 'q', 0, 1), (1, 'i', 1, 'A', 'q', 0, 1), (2, 'u', 1, 'V', 'q', 0, 1), (3, 'u', 1, 'V', 'q', 0, 1);
@@ -308,8 +311,8 @@ mod tests {
     #[test]
     fn an_older_database_is_migrated() {
         let steps = [
-            FROM_18, FROM_17, FROM_16, FROM_15, FROM_14, FROM_13, FROM_12, FROM_11, FROM_10, FROM_9, FROM_8,
-            FROM_7, FROM_6, FROM_5, FROM_4, FROM_3, FROM_2,
+            FROM_19, FROM_18, FROM_17, FROM_16, FROM_15, FROM_14, FROM_13, FROM_12, FROM_11, FROM_10, FROM_9,
+            FROM_8, FROM_7, FROM_6, FROM_5, FROM_4, FROM_3, FROM_2,
         ];
         for back in (1..=steps.len()).map(|n| steps[..n].join(" ")) {
             let connection = make_writer(Connection::open_in_memory().unwrap(), 7).unwrap();
@@ -336,13 +339,13 @@ mod tests {
             connection.query_row(sql, [], |r| r.get::<_, i64>(0)).unwrap()
         };
         let is_copy = "INSERT INTO meta VALUES ('needs_incarnation', 1)";
-        let first = life("", 8);
-        assert_eq!(first, life("", 9), "the same life goes on");
-        let lives = [first, life(is_copy, 8), life(is_copy, 9), life(is_copy, u64::MAX)];
+        let first = life("", 1 << 40);
+        assert_eq!(first, life("", 1 << 41), "the same life goes on");
+        let lives = [first, life(is_copy, 1 << 40), life(is_copy, 1 << 41), life(is_copy, u64::MAX)];
         for (at, life) in lives.iter().enumerate() {
             let mut others = lives[..at].iter().map(|other| life.abs_diff(*other));
-            assert!(others.all(|apart| apart >= COMMANDS_OF_A_LIFE), "{lives:?}");
+            assert!(others.all(|apart| apart >= COMMANDS_LEFT_OUT), "{lives:?}");
         }
-        assert!(lives.iter().all(|life| *life > 0 && *life < i64::MAX / 2), "{lives:?}");
+        assert!(lives.iter().all(|life| *life > 0 && *life < i64::MAX / 10_000), "{lives:?}");
     }
 }

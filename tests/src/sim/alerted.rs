@@ -7,7 +7,7 @@ use gapless_collector::alerts::delivery::Answer;
 use gapless_collector::alerts::digest;
 use gapless_collector::alerts::notice::Told;
 use gapless_collector::store::model::ReceiverName;
-use gapless_common::id::{ConnectionId, Incarnation};
+use gapless_common::id::Incarnation;
 use rusqlite::Connection;
 
 use super::judge::Findings;
@@ -44,9 +44,7 @@ pub struct Alerted {
     standing: BTreeMap<(Incarnation, &'static str, &'static str, String), i64>,
     /// Who is late.
     pub(super) overdue: Overdue,
-    /// The connection of each agent's last birth that was committed.
-    pub(super) born: BTreeMap<usize, ConnectionId>,
-    /// When each agent was last seen to be there, as far as the collector could know, in ms of the run.
+    /// When each agent was last seen to be there, in truth and to the collector, in ms of the run.
     pub(super) there_ms: BTreeMap<usize, u64>,
     /// When each agent last told its clock while that was off, in ms of the run.
     pub(super) odd_clock_ms: BTreeMap<usize, u64>,

@@ -1,10 +1,13 @@
 //! The facts that alerts are about, found apart from the collector's rules: each alert that is raised has its own. Whether all
 //! that people are to be told of is raised is asked in `overdue`.
 
+use std::collections::BTreeMap;
+
 use gapless_collector::alerts::Kind;
 use gapless_collector::alerts::limits::Limits;
 use gapless_collector::freshness::{Allowances, Subject};
 use gapless_collector::store::AHEAD_MAX_MS;
+use gapless_common::id::ConnectionId;
 use gapless_common::message::AgentState;
 use gapless_common::quality::Quality;
 use gapless_common::time::Timestamp;
@@ -21,8 +24,9 @@ use super::world::World;
 const LATELY_MS: i64 = 60_000;
 /// What a gateway says of its clock counts for so long, in ms: it says so once a day, and that may be late.
 const CLOCK_SAID_MS: u64 = 26 * 3_600_000;
-/// A clock seems off by as much as a message is late at most, in ms, where people are told from a minute on.
-const CLOCK_LATE_MS: i64 = 5_000;
+/// A clock seems off by so much more than it is, in ms, where nothing is late on its way: as little as that is, and what a clock can
+/// have drifted within a day (see `alerts::clock`).
+const CLOCK_LATE_MS: i64 = 48_000;
 
 /// An alert that was raised.
 #[derive(Debug)]
@@ -191,14 +195,13 @@ impl World {
         *percent >= Limits::default().outbox_percent.cast_unsigned()
     }
 
-    /// Notes which agents are there, and as such known to the collector.
+    /// Notes which agents are there in truth, and known to the collector as such.
     pub(super) fn note_who_is_there(&mut self) {
-        if !self.center.hears {
-            return;
-        }
+        let Some(committer) = self.center.committer.as_ref().filter(|_| self.center.hears) else { return };
+        let connected = connected(committer.connection()).expect("the database reads");
         for (no, gateway) in self.gateways.iter().enumerate() {
             let is_there = gateway.connection.is_some_and(|connection| {
-                self.oracle.alerted.born.get(&no) == Some(&connection)
+                connected.get(&gateway.path.to_string()) == Some(&connection)
                     && self.net.has_session(Party::Gateway(no), u64::from(connection.0))
             });
             if is_there {
@@ -207,34 +210,32 @@ impl World {
         }
     }
 
-    /// An agent tells how its gateway is: whether its clock is off in truth.
+    /// An agent tells how its gateway is: whether its clock may seem off, in truth or because that is late on its way.
     pub(super) fn note_state_sent(&mut self, no: usize, payload: &[u8]) {
-        if !matches!(
-            wire::decode(payload),
-            Ok(Message::State(AgentState::Health { .. } | AgentState::Birth { .. }))
-        ) {
+        let told = wire::decode(payload);
+        if !matches!(told, Ok(Message::State(AgentState::Health { .. } | AgentState::Birth { .. }))) {
             return;
         }
         let now = self.gateways[no].now(self.now_ms);
         let off_ms = now.wall.since_ms(self.center.now(self.now_ms)).saturating_abs();
-        if !now.wall_set || off_ms >= Limits::default().clock_ms - CLOCK_LATE_MS {
+        let is_late = [Mischief::Delays, Mischief::SlowLink].into_iter().any(|kind| self.plan.has(kind));
+        if !now.wall_set || is_late || off_ms >= Limits::default().clock_ms - CLOCK_LATE_MS {
             self.oracle.alerted.odd_clock_ms.insert(no, self.now_ms);
         }
     }
 
-    /// The collector has taken what an agent says of itself.
+    /// The collector has taken what an agent says of itself: of a connection that it was not born on that counts for nothing.
     pub(super) fn note_state(&mut self, no: usize, state: &AgentState) {
-        let alerted = &mut self.oracle.alerted;
-        match state {
-            AgentState::Birth { connection, .. } => {
-                alerted.born.insert(no, *connection);
-                alerted.there_ms.insert(no, self.now_ms);
-            }
-            AgentState::Health { outbox, .. } => {
-                let most = alerted.filled.get(&no).map_or(0, |(_, most)| *most);
-                alerted.filled.insert(no, (outbox.percent(), most.max(outbox.percent())));
-            }
-            _ => {}
+        let (AgentState::Health { connection, outbox, .. }, Some(committer)) =
+            (state, self.center.committer.as_ref())
+        else {
+            return;
+        };
+        let connected = connected(committer.connection()).expect("the database reads");
+        if connected.get(&self.gateways[no].path.to_string()) == Some(connection) {
+            let filled = &mut self.oracle.alerted.filled;
+            let most = filled.get(&no).map_or(0, |(_, most)| *most);
+            filled.insert(no, (outbox.percent(), most.max(outbox.percent())));
         }
     }
 
@@ -245,6 +246,13 @@ impl World {
             told.any(|((index, ..), (_, quality))| of(index.0) && *quality == Quality::BadOutOfRange)
         })
     }
+}
+
+/// The agents that the collector takes for connected, by `site/agent`, and their connections.
+fn connected(connection: &Connection) -> rusqlite::Result<BTreeMap<String, ConnectionId>> {
+    let sql = "SELECT s.name || '/' || a.name, a.connection FROM agents a JOIN sites s ON s.id = a.site WHERE a.connected = 1";
+    let row = |r: &Row<'_>| Ok((r.get(0)?, ConnectionId(r.get(1)?)));
+    connection.prepare_cached(sql)?.query_map([], row)?.collect()
 }
 
 /// Whether a device is so late that people are told: its agent is there, and what is due of it is not.

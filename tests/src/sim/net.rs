@@ -208,12 +208,18 @@ impl Net {
         vec![(at_ms + notices_ms, Packet::Dropped { of: who, session })]
     }
 
-    /// A client says goodbye: what it sent before arrives, and its will does not.
+    /// A client says goodbye: what it sent before arrives, and its will does not. Where nothing that it sends arrives the broker does
+    /// not know, and its will is heard.
     pub fn part(&mut self, who: Party, session: u64, at_ms: u64) -> Sent {
+        let link = *self.link(who);
+        let closed = (at_ms + self.rng.within(1, 50), Packet::Closed { to: who, session });
+        if link.is_down || link.is_deaf {
+            return vec![closed, (at_ms + GIVES_UP_MS, Packet::Dropped { of: who, session })];
+        }
         if self.has_session(who, session) {
             self.sessions.remove(&who);
         }
-        vec![(at_ms + self.rng.within(1, 50), Packet::Closed { to: who, session })]
+        vec![closed]
     }
 
     /// The broker notices that a connection has ended; its will goes out.

@@ -76,8 +76,9 @@ impl World {
         let limits = Limits::default();
         let told_ms = limits.silent_ms.max(limits.stale_ms).unsigned_abs();
         let patience_ms = told_ms + RETURN_MS + (SHARDS + SEEN_EVERY) * self.plan.alert_ms;
+        let Some(late) = self.late().expect("the database reads") else { return };
         let before = std::mem::take(&mut self.oracle.alerted.overdue);
-        for (who, as_of) in self.late().expect("the database reads") {
+        for (who, as_of) in late {
             let known = before.get(&who).filter(|(before, _)| *before == as_of);
             let since_ms = known.map_or(self.now_ms, |(_, since_ms)| *since_ms);
             if self.now_ms - since_ms > patience_ms {
@@ -88,16 +89,16 @@ impl World {
         }
     }
 
-    /// Those who are late, and of whom nobody is told.
-    fn late(&self) -> rusqlite::Result<Vec<(Late, AsOf)>> {
+    /// Those who are late, and of whom nobody is told; `None` where that cannot be seen now.
+    fn late(&self) -> rusqlite::Result<Option<Vec<(Late, AsOf)>>> {
         let Some(committer) = self.center.committer.as_ref().filter(|_| !self.center.is_full) else {
-            return Ok(Vec::new());
+            return Ok(None);
         };
         let (connection, center) = (committer.connection(), &self.center);
         let as_of = |session, did| (center.starts, session, center.looks_refused, self.is_good, did);
         if !center.hears {
             let is_told = is_told_of_broker(connection)?;
-            return Ok((!is_told).then_some((Late::Broker, as_of(0, (0, None)))).into_iter().collect());
+            return Ok(Some((!is_told).then_some((Late::Broker, as_of(0, (0, None)))).into_iter().collect()));
         }
         let now = center.now(self.now_ms);
         let is_over = |device: &Device| device.over_ms(now).is_some_and(|ms| ms >= 0);
@@ -118,7 +119,7 @@ impl World {
                 late.push((Late::Agent(no), as_of(center.session, (self.net.connected(party), None))));
             }
         }
-        Ok(late)
+        Ok(Some(late))
     }
 
     /// The alerts that stand though they are over once all is well.

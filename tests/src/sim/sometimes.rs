@@ -93,6 +93,8 @@ pub enum Rare {
     LeaseTaken,
     /// A lease was over, and it was seen that its agent gathered again.
     GathersAgain,
+    /// A lease that lasted for more than ten minutes after its viewers had gone was over, and nobody had said so.
+    LongLeaseOver,
     /// An API that wanted to be left alone was asked again after that.
     RemoteRested,
     /// A value that an API had put right took the place of the one before.
@@ -111,7 +113,7 @@ pub enum Rare {
 
 impl Rare {
     /// All of them.
-    pub const ALL: [Self; 49] = [
+    pub const ALL: [Self; 50] = [
         Self::DuplicateFrame,
         Self::Overtaking,
         Self::TornTail,
@@ -154,6 +156,7 @@ impl Rare {
         Self::LeaseEnded,
         Self::LeaseTaken,
         Self::GathersAgain,
+        Self::LongLeaseOver,
         Self::RemoteRested,
         Self::RemoteCorrected,
         Self::RemoteFilled,

@@ -219,7 +219,11 @@ impl World {
     fn wait_for_the_end_of_leases(&mut self, sites: &BTreeSet<SiteId>) {
         let over_ms = sites.iter().filter_map(|site| self.viewers.over_ms.get(site)).max();
         let over_ms = over_ms.map_or(self.now_ms, |over_ms| over_ms + LOOK_MS).max(self.now_ms);
-        if over_ms - self.now_ms <= SOON_MS || self.viewers.count.is_multiple_of(WAITED_FOR_ONE_IN) {
+        let is_waited_for = self.viewers.count % WAITED_FOR_ONE_IN == 1;
+        if over_ms - self.now_ms > SOON_MS && is_waited_for {
+            self.sometimes.reach(Rare::LongLeaseOver);
+        }
+        if over_ms - self.now_ms <= SOON_MS || is_waited_for {
             self.run(over_ms);
         }
     }
@@ -254,8 +258,10 @@ impl World {
         if is_watched || is_asked {
             return;
         }
-        self.sometimes.reach(Rare::GathersAgain);
         let frames = self.viewers.frames.get(&no).unwrap_or(&0) - before.get(&no).unwrap_or(&0);
+        if frames > 0 {
+            self.sometimes.reach(Rare::GathersAgain);
+        }
         if frames > ECONOMY_MS / flush_ms + FRAMES_LEFT {
             let what = format!("gateway {no} sent {frames} frames in {ECONOMY_MS} ms, though nobody watches");
             self.oracle.find("a lease ends", what);
