@@ -290,7 +290,7 @@ fn a_value_that_was_told_in_doubt_and_is_said_again_for_sure_counts_as_sure() {
         for (x, quality, expected, conflicts) in rows {
             seq += 1;
             running.data(frame(seq, told(slot, x, quality)));
-            let stored = all(&reader).into_iter().filter(|reading| reading.at == grid().at(Slot(slot)));
+            let stored = all(&reader).into_iter().filter(|reading| grid().slot_at(reading.at) == Slot(slot));
             let (number, of) = (Value::Number(expected.0), expected.1);
             let stored: Vec<_> = stored.collect();
             assert!(stored.iter().all(|reading| reading.quality == of), "{seq}: {stored:?}");
