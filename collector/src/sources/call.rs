@@ -13,7 +13,7 @@ use super::auth::token::{Refusal, Standing};
 use super::auth::{Credentials, bearer};
 use super::describe::{Description, Quota, Whose};
 use super::failure::Failure;
-use super::ground::{Ground, Request};
+use super::ground::{Ground, Http, Request};
 use super::login::{self, Login};
 use super::url::{bare, whole, with_fields};
 use crate::jobs::budget::Urgency;
@@ -32,7 +32,7 @@ const SECONDS_MAX: i64 = 1_000_000_000;
 /// Calls a source. See the module.
 pub(super) struct Caller {
     ground: Arc<dyn Ground>,
-    timeout: Duration,
+    http: Arc<dyn Http>,
     credentials: Credentials,
     /// Where its tokens are had, where they expire.
     login: Option<Arc<Mutex<Login>>>,
@@ -67,9 +67,10 @@ impl Caller {
         account: Arc<Mutex<Account>>,
         ground: Arc<dyn Ground>,
     ) -> Self {
+        let timeout = Duration::from_millis(description.timeout.0.unsigned_abs());
         Self {
+            http: Arc::clone(&ground).http(timeout),
             ground,
-            timeout: Duration::from_millis(description.timeout.0.unsigned_abs()),
             credentials,
             login,
             account,
@@ -143,7 +144,7 @@ impl Caller {
         // Who counts the calls of an account may well count this one.
         account.spend(&*self.ground, asks, now)?;
         let under_way = UnderWay { account, ground: &*self.ground };
-        let asked = login.ask(&*self.ground, self.timeout);
+        let asked = login.ask(&*self.ground, &*self.http);
         drop(under_way);
         let why_not = |why: String| Failure::NoToken { url: login.shown_url(), why };
         asked.map(Some).map_err(|refusal| match refusal {
@@ -172,11 +173,10 @@ impl Caller {
         let request = Request {
             url: &url,
             headers: &headers.collect::<Vec<_>>(),
-            form: None,
-            timeout: self.timeout,
+            body: None,
             body_bytes_max: BODY_BYTES_MAX,
         };
-        let answer = self.ground.exchange(&request);
+        let answer = self.http.exchange(&request);
         let answer = answer.map_err(|error| Failure::Transport(self.hushed(&error)))?;
         let header = |name: &str| answer.header(name);
         let left = self.quota.as_ref().and_then(|quota| {

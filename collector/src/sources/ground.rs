@@ -1,8 +1,9 @@
-//! What sources stand on: the clocks, chance, the network, and the way to the writer. [`Process`] is what the product's threads
-//! stand on; a simulation hands in a ground of its own. Decides nothing.
+//! What sources of remote APIs stand on: the clocks, chance, the network, and the way to the writer. [`Process`] is what the
+//! product's threads stand on; a simulation hands in a ground of its own. Decides nothing. Files of secrets and tokens, the
+//! database and the threads' pauses are not in it, nor is what folders need.
 
-use std::fmt::Debug;
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use gapless_common::time::Timestamp;
@@ -11,8 +12,8 @@ use crate::ingest::{Inbound, Orders};
 use crate::store::{sources, sqlite};
 use crate::{authorities, clock};
 
-/// All that a source needs of the process that it runs in.
-pub trait Ground: Debug + Send + Sync {
+/// What a source needs of the process that it runs in.
+pub trait Ground: Send + Sync {
     /// Now, by the wall clock.
     fn now(&self) -> Timestamp;
 
@@ -25,11 +26,8 @@ pub trait Ground: Debug + Send + Sync {
     /// Why there is none.
     fn random(&self) -> Result<u64, String>;
 
-    /// Makes a call and waits for the answer, whatever its status.
-    ///
-    /// # Errors
-    /// Why there is no answer, in words that may repeat what was asked with.
-    fn exchange(&self, request: &Request<'_>) -> Result<Response, String>;
+    /// What makes the calls of one source, each of which may take so long, to the last byte of its answer.
+    fn http(self: Arc<Self>, timeout: Duration) -> Arc<dyn Http>;
 
     /// Hands the writer a message of a source, and waits while it has too many. Returns whether there still is a writer.
     fn hand_in(&self, message: Inbound) -> bool;
@@ -45,16 +43,23 @@ pub trait Ground: Debug + Send + Sync {
     fn calls(&self, account: &str, since: Timestamp) -> rusqlite::Result<Vec<Timestamp>>;
 }
 
-/// A call over HTTP.
+/// Calls of one source over HTTP.
+pub trait Http: Send + Sync {
+    /// Makes a call and waits for the answer, whatever its status.
+    ///
+    /// # Errors
+    /// Why there is no answer, in words that may repeat what was asked with.
+    fn exchange(&self, request: &Request<'_>) -> Result<Response, String>;
+}
+
+/// A call over HTTP. Any text in it may be secret, so nothing of it is ever shown.
 pub struct Request<'a> {
     /// What is asked.
     pub url: &'a str,
-    /// Names and texts; a text may be secret.
+    /// Names and texts.
     pub headers: &'a [(&'a str, &'a str)],
     /// What is sent with a POST; a GET where there is nothing.
-    pub form: Option<&'a str>,
-    /// How long the answer may take, to its last byte.
-    pub timeout: Duration,
+    pub body: Option<&'a str>,
     /// The longest answer.
     pub body_bytes_max: u64,
 }
@@ -82,7 +87,8 @@ impl Response {
 /// The ground of this process.
 #[derive(Debug)]
 pub(super) struct Process {
-    http: ureq::Agent,
+    /// Read once there is a source that makes calls.
+    tls: OnceLock<ureq::tls::TlsConfig>,
     database: PathBuf,
     orders: Orders,
 }
@@ -90,30 +96,25 @@ pub(super) struct Process {
 impl Process {
     /// Beside the writer of this database.
     pub(super) fn new(database: &Path, orders: &Orders) -> Self {
-        let http = ureq::Agent::config_builder()
-            .http_status_as_error(false)
-            // Each would be a call that nobody counts, and the headers may be secret.
-            .max_redirects(0)
-            .tls_config(authorities::tls(&authorities::pem(None).unwrap_or_default()))
-            .user_agent(concat!("gapless-collector/", env!("CARGO_PKG_VERSION")))
-            .build()
-            .new_agent();
-        Self { http, database: database.to_owned(), orders: orders.clone() }
+        Self { tls: OnceLock::new(), database: database.to_owned(), orders: orders.clone() }
     }
+}
 
-    fn ask(&self, request: &Request<'_>) -> Result<Response, ureq::Error> {
-        let (timeout, headers) = (Some(request.timeout), request.headers);
-        let answer = match request.form {
-            None => {
-                let call = self.http.get(request.url).config().timeout_global(timeout).build();
-                headers.iter().fold(call, |call, (name, text)| call.header(*name, *text)).call()
-            }
-            Some(form) => {
-                let call = self.http.post(request.url).config().timeout_global(timeout).build();
-                headers.iter().fold(call, |call, (name, text)| call.header(*name, *text)).send(form)
+/// Each source has one of its own: its connections wait for it, and a fault in it is no other's.
+impl Http for ureq::Agent {
+    fn exchange(&self, request: &Request<'_>) -> Result<Response, String> {
+        let headers = request.headers;
+        let answer = match request.body {
+            None => headers
+                .iter()
+                .fold(self.get(request.url), |call, (name, text)| call.header(*name, *text))
+                .call(),
+            Some(body) => {
+                let call = self.post(request.url);
+                headers.iter().fold(call, |call, (name, text)| call.header(*name, *text)).send(body)
             }
         };
-        let mut answer = answer?;
+        let mut answer = answer.map_err(|error| error.to_string())?;
         let texts = answer.headers().iter();
         let texts =
             texts.filter_map(|(name, text)| Some((name.as_str().to_owned(), text.to_str().ok()?.to_owned())));
@@ -136,8 +137,16 @@ impl Ground for Process {
         getrandom::u64().map_err(|error| error.to_string())
     }
 
-    fn exchange(&self, request: &Request<'_>) -> Result<Response, String> {
-        self.ask(request).map_err(|error| error.to_string())
+    fn http(self: Arc<Self>, timeout: Duration) -> Arc<dyn Http> {
+        let tls = self.tls.get_or_init(|| authorities::tls(&authorities::pem(None).unwrap_or_default()));
+        let config = ureq::Agent::config_builder()
+            .http_status_as_error(false)
+            // Each would be a call that nobody counts, and the headers may be secret.
+            .max_redirects(0)
+            .timeout_global(Some(timeout))
+            .tls_config(tls.clone())
+            .user_agent(concat!("gapless-collector/", env!("CARGO_PKG_VERSION")));
+        Arc::new(config.build().new_agent())
     }
 
     fn hand_in(&self, message: Inbound) -> bool {

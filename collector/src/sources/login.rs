@@ -5,7 +5,6 @@ use std::io::{ErrorKind, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
 
 use sha2::{Digest as _, Sha256};
 
@@ -13,7 +12,7 @@ use super::auth::secret::Secret;
 use super::auth::token::{Answer, Client, Refusal, Tokens};
 use super::auth::{OauthSpec, last_word};
 use super::call::wait_until;
-use super::ground::{Ground, Request};
+use super::ground::{Ground, Http, Request};
 use super::start::StartError;
 use super::url::{bare, escaped};
 
@@ -117,7 +116,7 @@ impl Login {
     }
 
     /// Asks for a token.
-    pub(super) fn ask(&mut self, ground: &dyn Ground, timeout: Duration) -> Result<String, Refusal> {
+    pub(super) fn ask(&mut self, ground: &dyn Ground, http: &dyn Http) -> Result<String, Refusal> {
         let (began, question) = (ground.now(), self.tokens.question(&self.client));
         // As other words that are sent: what is repeated of them is known by that.
         let fields = question.form.iter().map(|(name, text)| format!("{}={}", escaped(name), escaped(text)));
@@ -125,14 +124,9 @@ impl Login {
         let mut headers =
             vec![("accept", "application/json"), ("content-type", "application/x-www-form-urlencoded")];
         headers.extend(question.authorization.as_deref().map(|text| ("authorization", text)));
-        let request = Request {
-            url: &self.url,
-            headers: &headers,
-            form: Some(&form),
-            timeout,
-            body_bytes_max: BODY_BYTES_MAX,
-        };
-        let said = ground.exchange(&request).and_then(|answer| {
+        let request =
+            Request { url: &self.url, headers: &headers, body: Some(&form), body_bytes_max: BODY_BYTES_MAX };
+        let said = http.exchange(&request).and_then(|answer| {
             let after = answer.header("retry-after").and_then(|text| wait_until(text, began));
             Ok((answer.status, answer.body?, after))
         });
@@ -251,10 +245,10 @@ mod tests {
     #[test]
     fn an_endpoint_that_cannot_be_reached_or_repeats_what_it_was_told_shows_no_secret() {
         let folder = tempfile::tempdir().unwrap();
-        let ground = Process::new(folder.path(), &Orders::to(&mpsc::channel(1).0));
-        let timeout = Duration::from_secs(30);
+        let ground = Arc::new(Process::new(folder.path(), &Orders::to(&mpsc::channel(1).0)));
+        let http = Arc::clone(&ground).http(Duration::from_secs(30));
         let mut nobody = login(folder.path(), "r/1");
-        assert!(matches!(nobody.ask(&ground, timeout), Err(Refusal::Passing(_))));
+        assert!(matches!(nobody.ask(&*ground, &*http), Err(Refusal::Passing(_))));
         assert_eq!(nobody.shown_url(), "http://127.0.0.1:1/t");
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
@@ -267,7 +261,7 @@ mod tests {
             form.to_owned()
         });
         let mut login = begun(folder.path(), "r/1", &format!("http://{address}/t")).unwrap();
-        let refusal = login.ask(&ground, timeout).unwrap_err();
+        let refusal = login.ask(&*ground, &*http).unwrap_err();
         assert_eq!(
             repeating.join().unwrap(),
             "grant_type=refresh_token&refresh_token=r%2F1&client_id=c",

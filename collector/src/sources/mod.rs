@@ -50,7 +50,7 @@ pub mod start;
 mod url;
 pub(crate) mod voice;
 
-pub use ground::{Ground, Request, Response};
+pub use ground::{Ground, Http, Request, Response};
 pub use pool::{Sources, Turn};
 
 #[cfg(test)]

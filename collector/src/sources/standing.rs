@@ -68,8 +68,10 @@ impl Shell {
 
     fn stop(&mut self, at: usize, whose: Whose, why: &str) -> Result<Vec<Inbound>, Failure> {
         let now = self.now();
-        // What it owes ends here: nobody may ask for what has not come by now.
-        self.account(at, Cause::NotConnected, now)?;
+        // What it owes ends here: nobody may ask for what has not come by now. Whether that can be told or not, it is asked no more.
+        if let Err(error) = self.account(at, Cause::NotConnected, now) {
+            tracing::error!(%error, "it is not told what a device owes whose consent was withdrawn");
+        }
         let Some(polled) = self.devices.get_mut(at) else { return Ok(Vec::new()) };
         let mut attributes = said(obstacle::Kind::NotAuthorised, now, why);
         attributes.extend(unsaid(&[obstacle::Kind::Unreachable]));

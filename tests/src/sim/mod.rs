@@ -18,7 +18,7 @@
 //! | `recall`, `rest` | the same two of devices that remember |
 //! | `source`, `remote` | the collector's own sources and their turns; the APIs that they ask |
 //! | `sourced`, `supplied` | what holds of both as they go, and in the end |
-//! | `heap` | what a process holds of memory |
+//! | `heap`, `panics` | what a process holds of memory; what went wrong in it, though it went on |
 //! | `sometimes`, `series` | what was reached; many runs, and the page about them |
 //!
 //! Not simulated: threads (what waits for an agent's loop while its disk is slow is, see `queue`), HTTP, the collector's
@@ -41,6 +41,7 @@ pub mod net;
 pub mod oracle;
 mod overdue;
 mod owed;
+mod panics;
 pub mod people;
 pub mod plan;
 pub mod profiled;
@@ -71,6 +72,7 @@ use oracle::Finding;
 use plan::{Plan, Scale};
 use rng::Rng;
 use sometimes::{Rare, Sometimes};
+use source::Sources;
 use world::World;
 
 /// How often it is looked whether all is quiet, in ms.
@@ -103,6 +105,7 @@ pub struct Outcome {
 /// Runs the simulation of a seed.
 #[must_use]
 pub fn run(seed: u64, scale: Scale) -> Outcome {
+    panics::watch();
     let mut rng = Rng::new(seed);
     let plan = Plan::draw(scale, &mut rng);
     let mut world = World::new(plan, &mut rng);
@@ -223,6 +226,9 @@ fn finish(mut world: World) -> Outcome {
         world.now_ms ^ world.net.traffic.delivered.rotate_left(17) ^ world.net.traffic.lost.rotate_left(29);
     for key in world.oracle.issued.keys() {
         digest = digest.rotate_left(5) ^ key.3.cast_unsigned();
+    }
+    for number in world.sources.iter().flat_map(Sources::numbers) {
+        digest = digest.rotate_left(5) ^ number;
     }
     Outcome {
         findings,

@@ -21,8 +21,15 @@ const SEEN_EVERY: u64 = 9;
 /// A clock seems off by so much more than it is, in ms, as its word is under way.
 const ON_ITS_WAY_MS: i64 = 1_000;
 /// Kinds that are over once all is well.
-const PASSING: [Kind; 6] =
-    [Kind::Stale, Kind::Silent, Kind::Outbox, Kind::Clock, Kind::Implausible, Kind::Broker];
+const PASSING: [Kind; 7] = [
+    Kind::Stale,
+    Kind::Silent,
+    Kind::Outbox,
+    Kind::Clock,
+    Kind::Implausible,
+    Kind::Broker,
+    Kind::Unreachable,
+];
 
 /// Of whom somebody is to be told.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]

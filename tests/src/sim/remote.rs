@@ -5,11 +5,11 @@
 //! what it has written down, happens at its own instant, unless the collector is killed before.
 
 use std::collections::BTreeMap;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use gapless_collector::ingest::Inbound;
-use gapless_collector::sources::{Ground, Request, Response};
+use gapless_collector::sources::{Ground, Http, Request, Response};
 use gapless_common::time::Timestamp;
 use gapless_simulators::remote::meter::Meter;
 use gapless_simulators::remote::{self as simulated, Remote as _};
@@ -278,6 +278,19 @@ fn rows(body: &str) -> BTreeMap<i64, u64> {
     json["values"].as_array().into_iter().flatten().filter_map(row).collect()
 }
 
+/// What the calls of one source go over.
+struct Line {
+    ground: Arc<SimGround>,
+    timeout_ms: u64,
+}
+
+impl Http for Line {
+    fn exchange(&self, request: &Request<'_>) -> Result<Response, String> {
+        let head: String = request.headers.iter().map(|(name, text)| format!("\r\n{name}: {text}")).collect();
+        self.ground.state().make(request.url, &head, self.timeout_ms)
+    }
+}
+
 impl Ground for SimGround {
     fn now(&self) -> Timestamp {
         let state = self.state();
@@ -292,10 +305,9 @@ impl Ground for SimGround {
         Ok(self.state().rng.draw())
     }
 
-    fn exchange(&self, request: &Request<'_>) -> Result<Response, String> {
-        let head: String = request.headers.iter().map(|(name, text)| format!("\r\n{name}: {text}")).collect();
-        let timeout_ms = u64::try_from(request.timeout.as_millis()).unwrap_or(u64::MAX);
-        self.state().make(request.url, &head, timeout_ms)
+    fn http(self: Arc<Self>, timeout: Duration) -> Arc<dyn Http> {
+        let timeout_ms = u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX);
+        Arc::new(Line { ground: self, timeout_ms })
     }
 
     fn hand_in(&self, message: Inbound) -> bool {

@@ -14,6 +14,7 @@ use rusqlite::Connection;
 
 use super::center::Center;
 use super::clock::{BEGAN_MS, signed, truth};
+use super::panics;
 use super::plan::{Mischief, Scale};
 use super::remote::{Api, Handed, SimGround, UTILITIES};
 use super::rng::Rng;
@@ -230,6 +231,22 @@ impl Sources {
         Self { plan, ground, watch: Watch::default(), process: None, under_way: BTreeMap::new() }
     }
 
+    /// Numbers that two runs of one seed share: of each call, and of what is stored.
+    pub(super) fn numbers(&self) -> Vec<u64> {
+        let calls = &self.ground.state().calls;
+        let of_calls = calls.iter().flat_map(|call| {
+            let status = u64::from(call.status.unwrap_or_default());
+            [
+                call.at_ms,
+                call.answered_ms,
+                call.window.0.0.cast_unsigned(),
+                call.window.1.0.cast_unsigned(),
+                status,
+            ]
+        });
+        of_calls.chain(self.watch.stored.values().copied()).collect()
+    }
+
     /// Nothing befalls their APIs any more. Where the collector's clock is set forward with that, rests end early.
     pub(super) fn make_good(&mut self, is_set_forward: bool) {
         if is_set_forward {
@@ -319,6 +336,9 @@ impl World {
             return self.push(now_ms + turn_ms, Event::Source(start, Step::Free(worker)));
         };
         turn.carry_out(connection);
+        if let Some(what) = panics::take() {
+            self.oracle.find("no panic", what);
+        }
         let (ended_ms, died_ms, handed) = {
             let mut state = sources.ground.state();
             (state.now_ms, state.died_ms, std::mem::take(&mut state.handed))

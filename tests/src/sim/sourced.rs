@@ -22,9 +22,9 @@ use super::world::World;
 const REFUSED_MS: u64 = 7 * 86_400_000;
 /// Beyond its lag and a few intervals a slot is accounted for within this time, in ms: a job that failed is tried again within five
 /// minutes, and jobs of a rhythm are found within seven.
-const PROVEN_MS: i64 = 720_000;
+pub(super) const PROVEN_MS: i64 = 720_000;
 /// The same in intervals: one to its poll, one more where that has just been.
-const PROVEN_INTERVALS: i64 = 3;
+pub(super) const PROVEN_INTERVALS: i64 = 3;
 
 /// A device and an instant.
 type Place = (String, i64);
@@ -39,7 +39,8 @@ pub(super) struct Watch {
     /// What is committed, and what was as the database was backed up.
     pub(super) stored: BTreeMap<Place, u64>,
     backup: BTreeMap<Place, u64>,
-    /// Devices whose consent was withdrawn, as far as this life of the collector knows, and since when.
+    /// Devices whose consent was withdrawn, as far as this life of the collector knows, and until when they are not asked, in ms of
+    /// the run: one of which nothing was known yet is asked again.
     withdrawn: BTreeMap<(usize, String), u64>,
     /// Until when each account is to be left alone, in ms of the run.
     rests_until: BTreeMap<String, u64>,
@@ -53,7 +54,7 @@ impl Watch {
         for (described, utility) in plan.devices() {
             let Some((consent, true)) = standing(database, &described.device(utility))? else { continue };
             if consent == described.consent.to_string() {
-                self.withdrawn.insert((described.no, utility.to_owned()), 0);
+                self.withdrawn.insert((described.no, utility.to_owned()), u64::MAX);
             }
         }
         Ok(())
@@ -115,9 +116,8 @@ impl Watch {
     /// Whether a call may be made: nobody has refused it.
     fn check_call(&mut self, plan: &Sourcing, call: &Call, findings: &mut Findings) {
         let (described, of) = (&plan.described[call.api], (call.api, call.utility.clone()));
-        if let Some(since_ms) = self.withdrawn.get(&of).filter(|since_ms| call.at_ms < *since_ms + REFUSED_MS)
-        {
-            findings.push(("consent", format!("{call:?}, though it was withdrawn at {since_ms} ms")));
+        if let Some(until_ms) = self.withdrawn.get(&of).filter(|until_ms| call.at_ms < **until_ms) {
+            findings.push(("consent", format!("{call:?}, though it was withdrawn, until {until_ms} ms")));
         }
         let account = account(described);
         if let Some(until_ms) = self.rests_until.get(&account).filter(|until_ms| call.at_ms < **until_ms) {
@@ -128,7 +128,10 @@ impl Watch {
             findings.push(("calls within limits", format!("{call:?}: its window is too long")));
         }
         if call.status == Some(403) {
-            self.withdrawn.insert(of, call.answered_ms);
+            let device = described.device(&call.utility);
+            let is_known =
+                self.stored.range((device.clone(), i64::MIN)..=(device, i64::MAX)).next().is_some();
+            self.withdrawn.insert(of, if is_known { u64::MAX } else { call.answered_ms + REFUSED_MS });
         }
         if let Some(rest_ms) = call.rest_ms {
             self.rests_until.insert(account, call.at_ms + rest_ms);
@@ -177,11 +180,17 @@ impl Watch {
             if began.contains(&described.agent(&call.utility)) {
                 continue;
             }
-            // A window may begin later within its first minute than its question can say.
-            let rows = call.rows.keys().filter(|at| **at > call.window.0.0);
+            let is_same = |other: &&&Call| other.api == call.api && other.utility == call.utility;
+            let own = || calls.iter().filter(is_same);
+            // What goes on after another answer may begin later within its first minute than its question can say.
+            let goes_on = own().any(|other| {
+                other.at_ms < call.at_ms && call.window.0 <= other.window.1 && other.window.0 < call.window.0
+            });
+            let rows =
+                call.rows.keys().filter(|at| **at > call.window.0.0 || **at == call.window.0.0 && !goes_on);
             for at in rows {
                 // What another answer of the turn said later counts.
-                let told: Vec<u64> = calls.iter().filter_map(|call| call.rows.get(at).copied()).collect();
+                let told: Vec<u64> = own().filter_map(|call| call.rows.get(at).copied()).collect();
                 let spoken = self.spoken.get(&(device.clone(), *at));
                 if !spoken.is_some_and(|bits| told.contains(bits)) {
                     let what =

@@ -8,14 +8,14 @@ use gapless_common::quality::Cause;
 use gapless_common::ranges::RangeSet;
 use rusqlite::Connection;
 
-use super::clock::truth;
+use super::clock::{signed, truth};
 use super::judge::{Findings, differing, holes, overlap, received, unsigned};
 use super::mishap::policies;
 use super::plan::Mischief;
 use super::remote::Call;
 use super::rest::FILLED;
 use super::source::{Described, SITE, Sourcing};
-use super::sourced::{Watch, account};
+use super::sourced::{PROVEN_INTERVALS, PROVEN_MS, Watch, account};
 use super::world::World;
 
 /// How far a device's schedule may be behind at the end, in ms: as long as the collector may take to look.
@@ -46,6 +46,10 @@ pub(super) fn judge(world: &World, findings: &mut Findings) {
     for (described, utility) in sources.plan.devices() {
         let calls = state.calls.iter().filter(|call| call.api == described.no && call.utility == utility);
         let case = Case { world, described, utility, calls: calls.collect(), watch };
+        if case.is_overdue() && !state.apis[described.no].meter.withdrawn.contains(utility) {
+            let what = format!("{}: nothing was had of it since all is mended", described.device(utility));
+            findings.push(("liveness", what));
+        }
         case.check_slots(committer.connection(), findings).expect("the database reads");
     }
 }
@@ -117,6 +121,16 @@ struct Case<'a> {
 }
 
 impl Case<'_> {
+    /// Whether nothing came of it for longer than the source may leave it alone, though all is well.
+    fn is_overdue(&self) -> bool {
+        let (mended_ms, rested_ms) = (self.world.mended_ms, self.world.rested_ms);
+        let Described { unreachable_ms, interval_ms, .. } = self.described;
+        let alone_ms = unreachable_ms + PROVEN_INTERVALS * interval_ms + PROVEN_MS;
+        let was_had = |call: &&Call| call.status == Some(200) && call.at_ms > mended_ms;
+        signed(rested_ms.saturating_sub(mended_ms)) > alone_ms
+            && !self.calls.iter().copied().any(|call| was_had(&call))
+    }
+
     /// Up to the proof each slot that is due is stored or in one gap.
     fn check_slots(&self, database: &Connection, findings: &mut Findings) -> rusqlite::Result<()> {
         let (name, interval_ms) = (self.described.device(self.utility), self.described.interval_ms);
@@ -140,8 +154,9 @@ impl Case<'_> {
                 .push(("true gaps of sources", format!("{name}: slot {slot} is stored, and a gap holds it")));
         }
         for (first, last, proven) in &spans {
-            let (Some(first), Some(proven)) = (*first, *proven) else { continue };
-            let proven = last.map_or(proven, |last| last.min(proven));
+            let Some(first) = *first else { continue };
+            // What ended is accounted for to its end; how far the others are is seen by `behind`.
+            let Some(proven) = last.or(*proven) else { continue };
             for (from, to) in holes(&there, first, proven) {
                 if let Some((slot, _)) = holes(&told, from, to).first() {
                     let what =
