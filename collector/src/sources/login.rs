@@ -173,6 +173,8 @@ pub(super) fn locked(login: &Mutex<Login>) -> MutexGuard<'_, Login> {
 #[cfg(test)]
 mod tests {
     use std::net::TcpListener;
+    use std::sync::Arc;
+    use std::time::Duration;
 
     use gapless_common::time::Timestamp;
     use tokio::sync::mpsc;
