@@ -105,7 +105,9 @@ impl World {
         let as_of = |session, did| (center.starts, session, center.looks_refused, self.is_good, did);
         if !center.hears {
             let is_told = is_told_of_broker(connection)?;
-            return Ok(Some((!is_told).then_some((Late::Broker, as_of(0, (0, None)))).into_iter().collect()));
+            return Ok(Some(
+                (!is_told).then_some((Late::Broker, as_of(0, (center.heard_ms, None)))).into_iter().collect(),
+            ));
         }
         let now = center.now(self.now_ms);
         let is_over = |device: &Device| device.over_ms(now).is_some_and(|ms| ms >= 0);
