@@ -303,7 +303,7 @@ fn a_device_that_was_stopped_before_anything_was_known_of_it_is_not_asked_at_a_s
     home.kill_and(|database| {
         let database = rusqlite::Connection::open(database).expect("the collector is gone");
         let as_if = "UPDATE devices SET stopped = 3, stopped_at = 0, stopped_why = 'nobody confirmed it' WHERE name = 'electricity';
-            UPDATE spans SET proven_slot = NULL; DELETE FROM jobs; UPDATE commands SET outcome = 2 WHERE outcome IS NULL";
+            UPDATE spans SET first_slot = NULL, proven_slot = NULL; DELETE FROM jobs; UPDATE commands SET outcome = 2 WHERE outcome IS NULL";
         database.execute_batch(as_if).expect("the database is whole");
         server.state().calls.clear();
     });

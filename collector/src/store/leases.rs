@@ -98,7 +98,7 @@ pub(super) fn row(
     now: Timestamp,
 ) -> Result<Option<LeaseRow>, ReadError> {
     let Some(site) = site(connection, name)? else { return Ok(None) };
-    let until = standing(connection, site, now)?.filter(|until| live::stands(*until, now));
+    let until = standing(connection, site, now)?;
     let sql = "SELECT a.name, a.connected = 1 AS is_there, a.flush_ms, c.a AS until, c.outcome, c.detail FROM agents a
         LEFT JOIN commands c ON c.id = (SELECT max(id) FROM commands WHERE agent = a.id AND kind = 1)
         WHERE a.site = ?1 ORDER BY a.name";
