@@ -9,6 +9,8 @@ use gapless_common::time::Timestamp;
 pub const MINUTES_LEAST: u32 = 1;
 /// The longest: an agent takes no longer one.
 pub const MINUTES_MOST: u32 = 60;
+/// A clock that is set back by less, in ms, ends no lease: it may have been put right by as much as it drifts.
+const PUT_RIGHT_MS: i64 = 300_000;
 /// The usual one.
 pub const MINUTES_USUAL: u32 = 5;
 
@@ -23,11 +25,11 @@ pub struct Granted {
     pub renew_at: Timestamp,
 }
 
-/// The end of the longest lease that can be granted at `now`. One that lasts for longer was granted before the collector's clock was
-/// set back: it says nothing of who watches, and is ended.
+/// The latest end of a lease that may have been granted by `now`. One that lasts for longer was granted before the collector's clock
+/// was set back: it says nothing of who watches, and is ended.
 #[must_use]
 pub fn latest(now: Timestamp) -> Timestamp {
-    now.plus_ms(i64::from(MINUTES_MOST) * 60_000)
+    now.plus_ms(i64::from(MINUTES_MOST) * 60_000 + PUT_RIGHT_MS)
 }
 
 /// Whether a lease until then stands.
@@ -66,7 +68,8 @@ mod tests {
             (Some(300), 60, 0, (3_600, true, 1_800)),
             (Some(3_600), 1, 0, (3_600, false, 30)),
             // Granted before the clock was set back.
-            (Some(3_601), 5, 0, (300, true, 150)),
+            (Some(3_901), 5, 0, (300, true, 150)),
+            (Some(3_900), 60, 0, (3_900, false, 1_800)),
             (None, 0, 0, (60, true, 30)),
             (None, u32::MAX, 0, (3_600, true, 1_800)),
         ];

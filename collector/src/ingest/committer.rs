@@ -296,9 +296,9 @@ impl Committer {
             Some(..0) => self.unheard = hearing::absences(&self.connection, now)?,
             _ => {}
         }
-        hearing::hears(&self.connection, now)?;
+        // Where that fails it is tried again no sooner: nobody needs an error each second while a disk is full.
         self.heard_until = Some(now);
-        Ok(())
+        hearing::hears(&self.connection, now)
     }
 
     /// Frames that an earlier program could not read may be plain to this one. Returns how many were; the agents are
