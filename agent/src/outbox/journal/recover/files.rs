@@ -11,7 +11,7 @@ use crate::outbox::{OpenError, to_u64, to_usize};
 
 /// Longer files are none of ours.
 const FILE_BYTES_MAX: u64 = 16 << 20;
-/// How many numbers are tried for a segment that has lost both headers.
+/// How many numbers to either side of the last one are tried for a segment that has lost both headers.
 const GUESSES_MAX: u64 = 4096;
 
 /// A segment's file and what its header says.
@@ -77,16 +77,13 @@ impl Recovery {
             let source = std::io::Error::other("no segment can be read");
             return Err(failed("read its segments", source));
         }
-        let nameless_count = to_u64(nameless.len());
         let next = lives.last_key_value().map_or(0, |(&number, _)| number).saturating_add(1);
         for (file, head) in nameless {
             if SegmentHeader::is_torn(&head, next) && !holds_frames_of(&contents(disk, &file)?, next) {
                 spares.push(file);
                 continue;
             }
-            // Each of them may be one further on; where no header is left, none of the others tells how far it is.
-            let reach = if lives.is_empty() { GUESSES_MAX } else { nameless_count };
-            let (life, refused) = recognise(disk, &file, &lives, reach)?;
+            let (life, refused) = recognise(disk, &file, &lives)?;
             match life {
                 Some(life) => drop(lives.insert(life.number, life)),
                 None => {
@@ -131,17 +128,17 @@ pub(super) fn erase_unbegun(
     Ok(())
 }
 
-/// Finds the number of a segment that has lost both headers among those that are missing in the order and the `reach`
-/// next ones; also gives the pages that the device refused.
+/// Finds the number of a segment that has lost both headers among those that are missing in the order and the next ones,
+/// however many of these are missing too: what is recognised once must be at every later opening. Also gives the pages that
+/// the device refused.
 fn recognise(
     disk: &mut dyn Disk,
     file: &SpareFile,
     lives: &BTreeMap<u64, Life>,
-    reach: u64,
 ) -> Result<(Option<Life>, Vec<u64>), OpenError> {
     let last = lives.last_key_value().map_or(0, |(&number, _)| number);
-    let candidates =
-        (last.saturating_sub(GUESSES_MAX)..=last.saturating_add(reach)).filter(|n| !lives.contains_key(n));
+    let candidates = (last.saturating_sub(GUESSES_MAX)..=last.saturating_add(GUESSES_MAX))
+        .filter(|n| !lives.contains_key(n));
     let mut bytes = vec![0; to_usize(file.len)];
     let refused = read(disk, &file.name, &mut bytes)?;
     let number = guess_number(&bytes, &candidates.collect::<Vec<_>>());
