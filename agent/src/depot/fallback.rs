@@ -4,8 +4,9 @@
 use gapless_common::reading::{Loss, Record};
 
 use super::batch::{Batch, Stuck, append_all};
+use super::catalogs::{ROOMS_MAX, put_catalog};
 use super::migrate::{copy, is_gone, is_owed, is_told_again, left_out, not_kept, stretches};
-use super::{Committed, Depot, DepotError, ROOMS_MAX, draw_opening, held_durably, previous, put_catalog};
+use super::{Committed, Depot, DepotError, draw_opening, held_durably, previous};
 use crate::clock::Now;
 use crate::outbox::memory_disk::MemoryDisk;
 use crate::outbox::{AppendError, CatalogError, Journal, Opened, Opening, Options, Outbox};

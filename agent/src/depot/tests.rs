@@ -10,6 +10,7 @@ use gapless_common::quality::Cause;
 use gapless_common::reading::{Loss, Misses};
 use gapless_common::wire::{RecordKind, decode_record, encode_catalog, encode_record, record_kind};
 
+use super::catalogs::KEEP_AGAIN_MS;
 use super::migrate::not_kept;
 use super::*;
 use crate::outbox::memory_disk::{MemoryDisk, PowerCut};

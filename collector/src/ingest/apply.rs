@@ -1,23 +1,21 @@
 //! What each message means: runs it through decoder, ledger and batch, within the transaction that the writer
-//! has opened. Commits nothing, sends nothing.
+//! has opened. Frames are here, what agents say of themselves is in [`speech`](super::speech). Commits nothing, sends nothing.
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use gapless_common::id::{CatalogHash, ConnectionId, DeviceIndex, Epoch};
-use gapless_common::message::{AgentState, ClockReading, DataFrame, OutboxFill, Outcome, Reply};
+use gapless_common::id::{CatalogHash, DeviceIndex, Epoch};
+use gapless_common::message::DataFrame;
 use gapless_common::planted::{self, Bug};
 use gapless_common::reading::{Acquired, Readings, Record};
 use gapless_common::time::Timestamp;
 use gapless_common::topic::{AgentPath, Up};
 use gapless_common::wire::{self, DataHeader, DecodeError, Message};
-use rusqlite::params;
 
 use super::memory::Memory;
 use super::{Inbound, catalogs};
-use crate::alerts::clock::seen;
 use crate::freshness::Allowances;
-use crate::gaps::{ARRIVAL_MS, Policies};
-use crate::ledger::{AgentNo, DeviceNo, Finding, Mark, plausible};
+use crate::gaps::Policies;
+use crate::ledger::{AgentNo, DeviceNo, Mark, plausible};
 use crate::store::batch::{Batch, Row, certain, uncertain};
 use crate::store::cell::Cell;
 use crate::store::model::ParkReason;
@@ -25,7 +23,7 @@ use crate::store::own::{self, Place};
 use crate::store::registry::Bound;
 use crate::store::runs::SlotTable;
 use crate::store::unasked::LeftBefore;
-use crate::store::{commands, gap_lives, health, jobs, parked, state, unasked};
+use crate::store::{commands, jobs, parked, state, unasked};
 
 /// Whom to answer after the commit.
 #[derive(Debug, Default)]
@@ -180,7 +178,7 @@ impl<'a, 'c> Apply<'a, 'c> {
             && records.iter().all(|r| !matches!(r, Record::Loss(loss) if !ledger.has_room_for_loss(no, loss)))
     }
 
-    fn damaged(&mut self, no: AgentNo, error: &DecodeError) -> Done {
+    pub(super) fn damaged(&mut self, no: AgentNo, error: &DecodeError) -> Done {
         tracing::warn!(agent = ?self.memory.registry.path(no), %error, "a damaged message: not acknowledged");
         self.batch.tally(no).damaged += 1;
         Ok(())
@@ -368,113 +366,6 @@ impl<'a, 'c> Apply<'a, 'c> {
 
     fn true_time(&self, no: AgentNo, (epoch, seq): (Epoch, u64), boot_ms: u64) -> Option<Timestamp> {
         self.memory.ledger.agent(no).and_then(|agent| agent.true_time(epoch, seq, boot_ms))
-    }
-
-    fn other(&mut self, no: AgentNo, path: &AgentPath, inbound: &Inbound) -> Done {
-        match wire::decode(&inbound.payload) {
-            Ok(Message::State(state)) => self.state(no, path, &state, inbound.at),
-            Ok(Message::Catalog { hash, bytes }) => self.catalog(no, hash, &bytes),
-            Ok(Message::Reply(reply)) => self.reply(no, &reply),
-            Ok(_) => self.damaged(no, &DecodeError::NotOurs),
-            Err(error) => self.damaged(no, &error),
-        }
-    }
-
-    fn state(&mut self, no: AgentNo, path: &AgentPath, state: &AgentState, at: Timestamp) -> Done {
-        let connection = self.batch.connection;
-        self.batch.tally(no);
-        match state {
-            AgentState::Birth { path: named, .. } if named != path => {
-                tracing::warn!(topic = %path, birth = %named, "a birth under another agent's topic: refused");
-                self.batch.tally(no).refused += 1;
-                Ok(())
-            }
-            AgentState::Birth { held, epoch, connection: id, .. }
-                if self.memory.ledger.is_overtaken(no, held, *epoch) =>
-            {
-                tracing::debug!(agent = %path, connection = %id, %epoch, "a birth of an earlier process: too late");
-                Ok(())
-            }
-            AgentState::Birth { held, .. } if !self.memory.ledger.has_room_for_birth(no, held) => {
-                // Its frames are taken all the same: what they bring may make room.
-                commands::birth(connection, no, state, self.batch.now)?;
-                self.begin_to_ask(no)?;
-                self.refuse(no, "a birth with epochs that cannot be, or more than are kept account of")
-            }
-            AgentState::Birth { connection: id, epoch, held, durable, .. } => {
-                let fresh = commands::birth(connection, no, state, self.batch.now)?;
-                if fresh {
-                    self.lease_of_born(no)?;
-                }
-                let ledger = &mut self.memory.ledger;
-                let finding = match durable {
-                    true => ledger.birth(no, held, *epoch, fresh),
-                    false => ledger.birth_in_memory(no, held, *epoch, fresh),
-                };
-                if let Some(Finding::ClonedAgent { returned, other }) = finding {
-                    tracing::error!(agent = %path, %returned, %other, connection = %id,
-                        "cloned agent: two outboxes write under this name");
-                    let sql = "UPDATE agents SET cloned_at = ?2 WHERE id = ?1";
-                    connection.prepare_cached(sql)?.execute(params![no.0, self.batch.now.0])?;
-                }
-                self.begin_to_ask(no)?;
-                self.answers.births.insert(no);
-                self.answers.acks.entry(no).or_default();
-                Ok(())
-            }
-            AgentState::Gone { connection: id, clean } => {
-                // The will of a connection that another one has replaced says nothing.
-                let sql = "UPDATE agents SET connected = ?3, left_at = ?4 WHERE id = ?1 AND connection = ?2";
-                let link = if *clean { 2 } else { 0 };
-                connection.prepare_cached(sql)?.execute(params![no.0, id.0, link, self.batch.now.0])?;
-                Ok(())
-            }
-            AgentState::Health { connection: id, outbox, clock } => {
-                self.health(no, *id, *outbox, clock.map(|said| (said, at)))
-            }
-        }
-    }
-
-    /// An agent is back: what it carried out may still be on its way, and what was given up because it was away is asked for again.
-    fn begin_to_ask(&self, no: AgentNo) -> Done {
-        let (connection, now) = (self.batch.connection, self.batch.now);
-        gap_lives::await_again(connection, no, now.plus_ms(ARRIVAL_MS))?;
-        unasked::begin_to_ask(connection, self.batch.stamp(), self.away, no)
-    }
-
-    /// How a gateway is; of a connection that was not born, or has ended, it says nothing.
-    fn health(
-        &mut self,
-        no: AgentNo,
-        id: ConnectionId,
-        outbox: OutboxFill,
-        clock: Option<(ClockReading, Timestamp)>,
-    ) -> Done {
-        let connection = self.batch.connection;
-        let Some((boot, before)) = health::watched(connection, no, id)? else { return Ok(()) };
-        health::outbox(connection, no, outbox)?;
-        if let Some((said, at)) = clock {
-            health::clock(connection, no, &seen(before.as_ref(), boot, said, at))?;
-        }
-        self.memory.spoke.insert(no);
-        Ok(())
-    }
-
-    fn reply(&mut self, no: AgentNo, reply: &Reply) -> Done {
-        let (outcome, detail) = match &reply.outcome {
-            Outcome::Done => (1, None),
-            Outcome::Expired => (2, None),
-            Outcome::Failed(why) => (3, Some(why.as_ref())),
-            Outcome::NoData => (4, None),
-        };
-        let sql = "UPDATE commands SET outcome = ?3, detail = ?4, answered_at = ?5
-            WHERE id = ?2 AND agent = ?1 AND outcome IS NULL";
-        let row = params![no.0, reply.id.cast_signed(), outcome, detail, self.batch.now.0];
-        if self.batch.connection.prepare_cached(sql)?.execute(row)? > 0 {
-            self.history_answered(no, reply.id, &reply.outcome)?;
-            self.job_answered(reply.id, &reply.outcome)?;
-        }
-        Ok(())
     }
 
     /// Lets the ledger settle and writes everything down; the writer commits then.

@@ -7,8 +7,16 @@
 //! each group of messages, again with the same group after an error, and with the rest where it took only a part;
 //! and [`replay`](Committer::replay) while it [`owes_replay`](Committer::owes_replay).
 //!
+//! Here is what carries a transaction; what is done in it is told in [`wishes`], in [`rounds`] between the messages, in
+//! [`notices`], and in [`hearing`].
+//!
 //! What a failed transaction left in memory is never used: it would take frames for stored that are not. So the
 //! ledger is loaded anew before the next one.
+
+mod hearing;
+mod notices;
+mod rounds;
+mod wishes;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -20,37 +28,27 @@ use gapless_common::topic::{AgentPath, Down};
 use gapless_common::wire::{self, Message};
 use rusqlite::Connection;
 
-use super::apply::{Answers, Apply};
+use self::hearing::Hearing;
+pub use self::wishes::{Refreshed, Watched};
+use super::apply::{Answers, Apply, Done};
 use super::borrow::Lending;
 use super::memory::{Memory, load};
-use super::orders::{Act, Ask};
-use super::{Inbound, Order, Outbound, Refused, Viewing, errands, housekeep, keep, warn};
-use crate::alerts::absence::Absence;
-use crate::alerts::delivery::Answer;
+use super::{Inbound, Outbound};
 use crate::alerts::limits::Rules;
-use crate::alerts::notice::Told;
 use crate::freshness::Allowances;
 use crate::gaps::Policies;
 use crate::gaps::donate::Donor;
 use crate::housekeeping::Policy;
 use crate::ledger::{Agent, AgentNo};
-use crate::live::{self, Granted};
-use crate::store::alerts::Measure;
 use crate::store::batch::Batch;
-use crate::store::model::{Head, PendingJob, ReceiverName};
-use crate::store::receivers::{self, Gone, Owed};
-use crate::store::unasked::LeftBefore;
-use crate::store::{Borrowed, commands, hearing, leases, parked, sources, sqlite, traffic};
+use crate::store::model::Head;
+use crate::store::{Borrowed, commands, parked, sqlite, traffic};
 
 /// Rows after which a transaction takes no further message: a frame of 100 bytes may hold a quarter of a million
 /// readings. So a transaction holds fewer rows in memory than these and one frame's.
 const GROUP_ROWS_MAX: usize = 64 << 10;
 /// Bytes of parked frames per agent at most.
 pub const PARK_BYTES_MAX: i64 = 16 << 20;
-/// How often it is written down that messages could come, in ms: after a kill so much of its absence counts as the agents' own.
-const HEARD_EVERY_MS: i64 = 600_000;
-/// A catalog that was asked for is asked for again after this time, in ms; so is an agent told of a lease that has not answered.
-const REMIND_MS: i64 = 60_000;
 /// Parked frames that are tried again in one transaction at the start.
 const PARKED_GROUP: usize = 64;
 
@@ -90,17 +88,8 @@ pub struct Committer {
     reminded_at: Timestamp,
     /// When alerts were first looked after: before that nobody was listening.
     listening_since: Option<Timestamp>,
-    /// When the broker was away, the last ones of it, and since when it is.
-    unheard: Vec<Absence>,
-    unheard_since: Option<Timestamp>,
-    heard_until: Option<Timestamp>,
+    hearing: Hearing,
 }
-
-/// The job of each ask, and what agents are told.
-pub type Refreshed = (Vec<Result<Option<PendingJob>, Refused>>, Vec<Outbound>);
-
-/// The lease that a viewer was granted, and what agents are told.
-pub type Watched = (Option<Granted>, Vec<Outbound>);
 
 /// A transaction whose messages are applied and that is not committed. Dropping it is what a kill before the
 /// commit is: nothing of it stays.
@@ -154,9 +143,7 @@ impl Committer {
                     housekeeping: Policy::default(),
                     reminded_at: Timestamp(0),
                     listening_since,
-                    unheard: Vec::new(),
-                    unheard_since: None,
-                    heard_until: None,
+                    hearing: Hearing::default(),
                 })
             }
             Err(source) => Err(LoadError::Load { path: sqlite::path_of(&connection), source }),
@@ -241,66 +228,6 @@ impl Committer {
         self.connection.execute_batch("PRAGMA wal_checkpoint(TRUNCATE)")
     }
 
-    /// To be told as the collector starts: who is connected is not known, and since messages could come last, as far as that was
-    /// written down, nobody was heard, and nobody is blamed for it.
-    ///
-    /// # Errors
-    /// The database failed: agents that may have gone are still shown as connected, or that time counts as their own absence.
-    pub fn begin(&mut self, now: Timestamp) -> rusqlite::Result<()> {
-        self.nobody_connected(now)?;
-        self.heard_until = hearing::heard_until(&self.connection)?;
-        if let Some(until) = self.heard_until.filter(|until| *until < now) {
-            hearing::is_back(&self.connection, (until, now))?;
-        }
-        self.unheard = hearing::absences(&self.connection, now)?;
-        Ok(())
-    }
-
-    /// Who is connected is not known before presence has been answered.
-    fn nobody_connected(&mut self, now: Timestamp) -> rusqlite::Result<()> {
-        let sql = "SELECT EXISTS (SELECT 1 FROM agents WHERE connected = 1)";
-        if !self.connection.query_row(sql, [], |r| r.get::<_, bool>(0))? {
-            return Ok(());
-        }
-        self.transaction(now, |apply| apply.new_session().map(|()| 0))?.commit().map(drop)
-    }
-
-    /// Whether messages of agents can come, now that it is `now`; to be told every second where that can change. Where they
-    /// cannot nobody counts as connected, and nobody is blamed for it.
-    ///
-    /// # Errors
-    /// The database failed: agents are still shown as connected.
-    pub fn hears(&mut self, can_come: bool, now: Timestamp) -> rusqlite::Result<()> {
-        match (can_come, self.unheard_since) {
-            (true, None) => self.note_heard(now),
-            (false, Some(_)) => Ok(()),
-            (false, None) => {
-                self.nobody_connected(now)?;
-                self.unheard_since = Some(now);
-                Ok(())
-            }
-            (true, Some(since)) => {
-                hearing::is_back(&self.connection, (since, now))?;
-                self.unheard_since = None;
-                self.unheard = hearing::absences(&self.connection, now)?;
-                self.note_heard(now)
-            }
-        }
-    }
-
-    /// Writes down now and then up to when messages could come.
-    fn note_heard(&mut self, now: Timestamp) -> rusqlite::Result<()> {
-        match self.heard_until.map(|until| now.since_ms(until)) {
-            Some(0..HEARD_EVERY_MS) => return Ok(()),
-            // The clock was set back.
-            Some(..0) => self.unheard = hearing::absences(&self.connection, now)?,
-            _ => {}
-        }
-        // Where that fails it is tried again no sooner: nobody needs an error each second while a disk is full.
-        self.heard_until = Some(now);
-        hearing::hears(&self.connection, now)
-    }
-
     /// Frames that an earlier program could not read may be plain to this one. Returns how many were; the agents are
     /// answered when they speak next.
     ///
@@ -340,269 +267,7 @@ impl Committer {
     /// # Errors
     /// The database failed: they go on waiting.
     pub fn replay(&mut self, now: Timestamp) -> rusqlite::Result<()> {
-        self.transaction(now, |apply| apply.replay(GROUP_ROWS_MAX).map(|()| 0))?.commit().map(drop)
-    }
-
-    /// Fills gaps with what other devices recorded of the same time, as much as one transaction may; to be called before
-    /// [`look_after_gaps`](Self::look_after_gaps), as what is here is asked of nobody. Returns whether there may be more.
-    /// Where nothing has changed nothing is read, and where nothing is to be filled there is no commit.
-    ///
-    /// # Errors
-    /// The database failed: it is found again.
-    pub fn lend(&mut self, now: Timestamp) -> rusqlite::Result<bool> {
-        let Some(memory) = self.memory.as_ref() else { return Ok(false) };
-        let Some(loan) = self.lending.look(&self.connection, memory, self.head.commit.0)? else {
-            return Ok(false);
-        };
-        self.transaction(now, |apply| apply.borrow(&loan).map(|()| 0))?.commit()?;
-        self.lending.is_lent(&loan);
-        Ok(true)
-    }
-
-    /// Asks for the gaps that have come due, and ends requests whose time is over. Returns the requests, and those for
-    /// catalogs that were not answered, and leases: such a command may be lost on its way, and frames or viewers wait for it.
-    /// Where nothing is due there is no commit.
-    ///
-    /// # Errors
-    /// The database failed: everything stays due.
-    pub fn look_after_gaps(&mut self, now: Timestamp) -> rusqlite::Result<Vec<Outbound>> {
-        let mut told = self.reminders(now)?;
-        if keep::is_due(&self.connection, now, self.away(now))? {
-            told.extend(self.transaction(now, |apply| apply.look_after_gaps().map(|()| 0))?.commit()?);
-        }
-        Ok(told)
-    }
-
-    fn reminders(&mut self, now: Timestamp) -> rusqlite::Result<Vec<Outbound>> {
-        if now.since_ms(self.reminded_at).abs() < REMIND_MS {
-            return Ok(Vec::new());
-        }
-        self.reminded_at = now;
-        let mut told = self.end_left_over(now)?;
-        let Some(memory) = self.memory.as_ref() else { return Ok(told) };
-        let since = now.plus_ms(-REMIND_MS);
-        let awaited = commands::unanswered(&self.connection, since, now)?;
-        let answers = Answers { commands: awaited, ..Answers::default() };
-        told.extend(self.answers(memory, &answers, now).into_iter().map(|(_, told)| told));
-        let unasked = parked::unasked(&self.connection, since, now)?;
-        if !unasked.is_empty() {
-            let ask = |apply: &mut Apply<'_, '_>| {
-                let mut asked = unasked.iter();
-                asked.try_for_each(|(no, hash)| apply.ask_catalog(*no, *hash)).map(|()| 0)
-            };
-            told.extend(self.transaction_of(false, now, ask)?.commit()?);
-        }
-        Ok(told)
-    }
-
-    /// Ends leases that were granted before the clock was set back: agents may hold them, and whoever watches takes another one.
-    fn end_left_over(&mut self, now: Timestamp) -> rusqlite::Result<Vec<Outbound>> {
-        let left_over = leases::left_over(&self.connection, now)?;
-        if left_over.is_empty() {
-            return Ok(Vec::new());
-        }
-        let end = |apply: &mut Apply<'_, '_>| {
-            left_over.iter().try_for_each(|site| apply.unwatch(*site)).map(|()| 0)
-        };
-        self.transaction_of(false, now, end)?.commit()
-    }
-
-    /// Sees which devices are stale, as far as it is their turn, begins the jobs that are due, and ends those whose time is
-    /// over. Returns what agents are told. Where there is nothing to do there is no commit.
-    ///
-    /// # Errors
-    /// The database failed: everything stays due.
-    pub fn look_after_jobs(&mut self, now: Timestamp) -> rusqlite::Result<Vec<Outbound>> {
-        let queue = self.memory.as_ref().map(|memory| &memory.jobs);
-        let wishes = errands::sweep(&self.connection, &self.allowances, queue, now)?;
-        let is_due = queue.map_or(Ok(true), |queue| errands::is_due(&self.connection, queue, now))?;
-        if wishes.is_empty() && !is_due {
-            return Ok(Vec::new());
-        }
-        self.transaction_of(false, now, |apply| apply.look_after_jobs(&wishes).map(|()| 0))?.commit()
-    }
-
-    /// Makes jobs of what is asked for, and begins those that are due. Returns the job of each, where there is need of one,
-    /// and what agents are told. Where all of it is under way already there is no commit.
-    ///
-    /// # Errors
-    /// The database failed: nothing has changed.
-    pub fn refresh(&mut self, asks: &[Ask], now: Timestamp) -> rusqlite::Result<Refreshed> {
-        let queue = self.memory.as_ref().map(|memory| &memory.jobs);
-        let mut same = Some(Vec::new());
-        for ask in asks {
-            let is_noted = errands::is_noted(&self.connection, ask)?;
-            let job = queue.filter(|_| is_noted).and_then(|queue| errands::same(queue, ask, now));
-            same = same.zip(job).map(|(mut jobs, job)| {
-                jobs.push(job);
-                jobs
-            });
-        }
-        if let Some(jobs) = same {
-            return Ok((jobs.into_iter().map(|job| Ok(Some(job))).collect(), Vec::new()));
-        }
-        let mut answers = Vec::new();
-        let applied = self.transaction_of(false, now, |apply| {
-            answers = apply.refresh(asks)?;
-            apply.look_after_jobs(&[]).map(|()| 0)
-        })?;
-        Ok((answers, applied.commit()?))
-    }
-
-    /// Grants a viewer of a site its lease, or ends it: then, and where nobody watches, there is none. Returns what agents are
-    /// told, too. Where the lease that stands is enough there is no transaction.
-    ///
-    /// # Errors
-    /// [`Refused`]: nothing has changed.
-    pub fn watch(&mut self, watch: &Viewing, now: Timestamp) -> Result<Watched, Refused> {
-        let failed = |error: rusqlite::Error| {
-            tracing::error!(%error, "a lease could not be written down");
-            Refused::Database
-        };
-        let site = leases::site(&self.connection, &watch.site).map_err(failed)?;
-        let site = site.ok_or_else(|| Refused::NoSite(watch.site.clone()))?;
-        let standing = leases::standing(&self.connection, site, now).map_err(failed)?;
-        let granted = watch.minutes.map(|minutes| live::take(standing, minutes, now));
-        let applied = match granted {
-            Some(granted) if !granted.is_new => return Ok((Some(granted), Vec::new())),
-            None if standing.is_none() => return Ok((None, Vec::new())),
-            Some(Granted { until, .. }) => {
-                self.transaction_of(false, now, |apply| apply.watch(site, until).map(|()| 0))
-            }
-            None => self.transaction_of(false, now, |apply| apply.unwatch(site).map(|()| 0)),
-        };
-        let told = applied.and_then(Applied::commit).map_err(failed)?;
-        Ok((granted, told))
-    }
-
-    /// Raises and resolves alerts, as far as it is the turn of a device or an agent, and makes messages of what was gathered.
-    /// Where there is nothing new there is no transaction.
-    ///
-    /// # Errors
-    /// The database failed: it is found again in the next round.
-    pub fn look_after_alerts(&mut self, now: Timestamp) -> rusqlite::Result<()> {
-        // No later than now, though the clock was set back since: nobody would be told of anything until then.
-        let listening_since = self.listening_since.map_or(now, |since| since.min(now));
-        self.listening_since = Some(listening_since);
-        let (unheard, unheard_since) = (self.unheard(now), self.unheard_since);
-        let (rules, allowances, unheard) = (&self.rules, &self.allowances, unheard.as_slice());
-        let measure = Measure { rules, allowances, listening_since, unheard, unheard_since, now };
-        let spoke = self.memory.as_mut().map(|memory| std::mem::take(&mut memory.spoke)).unwrap_or_default();
-        let found = warn::sweep(&self.connection, measure, &spoke)?;
-        if found.is_empty() {
-            return Ok(());
-        }
-        self.transaction_of(false, now, |apply| apply.warn(&found).map(|()| 0))?.commit().map(drop)
-    }
-
-    /// Tidies away what has come of age, as far as it is its turn, and confirms devices where nobody else is to. Where there
-    /// is nothing to do there is no transaction.
-    ///
-    /// # Errors
-    /// The database failed: it is found again in the next round.
-    pub fn housekeep(&mut self, now: Timestamp) -> rusqlite::Result<()> {
-        let found = housekeep::sweep(&self.connection, &self.housekeeping, now)?;
-        if found.is_empty() {
-            return Ok(());
-        }
-        self.transaction_of(false, now, |apply| apply.housekeep(&found).map(|()| 0))?.commit().map(drop)
-    }
-
-    /// These are the receivers of alerts; to be called once after opening. What is owed to one that is gone is said, and kept
-    /// for a month: told where it comes back, or to the one that is named as having had its name.
-    ///
-    /// # Errors
-    /// The database failed: those that it knew before are told.
-    pub fn know_receivers(&mut self, mut names: Vec<ReceiverName>, now: Timestamp) -> rusqlite::Result<()> {
-        names.sort_unstable();
-        if receivers::knows(&self.connection, &names, now)? {
-            return Ok(());
-        }
-        let mut gone = Vec::new();
-        let each = |apply: &mut Apply<'_, '_>| {
-            gone = receivers::know(apply.batch.connection, &names, now)?;
-            Ok(0)
-        };
-        self.transaction_of(false, now, each)?.commit()?;
-        for Gone { name, owed, is_forgotten } in
-            gone.into_iter().filter(|gone| gone.owed > 0 || gone.is_forgotten)
-        {
-            let what = if is_forgotten {
-                "a receiver of alerts has been out of the configuration for a month: what it was owed is forgotten"
-            } else {
-                "a receiver of alerts is not in the configuration any more: what it is owed is kept for a month; name it \
-                 again, or say `formerly` at the one that takes its place"
-            };
-            tracing::warn!(receiver = name, owed, "{what}");
-        }
-        Ok(())
-    }
-
-    /// The message that a receiver is due by `now`: its last event, and what it tells. The answer goes to [`told`](Self::told).
-    ///
-    /// # Errors
-    /// The database failed.
-    pub fn owed(&self, receiver: &str, now: Timestamp) -> rusqlite::Result<Option<(i64, Vec<Told>)>> {
-        let owed = receivers::owed(&self.connection, receiver, now)?;
-        Ok(owed.map(|Owed { through, told }| (through, told)))
-    }
-
-    /// A receiver has answered to the message that ends with the event `through`.
-    ///
-    /// # Errors
-    /// The database failed: it is not known to have answered.
-    pub fn told(
-        &mut self,
-        receiver: &str,
-        through: i64,
-        answer: &Answer,
-        now: Timestamp,
-    ) -> rusqlite::Result<()> {
-        let each = |apply: &mut Apply<'_, '_>| apply.told(receiver, through, answer).map(|()| 0);
-        self.transaction_of(false, now, each)?.commit().map(drop)
-    }
-
-    /// A call is about to be made for an account; those before `since` count no more.
-    ///
-    /// # Errors
-    /// The database failed: the call is not to be made.
-    pub fn called(&mut self, account: &str, at: Timestamp, since: Timestamp) -> rusqlite::Result<()> {
-        let each = |apply: &mut Apply<'_, '_>| {
-            sources::called(apply.batch.connection, account, at, since).map(|()| 0)
-        };
-        self.transaction_of(false, at, each)?.commit().map(drop)
-    }
-
-    /// Does what a person wishes about an alert or a device.
-    ///
-    /// # Errors
-    /// [`Refused`]: nothing has changed.
-    pub fn act(&mut self, act: &Act, now: Timestamp) -> Result<(), Refused> {
-        let failed = |error: rusqlite::Error| {
-            tracing::error!(%error, "a wish could not be carried out");
-            Refused::Database
-        };
-        let mut answer = Ok(());
-        let each = |apply: &mut Apply<'_, '_>| apply.act(act).map(|done| answer = done).map(|()| 0);
-        self.transaction_of(false, now, each).map_err(failed)?.commit().map_err(failed)?;
-        answer
-    }
-
-    /// Does what a person wishes.
-    ///
-    /// # Errors
-    /// [`Refused`]: nothing has changed.
-    pub fn carry_out(&mut self, order: &Order, now: Timestamp) -> Result<(), Refused> {
-        let failed = |error: rusqlite::Error| {
-            tracing::error!(%error, "an order could not be carried out");
-            Refused::Database
-        };
-        let mut answer = Ok(());
-        let each = |apply: &mut Apply<'_, '_>| apply.carry_out(order).map(|done| answer = done).map(|()| 0);
-        let applied = self.transaction(now, each).map_err(failed)?;
-        // Where it is refused nothing was written but the number of the commit.
-        applied.commit().map_err(failed)?;
-        answer
+        self.counted(now, |apply| apply.replay(GROUP_ROWS_MAX)).map(drop)
     }
 
     /// Commits the group's first messages in one transaction: all of them, or as many as a transaction's rows allow,
@@ -631,6 +296,24 @@ impl Committer {
             apply.replay(GROUP_ROWS_MAX)?;
             Ok(taken)
         })
+    }
+
+    /// A whole transaction; returns what agents are told.
+    fn counted(
+        &mut self,
+        now: Timestamp,
+        each: impl FnOnce(&mut Apply<'_, '_>) -> Done,
+    ) -> rusqlite::Result<Vec<Outbound>> {
+        self.transaction(now, |apply| each(apply).map(|()| 0))?.commit()
+    }
+
+    /// The same where nothing of what `changes` tells is written: it is not counted as a commit.
+    fn uncounted(
+        &mut self,
+        now: Timestamp,
+        each: impl FnOnce(&mut Apply<'_, '_>) -> Done,
+    ) -> rusqlite::Result<Vec<Outbound>> {
+        self.transaction_of(false, now, |apply| each(apply).map(|()| 0))?.commit()
     }
 
     /// Runs `each`, which counts what it took, within a transaction that stays open.
@@ -683,24 +366,14 @@ impl Committer {
         for (&no, &bytes) in &self.sent {
             traffic::sent(&self.connection, no, bytes, now)?;
         }
-        let (commit, away) = (if is_counted { self.next_commit() } else { self.head.commit }, self.away(now));
+        let (commit, away) =
+            (if is_counted { self.next_commit() } else { self.head.commit }, self.hearing.away(now));
         let batch = Batch::new(&self.connection, commit.0, now);
         let mut apply =
             Apply::new(&mut memory, batch, self.park_bytes_max, (&self.policies, &self.allowances), away);
         let taken = each(&mut apply)?;
         let answers = apply.finish()?;
         Ok((memory, answers, taken))
-    }
-
-    /// When the broker was away, in order, up to `now`.
-    fn unheard(&self, now: Timestamp) -> Vec<Absence> {
-        let until_now = self.unheard_since.map(|since| (since, now));
-        self.unheard.iter().copied().chain(until_now).collect()
-    }
-
-    /// Who counts as away.
-    fn away(&self, now: Timestamp) -> LeftBefore {
-        LeftBefore::of(now, &self.unheard(now))
     }
 
     fn next_commit(&self) -> Commit {

@@ -14,6 +14,7 @@ mod loan;
 mod memory;
 pub mod mqtt;
 mod orders;
+mod speech;
 mod turns;
 mod warn;
 pub mod writer;
