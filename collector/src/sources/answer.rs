@@ -92,6 +92,26 @@ impl TryFrom<String> for Zone {
 }
 
 impl AnswerSpec {
+    /// Whether times can be read and written.
+    ///
+    /// # Errors
+    /// What is wrong, and where.
+    pub(super) fn check(&self) -> Result<(), String> {
+        let formats = [
+            ("answer.time_format", Some(&self.time_format)),
+            ("answer.query_time_format", self.query_time_format.as_ref()),
+        ];
+        let example = jiff::Timestamp::UNIX_EPOCH.to_zoned(TimeZone::UTC);
+        for (key, format) in formats.into_iter().filter_map(|(key, format)| Some((key, format?))) {
+            if format != "rfc3339"
+                && let Err(error) = jiff::fmt::strtime::format(format, &example)
+            {
+                return Err(format!("`{key}`: {error}: write such as \"%Y-%m-%dT%H:%M\", or \"rfc3339\""));
+            }
+        }
+        Ok(())
+    }
+
     /// Reads a time. An hour that comes twice in autumn is the later one where the earlier is not after `last`, the time of
     /// the row before, oldest first.
     ///

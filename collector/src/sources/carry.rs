@@ -11,7 +11,7 @@ use rusqlite::Connection;
 use super::describe::Whose;
 use super::failure::{Failure, guarded};
 use super::fetch::Fetch;
-use super::life::{Began, BrokenOff, Known, Life, Polled, Reread};
+use super::life::{Began, BrokenOff, Brought, Known, Life, Polled, Reread};
 use super::rows::{Parsed, Row};
 use super::shell::Shell;
 use super::voice::Window;
@@ -71,8 +71,8 @@ impl Shell {
                 if matches!(command.body, CommandBody::PollNow(_))
                     && command.expires.since_ms(self.now()) < ENDS_SOON_MS =>
             {
-                let is_any = self.known(at).and_then(|known| Some(known.reread.as_ref()?.is_any));
-                if is_any == Some(true) { Outcome::Done } else { Outcome::NoData }
+                let brought = self.known(at).and_then(|known| Some(known.reread.as_ref()?.brought.clone()));
+                brought.unwrap_or_default().outcome()
             }
             Err(over @ (Failure::Ending | Failure::TurnOver)) => return Err(over),
             // It waits as long as the command may.
@@ -166,11 +166,11 @@ impl Shell {
         if revision.is_some() && revision == seen {
             return self.nothing_new(at);
         }
-        let (is_any, began) = self.pull(at, from, Began { revision, ..Began::default() })?;
+        let (brought, began) = self.pull(at, from, Began { revision, ..Began::default() })?;
         if let (Some(began), Some(known)) = (began, self.known(at)) {
             (known.revision, known.unread) = (began.revision, None);
         }
-        Ok(if is_any { Outcome::Done } else { Outcome::NoData })
+        Ok(brought.outcome())
     }
 
     /// Nothing has come since: what is not here by now is missing.
@@ -180,16 +180,16 @@ impl Shell {
         Ok(Outcome::NoData)
     }
 
-    /// Reads all from `from` on, a window a call, until its turn is over; a read that was broken off goes on. Returns whether there was anything, and what the read can
+    /// Reads all from `from` on, a window a call, until its turn is over; a read that was broken off goes on. Returns what it brought, and what the read can
     /// have seen: what was known when it began, and nothing where all from there on is yet to come, as after a clock was set back.
     pub(super) fn pull(
         &mut self,
         at: usize,
         from: Timestamp,
         began: Began,
-    ) -> Result<(bool, Option<Began>), Failure> {
+    ) -> Result<(Brought, Option<Began>), Failure> {
         let window_ms = self.pace.window_ms;
-        let Some(known) = self.known(at) else { return Ok((false, None)) };
+        let Some(known) = self.known(at) else { return Ok((Brought::default(), None)) };
         let resumed = known.reread.take().and_then(|reread| reread.resumed(from));
         let mut reread = resumed.unwrap_or_else(|| Reread::new(from, began));
         loop {
@@ -198,9 +198,9 @@ impl Shell {
             let end = now.plus_ms(1);
             let to = from.plus_ms(window_ms).min(end);
             if from >= to {
-                return Ok((reread.is_any, None));
+                return Ok((reread.brought, None));
             }
-            let Some((known, fetch)) = self.polled(at) else { return Ok((reread.is_any, None)) };
+            let Some((known, fetch)) = self.polled(at) else { return Ok((reread.brought, None)) };
             let parsed = match fetch.fetch(from, to) {
                 Ok(parsed) => parsed,
                 Err(Failure::Status(..) | Failure::Transport(_)) if planted::has(Bug::WindowPassedOver) => {
@@ -211,7 +211,8 @@ impl Shell {
                     return Err(failure);
                 }
             };
-            reread.is_any |= !parsed.rows.is_empty();
+            reread.brought.is_any |= !parsed.rows.is_empty();
+            reread.brought.trouble = reread.brought.trouble.or(parsed.trouble);
             let instants = instants(&parsed.rows, (from, to));
             self.tell(at, parsed.rows, (from, to), Cause::NotRecorded, self.settled(now))?;
             self.note_read(at, &instants);
@@ -229,7 +230,7 @@ impl Shell {
             }
         }
         self.back(at)?;
-        Ok((reread.is_any, Some(reread.began)))
+        Ok((reread.brought, Some(reread.began)))
     }
 
     /// What is not here of the time before it is missing.
@@ -265,21 +266,21 @@ impl Shell {
             return Ok(Outcome::Failed(format!("the source cannot reach the device before {until}").into()));
         }
         let broken_off = known.broken_off.clone().filter(|broken_off| broken_off.command == command);
-        let (mut from, mut is_any, mut trouble) = match broken_off {
-            Some(BrokenOff { next, is_any, trouble, .. }) => (next, is_any, trouble),
-            None => (from, false, None),
+        let (mut from, mut brought) = match broken_off {
+            Some(BrokenOff { next, brought, .. }) => (next, brought),
+            None => (from, Brought::default()),
         };
         while from < to {
             let end = from.plus_ms(window_ms).min(to);
             let Some((known, fetch)) = self.polled(at) else { break };
             let parsed = fetch.fetch(from, end)?;
-            is_any |= parsed.rows.iter().any(|row| from <= row.at && row.at < end);
-            trouble = trouble.or(parsed.trouble);
+            brought.is_any |= parsed.rows.iter().any(|row| from <= row.at && row.at < end);
+            brought.trouble = brought.trouble.or(parsed.trouble);
             let window = Window { from, to: end, accounted: end, settled: from };
             let now = ground.now();
             let instants = instants(&parsed.rows, (from, end));
             let (messages, _) = known.voice.rows(parsed.rows, window, |_| Cause::NotRecorded, now)?;
-            known.broken_off = Some(BrokenOff { command, next: end, is_any, trouble: trouble.clone() });
+            known.broken_off = Some(BrokenOff { command, next: end, brought: brought.clone() });
             self.hand_in(messages)?;
             self.note_read(at, &instants);
             if let Some(polled) = self.devices.get_mut(at) {
@@ -292,11 +293,7 @@ impl Shell {
                 return Err(Failure::TurnOver);
             }
         }
-        Ok(match (trouble, is_any) {
-            (Some(trouble), _) => Outcome::Failed(trouble.into()),
-            (None, true) => Outcome::Done,
-            (None, false) => Outcome::NoData,
-        })
+        Ok(brought.outcome())
     }
 
     /// Hands on what a poll brought of a range, and how far all is known now.

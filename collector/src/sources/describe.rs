@@ -16,9 +16,9 @@ use super::auth::secret::Secret;
 use super::delta::DeltaSpec;
 use super::devices::{Shared, interval};
 use super::list::{Entry, ListSpec};
-use super::parts::sum;
 pub use super::parts::{ChannelSpec, Class, DerivedSpec, DeviceSpec, Span};
-use super::url::escaped;
+use super::parts::{check_braces, sum};
+use super::url::{escaped, origin};
 
 /// All of a description.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
@@ -223,6 +223,8 @@ impl Description {
         description.derived()?;
         description.check_spans()?;
         description.check_names()?;
+        description.check_urls()?;
+        description.check_statuses()?;
         description.check_questions()?;
         description.auth.check(&description.headers)?;
         let has_some = !description.asked()?.is_empty() || !description.derived.is_empty();
@@ -267,6 +269,34 @@ impl Description {
             Some(_) => Err("`calls` allows none: write such as { most = 1000, per = \"1h\" }".to_owned()),
             None => Ok(()),
         }
+    }
+
+    /// What is asked is somewhere, and whatever stands in braces is known.
+    fn check_urls(&self) -> Result<(), String> {
+        let probe = self.probe.as_ref().map(|probe| ("probe.url", &probe.url));
+        for (place, url) in std::iter::once(("url", &self.url)).chain(probe) {
+            if origin(url).is_none() {
+                return Err(format!("`{place}` is no URL: write https://HOST/PATH"));
+            }
+            // Those are there in any case, and so is what a list says of a device.
+            let own = url.replace("{from}", "").replace("{to}", "");
+            self.devices.iter().try_for_each(|spec| spec.filled(place, &own).map(drop))?;
+            if let Some(list) = &self.list {
+                let known: Vec<_> = list.vars.keys().map(String::as_str).chain(["id"]).collect();
+                check_braces(place, &own, &known)
+                    .map_err(|why| format!("{why} under `list.vars`, or mend it"))?;
+            }
+        }
+        Ok(())
+    }
+
+    fn check_statuses(&self) -> Result<(), String> {
+        for (key, statuses) in [("withdrawn", &self.withdrawn), ("unreachable", &self.unreachable)] {
+            if let Some(status) = statuses.iter().find(|status| !(300..=599).contains(*status)) {
+                return Err(format!("`{key}`: {status} is no HTTP status of a refusal: write such as 403"));
+            }
+        }
+        self.answer.check()
     }
 
     /// Without a length some would never end, and others never begin.
@@ -448,6 +478,33 @@ mod tests {
         let why = Description::read(&format!("class = \"\"\n{METERS}")).unwrap_err();
         assert!(why.contains("line 1,") && why.contains("`class` is empty"), "{why}");
     }
+
+    #[test]
+    fn what_would_be_asked_for_as_it_stands_is_refused() {
+        let drop = include_str!("../../sources/logger-drop.toml");
+        let read_drop = |text: &str| super::super::drop::DropDescription::read(text).map(drop_of);
+        let read = |text: &str| Description::read(text).map(drop_of);
+        let rows = [
+            (
+                read(&METERS.replace("{utility}", "{utilty}")),
+                ["`url` has {utilty}", "`electricity`", "`vars`"],
+            ),
+            (read(&METERS.replace("http://127", "htp://127")), ["`url` is no URL", "https://", ""]),
+            (read(&METERS.replace("[403]", "[4030]")), ["`withdrawn`: 4030", "403", ""]),
+            (read(&METERS.replace("\"%Y%m%d%H%M\"", "\"%Y%\"")), ["`answer.query_time_format`", "%Y", ""]),
+            (read(&FLEET.replace("{id}", "{ident}")), ["{ident}", "`list.vars`", ""]),
+            (
+                read_drop(&drop.replace("{logger}", "{loger}")),
+                ["`drop.files` has {loger}", "`mast`", "`vars`"],
+            ),
+        ];
+        for (read, expected) in rows {
+            let why = read.unwrap_err();
+            assert!(expected.iter().all(|part| why.contains(part)), "{why}");
+        }
+    }
+
+    fn drop_of<T>(_: T) {}
 
     #[test]
     fn what_is_wrong_is_named_with_its_line_and_without_the_secret_that_stands_there() {

@@ -11,7 +11,7 @@ use serde_json::Value as Json;
 use super::delta::{Change, Delta, DeltaSpec, Seen, ToRead};
 use super::failure::Failure;
 use super::http::Api;
-use super::life::{Began, Life, Polled};
+use super::life::{Began, Brought, Life, Polled};
 use super::rows::Row;
 use super::shell::Shell;
 use crate::jobs::budget::Urgency;
@@ -206,11 +206,11 @@ impl Shell {
             ToRead::Nothing => (false, has_unread.then_some(from)),
         };
         let is_silent = !has_rows && from.is_none();
-        let (mut is_any, mut began) = (false, Began { seen: began, revision: None });
+        let (mut brought, mut began) = (Brought::default(), Began { seen: began, revision: None });
         if let Some(from) = from {
-            let (was_any, was_read) = self.pull(at, from, began)?;
+            let (read, was_read) = self.pull(at, from, began)?;
             let Some(seen) = was_read else { return Ok(Outcome::NoData) };
-            (is_any, began) = (was_any, seen);
+            (brought, began) = (read, seen);
         }
         // What was read of their instants is newer than they are, and has replaced them.
         let rows = self.differ.as_ref().map_or(Vec::new(), |differ| differ.delta.rows(&key));
@@ -218,22 +218,22 @@ impl Shell {
             self.nothing_new(at)?;
         } else if !rows.is_empty() {
             // They may be older than what was read.
-            is_any |= self.take_rows(at, rows)?;
+            brought.is_any |= self.take_rows(at, rows)?;
         }
         let seen = self.differ.as_mut().map(|differ| differ.delta.read(&key, began.seen, now));
         if let (Some(seen), Some(known)) = (seen, self.known(at)) {
             (known.seen, known.unread) = (seen, None);
         }
-        Ok(if is_any { Outcome::Done } else { Outcome::NoData })
+        Ok(brought.outcome())
     }
 
     /// Reads a device though nobody knows what changed. It is not taken for read anew, which it is once there is an answer.
     fn pull_unasked(&mut self, at: usize, from: Timestamp) -> Result<Outcome, Failure> {
-        let (is_any, was_read) = self.pull(at, from, Began::default())?;
+        let (brought, was_read) = self.pull(at, from, Began::default())?;
         if let (Some(known), true) = (self.known(at), was_read.is_some()) {
             known.unread = None;
         }
-        Ok(if is_any { Outcome::Done } else { Outcome::NoData })
+        Ok(brought.outcome())
     }
 
     /// A window of a device was read, with rows of these instants.

@@ -62,12 +62,23 @@ impl Description {
 
 impl Fetch for HttpDevice {
     fn oldest(&mut self, now: Timestamp) -> Result<Timestamp, Failure> {
-        let (grid, description) = (self.asked.device.grid, &self.api.description);
+        let (grid, api) = (self.asked.device.grid, Arc::clone(&self.api));
+        let description = &api.description;
         if let Some(first) = description.first {
             return Ok(grid.at(grid.first_from(now.plus_ms(-first.0))));
         }
         let from = now.plus_ms(-FIRST_WINDOW_MS.min(description.window.0));
         let parsed = self.fetch(from, now)?;
+        // While it is set up somebody is there to mend it.
+        if let Some(trouble) = parsed.trouble {
+            return Err(Failure::Answer(trouble));
+        }
+        if let Some(path) = description.answer.oldest.as_ref().filter(|_| parsed.oldest.is_none())
+            && !parsed.rows.is_empty()
+        {
+            let why = format!("the answer has no time at `{path}`: mend or leave out `answer.oldest`");
+            return Err(Failure::Answer(why));
+        }
         let first = parsed.oldest.or_else(|| parsed.rows.first().map(|row| row.at)).unwrap_or(from);
         Ok(grid.at(grid.first_from(first)))
     }
@@ -77,8 +88,12 @@ impl Fetch for HttpDevice {
         let url = description.url_of(&asked.spec, from, to);
         let body = self.ask(&description.url, &url, (self.who, self.urgency))?;
         let parsed = description.answer.parse(&body, &asked.values, from).map_err(Failure::Answer)?;
+        let device = &asked.spec.name;
+        if let Some(trouble) = &parsed.trouble {
+            tracing::warn!(device, "{trouble}");
+        }
         if parsed.doubled > 0 {
-            let (device, count) = (&asked.spec.name, parsed.doubled);
+            let count = parsed.doubled;
             tracing::warn!(device, count, "instants came twice with other values: the last one counts");
         }
         Ok(parsed)

@@ -59,10 +59,27 @@ pub(super) struct BrokenOff {
     pub(super) command: u64,
     /// Where it goes on.
     pub(super) next: Timestamp,
+    pub(super) brought: Brought,
+}
+
+/// What a read has brought so far.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct Brought {
     /// Whether anything came.
     pub(super) is_any: bool,
-    /// What could not be read so far.
+    /// The first of what could not be read.
     pub(super) trouble: Option<String>,
+}
+
+impl Brought {
+    /// What whoever asked for it is answered.
+    pub(super) fn outcome(self) -> Outcome {
+        match (self.trouble, self.is_any) {
+            (Some(trouble), _) => Outcome::Failed(trouble.into()),
+            (None, true) => Outcome::Done,
+            (None, false) => Outcome::NoData,
+        }
+    }
 }
 
 /// What was known of a source when a read began: what has changed since, the read may not have seen.
@@ -79,7 +96,7 @@ pub(super) struct Reread {
     pub(super) begin: Timestamp,
     /// All before it was read.
     pub(super) next: Timestamp,
-    pub(super) is_any: bool,
+    pub(super) brought: Brought,
     pub(super) began: Began,
     /// It gave its worker to others and goes on by itself, whoever still waits for it.
     pub(super) goes_on: bool,
@@ -88,7 +105,7 @@ pub(super) struct Reread {
 impl Reread {
     /// A read from `begin` on.
     pub(super) fn new(begin: Timestamp, began: Began) -> Self {
-        Self { begin, next: begin, is_any: false, began, goes_on: false }
+        Self { begin, next: begin, brought: Brought::default(), began, goes_on: false }
     }
 
     /// This one, broken off: nothing after `accounted` may be passed over. That is later by and by while a device is away, though

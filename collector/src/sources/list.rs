@@ -377,7 +377,7 @@ mod tests {
             ("device = \"thermostat\"", "rows = true", "`delta.device`"),
             ("reconcile = \"1d\"", "reconcile = \"0s\"", "`delta.reconcile`"),
             ("back = \"7d\"", "back = \"0s\"", "`delta.back`"),
-            ("[delta]", "[probe]\nurl = \"x\"\n[delta]", "`probe` and `delta`"),
+            ("[delta]", "[probe]\nurl = \"http://h/x\"\n[delta]", "`probe` and `delta`"),
             ("most = 1000,", "most = 0,", "`calls`"),
             ("per = \"1d\"", "per = \"0s\"", "`calls`"),
         ];

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use gapless_common::message::Outcome;
 
 use super::failure::Failure;
+use super::life::Brought;
 use super::shell::Shell;
 use super::voice::Window;
 
@@ -12,12 +13,12 @@ impl Shell {
     /// Takes what is new of a device; nothing where it is to be asked for windows.
     pub(super) fn take_news(&mut self, at: usize) -> Result<Option<Outcome>, Failure> {
         let (overlap_ms, lag_ms) = (self.pace.overlap_ms, self.pace.lag_ms);
-        let (mut is_any, ground) = (false, Arc::clone(&self.ground));
+        let (mut brought, ground) = (Brought::default(), Arc::clone(&self.ground));
         loop {
             let Some((known, fetch)) = self.polled(at) else { return Ok(None) };
             let Some(news) = fetch.news(known.next.plus_ms(-overlap_ms))? else { return Ok(None) };
             let now = ground.now();
-            is_any |= !news.rows.is_empty();
+            brought.is_any |= !news.rows.is_empty();
             let mut messages = known.voice.pass_on(news.rows, now)?;
             let Some(end) = news.end else {
                 self.hand_in(messages)?;
@@ -30,11 +31,8 @@ impl Shell {
             known.next = next.max(known.next);
             messages.extend(accounts);
             self.hand_in(messages)?;
-            return Ok(Some(match (end.trouble, is_any) {
-                (Some(trouble), _) => Outcome::Failed(trouble.into()),
-                (None, true) => Outcome::Done,
-                (None, false) => Outcome::NoData,
-            }));
+            brought.trouble = end.trouble;
+            return Ok(Some(brought.outcome()));
         }
     }
 }

@@ -36,6 +36,9 @@ impl TryFrom<String> for Class {
     }
 }
 
+/// The one of a device's `vars` that it is known by.
+const ID: &str = "id";
+
 /// One device of the source.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -57,28 +60,52 @@ pub struct DeviceSpec {
     /// Its channels, where it has several.
     #[serde(default)]
     pub channels: Vec<ChannelSpec>,
-    /// What stands for `{NAME}` in the URL.
+    /// What stands for `{NAME}` in the URL; for `{id}` its name where they do not say.
     #[serde(default)]
     pub vars: BTreeMap<String, String>,
 }
 
 impl DeviceSpec {
-    /// What the source calls it when it says what changed.
+    /// What the source calls it, in URLs and when it says what changed.
     #[must_use]
     pub fn key(&self) -> &str {
-        self.vars.get("id").unwrap_or(&self.name)
+        self.vars.get(ID).unwrap_or(&self.name)
     }
 
     /// Whether a URL, not filled, says which device is meant.
     #[must_use]
     pub fn is_named_in(&self, url: &str) -> bool {
-        self.vars.keys().any(|name| url.contains(&format!("{{{name}}}")))
+        self.vars.keys().map(String::as_str).chain([ID]).any(|name| url.contains(&format!("{{{name}}}")))
     }
 
     /// A URL with the device's `vars` in it.
     #[must_use]
     pub fn fill(&self, url: String) -> String {
-        self.vars.iter().fold(url, |url, (name, value)| url.replace(&format!("{{{name}}}"), value))
+        let url = self.vars.iter().fold(url, |url, (name, value)| url.replace(&format!("{{{name}}}"), value));
+        url.replace(&format!("{{{ID}}}"), self.key())
+    }
+
+    /// The text at this place of the description with the device's `vars` in it.
+    ///
+    /// # Errors
+    /// Something else stands in braces.
+    pub(super) fn filled(&self, place: &str, text: &str) -> Result<String, String> {
+        let known: Vec<_> = self.vars.keys().map(String::as_str).chain([ID]).collect();
+        check_braces(place, text, &known)
+            .map_err(|why| format!("device `{}`: {why} under `vars`, or mend it", self.name))?;
+        Ok(self.fill(text.to_owned()))
+    }
+}
+
+/// Refuses a text in whose braces stands a name that is none of these: it would be asked for as it stands.
+pub(super) fn check_braces(place: &str, text: &str, known: &[&str]) -> Result<(), String> {
+    let is_name = |name: &str| {
+        !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"_-".contains(&byte))
+    };
+    let names = text.split('{').skip(1).filter_map(|rest| Some(rest.split_once('}')?.0));
+    match names.filter(|name| is_name(name)).find(|name| !known.contains(name)) {
+        Some(name) => Err(format!("`{place}` has {{{name}}}, and nothing stands for it: write it")),
+        None => Ok(()),
     }
 }
 

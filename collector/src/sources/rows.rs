@@ -67,22 +67,24 @@ impl AnswerSpec {
     /// # Errors
     /// What is wrong with it: nothing of it is used.
     pub fn parse(&self, body: &str, values: &[String], from: Timestamp) -> Result<Parsed, String> {
-        let (raws, oldest) = match self.format {
-            Format::Json => self.json(body, values)?,
-            Format::Csv => (self.csv(body, values)?, None),
-        };
-        let oldest = oldest.and_then(|text| self.read_time(&text, None).ok());
-        let (rows, doubled) = self.rows(raws, from)?;
-        Ok(Parsed { rows, oldest, doubled, trouble: None })
+        match self.format {
+            Format::Json => self.json(body, values, from),
+            Format::Csv => {
+                let (rows, doubled) = self.rows(self.csv(body, values)?, from)?;
+                Ok(Parsed { rows, doubled, ..Parsed::default() })
+            }
+        }
     }
 
-    fn json(&self, body: &str, values: &[String]) -> Result<(Vec<Raw>, Option<String>), String> {
+    fn json(&self, body: &str, values: &[String], from: Timestamp) -> Result<Parsed, String> {
         let json: Json = serde_json::from_str(body).map_err(|e| format!("the answer is no JSON: {e}"))?;
-        let rows = at_path(&json, &self.rows).and_then(Json::as_array);
-        let rows = rows.ok_or_else(|| format!("the answer has no list at `{}`", self.rows))?;
+        let all = at_path(&json, &self.rows).and_then(Json::as_array);
+        let all = all.ok_or_else(|| format!("the answer has no list at `{}`", self.rows))?;
         let oldest = self.oldest.as_ref().and_then(|path| at_path(&json, path)).and_then(text);
-        let raws = rows.iter().map(|row| self.raw(values, |path| at_path(row, path).and_then(text)));
-        Ok((raws.collect::<Result<_, _>>()?, oldest))
+        let oldest = oldest.and_then(|text| self.read_time(&text, None).ok());
+        let raws = all.iter().map(|row| self.raw(values, |path| at_path(row, path).and_then(text)));
+        let (rows, doubled) = self.rows(raws.collect::<Result<_, _>>()?, from)?;
+        Ok(Parsed { rows, oldest, doubled, trouble: nowhere(all, values) })
     }
 
     /// Reads rows of JSON that came by themselves.
@@ -173,6 +175,18 @@ impl AnswerSpec {
     }
 }
 
+/// What to say where none of these rows has anything at any of the paths, not even null: what is not there can also be misspelt.
+fn nowhere(rows: &[Json], paths: &[String]) -> Option<String> {
+    let is_there = rows.iter().any(|row| paths.iter().any(|path| at_path(row, path).is_some()));
+    (!rows.is_empty() && !is_there).then(|| {
+        let paths = paths.iter().map(|path| format!("`{path}`")).collect::<Vec<_>>().join(", ");
+        format!(
+            "none of the {} rows of the answer has anything at {paths}, where values are looked for",
+            rows.len()
+        )
+    })
+}
+
 /// What a number says: `invalid` are those by which a source says that it has none, and beyond `overflow_above` a value
 /// cannot be.
 pub(super) fn cell(number: f64, is_invalid: bool, invalid: &[f64], overflow_above: Option<f64>) -> Cell {
@@ -206,6 +220,17 @@ mod tests {
 
     fn ms(text: &str) -> Timestamp {
         text.parse().unwrap()
+    }
+
+    #[test]
+    fn a_value_that_is_looked_for_where_none_ever_is_is_told() {
+        let answer = Description::read(METER).unwrap().answer;
+        let body = r#"{"values": [{"timestamp": "2026-01-01 01:00", "value": null},
+            {"timestamp": "2026-01-01 01:30"}]}"#;
+        assert_eq!(read(&answer, body).unwrap().trouble, None, "there is none just now");
+        assert_eq!(read(&answer, r#"{"values": []}"#).unwrap().trouble, None);
+        let why = answer.parse(body, &["valeu".to_owned()], Timestamp(0)).unwrap().trouble.unwrap();
+        assert!(why.contains("none of the 2 rows") && why.contains("`valeu`"), "{why}");
     }
 
     #[test]

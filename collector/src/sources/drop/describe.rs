@@ -213,7 +213,7 @@ impl DropDescription {
 
     /// How one of its devices is read.
     fn settings(&self, asked: &Asked) -> Result<Settings, String> {
-        let pattern = asked.spec.fill(self.drop.files.clone());
+        let pattern = asked.spec.filled("drop.files", &self.drop.files)?;
         if !is_below(&pattern) {
             return Err(format!(
                 "`drop.files` are names below the folder, such as \"Met*.dat\" or \"2026/*/Met.dat\", and not `{pattern}`"
@@ -267,10 +267,10 @@ impl DropDescription {
                         "`drop.identity` and `drop.known_hosts` are for `sftp`: leave them away".to_owned()
                     );
                 }
-                Ok(Box::new(Folder(asked.spec.fill(folder.display().to_string()).into())))
+                Ok(Box::new(Folder(asked.spec.filled("drop.folder", &folder.display().to_string())?.into())))
             }
             (None, Some(sftp)) => {
-                let (host, port, folder) = remote(&asked.spec.fill(sftp.clone()))?;
+                let (host, port, folder) = remote(&asked.spec.filled("drop.sftp", sftp)?)?;
                 let (identity, known_hosts) = (identity.clone(), known_hosts.clone());
                 let timeout = duration(*timeout);
                 Ok(Box::new(Server::new(Remote { host, port, folder, identity, known_hosts, timeout })))

@@ -48,6 +48,8 @@ pub(in crate::sources) struct DropDevice {
     files: Files,
     /// What was missing when the collector started.
     gaps: Vec<Stretch>,
+    /// From where on all is of interest, of a device that was never read: files may come before the first look at them.
+    since: Option<Timestamp>,
     look: Option<Look>,
     /// What ended the look, once what came before it is handed on.
     failed: Option<Trouble>,
@@ -115,13 +117,23 @@ impl DropDevice {
     /// Files at `place`.
     pub(super) fn new(settings: Settings, place: Box<dyn Place>) -> Self {
         let (begun, files, gaps) = (Instant::now(), Files::new(settings.last_line), Vec::new());
-        Self { settings, place, begun, files, gaps, look: None, failed: None, spoilt: Vec::new() }
+        Self {
+            settings,
+            place,
+            begun,
+            files,
+            gaps,
+            since: None,
+            look: None,
+            failed: None,
+            spoilt: Vec::new(),
+        }
     }
 
     fn begin_look(&mut self, from: Timestamp, now: Duration) -> Result<Look, Trouble> {
         self.spoilt.retain(|at| *at >= from);
         let listing = self.place.list(&self.settings.pattern)?;
-        let gaps = &mut self.gaps;
+        let (gaps, from) = (&mut self.gaps, self.since.unwrap_or(from));
         let queue = self.files.listed(&listing, now, || Cut { from, gaps: std::mem::take(gaps) });
         let queue = queue.map_err(Trouble::Place)?.into();
         for (what, why) in listing.complaints() {
@@ -299,6 +311,7 @@ impl Fetch for DropDevice {
     fn oldest(&mut self, now: Timestamp) -> Result<Timestamp, Failure> {
         let grid = self.settings.grid;
         let mut oldest: Option<Timestamp> = self.settings.first_ms.map(|ms| now.plus_ms(-ms));
+        self.since = Some(oldest.unwrap_or(Timestamp(i64::MIN)));
         if oldest.is_none() {
             let listing = self.list()?;
             let count = listing.files.len();

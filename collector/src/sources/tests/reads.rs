@@ -8,7 +8,7 @@ use gapless_common::time::Timestamp;
 
 use super::super::describe::Whose;
 use super::super::failure::Failure;
-use super::super::life::{Began, Life, REST};
+use super::super::life::{Began, Brought, Life, REST};
 use super::super::rows::Parsed;
 use super::{Bench, DAY_MS, Fake, row};
 use crate::clock;
@@ -42,7 +42,10 @@ fn a_read_of_many_windows_goes_on_where_it_was_broken_off() {
     assert_eq!((first(&fake), seen), (Some(from.plus_ms(9)), Some(began(4))));
     fake.told().windows.clear();
     // The clock was set back: nothing is read of a time that has not come, and that is not taken for read.
-    assert_eq!(bench.shell.pull(0, clock::now().plus_ms(DAY_MS), began(4)).unwrap(), (false, None));
+    assert_eq!(
+        bench.shell.pull(0, clock::now().plus_ms(DAY_MS), began(4)).unwrap(),
+        (Brought::default(), None)
+    );
     assert_eq!(first(&fake), None);
     // More is wanted than what was broken off would have held.
     fake.told().failures = [None, Some(Failure::Spent(from))].into();

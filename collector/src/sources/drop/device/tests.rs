@@ -135,6 +135,22 @@ fn a_last_line_without_its_end_waits_and_is_told_once_its_file_rests() {
 }
 
 #[test]
+fn what_comes_between_the_begin_and_the_first_look_is_read_whatever_its_times() {
+    let minute = |no: i64| Timestamp(NOW.0 - 86_400_000 + no * 60_000);
+    for (first_ms, expected) in [(None, 0..3), (Some(86_400_000 - 60_000), 1..3)] {
+        let shelf = Shelf::default();
+        let mut device = device(&shelf, first_ms);
+        let begin = device.oldest(NOW).unwrap();
+        shelf.put("late", text(0..3));
+        assert_eq!(look_from(&mut device, begin, Duration::ZERO), (rows(expected), None), "{first_ms:?}");
+    }
+    // Of a device that was read before, only what is not known yet is new.
+    let shelf = Shelf::default();
+    shelf.put("known", text(0..3));
+    assert_eq!(look_from(&mut device(&shelf, None), minute(2), Duration::ZERO), (rows(2..3), None));
+}
+
+#[test]
 fn a_whole_last_line_without_its_end_is_read_once_its_file_rests_and_is_put_right_where_it_goes_on() {
     let (shelf, begin) = (Shelf::default(), Duration::ZERO);
     let mut device = device_of(&shelf, None, LastLine::Whole);
