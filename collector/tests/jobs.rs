@@ -383,6 +383,12 @@ fn what_is_read_in_the_same_frame_as_the_new_configuration_is_confirmed() {
     let (before, catalog) = (world.reading(), world.configuration());
     world.send(vec![before, catalog]);
     assert_eq!(world.unconfirmed(), Some(11), "what came before it confirms nothing");
+    // It is read only after it was configured once more.
+    world.attributes.insert("unit".into(), "13".into());
+    let catalog = world.configuration();
+    let reading = world.reading();
+    world.send(vec![catalog, reading]);
+    assert_eq!(world.unconfirmed(), None);
 }
 
 #[test]

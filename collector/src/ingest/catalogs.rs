@@ -184,10 +184,10 @@ impl Apply<'_, '_> {
                 // What a source says of its devices is no configuration, and nothing is read of what is paused.
                 let is_configured = device.attributes.get("history").is_none_or(|kind| kind != "source");
                 let described = bound.due.device;
-                if is_changed && is_configured && !device.paused {
-                    if self.read.contains(&(described, no, hash)) {
-                        continue;
-                    }
+                if self.read.contains(&(described, no, hash)) {
+                    // Under this very catalog, whichever one was awaited.
+                    self.confirm_description(described)?;
+                } else if is_changed && is_configured && !device.paused {
                     registry::is_changed(self.batch.connection, described, self.batch.now)?;
                     self.memory.unconfirmed.insert(described, (no, hash));
                     changed.push(described);
@@ -208,7 +208,14 @@ impl Apply<'_, '_> {
     pub(super) fn is_read(&mut self, device: DeviceNo, no: AgentNo, hash: CatalogHash) -> Done {
         self.read.insert((device, no, hash));
         if self.memory.unconfirmed.get(&device) == Some(&(no, hash)) {
-            self.memory.unconfirmed.remove(&device);
+            self.confirm_description(device)?;
+        }
+        Ok(())
+    }
+
+    /// What is shown of a device is read as it is described.
+    fn confirm_description(&mut self, device: DeviceNo) -> Done {
+        if self.memory.unconfirmed.remove(&device).is_some() {
             registry::is_confirmed(self.batch.connection, device)?;
         }
         Ok(())
