@@ -77,6 +77,8 @@ pub(crate) fn main() -> Result<()> {
             start_log();
             let config = load(&config)?;
             tracing::info!(site = %config.site, agent = %config.agent, version = env!("CARGO_PKG_VERSION"), "starting");
+            // It does what it can all the same.
+            Report::of(&config).problems.iter().for_each(|problem| tracing::warn!("{problem}"));
             Ok(run(&config)?)
         }
         Command::Check { config } => check(&config),

@@ -3,7 +3,8 @@
 //!
 //! Fresh records may spend all of a day's share at once. A backlog may spend no more than what of the day has passed
 //! is worth, so that it gets only what fresh records leave, and does not take in the morning what they need in the
-//! evening. The last frame may overdraw either. What was spent is not remembered across a restart: the share of the
+//! evening. What an epoch opens with counts as fresh: where fresh records take the whole budget, nobody would ever know what
+//! they say, nor what is missing. The last frame may overdraw either. What was spent is not remembered across a restart: the share of the
 //! first day is the part of the budget that falls on the rest of that day, and a backlog starts from nothing, so that
 //! restarts, however many, send what is polled meanwhile, and of a backlog what the time in between is worth.
 //!

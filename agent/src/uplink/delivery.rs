@@ -13,6 +13,9 @@ const TYPICAL_RECORDS_FIRST: u64 = 256;
 /// Bound of that assumption.
 const TYPICAL_RECORDS_MAX: u64 = 1 << 14;
 
+/// Records that an epoch opens with, at most.
+const OPENING_RECORDS: u64 = 8;
+
 /// Records of one epoch that may be sent as one frame, as far as they fit; both ends inclusive.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Offer {
@@ -157,6 +160,14 @@ impl Delivery {
         let book = self.books.last()?;
         let (first, last) = book.open(from..=to.checked_sub(1)?, false)?;
         Some(Offer { epoch: book.epoch, first: Seq(first), last: Seq(last), live: true, again: false })
+    }
+
+    /// What of the first records of the newest epoch, those below `live_from`, is to be sent: its start, its catalog, why there was
+    /// nothing before.
+    pub(super) fn opening(&self, live_from: u64) -> Option<Offer> {
+        let book = self.books.last()?;
+        let (first, last) = book.open(1..=OPENING_RECORDS.min(live_from.checked_sub(1)?), false)?;
+        Some(Offer { epoch: book.epoch, first: Seq(first), last: Seq(last), live: false, again: false })
     }
 
     /// The next records that are not live (all of older epochs, and of the newest one those below

@@ -77,8 +77,11 @@ impl Core {
             let probe = self.delivery.in_flight().0 == 0 && self.probe_at_ms <= now_ms;
             (Room { live: probe, backlog: probe }, u64::MAX)
         };
-        let live = room.live.then(|| self.delivery.next_live(self.live_from, live_to)).flatten();
-        let offer = live.or_else(|| room.backlog.then(|| self.next_backlog()).flatten())?;
+        // What comes after it means nothing without it: where the budget has nothing for a backlog, this is none.
+        let has_opening = room.live && !room.backlog && self.settings.daily_budget.is_some();
+        let opening = has_opening.then(|| self.delivery.opening(self.live_from)).flatten();
+        let live = || room.live.then(|| self.delivery.next_live(self.live_from, live_to)).flatten();
+        let offer = opening.or_else(live).or_else(|| room.backlog.then(|| self.next_backlog()).flatten())?;
         self.offered = Some(offer);
         Some(Action::Send(offer))
     }

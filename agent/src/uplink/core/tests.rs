@@ -532,23 +532,37 @@ fn scenarios_of_the_daily_budget() {
         metered,
         &[
             "0 wall 86397000000 -> connect",
-            "0 held 1-15 ->",
+            "0 held 1-23 ->",
+            "1 recall 1-8 ->",
             "5 connected -> birth",
             "6 presence c on retained ->",
-            "101005 wait -> send 1:1-10",
-            "101006 append 16-16 -> send 1:16-16",
-            "101007 append 17-17 -> send 1:17-17, birth",
-            "101008 ack 1.1 1:10 1:16-17 -> trim 1:1-10, trim 1:16-17",
-            "101009 append 18-19 ->",
+            "101005 wait -> send 1:9-18",
+            "101006 append 24-24 -> send 1:24-24",
+            "101007 append 25-25 -> send 1:25-25, birth",
+            "101008 ack 1.1 1:18 1:24-25 -> forget 1, trim 1:1-18, trim 1:24-25",
+            "101009 append 26-27 ->",
             "101010 command 1 poll meter-1 -> poll 1 meter-1",
             "101011 ended 1 -> reply 1 done",
             "2999999 wait ->",
             "3000000 wait -> birth",
-            "3000001 append 20-20 -> send 1:20-20",
-            "3500000 ack 1.2 1:10 1:16-17 1:20-20 -> trim 1:20-20",
-            "4101000 wait -> send 1:11-15",
-            "4101001 ack 1.3 1:17 1:20-20 -> trim 1:11-15",
-            "5101001 wait -> send 1:18-19",
+            "3000001 append 28-28 -> send 1:28-28",
+            "3500000 ack 1.2 1:18 1:24-25 1:28-28 -> trim 1:28-28",
+            "4101000 wait -> send 1:19-23",
+            "4101001 ack 1.3 1:25 1:28-28 -> trim 1:19-23",
+            "5101001 wait -> send 1:26-27",
+        ],
+    );
+    check(
+        "what an epoch opens with goes before all that is live; the rest of a backlog waits",
+        metered,
+        &[
+            "0 held 1-15 -> connect",
+            "5 connected -> birth",
+            "6 append 16-16 ->",
+            "7 presence c on retained -> send 1:1-8",
+            "8 append 17-17 -> send 1:17-17",
+            "9 ack 1.1 1:8 1:17-17 -> trim 1:1-8, trim 1:17-17",
+            "9999 wait ->",
         ],
     );
     check(
@@ -600,6 +614,7 @@ fn the_status_and_the_birth_tell_that_a_day_is_spent() {
 fn an_outbox_that_cannot_be_read_is_not_asked_before_its_time_whatever_the_budget_allows() {
     let mut core = Core::new(Settings { daily_budget: Some(86_400), ..settings() });
     core.handle(event(&["held", "1-15"]), 0);
+    core.handle(event(&["recall", "1-8"]), 0);
     drain(&mut core, 0);
     core.handle(Event::Connected, 0);
     core.handle(event(&["presence", "c", "on", "retained"]), 0);
