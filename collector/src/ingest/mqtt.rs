@@ -8,7 +8,7 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use gapless_common::id::Incarnation;
 use gapless_common::message::Presence;
@@ -42,6 +42,10 @@ const INFLIGHT: u16 = 100;
 const KEEP_ALIVE: Duration = Duration::from_secs(30);
 const RETRY_FIRST: Duration = Duration::from_millis(250);
 const RETRY_MAX: Duration = Duration::from_secs(15);
+/// A connection that lasted so long was a good one: the next is made at once.
+const STEADY: Duration = Duration::from_secs(5);
+/// So many in a row that were made, and did not last, have a reason.
+const SHORT_MAX: u32 = 3;
 /// How long a goodbye may take.
 const GOODBYE: Duration = Duration::from_secs(2);
 
@@ -103,16 +107,19 @@ pub async fn run(options: Options, mut ends: Ends) -> Result<(), SetupError> {
     let mqtt = client_options(&options)?;
     let online = said(&options, true)?;
     let topic = presence(&options.name);
-    let (mut generation, mut pause) = (0_u64, RETRY_FIRST);
+    let (mut generation, mut pause, mut short) = (0_u64, RETRY_FIRST, 0_u32);
     while !*ends.shutdown.borrow() {
         generation += 1;
         let (client, events) = AsyncClient::new(mqtt.clone(), REQUESTS_MAX);
         let mut session = Session::new(client, generation, (topic.clone(), online.clone()));
+        let began = Instant::now();
         let ended = session.run(pump(events), &mut ends).await;
         ends.health.set_receiving(false);
-        if session.subscribed {
+        let is_steady = session.subscribed && began.elapsed() >= STEADY;
+        if is_steady {
             pause = RETRY_FIRST;
         }
+        short = if session.subscribed && !is_steady { short + 1 } else { 0 };
         match ended {
             Ended::Shutdown => {
                 let offline = said(&options, false)?;
@@ -121,6 +128,13 @@ pub async fn run(options: Options, mut ends: Ends) -> Result<(), SetupError> {
             Ended::WriterGone => return Err(SetupError::WriterGone),
             Ended::Failed(why) => {
                 tracing::warn!(broker = %format!("{}:{}", options.host, options.port), why, retry_in = ?pause, "broker away");
+                if short == SHORT_MAX {
+                    // A broker ends the connection of whoever had the name before (MQTT 3.1.1, 3.1.4-2).
+                    tracing::warn!(
+                        name = options.name,
+                        "each connection ends as soon as it is made: if another collector has this `name`, give one of them another"
+                    );
+                }
                 tokio::select! {
                     () = tokio::time::sleep(pause) => {}
                     _ = ends.shutdown.changed() => {}
