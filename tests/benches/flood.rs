@@ -5,9 +5,11 @@
 #![expect(
     clippy::unwrap_used,
     clippy::print_stdout,
+    clippy::print_stderr,
     reason = "a bench ends where something is wrong, and prints"
 )]
 
+use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -27,6 +29,8 @@ const WINDOW: u64 = 32;
 const FLOOD_FRAMES: u64 = 12_000;
 const QUIET_EVERY: Duration = Duration::from_millis(200);
 const IDLE: Duration = Duration::from_secs(4);
+/// Longer than this nobody is to wait for another one's flood: the bench fails.
+const LONGEST_MAX: Duration = Duration::from_secs(1);
 
 /// A connected agent that was born; what the collector has of it.
 async fn connect(port: u16, agent: u64) -> (AsyncClient, watch::Receiver<Seq>) {
@@ -95,7 +99,8 @@ async fn flood(port: u16) {
     watermark.wait_for(|seq| *seq >= last_seq(FLOOD_FRAMES - 1)).await.unwrap();
 }
 
-fn tell(what: &str, delays: &mut [Duration]) {
+/// Prints how long they took; returns the longest.
+fn tell(what: &str, delays: &mut [Duration]) -> Duration {
     delays.sort_unstable();
     let at = |percent: usize| {
         delays.get(delays.len() * percent / 100).or(delays.last()).copied().unwrap_or_default()
@@ -105,9 +110,11 @@ fn tell(what: &str, delays: &mut [Duration]) {
         "{what:<40} {:>5} frames: half within {median:>8.1?}, 99 % {most:>8.1?}, all {longest:>8.1?}",
         delays.len()
     );
+    longest
 }
 
-async fn measure() {
+/// Returns the longest time that another agent waited for while one floods.
+async fn measure() -> Duration {
     let dir = tempfile::tempdir().unwrap();
     let collector = Behind::start(dir.path()).await;
     let over = Arc::new(AtomicBool::new(false));
@@ -125,12 +132,17 @@ async fn measure() {
         }
     }
     tell("without a flood", &mut before);
-    tell("while one agent floods", &mut during);
+    let longest = tell("while one agent floods", &mut during);
     println!("{:<40} {FLOOD_FRAMES} frames in {took:.1?}", "");
     collector.stop().await;
+    longest
 }
 
-fn main() {
+fn main() -> ExitCode {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
-    runtime.block_on(measure());
+    if runtime.block_on(measure()) <= LONGEST_MAX {
+        return ExitCode::SUCCESS;
+    }
+    eprintln!("a flood from one agent held up another one's acknowledgement for more than {LONGEST_MAX:?}");
+    ExitCode::FAILURE
 }
