@@ -77,7 +77,7 @@ pub(crate) fn main() -> Result<()> {
             start_log();
             let config = load(&config)?;
             tracing::info!(site = %config.site, agent = %config.agent, version = env!("CARGO_PKG_VERSION"), "starting");
-            // It does what it can all the same.
+            // `check` refuses it; a gateway in the field does what it can all the same.
             Report::of(&config).problems.iter().for_each(|problem| tracing::warn!("{problem}"));
             Ok(run(&config)?)
         }

@@ -13,7 +13,8 @@ const TYPICAL_RECORDS_FIRST: u64 = 256;
 /// Bound of that assumption.
 const TYPICAL_RECORDS_MAX: u64 = 1 << 14;
 
-/// Records that an epoch opens with, at most.
+/// Records that an epoch opens with, at most: its start, why there was nothing before, its catalog, and another one where a
+/// logger has said at once what it records; some to spare.
 const OPENING_RECORDS: u64 = 8;
 
 /// Records of one epoch that may be sent as one frame, as far as they fit; both ends inclusive.

@@ -103,10 +103,21 @@ impl AnswerSpec {
         ];
         let example = jiff::Timestamp::UNIX_EPOCH.to_zoned(TimeZone::UTC);
         for (key, format) in formats.into_iter().filter_map(|(key, format)| Some((key, format?))) {
+            let written = || {
+                let text = jiff::fmt::strtime::format(format, &example)?;
+                // Questions are only written.
+                if key == "answer.time_format" {
+                    jiff::civil::DateTime::strptime(format, &text).map(drop)
+                } else {
+                    Ok(())
+                }
+            };
             if format != "rfc3339"
-                && let Err(error) = jiff::fmt::strtime::format(format, &example)
+                && let Err(error) = written()
             {
-                return Err(format!("`{key}`: {error}: write such as \"%Y-%m-%dT%H:%M\", or \"rfc3339\""));
+                return Err(format!(
+                    "`{key}` \"{format}\": {error}: write such as \"%Y-%m-%dT%H:%M\", or \"rfc3339\""
+                ));
             }
         }
         Ok(())

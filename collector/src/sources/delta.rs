@@ -10,9 +10,9 @@ use gapless_common::time::Timestamp;
 use serde::Deserialize;
 use serde_json::Value as Json;
 
-use super::parts::Span;
+use super::parts::{Span, check_braces};
 use super::rows::{Row, at_path, text};
-use super::url::escaped;
+use super::url::{check_origin, escaped};
 
 /// What stands for the cursor.
 const SINCE: &str = "{since}";
@@ -70,6 +70,9 @@ impl DeltaSpec {
                 "`delta.url` asks for no change: write {SINCE} where the source wants its cursor"
             ));
         }
+        check_braces("delta.url", &self.url, &["since"])
+            .map_err(|why| format!("{why} as {SINCE}, or mend it"))?;
+        check_origin("delta.url", &self.url)?;
         if self.rows && self.device.is_empty() {
             return Err("`delta.device` is missing: where a row says whose it is".to_owned());
         }

@@ -18,7 +18,7 @@ use super::devices::{Shared, interval};
 use super::list::{Entry, ListSpec};
 pub use super::parts::{ChannelSpec, Class, DerivedSpec, DeviceSpec, Span};
 use super::parts::{check_braces, sum};
-use super::url::{escaped, origin};
+use super::url::{check_origin, escaped};
 
 /// All of a description.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
@@ -225,6 +225,7 @@ impl Description {
         description.check_names()?;
         description.check_urls()?;
         description.check_statuses()?;
+        description.answer.check()?;
         description.check_questions()?;
         description.auth.check(&description.headers)?;
         let has_some = !description.asked()?.is_empty() || !description.derived.is_empty();
@@ -274,17 +275,17 @@ impl Description {
     /// What is asked is somewhere, and whatever stands in braces is known.
     fn check_urls(&self) -> Result<(), String> {
         let probe = self.probe.as_ref().map(|probe| ("probe.url", &probe.url));
-        for (place, url) in std::iter::once(("url", &self.url)).chain(probe) {
-            if origin(url).is_none() {
-                return Err(format!("`{place}` is no URL: write https://HOST/PATH"));
+        // Where a window begins and ends is there in any case.
+        let of_windows = self.url.replace("{from}", "").replace("{to}", "");
+        for (place, url) in std::iter::once(("url", &of_windows)).chain(probe) {
+            for spec in &self.devices {
+                check_origin(place, &spec.filled(place, url)?)?;
             }
-            // Those are there in any case, and so is what a list says of a device.
-            let own = url.replace("{from}", "").replace("{to}", "");
-            self.devices.iter().try_for_each(|spec| spec.filled(place, &own).map(drop))?;
             if let Some(list) = &self.list {
                 let known: Vec<_> = list.vars.keys().map(String::as_str).chain(["id"]).collect();
-                check_braces(place, &own, &known)
+                check_braces(place, url, &known)
                     .map_err(|why| format!("{why} under `list.vars`, or mend it"))?;
+                check_origin(place, url)?;
             }
         }
         Ok(())
@@ -292,11 +293,13 @@ impl Description {
 
     fn check_statuses(&self) -> Result<(), String> {
         for (key, statuses) in [("withdrawn", &self.withdrawn), ("unreachable", &self.unreachable)] {
-            if let Some(status) = statuses.iter().find(|status| !(300..=599).contains(*status)) {
-                return Err(format!("`{key}`: {status} is no HTTP status of a refusal: write such as 403"));
+            if let Some(status) = statuses.iter().find(|status| !(201..=599).contains(*status)) {
+                return Err(format!(
+                    "`{key}`: {status} is no HTTP status by which a source refuses: write such as 403"
+                ));
             }
         }
-        self.answer.check()
+        Ok(())
     }
 
     /// Without a length some would never end, and others never begin.
@@ -481,20 +484,37 @@ mod tests {
 
     #[test]
     fn what_would_be_asked_for_as_it_stands_is_refused() {
-        let drop = include_str!("../../sources/logger-drop.toml");
-        let read_drop = |text: &str| super::super::drop::DropDescription::read(text).map(drop_of);
-        let read = |text: &str| Description::read(text).map(drop_of);
+        let folder = include_str!("../../sources/logger-drop.toml");
+        let read_drop = |text: &str| super::super::drop::DropDescription::read(text).map(drop);
+        let read = |text: &str| Description::read(text).map(drop);
+        let of_host =
+            METERS.replace("http://127.0.0.1:9400/{utility}", "{home}").replace("utility =", "home =");
+        read(
+            &of_host
+                .replace("= \"electricity\" }", "= \"http://h\" }")
+                .replace("= \"gas\" }", "= \"http://g\" }"),
+        )
+        .unwrap();
+        read(&METERS.replace("[404]", "[204]")).unwrap();
         let rows = [
             (
                 read(&METERS.replace("{utility}", "{utilty}")),
                 ["`url` has {utilty}", "`electricity`", "`vars`"],
             ),
-            (read(&METERS.replace("http://127", "htp://127")), ["`url` is no URL", "https://", ""]),
-            (read(&METERS.replace("[403]", "[4030]")), ["`withdrawn`: 4030", "403", ""]),
-            (read(&METERS.replace("\"%Y%m%d%H%M\"", "\"%Y%\"")), ["`answer.query_time_format`", "%Y", ""]),
-            (read(&FLEET.replace("{id}", "{ident}")), ["{ident}", "`list.vars`", ""]),
+            (read(&METERS.replace("{utility}", "{utility}{from}{when}")), ["`url`", "{when}", "`vars`"]),
+            (read(&of_host), ["`url`", "no URL", "https://"]),
+            (read(&METERS.replace("[403]", "[4030]")), ["`withdrawn`", "4030", "403"]),
+            (read(&METERS.replace("[403]", "[200]")), ["`withdrawn`", "200", "403"]),
+            (read(&METERS.replace("\"%Y-%m-%d %H:%M\"", "\"%c\"")), ["`answer.time_format`", "%c", "%Y"]),
             (
-                read_drop(&drop.replace("{logger}", "{loger}")),
+                read(&METERS.replace("\"%Y%m%d%H%M\"", "\"%Y%\"")),
+                ["`answer.query_time_format`", "%Y", "rfc3339"],
+            ),
+            (read(&FLEET.replace("{id}", "{ident}")), ["`url`", "{ident}", "`list.vars`"]),
+            (read(&FLEET.replace("page={page}", "page={page}{pag}")), ["`list.url`", "{pag}", "{page}"]),
+            (read(&FLEET.replace("since={since}", "since={since}{of}")), ["`delta.url`", "{of}", "{since}"]),
+            (
+                read_drop(&folder.replace("{logger}", "{loger}")),
                 ["`drop.files` has {loger}", "`mast`", "`vars`"],
             ),
         ];
@@ -503,8 +523,6 @@ mod tests {
             assert!(expected.iter().all(|part| why.contains(part)), "{why}");
         }
     }
-
-    fn drop_of<T>(_: T) {}
 
     #[test]
     fn what_is_wrong_is_named_with_its_line_and_without_the_secret_that_stands_there() {

@@ -209,7 +209,7 @@ impl Shell {
         let (mut brought, mut began) = (Brought::default(), Began { seen: began, revision: None });
         if let Some(from) = from {
             let (read, was_read) = self.pull(at, from, began)?;
-            let Some(seen) = was_read else { return Ok(Outcome::NoData) };
+            let Some(seen) = was_read else { return Ok(read.outcome()) };
             (brought, began) = (read, seen);
         }
         // What was read of their instants is newer than they are, and has replaced them.

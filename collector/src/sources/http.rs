@@ -31,13 +31,15 @@ pub(super) struct HttpDevice {
     /// Asks whether there are any: that this is answered says nothing of the other.
     prober: Who,
     urgency: Urgency,
+    /// Where the last answer with rows had no values: it is told once.
+    absent: Vec<String>,
 }
 
 impl HttpDevice {
     /// A device as it is asked for.
     pub(super) fn new(api: &Arc<Api>, asked: Asked) -> Self {
         let (who, prober) = (api.caller.who(), api.caller.who());
-        Self { api: Arc::clone(api), asked, who, prober, urgency: Urgency::Score(0.0) }
+        Self { api: Arc::clone(api), asked, who, prober, urgency: Urgency::Score(0.0), absent: Vec::new() }
     }
 
     /// The answer to a question, which is `template` with the device's words in it.
@@ -69,10 +71,6 @@ impl Fetch for HttpDevice {
         }
         let from = now.plus_ms(-FIRST_WINDOW_MS.min(description.window.0));
         let parsed = self.fetch(from, now)?;
-        // While it is set up somebody is there to mend it.
-        if let Some(trouble) = parsed.trouble {
-            return Err(Failure::Answer(trouble));
-        }
         if let Some(path) = description.answer.oldest.as_ref().filter(|_| parsed.oldest.is_none())
             && !parsed.rows.is_empty()
         {
@@ -89,8 +87,16 @@ impl Fetch for HttpDevice {
         let body = self.ask(&description.url, &url, (self.who, self.urgency))?;
         let parsed = description.answer.parse(&body, &asked.values, from).map_err(Failure::Answer)?;
         let device = &asked.spec.name;
-        if let Some(trouble) = &parsed.trouble {
-            tracing::warn!(device, "{trouble}");
+        if parsed.absent != self.absent {
+            let paths = parsed.absent.join(", ");
+            if !paths.is_empty() {
+                tracing::warn!(
+                    device,
+                    paths,
+                    "values are looked for where no row of the answer has anything"
+                );
+            }
+            self.absent.clone_from(&parsed.absent);
         }
         if parsed.doubled > 0 {
             let count = parsed.doubled;

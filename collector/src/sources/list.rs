@@ -10,9 +10,9 @@ use gapless_common::time::Timestamp;
 use serde::Deserialize;
 use serde_json::Value as Json;
 
-use super::parts::{Span, Template};
+use super::parts::{Span, Template, check_braces};
 use super::rows::{at_path, text};
-use super::url::{origin, resolve};
+use super::url::{check_origin, resolve};
 
 /// Pages of one listing.
 const PAGES_MAX: usize = 1_000;
@@ -103,7 +103,9 @@ impl ListSpec {
         if self.vars.contains_key("id") {
             return Err("`list.vars` names `id`, which `list.id` says already: leave it out".to_owned());
         }
-        origin(&self.url).map(drop).ok_or_else(|| "`list.url` is no URL: write https://HOST/PATH".to_owned())
+        check_braces("list.url", &self.url, &["page"])
+            .map_err(|why| format!("{why} as {PAGE}, or mend it"))?;
+        check_origin("list.url", &self.url)
     }
 
     fn entry(&self, json: &Json) -> Result<Entry, String> {

@@ -104,7 +104,9 @@ pub(super) fn check_braces(place: &str, text: &str, known: &[&str]) -> Result<()
     };
     let names = text.split('{').skip(1).filter_map(|rest| Some(rest.split_once('}')?.0));
     match names.filter(|name| is_name(name)).find(|name| !known.contains(name)) {
-        Some(name) => Err(format!("`{place}` has {{{name}}}, and nothing stands for it: write it")),
+        Some(name) => Err(format!(
+            "`{place}` has {{{name}}}, and nothing stands for it: write it (a brace itself is %7B)"
+        )),
         None => Ok(()),
     }
 }

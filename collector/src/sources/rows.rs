@@ -29,6 +29,8 @@ pub struct Parsed {
     pub doubled: usize,
     /// What else there may be that could not be read, and why; with the words for people.
     pub trouble: Option<String>,
+    /// Where values are looked for and no row has anything, not even null: it can be misspelt, or the source leaves out what it has not.
+    pub absent: Vec<String>,
 }
 
 /// A row as it is written.
@@ -84,7 +86,16 @@ impl AnswerSpec {
         let oldest = oldest.and_then(|text| self.read_time(&text, None).ok());
         let raws = all.iter().map(|row| self.raw(values, |path| at_path(row, path).and_then(text)));
         let (rows, doubled) = self.rows(raws.collect::<Result<_, _>>()?, from)?;
-        Ok(Parsed { rows, oldest, doubled, trouble: nowhere(all, values) })
+        Ok(Parsed { rows, oldest, doubled, absent: self.absent(all, values), trouble: None })
+    }
+
+    /// Those of the paths at which none of the rows has anything. A row that says what is wrong with its value has it nowhere.
+    fn absent(&self, rows: &[Json], paths: &[String]) -> Vec<String> {
+        let says_why = |row: &Json| self.status.as_ref().is_some_and(|path| at_path(row, path).is_some());
+        if rows.is_empty() || rows.iter().any(says_why) {
+            return Vec::new();
+        }
+        paths.iter().filter(|path| !rows.iter().any(|row| reaches(row, path))).cloned().collect()
     }
 
     /// Reads rows of JSON that came by themselves.
@@ -175,16 +186,11 @@ impl AnswerSpec {
     }
 }
 
-/// What to say where none of these rows has anything at any of the paths, not even null: what is not there can also be misspelt.
-fn nowhere(rows: &[Json], paths: &[String]) -> Option<String> {
-    let is_there = rows.iter().any(|row| paths.iter().any(|path| at_path(row, path).is_some()));
-    (!rows.is_empty() && !is_there).then(|| {
-        let paths = paths.iter().map(|path| format!("`{path}`")).collect::<Vec<_>>().join(", ");
-        format!(
-            "none of the {} rows of the answer has anything at {paths}, where values are looked for",
-            rows.len()
-        )
-    })
+/// Whether there is anything at a path, or null on the way.
+fn reaches(json: &Json, path: &str) -> bool {
+    let mut names = path.split('.').filter(|name| !name.is_empty());
+    let end = names.try_fold(json, |json, name| if json.is_null() { Some(json) } else { json.get(name) });
+    end.is_some()
 }
 
 /// What a number says: `invalid` are those by which a source says that it has none, and beyond `overflow_above` a value
@@ -223,14 +229,23 @@ mod tests {
     }
 
     #[test]
-    fn a_value_that_is_looked_for_where_none_ever_is_is_told() {
+    fn where_values_are_looked_for_and_never_are_is_noted() {
         let answer = Description::read(METER).unwrap().answer;
-        let body = r#"{"values": [{"timestamp": "2026-01-01 01:00", "value": null},
-            {"timestamp": "2026-01-01 01:30"}]}"#;
-        assert_eq!(read(&answer, body).unwrap().trouble, None, "there is none just now");
-        assert_eq!(read(&answer, r#"{"values": []}"#).unwrap().trouble, None);
-        let why = answer.parse(body, &["valeu".to_owned()], Timestamp(0)).unwrap().trouble.unwrap();
-        assert!(why.contains("none of the 2 rows") && why.contains("`valeu`"), "{why}");
+        let spoken = AnswerSpec { status: Some("status".to_owned()), ..answer.clone() };
+        let at = r#""timestamp": "2026-01-01 01:00""#;
+        let rows: [(&AnswerSpec, String, &[&str]); 6] = [
+            (&answer, format!(r#"{{{at}, "a": {{"b": 1}}}}"#), &["value"]),
+            (&answer, format!(r#"{{{at}, "value": null}}, {{{at}}}"#), &["a.b"]),
+            (&answer, format!(r#"{{{at}, "value": 1, "a": null}}"#), &[]),
+            (&answer, format!("{{{at}}}"), &["value", "a.b"]),
+            (&answer, String::new(), &[]),
+            (&spoken, format!(r#"{{{at}, "status": "missing"}}"#), &[]),
+        ];
+        for (answer, rows, expected) in rows {
+            let body = format!(r#"{{"values": [{rows}]}}"#);
+            let paths = ["value".to_owned(), "a.b".to_owned()];
+            assert_eq!(answer.parse(&body, &paths, Timestamp(0)).unwrap().absent, expected, "{body}");
+        }
     }
 
     #[test]

@@ -12,6 +12,11 @@ pub(super) fn origin(url: &str) -> Option<&str> {
     (end > 0).then(|| &url[..url.len() - rest.len() + end])
 }
 
+/// Refuses what is no URL that can be asked, at this place of a description.
+pub(super) fn check_origin(place: &str, url: &str) -> Result<(), String> {
+    origin(url).map(drop).ok_or_else(|| format!("`{place}` is no URL: write https://HOST/PATH"))
+}
+
 /// The page that a link of `from` names. What is sent along may be secret: it goes nowhere else.
 pub(super) fn resolve(from: &str, link: &str) -> Result<String, String> {
     let home = origin(from).unwrap_or_default();

@@ -15,6 +15,7 @@ use super::{Journal, Summary};
 
 mod epochs;
 mod forgone;
+mod nameless;
 mod torn_begin;
 mod unreadable;
 

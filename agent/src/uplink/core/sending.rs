@@ -70,16 +70,18 @@ impl Core {
         if !self.is_connected() || self.offered.is_some() || now_ms < self.read_retry_ms {
             return None;
         }
-        let (room, live_to) = if self.is_present() {
+        let (room, live_to, opening) = if self.is_present() {
             self.budget_at_ms = self.budget.more_at_ms(now_ms);
-            (self.room(self.budget.allows(now_ms)), self.live_to)
+            let allowed = self.budget.allows(now_ms);
+            let room = self.room(allowed);
+            // What comes after it means nothing without it: where the budget has nothing for a backlog, it is none.
+            let is_live = room.live && !allowed.backlog && !self.tries_other_end();
+            let opening = is_live.then(|| self.delivery.opening(self.live_from)).flatten();
+            (room, self.live_to, opening)
         } else {
             let probe = self.delivery.in_flight().0 == 0 && self.probe_at_ms <= now_ms;
-            (Room { live: probe, backlog: probe }, u64::MAX)
+            (Room { live: probe, backlog: probe }, u64::MAX, None)
         };
-        // What comes after it means nothing without it: where the budget has nothing for a backlog, this is none.
-        let has_opening = room.live && !room.backlog && self.settings.daily_budget.is_some();
-        let opening = has_opening.then(|| self.delivery.opening(self.live_from)).flatten();
         let live = || room.live.then(|| self.delivery.next_live(self.live_from, live_to)).flatten();
         let offer = opening.or_else(live).or_else(|| room.backlog.then(|| self.next_backlog()).flatten())?;
         self.offered = Some(offer);
@@ -107,9 +109,12 @@ impl Core {
         if planted::has(Bug::ForgetBacklog) {
             return None;
         }
-        // A frame that is never answered would hold up all others where one goes at a time: every second time the other
-        // end of the backlog is tried.
-        let other_end = self.ack_wait.failures() > 0 && self.ack_wait.failures().is_multiple_of(2);
-        self.delivery.next_backlog(self.live_from, self.settings.newest_first != other_end)
+        self.delivery.next_backlog(self.live_from, self.settings.newest_first != self.tries_other_end())
+    }
+
+    /// A frame that is never answered would hold up all others where one goes at a time: every second time another one is
+    /// tried.
+    fn tries_other_end(&self) -> bool {
+        self.ack_wait.failures() > 0 && self.ack_wait.failures().is_multiple_of(2)
     }
 }

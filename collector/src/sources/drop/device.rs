@@ -352,7 +352,7 @@ impl Fetch for DropDevice {
         });
         self.place.rest();
         let (trouble, _) = trouble?;
-        Ok(Parsed { rows: rows.into_values().collect(), oldest: None, doubled, trouble })
+        Ok(Parsed { rows: rows.into_values().collect(), doubled, trouble, ..Parsed::default() })
     }
 
     fn probe(&mut self) -> Result<Option<String>, Failure> {
