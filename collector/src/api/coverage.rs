@@ -108,7 +108,7 @@ pub(super) struct CoverageQuery {
     to: Option<String>,
 }
 
-/// What is known of every slot of a device in a range of time.
+/// What is known of every slot of a device in a range of time, from the first one that was due: what was before it is not told.
 #[utoipa::path(get, path = "/api/v1/coverage", tag = "gaps", params(CoverageQuery),
     responses((status = 200, body = Coverage), (status = 404, body = super::problem::ProblemBody)))]
 #[expect(clippy::cast_precision_loss, reason = "a ratio of counts, for people")]

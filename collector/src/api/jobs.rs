@@ -94,7 +94,7 @@ pub(super) struct EndedJob {
     ended_at: String,
     /// How long the work took.
     duration_ms: i64,
-    /// `done`, `no_data` (the source has nothing), `failed` or `expired` (no answer in time); the last two are tried again.
+    /// `done`, `no_data` (the source has nothing, or nothing new can be there yet), `failed` or `expired` (no answer in time); the last two are tried again.
     outcome: &'static str,
     /// Readings of the device that were stored meanwhile.
     readings: u64,
@@ -166,7 +166,9 @@ pub(super) async fn jobs(
     reply::json(&headers, &Jobs { jobs, history: ended.into_iter().map(EndedJob::from).collect(), next })
 }
 
-/// Has a device's source read now. However many ask at once, there is one job; the answer does not wait for it.
+/// Has a device's source read now, as far as there can be something new: of a remote API whose next period has not ended nothing
+/// is asked, and the job ends as `no_data`. However many ask while a job waits or is under way, there is that one; who asks after it
+/// has ended makes another one. The answer does not wait for it.
 #[utoipa::path(post, path = "/api/v1/devices/{site}/{device}/refresh", tag = "jobs",
     params(("site" = String, Path, description = "Site"), ("device" = String, Path, description = "Device")),
     responses((status = 200, body = Refresh), (status = 404, body = ProblemBody), (status = 409, body = ProblemBody),

@@ -39,12 +39,15 @@ pub(super) struct ReadingsQuery {
     /// `json` (default), `csv` or `ndjson`.
     format: Option<String>,
     /// Length of the periods to resample to, such as `10m` or `1h`; raw readings without it. Of the `count` values of a period
-    /// `lent` were measured by another device, which stands in: 0 where all are the device's own.
+    /// `lent` were measured by another device, which stands in: 0 where all are the device's own. `sum` is there of series whose
+    /// aggregation is `sum`.
     resample: Option<String>,
-    /// `complete`: each slot of the devices' schedules up to now that has no reading is a row, too, at the instant at which
+    /// `complete`: each slot of the devices' schedules from the first one that was due up to now that has no reading is a row, too, at the instant at which
     /// it was due, with value and quality null, and `state`: `received` (of a reading), `lent` (of one that another device measured), `pending` (it may be on its way,
     /// or its source will be or is being asked), `no_data` (its source was asked and has nothing), `missing` (nobody can
-    /// be asked for it) or `unknown` (its agent has not been heard from); `cause` and, once it is proven, `gap` say why.
+    /// be asked for it) or `unknown` (its agent has not been heard from). What was before the first slot that was due, a history that
+    /// was collected from before the device was announced, is readings only: nothing says what was due between them.
+    /// `cause` and, once it is proven, `gap` say why.
     /// With `resample` each period in which a slot was due is a row: one without a value has a `count` of 0, all numbers null, and
     /// the `state`, `cause` and `gap` of its slots (of several that which may still come; `received`, and a `quality`, where all
     /// readings came without a value); one with values is `received`, or `partial` where slots of it have no reading.

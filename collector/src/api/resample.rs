@@ -1,4 +1,4 @@
-//! Resampling one series into periods: mean, minimum, maximum, count and coverage, as its aggregation allows.
+//! Resampling one series into periods: mean, sum, minimum, maximum, count and coverage, as its aggregation allows.
 //!
 //! Pure: readings in, in order of time; finished periods out. Angles are averaged as vectors, counters give
 //! their rise instead of a mean, and a period without a value has a count of 0 and no numbers.
@@ -19,6 +19,8 @@ pub(super) struct Period {
     pub(super) maximum: Option<f64>,
     /// For counters: the rise within the period since the reading before it, a reset counted from zero.
     pub(super) rise: Option<f64>,
+    /// For what is a sum over its period, such as the energy of a quarter of an hour: the sum of the values.
+    pub(super) sum: Option<f64>,
     /// Number of values.
     pub(super) count: u64,
     /// How many of them another device measured.
@@ -150,6 +152,7 @@ impl Resampler {
             minimum: extreme(sums.least),
             maximum: extreme(sums.greatest),
             rise: (counter && !is_empty).then_some(sums.rise),
+            sum: (self.aggregation == Aggregation::Sum && !is_empty).then_some(sums.sum),
             count: sums.count,
             lent: sums.lent,
             coverage: self.slots_due(from).filter(|&due| due > 0).map(|due| (count / due as f64).min(1.0)),
@@ -189,6 +192,17 @@ mod tests {
         assert_eq!((first.from, first.mean, first.count), (Timestamp(0), Some(3.0), 3));
         assert_eq!((first.minimum, first.maximum, first.coverage), (Some(1.0), Some(6.0), Some(0.75)));
         assert_eq!((periods[1].from, periods[1].coverage), (Timestamp(180_000), Some(0.25)));
+    }
+
+    #[test]
+    fn only_what_is_a_sum_is_summed() {
+        let sum = |aggregation| run(aggregation, &[(0, 0.25), (15_000, 0.5), (30_000, 1.25)])[0].sum;
+        assert_eq!(sum(Aggregation::Sum), Some(2.0));
+        for other in
+            [Aggregation::Instant, Aggregation::Mean, Aggregation::Counter, Aggregation::CircularMean]
+        {
+            assert_eq!(sum(other), None, "{other:?}");
+        }
     }
 
     #[test]

@@ -79,11 +79,13 @@ impl TableWriter {
                 out.push_str("series,revision,unit,at,value,quality,state,cause,gap\r\n");
             }
             (Format::Csv, Shape::Periods) => {
-                out.push_str("series,revision,unit,from,mean,minimum,maximum,rise,count,coverage,lent\r\n");
+                out.push_str(
+                    "series,revision,unit,from,mean,minimum,maximum,rise,count,coverage,lent,sum\r\n",
+                );
             }
             (Format::Csv, Shape::CompletePeriods) => {
                 out.push_str("series,revision,unit,from,mean,minimum,maximum,rise,count,coverage,");
-                out.push_str("quality,state,cause,gap,lent\r\n");
+                out.push_str("quality,state,cause,gap,lent,sum\r\n");
             }
             (Format::Json, _) => out.push_str("{\"items\":["),
             (Format::Ndjson, _) => {}
@@ -173,13 +175,14 @@ fn json_row(series: &SeriesRow, row: &Row<'_>) -> serde_json::Value {
         Row::Period(period) => json!({
             "series": path, "revision": revision, "unit": unit, "from": period.from.to_string(),
             "mean": period.mean, "minimum": period.minimum, "maximum": period.maximum, "rise": period.rise,
-            "count": period.count, "coverage": period.coverage, "lent": period.lent,
+            "count": period.count, "coverage": period.coverage, "lent": period.lent, "sum": period.sum,
         }),
         Row::Marked(Marked { period, standing, quality, cause, gap }) => json!({
             "series": path, "revision": revision, "unit": unit, "from": period.from.to_string(),
             "mean": period.mean, "minimum": period.minimum, "maximum": period.maximum, "rise": period.rise,
             "count": period.count, "coverage": period.coverage, "quality": quality.map(Quality::label),
             "state": standing_word(*standing), "cause": cause.map(Cause::slug), "gap": gap, "lent": period.lent,
+            "sum": period.sum,
         }),
     }
 }
@@ -244,7 +247,8 @@ fn csv_row(out: &mut String, series: &SeriesRow, row: &Row<'_>) {
         }
         Row::Period(period) => {
             csv_period(out, series, period);
-            let _ = write!(out, ",{}", period.lent);
+            let _ = write!(out, ",{},", period.lent);
+            csv_number(out, period.sum);
         }
         Row::Marked(Marked { period, standing, quality, cause, gap }) => {
             csv_period(out, series, period);
@@ -253,7 +257,8 @@ fn csv_row(out: &mut String, series: &SeriesRow, row: &Row<'_>) {
             if let Some(gap) = gap {
                 let _ = write!(out, "{gap}");
             }
-            let _ = write!(out, ",{}", period.lent);
+            let _ = write!(out, ",{},", period.lent);
+            csv_number(out, period.sum);
         }
     }
     out.push_str("\r\n");

@@ -96,12 +96,12 @@ fn periods_without_a_value_are_rows_without_one() {
     assert_eq!((&lines[5]["complete"], &lines[5]["count"]), (&json!(true), &json!(5)));
     let table = api.served.get(&format!("{url}&format=csv")).body;
     let expected = format!(
-        "series,revision,unit,from,mean,minimum,maximum,rise,count,coverage,quality,state,cause,gap,lent\r\n\
-        farm/a/u,1,V,2026-01-01T00:00:00Z,2,1.5,2.5,,2,0.5,,partial,unexplained,{gap},0\r\n\
-        farm/a/u,1,V,2026-01-01T00:01:00Z,,,,,0,0,,unknown,unreachable,,0\r\n\
-        farm/a/u,1,V,2026-01-01T00:02:00Z,,,,,0,0,bad_no_answer,received,,,0\r\n\
-        farm/a/u,1,V,2026-01-01T00:03:00Z,4.5,4.5,4.5,,1,0.25,,partial,unreachable,,0\r\n\
-        farm/a/u,1,V,2026-01-01T00:04:00Z,,,,,0,0,,unknown,unreachable,,0\r\n"
+        "series,revision,unit,from,mean,minimum,maximum,rise,count,coverage,quality,state,cause,gap,lent,sum\r\n\
+        farm/a/u,1,V,2026-01-01T00:00:00Z,2,1.5,2.5,,2,0.5,,partial,unexplained,{gap},0,\r\n\
+        farm/a/u,1,V,2026-01-01T00:01:00Z,,,,,0,0,,unknown,unreachable,,0,\r\n\
+        farm/a/u,1,V,2026-01-01T00:02:00Z,,,,,0,0,bad_no_answer,received,,,0,\r\n\
+        farm/a/u,1,V,2026-01-01T00:03:00Z,4.5,4.5,4.5,,1,0.25,,partial,unreachable,,0,\r\n\
+        farm/a/u,1,V,2026-01-01T00:04:00Z,,,,,0,0,,unknown,unreachable,,0,\r\n"
     );
     assert_eq!(table, expected);
     let rises = api.served.items(&url.replace("farm/a/u", "farm/a/energy"));

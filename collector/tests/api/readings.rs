@@ -98,7 +98,7 @@ fn what_is_lent_says_so_in_every_format() {
         let minute = &api.served.items(&url)[0];
         assert_eq!((&minute["count"], &minute["lent"]), (&json!(3), &json!(2)), "{grid}");
         let csv = api.served.get(&format!("{url}&format=csv")).body;
-        assert!(csv.lines().nth(1).unwrap().ends_with(",2"), "{csv}");
+        assert!(csv.lines().nth(1).unwrap().ends_with(",2,"), "{csv}");
     }
     let (lines, _) = changes(&api, 0, "");
     assert_eq!(lines.len(), 6);
@@ -202,9 +202,9 @@ fn resampling_follows_the_aggregation() {
     let later = api.served.items(&format!("/api/v1/readings?series=farm/a/energy&resample=1m&{later}"));
     assert_eq!(later, counts[1..]);
     let table = api.served.get(&format!("/api/v1/readings?series=farm/a/u&resample=1m&format=csv&{DAY}"));
-    let expected = "series,revision,unit,from,mean,minimum,maximum,rise,count,coverage,lent\r\n\
-        farm/a/u,1,V,2026-01-01T00:00:00Z,3,1,6,,3,0.75,0\r\n\
-        farm/a/u,1,V,2026-01-01T00:01:00Z,5,5,5,,1,0.25,0\r\n";
+    let expected = "series,revision,unit,from,mean,minimum,maximum,rise,count,coverage,lent,sum\r\n\
+        farm/a/u,1,V,2026-01-01T00:00:00Z,3,1,6,,3,0.75,0,\r\n\
+        farm/a/u,1,V,2026-01-01T00:01:00Z,5,5,5,,1,0.25,0,\r\n";
     assert_eq!(table.body, expected);
 }
 
