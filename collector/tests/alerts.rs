@@ -504,6 +504,40 @@ fn gaps_are_told_by_their_size_while_they_are_news_and_are_not_over_before_they_
     assert_eq!(world.told(), [("gap", true)], "{:?}", world.committer.store().gaps(&Default::default()));
 }
 
+/// What is told of a device's gaps is the largest that is neither filled nor given up.
+#[test]
+fn an_alert_of_a_gap_tells_the_largest_that_is_left_and_ends_with_the_last() {
+    let mut world = World::new(1, off(&[Kind::Stale]));
+    world.make_gap(20);
+    world.pass(MINUTE_S);
+    let give_up = |world: &World, slots: i64| {
+        let sql = "UPDATE gaps SET state = 5, next_at = NULL WHERE last_slot - first_slot + 1 = ?1";
+        assert_eq!(world.committer.connection().execute(sql, [slots]).unwrap(), 1);
+    };
+    world.now = world.now.plus_ms(8 * DAY_S * 1_000);
+    world.live(1, |_| Ok(1.0));
+    world.make_gap(57);
+    let largest = |world: &World| {
+        let sql = "SELECT max(last_slot - first_slot + 1) FROM gaps WHERE state NOT IN (2, 5)";
+        world.committer.connection().query_row(sql, [], |r| r.get::<_, i64>(0)).unwrap()
+    };
+    give_up(&world, 20);
+    world.pass(2 * MINUTE_S);
+    let slots = largest(&world);
+    assert_eq!((world.told(), slots >= 57), (vec![("gap", false)], true), "{slots}");
+    assert_eq!(world.alerts()[0].detail, format!("a gap of {slots} slots"));
+    give_up(&world, slots);
+    world.now = world.now.plus_ms(8 * DAY_S * 1_000);
+    world.pass(2 * MINUTE_S);
+    assert_eq!(
+        (world.told(), world.alerts()[0].detail.as_str()),
+        (vec![("gap", false)], "a gap of 57 slots")
+    );
+    give_up(&world, 57);
+    world.pass(2 * MINUTE_S);
+    assert_eq!(world.told(), [("gap", true)], "{:?}", world.alerts());
+}
+
 #[test]
 fn a_gap_that_nobody_was_told_of_while_it_was_news_is_not_told_of_later() {
     let mut world = World::new(1, off(&Kind::ALL));
@@ -821,7 +855,7 @@ fn an_alert_is_acknowledged_once_and_that_is_nobodys_news() {
     world.pass(5 * MINUTE_S);
     assert_eq!((world.ops().accepted, world.message()), (1, None));
     world.live(2, |_| Ok(1.0));
-    assert_eq!(world.committer.act(&by("late"), world.now), Err(Refused::NoAlert(1)));
+    assert_eq!(world.committer.act(&by("late"), world.now), Err(Refused::AlertOver(1)));
     assert_eq!(world.committer.store().alert_events(1).unwrap().len(), 3);
 }
 

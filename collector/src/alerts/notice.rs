@@ -124,7 +124,10 @@ impl Notice {
         match (raised, over) {
             (0, _) => format!("{over} alerts are over {at}"),
             (_, 0) => format!("{raised} alerts {at}: {}", kinds.join(", ")),
-            _ => format!("{raised} alerts {at}: {}; {over} are over", kinds.join(", ")),
+            _ => {
+                let (s, are) = (if raised == 1 { "" } else { "s" }, if over == 1 { "is" } else { "are" });
+                format!("{raised} alert{s} {at}: {}; {over} {are} over", kinds.join(", "))
+            }
         }
     }
 
@@ -151,7 +154,8 @@ impl Notice {
         };
         let mut lines: Vec<String> = by_count.iter().take(SITES_NAMED_MAX).map(line).collect();
         if by_count.len() > SITES_NAMED_MAX {
-            lines.push(format!("and {} more sites", by_count.len() - SITES_NAMED_MAX));
+            let more = by_count.len() - SITES_NAMED_MAX;
+            lines.push(format!("and {more} more site{}", if more == 1 { "" } else { "s" }));
         }
         lines
     }
@@ -235,7 +239,9 @@ mod tests {
         let over = Told { resolved_at: Some(Timestamp(9_000)), is_new: false, ..told(2, "farm", "gw") };
         let agent = Told { who: Who::Agent("gw".to_owned()), kind: Kind::Silent, ..told(3, "park", "") };
         let some = notice(vec![told(1, "farm", "mast"), over, agent]);
-        assert_eq!(some.summary(), "2 alerts at 2 sites: 1 silent, 1 stale; 1 are over");
+        assert_eq!(some.summary(), "2 alerts at 2 sites: 1 silent, 1 stale; 1 is over");
+        let two = notice(some.told[1..].to_vec());
+        assert_eq!(two.summary(), "1 alert at 2 sites: 1 silent; 1 is over");
         assert_eq!(
             some.lines(),
             [

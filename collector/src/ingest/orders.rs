@@ -102,9 +102,12 @@ pub enum Refused {
     /// No site has that name.
     #[error("there is no site {0}")]
     NoSite(SiteId),
-    /// No alert has that number, or it is over.
-    #[error("there is no alert {0} that is not over")]
+    /// No alert has that number.
+    #[error("there is no alert {0}")]
     NoAlert(i64),
+    /// It is over.
+    #[error("alert {0} is over already")]
+    AlertOver(i64),
     /// No frame that could not be used has that number.
     #[error("there is no parked frame {0}")]
     NoFrame(i64),
@@ -196,9 +199,11 @@ impl Orders {
         match tokio::time::timeout(ANSWER_WITHIN, handed_in).await.map_err(|_| Problem::Busy)?? {
             Ok(Ok(answer)) => Ok(answer),
             Ok(Err(Refused::NoGap(gap))) => Err(Problem::not_found("gap that is not filled", gap)),
-            Ok(Err(Refused::NoAlert(alert))) => Err(Problem::not_found("alert that is not over", alert)),
+            Ok(Err(Refused::NoAlert(alert))) => Err(Problem::not_found("alert", alert)),
             Ok(Err(Refused::NoFrame(frame))) => Err(Problem::not_found("parked frame", frame)),
-            Ok(Err(refused @ Refused::NotNow(_))) => Err(Problem::Conflict(refused.to_string())),
+            Ok(Err(refused @ (Refused::NotNow(_) | Refused::AlertOver(_)))) => {
+                Err(Problem::Conflict(refused.to_string()))
+            }
             Ok(Err(Refused::NoSite(site))) => Err(Problem::not_found("site", site)),
             Ok(Err(Refused::Database)) | Err(_) => Err(Problem::Busy),
         }

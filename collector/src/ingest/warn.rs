@@ -33,6 +33,8 @@ pub(super) struct Found {
 enum Changed {
     Raised(String),
     Resolved(i64),
+    /// It is open, and about something else by now.
+    Reworded(i64, String),
 }
 
 impl Found {
@@ -53,13 +55,37 @@ impl Found {
     ) {
         for (kind, stand) in stands {
             let open = open.get(&kind);
+            // The largest gap is told. The other kinds are told with an age, as it was when they were raised.
+            let reworded = match (&stand, open) {
+                (Stand::Beyond(words), Some(id)) if kind == Kind::Gap => {
+                    Some(Changed::Reworded(*id, words.clone()))
+                }
+                _ => None,
+            };
             let changed = match (step(open.is_some(), stand), open) {
                 (Some(Change::Raise(words)), _) => Changed::Raised(words),
                 (Some(Change::Resolve), Some(id)) => Changed::Resolved(*id),
-                _ => continue,
+                _ => match reworded {
+                    Some(reworded) => reworded,
+                    None => continue,
+                },
             };
             self.changes.push((site, subject, kind, changed));
         }
+    }
+
+    /// Leaves out the words that alerts have already.
+    fn without_known_words(&mut self, connection: &Connection) -> rusqlite::Result<()> {
+        for change in std::mem::take(&mut self.changes) {
+            let is_known = match &change.3 {
+                Changed::Reworded(alert, words) => alerts::words(connection, *alert)? == *words,
+                Changed::Raised(_) | Changed::Resolved(_) => false,
+            };
+            if !is_known {
+                self.changes.push(change);
+            }
+        }
+        Ok(())
     }
 
     fn device(&mut self, no: i64, mut known: Known<DeviceFacts>, measure: Measure<'_>) {
@@ -111,6 +137,7 @@ pub(super) fn sweep(
     let stands = judge::collector(measure.unheard_since, &limits, measure.now);
     let open = alerts::open_of(connection, Subjected::Collector)?;
     found.change((None, Subjected::Collector), &open, stands);
+    found.without_known_words(connection)?;
     let gathered = receivers::gathered(connection)?.into_iter();
     found.closed = gathered.filter(|g| digest::is_closed(g.first, g.last, measure.now)).collect();
     Ok(found)
@@ -131,6 +158,7 @@ impl Apply<'_, '_> {
             match changed {
                 Changed::Raised(words) => alerts::raise(connection, (*site, *subject), *kind, words, now)?,
                 Changed::Resolved(alert) => alerts::resolve(connection, *alert, now)?,
+                Changed::Reworded(alert, words) => alerts::reword(connection, *alert, words)?,
             }
         }
         found.closed.iter().try_for_each(|gathered| receivers::close(connection, gathered, now))
@@ -142,6 +170,7 @@ impl Apply<'_, '_> {
         Ok(match act {
             Act::Acknowledge { alert, actor } => match alerts::acknowledge(connection, *alert, actor, now)? {
                 true => Ok(()),
+                false if alerts::is_known(connection, *alert)? => Err(Refused::AlertOver(*alert)),
                 false => Err(Refused::NoAlert(*alert)),
             },
             Act::Resume { device, actor } => match alerts::stopped(connection, device.0)? {

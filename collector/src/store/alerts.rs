@@ -340,6 +340,22 @@ pub(crate) fn raise(
     tell(connection, id, RAISED, "collector", now)
 }
 
+/// The words of an alert.
+pub(crate) fn words(connection: &Connection, alert: i64) -> rusqlite::Result<String> {
+    connection.prepare_cached("SELECT detail FROM alerts WHERE id = ?1")?.query_row([alert], |r| r.get(0))
+}
+
+/// An alert that is open has other words now. Nobody is told anew.
+pub(crate) fn reword(connection: &Connection, alert: i64, words: &str) -> rusqlite::Result<()> {
+    let sql = "UPDATE alerts SET detail = ?2 WHERE id = ?1";
+    connection.prepare_cached(sql)?.execute(params![alert, words]).map(drop)
+}
+
+/// Whether there is an alert of that number, over or not.
+pub(crate) fn is_known(connection: &Connection, alert: i64) -> rusqlite::Result<bool> {
+    connection.prepare_cached("SELECT 1 FROM alerts WHERE id = ?1")?.exists([alert])
+}
+
 /// Resolves an alert.
 pub(crate) fn resolve(connection: &Connection, alert: i64, now: Timestamp) -> rusqlite::Result<()> {
     connection

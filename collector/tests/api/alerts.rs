@@ -60,7 +60,7 @@ fn an_alert_is_acknowledged_by_whoever_has_a_token() {
     let answer = api.served.post("/api/v1/alerts/1/acknowledge");
     assert_eq!(answer.status, 200, "{}", answer.body);
     assert!(answer.body.contains("\"acknowledged_by\":\"token test\""), "{}", answer.body);
-    for (path, status) in [("3", 404), ("99", 404), ("x", 404)] {
+    for (path, status) in [("3", 409), ("99", 404), ("x", 404)] {
         assert_eq!(api.served.post(&format!("/api/v1/alerts/{path}/acknowledge")).status, status, "{path}");
     }
     let base = &api.served.base;
@@ -130,7 +130,7 @@ fn who_is_told_and_what_stands_in_the_way_is_said() {
     }
     assert!(api.served.get("/").body.contains("not asked"));
     let refused = api.served.post("/alerts/3/acknowledge?state=all");
-    assert_eq!((refused.status, refused.body.contains("role=\"alert\"")), (404, true), "{}", refused.body);
+    assert_eq!((refused.status, refused.body.contains("role=\"alert\"")), (409, true), "{}", refused.body);
     let base = &api.served.base;
     assert_eq!(get(&format!("{base}/alerts"), &[]).header("location"), "/login");
 }
