@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
 use super::auth::Asker;
-use super::fleet::{Device, find_device};
+use super::fleet::{Device, find_device, is_there};
 use super::params::{self, Params};
 use super::problem::ProblemBody;
 use super::reply::{self, Page};
@@ -36,7 +36,7 @@ pub(super) struct Alert {
     /// The agent, where it is about one.
     #[serde(skip_serializing_if = "Option::is_none")]
     agent: Option<String>,
-    /// In words, as of when it was raised.
+    /// In words, as of when it was raised; of a gap as things are.
     detail: String,
     /// When it was raised (RFC 3339).
     raised_at: String,
@@ -136,13 +136,14 @@ impl AlertsQuery {
 
 /// Alerts: what people are told, and whether somebody has seen it.
 #[utoipa::path(get, path = "/api/v1/alerts", tag = "alerts", params(AlertsQuery),
-    responses((status = 200, body = Page<Alert>)))]
+    responses((status = 200, body = Page<Alert>), (status = 404, body = ProblemBody)))]
 pub(super) async fn alerts(
     State(state): State<ApiState>,
     headers: HeaderMap,
     Params(query): Params<AlertsQuery>,
 ) -> Result<Response, Problem> {
     let filter = query.filter()?;
+    is_there(&state, filter.site.as_ref(), filter.device.as_ref()).await?;
     let limit = filter.limit;
     let rows = state.ask(move |store| store.alerts(&filter)).await?;
     reply::json(&headers, &Page::of(rows.into_iter().map(Alert::from).collect(), limit, |alert| alert.id))
@@ -198,7 +199,8 @@ pub(super) async fn alert(
 /// Says that somebody has seen an alert. It is over by itself, and not before.
 #[utoipa::path(post, path = "/api/v1/alerts/{id}/acknowledge", tag = "alerts",
     params(("id" = i64, Path, description = "Its number")),
-    responses((status = 200, body = AlertHistory), (status = 404, body = ProblemBody), (status = 503, body = ProblemBody)))]
+    responses((status = 200, body = AlertHistory), (status = 404, body = ProblemBody),
+        (status = 409, body = ProblemBody, description = "It is over already"), (status = 503, body = ProblemBody)))]
 pub(super) async fn acknowledge(
     State(state): State<ApiState>,
     Extension(Asker(name)): Extension<Asker>,

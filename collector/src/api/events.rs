@@ -22,7 +22,7 @@ use utoipa::{IntoParams, ToSchema};
 
 use super::alerts::Alert;
 use super::auth::Pass;
-use super::fleet::{FreshnessState, json_value};
+use super::fleet::{FreshnessState, is_there, json_value};
 use super::jobs::EndedJob;
 use super::params::{self, Params};
 use super::problem::ProblemBody;
@@ -113,7 +113,7 @@ impl EventsQuery {
         ("Last-Event-ID" = Option<String>, Header, description = "`id` of the last event that came")),
     responses((status = 200, content_type = "text/event-stream", body = EventData, description = "Events, and every 15 \
         seconds a comment with the `id` of how far everything is told"),
-        (status = 400, body = ProblemBody), (status = 503, body = ProblemBody, description = "Too many streams")))]
+        (status = 400, body = ProblemBody), (status = 404, body = ProblemBody), (status = 503, body = ProblemBody, description = "Too many streams")))]
 pub(super) async fn events(
     State(state): State<ApiState>,
     Extension(hub): Extension<Hub>,
@@ -122,6 +122,7 @@ pub(super) async fn events(
     Params(query): Params<EventsQuery>,
 ) -> Result<Response, Problem> {
     let (wanted, last) = (query.wanted()?, last_event_id(&headers)?);
+    is_there(&state, wanted.tables.site.as_ref(), wanted.tables.device.as_ref()).await?;
     let place = hub.stream()?;
     let (head, end) = state.ask(|store| Ok((store.head()?, store.news_end()?))).await?;
     let (sender, queue) = mpsc::channel(EVENTS_QUEUED);

@@ -18,8 +18,8 @@ use super::reply::{self, Page};
 use super::{ApiState, Problem};
 use crate::freshness::{State as Staleness, Verdict};
 use crate::obstacle::Obstacle;
-use crate::store::AHEAD_MAX_MS;
 use crate::store::model::{AgentRow, DeviceRow, Link, SeriesRow, SiteRow, StopReason, Stopped};
+use crate::store::{AHEAD_MAX_MS, ReadStore};
 
 /// How old a device's data is, beside how old it may be.
 #[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
@@ -142,7 +142,7 @@ pub(super) struct Agent {
     last_heard_at: Option<String>,
     /// Milliseconds between its frames, 0 where each poll is sent at once.
     flush_ms: u32,
-    /// Whether what it polls is durable on the gateway.
+    /// Whether what it polls is durable on the gateway, as it said last.
     durable: Option<bool>,
     /// Whether its clock is set.
     clock_set: Option<bool>,
@@ -384,25 +384,29 @@ pub(super) async fn sites(State(state): State<ApiState>, headers: HeaderMap) -> 
 }
 
 /// Every agent, with what came of its frames.
-#[utoipa::path(get, path = "/api/v1/agents", tag = "fleet", params(Where), responses((status = 200, body = Page<Agent>)))]
+#[utoipa::path(get, path = "/api/v1/agents", tag = "fleet", params(Where),
+    responses((status = 200, body = Page<Agent>), (status = 404, body = super::problem::ProblemBody)))]
 pub(super) async fn agents(
     State(state): State<ApiState>,
     headers: HeaderMap,
     Params(filter): Params<Where>,
 ) -> Result<Response, Problem> {
-    let (site, _) = filter.parse()?;
+    let (site, device) = filter.parse()?;
+    is_there(&state, site.as_ref(), device.as_ref()).await?;
     let rows = state.ask(move |store| store.agents(site.as_ref())).await?;
     reply::json(&headers, &Page::whole(rows.into_iter().map(Agent::from).collect()))
 }
 
 /// Every device, with its freshness.
-#[utoipa::path(get, path = "/api/v1/devices", tag = "fleet", params(Where), responses((status = 200, body = Page<Device>)))]
+#[utoipa::path(get, path = "/api/v1/devices", tag = "fleet", params(Where),
+    responses((status = 200, body = Page<Device>), (status = 404, body = super::problem::ProblemBody)))]
 pub(super) async fn devices(
     State(state): State<ApiState>,
     headers: HeaderMap,
     Params(filter): Params<Where>,
 ) -> Result<Response, Problem> {
     let (site, device) = filter.parse()?;
+    is_there(&state, site.as_ref(), device.as_ref()).await?;
     let now = (state.now)();
     let rows = state.ask(move |store| store.devices(site.as_ref(), now)).await?;
     let wanted = rows.into_iter().filter(|row| device.as_ref().is_none_or(|d| *d == row.device));
@@ -441,14 +445,44 @@ pub(crate) async fn find_device(
     rows.into_iter().find(|row| row.device == device).ok_or_else(|| Problem::not_found("device", name))
 }
 
+/// That there is a site of that name, and a device of that name there, where any is asked for: an empty list would say of a
+/// mistyped name that all is well.
+pub(crate) async fn is_there(
+    state: &ApiState,
+    site: Option<&SiteId>,
+    device: Option<&DeviceId>,
+) -> Result<(), Problem> {
+    let now = (state.now)();
+    if let Some(site) = site {
+        let name = site.clone();
+        let known = state.ask(move |store| Ok(store.lease(&name, now)?.is_some())).await?;
+        if !known {
+            return Err(Problem::not_found("site", site));
+        }
+    }
+    if let Some(device) = device {
+        let (place, name) = (site.cloned(), device.clone());
+        let is_known = move |store: &dyn ReadStore| {
+            Ok(store.devices(place.as_ref(), now)?.iter().any(|row| row.device == name))
+        };
+        if !state.ask(is_known).await? {
+            let name = site.map_or_else(|| device.to_string(), |site| format!("{site}/{device}"));
+            return Err(Problem::not_found("device", name));
+        }
+    }
+    Ok(())
+}
+
 /// Every series, all revisions.
-#[utoipa::path(get, path = "/api/v1/series", tag = "fleet", params(Where), responses((status = 200, body = Page<Series>)))]
+#[utoipa::path(get, path = "/api/v1/series", tag = "fleet", params(Where),
+    responses((status = 200, body = Page<Series>), (status = 404, body = super::problem::ProblemBody)))]
 pub(super) async fn series(
     State(state): State<ApiState>,
     headers: HeaderMap,
     Params(filter): Params<Where>,
 ) -> Result<Response, Problem> {
     let (site, device) = filter.parse()?;
+    is_there(&state, site.as_ref(), device.as_ref()).await?;
     let rows = state.ask(move |store| store.series(site.as_ref(), device.as_ref())).await?;
     reply::json(&headers, &Page::whole(rows.into_iter().map(Series::from).collect()))
 }

@@ -6,18 +6,20 @@ use axum::http::HeaderMap;
 use axum::response::Response;
 use gapless_common::id::Commit;
 use gapless_common::quality::Cause;
+use gapless_common::time::Timestamp;
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
 use super::auth::Asker;
 use super::coverage::Reason;
+use super::fleet::is_there;
 use super::params::{self, Params};
 use super::problem::ProblemBody;
 use super::reply::{self, Page};
 use super::{ApiState, Problem};
 use crate::gaps::life::Phase;
 use crate::ingest::{Order, Wish};
-use crate::store::model::{GapChoice, GapEventRow, GapFilter, GapRow, GapState};
+use crate::store::model::{Awaited, GapChoice, GapEventRow, GapFilter, GapRow, GapState};
 
 /// A run of slots proven to be missing.
 #[derive(Debug, Serialize, ToSchema)]
@@ -54,6 +56,10 @@ pub(super) struct Gap {
     /// Who can be asked for it: `device`, where that has a memory of its own and is polled; absent where nobody can, which is seen when
     /// it next falls due, as long as that is so, and where it was given up for that reason.
     source: Option<String>,
+    /// Where `next_try_at` is over, what it waits for: `agent` (its agent is away), `reach` (its source cannot reach its device),
+    /// `turn` (its device is being asked for something else), `newer` (nothing newer of its device has come: until it answers
+    /// again, what is missing may come the usual way, and a request would fare no better). Absent where nothing is waited for.
+    waits_for: Option<&'static str>,
     /// The commit that changed it last.
     changed: u64,
 }
@@ -72,9 +78,20 @@ pub(crate) fn gap_state(state: GapState) -> &'static str {
     STATES.iter().find(|(_, known)| *known == state).map_or("open", |(word, _)| word)
 }
 
-impl From<GapRow> for Gap {
-    fn from(row: GapRow) -> Self {
+const fn awaited_word(awaited: Awaited) -> &'static str {
+    match awaited {
+        Awaited::Agent => "agent",
+        Awaited::Reach => "reach",
+        Awaited::Turn => "turn",
+        Awaited::Newer => "newer",
+    }
+}
+
+impl Gap {
+    fn new(row: GapRow, now: Timestamp) -> Self {
+        let is_due = row.next_try_at.is_some_and(|at| at <= now);
         Self {
+            waits_for: row.waits_for.filter(|_| is_due).map(awaited_word),
             id: row.id,
             site: row.site.to_string(),
             device: row.device.to_string(),
@@ -146,16 +163,22 @@ impl GapsQuery {
 }
 
 /// Gaps: slots proven to be missing, with their cause and state.
-#[utoipa::path(get, path = "/api/v1/gaps", tag = "gaps", params(GapsQuery), responses((status = 200, body = Page<Gap>)))]
+#[utoipa::path(get, path = "/api/v1/gaps", tag = "gaps", params(GapsQuery),
+    responses((status = 200, body = Page<Gap>), (status = 404, body = ProblemBody)))]
 pub(super) async fn gaps(
     State(state): State<ApiState>,
     headers: HeaderMap,
     Params(query): Params<GapsQuery>,
 ) -> Result<Response, Problem> {
     let filter = query.filter()?;
+    is_there(&state, filter.site.as_ref(), filter.device.as_ref()).await?;
     let limit = filter.limit;
+    let now = (state.now)();
     let rows = state.ask(move |store| store.gaps(&filter)).await?;
-    reply::json(&headers, &Page::of(rows.into_iter().map(Gap::from).collect(), limit, |gap| gap.id))
+    reply::json(
+        &headers,
+        &Page::of(rows.into_iter().map(|row| Gap::new(row, now)).collect(), limit, |gap| gap.id),
+    )
 }
 
 /// A line of a gap's history.
@@ -213,7 +236,8 @@ fn number(text: &str) -> Result<i64, Problem> {
 async fn look(state: &ApiState, id: i64) -> Result<GapHistory, Problem> {
     let found = state.ask(move |store| Ok(store.gap(id)?.zip(Some(store.gap_events(id)?)))).await?;
     let (gap, events) = found.ok_or_else(|| Problem::not_found("gap", id))?;
-    Ok(GapHistory { gap: gap.into(), history: events.into_iter().map(GapEvent::from).collect() })
+    let gap = Gap::new(gap, (state.now)());
+    Ok(GapHistory { gap, history: events.into_iter().map(GapEvent::from).collect() })
 }
 
 /// One gap with its history.
@@ -233,7 +257,8 @@ async fn act(state: &ApiState, headers: &HeaderMap, order: Order) -> Result<Resp
     reply::json(headers, &look(state, id).await?)
 }
 
-/// Asks for a gap now that waits for its next attempt.
+/// Asks for a gap now that waits for its next attempt; where its source cannot be asked now, `waits_for` says what has to come
+/// first, and it is asked then.
 #[utoipa::path(post, path = "/api/v1/gaps/{id}/retry", tag = "gaps",
     params(("id" = i64, Path, description = "Its number")),
     responses((status = 200, body = GapHistory), (status = 404, body = ProblemBody), (status = 409, body = ProblemBody),

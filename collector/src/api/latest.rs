@@ -48,7 +48,8 @@ pub(super) struct LatestQuery {
 }
 
 /// The latest reading of each series, of whichever revision.
-#[utoipa::path(get, path = "/api/v1/latest", tag = "readings", params(LatestQuery), responses((status = 200, body = Page<Latest>)))]
+#[utoipa::path(get, path = "/api/v1/latest", tag = "readings", params(LatestQuery),
+    responses((status = 200, body = Page<Latest>), (status = 404, body = super::problem::ProblemBody)))]
 pub(super) async fn latest(
     State(state): State<ApiState>,
     headers: HeaderMap,
@@ -56,9 +57,15 @@ pub(super) async fn latest(
 ) -> Result<Response, Problem> {
     let selector = query.series.as_deref().map(SeriesSelector::parse).transpose()?;
     let now = (state.now)();
-    let rows = state
-        .ask(move |store| latest_rows(store, now, |row| selector.as_ref().is_none_or(|s| s.matches(row))))
-        .await?;
+    let look = move |store: &dyn ReadStore| {
+        let wanted = |row: &SeriesRow| selector.as_ref().is_none_or(|s| s.matches(row));
+        let is_any = store.series(None, None)?.iter().any(wanted);
+        Ok(if is_any { Some(latest_rows(store, now, wanted)?) } else { None })
+    };
+    let rows = match (state.ask(look).await?, query.series) {
+        (None, Some(asked)) => return Err(Problem::not_found("series", asked)),
+        (rows, _) => rows.unwrap_or_default(),
+    };
     state.orders.looked(rows.iter().map(|(_, _, device)| device), now);
     let items = rows.into_iter().map(|(series, reading, device)| Latest {
         series: path(&series),

@@ -7,6 +7,7 @@ use gapless_common::id::SiteId;
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
+use super::fleet::is_there;
 use super::params::{self, Params};
 use super::problem::ProblemBody;
 use super::reply::{self, Page};
@@ -182,7 +183,7 @@ pub(super) struct TrafficQuery {
 
 /// Bytes spent, by site and day.
 #[utoipa::path(get, path = "/api/v1/traffic", tag = "live", params(TrafficQuery),
-    responses((status = 200, body = Page<Traffic>), (status = 400, body = ProblemBody)))]
+    responses((status = 200, body = Page<Traffic>), (status = 400, body = ProblemBody), (status = 404, body = ProblemBody)))]
 pub(super) async fn traffic(
     State(state): State<ApiState>,
     headers: HeaderMap,
@@ -192,9 +193,8 @@ pub(super) async fn traffic(
     let (from, to) = params::open_range(query.from.as_deref(), query.to.as_deref())?;
     let to = to.unwrap_or_else(|| (state.now)());
     let from = from.unwrap_or_else(|| to.plus_ms(-DAYS_USUAL * DAY_MS));
-    if from > to {
-        return Err(Problem::parameter("from", format!("{from} is after `to`, {to}")));
-    }
+    params::in_order(from, to)?;
+    is_there(&state, site.as_ref(), None).await?;
     let rows = state.ask(move |store| store.traffic(site.as_ref(), from, to)).await?;
     reply::json(&headers, &Page::whole(rows.into_iter().map(Traffic::from).collect()))
 }

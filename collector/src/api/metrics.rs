@@ -199,13 +199,13 @@ fn agents(registry: &mut Registry, agents: &[AgentRow], devices: &[DeviceRow]) {
         let rows = Rows::Counters(agents.iter().map(|agent| (labels(agent), value(agent))).collect());
         put(registry, name, unit, help, rows);
     }
-    // A row is missing where its value is not known.
+    // A row is missing where its value is not known: what an agent said before it left says nothing of now.
     let gauges: [Column<Option<f64>>; 8] = [
         ("agent_connected", None, "1 where the agent is connected", |a| {
             Some(level(u64::from(a.link == Link::Connected)))
         }),
         ("agent_durable", None, "0 where the agent's disk fails and what it polls is only in memory", |a| {
-            a.durable.map(|is| level(u64::from(is)))
+            a.durable.filter(|_| a.link == Link::Connected).map(|is| level(u64::from(is)))
         }),
         (
             "agent_clock_offset",
@@ -217,7 +217,7 @@ fn agents(registry: &mut Registry, agents: &[AgentRow], devices: &[DeviceRow]) {
             a.outbox.map(|fill| level(fill.percent()) / 100.0)
         }),
         ("agent_clock_set", None, "1 where the agent's clock is set", |a| {
-            a.clock_set.map(|is| level(u64::from(is)))
+            a.clock_set.filter(|_| a.link == Link::Connected).map(|is| level(u64::from(is)))
         }),
         (
             "agent_cloned_timestamp",

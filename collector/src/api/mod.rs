@@ -45,7 +45,7 @@ pub(crate) use alerts::{AlertsQuery, STATES as ALERT_STATES, alert_state};
 pub(crate) use auth::{TOKEN_COOKIE, hash_token, is_known, who};
 pub(crate) use coverage::slot_state;
 pub use fleet::{Freshness, FreshnessState};
-pub(crate) use fleet::{find_device, link_word};
+pub(crate) use fleet::{find_device, is_there, link_word};
 pub(crate) use gaps::{GapsQuery, STATES as GAP_STATES, gap_state};
 pub(crate) use latest::latest_rows;
 pub(crate) use params::Params;

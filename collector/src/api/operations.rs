@@ -56,5 +56,5 @@ pub(super) async fn ready(State(state): State<ApiState>) -> Response {
 
 /// Any other path.
 pub(super) async fn not_found(uri: Uri) -> Problem {
-    Problem::not_found("page", format!("{} (see /docs)", uri.path()))
+    Problem::NoPage(uri.path().to_owned())
 }

@@ -19,6 +19,9 @@ pub(super) const PAGE_ROWS: usize = 1_000;
 /// The range that is answered where the caller names none.
 const RANGE_MS_DEFAULT: i64 = 24 * 3_600_000;
 
+/// The last instant that can be told: 9999-12-30T22:00:00Z, which is in the year 9999 by every clock of the earth.
+const LAST: Timestamp = Timestamp(253_402_207_200_000);
+
 /// A query string, with unknown and malformed parameters as problems.
 pub(crate) struct Params<T>(pub(crate) T);
 
@@ -27,8 +30,32 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequestParts<S> for Params<T> {
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
         match Query::<T>::from_request_parts(parts, state).await {
             Ok(Query(params)) => Ok(Self(params)),
-            Err(rejection) => Err(Problem::parameter("query", rejection.body_text())),
+            Err(rejection) => Err(unreadable(&rejection.body_text())),
         }
+    }
+}
+
+/// What is wrong with a query string, from the words of serde and of what tells where it was: `limit: invalid digit found in
+/// string`, ``unit: unknown field `unit`, expected `series` or `from` ``, ``missing field `series` ``.
+fn unreadable(text: &str) -> Problem {
+    let text = text.strip_prefix("Failed to deserialize query string: ").unwrap_or(text);
+    let named = |before: &str| text.split_once(before)?.1.split_once('`');
+    if let Some((name, rest)) = named("unknown field `") {
+        let known = rest.trim_start_matches(", expected ").trim_start_matches("one of ");
+        return Problem::parameter(name, format!("there is none of that name here, but {known}"));
+    }
+    if let Some((name, _)) = named("missing field `") {
+        return Problem::parameter(name, "is needed");
+    }
+    if let Some((name, _)) = named("duplicate field `") {
+        return Problem::parameter(name, "is there twice; write it once");
+    }
+    match text.split_once(": ") {
+        // All that is not a text is a whole number.
+        Some((name, why)) if !name.contains(' ') => {
+            Problem::parameter(name, format!("write a whole number such as 100 ({why})"))
+        }
+        _ => Problem::parameter("query", text),
     }
 }
 
@@ -39,10 +66,18 @@ pub(super) struct TimeRange {
     pub(super) to: Timestamp,
 }
 
-fn instant(name: &'static str, text: Option<&str>) -> Result<Option<Timestamp>, Problem> {
+/// Whether an instant is of the last two days of the year 9999, which come after [`LAST`]; many write so for the end of time.
+fn is_beyond(text: &str) -> bool {
+    let of_last_year = text.strip_prefix("9999-").map(|rest| format!("9998-{rest}").parse::<Timestamp>());
+    of_last_year.is_some_and(|parsed| parsed.is_ok())
+}
+
+fn instant(name: &str, text: Option<&str>) -> Result<Option<Timestamp>, Problem> {
     // A `+` of an offset arrives as a space where the client did not escape it.
-    let parse =
-        |text: &str| text.replace(' ', "+").parse::<Timestamp>().map_err(|e| Problem::parameter(name, e));
+    let parse = |text: &str| {
+        let text = text.replace(' ', "+");
+        text.parse().or_else(|e| if is_beyond(&text) { Ok(LAST) } else { Err(Problem::parameter(name, e)) })
+    };
     text.map(parse).transpose()
 }
 
@@ -50,10 +85,16 @@ fn instant(name: &'static str, text: Option<&str>) -> Result<Option<Timestamp>, 
 pub(super) fn time_range(from: Option<&str>, to: Option<&str>, now: Timestamp) -> Result<TimeRange, Problem> {
     let to = instant("to", to)?.unwrap_or(now);
     let from = instant("from", from)?.unwrap_or(to.plus_ms(-RANGE_MS_DEFAULT));
+    in_order(from, to)?;
+    Ok(TimeRange { from, to })
+}
+
+/// That a range does not end before it begins.
+pub(super) fn in_order(from: Timestamp, to: Timestamp) -> Result<(), Problem> {
     if from > to {
         return Err(Problem::parameter("from", format!("{from} is after `to`, {to}")));
     }
-    Ok(TimeRange { from, to })
+    Ok(())
 }
 
 /// Both ends, where they are given.
@@ -61,7 +102,11 @@ pub(super) fn open_range(
     from: Option<&str>,
     to: Option<&str>,
 ) -> Result<(Option<Timestamp>, Option<Timestamp>), Problem> {
-    Ok((instant("from", from)?, instant("to", to)?))
+    let (from, to) = (instant("from", from)?, instant("to", to)?);
+    if let (Some(from), Some(to)) = (from, to) {
+        in_order(from, to)?;
+    }
+    Ok((from, to))
 }
 
 /// A page size within its bounds.
@@ -130,15 +175,43 @@ mod tests {
     fn ranges_are_half_open_and_default_to_a_day() {
         let now = Timestamp(1_767_225_600_000);
         let day = time_range(None, None, now).unwrap();
+        assert_eq!(LAST.to_string(), "9999-12-30T22:00:00Z");
         assert_eq!((day.to, day.to.since_ms(day.from)), (now, RANGE_MS_DEFAULT));
         let rows = [
             (Some("2026-01-01T00:00:00Z"), Some("2026-01-02T00:00:00+01:00"), true),
             (Some("2026-01-01T00:00:00 01:00"), None, true),
             (Some("2026-01-02T00:00:00Z"), Some("2026-01-01T00:00:00Z"), false),
+            (Some("2026-01-02T00:00:00Z"), Some("9999-12-31T23:59:59Z"), true),
+            (Some("2026-01-02T00:00:00Z"), Some("9999-13-31T23:59:59Z"), false),
             (Some("yesterday"), None, false),
         ];
         for (from, to, good) in rows {
             assert_eq!(time_range(from, to, now).is_ok(), good, "{from:?} {to:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_wrong_with_a_query_is_told_of_its_parameter() {
+        let rows = [
+            (
+                "limit: invalid digit found in string",
+                "parameter `limit`: write a whole number such as 100 (invalid",
+            ),
+            (
+                "unit: unknown field `unit`, expected one of `series`, `from`",
+                "parameter `unit`: there is none of that name here, but `series`, `from`",
+            ),
+            (
+                "unknown field `unit`, expected `site` or `device`",
+                "parameter `unit`: there is none of that name here, but `site` or `device`",
+            ),
+            ("missing field `series`", "parameter `series`: is needed"),
+            ("to: duplicate field `to`", "parameter `to`: is there twice"),
+            ("something else", "parameter `query`: something else"),
+        ];
+        for (text, expected) in rows {
+            let told = unreadable(&format!("Failed to deserialize query string: {text}")).to_string();
+            assert!(told.starts_with(expected), "{told}");
         }
     }
 

@@ -37,7 +37,7 @@ pub enum Problem {
     #[error("parameter `{name}`: {why}")]
     BadParameter {
         /// Which parameter.
-        name: &'static str,
+        name: String,
         /// What is wrong with it, and what would be right.
         why: String,
     },
@@ -49,6 +49,9 @@ pub enum Problem {
         /// The name asked for.
         name: String,
     },
+    /// No page is there.
+    #[error("there is no page `{0}`; /docs names those that there are")]
+    NoPage(String),
     /// The thing is not in a state for that.
     #[error("{0}")]
     Conflict(String),
@@ -65,8 +68,8 @@ pub enum Problem {
 
 impl Problem {
     /// The parameter `name` is wrong because of `why`.
-    pub fn parameter(name: &'static str, why: impl Display) -> Self {
-        Self::BadParameter { name, why: format!("{why}") }
+    pub fn parameter(name: impl Into<String>, why: impl Display) -> Self {
+        Self::BadParameter { name: name.into(), why: format!("{why}") }
     }
 
     /// Nothing of the kind `what` has that name.
@@ -80,7 +83,7 @@ impl Problem {
             Self::BadParameter { .. } => {
                 (StatusCode::BAD_REQUEST, "bad-parameter", "A parameter cannot be used")
             }
-            Self::NotFound { .. } => (StatusCode::NOT_FOUND, "not-found", "Not found"),
+            Self::NotFound { .. } | Self::NoPage(_) => (StatusCode::NOT_FOUND, "not-found", "Not found"),
             Self::Conflict(_) => (StatusCode::CONFLICT, "conflict", "Not possible as things are"),
             Self::Busy => (StatusCode::SERVICE_UNAVAILABLE, "busy", "Cannot write now"),
             Self::TooMany(_) => (StatusCode::SERVICE_UNAVAILABLE, "too-many", "Too many at once"),

@@ -7,6 +7,7 @@ use gapless_common::text::parse_duration_ms;
 use gapless_common::time::{Slot, SlotGrid, Timestamp};
 use rusqlite::{Connection, Row, params};
 
+use super::model::Awaited;
 use super::state;
 use super::unasked::{AWAY, LeftBefore, NOBODY, Nobody};
 use crate::gaps::life::{Life, Phase};
@@ -279,14 +280,52 @@ pub(crate) fn ended(
     wanted(connection, &which, [now.0, most, away.0.0])
 }
 
-const DUE: &str = "WHERE p.next_at <= ?1 AND p.state IN (1, 4) AND (nobody IS NOT NULL OR (a.connected = 1
-        AND d.attributes ->> 'unreachable_since' IS NULL
-        AND EXISTS (SELECT 1 FROM grids h JOIN coverage r ON r.grid = h.id WHERE h.device = d.id AND r.state = 1
+/// Whether the device `d` has answered since the gap `p` itself.
+macro_rules! answered_since {
+    () => {
+        "EXISTS (SELECT 1 FROM grids h JOIN coverage r ON r.grid = h.id WHERE h.device = d.id AND r.state = 1
             AND r.first_slot >= (p.to_ts - h.phase_ms) / h.interval_ms)
-        AND p.to_ts <= (SELECT max(x.own_ts) FROM series x WHERE x.device = d.id)
-        AND NOT EXISTS (SELECT 1 FROM gaps q JOIN grids h ON h.id = q.grid
-            WHERE h.device = d.id AND q.state = 3)))
-        ORDER BY p.next_at LIMIT ?2";
+        AND p.to_ts <= (SELECT max(x.own_ts) FROM series x WHERE x.device = d.id)"
+    };
+}
+
+/// Whether the device `d` is being asked for what is missing.
+macro_rules! being_asked {
+    () => {
+        "EXISTS (SELECT 1 FROM gaps q JOIN grids h ON h.id = q.grid
+            WHERE h.device = d.id AND q.state = 3)"
+    };
+}
+
+const DUE: &str = concat!(
+    "WHERE p.next_at <= ?1 AND p.state IN (1, 4) AND (nobody IS NOT NULL OR (a.connected = 1
+        AND d.attributes ->> 'unreachable_since' IS NULL AND ",
+    answered_since!(),
+    " AND NOT ",
+    being_asked!(),
+    ")) ORDER BY p.next_at LIMIT ?2"
+);
+
+/// What the gap `p` of the device `d` of the agent `a` waits for once it is due, as [`awaited()`] reads it: the conditions of
+/// what is due, one by one.
+pub(super) const WAITS_FOR: &str = concat!(
+    "CASE WHEN p.state NOT IN (1, 4) OR p.sourceless THEN NULL WHEN a.connected <> 1 THEN 1
+        WHEN d.attributes ->> 'unreachable_since' IS NOT NULL THEN 2 WHEN ",
+    being_asked!(),
+    " THEN 3 WHEN ",
+    answered_since!(),
+    " THEN NULL ELSE 4 END"
+);
+
+/// Of a column [`WAITS_FOR`].
+pub(super) const fn awaited(code: i64) -> Awaited {
+    match code {
+        1 => Awaited::Agent,
+        2 => Awaited::Reach,
+        3 => Awaited::Turn,
+        _ => Awaited::Newer,
+    }
+}
 
 /// What is due by `now`: what nobody can be asked for, and of devices that can be asked: their agent is connected, they have
 /// answered since themselves (or they would be asked while they are away), and they are not being asked already.

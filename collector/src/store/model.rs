@@ -27,7 +27,7 @@ pub use self::alerts::{
 };
 pub use crate::ledger::DeviceNo;
 pub use complete::{Absence, AbsentSlot, GridRow};
-pub use gaps::{GapChoice, GapEventRow, GapFilter, GapRow, GapState, SlotState, StripRun};
+pub use gaps::{Awaited, GapChoice, GapEventRow, GapFilter, GapRow, GapState, SlotState, StripRun};
 pub use leases::{LeaseAgent, LeaseRow, LeaseState, TrafficRow};
 pub use meters::{GapCount, JobTimes, Meters};
 pub use news::{AlertNews, GapNews, Latest, News, NewsFilter, NotKept, Place, ReadingNews};

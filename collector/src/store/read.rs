@@ -19,8 +19,8 @@ use super::model::{
     StripRun, TrafficRow,
 };
 use super::rows::{
-    AGENTS, DEVICES, GAP, agent_row, conflict_row, count, counters, device_row, gap_event_row, gap_query,
-    gap_row, parked_row, reading, series_row, site_row,
+    AGENTS, DEVICES, agent_row, conflict_row, count, counters, device_row, gap_event_row, gap_query, gap_row,
+    gaps_sql, parked_row, reading, series_row, site_row,
 };
 use super::{
     AHEAD_MAX_MS, ReadError, ReadStore, complete, jobs, leases, meters, news, sqlite, strip, traffic,
@@ -271,8 +271,7 @@ impl<A: Ask> ReadStore for A {
     }
 
     fn gap(&self, id: i64) -> Read<Option<GapRow>> {
-        let sql = format!("{GAP} WHERE p.id = ?1");
-        self.ask(|c| rows(c, &sql, [id], gap_row)).map(|mut found| found.pop())
+        self.ask(|c| rows(c, &gaps_sql("p.id = ?1"), [id], gap_row)).map(|mut found| found.pop())
     }
 
     fn gap_events(&self, id: i64) -> Read<Vec<GapEventRow>> {

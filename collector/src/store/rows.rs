@@ -8,7 +8,7 @@ use gapless_common::time::Timestamp;
 use rusqlite::types::Value as Sql;
 use rusqlite::{Connection, OptionalExtension, Row};
 
-use super::gap_lives::{GAP_FILLED, Happened, phase, state as gap_state};
+use super::gap_lives::{GAP_FILLED, Happened, WAITS_FOR, awaited, phase, state as gap_state};
 use super::model::{
     AgentRow, ConflictRow, Counters, DeviceNo, DeviceRow, GapChoice, GapEventRow, GapFilter, GapRow,
     GapState, Link, ParkedRow, SeriesNo, SeriesRow, SiteRow, StoredReading,
@@ -241,6 +241,7 @@ pub(super) fn gap_row(row: &Row<'_>) -> Read<GapRow> {
         attempts: row.get("attempts")?,
         next_try_at: next.filter(|_| !sourceless),
         given_up_at: next.filter(|_| sourceless),
+        waits_for: row.get::<_, Option<i64>>("waits_for")?.map(awaited),
         source: row.get("source")?,
         changed: Commit(count(row, "changed_commit")?),
     })
@@ -261,10 +262,15 @@ pub(super) fn gap_event_row(row: &Row<'_>) -> Read<GapEventRow> {
     })
 }
 
-/// The columns of a gap's row.
-pub(super) const GAP: &str = "SELECT p.*, s.name AS site_name, d.name AS device_name,
-        iif(p.sourceless, NULL, d.attributes ->> 'history') AS source
-    FROM gaps p JOIN grids g ON g.id = p.grid JOIN devices d ON d.id = g.device JOIN sites s ON s.id = d.site";
+/// The rows of gaps that are chosen so.
+pub(super) fn gaps_sql(which: &str) -> String {
+    format!(
+        "SELECT p.*, s.name AS site_name, d.name AS device_name,
+            iif(p.sourceless, NULL, d.attributes ->> 'history') AS source, {WAITS_FOR} AS waits_for
+        FROM gaps p JOIN grids g ON g.id = p.grid JOIN devices d ON d.id = g.device JOIN sites s ON s.id = d.site
+        LEFT JOIN agents a ON a.id = d.agent WHERE {which}"
+    )
+}
 
 /// The conditions of a filter, each with its value; the order of the clauses is the order of the values.
 pub(super) fn gap_query(filter: &GapFilter) -> (String, Vec<Sql>) {
@@ -276,7 +282,7 @@ pub(super) fn gap_query(filter: &GapFilter) -> (String, Vec<Sql>) {
         ("p.changed_commit > ?", filter.changed_after.map(|c| Sql::Integer(c.0.cast_signed()))),
         ("p.id > ?", filter.after.map(Sql::Integer)),
     ];
-    let mut sql = format!("{GAP} WHERE 1");
+    let mut sql = gaps_sql("1");
     // Not a parameter: the index of gaps that are not filled is used only where the text says so.
     let condition = match filter.state {
         None => String::new(),

@@ -8,7 +8,7 @@ use gapless_common::time::Timestamp;
 use maud::{Markup, html};
 use serde::Deserialize;
 
-use super::{Here, banner, document, picked, site_select, waiting};
+use super::{Here, banner, counted, document, found, nowhere, picked, site_select, waiting};
 use crate::alerts::Kind;
 use crate::api::{ALERT_STATES, AlertsQuery, ApiState, Params, Problem, alert_state, who};
 use crate::ingest::Act;
@@ -114,13 +114,16 @@ pub(super) async fn refused(state: &ApiState, asked: &Asked, problem: Problem) -
 async fn show(state: &ApiState, asked: &Asked, problem: Option<&str>) -> Result<Response, Problem> {
     let filter = asked.query().filter()?;
     let now = (state.now)();
+    let nowhere = nowhere(state, filter.site.as_ref(), filter.device.as_ref()).await?;
+    let problem = problem.or(nowhere.as_deref());
     let look = move |store: &dyn crate::store::ReadStore| {
         let (sites, alerts) = (store.sites()?, store.alerts(&filter)?);
         let waiting = waiting::of(store.devices(filter.site.as_ref(), now)?);
         Ok(View { sites, alerts, waiting, receivers: store.receivers()?, open: store.open_alerts()? })
     };
     let view = state.ask(look).await?;
-    Ok(document("Gapless: alerts", None, &render(&view, asked, problem)).into_response())
+    let page = document("Gapless: alerts", None, &render(&view, asked, problem));
+    Ok(found(page, nowhere.as_ref()))
 }
 
 fn render(view: &View, asked: &Asked, problem: Option<&str>) -> Markup {
@@ -133,7 +136,8 @@ fn render(view: &View, asked: &Asked, problem: Option<&str>) -> Markup {
             h2 { "Alerts" }
             (render_filter(&view.sites, asked))
             @if let Some(told) = problem { p.problem role="alert" { (told) } }
-            @if alerts.is_empty() { p.note { "No alert of this choice." } } @else { (render_table(alerts, asked)) }
+            @if alerts.is_empty() && problem.is_some() {}
+            @else if alerts.is_empty() { p.note { "No alert of this choice." } } @else { (render_table(alerts, asked)) }
             @if let Some(cursor) = &next { p { a href=(format!("/alerts?{}", asked.link(Some(cursor)))) { "Next page" } } }
             p.note { "Times are UTC; oldest first. An alert is over by itself; to acknowledge it says that somebody looks into it." }
             (waiting::render(&view.waiting, asked))
@@ -239,7 +243,7 @@ fn render_receivers(receivers: &[ReceiverRow]) -> Markup {
                         }
                         td data-label="Told" {
                             span {
-                                (receiver.accepted) " messages"
+                                (counted(receiver.accepted, "message", "messages"))
                                 @if let Some(at) = receiver.accepted_at { ", last " (instant(at)) }
                                 @if receiver.set_aside > 0 { "; " span.badge.bad { (receiver.set_aside) " refused and set aside" } }
                             }

@@ -6,11 +6,12 @@ use std::collections::BTreeMap;
 use axum::extract::State;
 use axum::http::HeaderMap;
 use axum::response::{IntoResponse as _, Redirect, Response};
+use gapless_common::id::{DeviceId, SiteId};
 use maud::{Markup, html};
 use serde::Deserialize;
 
 use super::calendar::{Count, Day, days};
-use super::{Here, banner, document, picked, site_select};
+use super::{Here, banner, document, found, nowhere, picked, site_select};
 use crate::api::{ApiState, Params, Problem, is_known};
 use crate::store::model::{DeviceRow, SiteRow};
 use crate::store::{ReadError, ReadStore};
@@ -37,6 +38,7 @@ struct View {
     first: Day,
     today: Day,
     alerts: u64,
+    problem: Option<String>,
 }
 
 /// The page.
@@ -49,16 +51,22 @@ pub(super) async fn page(
         return Ok(Redirect::to("/login").into_response());
     }
     let now = (state.now)();
+    let (site, device) = (picked(asked.site), picked(asked.device));
+    let site =
+        site.map(|name| SiteId::new(&name).map_err(|_| Problem::not_found("site", name))).transpose()?;
+    let device = device.map(|name| DeviceId::new(&name).map_err(|_| Problem::not_found("device", name)));
+    let device = device.transpose()?;
+    let nowhere = nowhere(&state, site.as_ref(), device.as_ref()).await?;
+    let problem = nowhere.clone();
     let today = Day::of(now);
     let first = Day(today.0 - today.weekday() - 7 * WEEKS_BEFORE);
     let look = move |store: &dyn ReadStore| {
         let sites = store.sites()?;
         // A fleet is looked at site by site.
-        let site = picked(asked.site).or_else(|| sites.first().map(|row| row.site.to_string()));
-        let site = site.unwrap_or_default();
-        let device = picked(asked.device);
+        let site = site.or_else(|| sites.first().map(|row| row.site.clone()));
+        let site = site.map(|site| site.to_string()).unwrap_or_default();
         let wanted = |row: &DeviceRow| {
-            row.site.as_str() == site && device.as_deref().is_none_or(|name| name == row.device.as_str())
+            row.site.as_str() == site && device.as_ref().is_none_or(|name| *name == row.device)
         };
         let mut rows: Vec<_> = store.devices(None, now)?.into_iter().filter(wanted).collect();
         let more = rows.len().saturating_sub(DEVICES_SHOWN_MAX);
@@ -69,10 +77,10 @@ pub(super) async fn page(
         });
         let devices = counted.collect::<Result<_, ReadError>>()?;
         let alerts = store.open_alerts()?;
-        Ok(View { sites, site, devices, more, first, today, alerts })
+        Ok(View { sites, site, devices, more, first, today, alerts, problem })
     };
     let view = state.ask(look).await?;
-    Ok(document("Gapless: coverage", None, &render(&view)).into_response())
+    Ok(found(document("Gapless: coverage", None, &render(&view)), nowhere.as_ref()))
 }
 
 fn render(view: &View) -> Markup {
@@ -91,7 +99,8 @@ fn render(view: &View) -> Markup {
                 li { span.swatch.some aria-hidden="true" {} "less" }
                 li { span.swatch.unheard aria-hidden="true" {} "agent not heard from" }
             }
-            @if view.devices.is_empty() { p.note { "No device of this site is known." } }
+            @if let Some(told) = &view.problem { p.problem role="alert" { (told) } }
+            @else if view.devices.is_empty() { p.note { "No device of this site is known." } }
             div.calendars { @for (device, days) in &view.devices { (render_device(view, device, days)) } }
             @if view.more > 0 { p.note { "and " (view.more) " more: name one by ?site=…&device=…" } }
         }

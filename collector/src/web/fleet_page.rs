@@ -7,9 +7,10 @@ use gapless_common::reading::Value;
 use gapless_common::time::Timestamp;
 use maud::{Markup, html};
 
+use super::counted;
 use crate::api::{ApiState, Freshness, FreshnessState, Problem, latest_rows, link_word, slot_state};
 use crate::store::model::{
-    AgentRow, DeviceNo, DeviceRow, SeriesRow, SiteRow, StopReason, StoredReading, StripRun, TrafficRow,
+    AgentRow, DeviceNo, DeviceRow, Link, SeriesRow, SiteRow, StopReason, StoredReading, StripRun, TrafficRow,
 };
 use crate::store::{ReadError, ReadStore};
 
@@ -86,7 +87,7 @@ fn render_site(view: &View, site: &SiteRow) -> Markup {
             p.agents {
                 @for agent in view.agents.iter().filter(|a| a.site == site.site) { (render_agent(agent, view.now)) }
                 @if site.open_gaps > 0 {
-                    a.badge.bad href=(format!("/gaps?site={}", site.site)) { (site.open_gaps) " open gaps" } " "
+                    a.badge.bad href=(format!("/gaps?site={}", site.site)) { (counted(site.open_gaps, "open gap", "open gaps")) } " "
                 }
                 @if let Some(until) = view.leases.get(&site.site) {
                     span.badge.connected.live title=(format!("each poll is sent at once until {until}")) {
@@ -100,7 +101,11 @@ fn render_site(view: &View, site: &SiteRow) -> Markup {
                 }
             }
             div.devices { @for device in devices { (render_device(view, device)) } }
-            @if hidden > 0 { p.note { (hidden) " devices that nobody confirmed in time are not shown; the API has them, and what they sent." } }
+            @if hidden > 0 { p.note {
+                (counted(hidden, "device", "devices")) " that nobody confirmed in time"
+                @if hidden == 1 { " is not shown; the API has it, and what it sent." }
+                @else { " are not shown; the API has them, and what they sent." }
+            } }
         }
     }
 }
@@ -109,12 +114,13 @@ fn render_agent(agent: &AgentRow, now: Timestamp) -> Markup {
     let heard = agent
         .last_heard_at
         .map_or_else(|| "never heard from".to_owned(), |t| format!("heard {}", ago(t, now)));
-    let word = link_word(agent.link);
+    // What it said before it left says nothing of now.
+    let (word, is_there) = (link_word(agent.link), agent.link == Link::Connected);
     html! {
         span.badge.(word) { "agent " (agent.agent) ": " (word) }
         " " span.note { (heard) }
-        @if agent.durable == Some(false) { " " span.badge.bad { "not durable: its disk fails" } }
-        @if agent.clock_set == Some(false) { " " span.badge.warn { "clock not set" } }
+        @if is_there && agent.durable == Some(false) { " " span.badge.bad { "not durable: its disk fails" } }
+        @if is_there && agent.clock_set == Some(false) { " " span.badge.warn { "clock not set" } }
         @if let Some(fill) = agent.outbox.filter(|fill| fill.percent() >= OUTBOX_SHOWN_PERCENT) {
             " " span.badge.warn { "outbox " (fill.percent()) " % full" }
         }
@@ -142,7 +148,7 @@ fn render_device(view: &View, device: &DeviceRow) -> Markup {
                 @if let Some(model) = device.attributes.get("model") { (model) " · " }
                 @if let Some(grid) = device.grid { "every " (grid.interval) " · " }
                 (device.last_reading_at.map_or_else(|| "no reading".to_owned(), |t| ago(t, view.now)))
-                @if device.open_gaps > 0 { " · " a.badge.bad href=(format!("/gaps?site={}&device={}", device.site, device.device)) { (device.open_gaps) " gaps" } }
+                @if device.open_gaps > 0 { " · " a.badge.bad href=(format!("/gaps?site={}&device={}", device.site, device.device)) { (counted(device.open_gaps, "gap", "gaps")) } }
             }
             @if let Some(since) = device.changed_at {
                 p.note { span.badge.warn { "not confirmed" } " configuration changed " (ago(since, view.now)) ", not read since" }

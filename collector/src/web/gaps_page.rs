@@ -8,12 +8,12 @@ use gapless_common::time::Timestamp;
 use maud::{Markup, html};
 use serde::Deserialize;
 
-use super::{Here, banner, document, picked, site_select};
+use super::{Here, banner, counted, document, found, nowhere, picked, site_select};
 use crate::api::{ApiState, GAP_STATES, GapsQuery, Params, Problem, gap_state, who};
 use crate::gaps::life::Phase;
 use crate::ingest::{Order, Wish};
 use crate::store::ReadStore;
-use crate::store::model::{GapRow, GapState, SiteRow};
+use crate::store::model::{Awaited, GapRow, GapState, SiteRow};
 
 /// Gaps on one page.
 const GAPS_SHOWN: usize = 100;
@@ -105,11 +105,13 @@ pub(super) async fn act(
 
 async fn show(state: &ApiState, asked: &Asked, problem: Option<&str>) -> Result<Response, Problem> {
     let filter = asked.query().filter()?;
+    let nowhere = nowhere(state, filter.site.as_ref(), filter.device.as_ref()).await?;
+    let problem = problem.or(nowhere.as_deref());
     let look = move |store: &dyn ReadStore| Ok((store.sites()?, store.gaps(&filter)?, store.open_alerts()?));
     let (sites, gaps, alerts) = state.ask(look).await?;
     let head = banner(Here::Gaps, alerts);
     let body = html! { (head) (render(&sites, &gaps, asked, problem, (state.now)())) };
-    Ok(document("Gapless: gaps", None, &body).into_response())
+    Ok(found(document("Gapless: gaps", None, &body), nowhere.as_ref()))
 }
 
 fn render(
@@ -125,7 +127,8 @@ fn render(
             h2 { "Gaps" }
             (render_filter(sites, asked))
             @if let Some(told) = problem { p.problem role="alert" { (told) } }
-            @if gaps.is_empty() {
+            @if gaps.is_empty() && problem.is_some() {
+            } @else if gaps.is_empty() {
                 p.note { "No gap of this choice: every slot that was due is stored, or may still be on its way." }
             } @else {
                 (render_table(gaps, asked, now))
@@ -183,7 +186,7 @@ fn render_gap(gap: &GapRow, asked: &Asked, now: Timestamp) -> Markup {
             td data-label="Missing" {
                 span {
                     (instant(gap.from)) " to " (instant(gap.to))
-                    span.quiet { " · " (gap.slots) @if gap.slots == 1 { " slot" } @else { " slots" } }
+                    span.quiet { " · " (counted(gap.slots, "slot", "slots")) }
                 }
             }
             td data-label="Cause" { span { (gap.cause) } }
@@ -232,6 +235,17 @@ fn instant(t: Timestamp) -> Markup {
     html! { time datetime=(text) { (short) } }
 }
 
+/// When a gap is asked for that is due.
+const fn awaited(waits_for: Option<Awaited>) -> &'static str {
+    match waits_for {
+        None => "at once",
+        Some(Awaited::Agent) => "when its agent is back",
+        Some(Awaited::Reach) => "when its source reaches its device",
+        Some(Awaited::Turn) => "after what its device is being asked for now",
+        Some(Awaited::Newer) => "when something newer of its device has come",
+    }
+}
+
 fn next_try(gap: &GapRow, now: Timestamp) -> Markup {
     html! {
         @match (gap.state, gap.next_try_at) {
@@ -240,7 +254,7 @@ fn next_try(gap: &GapRow, now: Timestamp) -> Markup {
                 "no source"
                 @if let Some(at) = gap.given_up_at { ", given up " (instant(at)) }
             },
-            (GapState::Missing(_), Some(at)) if at <= now => "when its device answers",
+            (GapState::Missing(_), Some(at)) if at <= now => (awaited(gap.waits_for)),
             (GapState::Missing(_), Some(at)) => (instant(at)),
             _ => span.quiet { "–" },
         }

@@ -14,14 +14,15 @@ mod waiting;
 
 use axum::Router;
 use axum::extract::{Request, State};
-use axum::http::{HeaderMap, HeaderValue, header};
+use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::{Html, IntoResponse, Redirect, Response};
 use axum::routing::{MethodRouter, get, post};
+use gapless_common::id::{DeviceId, SiteId};
 use maud::{DOCTYPE, Markup, html};
 use serde::Deserialize;
 
-use crate::api::{ApiState, Params, Problem, is_known};
+use crate::api::{ApiState, Params, Problem, is_known, is_there};
 use crate::store::model::SiteRow;
 
 /// Only what this server serves may run or load.
@@ -115,6 +116,31 @@ fn banner(here: Here, alerts: u64) -> Markup {
     }
 }
 
+/// So many of something.
+fn counted(n: impl TryInto<u64>, one: &str, several: &str) -> String {
+    let n = n.try_into().unwrap_or(u64::MAX);
+    format!("{n} {}", if n == 1 { one } else { several })
+}
+
+/// What a page says where there is no such site or device: an empty list would say that all is well there.
+async fn nowhere(
+    state: &ApiState,
+    site: Option<&SiteId>,
+    device: Option<&DeviceId>,
+) -> Result<Option<String>, Problem> {
+    match is_there(state, site, device).await {
+        Ok(()) => Ok(None),
+        Err(problem @ Problem::NotFound { .. }) => Ok(Some(problem.to_string())),
+        Err(problem) => Err(problem),
+    }
+}
+
+/// A page, or, where its place is not there, the same with that status.
+fn found(page: Html<String>, nowhere: Option<&String>) -> Response {
+    let status = if nowhere.is_some() { StatusCode::NOT_FOUND } else { StatusCode::OK };
+    (status, page).into_response()
+}
+
 /// What a form sends for what is not chosen is empty.
 fn picked(text: Option<String>) -> Option<String> {
     text.filter(|text| !text.is_empty())
@@ -126,6 +152,9 @@ fn site_select(sites: &[SiteRow], chosen: Option<&str>, or_all: bool) -> Markup 
         label for="site" { "Site" }
         select id="site" name="site" {
             @if or_all { option value="" { "all" } }
+            @if let Some(name) = chosen.filter(|name| !name.is_empty() && sites.iter().all(|row| row.site.as_str() != *name)) {
+                option value=(name) selected { (name) }
+            }
             @for row in sites {
                 option value=(row.site) selected[chosen == Some(row.site.as_str())] { (row.site) }
             }

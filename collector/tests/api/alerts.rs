@@ -180,7 +180,7 @@ fn devices_are_confirmed_and_what_was_tidied_away_is_told() {
     assert_eq!(device()["collection"]["state"], "not_confirmed");
     let page = api.served.get("/").body;
     assert!(
-        page.contains("1 devices that nobody confirmed") && !page.contains("data-device=\"farm/a\""),
+        page.contains("1 device that nobody confirmed") && !page.contains("data-device=\"farm/a\""),
         "{page}"
     );
     let answer = api.served.post("/api/v1/devices/farm/a/confirm");

@@ -248,7 +248,7 @@ fn a_stream_tells_what_is_asked_for_and_no_more() {
     let mut names: Vec<_> = told.iter().map(|told| (told.name.as_str(), &told.data["device"])).collect();
     names.sort_by_key(|(name, _)| *name);
     assert_eq!(names, [("freshness", &json!("b")), ("reading", &json!("b"))]);
-    let mut nothing = Stream::open(&api, "?site=elsewhere", None);
+    let mut nothing = Stream::open(&api, "?kind=gap&site=farm&device=a", None);
     nothing.beat();
     api.send(vec![number(1, 1, U, 2.0)]);
     nothing.nothing_comes();

@@ -123,6 +123,8 @@ fn a_parameter_that_cannot_be_is_named() {
         ("/api/v1/gaps?limit=10001".to_owned(), "limit"),
         ("/api/v1/gaps?cursor=x".to_owned(), "cursor"),
         ("/api/v1/gaps?site=a%2Fb".to_owned(), "site"),
+        ("/api/v1/gaps?from=2026-01-02T00:00:00Z&to=2026-01-01T00:00:00Z".to_owned(), "from"),
+        ("/api/v1/gaps?limit=many".to_owned(), "`limit`: write a whole number"),
         ("/api/v1/coverage?site=farm".to_owned(), "device"),
         ("/api/v1/devices?device=%20".to_owned(), "device"),
         ("/api/v1/agents?name=gw".to_owned(), "name"),
@@ -150,7 +152,18 @@ fn what_does_not_exist_is_a_problem_with_its_name() {
         ("/api/v1/devices/farm/c", "farm/c"),
         ("/api/v1/readings?series=farm/c/*", "farm/c/*"),
         ("/api/v1/coverage?site=farm&device=c", "farm/c"),
-        ("/api/v2/sites", "/api/v2/sites"),
+        ("/api/v1/devices?site=nix", "no site `nix`"),
+        ("/api/v1/devices?site=farm&device=c", "no device `farm/c`"),
+        ("/api/v1/agents?site=nix", "no site `nix`"),
+        ("/api/v1/series?device=c", "no device `c`"),
+        ("/api/v1/gaps?site=nix&device=a", "no site `nix`"),
+        ("/api/v1/gaps?site=farm&device=c", "no device `farm/c`"),
+        ("/api/v1/alerts?site=nix", "no site `nix`"),
+        ("/api/v1/latest?series=farm/c/*", "no series `farm/c/*`"),
+        ("/api/v1/traffic?site=nix", "no site `nix`"),
+        ("/api/v1/events?site=nix", "no site `nix`"),
+        ("/api/v1/events?device=c", "no device `c`"),
+        ("/api/v2/sites", "no page `/api/v2/sites`; /docs names"),
     ] {
         let answer = api.served.get(url);
         assert_eq!(

@@ -96,3 +96,23 @@ fn a_scraper_that_takes_no_open_metrics_gets_the_older_text() {
         assert_eq!(answer.body.contains("# TYPE gapless_commits_total counter"), is_older);
     }
 }
+
+/// What an agent said of itself before it left says nothing of now: nobody is woken for the disk of one that has ended.
+#[test]
+fn an_agent_that_has_left_is_neither_durable_nor_not() {
+    let mut api = Filled::new();
+    api.be_born(0);
+    let connection = rusqlite::Connection::open(api.served.folder().join("db")).unwrap();
+    let (durable, shown) = ("gapless_agent_durable{site=\"farm\",agent=\"gw\"}", "not durable");
+    for (connected, is_told) in [(1, true), (2, false), (0, false)] {
+        let sql = format!("UPDATE agents SET durable = 0, clock_set = 0, connected = {connected}");
+        connection.execute_batch(&sql).unwrap();
+        let there = f64::from(u8::from(connected == 1));
+        let text =
+            wait_for(&api, &format!("gapless_agent_connected{{site=\"farm\",agent=\"gw\"}} {there:?}"));
+        assert_eq!(text.contains(durable), is_told, "{connected}: {text}");
+        assert_eq!(text.contains("gapless_agent_clock_set{"), is_told, "{connected}: {text}");
+        let page = api.served.get("/").body;
+        assert_eq!((page.contains(shown), page.contains("clock not set")), (is_told, is_told), "{page}");
+    }
+}

@@ -36,8 +36,53 @@ fn gaps_are_listed_by_site_and_state_and_a_wish_is_answered() {
         assert!(page.contains("no source, given up") && !page.contains("/retry"), "{state}: {page}");
         assert_eq!(page.contains("/gaps/1/reopen"), can_be_reopened, "{state}: {page}");
     }
+    // Where there is no such place a list of nothing would say that all is well.
+    for path in ["/gaps", "/alerts", "/calendar"] {
+        for (place, told) in [("site=nix", "no site `nix`"), ("site=farm&device=c", "no device `farm/c`")] {
+            let page = api.served.get(&format!("{path}?{place}"));
+            assert_eq!((page.status, page.body.contains(told)), (404, true), "{path} {place}: {}", page.body);
+            assert!(!page.body.contains("of this choice"), "{path} {place}: {}", page.body);
+        }
+    }
     assert_eq!(api.served.post("/gaps/1/forget").status, 404);
     assert_eq!(api.served.get("/gaps?state=closed").status, 400);
+}
+
+/// A gap is due, and its source cannot be asked: what that waits for is told, by API and page.
+#[test]
+fn what_a_gap_waits_for_that_is_due_is_told() {
+    let mut api = Filled::new();
+    api.send(vec![number(0, 0, U, 1.5), complete(2)]);
+    let connection = Connection::open(api.served.folder().join("db")).unwrap();
+    let memory = |more: &str| format!("UPDATE devices SET attributes = '{{\"history\":\"device\"{more}}}';");
+    let due = "UPDATE gaps SET state = 4, sourceless = 0, next_at = 0 WHERE id = 1;";
+    let rows = [
+        ("UPDATE agents SET connected = 0;".to_owned(), "agent", "when its agent is back"),
+        (
+            "UPDATE agents SET connected = 1;".to_owned(),
+            "newer",
+            "when something newer of its device has come",
+        ),
+        (memory(",\"unreachable_since\":\"2026-01-01\""), "reach", "when its source reaches its device"),
+    ];
+    connection.execute_batch(&format!("{}{due}", memory(""))).unwrap();
+    for (change, word, told) in rows {
+        connection.execute_batch(&change).unwrap();
+        assert_eq!(api.served.json("/api/v1/gaps/1")["waits_for"], word);
+        assert_eq!(api.served.items("/api/v1/gaps")[0]["waits_for"], word);
+        let page = api.served.get("/gaps").body;
+        assert!(page.contains(told), "{told}: {page}");
+    }
+    // Something newer has come: it is asked for at once. Before it is due it waits for nothing but its time.
+    connection.execute_batch(&memory("")).unwrap();
+    api.send(vec![number(0, 3, U, 1.5), complete(3)]);
+    connection.execute_batch(due).unwrap();
+    assert_eq!(api.served.json("/api/v1/gaps/1")["waits_for"], serde_json::Value::Null);
+    assert!(api.served.get("/gaps").body.contains("at once"));
+    connection
+        .execute_batch("UPDATE agents SET connected = 0; UPDATE gaps SET next_at = 9000000000000")
+        .unwrap();
+    assert_eq!(api.served.json("/api/v1/gaps/1")["waits_for"], serde_json::Value::Null);
 }
 
 #[test]

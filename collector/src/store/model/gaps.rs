@@ -55,8 +55,23 @@ pub struct GapRow {
     pub given_up_at: Option<Timestamp>,
     /// Who can be asked for it: the attribute `history` of its device, where that can be asked.
     pub source: Option<String>,
+    /// What it waits for once it is due, where that is not there now.
+    pub waits_for: Option<Awaited>,
     /// The commit that changed it last.
     pub changed: Commit,
+}
+
+/// What a gap waits for that is due.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Awaited {
+    /// Its agent, which is away.
+    Agent,
+    /// Its source, which cannot reach its device.
+    Reach,
+    /// The end of another request to its device.
+    Turn,
+    /// A reading of its device itself that is newer than it: until one has come, what is missing may come the usual way.
+    Newer,
 }
 
 /// A line of a gap's history.
