@@ -192,6 +192,8 @@ impl Shell {
         let Some(known) = self.known(at) else { return Ok((Brought::default(), None)) };
         let resumed = known.reread.take().and_then(|reread| reread.resumed(from));
         let mut reread = resumed.unwrap_or_else(|| Reread::new(from, began));
+        // What was still to come when its window was asked for is not missing because later windows took their time.
+        let settled = self.settled(self.now());
         loop {
             let (now, from) = (self.now(), reread.next);
             // What ends this very moment is in it.
@@ -214,7 +216,7 @@ impl Shell {
             reread.brought.is_any |= !parsed.rows.is_empty();
             reread.brought.trouble = reread.brought.trouble.or(parsed.trouble);
             let instants = instants(&parsed.rows, (from, to));
-            self.tell(at, parsed.rows, (from, to), Cause::NotRecorded, self.settled(now))?;
+            self.tell(at, parsed.rows, (from, to), Cause::NotRecorded, settled)?;
             self.note_read(at, &instants);
             if to == end {
                 break;

@@ -219,6 +219,11 @@ impl Center {
         true
     }
 
+    /// Takes a message of its own sources in: they wait while it has too many, so none is refused.
+    pub(super) fn take_own(&mut self, message: Inbound) {
+        self.waiting.push_back(message);
+    }
+
     /// A new connection: who is connected is not known.
     pub fn begin_session(&mut self, at_ms: u64) {
         self.hears = true;

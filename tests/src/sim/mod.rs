@@ -16,7 +16,9 @@
 //! | `owed` | from when on a device is due |
 //! | `whole` | an answer is stored as it was told, at its time |
 //! | `recall`, `rest` | the same two of devices that remember |
-//! | `source`, `remote` | the collector's own sources and their turns; the APIs that they ask |
+//! | `schedule` | where a gap must stand, by its events |
+//! | `source`, `described`, `remote` | the collector's own sources and their turns; how they are described; what they stand on |
+//! | `api`, `setback` | the APIs that they ask, and what befalls those |
 //! | `sourced`, `supplied` | what holds of both as they go, and in the end |
 //! | `heap`, `panics` | what a process holds of memory; what went wrong in it, though it went on |
 //! | `sometimes`, `series` | what was reached; many runs, and the page about them |
@@ -25,9 +27,11 @@
 //! disk (see `center`), folders and lists among its own sources, tokens, donors, sled, logger files.
 
 mod alerted;
+pub mod api;
 mod cause;
 pub mod center;
 pub mod clock;
+pub mod described;
 mod facts;
 pub mod gateway;
 pub mod heap;
@@ -50,7 +54,9 @@ pub mod recall;
 pub mod remote;
 mod rest;
 pub mod rng;
+mod schedule;
 pub mod series;
+mod setback;
 pub mod sometimes;
 pub mod source;
 mod sourced;

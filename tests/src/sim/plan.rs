@@ -135,12 +135,16 @@ pub enum Mischief {
     RemoteTooMany,
     /// It answers with a fault of its own for a while.
     RemoteFails,
+    /// Nobody can read its answers for a while.
+    RemoteGarbles,
     /// It answers that it has nothing for a while.
     RemoteEmpty,
     /// It cannot reach a meter for a while.
     RemoteUnreachable,
     /// It has some values hours later than others, or never.
     RemoteLate,
+    /// It says of some instants that there is no value.
+    RemoteInvalid,
     /// It puts values right that it has told.
     RemoteCorrects,
     /// Consent for a meter is withdrawn, and given anew now and then.
@@ -165,13 +169,15 @@ impl Mischief {
         [Self::ReceiverAway, Self::ReceiverRefuses, Self::KillUntold, Self::Viewer];
 
     /// Those that befall the collector's own sources: drawn and striking by themselves as well.
-    pub const OF_SOURCES: [Self; 9] = [
+    pub const OF_SOURCES: [Self; 11] = [
         Self::RemoteAway,
         Self::RemoteTooMany,
         Self::RemoteFails,
+        Self::RemoteGarbles,
         Self::RemoteEmpty,
         Self::RemoteUnreachable,
         Self::RemoteLate,
+        Self::RemoteInvalid,
         Self::RemoteCorrects,
         Self::RemoteWithdraws,
         Self::KillInTurn,

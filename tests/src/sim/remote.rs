@@ -1,5 +1,5 @@
-//! What the collector's sources stand on in the simulation: the clocks of the run, the way to the simulated collector, and remote
-//! APIs, which are the simulators' API of meters called without a socket. Each call is noted with its instant and its answer.
+//! What the collector's sources stand on in the simulation: the clocks of the run, the way to the simulated collector, and calls to
+//! remote APIs (`api`), made without a socket. Each call is noted with its instant and its answer.
 //!
 //! A turn of a source is carried out at one instant of the run and takes as long as its calls do: what it hands to the writer, and
 //! what it has written down, happens at its own instant, unless the collector is killed before.
@@ -11,16 +11,11 @@ use std::time::{Duration, Instant};
 use gapless_collector::ingest::Inbound;
 use gapless_collector::sources::{Ground, Http, Request, Response};
 use gapless_common::time::Timestamp;
-use gapless_simulators::remote::meter::Meter;
-use gapless_simulators::remote::{self as simulated, Remote as _};
+use gapless_simulators::remote as simulated;
 
-use super::clock::truth;
+use super::api::{Answer, Api, Rest, rows};
+use super::clock::{signed, truth};
 use super::rng::Rng;
-
-/// The key that the APIs want, as the shipped description has it.
-const KEY: &str = "secret";
-/// The two meters of an API.
-pub const UTILITIES: [&str; 2] = ["electricity", "gas"];
 
 /// A call as the API saw it.
 #[derive(Debug, Clone, PartialEq)]
@@ -33,26 +28,53 @@ pub struct Call {
     pub window: (Timestamp, Timestamp),
     /// When it was made, in ms of the run.
     pub at_ms: u64,
+    /// The same by the collector's clock.
+    pub at: Timestamp,
     /// When it was answered.
     pub answered_ms: u64,
     /// In which turn.
     pub turn: u64,
     /// In which life of the collector.
     pub start: u64,
-    /// The status of the answer; `None` where there was none.
+    /// The status of the answer; `None` where none was heard.
     pub status: Option<u16>,
-    /// For how long the API wants to be left alone after it, in ms.
-    pub rest_ms: Option<u64>,
-    /// What it told: instants and values, as their bits.
-    pub rows: BTreeMap<i64, u64>,
+    /// Until when the API wants to be left alone after it, by the collector's clock.
+    pub rest_until: Option<Timestamp>,
+    /// The answer told nothing, whatever there was.
+    pub is_emptied: bool,
+    /// The answer cannot be read.
+    pub is_garbled: bool,
+    /// Its count was never written down, as the disk had filled since its turn began: the collector would not have made it, but a
+    /// turn is carried out at one instant.
+    pub is_uncounted: bool,
+    /// What it told: instants and values, as their bits; `None` where it told that it has none.
+    pub rows: BTreeMap<i64, Option<u64>>,
 }
 
 impl Call {
+    /// Whether it was answered with what there was.
+    #[must_use]
+    pub fn is_answered(&self) -> bool {
+        self.status == Some(200) && !self.is_garbled
+    }
+
+    /// When it was answered, by the collector's clock.
+    #[must_use]
+    pub fn answered(&self) -> Timestamp {
+        self.at.plus_ms(signed(self.answered_ms - self.at_ms))
+    }
+
     /// Whether it was answered with all that there was, and not with what is of this instant.
     #[must_use]
     pub fn lacks(&self, at: i64) -> bool {
         let is_in = self.window.0.0 <= at && at < self.window.1.0;
-        self.status == Some(200) && is_in && !self.rows.contains_key(&at)
+        self.is_answered() && is_in && !self.rows.contains_key(&at)
+    }
+
+    /// Whoever made it was killed before the answer came.
+    fn unhear(&mut self) {
+        (self.status, self.rest_until) = (None, None);
+        self.rows.clear();
     }
 }
 
@@ -70,70 +92,6 @@ pub enum Handed {
         /// Calls before that count no more.
         since: Timestamp,
     },
-}
-
-/// An API, and what is wrong with it.
-#[derive(Debug)]
-pub struct Api {
-    /// What it has.
-    pub meter: Meter,
-    /// It gives no answer until then, in ms of the run.
-    pub away_until_ms: u64,
-    /// It wants no calls until then.
-    pub too_many_until_ms: u64,
-    /// It answers with a fault of its own until then.
-    pub fails_until_ms: u64,
-    /// Its answers are empty until then, by utility.
-    pub empty_until_ms: BTreeMap<String, u64>,
-    /// It cannot reach a meter until then.
-    pub unreachable_until_ms: BTreeMap<String, u64>,
-}
-
-impl Api {
-    /// One that has all values from `oldest` on, each so long after its time.
-    #[must_use]
-    pub fn new(oldest: Timestamp, interval_ms: i64, lag_ms: i64) -> Self {
-        let mut meter = Meter::new(KEY, oldest);
-        (meter.interval_ms, meter.lag_ms) = (interval_ms, lag_ms);
-        Self {
-            meter,
-            away_until_ms: 0,
-            too_many_until_ms: 0,
-            fails_until_ms: 0,
-            empty_until_ms: BTreeMap::new(),
-            unreachable_until_ms: BTreeMap::new(),
-        }
-    }
-
-    /// Nothing is wrong with it any more; what it gives late, has put right or withdrawn stays so.
-    pub fn make_good(&mut self) {
-        (self.away_until_ms, self.too_many_until_ms, self.fails_until_ms) = (0, 0, 0);
-        self.empty_until_ms.clear();
-        self.unreachable_until_ms.clear();
-    }
-
-    /// Status and body at `at_ms`, and for how long it wants to be left alone.
-    fn answer(&mut self, target: &str, head: &str, at_ms: u64, rng: &mut Rng) -> (u16, String, Option<u64>) {
-        if at_ms < self.too_many_until_ms {
-            return (429, "too many calls".to_owned(), Some(rng.within(6, 240) * 1_000));
-        }
-        if at_ms < self.fails_until_ms {
-            let status = *rng.pick(&[500, 500, 502, 503]);
-            return (status, "a fault".to_owned(), None);
-        }
-        let during = |until: &BTreeMap<String, u64>| {
-            until
-                .iter()
-                .filter(|(_, until_ms)| at_ms < **until_ms)
-                .map(|(utility, _)| utility.clone())
-                .collect()
-        };
-        self.meter.empty = during(&self.empty_until_ms);
-        self.meter.unreachable = during(&self.unreachable_until_ms);
-        let request = simulated::Request { target, head, body: "" };
-        let (status, body) = self.meter.answer(&request, truth(at_ms));
-        (status, body, None)
-    }
 }
 
 /// See the module's text.
@@ -160,7 +118,11 @@ pub struct State {
     pub written: Vec<(String, Timestamp)>,
     /// The collector is killed once so many more calls were answered.
     pub dies_after: Option<u64>,
-    /// When it was, within the turn.
+    /// It is only while another worker has a turn, too.
+    pub dies_beside: bool,
+    /// Whether another one has.
+    pub is_beside: bool,
+    /// When it is, though turns of other workers may be carried out up to then.
     pub died_ms: Option<u64>,
     /// What is handed to the writer, and when.
     pub handed: Vec<(u64, Handed)>,
@@ -183,6 +145,8 @@ impl SimGround {
             turn: 0,
             written: Vec::new(),
             dies_after: None,
+            dies_beside: false,
+            is_beside: false,
             died_ms: None,
             handed: Vec::new(),
             calls: Vec::new(),
@@ -202,11 +166,25 @@ impl State {
     /// The collector was killed at this instant of the run: what was still to happen does not.
     pub fn take_back(&mut self, at_ms: u64) {
         self.calls.retain(|call| call.at_ms < at_ms);
+        let on_their_way = self.calls.iter_mut().filter(|call| call.answered_ms >= at_ms);
+        on_their_way.for_each(Call::unhear);
         self.handed.clear();
     }
 
+    /// The calls of this instant, by the collector's clock, were never counted.
+    pub fn note_uncounted(&mut self, at: Timestamp) {
+        let calls = self.calls.iter_mut().filter(|call| call.at == at && call.start == self.start);
+        calls.for_each(|call| call.is_uncounted = true);
+    }
+
+    /// Whether the collector is dead by now, as far as the turn has come.
+    #[must_use]
+    pub fn is_dead(&self) -> bool {
+        self.died_ms.is_some_and(|died_ms| died_ms <= self.now_ms)
+    }
+
     fn make(&mut self, url: &str, head: &str, timeout_ms: u64) -> Result<Response, String> {
-        if self.died_ms.is_some() {
+        if self.is_dead() {
             return Err("the collector was killed".to_owned());
         }
         let mut call = self.understood(url).ok_or_else(|| format!("nobody is at {url}"))?;
@@ -222,19 +200,31 @@ impl State {
             api.answer(&target, head, *now_ms, rng)
         });
         call.answered_ms = *now_ms;
-        if let Some((status, body, rest_ms)) = &answer {
-            (call.status, call.rest_ms) = (Some(*status), *rest_ms);
-            call.rows = if *status == 200 { rows(body) } else { BTreeMap::new() };
+        if let Some(Answer { status, body, rest, is_garbled, .. }) = &answer {
+            (call.status, call.is_garbled) = (Some(*status), *is_garbled);
+            call.rest_until = rest.map(|rest| match rest {
+                Rest::For(ms) => call.at.plus_ms(signed(ms)),
+                Rest::Until(at) => at,
+            });
+            call.is_emptied = api.meter.empty.contains(&call.utility);
+            call.rows = if call.is_answered() { rows(body) } else { BTreeMap::new() };
         }
         tracing::debug!(?call, "asks");
-        self.calls.push(call);
-        self.dies_after = self.dies_after.and_then(|left| left.checked_sub(1));
-        if self.dies_after == Some(0) {
+        if self.is_beside || !self.dies_beside {
+            self.dies_after = self.dies_after.map(|left| left.saturating_sub(1));
+        }
+        if self.dies_after == Some(0) && self.died_ms.is_none() {
             (self.dies_after, self.died_ms) = (None, Some(self.now_ms));
         }
-        let (status, body, rest_ms) = answer.ok_or("connection refused")?;
-        let rest = rest_ms.map(|ms| ("retry-after".to_owned(), (ms / 1_000).to_string()));
-        Ok(Response { status, headers: rest.into_iter().collect(), body: Ok(body) })
+        if self.is_dead() {
+            call.unhear();
+        }
+        self.calls.push(call);
+        if self.is_dead() {
+            return Err("the collector was killed".to_owned());
+        }
+        let Answer { status, body, headers, .. } = answer.ok_or("connection refused")?;
+        Ok(Response { status, headers, body: Ok(body) })
     }
 
     /// `http://apiN/UTILITY/consumption/1?start=…&end=…`
@@ -257,25 +247,18 @@ impl State {
             utility,
             window,
             at_ms,
+            at: truth(at_ms).plus_ms(self.ahead_ms),
             answered_ms: at_ms,
             turn,
             start,
             status: None,
-            rest_ms: None,
+            rest_until: None,
+            is_emptied: false,
+            is_garbled: false,
+            is_uncounted: false,
             rows,
         })
     }
-}
-
-/// The rows of an answer.
-fn rows(body: &str) -> BTreeMap<i64, u64> {
-    let json: serde_json::Value = serde_json::from_str(body).expect("the simulated API answers with JSON");
-    let row = |row: &serde_json::Value| {
-        let at = row["timestamp"].as_str()?.replace(' ', "T");
-        let at: Timestamp = format!("{at}:00Z").parse().ok()?;
-        Some((at.0, row["value"].as_f64()?.to_bits()))
-    };
-    json["values"].as_array().into_iter().flatten().filter_map(row).collect()
 }
 
 /// What the calls of one source go over.
@@ -312,7 +295,7 @@ impl Ground for SimGround {
 
     fn hand_in(&self, message: Inbound) -> bool {
         let mut state = self.state();
-        let (at_ms, lives) = (state.now_ms, state.died_ms.is_none());
+        let (at_ms, lives) = (state.now_ms, !state.is_dead());
         if lives {
             state.handed.push((at_ms, Handed::Message(message)));
         }
@@ -321,7 +304,7 @@ impl Ground for SimGround {
 
     fn called(&self, account: &str, at: Timestamp, since: Timestamp) -> Option<bool> {
         let mut state = self.state();
-        if state.died_ms.is_some() {
+        if state.is_dead() {
             return None;
         }
         let (at_ms, account) = (state.now_ms, account.to_owned());

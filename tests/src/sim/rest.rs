@@ -3,7 +3,6 @@
 
 use std::collections::BTreeMap;
 
-use gapless_collector::gaps::Policy;
 use gapless_common::id::Epoch;
 use gapless_common::quality::{Cause, Quality};
 use gapless_common::ranges::RangeSet;
@@ -18,6 +17,7 @@ use super::memory::Memory;
 use super::mishap::policies;
 use super::oracle::{Known, same};
 use super::recall::Telling;
+use super::schedule::{Gap, Wrong, gaps, past};
 
 /// `gaps.state`, as the collector writes it.
 pub(super) const FILLED: i64 = 2;
@@ -36,19 +36,6 @@ const OPEN_MS: i64 = 30_000;
 /// Beyond a flush, what was read for the collector comes within this time, in ms: see `ingest::keep`.
 const ARRIVAL_MS: i64 = 900_000;
 
-/// A gap as the database tells it.
-#[derive(Debug, Clone, Copy)]
-struct Told {
-    id: i64,
-    first: i64,
-    last: i64,
-    cause: Cause,
-    state: i64,
-    attempts: u32,
-    next_at: Option<i64>,
-    opened_at: i64,
-}
-
 /// What the database says of one device.
 #[derive(Debug, Default)]
 struct Stored {
@@ -58,7 +45,7 @@ struct Stored {
     conflicts: Vec<(String, i64)>,
     due: Option<(i64, Option<i64>)>,
     received: RangeSet,
-    gaps: Vec<Told>,
+    gaps: Vec<Gap>,
 }
 
 /// Where the outbox kept a record of the device, and what that says.
@@ -209,7 +196,7 @@ impl Remembered<'_> {
         }
     }
 
-    fn check_gap(&self, gap: &Told, findings: &mut Findings) {
+    fn check_gap(&self, gap: &Gap, findings: &mut Findings) {
         let (memory, grid) = (self.memory, self.memory.grid());
         let known = Known {
             name: memory.id().to_string(),
@@ -336,37 +323,27 @@ impl Remembered<'_> {
     }
 
     /// In what a gap that is not filled is not where its schedule says.
-    fn off_schedule(&self, gap: &Told, database: &Connection) -> rusqlite::Result<Option<String>> {
+    fn off_schedule(&self, gap: &Gap, database: &Connection) -> rusqlite::Result<Option<String>> {
         let class = self.memory.attributes().get("class");
         let policies = policies();
-        let policy = policies.of(class.map(String::as_str));
-        let past = past(database, gap.id, i64::MAX)?;
-        let due = Due::of(&past, policy);
-        let rested = truth(self.rested_ms).0;
-        let asked_at = past.iter().rev().find(|(event, _)| *event == 3).map(|(_, at)| *at);
-        Ok(match gap.state {
-            1 if gap.opened_at >= rested || due.next_at.is_some_and(|at| at > rested) => None,
-            // Its device has told nothing since: the gateway's clock was ahead when it told of these slots.
-            1 if self.case.history().has_odd_clock
-                && self.memory.grid().at(Slot(gap.last).plus(1)).0 > rested =>
-            {
-                None
-            }
+        let (past, rested) = (past(database, gap.id, i64::MAX)?, truth(self.rested_ms).0);
+        let Some(wrong) = gap.wrong(&past, policies.of(class.map(String::as_str)), rested) else {
+            return Ok(None);
+        };
+        let name = self.memory.id();
+        // Its device has told nothing since: the gateway's clock was ahead when it told of these slots.
+        let is_early =
+            self.case.history().has_odd_clock && self.memory.grid().at(Slot(gap.last).plus(1)).0 > rested;
+        let is_excused = match wrong {
             // One question at a time: what came of the one before it may still be on its way.
-            1 if is_awaited(database, self.memory.id().as_str(), None, rested)? => None,
-            1 => Some("it was never asked for".to_owned()),
-            // Its agent was stopped at that moment.
-            3 if asked_at.is_some_and(|at| at >= rested) => None,
-            // The agent has answered that it read what there was, and that takes a while to come.
-            3 if is_awaited(database, self.memory.id().as_str(), Some(gap.id), rested)? => None,
-            3 => Some("it is being asked for still".to_owned()),
-            _ if gap.attempts != due.attempts => Some(format!("after {} attempts: {past:?}", due.attempts)),
-            4 if gap.next_at != due.next_at => Some(format!("due at {:?}: {past:?}", due.next_at)),
-            5 if gap.attempts as usize != policy.waits_ms.len() => {
-                Some(format!("given up too early: {past:?}"))
+            Wrong::NeverAsked | Wrong::Overdue => {
+                is_early || is_awaited(database, name.as_str(), None, rested)?
             }
-            _ => None,
-        })
+            // The agent has answered that it read what there was, and that takes a while to come.
+            Wrong::AskedStill => is_awaited(database, name.as_str(), Some(gap.id), rested)?,
+            _ => false,
+        };
+        Ok((!is_excused).then(|| format!("{wrong:?}: {past:?}")))
     }
 }
 
@@ -379,54 +356,6 @@ fn is_awaited(database: &Connection, device: &str, gap: Option<i64>, at: i64) ->
         WHERE d.name = ?1 AND p.id = ifnull(?2, p.id) AND p.state = 3 AND c.outcome = 1 AND p.next_at > ?3
         AND p.next_at <= max(c.answered_at, a.last_birth_at) + a.flush_ms + ?4)";
     database.prepare_cached(sql)?.query_row(rusqlite::params![device, gap, at, ARRIVAL_MS], |r| r.get(0))
-}
-
-/// What the events of a gap make due, worked out anew.
-#[derive(Debug, Default)]
-struct Due {
-    attempts: u32,
-    failures: u32,
-    next_at: Option<i64>,
-}
-
-impl Due {
-    fn of(past: &[(i64, i64)], policy: &Policy) -> Self {
-        let mut due = Self::default();
-        for &(event, at) in past {
-            match event {
-                // Opened anew by a person, or by its proof.
-                1 | 8 => due = Self { next_at: Some(at), ..Self::default() },
-                7 => due.next_at = Some(at),
-                5 if due.failures < 11 => {
-                    let pause_s = [10, 20, 40, 80, 160].get(due.failures as usize).copied().unwrap_or(300);
-                    due.failures += 1;
-                    due.next_at = Some(at + pause_s * 1_000);
-                }
-                4 | 5 => {
-                    due.attempts += 1;
-                    due.failures = 0;
-                    due.next_at = policy.waits_ms.get(due.attempts as usize).map(|wait| at + wait);
-                }
-                _ => {}
-            }
-        }
-        due
-    }
-}
-
-/// The events of a gap before the event `until`, with those of the one that it was cut off: code and time.
-pub(super) fn past(database: &Connection, gap: i64, until: i64) -> rusqlite::Result<Vec<(i64, i64)>> {
-    let sql = "SELECT id, event, at, parent FROM gap_events WHERE gap = ?1 AND id < ?2 ORDER BY id";
-    let mut statement = database.prepare_cached(sql)?;
-    let mut rows = statement.query([gap, until])?;
-    let mut events = Vec::new();
-    while let Some(row) = rows.next()? {
-        if let Some(parent) = row.get::<_, Option<i64>>(3)? {
-            events = past(database, parent, row.get(0)?)?;
-        }
-        events.push((row.get(1)?, row.get(2)?));
-    }
-    Ok(events)
 }
 
 fn is_same((told, said): &(Option<Value>, Quality), value: Option<f64>, quality: i64) -> bool {
@@ -454,50 +383,6 @@ fn load(database: &Connection, device: &str) -> rusqlite::Result<Stored> {
     stored.conflicts = conflicts.collect::<Result<_, _>>()?;
     stored.due = super::judge::due(database, device)?;
     stored.received = super::judge::received(database, device)?;
-    let sql = "SELECT p.id, p.first_slot, p.last_slot, p.cause, p.state, p.attempts, p.next_at, p.opened_at
-        FROM gaps p JOIN grids g ON g.id = p.grid JOIN devices d ON d.id = g.device
-        WHERE d.name = ?1 ORDER BY p.first_slot";
-    let mut statement = database.prepare_cached(sql)?;
-    let gaps = statement.query_map([device], |r| {
-        let code: i64 = r.get(3)?;
-        Ok(Told {
-            id: r.get(0)?,
-            first: r.get(1)?,
-            last: r.get(2)?,
-            cause: u16::try_from(code).ok().and_then(Cause::from_code).unwrap_or(Cause::Unexplained),
-            state: r.get(4)?,
-            attempts: r.get(5)?,
-            next_at: r.get(6)?,
-            opened_at: r.get(7)?,
-        })
-    })?;
-    stored.gaps = gaps.collect::<Result<_, _>>()?;
+    stored.gaps = gaps(database, device)?;
     Ok(stored)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// Events with their times, attempts, and when it is due next.
-    type Row = (&'static [(i64, i64)], u32, Option<i64>);
-
-    #[test]
-    fn a_schedule_follows_from_what_happened() {
-        let policy = policies().of(Some("hasty")).clone();
-        let rows: [Row; 6] = [
-            (&[(1, 5)], 0, Some(5)),
-            (&[(1, 5), (3, 5), (4, 100)], 1, Some(60_100)),
-            (&[(1, 5), (3, 5), (5, 100), (3, 200), (5, 300)], 0, Some(20_300)),
-            (&[(1, 5), (3, 5), (4, 100), (7, 200)], 1, Some(200)),
-            (&[(1, 5), (4, 100), (4, 200), (4, 300), (6, 300)], 3, None),
-            (&[(1, 5), (4, 100), (4, 200), (4, 300), (6, 300), (8, 900)], 0, Some(900)),
-        ];
-        for (past, attempts, next_at) in rows {
-            let due = Due::of(past, &policy);
-            assert_eq!((due.attempts, due.next_at), (attempts, next_at), "{past:?}");
-        }
-        let failures: Vec<(i64, i64)> = (0..12).map(|n| (5, n)).collect();
-        assert_eq!(Due::of(&failures, &policy).attempts, 1, "what keeps failing is an attempt in vain");
-    }
 }

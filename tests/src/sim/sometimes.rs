@@ -109,11 +109,13 @@ pub enum Rare {
     ConsentGivenAnew,
     /// The collector was killed in a turn of a source.
     DiedInTurn,
+    /// It was while two workers had one.
+    BothDiedInTurn,
 }
 
 impl Rare {
     /// All of them.
-    pub const ALL: [Self; 50] = [
+    pub const ALL: [Self; 51] = [
         Self::DuplicateFrame,
         Self::Overtaking,
         Self::TornTail,
@@ -164,6 +166,7 @@ impl Rare {
         Self::ConsentWithdrawn,
         Self::ConsentGivenAnew,
         Self::DiedInTurn,
+        Self::BothDiedInTurn,
     ];
 }
 

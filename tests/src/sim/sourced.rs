@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use gapless_common::message::AgentState;
 use gapless_common::quality::Cause;
 use gapless_common::reading::{Misses, Record, Value};
 use gapless_common::time::Timestamp;
@@ -11,66 +12,127 @@ use gapless_common::wire::{self, Message};
 use rusqlite::{Connection, OptionalExtension as _};
 
 use super::clock::truth;
+use super::described::{Described, SITE};
 use super::judge::Findings;
 use super::remote::{Call, Handed, State};
 use super::rest::FILLED;
 use super::sometimes::Rare;
-use super::source::{Described, SITE, Sourcing};
+use super::source::{Sources, Sourcing};
 use super::world::World;
 
 /// A device that is refused before anything of it is known is asked again after this time, in ms.
-const REFUSED_MS: u64 = 7 * 86_400_000;
+const REFUSED_MS: i64 = 7 * 86_400_000;
 /// Beyond its lag and a few intervals a slot is accounted for within this time, in ms: a job that failed is tried again within five
 /// minutes, and jobs of a rhythm are found within seven.
 pub(super) const PROVEN_MS: i64 = 720_000;
 /// The same in intervals: one to its poll, one more where that has just been.
 pub(super) const PROVEN_INTERVALS: i64 = 3;
 
-/// A device and an instant.
+/// A device and an instant, or a slot.
 type Place = (String, i64);
+/// A meter, and its API.
+type Of = (usize, String);
+
+/// What an answer said of an instant.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Told {
+    /// When, in ms of the run.
+    pub(super) at_ms: u64,
+    /// Whether the API had it, and did tell.
+    pub(super) is_had: bool,
+}
+
+/// What the database has of sources, by what was committed, and what their APIs had told by then.
+#[derive(Debug, Default, Clone)]
+pub(super) struct Kept {
+    /// Values, as their bits; `None` where there is none.
+    pub(super) stored: BTreeMap<Place, Option<u64>>,
+    /// Why slots were told to be missing.
+    pub(super) missed: BTreeMap<Place, BTreeSet<Cause>>,
+    /// Meters whose consent was withdrawn, and which consent that was.
+    pub(super) refused: BTreeMap<Of, u32>,
+    /// What the last answer to each question for an instant said of it.
+    pub(super) told: BTreeMap<Place, Told>,
+}
 
 /// What the oracle knows of sources as they go.
 #[derive(Debug, Default)]
 pub(super) struct Watch {
     /// What was handed in in this life of the collector.
-    spoken: BTreeMap<Place, u64>,
+    spoken: BTreeMap<Place, Option<u64>>,
     /// What of it is not committed yet.
-    pub(super) under_way: BTreeMap<Place, u64>,
-    /// What is committed, and what was as the database was backed up.
-    pub(super) stored: BTreeMap<Place, u64>,
-    backup: BTreeMap<Place, u64>,
-    /// Devices whose consent was withdrawn, as far as this life of the collector knows, and until when they are not asked, in ms of
-    /// the run: one of which nothing was known yet is asked again.
-    withdrawn: BTreeMap<(usize, String), u64>,
-    /// Until when each account is to be left alone, in ms of the run.
-    rests_until: BTreeMap<String, u64>,
+    pub(super) under_way: BTreeMap<Place, Option<u64>>,
+    /// What is committed, and what was as the database was backed up, with what was under way then.
+    pub(super) kept: Kept,
+    backup: (Kept, BTreeMap<Place, Option<u64>>),
+    /// What was handed in and came to nothing, as the collector was killed or its database put back: when that was last.
+    pub(super) lost: BTreeMap<Place, u64>,
+    /// Agents that have begun in this life of the collector, and when.
+    begun: BTreeMap<String, u64>,
+    /// Meters whose consent was withdrawn, as far as this life of the collector knows, and until when they are not asked, by its
+    /// clock: one of which nothing was known yet is asked again.
+    withdrawn: BTreeMap<Of, Timestamp>,
+    /// Until when each account is to be left alone, by the collector's clock.
+    rests_until: BTreeMap<String, Timestamp>,
+    /// Slots that are missing because their meter could not be reached.
+    unreached: BTreeSet<Place>,
     /// When each agent was born last.
     born_ms: BTreeMap<String, u64>,
 }
 
 impl Watch {
-    /// The collector has started over this database.
-    pub(super) fn begin(&mut self, plan: &Sourcing, database: &Connection) -> rusqlite::Result<()> {
+    /// The collector has started over this database: it knows whose consent was withdrawn.
+    pub(super) fn begin(&mut self, plan: &Sourcing, database: &Connection) -> rusqlite::Result<Findings> {
         for (described, utility) in plan.devices() {
-            let Some((consent, true)) = standing(database, &described.device(utility))? else { continue };
-            if consent == described.consent.to_string() {
-                self.withdrawn.insert((described.no, utility.to_owned()), u64::MAX);
+            if self.is_refused(described, utility) {
+                self.withdrawn.insert((described.no, utility.to_owned()), Timestamp(i64::MAX));
             }
         }
-        Ok(())
+        self.check_marks(plan, database)
     }
 
     /// It has ended.
-    pub(super) fn end(&mut self) {
+    pub(super) fn end(&mut self, now_ms: u64) {
         self.spoken.clear();
-        self.under_way.clear();
+        self.lose(now_ms);
+        self.begun.clear();
         self.withdrawn.clear();
         self.rests_until.clear();
+        // What it never heard it was not told.
+        self.kept.told.retain(|_, told| told.at_ms < now_ms);
     }
 
-    /// How long an account is to be left alone is reckoned by a clock that was set forward.
-    pub(super) fn forget_rests(&mut self) {
-        self.rests_until.clear();
+    fn lose(&mut self, now_ms: u64) {
+        self.lost.extend(std::mem::take(&mut self.under_way).into_keys().map(|place| (place, now_ms)));
+    }
+
+    /// The collector's clock was set back: what is still so far off that it was reckoned before that is asked at once.
+    pub(super) fn note_set_back(&mut self) {
+        self.withdrawn.retain(|_, until| *until == Timestamp(i64::MAX));
+    }
+
+    /// By the consent that is in force the meter was refused, and that is committed.
+    pub(super) fn is_refused(&self, described: &Described, utility: &str) -> bool {
+        self.kept.refused.get(&(described.no, utility.to_owned())) == Some(&described.consent)
+    }
+
+    /// A device says that its consent is withdrawn where that was told and committed, and nowhere else.
+    pub(super) fn check_marks(&self, plan: &Sourcing, database: &Connection) -> rusqlite::Result<Findings> {
+        let mut findings = Findings::new();
+        for (described, utility) in plan.devices() {
+            let device = described.device(utility);
+            let says =
+                standing(database, &device)?.filter(|(consent, _)| *consent == described.consent.to_string());
+            let (is_marked, is_refused) =
+                (says.is_some_and(|(_, is_marked)| is_marked), self.is_refused(described, utility));
+            if is_marked != is_refused {
+                let what = format!(
+                    "{device}: it says that consent is withdrawn: {is_marked}; it was refused: {is_refused}"
+                );
+                findings.push(("consent", what));
+            }
+        }
+        Ok(findings)
     }
 
     /// A turn was carried out, and this is what it hands in.
@@ -78,63 +140,95 @@ impl Watch {
         let calls: Vec<&Call> = state.calls.iter().rev().take_while(|call| call.turn == state.turn).collect();
         let calls: Vec<&Call> = calls.into_iter().rev().collect();
         let mut findings = Findings::new();
+        let records: Vec<(u64, AgentPath, Record)> =
+            handed.iter().flat_map(|(at_ms, handed)| of(*at_ms, handed)).collect();
+        let mut began = BTreeSet::new();
+        for (at_ms, path, _) in records.iter().filter(|(.., record)| matches!(record, Record::Start(_))) {
+            began.insert(path.agent.to_string());
+            self.begun.insert(path.agent.to_string(), *at_ms);
+        }
         for (at, call) in calls.iter().enumerate() {
             self.check_call(plan, call, &mut findings);
             check_windows(plan, &calls[..at], call, &mut findings);
         }
-        let mut began = BTreeSet::new();
-        for (_, handed) in handed {
-            let Handed::Message(message) = handed else { continue };
-            let Some((path, records)) = records(&message.topic, &message.payload) else { continue };
-            for record in records {
-                match record {
-                    Record::Start(_) => {
-                        began.insert(path.agent.to_string());
+        let mut marked = BTreeSet::new();
+        for (at_ms, path, record) in &records {
+            let agent = path.agent.as_str();
+            match record {
+                Record::Readings(readings) => {
+                    for sample in &readings.samples {
+                        let told = (agent, readings.at.0, sample.value.as_ref());
+                        self.note_spoken(plan, &calls, told, &mut findings);
                     }
-                    Record::Readings(readings) => {
-                        let samples = readings.samples.iter().filter_map(|sample| sample.value.as_ref());
-                        for value in samples {
-                            let told = (path.agent.as_str(), readings.at.0, value);
-                            self.note_spoken(plan, &calls, told, &mut findings);
-                        }
-                    }
-                    Record::Misses(misses) => {
-                        let of =
-                            plan.devices().find(|(one, utility)| one.agent(utility) == path.agent.as_str());
-                        findings.extend(of.and_then(|of| untrue(of, &misses, &state.calls)));
-                    }
-                    _ => {}
+                }
+                Record::Misses(misses) => {
+                    let meter = plan.devices().find(|(one, utility)| one.agent(utility) == agent);
+                    let Some(meter) = meter else { continue };
+                    findings.extend(self.untrue(meter, misses, state, *at_ms));
+                }
+                Record::Catalog(catalog) if is_marked(&catalog.bytes) => {
+                    marked.insert(agent);
+                }
+                _ => {}
+            }
+        }
+        if !state.is_dead() {
+            self.check_told(plan, &calls, &began, &mut findings);
+            for call in calls.iter().filter(|call| call.status == Some(403)) {
+                let agent = plan.described[call.api].agent(&call.utility);
+                if self.has_begun(&agent, call.at_ms) && !marked.contains(agent.as_str()) {
+                    findings.push(("consent", format!("{call:?}, and the device does not say so")));
                 }
             }
         }
-        if state.died_ms.is_none() {
-            self.check_told(plan, &calls, &began, &mut findings);
-        }
+        self.note_told(plan, state, &calls, &began);
         findings
+    }
+
+    fn has_begun(&self, agent: &str, at_ms: u64) -> bool {
+        self.begun.get(agent).is_some_and(|begun_ms| *begun_ms <= at_ms)
     }
 
     /// Whether a call may be made: nobody has refused it.
     fn check_call(&mut self, plan: &Sourcing, call: &Call, findings: &mut Findings) {
         let (described, of) = (&plan.described[call.api], (call.api, call.utility.clone()));
-        if let Some(until_ms) = self.withdrawn.get(&of).filter(|until_ms| call.at_ms < **until_ms) {
-            findings.push(("consent", format!("{call:?}, though it was withdrawn, until {until_ms} ms")));
+        if let Some(until) = self.withdrawn.get(&of).filter(|until| call.at < **until) {
+            findings.push(("consent", format!("{call:?}, though it was withdrawn, until {until}")));
         }
         let account = account(described);
-        if let Some(until_ms) = self.rests_until.get(&account).filter(|until_ms| call.at_ms < **until_ms) {
-            findings
-                .push(("calls within limits", format!("{call:?}, though it is to rest until {until_ms} ms")));
+        if let Some(until) = self.rests_until.get(&account).filter(|until| call.at < **until) {
+            findings.push(("calls within limits", format!("{call:?}, though it is to rest until {until}")));
         }
         if call.window.1.since_ms(call.window.0) > described.window_ms {
             findings.push(("calls within limits", format!("{call:?}: its window is too long")));
         }
         if call.status == Some(403) {
-            let device = described.device(&call.utility);
-            let is_known =
-                self.stored.range((device.clone(), i64::MIN)..=(device, i64::MAX)).next().is_some();
-            self.withdrawn.insert(of, if is_known { u64::MAX } else { call.answered_ms + REFUSED_MS });
+            let is_known = self.has_begun(&described.agent(&call.utility), call.at_ms);
+            let until = if is_known { Timestamp(i64::MAX) } else { call.answered().plus_ms(REFUSED_MS) };
+            self.withdrawn.insert(of, until);
         }
-        if let Some(rest_ms) = call.rest_ms {
-            self.rests_until.insert(account, call.at_ms + rest_ms);
+        if let Some(until) = call.rest_until {
+            self.rests_until.insert(account, until);
+        }
+    }
+
+    /// What each answer of a turn said of the instants that it was asked for, by what the meter had. The first question of all to a
+    /// device only asks how far back there is anything, and one that begins within a minute cannot say so.
+    fn note_told(&mut self, plan: &Sourcing, state: &State, calls: &[&Call], began: &BTreeSet<String>) {
+        for call in calls.iter().filter(|call| call.is_answered()) {
+            let described = &plan.described[call.api];
+            if began.contains(&described.agent(&call.utility)) {
+                continue;
+            }
+            let (device, meter) = (described.device(&call.utility), &state.apis[call.api].meter);
+            let first = call.window.0.0.div_euclid(described.interval_ms) + 1;
+            let instants =
+                (first..).map(|slot| slot * described.interval_ms).take_while(|at| *at < call.window.1.0);
+            for at in instants {
+                let is_had =
+                    !call.is_emptied && meter.has(&call.utility, Timestamp(at), truth(call.answered_ms));
+                self.kept.told.insert((device.clone(), at), Told { at_ms: call.answered_ms, is_had });
+            }
         }
     }
 
@@ -143,14 +237,17 @@ impl Watch {
         &mut self,
         plan: &Sourcing,
         calls: &[&Call],
-        (agent, at, value): (&str, i64, &Value),
+        (agent, at, value): (&str, i64, Option<&Value>),
         findings: &mut Findings,
     ) {
         let of = plan.devices().find(|(described, utility)| described.agent(utility) == agent);
-        let Value::Number(value) = value else {
-            return findings.push(("no invention", format!("{agent} at {at}: {value:?} is no number")));
+        let bits = match value {
+            Some(Value::Number(value)) => Some(value.to_bits()),
+            None => None,
+            Some(other) => {
+                return findings.push(("no invention", format!("{agent} at {at}: {other:?} is no number")));
+            }
         };
-        let bits = value.to_bits();
         let is_told = |call: &&Call| {
             let is_it = |(described, utility): (&Described, &str)| {
                 described.no == call.api && utility == call.utility
@@ -158,7 +255,7 @@ impl Watch {
             of.is_some_and(is_it) && call.rows.get(&at) == Some(&bits)
         };
         if !calls.iter().any(is_told) {
-            findings.push(("no invention", format!("{agent} at {at}: {value}, and no API told that")));
+            findings.push(("no invention", format!("{agent} at {at}: {value:?}, and no API told that")));
         }
         let device = of.map(|(described, utility)| described.device(utility)).unwrap_or_default();
         self.spoken.insert((device.clone(), at), bits);
@@ -190,7 +287,7 @@ impl Watch {
                 call.rows.keys().filter(|at| **at > call.window.0.0 || **at == call.window.0.0 && !goes_on);
             for at in rows {
                 // What another answer of the turn said later counts.
-                let told: Vec<u64> = own().filter_map(|call| call.rows.get(at).copied()).collect();
+                let told: Vec<Option<u64>> = own().filter_map(|call| call.rows.get(at).copied()).collect();
                 let spoken = self.spoken.get(&(device.clone(), *at));
                 if !spoken.is_some_and(|bits| told.contains(bits)) {
                     let what =
@@ -201,30 +298,95 @@ impl Watch {
         }
     }
 
-    /// A message of a source is committed. Returns whether a value took the place of another one.
-    fn note_committed(&mut self, plan: &Sourcing, now_ms: u64, topic: &str, payload: &[u8]) -> bool {
-        let Some((path, records)) = records(topic, payload) else {
-            if let Some((path, _)) = AgentPath::parse_up(topic).filter(|(path, _)| path.site.as_str() == SITE)
-            {
-                self.born_ms.insert(path.agent.to_string(), now_ms);
-            }
-            return false;
+    /// Why slots are not missing for the reason that is told at this moment, where that is so: they were asked for at or after their
+    /// lag, or once a later one was there, and an answer did not hold them; or the last call was refused.
+    fn untrue(
+        &mut self,
+        (described, utility): (&Described, &str),
+        misses: &Misses,
+        state: &State,
+        at_ms: u64,
+    ) -> Option<(&'static str, String)> {
+        let own = || {
+            let calls = state.calls.iter().rev();
+            calls.filter(|call| {
+                call.api == described.no && call.utility == utility && call.answered_ms <= at_ms
+            })
         };
+        let last = own().next().and_then(|call| call.status);
+        let newest = own().filter_map(|call| call.rows.last_key_value()).map(|(at, _)| *at).max();
+        let is_true = |slot: i64| {
+            let at = slot * described.interval_ms;
+            let is_settled = |call: &Call| {
+                call.at.since_ms(Timestamp(at)) >= described.lag_ms
+                    || newest.is_some_and(|newest| at < newest)
+            };
+            match misses.cause {
+                Cause::NotRecorded => own().any(|call| call.lacks(at) && is_settled(call)),
+                Cause::NotConnected => matches!(last, Some(403 | 404)),
+                _ => false,
+            }
+        };
+        let mut slots = misses.first.0..misses.first.0 + i64::from(misses.count);
+        if misses.cause == Cause::NotConnected && last == Some(404) {
+            self.unreached.extend(slots.clone().map(|slot| (described.device(utility), slot)));
+        }
+        let wrong = slots.find(|slot| !is_true(*slot))?;
+        let what = format!("{}: {misses:?}, and that is not so of slot {wrong}", described.device(utility));
+        Some(("true causes", what))
+    }
+
+    /// A message of a source is committed. Returns what was reached with it.
+    fn note_committed(&mut self, plan: &Sourcing, now_ms: u64, topic: &str, payload: &[u8]) -> Vec<Rare> {
+        let mut reached = Vec::new();
+        let path = AgentPath::parse_up(topic).map(|(path, _)| path);
+        let Some(path) = path.filter(|path| path.site.as_str() == SITE) else { return reached };
         let agent = path.agent.as_str();
+        let records = match wire::decode(payload) {
+            Ok(Message::Data(frame)) => frame.records,
+            Ok(Message::State(AgentState::Birth { .. })) => {
+                self.born_ms.insert(agent.to_owned(), now_ms);
+                return reached;
+            }
+            _ => return reached,
+        };
         let of = plan.devices().find(|(described, utility)| described.agent(utility) == agent);
-        let Some(device) = of.map(|(described, utility)| described.device(utility)) else { return false };
-        let mut is_other = false;
+        let Some((described, utility)) = of else { return reached };
+        let (device, meter) = (described.device(utility), (described.no, utility.to_owned()));
         for record in records {
-            let Record::Readings(readings) = record else { continue };
-            for value in readings.samples.iter().filter_map(|sample| sample.value.as_ref()) {
-                let Value::Number(value) = value else { continue };
-                let place = (device.clone(), readings.at.0);
-                self.under_way.remove(&place);
-                let before = self.stored.insert(place, value.to_bits());
-                is_other |= before.is_some_and(|before| before != value.to_bits());
+            match record {
+                Record::Readings(readings) => {
+                    for value in readings.samples.iter().map(|sample| sample.value.as_ref()) {
+                        let bits = match value {
+                            Some(Value::Number(value)) => Some(value.to_bits()),
+                            _ => None,
+                        };
+                        let place = (device.clone(), readings.at.0);
+                        self.under_way.remove(&place);
+                        let before = self.kept.stored.insert(place, bits);
+                        if before.is_some_and(|before| before != bits) {
+                            reached.push(Rare::RemoteCorrected);
+                        }
+                    }
+                }
+                Record::Misses(misses) => {
+                    for slot in misses.first.0..misses.first.0 + i64::from(misses.count) {
+                        let place = (device.clone(), slot);
+                        if self.unreached.contains(&place) {
+                            reached.push(Rare::RemoteUnreached);
+                        }
+                        self.kept.missed.entry(place).or_default().insert(misses.cause);
+                    }
+                }
+                Record::Catalog(catalog)
+                    if is_marked(&catalog.bytes) && self.withdrawn.contains_key(&meter) =>
+                {
+                    self.kept.refused.insert(meter.clone(), described.consent);
+                }
+                _ => {}
             }
         }
-        is_other
+        reached
     }
 }
 
@@ -233,16 +395,21 @@ impl World {
     pub(super) fn note_source(&mut self, topic: &str, payload: &[u8]) {
         let now_ms = self.now_ms;
         let Some(sources) = &mut self.sources else { return };
-        if sources.watch.note_committed(&sources.plan, now_ms, topic, payload) {
-            self.sometimes.reach(Rare::RemoteCorrected);
-        }
+        let reached: BTreeSet<Rare> =
+            sources.watch.note_committed(&sources.plan, now_ms, topic, payload).into_iter().collect();
+        reached.into_iter().for_each(|rare| self.sometimes.reach(rare));
     }
 
     /// The collector's database is backed up, or put back.
     pub(super) fn note_sources_backed_up(&mut self, is_put_back: bool) {
-        let Some(sources) = &mut self.sources else { return };
-        let Watch { stored, backup, .. } = &mut sources.watch;
-        if is_put_back { stored.clone_from(backup) } else { backup.clone_from(stored) }
+        let now_ms = self.now_ms;
+        let Some(Sources { watch, .. }) = &mut self.sources else { return };
+        if is_put_back {
+            (watch.kept, watch.under_way) = watch.backup.clone();
+            watch.lose(now_ms);
+        } else {
+            watch.backup = (watch.kept.clone(), watch.under_way.clone());
+        }
     }
 
     /// When an agent of a source was last born.
@@ -286,9 +453,16 @@ impl World {
     pub(super) fn note_sources_reached(&mut self) {
         let (Some(sources), Some(committer)) = (&self.sources, &self.center.committer) else { return };
         let calls = &sources.ground.state().calls;
-        let rested = calls.iter().find(|call| call.rest_ms.is_some());
-        let went_on =
-            |call: &Call| rested.is_some_and(|rested| rested.at_ms < call.at_ms && call.status == Some(200));
+        let described = &sources.plan.described;
+        let went_on = |rested: &Call| {
+            let account = account(&described[rested.api]);
+            rested.rest_until.is_some_and(|until| {
+                let later = calls.iter().filter(|call| call.is_answered() && call.at >= until);
+                later
+                    .filter(|call| call.start == rested.start)
+                    .any(|call| self::account(&described[call.api]) == account)
+            })
+        };
         if calls.iter().any(went_on) {
             self.sometimes.reach(Rare::RemoteRested);
         }
@@ -303,7 +477,6 @@ impl World {
             JOIN sites s ON s.id = d.site WHERE s.name = ?1";
         let rows = [
             (Rare::RemoteFilled, format!("{gaps} AND p.state = {FILLED} AND p.attempts + p.failures > 0")),
-            (Rare::RemoteUnreached, format!("{gaps} AND p.cause = {}", Cause::NotConnected.code())),
             (
                 Rare::ConsentWithdrawn,
                 "SELECT 1 FROM devices d JOIN sites s ON s.id = d.site WHERE s.name = ?1
@@ -324,48 +497,35 @@ pub(super) fn account(described: &Described) -> String {
     if described.account.is_empty() { format!("m{}", described.no) } else { described.account.to_owned() }
 }
 
-/// Why slots are not missing for the reason that is told, where that is so: an answer did not hold them, or their meter could not be
-/// asked.
-fn untrue(
-    (described, utility): (&Described, &str),
-    misses: &Misses,
-    calls: &[Call],
-) -> Option<(&'static str, String)> {
-    let own = || calls.iter().rev().filter(|call| call.api == described.no && call.utility == utility);
-    let is_true = |slot: i64| {
-        let at = slot * described.interval_ms;
-        match misses.cause {
-            Cause::NotRecorded => own().any(|call| call.lacks(at)),
-            Cause::NotConnected => own().any(|call| matches!(call.status, Some(403 | 404))),
-            _ => false,
-        }
-    };
-    let mut slots = misses.first.0..misses.first.0 + i64::from(misses.count);
-    let wrong = slots.find(|slot| !is_true(*slot))?;
-    let what = format!("{}: {misses:?}, and that is not so of slot {wrong}", described.device(utility));
-    Some(("true causes", what))
-}
-
 /// No slot is asked for twice within a turn, but for what is read again each time.
 fn check_windows(plan: &Sourcing, before: &[&Call], call: &Call, findings: &mut Findings) {
     let overlap_ms = plan.described[call.api].overlap_ms;
     let is_same = |other: &&&Call| other.api == call.api && other.utility == call.utility;
     let twice = before.iter().filter(is_same).find(|other| {
         let (from, to) = (other.window.0.max(call.window.0), other.window.1.min(call.window.1));
-        other.status == Some(200) && to.since_ms(from) > overlap_ms
+        other.is_answered() && to.since_ms(from) > overlap_ms
     });
     if let Some(other) = twice {
         findings.push(("asked once", format!("{call:?} in the same turn as {other:?}")));
     }
 }
 
-/// The records of a frame of a source.
-fn records(topic: &str, payload: &[u8]) -> Option<(AgentPath, Vec<Record>)> {
-    let (path, _) = AgentPath::parse_up(topic).filter(|(path, _)| path.site.as_str() == SITE)?;
-    match wire::decode(payload) {
-        Ok(Message::Data(frame)) => Some((path, frame.records)),
-        _ => None,
+/// The records of a frame that a source hands in at that instant.
+fn of(at_ms: u64, handed: &Handed) -> Vec<(u64, AgentPath, Record)> {
+    let Handed::Message(message) = handed else { return Vec::new() };
+    let path = AgentPath::parse_up(&message.topic).map(|(path, _)| path);
+    match (path, wire::decode(&message.payload)) {
+        (Some(path), Ok(Message::Data(frame))) => {
+            frame.records.into_iter().map(|record| (at_ms, path.clone(), record)).collect()
+        }
+        _ => Vec::new(),
     }
+}
+
+/// Whether a catalog says that the consent for its device is withdrawn, and that no slot of it is due.
+fn is_marked(catalog: &[u8]) -> bool {
+    let devices = wire::decode_catalog(catalog).map(|(_, catalog)| catalog.devices).unwrap_or_default();
+    devices.iter().any(|device| device.paused && device.attributes.contains_key("not_authorised_since"))
 }
 
 /// By which consent a device was asked last, and whether that is withdrawn.

@@ -119,9 +119,9 @@ impl World {
         }
         self.heal(Heal::Broker);
         self.heal(Heal::CenterDisk);
-        let is_set_forward = self.center.ahead_ms < 0;
+        let is_set_back = self.center.ahead_ms > 0;
         self.center.ahead_ms = 0;
-        self.sources.iter_mut().for_each(|sources| sources.make_good(is_set_forward));
+        self.sources.iter_mut().for_each(|sources| sources.make_good(is_set_back));
         self.people.make_good();
         self.viewers.leave_all();
         for no in 0..self.gateways.len() {

@@ -1,37 +1,27 @@
-//! What the end must look like for the collector's own sources: the database holds what was committed, bit for bit; each slot that is
-//! due is stored, or in one gap with its true cause and a time at which it is asked for again, or given up by its schedule; and no
-//! account was asked more often than it may be.
+//! What the end must look like for the collector's own sources: the database holds what was committed, bit for bit; what an API had
+//! as it was asked last is stored; each other slot that is due is in one gap with its true cause, which stands where its schedule
+//! says, each attempt of it with calls of its own; and no account was asked more often than it may be.
 
 use std::collections::BTreeMap;
 
-use gapless_common::quality::Cause;
 use gapless_common::ranges::RangeSet;
+use gapless_common::time::Timestamp;
 use rusqlite::Connection;
 
 use super::clock::{signed, truth};
+use super::described::{Described, SITE};
 use super::judge::{Findings, differing, holes, overlap, received, unsigned};
 use super::mishap::policies;
 use super::plan::Mischief;
 use super::remote::Call;
 use super::rest::FILLED;
-use super::source::{Described, SITE, Sourcing};
-use super::sourced::{PROVEN_INTERVALS, PROVEN_MS, Watch, account};
+use super::schedule::{ASKED, FAILED, Gap, NO_DATA, Wrong, gaps, past};
+use super::source::Sourcing;
+use super::sourced::{PROVEN_INTERVALS, PROVEN_MS, Told, Watch, account};
 use super::world::World;
 
 /// How far a device's schedule may be behind at the end, in ms: as long as the collector may take to look.
 const LOOKED_MS: i64 = 60_000;
-
-/// A gap as the database tells it.
-#[derive(Debug)]
-struct Gap {
-    first: i64,
-    last: i64,
-    cause: i64,
-    state: i64,
-    attempts: u32,
-    next_at: Option<i64>,
-    sourceless: bool,
-}
 
 /// Everything, in the end.
 pub(super) fn judge(world: &World, findings: &mut Findings) {
@@ -42,14 +32,17 @@ pub(super) fn judge(world: &World, findings: &mut Findings) {
         findings.push(("conservation", format!("{place:?} was handed in, and is not committed")));
     }
     check_stored(committer.connection(), watch, findings).expect("the database reads");
+    findings.extend(watch.check_marks(&sources.plan, committer.connection()).expect("the database reads"));
     check_rates(world, &sources.plan, &state.calls, findings);
     for (described, utility) in sources.plan.devices() {
         let calls = state.calls.iter().filter(|call| call.api == described.no && call.utility == utility);
-        let case = Case { world, described, utility, calls: calls.collect(), watch };
-        if case.is_overdue() && !state.apis[described.no].meter.withdrawn.contains(utility) {
+        let is_withdrawn = state.apis[described.no].meter.withdrawn.contains(utility);
+        let case = Case { world, described, utility, calls: calls.collect(), watch, is_withdrawn };
+        if case.is_overdue() && !is_withdrawn {
             let what = format!("{}: nothing was had of it since all is mended", described.device(utility));
             findings.push(("liveness", what));
         }
+        case.check_held(findings);
         case.check_slots(committer.connection(), findings).expect("the database reads");
     }
 }
@@ -62,30 +55,31 @@ fn check_stored(database: &Connection, watch: &Watch, findings: &mut Findings) -
     let mut rows = statement.query([SITE])?;
     let mut there = BTreeMap::new();
     while let Some(row) = rows.next()? {
-        let bits = row.get::<_, Option<f64>>(2)?.map(f64::to_bits).unwrap_or_default();
+        let bits = row.get::<_, Option<f64>>(2)?.map(f64::to_bits);
         if there.insert((row.get::<_, String>(0)?, row.get::<_, i64>(1)?), bits).is_some() {
             findings.push(("conservation", format!("{:?} is stored twice", row.get::<_, i64>(1)?)));
         }
     }
-    for (place, bits) in &watch.stored {
+    let number = |bits: Option<u64>| bits.map(f64::from_bits);
+    for (place, bits) in &watch.kept.stored {
         if there.get(place) != Some(bits) {
-            let is = there.get(place).copied().map(f64::from_bits);
-            let what = format!("{place:?}: {} was committed, and {is:?} is stored", f64::from_bits(*bits));
+            let is = there.get(place).copied().map(number);
+            let what = format!("{place:?}: {:?} was committed, and {is:?} is stored", number(*bits));
             findings.push(("integrity", what));
         }
     }
-    if let Some((place, bits)) = there.iter().find(|(place, _)| !watch.stored.contains_key(*place)) {
-        let what = format!("{place:?}: {} is stored, and nobody told that", f64::from_bits(*bits));
+    if let Some((place, bits)) = there.iter().find(|(place, _)| !watch.kept.stored.contains_key(*place)) {
+        let what = format!("{place:?}: {:?} is stored, and nobody told that", number(*bits));
         findings.push(("no invention", what));
     }
     Ok(())
 }
 
-/// No account was asked more often than it may be. What a database that was put back has forgotten, and what was counted by a
-/// clock that was set, is left out.
+/// No account was asked more often than it may be. What a database that was put back has forgotten, what was counted by a clock that
+/// was set, and a call that the collector would not have made, is left out.
 fn check_rates(world: &World, plan: &Sourcing, calls: &[Call], findings: &mut Findings) {
     let mut by_account: BTreeMap<String, Vec<&Call>> = BTreeMap::new();
-    for call in calls {
+    for call in calls.iter().filter(|call| !call.is_uncounted) {
         by_account.entry(account(&plan.described[call.api])).or_default().push(call);
     }
     let is_set = world.plan.has(Mischief::CenterClock);
@@ -111,6 +105,12 @@ fn check_rates(world: &World, plan: &Sourcing, calls: &[Call], findings: &mut Fi
     }
 }
 
+/// So many failures in a row are an attempt.
+const FAILURES_MAX: usize = 12;
+
+/// First, last and proven slot of a time in which a device is due.
+type Span = (Option<i64>, Option<i64>, Option<i64>);
+
 /// A device of a source, to be judged.
 struct Case<'a> {
     world: &'a World,
@@ -118,6 +118,8 @@ struct Case<'a> {
     utility: &'static str,
     calls: Vec<&'a Call>,
     watch: &'a Watch,
+    /// Its consent is withdrawn.
+    is_withdrawn: bool,
 }
 
 impl Case<'_> {
@@ -126,9 +128,25 @@ impl Case<'_> {
         let (mended_ms, rested_ms) = (self.world.mended_ms, self.world.rested_ms);
         let Described { unreachable_ms, interval_ms, .. } = self.described;
         let alone_ms = unreachable_ms + PROVEN_INTERVALS * interval_ms + PROVEN_MS;
-        let was_had = |call: &&Call| call.status == Some(200) && call.at_ms > mended_ms;
+        let was_had = |call: &&Call| call.is_answered() && call.at_ms > mended_ms;
         signed(rested_ms.saturating_sub(mended_ms)) > alone_ms
             && !self.calls.iter().copied().any(|call| was_had(&call))
+    }
+
+    /// What the meter had when it was asked last, and told, is stored: unless that was lost on its way with the collector, or its
+    /// database, and nobody was asked again.
+    fn check_held(&self, findings: &mut Findings) {
+        let name = self.described.device(self.utility);
+        let range = (name.clone(), i64::MIN)..=(name, i64::MAX);
+        let mut had = self.watch.kept.told.range(range).filter(|(_, told)| told.is_had);
+        let is_lost =
+            |place, told: &Told| self.watch.lost.get(place).is_some_and(|lost_ms| *lost_ms >= told.at_ms);
+        let gone =
+            had.find(|(place, told)| !self.watch.kept.stored.contains_key(*place) && !is_lost(*place, told));
+        if let Some(((name, at), told)) = gone {
+            let what = format!("{name} at {at} was told at {} ms, and is not stored", told.at_ms);
+            findings.push(("conservation", what));
+        }
     }
 
     /// Up to the proof each slot that is due is stored or in one gap.
@@ -140,13 +158,18 @@ impl Case<'_> {
             JOIN devices d ON d.id = g.device WHERE d.name = ?1 ORDER BY p.first_slot";
         let mut statement = database.prepare(sql)?;
         let spans = statement.query_map([&name], |r| Ok((r.get(0)?, r.get(1)?, r.get(2)?)))?;
-        let spans: Vec<(Option<i64>, Option<i64>, Option<i64>)> = spans.collect::<rusqlite::Result<_>>()?;
+        let spans: Vec<Span> = spans.collect::<rusqlite::Result<_>>()?;
         let gaps = gaps(database, &name)?;
         let mut told = RangeSet::new();
-        for gap in &gaps {
+        for gap in gaps.iter().filter(|gap| gap.state != FILLED) {
             told.insert(unsigned(gap.first), unsigned(gap.last));
-            if let Some(what) = self.off_schedule(gap).map(str::to_owned).or_else(|| self.untrue(gap)) {
-                findings.push(("true gaps of sources", format!("{name}: {gap:?}: {what}")));
+            let past = past(database, gap.id, i64::MAX)?;
+            if let Some(what) = self.off_schedule(gap, &past) {
+                findings.push(("schedule", format!("{name}: {gap:?}: {what}: {past:?}")));
+            }
+            if let Some(slot) = self.untrue(gap) {
+                let what = format!("{name}: {gap:?}: nobody told that of slot {slot}");
+                findings.push(("true causes", what));
             }
         }
         if let Some(slot) = told.iter().find_map(|(from, to)| overlap(&there, from, to)) {
@@ -169,6 +192,9 @@ impl Case<'_> {
                 findings.push(("true gaps of sources", what));
             }
         }
+        if let Some(what) = self.ends_wrong(&spans) {
+            findings.push(("true gaps of sources", format!("{name}: {what}: {spans:?}")));
+        }
         let first = spans.iter().filter_map(|(first, ..)| *first).min();
         let oldest = self.described.oldest().0.div_euclid(interval_ms);
         if first.is_some_and(|first| first != oldest) {
@@ -181,7 +207,7 @@ impl Case<'_> {
     /// The slots of which a value is there.
     fn there(&self, name: &str) -> RangeSet {
         let mut there = RangeSet::new();
-        let places = self.watch.stored.range((name.to_owned(), i64::MIN)..=(name.to_owned(), i64::MAX));
+        let places = self.watch.kept.stored.range((name.to_owned(), i64::MIN)..=(name.to_owned(), i64::MAX));
         for ((_, at), _) in places {
             let slot = unsigned(at.div_euclid(self.described.interval_ms));
             there.insert(slot, slot);
@@ -189,60 +215,95 @@ impl Case<'_> {
         there
     }
 
-    /// A gap is asked for by its schedule, or given up by it.
-    fn off_schedule(&self, gap: &Gap) -> Option<&'static str> {
+    /// When consent was last refused, by the collector's clock.
+    fn refused_at(&self) -> Option<Timestamp> {
+        self.calls.iter().rev().find(|call| call.status == Some(403)).map(|call| call.answered())
+    }
+
+    /// Where consent is withdrawn its slots are due up to then, and no longer; what a clock that was ahead has accounted for by then is.
+    fn ends_wrong(&self, spans: &[Span]) -> Option<String> {
+        if !self.watch.is_refused(self.described, self.utility) {
+            return None;
+        }
+        let refused = self.refused_at()?.0.div_euclid(self.described.interval_ms);
+        let last = spans.last().and_then(|(_, last, _)| *last);
+        let most = if self.world.plan.has(Mischief::CenterClock) { i64::MAX } else { refused };
+        let is_it = last.is_some_and(|last| (refused - 1..=most).contains(&last));
+        (!is_it).then(|| format!("due up to {last:?}, and consent was withdrawn in slot {refused}"))
+    }
+
+    /// In what a gap does not stand where its schedule says, or was not asked for as often as it says.
+    fn off_schedule(&self, gap: &Gap, past: &[(i64, i64)]) -> Option<String> {
         let policies = policies();
         let policy = policies.of(Some(self.described.class()));
-        let rested = truth(self.world.rested_ms).0;
-        let (most, is_due) = (policy.waits_ms.len(), gap.next_at.is_some_and(|at| at > rested - LOOKED_MS));
+        let interval_ms = self.described.interval_ms;
+        let is_set = self.world.plan.has(Mischief::CenterClock);
+        if gap.sourceless {
+            if !self.is_withdrawn {
+                return Some("its meter can be asked".to_owned());
+            }
+            let Some(refused_at) = self.refused_at() else {
+                return Some("nobody has refused its meter".to_owned());
+            };
+            let since = (!is_set).then_some(refused_at.0);
+            return gap.wrong_alone(past, policy, interval_ms, since).map(|wrong| format!("{wrong:?}"));
+        }
+        let looked = truth(self.world.rested_ms).0 - LOOKED_MS - signed(self.world.plan.keep_ms);
         // What a clock that was ahead took for missing waits for its time.
-        let is_early = (gap.last + 1) * self.described.interval_ms > rested - LOOKED_MS;
-        match gap.state {
-            1 | 3 | 4 if is_due || is_early => None,
-            1 | 3 | 4 => Some("nobody has asked for it in time"),
-            5 if gap.sourceless || usize::try_from(gap.attempts) == Ok(most) => None,
-            5 => Some("it was given up too early"),
-            _ => Some("it is in no state that it can be in"),
+        let is_early = (gap.last + 1) * interval_ms > looked;
+        match gap.wrong(past, policy, looked) {
+            Some(Wrong::NeverAsked | Wrong::Overdue) if is_early => None,
+            // Consent was given anew by such a clock: it is asked for when that instant has come.
+            Some(Wrong::NeverAsked | Wrong::Overdue | Wrong::Due(_))
+                if is_set && self.refused_at().is_some() && gap.next_at.is_some_and(|at| at > looked) =>
+            {
+                None
+            }
+            // The clock that its calls were made by is another one by now.
+            None if is_set => None,
+            None => self.unmade(gap, past),
+            wrong => wrong.map(|wrong| format!("{wrong:?}")),
         }
     }
 
-    /// A gap has its true cause: an answer did not hold it, or its meter could not be reached.
-    fn untrue(&self, gap: &Gap) -> Option<String> {
-        let cause = u16::try_from(gap.cause).ok().and_then(Cause::from_code);
-        let mut slots = gap.first..=gap.last;
-        let lacked = |slot: &i64| {
-            let at = slot * self.described.interval_ms;
-            self.calls.iter().any(|call| call.lacks(at))
+    /// Each attempt that found nothing has asked for all of the gap, and was answered; and one that failed has asked at all.
+    fn unmade(&self, gap: &Gap, past: &[(i64, i64)]) -> Option<String> {
+        let (mut asked, mut failures) = (i64::MAX, Vec::new());
+        let calls =
+            |from: i64, to: i64| self.calls.iter().filter(move |call| (from..=to).contains(&call.at.0));
+        for &(event, at) in past {
+            match event {
+                ASKED => asked = at,
+                NO_DATA => {
+                    let lacks = |slot: &i64| {
+                        let at_slot = slot * self.described.interval_ms;
+                        calls(asked, at).any(|call| call.lacks(at_slot))
+                    };
+                    if let Some(slot) = (gap.first..=gap.last).find(|slot| !lacks(slot)) {
+                        return Some(format!("nobody asked for slot {slot} from {asked} to {at}"));
+                    }
+                    failures.clear();
+                }
+                FAILED => failures.push(asked),
+                _ => {}
+            }
+            if failures.len() == FAILURES_MAX {
+                if calls(failures[0], at).next().is_none() {
+                    return Some(format!("nobody asked for it from {} to {at}", failures[0]));
+                }
+                failures.clear();
+            }
+        }
+        None
+    }
+
+    /// A slot of a gap whose cause was never told and committed; whether it was true was seen as it was told.
+    fn untrue(&self, gap: &Gap) -> Option<i64> {
+        let name = self.described.device(self.utility);
+        let is_told = |slot: &i64| {
+            let told = self.watch.kept.missed.get(&(name.clone(), *slot));
+            told.is_some_and(|causes| causes.contains(&gap.cause))
         };
-        match cause {
-            Some(Cause::NotRecorded) => {
-                slots.find(|slot| !lacked(slot)).map(|slot| format!("each answer held slot {slot}"))
-            }
-            Some(Cause::NotConnected) => {
-                let was_away = self.calls.iter().any(|call| matches!(call.status, Some(403 | 404)));
-                (!was_away).then(|| "its meter could be asked all the time".to_owned())
-            }
-            _ => Some("nothing here can be the cause".to_owned()),
-        }
+        (gap.first..=gap.last).find(|slot| !is_told(slot))
     }
-}
-
-/// Those of a device that are not filled.
-fn gaps(database: &Connection, device: &str) -> rusqlite::Result<Vec<Gap>> {
-    let sql =
-        "SELECT p.first_slot, p.last_slot, p.cause, p.state, p.attempts, p.next_at, p.sourceless FROM gaps p
-        JOIN grids g ON g.id = p.grid JOIN devices d ON d.id = g.device WHERE d.name = ?1 AND p.state <> ?2";
-    let mut statement = database.prepare(sql)?;
-    let gap = |r: &rusqlite::Row<'_>| {
-        Ok(Gap {
-            first: r.get(0)?,
-            last: r.get(1)?,
-            cause: r.get(2)?,
-            state: r.get(3)?,
-            attempts: r.get(4)?,
-            next_at: r.get(5)?,
-            sourceless: r.get(6)?,
-        })
-    };
-    statement.query_map(rusqlite::params![device, FILLED], gap)?.collect()
 }

@@ -6,16 +6,14 @@ use rusqlite::Connection;
 use super::clock::truth;
 use super::judge::Findings;
 use super::mishap::policies;
-use super::rest::past;
+use super::schedule::{ASKED, UNASKED, past};
 
 /// What an agent has to send comes within this time, beyond its flush and an interval, in ms: a gap that may still grow is not
 /// given up.
 const ARRIVAL_MS: i64 = 900_000;
 /// `gap_events.event`.
 const OPENED: i64 = 1;
-const ASKED: i64 = 3;
 const REOPENED: i64 = 8;
-const UNASKED: i64 = 13;
 
 /// Of one device, once all is quiet. `looked_ms`: when the collector has looked for the last time, in ms of the run.
 pub(super) fn judge(

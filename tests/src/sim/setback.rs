@@ -1,0 +1,116 @@
+//! What befalls the APIs that the collector's sources ask, and when; and a kill of the collector in the midst of a turn.
+
+use std::collections::BTreeSet;
+
+use gapless_common::time::Timestamp;
+
+use super::api::{Api, UTILITIES};
+use super::clock::{signed, truth};
+use super::described::Described;
+use super::plan::Mischief;
+use super::rng::Rng;
+use super::sometimes::Rare;
+use super::source::{Sources, Sourcing};
+use super::sourced::account;
+use super::world::{Event, World};
+
+impl World {
+    /// Sets when the first thing befalls them.
+    pub(super) fn begin_sources(&mut self) {
+        let Some(Sources { plan, .. }) = &mut self.sources else { return };
+        if !plan.kinds.is_empty() {
+            let first_ms = plan.rng.wait_ms(plan.mean_ms);
+            self.push(first_ms, Event::Remote);
+        }
+    }
+
+    /// The next thing that befalls an API, or the collector in the midst of a turn.
+    pub(super) fn strike_remote(&mut self) {
+        if self.is_good || self.now_ms >= self.plan.bad_ms {
+            return;
+        }
+        let now_ms = self.now_ms;
+        let Some(Sources { plan, ground, .. }) = &mut self.sources else { return };
+        let Sourcing { kinds, mean_ms, longest_ms, described, workers, rng, .. } = plan;
+        let accounts = described.iter().map(account).collect::<BTreeSet<_>>().len();
+        let next_ms = now_ms + rng.wait_ms(*mean_ms);
+        let (kind, while_ms) = (*rng.pick(kinds), rng.within(10_000, *longest_ms));
+        let (described, utility) = (rng.pick(described), *rng.pick(&UTILITIES));
+        tracing::info!(at_ms = now_ms, ?kind, api = described.no, utility, "strikes");
+        let (until_ms, no) = (now_ms + while_ms, described.no);
+        let mut state = ground.state();
+        let gives_back = if kind == Mischief::KillInTurn {
+            state.dies_after = Some(rng.within(1, 3));
+            state.dies_beside = *workers > 1 && accounts > 1 && rng.one_in(2);
+            false
+        } else {
+            befall(&mut state.apis[no], (described, utility), kind, (now_ms, until_ms), rng)
+        };
+        drop(state);
+        self.push(next_ms, Event::Remote);
+        if gives_back {
+            self.push(until_ms, Event::GiveBack(no, utility));
+        }
+        self.sometimes.strike(kind);
+    }
+
+    /// Consent is given anew: its description has another word for it from now on, and the collector is started again.
+    pub(super) fn give_back(&mut self, no: usize, utility: &str) {
+        if self.is_good || self.center.committer.is_none() {
+            return;
+        }
+        if let Some(Sources { plan, ground, .. }) = &mut self.sources {
+            ground.state().apis[no].meter.withdrawn.remove(utility);
+            plan.described[no].consent += 1;
+        }
+        self.sometimes.reach(Rare::ConsentGivenAnew);
+        self.kill_center();
+    }
+}
+
+/// Something befalls an API. Returns whether consent was withdrawn, and is given anew in the end.
+fn befall(
+    api: &mut Api,
+    (described, utility): (&Described, &'static str),
+    kind: Mischief,
+    (now_ms, until_ms): (u64, u64),
+    rng: &mut Rng,
+) -> bool {
+    let (now, interval_ms) = (truth(now_ms), described.interval_ms);
+    let slot = |n: i64| Timestamp((now.0.div_euclid(interval_ms) + n) * interval_ms);
+    let own = utility.to_owned();
+    match kind {
+        Mischief::RemoteAway => api.away_until_ms = until_ms,
+        Mischief::RemoteTooMany => api.too_many_until_ms = until_ms,
+        Mischief::RemoteFails => api.fails_until_ms = until_ms,
+        Mischief::RemoteGarbles => api.garbled_until_ms = until_ms,
+        Mischief::RemoteInvalid => api.meter.invalid.extend((1..=signed(rng.within(1, 8))).map(slot)),
+        Mischief::RemoteEmpty => {
+            api.empty_until_ms.insert(own, until_ms);
+        }
+        Mischief::RemoteUnreachable => {
+            api.unreachable_until_ms.insert(own, until_ms);
+        }
+        Mischief::RemoteLate => {
+            let is_never = rng.one_in(4);
+            for n in 1..=signed(rng.within(1, 8)) {
+                if is_never {
+                    api.meter.holes.entry(own.clone()).or_default().insert(slot(n));
+                } else {
+                    let late_ms = signed(rng.within(1, 4 * described.lag_ms.unsigned_abs()));
+                    api.meter.late.entry(own.clone()).or_default().insert(slot(n), slot(n).plus_ms(late_ms));
+                }
+            }
+        }
+        Mischief::RemoteCorrects => {
+            let by = [-3.0, -2.0, -1.0, 1.0, 2.0, 3.0].map(|by| by / 128.0);
+            let back = 2 + 2 * (described.overlap_ms / interval_ms).unsigned_abs();
+            for _ in 0..rng.within(1, 4) {
+                let at = slot(-signed(rng.below(back)));
+                *api.meter.corrected.entry(own.clone()).or_default().entry(at).or_default() += *rng.pick(&by);
+            }
+        }
+        _ => return api.meter.withdrawn.insert(own) && rng.one_in(2),
+    }
+    false
+}
