@@ -70,11 +70,23 @@ pub enum Bug {
     WindowPassedOver,
     /// A source of the collector does not wait as its API asks it to.
     RetryAfterIgnored,
+    /// A source makes more calls than its account allows.
+    CallsBeyondLimit,
+    /// A source goes on asking for a device whose consent was withdrawn.
+    ConsentIgnored,
+    /// A source that is started again does not know any more that consent was withdrawn.
+    ConsentForgotten,
+    /// What a device owes when its consent is withdrawn is not named.
+    OwedUnnamed,
+    /// A source that could not reach a device never asks for it again.
+    UnreachableForEver,
+    /// A source takes all of an answer but its first row.
+    FirstRowDropped,
 }
 
 impl Bug {
     /// All of them.
-    pub const ALL: [Self; 32] = [
+    pub const ALL: [Self; 38] = [
         Self::AcknowledgeBeforeCommit,
         Self::SkipFsync,
         Self::TrimOnPuback,
@@ -107,6 +119,12 @@ impl Bug {
         Self::BrokerUntold,
         Self::WindowPassedOver,
         Self::RetryAfterIgnored,
+        Self::CallsBeyondLimit,
+        Self::ConsentIgnored,
+        Self::ConsentForgotten,
+        Self::OwedUnnamed,
+        Self::UnreachableForEver,
+        Self::FirstRowDropped,
     ];
 }
 

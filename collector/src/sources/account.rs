@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use gapless_common::planted::{self, Bug};
 use gapless_common::time::Timestamp;
 
 use super::auth::{Grant, OauthSpec};
@@ -149,6 +150,7 @@ impl Account {
         };
         match claims.may(used, limits, asks, now) {
             Verdict::Go => {}
+            _ if planted::has(Bug::CallsBeyondLimit) => {}
             Verdict::Wait => return Err(Failure::Spent(now)),
             Verdict::NotBefore(until) => return Err(Failure::Spent(until)),
         }

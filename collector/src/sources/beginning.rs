@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 
 use gapless_common::catalog::{Catalog, Device};
+use gapless_common::planted::{self, Bug};
 use gapless_common::time::Timestamp;
 use rusqlite::Connection;
 
@@ -47,7 +48,8 @@ impl Past {
         let consent = |of: &BTreeMap<String, String>| of.get("consent").cloned().unwrap_or_default();
         let is_same = consent(&attributes) == consent(&polled.device.attributes);
         let has = |kind: obstacle::Kind| kind.of(&attributes).is_some();
-        let is_withdrawn = is_same && has(obstacle::Kind::NotAuthorised);
+        let is_withdrawn =
+            is_same && has(obstacle::Kind::NotAuthorised) && !planted::has(Bug::ConsentForgotten);
         let is_removed = polled.listed.is_some() && has(obstacle::Kind::Removed);
         let is_away = is_same && has(obstacle::Kind::Unreachable);
         let withdrawn = is_withdrawn.then(|| Whose::kept(&attributes));

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use gapless_common::planted::{self, Bug};
 use gapless_common::time::Timestamp;
 use sha2::{Digest as _, Sha256};
 
@@ -85,7 +86,8 @@ impl Fetch for HttpDevice {
         let (description, asked) = (&self.api.description, &self.asked);
         let url = description.url_of(&asked.spec, from, to);
         let body = self.ask(&description.url, &url, (self.who, self.urgency))?;
-        let parsed = description.answer.parse(&body, &asked.values, from).map_err(Failure::Answer)?;
+        let mut parsed = description.answer.parse(&body, &asked.values, from).map_err(Failure::Answer)?;
+        parsed.rows.drain(..usize::from(planted::has(Bug::FirstRowDropped) && !parsed.rows.is_empty()));
         let device = &asked.spec.name;
         if parsed.absent != self.absent {
             let paths = parsed.absent.join(", ");
