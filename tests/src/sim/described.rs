@@ -54,16 +54,19 @@ impl Described {
             Scale::Weeks => (minutes(rng, &[30, 60]), 24 * 60 * MINUTE_MS, "http"),
         };
         let times = |rng: &mut Rng, first, last| signed(rng.within(first, last)) * interval_ms;
-        // Of each of two devices one call each time, and as many again twice for what is missing.
-        let usual = u32::try_from(2 * per_ms / interval_ms).expect("some dozens");
+        let (overlap_ms, window_ms) = (times(rng, 0, 10), *rng.pick(&[10, 30, 120]) * interval_ms);
+        // Of each of two devices as many each time as hold what is new and what is read again, and as many again twice for what is
+        // missing: that has half of all calls.
+        let each = 2 * (1 + (overlap_ms + interval_ms) / window_ms);
+        let usual = u32::try_from(each * per_ms / interval_ms).expect("some dozens");
         let most = 3 * usual + u32::try_from(rng.within(6, 20)).expect("few");
         Self {
             no,
             interval_ms,
             every_ms: interval_ms,
             lag_ms: times(rng, 3, 15),
-            overlap_ms: times(rng, 0, 10),
-            window_ms: *rng.pick(&[10, 30, 120]) * interval_ms,
+            overlap_ms,
+            window_ms,
             rate: (most, per_ms),
             unreachable_ms: times(rng, 2, 10),
             account: "",

@@ -20,6 +20,7 @@
 //! | `source`, `described`, `remote` | the collector's own sources and their turns; how they are described; what they stand on |
 //! | `api`, `setback` | the APIs that they ask, and what befalls those |
 //! | `sourced`, `supplied` | what holds of both as they go, and in the end |
+//! | `kept` | what the database must have of them |
 //! | `heap`, `panics` | what a process holds of memory; what went wrong in it, though it went on |
 //! | `sometimes`, `series` | what was reached; many runs, and the page about them |
 //!
@@ -37,6 +38,7 @@ pub mod gateway;
 pub mod heap;
 pub mod judge;
 mod keep;
+mod kept;
 pub mod line;
 pub mod logger;
 pub mod memory;

@@ -3,21 +3,21 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use gapless_common::message::AgentState;
 use gapless_common::quality::Cause;
 use gapless_common::reading::{Misses, Record, Value};
 use gapless_common::time::Timestamp;
 use gapless_common::topic::AgentPath;
 use gapless_common::wire::{self, Message};
-use rusqlite::{Connection, OptionalExtension as _};
+use rusqlite::Connection;
 
 use super::clock::truth;
 use super::described::{Described, SITE};
 use super::judge::Findings;
+use super::kept::{Kept, Of, Place, Told, is_marked};
 use super::remote::{Call, Handed, State};
 use super::rest::FILLED;
 use super::sometimes::Rare;
-use super::source::{Sources, Sourcing};
+use super::source::Sourcing;
 use super::world::World;
 
 /// A device that is refused before anything of it is known is asked again after this time, in ms.
@@ -28,33 +28,6 @@ pub(super) const PROVEN_MS: i64 = 720_000;
 /// The same in intervals: one to its poll, one more where that has just been.
 pub(super) const PROVEN_INTERVALS: i64 = 3;
 
-/// A device and an instant, or a slot.
-type Place = (String, i64);
-/// A meter, and its API.
-type Of = (usize, String);
-
-/// What an answer said of an instant.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Told {
-    /// When, in ms of the run.
-    pub(super) at_ms: u64,
-    /// Whether the API had it, and did tell.
-    pub(super) is_had: bool,
-}
-
-/// What the database has of sources, by what was committed, and what their APIs had told by then.
-#[derive(Debug, Default, Clone)]
-pub(super) struct Kept {
-    /// Values, as their bits; `None` where there is none.
-    pub(super) stored: BTreeMap<Place, Option<u64>>,
-    /// Why slots were told to be missing.
-    pub(super) missed: BTreeMap<Place, BTreeSet<Cause>>,
-    /// Meters whose consent was withdrawn, and which consent that was.
-    pub(super) refused: BTreeMap<Of, u32>,
-    /// What the last answer to each question for an instant said of it.
-    pub(super) told: BTreeMap<Place, Told>,
-}
-
 /// What the oracle knows of sources as they go.
 #[derive(Debug, Default)]
 pub(super) struct Watch {
@@ -64,20 +37,20 @@ pub(super) struct Watch {
     pub(super) under_way: BTreeMap<Place, Option<u64>>,
     /// What is committed, and what was as the database was backed up, with what was under way then.
     pub(super) kept: Kept,
-    backup: (Kept, BTreeMap<Place, Option<u64>>),
+    pub(super) backup: (Kept, BTreeMap<Place, Option<u64>>),
     /// What was handed in and came to nothing, as the collector was killed or its database put back: when that was last.
     pub(super) lost: BTreeMap<Place, u64>,
     /// Agents that have begun in this life of the collector, and when.
     begun: BTreeMap<String, u64>,
     /// Meters whose consent was withdrawn, as far as this life of the collector knows, and until when they are not asked, by its
     /// clock: one of which nothing was known yet is asked again.
-    withdrawn: BTreeMap<Of, Timestamp>,
+    pub(super) withdrawn: BTreeMap<Of, Timestamp>,
     /// Until when each account is to be left alone, by the collector's clock.
     rests_until: BTreeMap<String, Timestamp>,
     /// Slots that are missing because their meter could not be reached.
-    unreached: BTreeSet<Place>,
+    pub(super) unreached: BTreeSet<Place>,
     /// When each agent was born last.
-    born_ms: BTreeMap<String, u64>,
+    pub(super) born_ms: BTreeMap<String, u64>,
 }
 
 impl Watch {
@@ -102,37 +75,9 @@ impl Watch {
         self.kept.told.retain(|_, told| told.at_ms < now_ms);
     }
 
-    fn lose(&mut self, now_ms: u64) {
-        self.lost.extend(std::mem::take(&mut self.under_way).into_keys().map(|place| (place, now_ms)));
-    }
-
     /// The collector's clock was set back: what is still so far off that it was reckoned before that is asked at once.
     pub(super) fn note_set_back(&mut self) {
         self.withdrawn.retain(|_, until| *until == Timestamp(i64::MAX));
-    }
-
-    /// By the consent that is in force the meter was refused, and that is committed.
-    pub(super) fn is_refused(&self, described: &Described, utility: &str) -> bool {
-        self.kept.refused.get(&(described.no, utility.to_owned())) == Some(&described.consent)
-    }
-
-    /// A device says that its consent is withdrawn where that was told and committed, and nowhere else.
-    pub(super) fn check_marks(&self, plan: &Sourcing, database: &Connection) -> rusqlite::Result<Findings> {
-        let mut findings = Findings::new();
-        for (described, utility) in plan.devices() {
-            let device = described.device(utility);
-            let says =
-                standing(database, &device)?.filter(|(consent, _)| *consent == described.consent.to_string());
-            let (is_marked, is_refused) =
-                (says.is_some_and(|(_, is_marked)| is_marked), self.is_refused(described, utility));
-            if is_marked != is_refused {
-                let what = format!(
-                    "{device}: it says that consent is withdrawn: {is_marked}; it was refused: {is_refused}"
-                );
-                findings.push(("consent", what));
-            }
-        }
-        Ok(findings)
     }
 
     /// A turn was carried out, and this is what it hands in.
@@ -335,90 +280,9 @@ impl Watch {
         let what = format!("{}: {misses:?}, and that is not so of slot {wrong}", described.device(utility));
         Some(("true causes", what))
     }
-
-    /// A message of a source is committed. Returns what was reached with it.
-    fn note_committed(&mut self, plan: &Sourcing, now_ms: u64, topic: &str, payload: &[u8]) -> Vec<Rare> {
-        let mut reached = Vec::new();
-        let path = AgentPath::parse_up(topic).map(|(path, _)| path);
-        let Some(path) = path.filter(|path| path.site.as_str() == SITE) else { return reached };
-        let agent = path.agent.as_str();
-        let records = match wire::decode(payload) {
-            Ok(Message::Data(frame)) => frame.records,
-            Ok(Message::State(AgentState::Birth { .. })) => {
-                self.born_ms.insert(agent.to_owned(), now_ms);
-                return reached;
-            }
-            _ => return reached,
-        };
-        let of = plan.devices().find(|(described, utility)| described.agent(utility) == agent);
-        let Some((described, utility)) = of else { return reached };
-        let (device, meter) = (described.device(utility), (described.no, utility.to_owned()));
-        for record in records {
-            match record {
-                Record::Readings(readings) => {
-                    for value in readings.samples.iter().map(|sample| sample.value.as_ref()) {
-                        let bits = match value {
-                            Some(Value::Number(value)) => Some(value.to_bits()),
-                            _ => None,
-                        };
-                        let place = (device.clone(), readings.at.0);
-                        self.under_way.remove(&place);
-                        let before = self.kept.stored.insert(place, bits);
-                        if before.is_some_and(|before| before != bits) {
-                            reached.push(Rare::RemoteCorrected);
-                        }
-                    }
-                }
-                Record::Misses(misses) => {
-                    for slot in misses.first.0..misses.first.0 + i64::from(misses.count) {
-                        let place = (device.clone(), slot);
-                        if self.unreached.contains(&place) {
-                            reached.push(Rare::RemoteUnreached);
-                        }
-                        self.kept.missed.entry(place).or_default().insert(misses.cause);
-                    }
-                }
-                Record::Catalog(catalog)
-                    if is_marked(&catalog.bytes) && self.withdrawn.contains_key(&meter) =>
-                {
-                    self.kept.refused.insert(meter.clone(), described.consent);
-                }
-                _ => {}
-            }
-        }
-        reached
-    }
 }
 
 impl World {
-    /// A message was committed: it may be one of a source.
-    pub(super) fn note_source(&mut self, topic: &str, payload: &[u8]) {
-        let now_ms = self.now_ms;
-        let Some(sources) = &mut self.sources else { return };
-        let reached: BTreeSet<Rare> =
-            sources.watch.note_committed(&sources.plan, now_ms, topic, payload).into_iter().collect();
-        reached.into_iter().for_each(|rare| self.sometimes.reach(rare));
-    }
-
-    /// The collector's database is backed up, or put back.
-    pub(super) fn note_sources_backed_up(&mut self, is_put_back: bool) {
-        let now_ms = self.now_ms;
-        let Some(Sources { watch, .. }) = &mut self.sources else { return };
-        if is_put_back {
-            (watch.kept, watch.under_way) = watch.backup.clone();
-            watch.lose(now_ms);
-        } else {
-            watch.backup = (watch.kept.clone(), watch.under_way.clone());
-        }
-    }
-
-    /// When an agent of a source was last born.
-    pub(super) fn source_born_ms(&self, path: &str) -> Option<u64> {
-        let agent = path.strip_prefix(SITE)?.strip_prefix('/')?;
-        let sources = self.sources.as_ref()?;
-        Some(sources.watch.born_ms.get(agent).copied().unwrap_or_default())
-    }
-
     /// Whether the API of a device has ever answered with this status.
     pub(super) fn was_answered(&self, device: &str, status: u16) -> bool {
         let Some(sources) = &self.sources else { return false };
@@ -520,20 +384,6 @@ fn of(at_ms: u64, handed: &Handed) -> Vec<(u64, AgentPath, Record)> {
         }
         _ => Vec::new(),
     }
-}
-
-/// Whether a catalog says that the consent for its device is withdrawn, and that no slot of it is due.
-fn is_marked(catalog: &[u8]) -> bool {
-    let devices = wire::decode_catalog(catalog).map(|(_, catalog)| catalog.devices).unwrap_or_default();
-    devices.iter().any(|device| device.paused && device.attributes.contains_key("not_authorised_since"))
-}
-
-/// By which consent a device was asked last, and whether that is withdrawn.
-fn standing(database: &Connection, device: &str) -> rusqlite::Result<Option<(String, bool)>> {
-    let sql =
-        "SELECT coalesce(d.attributes ->> 'consent', ''), d.attributes ->> 'not_authorised_since' IS NOT NULL
-        FROM devices d JOIN sites s ON s.id = d.site WHERE s.name = ?1 AND d.name = ?2";
-    database.query_row(sql, [SITE, device], |r| Ok((r.get(0)?, r.get(1)?))).optional()
 }
 
 /// Up to which instant a device is accounted for.

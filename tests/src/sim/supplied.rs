@@ -11,13 +11,14 @@ use rusqlite::Connection;
 use super::clock::{signed, truth};
 use super::described::{Described, SITE};
 use super::judge::{Findings, differing, holes, overlap, received, unsigned};
+use super::kept::Told;
 use super::mishap::policies;
 use super::plan::Mischief;
 use super::remote::Call;
 use super::rest::FILLED;
 use super::schedule::{ASKED, FAILED, Gap, NO_DATA, Wrong, gaps, past};
 use super::source::Sourcing;
-use super::sourced::{PROVEN_INTERVALS, PROVEN_MS, Told, Watch, account};
+use super::sourced::{PROVEN_INTERVALS, PROVEN_MS, Watch, account};
 use super::world::World;
 
 /// How far a device's schedule may be behind at the end, in ms: as long as the collector may take to look.
