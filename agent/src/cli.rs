@@ -7,6 +7,7 @@ use anyhow::{Context as _, Result, bail};
 use clap::{Parser, Subcommand};
 use gapless_agent::check::Report;
 use gapless_agent::config::{Bus, Config, Device, Folder, LogFiles, LogTable, Logger};
+use gapless_agent::open::Written;
 use gapless_agent::outbox::Summary;
 use gapless_agent::run::{run, socket_path};
 use gapless_agent::service::{AskError, Question, ask};
@@ -120,9 +121,7 @@ fn start_log() {
 }
 
 fn load(path: &Path) -> Result<Config> {
-    let toml = std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
-    let profiles = ProfileSet::embedded()?;
-    Ok(Config::parse(&path.display().to_string(), &toml, &profiles)?)
+    Ok(Written::read(path)?.config()?)
 }
 
 fn check(path: &Path) -> Result<()> {

@@ -1,6 +1,6 @@
 //! What an agent is told to do: the validated configuration, in which every value is possible and every name
-//! unique. Knows nothing of how it is written down (see `parse`) and opens no file: secrets that lie in files of
-//! their own are read by the caller.
+//! unique. Knows nothing of how it is written down (see `parse`) and opens no file: secrets and profiles that lie in files
+//! of their own are read by the caller (see `open`).
 
 mod bus;
 mod device;
@@ -8,6 +8,7 @@ mod endpoint;
 mod files;
 mod load;
 mod logger;
+mod named;
 mod parse;
 mod recorded;
 #[cfg(test)]
@@ -27,6 +28,7 @@ use crate::modbus::plan::Limits;
 
 pub use crate::files::set::Settings as FileSettings;
 pub use load::Memory;
+pub use named::{Kind, Named, named};
 pub use parse::ConfigError;
 pub use recorded::{Folder, LogFiles, LogTable, Logger, Web};
 

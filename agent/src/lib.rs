@@ -13,6 +13,7 @@ pub mod files;
 pub mod frames;
 pub mod health;
 pub mod modbus;
+pub mod open;
 pub mod outbox;
 mod polls;
 pub mod records;

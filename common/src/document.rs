@@ -49,6 +49,21 @@ impl fmt::Display for Problems {
     }
 }
 
+/// The text of a file; every configuration is UTF-8, as TOML wants it.
+///
+/// # Errors
+/// Where it is not, and what to do.
+pub fn text_of(bytes: &[u8]) -> Result<&str, Problem> {
+    std::str::from_utf8(bytes).map_err(|error| {
+        let (before, rest) = bytes.split_at(error.valid_up_to());
+        let before = String::from_utf8_lossy(before);
+        let column = before.rsplit('\n').next().unwrap_or_default().chars().count() + 1;
+        let byte = rest.first().copied().unwrap_or_default();
+        let message = format!("the byte 0x{byte:02X} is not UTF-8: save the file as UTF-8");
+        Problem { line: before.matches('\n').count() + 1, column, message }
+    })
+}
+
 /// A parsed file and the problems found in it so far.
 #[derive(Debug)]
 pub struct Document<'t> {
@@ -177,6 +192,28 @@ mod tests {
                 Some(place) => assert!(got.starts_with(place), "{text:?}: {got}"),
                 None => assert_eq!(got, expected, "{text:?}"),
             }
+        }
+    }
+
+    #[test]
+    fn a_file_that_is_not_utf8_is_told_with_line_and_byte() {
+        type Told = Result<&'static str, (usize, usize, &'static str)>;
+        let rows: [(&[u8], Told); 4] = [
+            ("é = 1".as_bytes(), Ok("é = 1")),
+            (b"\xFC", Err((1, 1, "0xFC"))),
+            (b"a = 1\n# \xC3\xA9 \xE4hnlich\n", Err((2, 5, "0xE4"))),
+            (b"a\n\nb\xC3", Err((3, 2, "0xC3"))),
+        ];
+        for (bytes, expected) in rows {
+            let got = text_of(bytes);
+            let is_it = match (&got, expected) {
+                (Ok(text), Ok(right)) => *text == right,
+                (Err(problem), Err((line, column, byte))) => {
+                    (problem.line, problem.column) == (line, column) && problem.message.contains(byte)
+                }
+                _ => false,
+            };
+            assert!(is_it, "{bytes:?}: {got:?}");
         }
     }
 

@@ -68,13 +68,20 @@ pub(super) fn read_device(table: &Table<'_>, profiles: &ProfileSet, bus: &BusDef
     })
 }
 
-/// The profile that a device names; an error where there is none of that name.
+/// The profile that a device names; an error where there is none of that name. Files were read by whoever calls.
 fn read_profile_name<'p>(table: &Table<'_>, profiles: &'p ProfileSet) -> Result<Option<&'p Profile>, ()> {
     let Some(found) = table.filled_text("profile") else { return Ok(None) };
-    profiles.get(found.value).map(Some).ok_or_else(|| {
-        let known: Vec<&str> = profiles.iter().map(|profile| &*profile.id).collect();
-        let advice = format!("known are {}", known.join(", "));
-        table.report(found.place, format!("there is no profile `{}`: {advice}", found.value));
+    let name = found.value;
+    profiles.get(name).map(Some).ok_or_else(|| {
+        let message = if ProfileSet::is_file(name) {
+            let why = profiles.why_unusable(name).unwrap_or("was not read");
+            format!("`profile` names the file `{name}`, which {why}")
+        } else {
+            let known: Vec<&str> = profiles.names().collect();
+            let known = known.join(", ");
+            format!("there is no profile `{name}`: known are {known}; one of your own is named by its file, such as \"my-meter.toml\"")
+        };
+        table.report(found.place, message);
     })
 }
 

@@ -34,9 +34,13 @@ pub const fn all() -> &'static [(&'static str, &'static str)] {
     ]
 }
 
-/// Profiles by id.
+/// Profiles by the name that configurations have for them: their id, or the file that they stand in.
 #[derive(Debug, Clone, PartialEq, Default)]
-pub struct ProfileSet(BTreeMap<Box<str>, Profile>);
+pub struct ProfileSet {
+    known: BTreeMap<Box<str>, Profile>,
+    /// Files that are no profile, and why.
+    unusable: BTreeMap<Box<str>, Box<str>>,
+}
 
 impl ProfileSet {
     /// The embedded profiles.
@@ -53,18 +57,45 @@ impl ProfileSet {
 
     /// Adds a profile, in the place of one with the same id.
     pub fn insert(&mut self, profile: Profile) {
-        self.0.insert(profile.id.clone(), profile);
+        self.known.insert(profile.id.clone(), profile);
     }
 
-    /// The profile of that id.
+    /// Adds a profile under the name of its file: the id in it may be that of another one.
+    pub fn insert_file(&mut self, file: &str, profile: Profile) {
+        self.known.insert(file.into(), profile);
+    }
+
+    /// Keeps why a file that a configuration names is no profile: what goes on behind "the file `…`, which".
+    pub fn insert_unusable(&mut self, file: &str, why: &str) {
+        self.unusable.insert(file.into(), why.into());
+    }
+
+    /// Whether a name in a configuration is that of a file.
     #[must_use]
-    pub fn get(&self, id: &str) -> Option<&Profile> {
-        self.0.get(id)
+    pub fn is_file(name: &str) -> bool {
+        name.ends_with(".toml")
     }
 
-    /// All of them, in order of id.
+    /// The profile of that name.
+    #[must_use]
+    pub fn get(&self, name: &str) -> Option<&Profile> {
+        self.known.get(name)
+    }
+
+    /// Why the file of that name is no profile.
+    #[must_use]
+    pub fn why_unusable(&self, file: &str) -> Option<&str> {
+        self.unusable.get(file).map(|why| &**why)
+    }
+
+    /// All of them, in order of name.
     pub fn iter(&self) -> impl Iterator<Item = &Profile> {
-        self.0.values()
+        self.known.values()
+    }
+
+    /// What devices may write to get one, in order.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.known.keys().map(|name| &**name)
     }
 }
 
