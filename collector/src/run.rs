@@ -1,6 +1,7 @@
 //! The running collector: starts broker, writer, MQTT shell and API, and ends them in that order backwards.
 //! Decides nothing.
 
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
@@ -11,11 +12,12 @@ use tokio::sync::{mpsc, watch};
 
 use crate::api::{self, ApiState, Health};
 use crate::config::alerts::Receiver;
+use crate::config::named::{self, Named};
 use crate::config::{BrokerChoice, Config, ConfigError};
 use crate::ingest::committer::{Committer, LoadError};
 use crate::ingest::{INBOUND_MAX, OUTBOUND_MAX, Orders, broker, mqtt, writer};
 use crate::sole::{Sole, SoleError};
-use crate::store::{Reader, sqlite};
+use crate::store::{Reader, names, sqlite};
 use crate::{clock, sources, tell, tokens};
 
 /// How often it is seen whether a gap has come due.
@@ -39,6 +41,12 @@ pub enum RunError {
         /// Why.
         #[source]
         source: std::io::Error,
+    },
+    /// The data directory is none.
+    #[error("`data_dir`: {path} is a file and must be a folder: name another one, or move the file away")]
+    DataFile {
+        /// The file.
+        path: std::path::PathBuf,
     },
     /// Another collector has it.
     #[error(transparent)]
@@ -74,8 +82,14 @@ pub enum RunError {
         source: std::io::Error,
     },
     /// A source.
-    #[error(transparent)]
-    Source(#[from] sources::start::StartError),
+    #[error("a source of the configuration {config} does not start")]
+    Source {
+        /// Its file.
+        config: std::path::PathBuf,
+        /// Why.
+        #[source]
+        source: sources::start::StartError,
+    },
     /// A receiver of alerts.
     #[error(transparent)]
     Tell(#[from] tell::StartError),
@@ -108,8 +122,7 @@ pub async fn run(
     shutdown: watch::Receiver<bool>,
     ready: impl FnOnce(Addresses),
 ) -> Result<(), RunError> {
-    let data_dir = |source| RunError::DataDir { path: config.data_dir.clone(), source };
-    std::fs::create_dir_all(&config.data_dir).map_err(data_dir)?;
+    make_folder(&config.data_dir)?;
     let _sole = Sole::take(&config.data_dir)?;
     let database = config.database();
     first_token(&database, &config.token_file())?;
@@ -121,6 +134,7 @@ pub async fn run(
     let committer = committer.with_allowances(config.freshness.allowances());
     let committer = committer.with_rules(config.alerts.rules());
     let mut committer = committer.with_housekeeping(config.housekeeping.policy());
+    warn_of_unknown_names(config);
     let receivers = config.alerts.receivers();
     let names = receivers.iter().map(Receiver::named).collect();
     if let Err(error) = committer.know_receivers(names, clock::now()) {
@@ -130,7 +144,9 @@ pub async fn run(
     let (watch, thread) = writer::start_with(committer, to_writer, from_writer, Arc::clone(&health))?;
     let orders = Orders::to(&inbound);
     tokio::spawn(look_after_gaps(orders.clone()));
-    sources::start::start(&config.sources, &database, &orders, config.source_workers, &shutdown)?;
+    let wrong = |source| RunError::Source { config: config.file.clone().unwrap_or_default(), source };
+    sources::start::start(&config.sources, &database, &orders, config.source_workers, &shutdown)
+        .map_err(wrong)?;
     let mut tellers = Vec::new();
     for receiver in receivers {
         let from = tell::From { name: config.name.clone(), incarnation: watch.head.incarnation };
@@ -184,6 +200,30 @@ async fn look_after_gaps(orders: Orders) {
     }
 }
 
+fn make_folder(path: &Path) -> Result<(), RunError> {
+    if path.is_file() {
+        return Err(RunError::DataFile { path: path.to_owned() });
+    }
+    std::fs::create_dir_all(path).map_err(|source| RunError::DataDir { path: path.to_owned(), source })
+}
+
+/// A name that nobody has announced may be a slip, or announced later.
+fn warn_of_unknown_names(config: &Config) {
+    let known = sqlite::open_reader(&config.database()).and_then(|connection| names::all(&connection));
+    let known = known.unwrap_or_else(|error| {
+        tracing::warn!(%error, "whether all names in the configuration are known cannot be seen");
+        BTreeSet::new()
+    });
+    let file = config.file.clone().unwrap_or_default();
+    for Named { table, name, line } in named::unknown(&config.named, &known) {
+        let (file, what) = (file.display(), if name.contains('/') { "device" } else { "site" });
+        tracing::warn!(
+            "{file}:{line}: {table} `{name}`: no {what} of that name is known so far; what is said of it is for none until one is \
+             announced"
+        );
+    }
+}
+
 async fn ended(mut shutdown: watch::Receiver<bool>) {
     // Where the sender is gone the process is ending too.
     let _ = shutdown.wait_for(|end| *end).await;
@@ -219,4 +259,21 @@ fn broker_options(
     let credentials = config.mqtt.user.clone().map(|user| (user, password));
     let tls = tls.then(|| config.ca_file());
     Ok((mqtt::Options { name: config.name.clone(), host, port, credentials, tls, incarnation }, embedded))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_data_directory_that_is_a_file_is_told() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("data");
+        make_folder(&file).unwrap();
+        make_folder(&file).unwrap();
+        std::fs::remove_dir(&file).unwrap();
+        std::fs::write(&file, "").unwrap();
+        let why = make_folder(&file).unwrap_err().to_string();
+        assert!(why.contains("`data_dir`") && why.contains("is a file and must be a folder"), "{why}");
+    }
 }

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use serde::Deserialize;
+use serde::{Deserialize, Deserializer};
 
 use super::Span;
 use super::donors::Donors;
@@ -17,6 +17,7 @@ pub struct Gaps {
     /// The distance of each attempt from the one before.
     pub attempts: Option<Attempts>,
     /// The longest window of one request.
+    #[serde(deserialize_with = "window")]
     pub window: Option<Span>,
     /// Which windows come first.
     pub order: Option<Order>,
@@ -33,9 +34,16 @@ pub struct GapsOfClass {
     /// As in [`Gaps`].
     pub attempts: Option<Attempts>,
     /// As in [`Gaps`].
+    #[serde(deserialize_with = "window")]
     pub window: Option<Span>,
     /// As in [`Gaps`].
     pub order: Option<Order>,
+}
+
+fn window<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Span>, D::Error> {
+    let span = Span::deserialize(deserializer)?;
+    let why = "`window` is nothing: write a length of time such as \"90d\"";
+    if span.0 > 0 { Ok(Some(span)) } else { Err(serde::de::Error::custom(why)) }
 }
 
 /// The distance of each attempt from the one before; the first one is made at once.
@@ -171,8 +179,8 @@ home-1 = "2d"
         let rows = [
             ("[\"0s\", \"1d\"]", "[\"1d\"]", "line 3", "begin with \"0s\""),
             ("[\"0s\", \"1d\"]", "[]", "line 3", "begin with \"0s\""),
-            ("[\"0s\", \"1d\"]", "\"0s\"", "line 3", "expected a sequence"),
-            ("window = \"30d\"", "window = 30", "line 4", "expected a string"),
+            ("[\"0s\", \"1d\"]", "\"0s\"", "line 3", "expected a list"),
+            ("window = \"30d\"", "window = 30", "line 4", "a length of time such as \"30m\""),
             ("window = \"30d\"", "window = \"a month\"", "line 4", "duration"),
             ("window = \"30d\"", "windows = \"30d\"", "line 4", "unknown field `windows`"),
             ("[\"0s\", \"3d\", \"2w\"]", "[\"3d\", \"2w\"]", "line 6", "begin with \"0s\""),
@@ -185,7 +193,7 @@ home-1 = "2d"
             ("\"energy_import\"", "\"energy import\"", "line 13", "` ` cannot stand in a name"),
             ("channels = {", "channel = {", "line 13", "unknown field `channel`"),
             ("allowed = \"1h\"", "allowed = \"soon\"", "line 15", "duration"),
-            ("meter = \"2h\"", "meter = 2", "line 17", "expected a string"),
+            ("meter = \"2h\"", "meter = 2", "line 17", "a length of time"),
             ("home-1 = \"2d\"", "\"home 1\" = \"2d\"", "line 19", "home 1"),
             ("\"home-1/gas\" = \"3d\"", "gas = \"3d\"", "line 21", "site/device"),
         ];

@@ -19,6 +19,7 @@ use super::list::{Entry, ListSpec};
 pub use super::parts::{ChannelSpec, Class, DerivedSpec, DeviceSpec, Span};
 use super::parts::{check_braces, sum};
 use super::url::{check_origin, escaped};
+use crate::config::words::expected;
 
 /// All of a description.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
@@ -194,7 +195,7 @@ pub(in crate::sources) fn wrong(text: &str, error: &toml::de::Error) -> String {
     let has_value =
         ["invalid type: ", "invalid value: "].iter().any(|words| error.message().starts_with(words));
     let message = match error.message().rsplit_once(", expected ") {
-        Some((_, expected)) if has_value => format!("expected {expected}"),
+        Some((_, words)) if has_value => format!("expected {}", expected(words)),
         _ => error.message().to_owned(),
     };
     let Some(before) = error.span().and_then(|span| text.get(..span.start)) else {
@@ -469,8 +470,8 @@ mod tests {
             (of_all(METERS), &["cloud", "cloud"]),
             (of_one(METERS, "[[device]]"), &["own", "http"]),
             (of_all(&of_one(METERS, "[[device]]")), &["own", "cloud"]),
-            (FLEET.to_owned(), &["http"]),
-            (of_all(FLEET), &["cloud"]),
+            (FLEET.to_owned(), &["thermostat"]),
+            (FLEET.replace("class = \"thermostat\"", ""), &["http"]),
             (of_one(FLEET, "[list.device]"), &["own"]),
             (of_all(CARBON), &["cloud", "derived"]),
             (of_one(CARBON, "[[derived]]"), &["http", "own"]),
@@ -525,15 +526,25 @@ mod tests {
     }
 
     #[test]
+    fn an_intensity_is_a_mean_and_what_comes_of_it_a_sum() {
+        use gapless_common::catalog::Aggregation;
+        let description = Description::read(CARBON).unwrap();
+        let asked = description.asked().unwrap().remove(0).device;
+        let computed = description.derived().unwrap().remove(0).device;
+        let got = [&asked, &computed].map(|device| device.channels[0].aggregation);
+        assert_eq!(got, [Aggregation::Mean, Aggregation::Sum]);
+    }
+
+    #[test]
     fn what_is_wrong_is_named_with_its_line_and_without_the_secret_that_stands_there() {
         let rows = [
             ("auth.beare = \"s3cret\"\n", ["line 1,", "`beare`"]),
             ("auth.bearer = \"s3cret\n", ["line 1,", ""]),
-            ("auth.bearer = 530537\n", ["line 1, column ", ": expected a string"]),
-            ("auth.basic = \"s3cret, expected 530537\"\n", ["line 1, column ", ": expected struct Basic"]),
+            ("auth.bearer = 530537\n", ["line 1, column ", ": expected a text in quotes"]),
+            ("auth.basic = \"s3cret, expected 530537\"\n", ["line 1, column ", ": expected a table"]),
             (
                 "auth.basic = { username = \"u\", password = [\"s3cret\"] }\n",
-                ["line 1, column ", ": expected a string"],
+                ["line 1, column ", ": expected a text in quotes"],
             ),
             (
                 "auth.bearer = \"s3cret\"\nauth.basic = { username = \"u\", password = \"s3cret\" }\n",

@@ -3,20 +3,17 @@
 
 use std::collections::BTreeMap;
 
-use gapless_common::text::parse_duration_ms;
-use serde::Deserialize;
+use serde::{Deserialize, Deserializer};
+
+use crate::config::words;
 
 /// A length of time in ms, written as `30m`, `90d`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
-#[serde(try_from = "String")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Span(pub i64);
 
-impl TryFrom<String> for Span {
-    type Error = String;
-
-    fn try_from(text: String) -> Result<Self, String> {
-        let ms = parse_duration_ms(&text).map_err(|e| e.to_string())?;
-        i64::try_from(ms).map(Self).map_err(|_| format!("`{text}` is longer than can be counted"))
+impl<'de> Deserialize<'de> for Span {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        words::text(deserializer, words::SPAN, words::span_ms).map(Self)
     }
 }
 

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use gapless_common::document::text_of;
 use gapless_common::id::{ConnectionId, Epoch, SiteId};
 use gapless_common::topic::AgentPath;
 use tokio::sync::watch;
@@ -23,13 +24,14 @@ use super::pool::{self, Sources};
 use super::relist::Lister;
 use super::shell::Shell;
 use super::voice::Begin;
+use crate::config;
 use crate::ingest::Orders;
 
 /// Why a source could not be started.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
     /// Its file could not be read.
-    #[error("cannot read {path}")]
+    #[error("cannot read {path}, which `sources` names")]
     Read {
         /// The file.
         path: PathBuf,
@@ -295,7 +297,9 @@ fn secret(description: &Path, place: &str, secret: &Secret) -> Result<String, St
 }
 
 fn read(path: &Path) -> Result<String, StartError> {
-    std::fs::read_to_string(path).map_err(|source| StartError::Read { path: path.to_owned(), source })
+    let bytes = std::fs::read(path).map_err(|source| StartError::Read { path: path.to_owned(), source })?;
+    let wrong = |problem| StartError::Described { path: path.to_owned(), message: config::told(&problem) };
+    text_of(&bytes).map(str::to_owned).map_err(wrong)
 }
 
 /// Who a device is in this process.
@@ -323,6 +327,19 @@ mod tests {
             let path = path.display().to_string();
             let parts = ["in one.toml: `auth.bearer` names ", &path, expected];
             assert!(parts.iter().all(|part| why.contains(part)), "{why}");
+        }
+    }
+
+    #[test]
+    fn a_description_that_cannot_be_read_is_named_with_its_path_and_the_key_that_names_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let (missing, latin) = (folder.path().join("missing.toml"), folder.path().join("latin.toml"));
+        std::fs::write(&latin, b"# a\n# \xFC").unwrap();
+        let rows =
+            [(&missing, "which `sources` names"), (&latin, "line 2, column 3: the byte 0xFC is not UTF-8")];
+        for (path, expected) in rows {
+            let why = read(path).unwrap_err().to_string();
+            assert!(why.contains(&path.display().to_string()) && why.contains(expected), "{why}");
         }
     }
 

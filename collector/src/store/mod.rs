@@ -20,6 +20,7 @@ pub(crate) mod lending;
 mod meters;
 mod migrations;
 pub mod model;
+pub(crate) mod names;
 mod news;
 pub(crate) mod own;
 pub(crate) mod parked;

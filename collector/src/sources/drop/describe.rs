@@ -406,7 +406,10 @@ mod tests {
     #[test]
     fn the_line_that_is_wrong_is_named_and_not_shown() {
         let told = told("every = \"10m\"", "every = 530537 # s3cret");
-        assert!(told.starts_with("line ") && told.ends_with(": expected a string"), "{told}");
+        assert!(
+            told.starts_with("line ") && told.ends_with(": expected a length of time such as \"30m\""),
+            "{told}"
+        );
         let is_shown = ["530537", "s3cret", "\n"].iter().any(|text| told.contains(text));
         assert!(!is_shown, "{told}");
     }
