@@ -125,8 +125,11 @@ fn load(path: &Path) -> Result<Config> {
 }
 
 fn check(path: &Path) -> Result<()> {
-    let report = Report::of(&load(path)?);
+    let written = Written::read(path)?;
+    let report = Report::of(&written.config()?);
     say(&report.to_string())?;
+    // They may come later, as a share that is not mounted yet does: a service must start without them.
+    written.notes().iter().try_for_each(|note| say(&format!("{note}\n")))?;
     if !report.is_sound() {
         bail!("{} cannot work as it is", path.display());
     }

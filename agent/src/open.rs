@@ -1,12 +1,15 @@
 //! From the file of a configuration, and the files of profiles that it names, to the configuration. The only place that
 //! opens them; what is in them is understood elsewhere.
 
+use std::fmt;
 use std::path::{Path, PathBuf};
 
 use gapless_common::document::{Problems, text_of};
 use gapless_common::profile::{Profile, ProfileError, ProfileSet};
 
-use crate::config::{Config, ConfigError, Kind, named};
+use rustix::fs::Access;
+
+use crate::config::{Config, ConfigError, Kind, Named, named};
 
 /// Why there is no configuration.
 #[derive(Debug, thiserror::Error)]
@@ -78,9 +81,68 @@ impl Written {
         }
     }
 
+    /// What is not there yet, of the files and folders that are opened once they are needed: it may come later, as a share that
+    /// is not mounted yet, so it is no mistake.
+    #[must_use]
+    pub fn notes(&self) -> Vec<Note> {
+        let file = self.path.display().to_string();
+        let note = |named: Named| {
+            let why = missing(Path::new(&*named.path), named.kind)?;
+            Some(Note { file: file.clone(), named, why })
+        };
+        named(&self.text).into_iter().filter_map(note).collect()
+    }
+
     fn named(&self, kind: Kind) -> impl Iterator<Item = Box<str>> {
         named(&self.text).into_iter().filter(move |named| named.kind == kind).map(|named| named.path)
     }
+}
+
+/// Something that a configuration names and that is not as it should be now.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Note {
+    file: String,
+    named: Named,
+    why: String,
+}
+
+/// One line.
+impl fmt::Display for Note {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Named { key, path, line, column, .. } = &self.named;
+        write!(f, "note: {}:{line}:{column}: `{key}` names {path}, which {}", self.file, self.why)
+    }
+}
+
+/// Why it cannot be used as things are; `None` where it can.
+fn missing(path: &Path, kind: Kind) -> Option<String> {
+    match kind {
+        // Those were read with the configuration.
+        Kind::Profile => None,
+        Kind::File => match std::fs::metadata(path) {
+            Err(why) => Some(format!("cannot be read: {why}")),
+            Ok(found) if found.is_dir() => Some("is a folder and must be a file".to_owned()),
+            Ok(_) => may(path, Access::READ_OK, "be read"),
+        },
+        Kind::Folder => match std::fs::metadata(path) {
+            Err(why) => Some(format!("cannot be read: {why}")),
+            Ok(found) if !found.is_dir() => Some("is a file and must be a folder".to_owned()),
+            Ok(_) => may(path, Access::READ_OK | Access::EXEC_OK, "be read"),
+        },
+        Kind::Outbox => {
+            // The agent makes what is missing of it.
+            let nearest = path.ancestors().find(|folder| folder.exists())?;
+            if !nearest.is_dir() {
+                return Some(format!("cannot be written to: {} is a file", nearest.display()));
+            }
+            let why = may(nearest, Access::WRITE_OK | Access::EXEC_OK, "be written to")?;
+            Some(if nearest == path { why } else { format!("cannot be made: {} {why}", nearest.display()) })
+        }
+    }
+}
+
+fn may(path: &Path, access: Access, what: &str) -> Option<String> {
+    rustix::fs::access(path, access).err().map(|why| format!("cannot {what}: {why}"))
 }
 
 /// Why a file is no profile.
@@ -128,7 +190,8 @@ profile = "my-meter.toml"
 
     #[test]
     fn a_profile_may_be_a_file_beside_the_configuration_and_its_mistakes_are_told_where_they_stand() {
-        let rows: [(&str, Option<&[u8]>, &[&str]); 4] = [
+        type Row = (&'static str, Option<&'static [u8]>, &'static [&'static str]);
+        let rows: [Row; 4] = [
             ("", Some(PROFILE.as_bytes()), &[]),
             (
                 "",
@@ -168,6 +231,56 @@ profile = "my-meter.toml"
             let prefix = format!("{}/", folder.path().display());
             for part in expected {
                 assert!(why.contains(&format!("{prefix}{part}")), "{part}: {why}");
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_not_there_yet_is_noted_with_its_key_and_place() {
+        let folder = tempfile::tempdir().unwrap();
+        let root = folder.path();
+        std::fs::write(root.join("file"), "secret\n").unwrap();
+        let rows = [
+            ("[uplink]\npassword_file = \"ROOT/file\"", None),
+            (
+                "[uplink]\npassword_file = \"ROOT/none\"",
+                Some(":2:17: `uplink.password_file` names ROOT/none, which cannot be read: No such file"),
+            ),
+            (
+                "[uplink]\nca_file = \"ROOT\"",
+                Some(":2:11: `uplink.ca_file` names ROOT, which is a folder and must be a file"),
+            ),
+            ("[[bus]]\nfolder = \"ROOT\"", None),
+            (
+                "[[bus]]\nfolder = \"ROOT/none\"",
+                Some(":2:10: `folder` names ROOT/none, which cannot be read: No such"),
+            ),
+            ("[[bus]]\nfolder = \"ROOT/file\"", Some("which is a file and must be a folder")),
+            (
+                "[[bus]]\ncampbell = { password_file = \"ROOT/none\" }",
+                Some(":2:30: `campbell.password_file` names ROOT/none"),
+            ),
+            ("[outbox]\npath = \"ROOT/new/outbox\"", None),
+            (
+                "[outbox]\npath = \"ROOT/file/outbox\"",
+                Some(
+                    ":2:8: `outbox.path` names ROOT/file/outbox, which cannot be written to: ROOT/file is a file",
+                ),
+            ),
+        ];
+        let file = root.join("agent.toml");
+        let root = root.display().to_string();
+        for (text, expected) in rows {
+            std::fs::write(&file, text.replace("ROOT", &root)).unwrap();
+            let notes: Vec<String> =
+                Written::read(&file).unwrap().notes().iter().map(Note::to_string).collect();
+            match (notes.as_slice(), expected) {
+                ([], None) => {}
+                ([note], Some(part)) => {
+                    let begins = note.starts_with(&format!("note: {root}/agent.toml:2:"));
+                    assert!(begins && note.contains(&part.replace("ROOT", &root)), "{text}: {note}");
+                }
+                _ => panic!("{text}: {notes:?}"),
             }
         }
     }

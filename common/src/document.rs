@@ -70,10 +70,11 @@ pub struct Document<'t> {
     text: &'t str,
     root: DeTable<'t>,
     problems: RefCell<Vec<(Place, String)>>,
+    is_toml: bool,
 }
 
 impl<'t> Document<'t> {
-    /// Parses `text` as TOML 1.0. Syntax errors are problems like all others.
+    /// Parses `text` as TOML 1.0. Where that cannot be done, only that is told: what is missing then may be there.
     #[must_use]
     pub fn parse(text: &'t str) -> Self {
         let (root, errors) = DeTable::parse_recoverable(text);
@@ -81,7 +82,8 @@ impl<'t> Document<'t> {
             let at = error.span().map_or(0, |span| span.start);
             (Place(at), error.message().to_owned())
         });
-        Self { text, problems: RefCell::new(problems.collect()), root: root.into_inner() }
+        let is_toml = errors.is_empty();
+        Self { text, problems: RefCell::new(problems.collect()), root: root.into_inner(), is_toml }
     }
 
     /// The table of the whole file.
@@ -92,7 +94,9 @@ impl<'t> Document<'t> {
 
     /// Keeps a problem.
     pub fn report(&self, at: Place, message: impl Into<String>) {
-        self.problems.borrow_mut().push((at, message.into()));
+        if self.is_toml {
+            self.problems.borrow_mut().push((at, message.into()));
+        }
     }
 
     /// Line and column, both from 1, of a place.
@@ -219,8 +223,23 @@ mod tests {
 
     #[test]
     fn all_problems_of_a_file_are_named() {
-        let got = problems("a = \nb = 3\nc = 'no'\n", |t| seen((t.flag("a"), t.flag("b"), t.flag("c"))));
+        let got = problems("b = 3\nc = 'no'\n", |t| seen((t.flag("b"), t.flag("c"))));
         let lines: Vec<&str> = got.lines().map(|l| l.split(": ").next().unwrap_or(l)).collect();
-        assert!(lines.len() >= 3 && lines.contains(&"f.toml:2:5") && lines.contains(&"f.toml:3:5"), "{got}");
+        assert_eq!(lines, ["f.toml:1:5", "f.toml:2:5"], "{got}");
+    }
+
+    #[test]
+    fn where_it_is_no_toml_only_that_is_told() {
+        let rows =
+            [("a =\n1\nb = 3\n", "f.toml:1:"), ("b = 3\nb = 4\n", "f.toml:2:"), ("b = 3\n[a\n", "f.toml:2:")];
+        for (text, place) in rows {
+            let got = problems(text, |t| {
+                t.need("interval", "\"10s\"");
+                seen((t.flag("a"), t.flag("b")));
+            });
+            let is_told =
+                got.starts_with(place) && !got.contains("`interval`") && !got.contains("true or false");
+            assert!(is_told, "{text:?}: {got}");
+        }
     }
 }
