@@ -131,6 +131,7 @@ fn missing(path: &Path, kind: Kind) -> Option<String> {
         },
         Kind::Outbox => {
             // The agent makes what is missing of it.
+            let path = &std::path::absolute(path).ok()?;
             let nearest = path.ancestors().find(|folder| folder.exists())?;
             if !nearest.is_dir() {
                 return Some(format!("cannot be written to: {} is a file", nearest.display()));

@@ -184,10 +184,11 @@ fn fresh(facts: &DeviceFacts, limits: &Limits, now: Timestamp) -> (Stand, Stand)
 }
 
 fn gap(facts: &DeviceFacts, limits: &Limits) -> Stand {
+    let words = |slots| format!("a gap of {slots} slots");
     match facts.gap_slots {
-        slots if slots > limits.gap_slots => Stand::Beyond(format!("a gap of {slots} slots")),
+        slots if slots > limits.gap_slots => Stand::Beyond(words(slots)),
         // A gap that is being filled is cut on the way.
-        slots if slots > limits.gap_slots / 2 => Stand::Between,
+        slots if slots > limits.gap_slots / 2 => Stand::Still(words(slots)),
         _ => Stand::Within,
     }
 }

@@ -108,6 +108,8 @@ pub enum Stand {
     Beyond(String),
     /// Neither beyond the limit nor safely within it.
     Between,
+    /// Between, and what an alert tells that is open.
+    Still(String),
     /// Within it.
     Within,
 }
@@ -119,13 +121,19 @@ pub enum Change {
     Raise(String),
     /// It is over.
     Resolve,
+    /// It is open, and its words are these by now.
+    Reword(String),
 }
 
-/// What a stand comes to where an alert of the kind is open already, or is not. Raised once, resolved by itself.
+/// What a stand comes to where an alert of the kind is open already, or is not. Raised once, resolved by itself. The largest gap is
+/// told as it is; the other kinds are told with an age, as it was when they were raised.
 #[must_use]
-pub fn step(is_open: bool, stand: Stand) -> Option<Change> {
+pub fn step(kind: Kind, is_open: bool, stand: Stand) -> Option<Change> {
     match (is_open, stand) {
         (false, Stand::Beyond(words)) => Some(Change::Raise(words)),
+        (true, Stand::Beyond(words) | Stand::Still(words)) if kind == Kind::Gap => {
+            Some(Change::Reword(words))
+        }
         (true, Stand::Within) if !planted::has(Bug::AlertStands) => Some(Change::Resolve),
         _ => None,
     }
@@ -150,15 +158,18 @@ mod tests {
     fn raised_once_and_resolved_only_safely_within() {
         let beyond = || Stand::Beyond("old".to_owned());
         let rows = [
-            (false, beyond(), Some(Change::Raise("old".to_owned()))),
-            (true, beyond(), None),
-            (false, Stand::Between, None),
-            (true, Stand::Between, None),
-            (false, Stand::Within, None),
-            (true, Stand::Within, Some(Change::Resolve)),
+            (Kind::Clock, false, beyond(), Some(Change::Raise("old".to_owned()))),
+            (Kind::Clock, true, beyond(), None),
+            (Kind::Clock, false, Stand::Between, None),
+            (Kind::Clock, true, Stand::Between, None),
+            (Kind::Clock, false, Stand::Within, None),
+            (Kind::Clock, true, Stand::Within, Some(Change::Resolve)),
+            (Kind::Gap, true, beyond(), Some(Change::Reword("old".to_owned()))),
+            (Kind::Gap, true, Stand::Still("less".to_owned()), Some(Change::Reword("less".to_owned()))),
+            (Kind::Gap, false, Stand::Still("less".to_owned()), None),
         ];
-        for (is_open, stand, expected) in rows {
-            assert_eq!(step(is_open, stand.clone()), expected, "{is_open} {stand:?}");
+        for (kind, is_open, stand, expected) in rows {
+            assert_eq!(step(kind, is_open, stand.clone()), expected, "{kind:?} {is_open} {stand:?}");
         }
     }
 }

@@ -376,6 +376,15 @@ impl Where {
     }
 }
 
+/// Which site.
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(super) struct At {
+    /// Only of this site.
+    site: Option<String>,
+}
+
 /// Every site.
 #[utoipa::path(get, path = "/api/v1/sites", tag = "fleet", responses((status = 200, body = Page<Site>)))]
 pub(super) async fn sites(State(state): State<ApiState>, headers: HeaderMap) -> Result<Response, Problem> {
@@ -384,15 +393,15 @@ pub(super) async fn sites(State(state): State<ApiState>, headers: HeaderMap) -> 
 }
 
 /// Every agent, with what came of its frames.
-#[utoipa::path(get, path = "/api/v1/agents", tag = "fleet", params(Where),
+#[utoipa::path(get, path = "/api/v1/agents", tag = "fleet", params(At),
     responses((status = 200, body = Page<Agent>), (status = 404, body = super::problem::ProblemBody)))]
 pub(super) async fn agents(
     State(state): State<ApiState>,
     headers: HeaderMap,
-    Params(filter): Params<Where>,
+    Params(at): Params<At>,
 ) -> Result<Response, Problem> {
-    let (site, device) = filter.parse()?;
-    is_there(&state, site.as_ref(), device.as_ref()).await?;
+    let site = params::site(at.site.as_deref())?;
+    is_there(&state, site.as_ref(), None).await?;
     let rows = state.ask(move |store| store.agents(site.as_ref())).await?;
     reply::json(&headers, &Page::whole(rows.into_iter().map(Agent::from).collect()))
 }
@@ -452,25 +461,23 @@ pub(crate) async fn is_there(
     site: Option<&SiteId>,
     device: Option<&DeviceId>,
 ) -> Result<(), Problem> {
-    let now = (state.now)();
-    if let Some(site) = site {
-        let name = site.clone();
-        let known = state.ask(move |store| Ok(store.lease(&name, now)?.is_some())).await?;
-        if !known {
-            return Err(Problem::not_found("site", site));
-        }
+    if site.is_none() && device.is_none() {
+        return Ok(());
     }
-    if let Some(device) = device {
-        let (place, name) = (site.cloned(), device.clone());
-        let is_known = move |store: &dyn ReadStore| {
-            Ok(store.devices(place.as_ref(), now)?.iter().any(|row| row.device == name))
-        };
-        if !state.ask(is_known).await? {
+    let (at, name) = (site.cloned(), device.cloned());
+    let look = move |store: &dyn ReadStore| {
+        let has_site = at.as_ref().map_or(Ok(true), |site| store.has_site(site))?;
+        let has_device = name.as_ref().map_or(Ok(true), |device| store.has_device(at.as_ref(), device))?;
+        Ok((has_site, has_device))
+    };
+    match (state.ask(look).await?, site, device) {
+        ((false, _), Some(site), _) => Err(Problem::not_found("site", site)),
+        ((_, false), site, Some(device)) => {
             let name = site.map_or_else(|| device.to_string(), |site| format!("{site}/{device}"));
-            return Err(Problem::not_found("device", name));
+            Err(Problem::not_found("device", name))
         }
+        _ => Ok(()),
     }
-    Ok(())
 }
 
 /// Every series, all revisions.

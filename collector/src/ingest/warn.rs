@@ -55,20 +55,11 @@ impl Found {
     ) {
         for (kind, stand) in stands {
             let open = open.get(&kind);
-            // The largest gap is told. The other kinds are told with an age, as it was when they were raised.
-            let reworded = match (&stand, open) {
-                (Stand::Beyond(words), Some(id)) if kind == Kind::Gap => {
-                    Some(Changed::Reworded(*id, words.clone()))
-                }
-                _ => None,
-            };
-            let changed = match (step(open.is_some(), stand), open) {
+            let changed = match (step(kind, open.is_some(), stand), open) {
                 (Some(Change::Raise(words)), _) => Changed::Raised(words),
                 (Some(Change::Resolve), Some(id)) => Changed::Resolved(*id),
-                _ => match reworded {
-                    Some(reworded) => reworded,
-                    None => continue,
-                },
+                (Some(Change::Reword(words)), Some(id)) => Changed::Reworded(*id, words),
+                _ => continue,
             };
             self.changes.push((site, subject, kind, changed));
         }

@@ -178,6 +178,8 @@ impl Caller {
         };
         let answer = self.http.exchange(&request);
         let answer = answer.map_err(|error| Failure::Transport(self.hushed(&error)))?;
+        // What is said to be so many seconds off counts from when it was said (RFC 9110, section 10.2.3).
+        let at = self.now();
         let header = |name: &str| answer.header(name);
         let left = self.quota.as_ref().and_then(|quota| {
             let number = |name: &str| header(name)?.trim().parse::<u32>().ok();

@@ -51,7 +51,7 @@ mod url;
 pub(crate) mod voice;
 
 pub use ground::{Ground, Http, Request, Response};
-pub use pool::{Sources, Turn};
+pub use pool::{Done, Sources, Turn};
 
 #[cfg(test)]
 mod call_tests;

@@ -54,26 +54,33 @@ struct Resting {
 }
 
 /// The turn of a source, to be [carried out](Self::carry_out) by a worker.
+#[must_use = "nobody else looks after the source until its turn has ended"]
 pub struct Turn {
     resting: Resting,
     scan: Arc<Scan>,
-    /// What came of it.
+}
+
+/// A turn that was carried out, and is to be [ended](Sources::end).
+#[must_use = "nobody else looks after the source until its turn has ended"]
+pub struct Done {
+    resting: Resting,
     looked: Result<bool, Failure>,
 }
 
 impl Turn {
     /// Does what there is to do of the source.
-    pub fn carry_out(&mut self, connection: &Connection) {
-        let Self { resting, scan, looked } = self;
-        *looked = guarded(|| resting.shell.look(connection, scan));
+    pub fn carry_out(self, connection: &Connection) -> Done {
+        let Self { mut resting, scan } = self;
+        let looked = guarded(|| resting.shell.look(connection, &scan));
         let source = resting.shell.pace.name.as_str();
-        match looked {
+        match &looked {
             Err(Failure::Ending) => {}
             Err(error @ Failure::Fault(_)) => tracing::error!(source, %error, "tried again"),
             Err(error) if error.until().is_some() => tracing::debug!(source, %error, "it waits"),
             Err(error) => tracing::warn!(source, %error, "tried again"),
             Ok(_) => {}
         }
+        Done { resting, looked }
     }
 }
 
@@ -127,9 +134,9 @@ impl Pool {
             None => connection.insert(sqlite::open_reader(&self.database)?),
         };
         let next = self.sources().next(connection)?;
-        let Some(mut turn) = next else { return Ok(false) };
-        turn.carry_out(connection);
-        self.sources().end(turn);
+        let Some(turn) = next else { return Ok(false) };
+        let done = turn.carry_out(connection);
+        self.sources().end(done);
         Ok(true)
     }
 }
@@ -142,19 +149,23 @@ impl Sources {
         Self { ground, resting, busy, scan, scanned_at: None, is_over: false }
     }
 
-    /// The turn of the most urgent source that has something to do, where there is one. A worker that finds none asks again soon.
+    /// The turn of the most urgent source that has something to do, where there is one, and a writer to tell of it. A worker that
+    /// finds none asks again soon.
     ///
     /// # Errors
     /// The database could not be read.
     pub fn next(&mut self, connection: &Connection) -> rusqlite::Result<Option<Turn>> {
+        if self.is_over {
+            return Ok(None);
+        }
         self.see(connection)?;
         let taken = self.take(self.ground.instant());
-        Ok(taken.map(|(resting, scan)| Turn { resting, scan, looked: Ok(false) }))
+        Ok(taken.map(|(resting, scan)| Turn { resting, scan }))
     }
 
     /// A worker is through with a turn.
-    pub fn end(&mut self, turn: Turn) {
-        self.put_back(turn.resting, &turn.looked);
+    pub fn end(&mut self, done: Done) {
+        self.put_back(done.resting, &done.looked);
     }
 
     /// Sees who has something to do, where that has not been seen lately.

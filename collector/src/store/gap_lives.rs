@@ -307,9 +307,9 @@ const DUE: &str = concat!(
 );
 
 /// What the gap `p` of the device `d` of the agent `a` waits for once it is due, as [`awaited()`] reads it: the conditions of
-/// what is due, one by one.
+/// what is due, one by one; one that nobody can be asked for is given up at the next look.
 pub(super) const WAITS_FOR: &str = concat!(
-    "CASE WHEN p.state NOT IN (1, 4) OR p.sourceless THEN NULL WHEN a.connected <> 1 THEN 1
+    "CASE WHEN p.state NOT IN (1, 4) OR p.sourceless THEN NULL WHEN a.connected IS NOT 1 THEN 1
         WHEN d.attributes ->> 'unreachable_since' IS NOT NULL THEN 2 WHEN ",
     being_asked!(),
     " THEN 3 WHEN ",

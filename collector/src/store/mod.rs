@@ -89,6 +89,18 @@ pub trait ReadStore {
     /// See [`head`](Self::head).
     fn sites(&self) -> Result<Vec<SiteRow>, ReadError>;
 
+    /// Whether there is a site of that name.
+    ///
+    /// # Errors
+    /// See [`head`](Self::head).
+    fn has_site(&self, site: &SiteId) -> Result<bool, ReadError>;
+
+    /// Whether there is a device of that name, in this site or in any.
+    ///
+    /// # Errors
+    /// See [`head`](Self::head).
+    fn has_device(&self, site: Option<&SiteId>, device: &DeviceId) -> Result<bool, ReadError>;
+
     /// Agents by site and name.
     ///
     /// # Errors

@@ -23,7 +23,7 @@ use super::rows::{
     gaps_sql, parked_row, reading, series_row, site_row,
 };
 use super::{
-    AHEAD_MAX_MS, ReadError, ReadStore, complete, jobs, leases, meters, news, sqlite, strip, traffic,
+    AHEAD_MAX_MS, ReadError, ReadStore, complete, jobs, leases, meters, names, news, sqlite, strip, traffic,
 };
 use crate::freshness::Allowances;
 
@@ -154,6 +154,14 @@ impl<A: Ask> ReadStore for A {
             (SELECT max(last_heard_at) FROM agents a WHERE a.site = s.id) AS last_heard_at
             FROM sites s ORDER BY s.name";
         self.ask(|c| rows(c, sql, [], site_row))
+    }
+
+    fn has_site(&self, site: &SiteId) -> Read<bool> {
+        self.ask(|c| Ok(names::is_site(c, site)?))
+    }
+
+    fn has_device(&self, site: Option<&SiteId>, device: &DeviceId) -> Read<bool> {
+        self.ask(|c| Ok(names::is_device(c, site, device)?))
     }
 
     fn agents(&self, site: Option<&SiteId>) -> Read<Vec<AgentRow>> {

@@ -67,8 +67,13 @@ impl Call {
     /// Whether it was answered with all that there was, and not with what is of this instant.
     #[must_use]
     pub fn lacks(&self, at: i64) -> bool {
-        let is_in = self.window.0.0 <= at && at < self.window.1.0;
-        self.is_answered() && is_in && !self.rows.contains_key(&at)
+        self.is_answered() && self.asks_for(at) && !self.rows.contains_key(&at)
+    }
+
+    /// Whether it asks for what is of this instant.
+    #[must_use]
+    pub const fn asks_for(&self, at: i64) -> bool {
+        self.window.0.0 <= at && at < self.window.1.0
     }
 
     /// Whoever made it was killed before the answer came.
@@ -171,9 +176,10 @@ impl State {
         self.handed.clear();
     }
 
-    /// The calls of this instant, by the collector's clock, were never counted.
-    pub fn note_uncounted(&mut self, at: Timestamp) {
-        let calls = self.calls.iter_mut().filter(|call| call.at == at && call.start == self.start);
+    /// The calls of this instant, by the collector's clock, to APIs of which `is_of` is true were never counted.
+    pub fn note_uncounted(&mut self, at: Timestamp, is_of: impl Fn(usize) -> bool) {
+        let of_life = self.calls.iter_mut().filter(|call| call.at == at && call.start == self.start);
+        let calls = of_life.filter(|call| is_of(call.api));
         calls.for_each(|call| call.is_uncounted = true);
     }
 
@@ -203,7 +209,7 @@ impl State {
         if let Some(Answer { status, body, rest, is_garbled, .. }) = &answer {
             (call.status, call.is_garbled) = (Some(*status), *is_garbled);
             call.rest_until = rest.map(|rest| match rest {
-                Rest::For(ms) => call.at.plus_ms(signed(ms)),
+                Rest::For(ms) => call.answered().plus_ms(signed(ms)),
                 Rest::Until(at) => at,
             });
             call.is_emptied = api.meter.empty.contains(&call.utility);

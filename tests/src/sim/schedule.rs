@@ -6,12 +6,12 @@ use gapless_common::quality::Cause;
 use rusqlite::Connection;
 
 /// `gap_events.event`.
-const OPENED: i64 = 1;
+pub(super) const OPENED: i64 = 1;
 pub(super) const ASKED: i64 = 3;
 pub(super) const NO_DATA: i64 = 4;
 pub(super) const FAILED: i64 = 5;
 const RETRIED: i64 = 7;
-const REOPENED: i64 = 8;
+pub(super) const REOPENED: i64 = 8;
 pub(super) const UNASKED: i64 = 13;
 
 /// What comes late of a gap that nobody can be asked for is awaited so long beyond an interval at least, in ms.
@@ -94,12 +94,13 @@ impl Gap {
         }
     }
 
-    /// In what one is not where it should be that nobody could be asked for since the instant `since`, where that is known.
+    /// In what one is not where it should be, at the instant `at`, that nobody could be asked for since the instant `since`, where that
+    /// is known.
     pub(super) fn wrong_alone(
         &self,
         past: &[(i64, i64)],
         policy: &Policy,
-        interval_ms: i64,
+        (interval_ms, at): (i64, i64),
         since: Option<i64>,
     ) -> Option<Wrong> {
         let due = Due::of(past, policy);
@@ -110,6 +111,7 @@ impl Gap {
         match self.state {
             1 | 4 | 5 if self.attempts != due.attempts => Some(Wrong::Attempts(due.attempts)),
             1 | 4 if self.next_at < end => Some(Wrong::Due(end)),
+            1 | 4 if self.next_at.is_some_and(|next_at| next_at < at) => Some(Wrong::Overdue),
             5 if given_up_at.is_none() || given_up_at < end => Some(Wrong::GivenUpEarly),
             1 | 4 | 5 => None,
             _ => Some(Wrong::State),

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use gapless_collector::sources::start::without_threads;
-use gapless_collector::sources::{self as collector, Ground, Turn};
+use gapless_collector::sources::{self as collector, Done, Ground};
 use gapless_common::time::Timestamp;
 use rusqlite::Connection;
 
@@ -18,7 +18,7 @@ use super::plan::{Mischief, Scale};
 use super::remote::{Handed, SimGround};
 use super::rng::Rng;
 use super::sometimes::Rare;
-use super::sourced::Watch;
+use super::sourced::{Watch, account};
 use super::world::{Event, World};
 
 /// One in so many runs has some.
@@ -99,8 +99,8 @@ pub struct Sources {
     /// What the oracle knows of them.
     pub(super) watch: Watch,
     process: Option<collector::Sources>,
-    /// The turn that each worker has.
-    under_way: BTreeMap<usize, Turn>,
+    /// The turn of each worker, carried out and not ended yet.
+    under_way: BTreeMap<usize, Done>,
     /// Counts of calls that could not be written down yet.
     unwritten: BTreeSet<(String, Timestamp)>,
     /// Workers that are not through with a turn when the collector dies.
@@ -186,7 +186,10 @@ impl World {
         sources.watch.end(now_ms);
         let mut state = sources.ground.state();
         state.take_back(now_ms);
-        std::mem::take(&mut sources.unwritten).iter().for_each(|(_, at)| state.note_uncounted(*at));
+        let described = &sources.plan.described;
+        for (name, at) in std::mem::take(&mut sources.unwritten) {
+            state.note_uncounted(at, |api| account(&described[api]) == name);
+        }
     }
 
     pub(super) fn step_source(&mut self, start: u64, step: Step) {
@@ -225,11 +228,11 @@ impl World {
         }
         let process = sources.process.as_mut().filter(|_| !self.is_over);
         let next = process.and_then(|process| process.next(connection).expect("the database reads"));
-        let Some(mut turn) = next else {
+        let Some(turn) = next else {
             return self.push(now_ms + turn_ms, Event::Source(start, Step::Free(worker)));
         };
         let dies = sources.ground.state().died_ms.is_some();
-        turn.carry_out(connection);
+        let done = turn.carry_out(connection);
         if let Some(what) = panics::take() {
             self.oracle.find("no panic", what);
         }
@@ -240,7 +243,7 @@ impl World {
         let findings = sources.watch.note_turn(&sources.plan, &sources.ground.state(), &handed);
         match died_ms {
             None => {
-                sources.under_way.insert(worker, turn);
+                sources.under_way.insert(worker, done);
             }
             Some(_) => sources.cut += 1,
         }
@@ -260,8 +263,8 @@ impl World {
         let now_ms = self.now_ms;
         let Some(sources) = &mut self.sources else { return };
         sources.ground.state().now_ms = now_ms;
-        if let (Some(process), Some(turn)) = (&mut sources.process, sources.under_way.remove(&worker)) {
-            process.end(turn);
+        if let (Some(process), Some(done)) = (&mut sources.process, sources.under_way.remove(&worker)) {
+            process.end(done);
         }
         self.push(now_ms + PAUSE_MS, Event::Source(start, Step::Free(worker)));
     }

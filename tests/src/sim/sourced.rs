@@ -244,7 +244,7 @@ impl Watch {
     }
 
     /// Why slots are not missing for the reason that is told at this moment, where that is so: they were asked for at or after their
-    /// lag, or once a later one was there, and an answer did not hold them; or the last call was refused.
+    /// lag, or once a later one was there, and the last answer did not hold them; or the last call was refused.
     fn untrue(
         &mut self,
         (described, utility): (&Described, &str),
@@ -267,7 +267,10 @@ impl Watch {
                     || newest.is_some_and(|newest| at < newest)
             };
             match misses.cause {
-                Cause::NotRecorded => own().any(|call| call.lacks(at) && is_settled(call)),
+                Cause::NotRecorded => {
+                    let mut asked = own().filter(|call| call.is_answered() && call.asks_for(at));
+                    asked.next().is_some_and(|call| call.lacks(at) && is_settled(call))
+                }
                 Cause::NotConnected => matches!(last, Some(403 | 404)),
                 _ => false,
             }
@@ -358,7 +361,11 @@ impl World {
 
 /// The account of a source, as calls are counted.
 pub(super) fn account(described: &Described) -> String {
-    if described.account.is_empty() { format!("m{}", described.no) } else { described.account.to_owned() }
+    if described.account.is_empty() {
+        format!("{SITE}/m{}", described.no)
+    } else {
+        described.account.to_owned()
+    }
 }
 
 /// No slot is asked for twice within a turn, but for what is read again each time.

@@ -16,7 +16,7 @@ use super::mishap::policies;
 use super::plan::Mischief;
 use super::remote::Call;
 use super::rest::FILLED;
-use super::schedule::{ASKED, FAILED, Gap, NO_DATA, Wrong, gaps, past};
+use super::schedule::{ASKED, FAILED, Gap, NO_DATA, OPENED, REOPENED, Wrong, gaps, past};
 use super::source::Sourcing;
 use super::sourced::{PROVEN_INTERVALS, PROVEN_MS, Watch, account};
 use super::world::World;
@@ -226,7 +226,10 @@ impl Case<'_> {
         if !self.watch.is_refused(self.described, self.utility) {
             return None;
         }
-        let refused = self.refused_at()?.0.div_euclid(self.described.interval_ms);
+        let Some(refused_at) = self.refused_at() else {
+            return Some("withdrawn, and nobody has refused it".to_owned());
+        };
+        let refused = refused_at.0.div_euclid(self.described.interval_ms);
         let last = spans.last().and_then(|(_, last, _)| *last);
         let most = if self.world.plan.has(Mischief::CenterClock) { i64::MAX } else { refused };
         let is_it = last.is_some_and(|last| (refused - 1..=most).contains(&last));
@@ -239,6 +242,7 @@ impl Case<'_> {
         let policy = policies.of(Some(self.described.class()));
         let interval_ms = self.described.interval_ms;
         let is_set = self.world.plan.has(Mischief::CenterClock);
+        let looked = truth(self.world.rested_ms).0 - LOOKED_MS - signed(self.world.plan.keep_ms);
         if gap.sourceless {
             if !self.is_withdrawn {
                 return Some("its meter can be asked".to_owned());
@@ -247,9 +251,10 @@ impl Case<'_> {
                 return Some("nobody has refused its meter".to_owned());
             };
             let since = (!is_set).then_some(refused_at.0);
-            return gap.wrong_alone(past, policy, interval_ms, since).map(|wrong| format!("{wrong:?}"));
+            return gap
+                .wrong_alone(past, policy, (interval_ms, looked), since)
+                .map(|wrong| format!("{wrong:?}"));
         }
-        let looked = truth(self.world.rested_ms).0 - LOOKED_MS - signed(self.world.plan.keep_ms);
         // What a clock that was ahead took for missing waits for its time.
         let is_early = (gap.last + 1) * interval_ms > looked;
         match gap.wrong(past, policy, looked) {
@@ -286,6 +291,7 @@ impl Case<'_> {
                     failures.clear();
                 }
                 FAILED => failures.push(asked),
+                OPENED | REOPENED => failures.clear(),
                 _ => {}
             }
             if failures.len() == FAILURES_MAX {

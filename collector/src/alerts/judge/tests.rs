@@ -39,7 +39,7 @@ fn of(facts: &DeviceFacts, limits: &Limits, kind: Kind) -> Stand {
 fn sign(stand: &Stand) -> char {
     match stand {
         Stand::Beyond(_) => '!',
-        Stand::Between => '~',
+        Stand::Between | Stand::Still(_) => '~',
         Stand::Within => '.',
     }
 }
