@@ -70,6 +70,12 @@ impl ReadStore for Long {
     fn sites(&self) -> Read<Vec<SiteRow>> {
         self.real.sites()
     }
+    fn has_site(&self, site: &SiteId) -> Read<bool> {
+        self.real.has_site(site)
+    }
+    fn has_device(&self, site: Option<&SiteId>, device: &DeviceId) -> Read<bool> {
+        self.real.has_device(site, device)
+    }
     fn agents(&self, site: Option<&SiteId>) -> Read<Vec<AgentRow>> {
         self.real.agents(site)
     }
