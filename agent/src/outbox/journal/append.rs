@@ -21,7 +21,7 @@ use crate::outbox::{AppendError, NewRecord, is_full, to_u64, to_usize};
 const OPENED_BYTES: usize = 24;
 /// Most bytes that can stand before the first record of a segment.
 const PREAMBLE_BYTES_MAX: usize =
-    DATA_AT + 3 * FRAME_HEADER_BYTES + REFUSED_BYTES + OPENED_BYTES + CURSOR_BYTES_MAX;
+    DATA_AT + 4 * FRAME_HEADER_BYTES + 2 * REFUSED_BYTES + OPENED_BYTES + CURSOR_BYTES_MAX;
 
 impl Journal {
     pub(super) fn append_batch(&mut self, batch: &[NewRecord<'_>]) -> Result<Seq, AppendError> {
@@ -120,8 +120,8 @@ impl Journal {
             self.buffer.extend_from_slice(&header.encode());
         }
         let place = (self.next() - 1, Timestamp::default(), CatalogHash::default());
-        if let Some(refused) = &self.refused {
-            let payload = encode_refused(refused);
+        for refused in [self.refused_before, self.refused].into_iter().flatten() {
+            let payload = encode_refused(&refused);
             self.push_frame((INTERNAL, KIND_REFUSED, Lead::NONE), place, &payload);
         }
         if !self.is_announced {
@@ -137,8 +137,7 @@ impl Journal {
 
     /// The first position that a segment which is begun now has to account for.
     fn first_of_segment(&self) -> Seq {
-        let refused = self.refused.filter(|refused| refused.epoch == self.opening.epoch);
-        refused.map_or(Seq(self.next()), |refused| refused.first)
+        self.refused.map_or(Seq(self.next()), |refused| refused.first)
     }
 
     fn opened_payload(&self) -> [u8; OPENED_BYTES] {
@@ -193,7 +192,7 @@ impl Journal {
         if let Some(active) = self.segments.last_mut() {
             active.end += to_u64(self.buffer.len());
         }
-        self.refused = None;
+        (self.refused_before, self.refused) = (None, None);
         self.forget_told_losses()
     }
 
@@ -257,7 +256,7 @@ impl Journal {
         self.record_losses(&[loss])?;
         self.advance(last.0 + 1);
         // Nothing was written since, so that this follows what was refused before.
-        self.refused = Some(match self.refused.filter(|before| before.epoch == loss.epoch) {
+        self.refused = Some(match self.refused {
             Some(before) => Loss {
                 first: before.first,
                 from: before.from.min(loss.from),

@@ -94,7 +94,8 @@ pub struct Journal {
     needs_whole_cursor: bool,
     acks: Acks,
     losses: LossBook,
-    /// Positions refused since the last write; the next one says so.
+    /// Positions refused at the end of the epoch before, and of this one since the last write; the next one says so.
+    refused_before: Option<Loss>,
     refused: Option<Loss>,
     /// Losses that records tell of, kept in the book until the next write has made the acknowledgement of them durable.
     told: Vec<Loss>,

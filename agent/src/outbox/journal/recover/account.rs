@@ -97,7 +97,10 @@ impl Recovery {
                         self.know(epoch, next);
                     }
                 }
-                self.expected = Some((header.epoch, 1));
+                // What was refused of an epoch before it could write stands before its first frame.
+                let refused = self.missing.iter().filter(|l| l.epoch == header.epoch && l.first == Seq(1));
+                let next = refused.map(|l| l.last.0.saturating_add(1)).max().unwrap_or(1);
+                self.expected = Some((header.epoch, next));
             }
             _ => {}
         }

@@ -7,7 +7,7 @@ use super::super::Journal;
 use super::open;
 use crate::outbox::conformance::{append, opening, options};
 use crate::outbox::memory_disk::{MemoryDisk, PowerCut};
-use crate::outbox::{AppendError, DropPolicy, Options, Outbox};
+use crate::outbox::{AppendError, DropPolicy, Options, Outbox, RecoveryReport, losses};
 
 #[test]
 fn an_epoch_that_only_its_loss_is_left_of_is_not_the_one_before() {
@@ -50,6 +50,33 @@ fn an_epoch_that_was_wholly_refused_is_the_one_before() {
     assert_eq!(fill(2), (Some((Epoch(1), Seq(refused + 1))), 1));
     assert_eq!(fill(3), (Some((Epoch(2), Seq(2))), 1));
     assert_eq!(fill(4).0, Some((Epoch(3), Seq(2))));
+}
+
+/// One epoch ends with refusals, the next one begins with some: none of them is taken for damage, whoever forgets that the
+/// collector was told.
+#[test]
+fn what_two_epochs_in_a_row_were_refused_is_named_as_that() {
+    let disk = MemoryDisk::new();
+    let options = Options { policy: DropPolicy::NewestFirst, ..options() };
+    let open = |epoch| Journal::open(Box::new(disk.clone()), &options, opening(epoch)).unwrap();
+    let (mut outbox, _) = open(1);
+    let mut next = 1;
+    while let Ok(last) = append(&mut outbox, next, 1, 900) {
+        next = last.0 + 1;
+    }
+    drop(outbox);
+    let (mut outbox, _) = open(2);
+    append(&mut outbox, 10_001, 3, 900).unwrap_err();
+    outbox.acknowledge(Epoch(1), Seq(next - 1), &[]);
+    append(&mut outbox, 10_004, 1, 900).unwrap();
+    drop(outbox);
+    // The book is gone: what the frames say is all there is.
+    disk.set_contents(losses::FILE, &vec![0; disk.contents(losses::FILE).unwrap().len()]);
+    let (outbox, found) = open(3);
+    assert_eq!((found.previous, found.report), (Some((Epoch(2), Seq(5))), RecoveryReport::default()));
+    let named: Vec<_> =
+        outbox.pending_losses().iter().map(|l| (l.epoch.0, l.first.0, l.last.0, l.cause)).collect();
+    assert_eq!(named, [(1, next, next, Cause::BudgetFull), (2, 1, 3, Cause::BudgetFull)]);
 }
 
 #[test]
