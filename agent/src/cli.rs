@@ -8,8 +8,8 @@ use clap::{Parser, Subcommand};
 use gapless_agent::check::Report;
 use gapless_agent::config::{Bus, Config, Device, Folder, LogFiles, LogTable, Logger};
 use gapless_agent::open::Written;
-use gapless_agent::outbox::Summary;
-use gapless_agent::run::{run, socket_path};
+use gapless_agent::outbox;
+use gapless_agent::run::{outbox_options, run, socket_path};
 use gapless_agent::service::{AskError, Question, ask};
 use gapless_agent::status::{Status, ValueStatus};
 use gapless_agent::{bus, text};
@@ -85,7 +85,7 @@ pub(crate) fn main() -> Result<()> {
         Command::Check { config } => check(&config),
         Command::Read { config, device } => read(&load(&config)?, &device),
         Command::Status { config, json } => status(&load(&config)?, json),
-        Command::Outbox { config } => outbox(&load(&config)?),
+        Command::Outbox { config } => show_outbox(&load(&config)?),
         Command::Profiles { id } => profiles(id.as_deref()),
     }
 }
@@ -208,10 +208,13 @@ fn status(config: &Config, json: bool) -> Result<()> {
     say(&text::status(&status))
 }
 
-fn outbox(config: &Config) -> Result<()> {
+fn show_outbox(config: &Config) -> Result<()> {
     let path = &config.outbox.path;
-    let summary = Summary::read(path)
-        .with_context(|| format!("no outbox at {}: has the agent run yet?", path.display()))?;
+    if !path.is_dir() {
+        bail!("no outbox at {}: has the agent run yet?", path.display());
+    }
+    let summary = outbox::summary(path, outbox_options(config).store)
+        .with_context(|| format!("cannot look into the outbox at {}", path.display()))?;
     say(&text::outbox(path, &summary))
 }
 

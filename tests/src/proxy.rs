@@ -380,6 +380,11 @@ mod tests {
         exchange(&server, &client, &[7; 200_000]);
         drop(client);
         assert_eq!(rest(&server), (Vec::new(), None));
+        // They are counted once they are through.
+        let began = Instant::now();
+        while proxy.passed_bytes() < 200_008 && began.elapsed() < SOON {
+            std::thread::yield_now();
+        }
         assert_eq!(proxy.passed_bytes(), 200_008);
     }
 
