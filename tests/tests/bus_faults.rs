@@ -305,6 +305,8 @@ fn spoiled() -> Vec<Row> {
             s.until("the absence", |e| matches!(e, BusEvent::Bus { link: LinkState::Absent(_), .. }));
             let failed = |e: &BusEvent| matches!(e, BusEvent::Bus { link: LinkState::Absent(why), .. } if why.contains("cannot"));
             s.until("an attempt in vain", failed);
+            // A slot of each has to fall due meanwhile.
+            std::thread::sleep(Duration::from_millis(2 * INTERVAL_MS));
             s.end.replug();
             s.until("the link", |e| matches!(e, BusEvent::Bus { link: LinkState::Open, .. }));
         }),
