@@ -65,14 +65,14 @@ impl Found {
         }
     }
 
-    /// Leaves out the words that alerts have already.
+    /// Leaves out words that alerts have already, or may not have yet.
     fn without_known_words(&mut self, connection: &Connection) -> rusqlite::Result<()> {
         for change in std::mem::take(&mut self.changes) {
-            let is_known = match &change.3 {
-                Changed::Reworded(alert, words) => alerts::words(connection, *alert)? == *words,
-                Changed::Raised(_) | Changed::Resolved(_) => false,
+            let is_kept = match &change.3 {
+                Changed::Reworded(alert, words) => alerts::is_to_reword(connection, *alert, words)?,
+                Changed::Raised(_) | Changed::Resolved(_) => true,
             };
-            if !is_known {
+            if is_kept {
                 self.changes.push(change);
             }
         }

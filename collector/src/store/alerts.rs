@@ -340,9 +340,12 @@ pub(crate) fn raise(
     tell(connection, id, RAISED, "collector", now)
 }
 
-/// The words of an alert.
-pub(crate) fn words(connection: &Connection, alert: i64) -> rusqlite::Result<String> {
-    connection.prepare_cached("SELECT detail FROM alerts WHERE id = ?1")?.query_row([alert], |r| r.get(0))
+/// Whether an alert is to have these words: it has others, and is in no message under way, which stays as it is until it is
+/// accepted.
+pub(crate) fn is_to_reword(connection: &Connection, alert: i64, words: &str) -> rusqlite::Result<bool> {
+    let sql = "SELECT detail <> ?2 AND NOT EXISTS (SELECT 1 FROM alert_events e JOIN receivers r ON e.id > r.told AND e.id <= r.through
+        WHERE e.alert = ?1) FROM alerts WHERE id = ?1";
+    connection.prepare_cached(sql)?.query_row(params![alert, words], |r| r.get(0))
 }
 
 /// An alert that is open has other words now. Nobody is told anew.
