@@ -525,6 +525,10 @@ fn an_alert_of_a_gap_tells_the_largest_that_is_left_and_ends_with_the_last() {
     world.pass(2 * MINUTE_S);
     let slots = largest(&world);
     assert_eq!((world.told(), slots >= 57), (vec![("gap", false)], true), "{slots}");
+    assert_eq!(world.alerts()[0].detail, "a gap of 20 slots", "a message under way stays as it is");
+    let message = world.message().unwrap();
+    world.committer.told(OPS, message, &Answer::Accepted, world.now).unwrap();
+    world.pass(2 * MINUTE_S);
     assert_eq!(world.alerts()[0].detail, format!("a gap of {slots} slots"));
     give_up(&world, slots);
     world.now = world.now.plus_ms(8 * DAY_S * 1_000);
