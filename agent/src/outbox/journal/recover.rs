@@ -20,7 +20,7 @@ use gapless_common::time::Timestamp;
 use self::files::Life;
 use self::tail::{end_of, torn_frame_bytes, whole_items};
 use super::forgone::Forgone;
-use super::format::{DATA_AT, Item, SegmentHeader, scan};
+use super::format::{DATA_AT, Item, scan};
 use super::{Counters, Journal, Segment, SpareFile};
 use crate::outbox::acks::Acks;
 use crate::outbox::catalogs;
@@ -48,7 +48,6 @@ pub(super) fn open(
     recovery.read_all(disk.as_mut(), lives)?;
     files::erase_unbegun(disk.as_mut(), &spares, recovery.segments.last().map_or(0, |s| s.number))?;
     recovery.finish(disk.as_mut())?;
-    recovery.write_headers(disk.as_mut());
     let is_used = recovery.epochs.iter().any(|&(epoch, _)| epoch == opening.epoch);
     if is_used && !planted::has(Bug::ReuseSeq) {
         return Err(OpenError::EpochUsed(opening.epoch));
@@ -86,8 +85,6 @@ pub(super) struct Recovery {
     expected: Option<(Epoch, u64)>,
     missing: Vec<Loss>,
     forgone: Forgone,
-    /// What recognised segments are to say of themselves, whose headers are gone.
-    nameless: Vec<(String, SegmentHeader)>,
     /// What was refused at the end of the newest epoch, which no frame says yet.
     refused_tail: Option<Loss>,
     pub(super) report: RecoveryReport,
@@ -149,25 +146,9 @@ impl Recovery {
         if is_last {
             self.report.torn_bytes += torn_frame_bytes(&bytes[end..], self.epochs.last().copied());
         }
-        if life.header.is_none() {
-            let first = items.iter().find_map(|(_, item)| first_of(item));
-            let boot = self.boot.unwrap_or_default();
-            let header =
-                first.map(|(epoch, first)| SegmentHeader { number: life.number, epoch, first, boot });
-            self.nameless.extend(header.map(|header| (life.name.clone(), header)));
-        }
         let Life { name, len, number, .. } = life;
         self.segments.push(Segment { name, len, number, end: to_u64(end), spans });
         Ok(())
-    }
-
-    /// Recognised segments say who they are again: by the next opening the others may be gone by which they were recognised. What
-    /// they lost before their first frame is in the book by now.
-    fn write_headers(&mut self, disk: &mut dyn Disk) {
-        for (name, header) in std::mem::take(&mut self.nameless) {
-            // Where that fails it is recognised once more.
-            let _ = disk.write_at(&name, 0, &header.encode()).and_then(|()| disk.sync(&name));
-        }
     }
 
     /// Counts pages that the device refused, and writes over them.
@@ -309,17 +290,6 @@ impl Journal {
             }
         }
         Ok(())
-    }
-}
-
-/// The first position that a segment which begins with this has to account for.
-fn first_of(item: &Item) -> Option<(Epoch, Seq)> {
-    match item {
-        Item::Frame(header) | Item::Damaged(header) if header.is_record() => Some((header.epoch, header.seq)),
-        Item::Frame(header) | Item::Damaged(header) => {
-            Some((header.epoch, Seq(header.seq.0.saturating_add(1))))
-        }
-        Item::Unknown(_) => None,
     }
 }
 
