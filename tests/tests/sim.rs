@@ -14,7 +14,7 @@ use gapless_tests::sim::series::Series;
 /// Seeds of hours.
 const HOURS: u64 = 2_000;
 /// Of these, those whose finding is open, and the invariant that finds it: see *How we know* in ARCHITECTURE.md.
-const HOURS_OPEN: [(u64, &str); 1] = [(834, "true causes")];
+const HOURS_OPEN: [(u64, &str); 0] = [];
 /// Seeds of weeks.
 const WEEKS: u64 = 10;
 /// Of these, those whose finding is open.

@@ -200,7 +200,8 @@ impl Case<'_> {
             Record::Downtime(downtime) => (downtime.from.plus_ms(-UNTOLD_MS)..downtime.to).contains(&at),
             _ => false,
         };
-        let mut all = self.log.written().filter(|(_, record)| speaks(record));
+        let in_doubt = self.log.in_doubt.iter().map(|(place, record)| (place, record));
+        let mut all = self.log.written().chain(in_doubt).filter(|(_, record)| speaks(record));
         all.any(|(place, _)| is_so(*place))
     }
 

@@ -32,6 +32,8 @@ pub struct Log {
     pub kept: BTreeMap<(Epoch, u64), Kept>,
     /// What was to be kept and was refused, because there was no room.
     pub refused: BTreeMap<(Epoch, u64), Record>,
+    /// What was handed to an append that failed, or whose process was killed in it: the disk may have it all the same.
+    pub in_doubt: Vec<((Epoch, u64), Record)>,
     /// What the agent was told is stored.
     pub acknowledged: BTreeMap<Epoch, RangeSet>,
     /// The same, of what was not owed again since as well.
@@ -259,8 +261,8 @@ impl Outbox for Tapped {
         // What was refused stands in the pending losses.
         self.note_losses();
         lock(&self.log).held_from = held_from(self.inner.as_ref());
+        let (epoch, log) = (self.inner.epoch(), &mut *lock(&self.log));
         if matches!(done, Ok(_) | Err(AppendError::Refused { .. })) {
-            let (epoch, log) = (self.inner.epoch(), &mut *lock(&self.log));
             log.last_write = Some((epoch, first, first + batch.len() as u64 - 1));
             for (seq, record) in (first..).zip(batch) {
                 if !log.lost.get(&epoch).is_some_and(|lost| lost.contains(seq)) {
@@ -269,6 +271,10 @@ impl Outbox for Tapped {
                     log.refused.insert((epoch, seq), refused);
                 }
             }
+        } else {
+            let handed = (first..).zip(batch);
+            let decoded = handed.filter_map(|(seq, new)| Some(((epoch, seq), decode_record(new.bytes).ok()?)));
+            log.in_doubt.extend(decoded);
         }
         done
     }
