@@ -504,7 +504,22 @@ fn gaps_are_told_by_their_size_while_they_are_news_and_are_not_over_before_they_
     assert_eq!(world.told(), [("gap", true)], "{:?}", world.committer.store().gaps(&Default::default()));
 }
 
-/// What is told of a device's gaps is the largest that is neither filled nor given up.
+/// A message on its way to a receiver that was taken away holds up no words.
+#[test]
+fn an_alert_has_new_words_once_its_receiver_is_taken_away() {
+    let mut world = World::new(1, off(&[Kind::Stale]));
+    world.make_gap(20);
+    world.pass(MINUTE_S);
+    world.live(1, |_| Ok(1.0));
+    world.make_gap(57);
+    world.pass(2 * MINUTE_S);
+    assert_eq!(world.alerts()[0].detail, "a gap of 20 slots");
+    world.committer.know_receivers(named(&[]), world.now).unwrap();
+    world.pass(2 * MINUTE_S);
+    assert_ne!(world.alerts()[0].detail, "a gap of 20 slots");
+}
+
+/// What is told of a device's gaps is the largest that is neither filled nor given up, or was given up lately.
 #[test]
 fn an_alert_of_a_gap_tells_the_largest_that_is_left_and_ends_with_the_last() {
     let mut world = World::new(1, off(&[Kind::Stale]));

@@ -220,3 +220,11 @@ fn the_tree_has_the_top_level_agreed_on() {
         );
     }
 }
+
+#[test]
+fn every_statement_of_the_collector_stays_prepared() {
+    let count = |(_, text): &(String, String)| production(text).matches("prepare_cached(").count();
+    let statements: usize = rust_files("collector/src").iter().map(count).sum();
+    let kept = gapless_collector::store::sqlite::STATEMENTS_CACHED;
+    assert!(statements <= kept, "{statements} statements, of which {kept} stay prepared");
+}

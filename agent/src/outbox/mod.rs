@@ -348,8 +348,8 @@ pub fn open(directory: &Path, options: &Options, opening: Opening) -> Result<Ope
     }
 }
 
-/// What an outbox holds, without opening it for writing. A journal can be looked at beside the agent that writes it, sled's files
-/// only while nobody does.
+/// What an outbox holds, and nothing is repaired: of a database that sled cannot read nothing is shown. A journal can be looked at beside the agent that writes it, sled's files only
+/// while nobody does.
 ///
 /// # Errors
 /// [`OpenError`] where the directory or a file of it cannot be read, or sled's is in use.
@@ -357,7 +357,7 @@ pub fn summary(directory: &Path, store: StoreKind) -> Result<Summary, OpenError>
     match store {
         StoreKind::Journal => Summary::read(directory),
         #[cfg(feature = "sled")]
-        StoreKind::Sled => Summary::of(&mut sled_store::SledDisk::open(directory)?),
+        StoreKind::Sled => Summary::of(&mut sled_store::SledDisk::look(directory)?),
     }
 }
 

@@ -73,6 +73,8 @@ pub(super) struct SledDisk {
     root: PathBuf,
     plain: RealDisk,
     open: BTreeMap<String, Database>,
+    /// What is damaged is put aside, what a crash left is removed; else both stay where they are.
+    repairs: bool,
 }
 
 /// A database that is open.
@@ -99,7 +101,14 @@ pub(super) fn options_within(options: &Options) -> Options {
 impl SledDisk {
     /// Makes or opens the directory, and locks it.
     pub(super) fn open(root: &Path) -> Result<Self, DirectoryError> {
-        Ok(Self { root: root.to_owned(), plain: RealDisk::open(root)?, open: BTreeMap::new() })
+        let plain = RealDisk::open(root)?;
+        Ok(Self { root: root.to_owned(), plain, open: BTreeMap::new(), repairs: true })
+    }
+
+    /// Locks a directory that is there, to look at it: sled opens its files for writing, and nothing else is.
+    pub(super) fn look(root: &Path) -> Result<Self, DirectoryError> {
+        RealDisk::open_read_only(root)?;
+        Ok(Self { repairs: false, ..Self::open(root)? })
     }
 
     fn directory(&self, name: &str) -> PathBuf {
@@ -260,7 +269,9 @@ impl Disk for SledDisk {
         match self.overlay(name, offset, into) {
             Err(e) if e.kind() == io::ErrorKind::InvalidData => {
                 into.fill(0);
-                self.put_aside(name)?;
+                if self.repairs {
+                    self.put_aside(name)?;
+                }
             }
             done => done?,
         }
@@ -310,11 +321,17 @@ impl Disk for SledDisk {
             }
             match self.head(&name) {
                 Ok(head) => {
-                    self.remove_other_lives(&name, head.life)?;
+                    if self.repairs {
+                        self.remove_other_lives(&name, head.life)?;
+                    }
                     files.push((name, head.len));
                 }
                 // It was being made or removed when the power went.
-                Err(e) if e.kind() == io::ErrorKind::NotFound => fs::remove_dir_all(entry.path())?,
+                Err(e) if e.kind() == io::ErrorKind::NotFound => {
+                    if self.repairs {
+                        fs::remove_dir_all(entry.path())?;
+                    }
+                }
                 Err(e) => return Err(e),
             }
         }
@@ -505,6 +522,10 @@ mod tests {
         let mut bytes = fs::read(&database).unwrap();
         bytes.iter_mut().for_each(|byte| *byte ^= 0x5A);
         fs::write(&database, bytes).unwrap();
+        // Whoever only looks moves nothing.
+        let looked = crate::outbox::summary(subject.0.path(), crate::outbox::StoreKind::Sled).unwrap();
+        assert!(looked.segments[0].records == 0 && looked.segments[1].records > 0, "{looked:?}");
+        assert!(database.is_file());
         let (mut outbox, _) = subject.open(&options(), opening(2)).unwrap();
         let held = read_all(outbox.as_mut());
         assert!(!held.is_empty() && held.len() < 400);

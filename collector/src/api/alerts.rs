@@ -36,7 +36,8 @@ pub(super) struct Alert {
     /// The agent, where it is about one.
     #[serde(skip_serializing_if = "Option::is_none")]
     agent: Option<String>,
-    /// In words, as of when it was raised; of a gap as things are.
+    /// In words, as of when it was raised; of a gap as things are, or were when a message with it began its way to a receiver that has
+    /// not accepted it yet.
     detail: String,
     /// When it was raised (RFC 3339).
     raised_at: String,

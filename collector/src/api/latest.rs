@@ -58,14 +58,17 @@ pub(super) async fn latest(
     let selector = query.series.as_deref().map(SeriesSelector::parse).transpose()?;
     let now = (state.now)();
     let look = move |store: &dyn ReadStore| {
-        let wanted = |row: &SeriesRow| selector.as_ref().is_none_or(|s| s.matches(row));
-        let is_any = store.series(None, None)?.iter().any(wanted);
-        Ok(if is_any { Some(latest_rows(store, now, wanted)?) } else { None })
+        let all = store.series(None, None)?;
+        let series = match &selector {
+            Some(selector) => selector.pick(all),
+            None => Ok(all),
+        };
+        match series {
+            Ok(series) => latest_rows(store, now, series).map(Ok),
+            Err(unknown) => Ok(Err(unknown)),
+        }
     };
-    let rows = match (state.ask(look).await?, query.series) {
-        (None, Some(asked)) => return Err(Problem::not_found("series", asked)),
-        (rows, _) => rows.unwrap_or_default(),
-    };
+    let rows = state.ask(look).await?.map_err(|unknown| Problem::not_found("series", unknown))?;
     state.orders.looked(rows.iter().map(|(_, _, device)| device), now);
     let items = rows.into_iter().map(|(series, reading, device)| Latest {
         series: path(&series),
@@ -80,15 +83,14 @@ pub(super) async fn latest(
     reply::json(&headers, &Page::whole(items.collect()))
 }
 
-/// The latest reading of each wanted series, with its revision and its device. Not of the highest revision: a
+/// The latest reading of each of these series, with its revision and its device. Not of the highest revision: a
 /// meaning may come back, and a backlog of an older one may come after the first of the new.
 pub(crate) fn latest_rows(
     store: &dyn ReadStore,
     now: Timestamp,
-    wanted: impl Fn(&SeriesRow) -> bool,
+    series: Vec<SeriesRow>,
 ) -> Result<Vec<(SeriesRow, StoredReading, DeviceRow)>, ReadError> {
     let devices: BTreeMap<_, _> = store.devices(None, now)?.into_iter().map(|row| (row.no, row)).collect();
-    let series: Vec<_> = store.series(None, None)?.into_iter().filter(wanted).collect();
     let numbers: Vec<_> = series.iter().map(|row| row.no).collect();
     let readings: BTreeMap<_, _> = store.latest(&numbers, now)?.into_iter().map(|r| (r.series, r)).collect();
     let mut newest: BTreeMap<_, (SeriesRow, StoredReading, DeviceRow)> = BTreeMap::new();
@@ -122,7 +124,8 @@ mod tests {
         let put = |series: i64, ts: i64| {
             let sql = "INSERT INTO readings VALUES (?1, ?2, 1.5, 0, 1)";
             connection.execute(sql, [series, ts]).unwrap();
-            let rows = latest_rows(&Reader::new(&file), Timestamp(10_000), |_| true).unwrap();
+            let reader = Reader::new(&file);
+            let rows = latest_rows(&reader, Timestamp(10_000), reader.series(None, None).unwrap()).unwrap();
             rows.into_iter().map(|(row, r, _)| (row.unit, r.at.0)).collect::<Vec<_>>()
         };
         let rows = [

@@ -160,11 +160,20 @@ impl SeriesSelector {
         text.split(',').map(one).collect::<Result<_, _>>().map(Self)
     }
 
-    /// Whether a series is meant.
-    pub(super) fn matches(&self, row: &SeriesRow) -> bool {
-        let names = [row.site.as_str(), row.device.as_str(), row.channel.as_str()];
-        self.0.iter().any(|parts| parts.iter().zip(names).all(|(part, name)| part == "*" || part == name))
+    /// Those that are meant; or, of the parts between the `,`, the first of which there is none.
+    pub(super) fn pick(&self, all: Vec<SeriesRow>) -> Result<Vec<SeriesRow>, String> {
+        let is_none = |parts: &&[String; 3]| !all.iter().any(|row| matches(parts, row));
+        if let Some(parts) = self.0.iter().find(is_none) {
+            return Err(parts.join("/"));
+        }
+        let is_any = |row: &SeriesRow| self.0.iter().any(|parts| matches(parts, row));
+        Ok(all.into_iter().filter(is_any).collect())
     }
+}
+
+fn matches(parts: &[String; 3], row: &SeriesRow) -> bool {
+    let names = [row.site.as_str(), row.device.as_str(), row.channel.as_str()];
+    parts.iter().zip(names).all(|(part, name)| part == "*" || part == name)
 }
 
 #[cfg(test)]

@@ -108,14 +108,22 @@ struct Wanted {
 /// What was asked for, and the devices that it is of.
 type Found = (BTreeMap<SeriesNo, Wanted>, Vec<DeviceRow>);
 
-fn wanted(store: &dyn ReadStore, selector: &SeriesSelector, now: Timestamp) -> Result<Found, ReadError> {
+/// Or the part of the selector of which there is no series.
+fn wanted(
+    store: &dyn ReadStore,
+    selector: &SeriesSelector,
+    now: Timestamp,
+) -> Result<Result<Found, String>, ReadError> {
+    let rows = match selector.pick(store.series(None, None)?) {
+        Ok(rows) => rows.into_iter(),
+        Err(unknown) => return Ok(Err(unknown)),
+    };
     let mut devices = store.devices(None, now)?;
     let grids: BTreeMap<_, _> = devices.iter().map(|d| (d.no, d.grid)).collect();
-    let rows = store.series(None, None)?.into_iter().filter(|row| selector.matches(row));
     let series: BTreeMap<_, _> =
         rows.map(|row| (row.no, Wanted { due: grids.get(&row.device_no).copied().flatten(), row })).collect();
     devices.retain(|device| series.values().any(|series| series.row.device_no == device.no));
-    Ok((series, devices))
+    Ok(Ok((series, devices)))
 }
 
 /// How rows are made of readings.
@@ -171,11 +179,8 @@ pub(super) async fn readings(
         (Some(every), false) => Wish::Periods(every),
         (Some(every), true) => Wish::CompletePeriods(every),
     };
-    let (head, (series, devices)) =
-        state.ask(move |store| Ok((store.head()?, wanted(store, &selector, now)?))).await?;
-    if series.is_empty() {
-        return Err(Problem::not_found("series", query.series));
-    }
+    let (head, found) = state.ask(move |store| Ok((store.head()?, wanted(store, &selector, now)?))).await?;
+    let (series, devices) = found.map_err(|unknown| Problem::not_found("series", unknown))?;
     state.orders.looked(devices.iter(), now);
     let freshness: BTreeMap<_, _> =
         devices.iter().map(|d| (format!("{}/{}", d.site, d.device), Freshness::of(d, now))).collect();

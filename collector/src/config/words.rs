@@ -32,14 +32,18 @@ pub(crate) fn expected(words: &str) -> String {
     if is_table { "a table".to_owned() } else { words.to_owned() }
 }
 
+/// What a message of `serde` about a value says before it says what is expected, and that in the words of whoever writes it.
+pub(crate) fn expectation(message: &str) -> Option<(&str, String)> {
+    let is_of_value = ["invalid type: ", "invalid value: "].iter().any(|begin| message.starts_with(begin));
+    let (before, words) = message.rsplit_once(", expected ").filter(|_| is_of_value)?;
+    Some((before, format!("expected {}", expected(words))))
+}
+
 /// A message of `serde` with what is expected in the words of whoever writes it.
 #[must_use]
 pub(crate) fn plain(message: &str) -> String {
-    let is_of_value = ["invalid type: ", "invalid value: "].iter().any(|begin| message.starts_with(begin));
-    match message.rsplit_once(", expected ") {
-        Some((before, words)) if is_of_value => format!("{before}, expected {}", expected(words)),
-        _ => message.to_owned(),
-    }
+    expectation(message)
+        .map_or_else(|| message.to_owned(), |(before, expected)| format!("{before}, {expected}"))
 }
 
 /// A text of a syntax of its own; `what` is told where something else stands there.

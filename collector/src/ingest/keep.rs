@@ -197,7 +197,8 @@ impl Apply<'_, '_> {
     pub(super) fn carry_out(&mut self, order: &Order) -> rusqlite::Result<Result<(), Refused>> {
         let (connection, stamp) = (self.batch.connection, self.batch.stamp());
         let Some(gap) = gap_lives::one(connection, order.gap, self.away)? else {
-            return Ok(Err(Refused::NoGap(order.gap)));
+            let is_known = gap_lives::is_known(connection, order.gap)?;
+            return Ok(Err(if is_known { Refused::GapFilled(order.gap) } else { Refused::NoGap(order.gap) }));
         };
         if let Some(nobody) = gap.nobody.filter(|_| order.wish == Wish::Retry) {
             return Ok(Err(Refused::NotNow(match nobody {

@@ -96,9 +96,12 @@ pub type Asked = oneshot::Sender<Result<Option<PendingJob>, Refused>>;
 /// Why an order was not carried out.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Refused {
-    /// No gap has that number, or it is filled.
-    #[error("there is no gap {0} that is not filled")]
+    /// No gap has that number.
+    #[error("there is no gap {0}")]
     NoGap(i64),
+    /// It is filled.
+    #[error("gap {0} is filled already")]
+    GapFilled(i64),
     /// No site has that name.
     #[error("there is no site {0}")]
     NoSite(SiteId),
@@ -198,10 +201,10 @@ impl Orders {
         };
         match tokio::time::timeout(ANSWER_WITHIN, handed_in).await.map_err(|_| Problem::Busy)?? {
             Ok(Ok(answer)) => Ok(answer),
-            Ok(Err(Refused::NoGap(gap))) => Err(Problem::not_found("gap that is not filled", gap)),
+            Ok(Err(Refused::NoGap(gap))) => Err(Problem::not_found("gap", gap)),
             Ok(Err(Refused::NoAlert(alert))) => Err(Problem::not_found("alert", alert)),
             Ok(Err(Refused::NoFrame(frame))) => Err(Problem::not_found("parked frame", frame)),
-            Ok(Err(refused @ (Refused::NotNow(_) | Refused::AlertOver(_)))) => {
+            Ok(Err(refused @ (Refused::NotNow(_) | Refused::AlertOver(_) | Refused::GapFilled(_)))) => {
                 Err(Problem::Conflict(refused.to_string()))
             }
             Ok(Err(Refused::NoSite(site))) => Err(Problem::not_found("site", site)),

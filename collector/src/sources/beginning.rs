@@ -125,6 +125,9 @@ impl Shell {
             return Ok(());
         }
         polled.fetch.missing(sources::missing(connection, &path, device.id.as_str())?);
+        if known.proven_until.is_none() && known.due_since.is_some() {
+            polled.fetch.was_never_read();
+        }
         let begin = Begin { previous: known.previous, ..polled.begin };
         let past = Past::of(polled, known.attributes);
         let (next, since) = match known_until {

@@ -19,7 +19,7 @@ use super::list::{Entry, ListSpec};
 pub use super::parts::{ChannelSpec, Class, DerivedSpec, DeviceSpec, Span};
 use super::parts::{check_braces, sum};
 use super::url::{check_origin, escaped};
-use crate::config::words::expected;
+use crate::config::words::expectation;
 
 /// All of a description.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
@@ -192,12 +192,7 @@ pub struct Asked {
 /// What is wrong with a description, and where; not the line itself, in which a secret may stand, nor what stands there in place of
 /// what is expected.
 pub(in crate::sources) fn wrong(text: &str, error: &toml::de::Error) -> String {
-    let has_value =
-        ["invalid type: ", "invalid value: "].iter().any(|words| error.message().starts_with(words));
-    let message = match error.message().rsplit_once(", expected ") {
-        Some((_, words)) if has_value => format!("expected {}", expected(words)),
-        _ => error.message().to_owned(),
-    };
+    let message = expectation(error.message()).map_or_else(|| error.message().to_owned(), |(_, told)| told);
     let Some(before) = error.span().and_then(|span| text.get(..span.start)) else {
         return message;
     };

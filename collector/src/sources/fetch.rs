@@ -65,6 +65,9 @@ pub(super) trait Fetch: Send {
         Ok(None)
     }
 
+    /// Nothing of it was ever proven, though it began in an earlier process.
+    fn was_never_read(&mut self) {}
+
     /// These stretches, half open, are missing at a start, and still asked for.
     fn missing(&mut self, _gaps: Vec<(Timestamp, Timestamp)>) {}
 }

@@ -89,8 +89,8 @@ impl Fetch for HttpDevice {
         let mut parsed = description.answer.parse(&body, &asked.values, from).map_err(Failure::Answer)?;
         parsed.rows.drain(..usize::from(planted::has(Bug::FirstRowDropped) && !parsed.rows.is_empty()));
         let device = &asked.spec.name;
-        if parsed.absent != self.absent {
-            let paths = parsed.absent.join(", ");
+        if let Some(absent) = parsed.absent.as_ref().filter(|absent| **absent != self.absent) {
+            let paths = absent.join(", ");
             if !paths.is_empty() {
                 tracing::warn!(
                     device,
@@ -98,7 +98,7 @@ impl Fetch for HttpDevice {
                     "values are looked for where no row of the answer has anything"
                 );
             }
-            self.absent.clone_from(&parsed.absent);
+            self.absent.clone_from(absent);
         }
         if parsed.doubled > 0 {
             let count = parsed.doubled;

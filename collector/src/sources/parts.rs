@@ -87,25 +87,52 @@ impl DeviceSpec {
     /// # Errors
     /// Something else stands in braces.
     pub(super) fn filled(&self, place: &str, text: &str) -> Result<String, String> {
+        match self.unknown_in(text) {
+            Some(name) => {
+                Err(format!("device `{}`: {} under `vars`, or mend it", self.name, unknown(place, name)))
+            }
+            None => Ok(self.fill(text.to_owned())),
+        }
+    }
+
+    /// The same of a path, in which braces are letters as others are.
+    ///
+    /// # Errors
+    /// Something else stands in braces.
+    pub(super) fn filled_path(&self, place: &str, text: &str) -> Result<String, String> {
+        match self.unknown_in(text) {
+            Some(name) => Err(format!(
+                "device `{}`: `{place}` has {{{name}}}, and nothing stands for it: write it under `vars`, or mend it (where a file \
+                 or folder is called so, `{name} = \"{{{name}}}\"`)",
+                self.name
+            )),
+            None => Ok(self.fill(text.to_owned())),
+        }
+    }
+
+    /// The first name in braces that nothing stands for.
+    fn unknown_in<'t>(&self, text: &'t str) -> Option<&'t str> {
         let known: Vec<_> = self.vars.keys().map(String::as_str).chain([ID]).collect();
-        check_braces(place, text, &known)
-            .map_err(|why| format!("device `{}`: {why} under `vars`, or mend it", self.name))?;
-        Ok(self.fill(text.to_owned()))
+        unknown_in(text, &known)
     }
 }
 
 /// Refuses a text in whose braces stands a name that is none of these: it would be asked for as it stands.
 pub(super) fn check_braces(place: &str, text: &str, known: &[&str]) -> Result<(), String> {
+    unknown_in(text, known).map_or(Ok(()), |name| Err(unknown(place, name)))
+}
+
+fn unknown(place: &str, name: &str) -> String {
+    format!("`{place}` has {{{name}}}, and nothing stands for it: write it (a brace itself is %7B)")
+}
+
+/// The first name in braces that is none of these.
+fn unknown_in<'t>(text: &'t str, known: &[&str]) -> Option<&'t str> {
     let is_name = |name: &str| {
         !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"_-".contains(&byte))
     };
     let names = text.split('{').skip(1).filter_map(|rest| Some(rest.split_once('}')?.0));
-    match names.filter(|name| is_name(name)).find(|name| !known.contains(name)) {
-        Some(name) => Err(format!(
-            "`{place}` has {{{name}}}, and nothing stands for it: write it (a brace itself is %7B)"
-        )),
-        None => Ok(()),
-    }
+    names.filter(|name| is_name(name)).find(|name| !known.contains(name))
 }
 
 /// One of several channels of a device.

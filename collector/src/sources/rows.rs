@@ -30,7 +30,7 @@ pub struct Parsed {
     /// What else there may be that could not be read, and why; with the words for people.
     pub trouble: Option<String>,
     /// Where values are looked for and no row has anything, not even null: it can be misspelt, or the source leaves out what it has not.
-    pub absent: Vec<String>,
+    pub absent: Option<Vec<String>>,
 }
 
 /// A row as it is written.
@@ -89,13 +89,14 @@ impl AnswerSpec {
         Ok(Parsed { rows, oldest, doubled, absent: self.absent(all, values), trouble: None })
     }
 
-    /// Those of the paths at which none of the rows has anything. A row that says what is wrong with its value has it nowhere.
-    fn absent(&self, rows: &[Json], paths: &[String]) -> Vec<String> {
+    /// Those of the paths at which none of the rows has anything; nothing where that cannot be told: a row that says what is wrong
+    /// with its value has it nowhere.
+    fn absent(&self, rows: &[Json], paths: &[String]) -> Option<Vec<String>> {
         let says_why = |row: &Json| self.status.as_ref().is_some_and(|path| at_path(row, path).is_some());
         if rows.is_empty() || rows.iter().any(says_why) {
-            return Vec::new();
+            return None;
         }
-        paths.iter().filter(|path| !rows.iter().any(|row| reaches(row, path))).cloned().collect()
+        Some(paths.iter().filter(|path| !rows.iter().any(|row| reaches(row, path))).cloned().collect())
     }
 
     /// Reads rows of JSON that came by themselves.
@@ -233,17 +234,19 @@ mod tests {
         let answer = Description::read(METER).unwrap().answer;
         let spoken = AnswerSpec { status: Some("status".to_owned()), ..answer.clone() };
         let at = r#""timestamp": "2026-01-01 01:00""#;
-        let rows: [(&AnswerSpec, String, &[&str]); 6] = [
-            (&answer, format!(r#"{{{at}, "a": {{"b": 1}}}}"#), &["value"]),
-            (&answer, format!(r#"{{{at}, "value": null}}, {{{at}}}"#), &["a.b"]),
-            (&answer, format!(r#"{{{at}, "value": 1, "a": null}}"#), &[]),
-            (&answer, format!("{{{at}}}"), &["value", "a.b"]),
-            (&answer, String::new(), &[]),
-            (&spoken, format!(r#"{{{at}, "status": "missing"}}"#), &[]),
+        let rows: [(&AnswerSpec, String, Option<&[&str]>); 6] = [
+            (&answer, format!(r#"{{{at}, "a": {{"b": 1}}}}"#), Some(&["value"])),
+            (&answer, format!(r#"{{{at}, "value": null}}, {{{at}}}"#), Some(&["a.b"])),
+            (&answer, format!(r#"{{{at}, "value": 1, "a": null}}"#), Some(&[])),
+            (&answer, format!("{{{at}}}"), Some(&["value", "a.b"])),
+            (&answer, String::new(), None),
+            (&spoken, format!(r#"{{{at}, "status": "missing"}}"#), None),
         ];
         for (answer, rows, expected) in rows {
             let body = format!(r#"{{"values": [{rows}]}}"#);
             let paths = ["value".to_owned(), "a.b".to_owned()];
+            let expected =
+                expected.map(|paths| paths.iter().map(|path| (*path).to_owned()).collect::<Vec<_>>());
             assert_eq!(answer.parse(&body, &paths, Timestamp(0)).unwrap().absent, expected, "{body}");
         }
     }

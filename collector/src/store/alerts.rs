@@ -341,10 +341,10 @@ pub(crate) fn raise(
 }
 
 /// Whether an alert is to have these words: it has others, and is in no message under way, which stays as it is until it is
-/// accepted.
+/// accepted, or its receiver is taken away.
 pub(crate) fn is_to_reword(connection: &Connection, alert: i64, words: &str) -> rusqlite::Result<bool> {
     let sql = "SELECT detail <> ?2 AND NOT EXISTS (SELECT 1 FROM alert_events e JOIN receivers r ON e.id > r.told AND e.id <= r.through
-        WHERE e.alert = ?1) FROM alerts WHERE id = ?1";
+        WHERE e.alert = ?1 AND r.gone_at IS NULL) FROM alerts WHERE id = ?1";
     connection.prepare_cached(sql)?.query_row(params![alert, words], |r| r.get(0))
 }
 

@@ -280,12 +280,13 @@ pub(crate) fn ended(
     wanted(connection, &which, [now.0, most, away.0.0])
 }
 
-/// Whether the device `d` has answered since the gap `p` itself.
+/// Whether the device `d` has answered since the gap `p` itself. Whether it has answered at all since is asked first: where it
+/// has not, all of its coverage since would be looked through for each of its gaps.
 macro_rules! answered_since {
     () => {
-        "EXISTS (SELECT 1 FROM grids h JOIN coverage r ON r.grid = h.id WHERE h.device = d.id AND r.state = 1
-            AND r.first_slot >= (p.to_ts - h.phase_ms) / h.interval_ms)
-        AND p.to_ts <= (SELECT max(x.own_ts) FROM series x WHERE x.device = d.id)"
+        "p.to_ts <= (SELECT max(x.own_ts) FROM series x WHERE x.device = d.id)
+        AND EXISTS (SELECT 1 FROM grids h JOIN coverage r ON r.grid = h.id WHERE h.device = d.id AND r.state = 1
+            AND r.first_slot >= (p.to_ts - h.phase_ms) / h.interval_ms)"
     };
 }
 
@@ -348,6 +349,11 @@ pub(crate) fn holding(connection: &Connection, grid: GridNo, slot: i64) -> rusql
     let which = "WHERE p.grid = ?1 AND p.state IN (1, 4) AND p.first_slot <= ?2 AND p.last_slot >= ?2
         ORDER BY p.first_slot DESC LIMIT 1";
     Ok(wanted(connection, which, [grid.0, slot, WHOEVER_LEFT])?.pop())
+}
+
+/// Whether there is a gap of that number, filled or not.
+pub(crate) fn is_known(connection: &Connection, id: i64) -> rusqlite::Result<bool> {
+    connection.prepare_cached("SELECT 1 FROM gaps WHERE id = ?1")?.exists([id])
 }
 
 /// One gap that is not filled.

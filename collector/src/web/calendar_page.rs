@@ -61,14 +61,15 @@ pub(super) async fn page(
     let today = Day::of(now);
     let first = Day(today.0 - today.weekday() - 7 * WEEKS_BEFORE);
     let look = move |store: &dyn ReadStore| {
-        let sites = store.sites()?;
+        let (sites, all) = (store.sites()?, store.devices(None, now)?);
         // A fleet is looked at site by site.
-        let site = site.or_else(|| sites.first().map(|row| row.site.clone()));
+        let own = all.iter().find(|row| Some(&row.device) == device.as_ref()).map(|row| row.site.clone());
+        let site = site.or(own).or_else(|| sites.first().map(|row| row.site.clone()));
         let site = site.map(|site| site.to_string()).unwrap_or_default();
         let wanted = |row: &DeviceRow| {
             row.site.as_str() == site && device.as_ref().is_none_or(|name| *name == row.device)
         };
-        let mut rows: Vec<_> = store.devices(None, now)?.into_iter().filter(wanted).collect();
+        let mut rows: Vec<_> = all.into_iter().filter(wanted).collect();
         let more = rows.len().saturating_sub(DEVICES_SHOWN_MAX);
         rows.truncate(DEVICES_SHOWN_MAX);
         let counted = rows.into_iter().map(|row| {

@@ -41,8 +41,7 @@ struct View {
 fn look(store: &dyn ReadStore, only: Option<&SiteId>, now: Timestamp) -> Result<View, ReadError> {
     let devices = store.devices(only, now)?;
     let mut latest: BTreeMap<_, Vec<_>> = BTreeMap::new();
-    for (series, reading, device) in latest_rows(store, now, |row| only.is_none_or(|site| row.site == *site))?
-    {
+    for (series, reading, device) in latest_rows(store, now, store.series(only, None)?)? {
         latest.entry(device.no).or_default().push((series, reading));
     }
     let from = now.plus_ms(-STRIP_MS);

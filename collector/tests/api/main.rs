@@ -160,6 +160,8 @@ fn what_does_not_exist_is_a_problem_with_its_name() {
         ("/api/v1/gaps?site=farm&device=c", "no device `farm/c`"),
         ("/api/v1/alerts?site=nix", "no site `nix`"),
         ("/api/v1/latest?series=farm/c/*", "no series `farm/c/*`"),
+        ("/api/v1/latest?series=*/*/*,farm/c/*", "no series `farm/c/*`"),
+        ("/api/v1/readings?series=*/*/*,farm/c/*", "no series `farm/c/*`"),
         ("/api/v1/traffic?site=nix", "no site `nix`"),
         ("/api/v1/events?site=nix", "no site `nix`"),
         ("/api/v1/events?device=c", "no device `c`"),
@@ -210,7 +212,7 @@ fn what_became_of_a_gap_is_told_and_a_person_may_act() {
     let told = gap["history"].as_array().unwrap().iter().map(|event| &event["event"]);
     assert_eq!(told.collect::<Vec<_>>(), ["opened", "reopened", "filled"]);
     assert_eq!(gap["state"], "filled");
-    assert_eq!(api.served.post("/api/v1/gaps/1/retry").status, 404, "what is filled is not asked for");
+    assert_eq!(api.served.post("/api/v1/gaps/1/retry").status, 409, "what is filled is not asked for");
 }
 
 #[test]

@@ -56,6 +56,8 @@ fn what_a_gap_waits_for_that_is_due_is_told() {
     let connection = Connection::open(api.served.folder().join("db")).unwrap();
     let memory = |more: &str| format!("UPDATE devices SET attributes = '{{\"history\":\"device\"{more}}}';");
     let due = "UPDATE gaps SET state = 4, sourceless = 0, next_at = 0 WHERE id = 1;";
+    let another = "INSERT INTO gaps (grid, first_slot, last_slot, from_ts, to_ts, cause, state, opened_at, opened_commit, changed_commit)
+        SELECT grid, first_slot - 9, last_slot - 9, from_ts, to_ts, cause, 3, opened_at, opened_commit, changed_commit FROM gaps;";
     let rows = [
         ("UPDATE agents SET connected = 0;".to_owned(), "agent", "when its agent is back"),
         (
@@ -64,6 +66,7 @@ fn what_a_gap_waits_for_that_is_due_is_told() {
             "when something newer of its device has come",
         ),
         (memory(",\"unreachable_since\":\"2026-01-01\""), "reach", "when its source reaches its device"),
+        (format!("{}{another}", memory("")), "turn", "after what its device is being asked for now"),
     ];
     connection.execute_batch(&format!("{}{due}", memory(""))).unwrap();
     for (change, word, told) in rows {
@@ -74,7 +77,7 @@ fn what_a_gap_waits_for_that_is_due_is_told() {
         assert!(page.contains(told), "{told}: {page}");
     }
     // Something newer has come: it is asked for at once. Before it is due it waits for nothing but its time.
-    connection.execute_batch(&memory("")).unwrap();
+    connection.execute_batch("DELETE FROM gaps WHERE state = 3").unwrap();
     api.send(vec![number(0, 3, U, 1.5), complete(3)]);
     connection.execute_batch(due).unwrap();
     assert_eq!(api.served.json("/api/v1/gaps/1")["waits_for"], serde_json::Value::Null);

@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 use std::cell::RefCell;
 
-use zstd::bulk::Compressor;
+use zstd::bulk::{Compressor, Decompressor};
 
 use crate::id::{AgentTag, CatalogHash, ConnectionId, Epoch, Seq};
 
@@ -144,6 +144,8 @@ fn compressed(payload: &[u8]) -> Option<Vec<u8>> {
 thread_local! {
     /// To make one costs more than to compress a small frame with it; it gives back what a large one needed.
     static COMPRESSOR: RefCell<Option<Compressor<'static>>> = const { RefCell::new(None) };
+    /// Likewise.
+    static DECOMPRESSOR: RefCell<Option<Decompressor<'static>>> = const { RefCell::new(None) };
 }
 
 fn compress(payload: &[u8]) -> Option<Vec<u8>> {
@@ -160,8 +162,18 @@ fn compress(payload: &[u8]) -> Option<Vec<u8>> {
 pub(super) fn decompress(payload: &[u8], max: usize) -> Result<Vec<u8>, Bad> {
     let mut input = Input::new(payload);
     let len = input.len(max, "a payload beyond the bound")?;
-    let out = zstd::bulk::decompress(input.rest(), len).map_err(|_| Bad("a payload that zstd refuses"))?;
+    let out = decompress_frame(input.rest(), len).ok_or(Bad("a payload that zstd refuses"))?;
     if out.len() == len { Ok(out) } else { Err(Bad("a payload shorter than it says")) }
+}
+
+fn decompress_frame(frame: &[u8], len: usize) -> Option<Vec<u8>> {
+    DECOMPRESSOR.with_borrow_mut(|kept| {
+        let decompressor = match kept {
+            Some(decompressor) => decompressor,
+            None => kept.insert(Decompressor::new().ok()?),
+        };
+        decompressor.decompress(frame, len).ok()
+    })
 }
 
 /// Checks magic, length and checksum, and reads the header.

@@ -273,7 +273,8 @@ impl Outbox for Tapped {
             }
         } else {
             let handed = (first..).zip(batch);
-            let decoded = handed.filter_map(|(seq, new)| Some(((epoch, seq), decode_record(new.bytes).ok()?)));
+            let decoded =
+                handed.filter_map(|(seq, new)| Some(((epoch, seq), decode_record(new.bytes).ok()?)));
             log.in_doubt.extend(decoded);
         }
         done

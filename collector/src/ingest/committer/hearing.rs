@@ -73,8 +73,9 @@ impl Committer {
             }
             (true, Some(since)) => {
                 hearing::is_back(&self.connection, (since, now))?;
-                self.hearing.unheard_since = None;
+                // Both or none: where the first is known and the second not it is tried again.
                 self.hearing.unheard = hearing::absences(&self.connection, now)?;
+                self.hearing.unheard_since = None;
                 self.note_heard(now)
             }
         }

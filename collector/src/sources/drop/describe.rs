@@ -213,7 +213,7 @@ impl DropDescription {
 
     /// How one of its devices is read.
     fn settings(&self, asked: &Asked) -> Result<Settings, String> {
-        let pattern = asked.spec.filled("drop.files", &self.drop.files)?;
+        let pattern = asked.spec.filled_path("drop.files", &self.drop.files)?;
         if !is_below(&pattern) {
             return Err(format!(
                 "`drop.files` are names below the folder, such as \"Met*.dat\" or \"2026/*/Met.dat\", and not `{pattern}`"
@@ -267,10 +267,12 @@ impl DropDescription {
                         "`drop.identity` and `drop.known_hosts` are for `sftp`: leave them away".to_owned()
                     );
                 }
-                Ok(Box::new(Folder(asked.spec.filled("drop.folder", &folder.display().to_string())?.into())))
+                Ok(Box::new(Folder(
+                    asked.spec.filled_path("drop.folder", &folder.display().to_string())?.into(),
+                )))
             }
             (None, Some(sftp)) => {
-                let (host, port, folder) = remote(&asked.spec.filled("drop.sftp", sftp)?)?;
+                let (host, port, folder) = remote(&asked.spec.filled_path("drop.sftp", sftp)?)?;
                 let (identity, known_hosts) = (identity.clone(), known_hosts.clone());
                 let timeout = duration(*timeout);
                 Ok(Box::new(Server::new(Remote { host, port, folder, identity, known_hosts, timeout })))
@@ -363,6 +365,7 @@ mod tests {
         let rows = [
             ("folder = \"/mnt/share/mast-7\"", "url = \"http://x\"".to_owned(), "unknown field `url`"),
             ("folder = \"/mnt/share/mast-7\"", "".to_owned(), "`drop` is one of"),
+            ("share/mast-7", "share/{3F25-05E8}".to_owned(), "`3F25-05E8 = \"{3F25-05E8}\"`"),
             ("folder = \"/mnt/share/mast-7\"", "sftp = \"files.example\"".to_owned(), "USER@HOST:PORT/PATH"),
             (
                 "folder = \"/mnt/share/mast-7\"",

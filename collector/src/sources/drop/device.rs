@@ -308,6 +308,13 @@ impl DropDevice {
 }
 
 impl Fetch for DropDevice {
+    fn was_never_read(&mut self) {
+        // Where it is said how far back it goes, that was counted from the first start.
+        if self.settings.first_ms.is_none() {
+            self.since = Some(Timestamp(i64::MIN));
+        }
+    }
+
     fn oldest(&mut self, now: Timestamp) -> Result<Timestamp, Failure> {
         let grid = self.settings.grid;
         let mut oldest: Option<Timestamp> = self.settings.first_ms.map(|ms| now.plus_ms(-ms));

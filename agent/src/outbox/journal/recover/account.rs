@@ -70,7 +70,9 @@ impl Recovery {
 
     fn take_internal(&mut self, header: &FrameHeader, payload: &[u8]) {
         if header.kind == KIND_REFUSED {
-            return decode_refused(payload).into_iter().for_each(|refused| self.take_refused(refused));
+            return decode_refused(payload)
+                .into_iter()
+                .for_each(|refused| self.take_refused(header, refused));
         }
         let next = header.seq.0.saturating_add(1);
         self.know(header.epoch, next);
@@ -107,13 +109,18 @@ impl Recovery {
     }
 
     /// What is missing there has been named; it is named again where the acknowledgement of that is gone.
-    fn take_refused(&mut self, refused: Loss) {
+    fn take_refused(&mut self, header: &FrameHeader, refused: Loss) {
         let next = refused.last.0.saturating_add(1);
         if self.expected.is_none_or(|(epoch, _)| epoch == refused.epoch) {
             self.expect(refused.epoch, refused.first.0, refused.from);
             self.expected = Some((refused.epoch, next));
         }
-        self.know(refused.epoch, next);
+        // Of the epoch before it may be all that is left: that one is the older of the two.
+        let is_known = self.epochs.iter().any(|&(known, _)| known == refused.epoch);
+        match self.epochs.iter().position(|&(known, _)| known == header.epoch) {
+            Some(place) if !is_known => self.epochs.insert(place, (refused.epoch, next)),
+            _ => self.know(refused.epoch, next),
+        }
         self.missing.push(refused);
     }
 

@@ -52,13 +52,10 @@ fn an_epoch_that_was_wholly_refused_is_the_one_before() {
     assert_eq!(fill(4).0, Some((Epoch(3), Seq(2))));
 }
 
-/// One epoch ends with refusals, the next one begins with some: none of them is taken for damage, whoever forgets that the
-/// collector was told.
-#[test]
-fn what_two_epochs_in_a_row_were_refused_is_named_as_that() {
-    let disk = MemoryDisk::new();
-    let options = Options { policy: DropPolicy::NewestFirst, ..options() };
-    let open = |epoch| Journal::open(Box::new(disk.clone()), &options, opening(epoch)).unwrap();
+/// A full disk on which one epoch ended with a refusal and the next one, 2, began with three: where there is room again, 2
+/// writes its first record. Returns the first position of epoch 1 that was refused.
+fn refuse_two_epochs_in_a_row(disk: &MemoryDisk, options: &Options) -> (Journal, u64) {
+    let open = |epoch| Journal::open(Box::new(disk.clone()), options, opening(epoch)).unwrap();
     let (mut outbox, _) = open(1);
     let mut next = 1;
     while let Ok(last) = append(&mut outbox, next, 1, 900) {
@@ -69,14 +66,40 @@ fn what_two_epochs_in_a_row_were_refused_is_named_as_that() {
     append(&mut outbox, 10_001, 3, 900).unwrap_err();
     outbox.acknowledge(Epoch(1), Seq(next - 1), &[]);
     append(&mut outbox, 10_004, 1, 900).unwrap();
+    (outbox, next)
+}
+
+/// None of what was refused is taken for damage, whoever forgets that the collector was told.
+#[test]
+fn what_two_epochs_in_a_row_were_refused_is_named_as_that() {
+    let disk = MemoryDisk::new();
+    let options = Options { policy: DropPolicy::NewestFirst, ..options() };
+    let (outbox, next) = refuse_two_epochs_in_a_row(&disk, &options);
     drop(outbox);
     // The book is gone: what the frames say is all there is.
     disk.set_contents(losses::FILE, &vec![0; disk.contents(losses::FILE).unwrap().len()]);
-    let (outbox, found) = open(3);
+    let (outbox, found) = Journal::open(Box::new(disk), &options, opening(3)).unwrap();
     assert_eq!((found.previous, found.report), (Some((Epoch(2), Seq(5))), RecoveryReport::default()));
     let named: Vec<_> =
         outbox.pending_losses().iter().map(|l| (l.epoch.0, l.first.0, l.last.0, l.cause)).collect();
     assert_eq!(named, [(1, next, next, Cause::BudgetFull), (2, 1, 3, Cause::BudgetFull)]);
+}
+
+/// What is left of an epoch may be what the next one says it was refused, in the midst of its own segment.
+#[test]
+fn an_epoch_that_only_its_refusal_is_left_of_is_not_the_one_before() {
+    let disk = MemoryDisk::new();
+    let options = Options { policy: DropPolicy::NewestFirst, ..options() };
+    let (mut outbox, _) = refuse_two_epochs_in_a_row(&disk, &options);
+    let has_first = |outbox: &Journal| outbox.held().iter().any(|held| held.epoch == Epoch(1));
+    while has_first(&outbox) {
+        let last = append(&mut outbox, 20_000, 1, 900).unwrap();
+        outbox.acknowledge(Epoch(2), last, &[]);
+    }
+    disk.set_contents(losses::FILE, &vec![0; disk.contents(losses::FILE).unwrap().len()]);
+    let (again, found) = Journal::open(Box::new(disk.copy()), &options, opening(3)).unwrap();
+    assert!(again.pending_losses().iter().any(|loss| loss.epoch == Epoch(1)), "its segment is gone, too");
+    assert_eq!(found.previous.map(|(epoch, _)| epoch), Some(Epoch(2)));
 }
 
 #[test]

@@ -144,6 +144,14 @@ fn what_comes_between_the_begin_and_the_first_look_is_read_whatever_its_times() 
         shelf.put("late", text(0..3));
         assert_eq!(look_from(&mut device, begin, Duration::ZERO), (rows(expected), None), "{first_ms:?}");
     }
+    // Nor does it matter that the collector was started again before that; how far back is told counts from the first start.
+    for (first_ms, expected) in [(None, 0..3), (Some(60_000), 2..3)] {
+        let shelf = Shelf::default();
+        shelf.put("late", text(0..3));
+        let mut again = device(&shelf, first_ms);
+        again.was_never_read();
+        assert_eq!(look_from(&mut again, minute(2), Duration::ZERO), (rows(expected), None), "{first_ms:?}");
+    }
     // Of a device that was read before, only what is not known yet is new.
     let shelf = Shelf::default();
     shelf.put("known", text(0..3));
