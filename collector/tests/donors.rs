@@ -650,6 +650,32 @@ fn what_does_not_say_the_same_stands_in_for_nothing() {
     }
 }
 
+/// Neighbours that are filled are one gap, whoever filled them: its history names each of them, once.
+#[test]
+fn what_is_lent_beside_what_the_device_brought_itself_is_told_of_the_gap_that_both_are() {
+    let devices = vec![device("meter", 1, &[ENERGY]), device("profile", 15, &[ENERGY])];
+    let mut world = with_a_hole(devices, vec![donor("meter", "profile", &[])], 70);
+    world.recorded(0, (12..15).chain([29]));
+    world.recorded(1, [15, 30, 45]);
+    let mut world = world.lend();
+    for (own, lent) in [(14, 15), (29, 30)] {
+        let filled: Vec<_> = world.told(lent).into_iter().filter(|(event, _)| *event == "filled").collect();
+        let (by_itself, by_profile) =
+            (("filled", "collector".to_owned()), ("filled", "device profile".to_owned()));
+        assert_eq!(filled, [by_itself, by_profile], "{lent}");
+        assert_eq!(world.told(own), world.told(lent));
+    }
+    // The other way round, and no line more for what each of them adds.
+    world.recorded(0, [46, 47]);
+    let world = world.restart().lend();
+    let actors = |minute| {
+        let told = world.told(minute).into_iter();
+        told.filter(|(event, _)| *event == "filled").map(|(_, actor)| actor).collect::<Vec<_>>()
+    };
+    assert_eq!(actors(45), ["device profile", "collector"]);
+    assert_eq!(world.missing().len(), 60 - 4 - 3 - 2);
+}
+
 #[test]
 fn a_value_that_is_none_stands_in_for_nothing() {
     let devices = vec![device("meter", 1, &[ENERGY]), device("profile", 15, &[ENERGY])];

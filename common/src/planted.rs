@@ -82,11 +82,19 @@ pub enum Bug {
     UnreachableForEver,
     /// A source takes all of an answer but its first row.
     FirstRowDropped,
+    /// What another device lent stays though the device's own reading of that slot has come.
+    LentStays,
+    /// The aggregation of what is lent is not looked at.
+    LentUnmatched,
+    /// What is lent counts as a reading of the device's own where it is asked how fresh that is.
+    LentFresh,
+    /// What is lent is not marked.
+    LentUnmarked,
 }
 
 impl Bug {
     /// All of them.
-    pub const ALL: [Self; 38] = [
+    pub const ALL: [Self; 42] = [
         Self::AcknowledgeBeforeCommit,
         Self::SkipFsync,
         Self::TrimOnPuback,
@@ -125,6 +133,10 @@ impl Bug {
         Self::OwedUnnamed,
         Self::UnreachableForEver,
         Self::FirstRowDropped,
+        Self::LentStays,
+        Self::LentUnmatched,
+        Self::LentFresh,
+        Self::LentUnmarked,
     ];
 }
 

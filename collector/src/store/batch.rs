@@ -41,7 +41,8 @@ pub(crate) struct Row {
 impl Row {
     /// Its quality as it stands in a column.
     fn code(&self) -> i64 {
-        i64::from(self.quality.code()) + if self.lent { cell::LENT } else { 0 }
+        i64::from(self.quality.code())
+            + if self.lent && !planted::has(Bug::LentUnmarked) { cell::LENT } else { 0 }
     }
 }
 
@@ -132,7 +133,7 @@ impl<'c> Batch<'c> {
         if insert.execute(params![row.series, row.ts, row.value, quality, commit])? == 0 {
             return self.meet(row);
         }
-        if row.lent {
+        if row.lent && !planted::has(Bug::LentFresh) {
             reach.lent(row.ts);
         } else {
             reach.own(row.ts);
@@ -145,7 +146,9 @@ impl<'c> Batch<'c> {
     /// What was lent of the slot of a device's own reading, in whatever unit, and what was lent of another slot where this one is to
     /// stand: series and instants. One whose time is not known yet takes no place: its instant may well be another one's.
     fn lent_in_its_place(&self, row: &Row, reach: &Reach) -> rusqlite::Result<Vec<(i64, i64)>> {
-        let Some(place) = row.place.filter(|_| !row.lent) else { return Ok(Vec::new()) };
+        let Some(place) = row.place.filter(|_| !row.lent && !planted::has(Bug::LentStays)) else {
+            return Ok(Vec::new());
+        };
         let of_its_slot = own::lent(self.connection, reach, row.series, place.at.0)?;
         let mut found: Vec<_> = of_its_slot.into_iter().map(|series| (series, place.at.0)).collect();
         if row.ts != place.at.0 {

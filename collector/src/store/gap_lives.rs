@@ -361,6 +361,13 @@ pub(crate) fn one(connection: &Connection, id: i64, away: LeftBefore) -> rusqlit
     Ok(wanted(connection, "WHERE p.id = ?1 AND p.state <> ?2", [id, GAP_FILLED, away.0.0])?.pop())
 }
 
+/// Whether the history of a gap says that somebody has filled it, or a part of it.
+pub(crate) fn is_filled_by(connection: &Connection, gap: i64, actor: &str) -> rusqlite::Result<bool> {
+    let sql = "SELECT EXISTS (SELECT 1 FROM gap_events WHERE gap = ?1 AND event = ?2 AND actor = ?3)";
+    let values = params![gap, Happened::Filled.code(), actor];
+    connection.prepare_cached(sql)?.query_row(values, |r| r.get(0))
+}
+
 /// An agent is back: what it has to say of its requests may take until `until`.
 pub(crate) fn await_again(connection: &Connection, agent: AgentNo, until: Timestamp) -> rusqlite::Result<()> {
     let sql = "UPDATE gaps SET next_at = max(next_at, ?2) WHERE state = 3

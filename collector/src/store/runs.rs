@@ -195,7 +195,15 @@ impl SlotTable<'_> {
         if was.id != id {
             tell(Happened::Cut { parent: was.id })?;
         }
-        if was.closed.is_none() && gap.closed.is_some() {
+        let is_filled = match (was.closed, gap.closed) {
+            (None, Some(_)) => true,
+            // What joins a gap that somebody else has filled.
+            (Some(_), Some(_)) if is_grown(was) => {
+                !gap_lives::is_filled_by(self.connection, id, self.filler)?
+            }
+            _ => false,
+        };
+        if is_filled {
             let (cause, actor) = (Some(gap.cause), self.filler);
             let event = Event { cause, actor, ..Event::of(id, Happened::Filled) };
             gap_lives::tell(self.connection, self.stamp, &event)?;

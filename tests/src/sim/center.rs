@@ -6,6 +6,7 @@
 
 use std::collections::VecDeque;
 
+use gapless_collector::gaps::donate::Donor;
 use gapless_collector::ingest::committer::Committer;
 use gapless_collector::ingest::{Inbound, Outbound};
 use gapless_common::id::Commit;
@@ -83,6 +84,8 @@ pub struct Center {
     pub is_full: bool,
     /// How many looks after alerts it could not make because of that.
     pub looks_refused: u64,
+    /// Whose readings stand in for whose.
+    pub(super) donors: Vec<Donor>,
     rng: Rng,
 }
 
@@ -110,6 +113,7 @@ impl Center {
             held_bytes: 0,
             is_full,
             looks_refused: 0,
+            donors: Vec::new(),
             rng,
         }
     }
@@ -123,7 +127,7 @@ impl Center {
         self.make_room();
         let Some(database) = self.database.take() else { return };
         let committer = Committer::from_connection(database, self.rng.draw()).expect("its database loads");
-        let mut committer = committer.with_policies(policies());
+        let mut committer = committer.with_policies(policies()).with_donors(self.donors.clone());
         let now = self.now(at_ms);
         self.starts += 1;
         committer.know_receivers(receivers(), now).expect("memory does not fail");

@@ -6,12 +6,13 @@ use gapless_simulators::remote::quota::Quota;
 
 use super::api::Api;
 use super::clock::{BEGAN_MS, signed};
+use super::donor::Says;
 use super::plan::Scale;
 use super::rng::Rng;
 
 /// The description that is shipped, of which each run has another version.
 const SHIPPED: &str = include_str!("../../../collector/sources/half-hourly-meter.toml");
-/// The site of all of them.
+/// The site of all of them but those that lend.
 pub const SITE: &str = "h";
 const MINUTE_MS: i64 = 60_000;
 
@@ -20,6 +21,10 @@ const MINUTE_MS: i64 = 60_000;
 pub struct Described {
     /// Its number, and that of its API.
     pub no: usize,
+    /// The site of its devices.
+    pub site: String,
+    /// What the values of its meters say, where that is not what the shipped description has.
+    pub says: Says,
     /// The distance of its values.
     pub interval_ms: i64,
     /// How often it is asked.
@@ -48,10 +53,16 @@ pub struct Described {
 
 impl Described {
     pub(super) fn draw(no: usize, scale: Scale, rng: &mut Rng) -> Self {
-        let minutes = |rng: &mut Rng, of: &[i64]| *rng.pick(of) * MINUTE_MS;
-        let (interval_ms, per_ms, class) = match scale {
-            Scale::Hours => (minutes(rng, &[1, 1, 2, 5]), 10 * MINUTE_MS, "remote"),
-            Scale::Weeks => (minutes(rng, &[30, 60]), 24 * 60 * MINUTE_MS, "http"),
+        let minutes: &[i64] = if scale == Scale::Hours { &[1, 1, 2, 5] } else { &[30, 60] };
+        let interval_ms = *rng.pick(minutes) * MINUTE_MS;
+        Self::every(no, interval_ms, scale, rng)
+    }
+
+    /// One whose values have this distance.
+    pub(super) fn every(no: usize, interval_ms: i64, scale: Scale, rng: &mut Rng) -> Self {
+        let (per_ms, class) = match scale {
+            Scale::Hours => (10 * MINUTE_MS, "remote"),
+            Scale::Weeks => (24 * 60 * MINUTE_MS, "http"),
         };
         let times = |rng: &mut Rng, first, last| signed(rng.within(first, last)) * interval_ms;
         let (overlap_ms, window_ms) = (times(rng, 0, 10), *rng.pick(&[10, 30, 120]) * interval_ms);
@@ -62,6 +73,8 @@ impl Described {
         let most = 3 * usual + u32::try_from(rng.within(6, 20)).expect("few");
         Self {
             no,
+            site: SITE.to_owned(),
+            says: Says::default(),
             interval_ms,
             every_ms: interval_ms,
             lag_ms: times(rng, 3, 15),
@@ -92,7 +105,7 @@ impl Described {
 
     /// The shipped description in other words.
     pub(super) fn text(&self) -> String {
-        let Self { no, rate: (most, per_ms), account, consent, class, .. } = self;
+        let Self { no, site, rate: (most, per_ms), account, consent, class, .. } = self;
         let ms = |name: &str, ms: i64| format!("{name} = \"{ms}ms\"");
         let own = if account.is_empty() { String::new() } else { format!("account = \"{account}\"\n") };
         let more = format!(
@@ -101,7 +114,7 @@ impl Described {
             ms("every", self.every_ms)
         );
         let words = [
-            ("site = \"home-1\"", format!("site = \"{SITE}\"")),
+            ("site = \"home-1\"", format!("site = \"{site}\"")),
             ("name = \"meters\"", format!("name = \"m{no}\"")),
             ("http://127.0.0.1:9400", format!("http://api{no}")),
             ("window = \"90d\"", ms("window", self.window_ms)),
@@ -114,9 +127,10 @@ impl Described {
             ("name = \"gas\"", format!("name = \"gas{no}\"")),
             ("interval = \"30m\"", ms("interval", self.interval_ms)),
         ];
-        words.iter().fold(SHIPPED.to_owned(), |text, (from, to)| {
-            assert!(text.contains(from), "the shipped description has no `{from}`");
-            text.replace(from, to)
+        let words = words.into_iter().map(|(from, to)| (from.to_owned(), to)).chain(self.says.words());
+        words.fold(SHIPPED.to_owned(), |text, (from, to)| {
+            assert!(text.contains(&from), "the shipped description has no `{from}`");
+            text.replace(&from, &to)
         })
     }
 

@@ -53,9 +53,10 @@ pub(super) struct Device {
     pub(super) is_told: bool,
 }
 
+/// What another device lent (see `lent`) makes none fresh.
 const DEVICES: &str = "SELECT max(p.id), d.id AS no, d.name, s.name AS site, d.attributes ->> 'class' AS class,
         a.connected = 1 AS is_connected, a.left_at, coalesce(a.last_birth_at, 0) AS born_at, g.interval_ms, a.flush_ms,
-        (SELECT max(ts) FROM (SELECT (SELECT max(ts) FROM readings r WHERE r.series = x.id AND r.ts <= ?1) AS ts
+        (SELECT max(ts) FROM (SELECT (SELECT max(ts) FROM readings r WHERE r.series = x.id AND r.ts <= ?1 AND r.quality < 65536) AS ts
             FROM series x WHERE x.device = d.id)) AS last_at,
         EXISTS (SELECT 1 FROM alerts l WHERE l.device = d.id AND l.kind IN (1, 2, 12) AND l.resolved_at IS NULL) AS is_told
     FROM spans p JOIN grids g ON g.id = p.grid JOIN devices d ON d.id = g.device JOIN sites s ON s.id = d.site
@@ -141,7 +142,7 @@ impl World {
             }
             (Kind::NoData, Some(device), None) => {
                 let sql = "SELECT NOT EXISTS (SELECT 1 FROM readings r JOIN series x ON x.id = r.series
-                    JOIN devices d ON d.id = x.device WHERE d.name = ?1)";
+                    JOIN devices d ON d.id = x.device WHERE d.name = ?1 AND r.quality < 65536)";
                 connection.query_row(sql, [device], |r| r.get(0))?
             }
             (Kind::Implausible, Some(device), None) => self.was_out_of_range(device),

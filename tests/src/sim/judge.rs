@@ -12,9 +12,11 @@ use rusqlite::Connection;
 
 use super::alerted;
 use super::clock::truth;
+use super::lent::{self, Standing};
 use super::line::ground::SimGround;
 use super::oracle::{AnswerKey, CLOCKS, History, Issued, Known, Oracle, Stop, block_of, evaluations, same};
 use super::rest::{FILLED, Remembered};
+use super::sometimes::Rare;
 use super::supplied;
 use super::tap::{self, Log};
 use super::unasked;
@@ -55,6 +57,7 @@ pub fn judge(world: &mut World) {
     }
     alerted::judge(world, &mut findings);
     supplied::judge(world, &mut findings);
+    let is_unlike = lent::judge(world, &mut findings);
     let parked: i64 =
         committer.connection().query_row("SELECT count(*) FROM parked", [], |r| r.get(0)).expect("reads");
     if parked > 0 {
@@ -62,6 +65,9 @@ pub fn judge(world: &mut World) {
     }
     for (invariant, what) in findings {
         world.oracle.find(invariant, what);
+    }
+    if is_unlike {
+        world.sometimes.reach(Rare::NotLent);
     }
 }
 
@@ -97,11 +103,13 @@ pub(super) struct Stored {
     gaps: Vec<(u64, u64, Cause)>,
     /// Slots of gaps whose readings came after all.
     filled: RangeSet,
+    /// What another device stands in with.
+    pub(super) lent: Standing,
 }
 
 impl Case<'_> {
     fn judge(&self, index: DeviceIndex, known: &Known, database: &Connection, findings: &mut Findings) {
-        let stored = load(database, &known.name).expect("the database reads");
+        let stored = load(database, known).expect("the database reads");
         self.check_values(index, known, &stored, findings);
         self.check_conservation(index, known, &stored, findings);
         self.check_slots(index, known, &stored, findings);
@@ -272,7 +280,9 @@ impl Case<'_> {
             return findings.push(("liveness", format!("{}: nothing was ever proven", known.name)));
         };
         self.check_first(&known.name, known.grid, (first, false), findings);
-        let received = self.slots_stored(index, known, stored);
+        self.check_shadow(index, known, stored, findings);
+        let mut received = self.slots_stored(index, known, stored);
+        stored.lent.whole.iter().for_each(|(first, last)| received.insert(first, last));
         if let Some(last) = self.last_issued(index).filter(|last| *last > proven.saturating_add(1)) {
             let what = format!("{}: slot {last} was answered, and the proof ends at {proven}", known.name);
             findings.push(("liveness", what));
@@ -291,7 +301,8 @@ impl Case<'_> {
                 findings.push(("true gaps", what));
             }
         }
-        let filled = stored.filled.iter().flat_map(|(first, last)| first..=last).map(signed);
+        let filled = stored.filled.iter().flat_map(|(first, last)| first..=last);
+        let filled = filled.filter(|slot| !stored.lent.whole.contains(*slot)).map(signed);
         let early = |slot: &i64| !self.was_polled_again(index, known, *slot);
         if let Some(slot) = filled.filter(|_| !self.may_have_been_given_up()).find(early) {
             let what = format!("{}: a gap held slot {slot} while its reading was on its way", known.name);
@@ -384,9 +395,10 @@ impl Case<'_> {
     }
 }
 
-fn load(database: &Connection, device: &str) -> rusqlite::Result<Stored> {
-    let mut stored = Stored::default();
+fn load(database: &Connection, known: &Known) -> rusqlite::Result<Stored> {
+    let (mut stored, device) = (Stored::default(), known.name.as_str());
     load_readings(database, device, &mut stored)?;
+    stored.lent = Standing::load(database, known)?;
     stored.due = due(database, device)?;
     stored.received = received(database, device)?;
     let sql = "SELECT p.first_slot, p.last_slot, p.cause, p.state FROM gaps p JOIN grids g ON g.id = p.grid
@@ -428,9 +440,13 @@ pub(super) fn received(database: &Connection, device: &str) -> rusqlite::Result<
     Ok(received)
 }
 
+/// What the device said itself; also that it has no value of what was lent, which is kept beside that.
 fn load_readings(database: &Connection, device: &str, stored: &mut Stored) -> rusqlite::Result<()> {
     let sql = "SELECT x.channel, r.ts, r.value, r.quality, 1 FROM readings r JOIN series x ON x.id = r.series
-        JOIN devices d ON d.id = x.device WHERE d.name = ?1
+        JOIN devices d ON d.id = x.device WHERE d.name = ?1 AND r.quality < 65536
+        UNION ALL SELECT x.channel, r.ts, r.value, r.quality, 1 FROM revisions r JOIN series x ON x.id = r.series
+        JOIN devices d ON d.id = x.device WHERE d.name = ?1 AND x.lent_ts IS NOT NULL AND r.value IS NULL AND r.quality < 65536
+        AND NOT EXISTS (SELECT 1 FROM readings o WHERE o.series = r.series AND o.ts = r.ts AND o.quality < 65536)
         UNION ALL SELECT x.channel, r.ts, r.value, r.quality, 0 FROM conflicts r JOIN series x ON x.id = r.series
         JOIN devices d ON d.id = x.device WHERE d.name = ?1";
     let mut statement = database.prepare_cached(sql)?;

@@ -16,6 +16,7 @@ impl World {
         let now_ms = self.now_ms;
         let loggers = self.gateways.iter_mut().flat_map(|gateway| &mut gateway.loggers);
         loggers.for_each(|logger| logger.note_now_and_then(now_ms));
+        self.lend();
         let told = self.center.keep(now_ms);
         self.check_gaps();
         self.tell_agents(told);

@@ -10,7 +10,7 @@ use gapless_common::topic::AgentPath;
 use gapless_common::wire::{self, Message};
 use rusqlite::{Connection, OptionalExtension as _};
 
-use super::described::{Described, SITE};
+use super::described::Described;
 use super::judge::Findings;
 use super::sometimes::Rare;
 use super::source::{Sources, Sourcing};
@@ -60,8 +60,8 @@ impl Watch {
         let mut findings = Findings::new();
         for (described, utility) in plan.devices() {
             let device = described.device(utility);
-            let says =
-                standing(database, &device)?.filter(|(consent, _)| *consent == described.consent.to_string());
+            let says = standing(database, &described.site, &device)?
+                .filter(|(consent, _)| *consent == described.consent.to_string());
             let (is_marked, is_refused) =
                 (says.is_some_and(|(_, is_marked)| is_marked), self.is_refused(described, utility));
             if is_marked != is_refused {
@@ -78,8 +78,14 @@ impl Watch {
     fn note_committed(&mut self, plan: &Sourcing, now_ms: u64, topic: &str, payload: &[u8]) -> Vec<Rare> {
         let mut reached = Vec::new();
         let path = AgentPath::parse_up(topic).map(|(path, _)| path);
-        let Some(path) = path.filter(|path| path.site.as_str() == SITE) else { return reached };
+        let Some(path) = path else { return reached };
         let agent = path.agent.as_str();
+        let is_of = |described: &Described| described.site == path.site.as_str();
+        let mut all = plan.devices().filter(|(described, _)| is_of(described));
+        let Some((described, utility)) = all.find(|(described, utility)| described.agent(utility) == agent)
+        else {
+            return reached;
+        };
         let records = match wire::decode(payload) {
             Ok(Message::Data(frame)) => frame.records,
             Ok(Message::State(AgentState::Birth { .. })) => {
@@ -88,8 +94,6 @@ impl Watch {
             }
             _ => return reached,
         };
-        let of = plan.devices().find(|(described, utility)| described.agent(utility) == agent);
-        let Some((described, utility)) = of else { return reached };
         let (device, meter) = (described.device(utility), (described.no, utility.to_owned()));
         for record in records {
             match record {
@@ -152,8 +156,9 @@ impl World {
 
     /// When an agent of a source was last born.
     pub(super) fn source_born_ms(&self, path: &str) -> Option<u64> {
-        let agent = path.strip_prefix(SITE)?.strip_prefix('/')?;
+        let (site, agent) = path.split_once('/')?;
         let sources = self.sources.as_ref()?;
+        sources.plan.described.iter().find(|described| described.site == site)?;
         Some(sources.watch.born_ms.get(agent).copied().unwrap_or_default())
     }
 }
@@ -165,9 +170,9 @@ pub(super) fn is_marked(catalog: &[u8]) -> bool {
 }
 
 /// By which consent a device was asked last, and whether that is withdrawn.
-fn standing(database: &Connection, device: &str) -> rusqlite::Result<Option<(String, bool)>> {
+fn standing(database: &Connection, site: &str, device: &str) -> rusqlite::Result<Option<(String, bool)>> {
     let sql =
         "SELECT coalesce(d.attributes ->> 'consent', ''), d.attributes ->> 'not_authorised_since' IS NOT NULL
         FROM devices d JOIN sites s ON s.id = d.site WHERE s.name = ?1 AND d.name = ?2";
-    database.query_row(sql, [SITE, device], |r| Ok((r.get(0)?, r.get(1)?))).optional()
+    database.query_row(sql, [site, device], |r| Ok((r.get(0)?, r.get(1)?))).optional()
 }

@@ -19,13 +19,14 @@
 //! | `schedule` | where a gap must stand, by its events |
 //! | `source`, `described`, `remote` | the collector's own sources and their turns; how they are described; what they stand on |
 //! | `api`, `setback` | the APIs that they ask, and what befalls those |
+//! | `donor`, `lent` | whom another device stands in for; what holds of what is lent |
 //! | `sourced`, `supplied` | what holds of both as they go, and in the end |
 //! | `kept` | what the database must have of them |
 //! | `heap`, `panics` | what a process holds of memory; what went wrong in it, though it went on |
 //! | `sometimes`, `series` | what was reached; many runs, and the page about them |
 //!
 //! Not simulated: threads (what waits for an agent's loop while its disk is slow is, see `queue`), HTTP, the collector's
-//! disk (see `center`), folders and lists among its own sources, tokens, donors, sled, logger files.
+//! disk (see `center`), folders and lists among its own sources, tokens, sled, logger files.
 
 mod alerted;
 pub mod api;
@@ -33,12 +34,14 @@ mod cause;
 pub mod center;
 pub mod clock;
 pub mod described;
+pub mod donor;
 mod facts;
 pub mod gateway;
 pub mod heap;
 pub mod judge;
 mod keep;
 mod kept;
+mod lent;
 pub mod line;
 pub mod logger;
 pub mod memory;
@@ -305,6 +308,9 @@ impl World {
                 (Rare::Overwritten, "gaps WHERE cause = 20 AND state <> 2"),
                 (Rare::LeaseTaken, "commands WHERE kind = 1 AND outcome = 1"),
                 (Rare::Refreshed, "job_history WHERE outcome = 1"),
+                (Rare::LentWhole, "gap_events WHERE event = 9 AND actor LIKE 'device %'"),
+                (Rare::LentInPart, "gap_events WHERE event = 12"),
+                (Rare::GaveWay, "gap_events WHERE event = 14"),
             ];
             for (rare, from) in rows {
                 if counts(&format!("SELECT count(*) FROM {from}")) {

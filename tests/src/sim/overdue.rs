@@ -144,7 +144,8 @@ impl World {
              WHERE l.resolved_at IS NULL AND (l.kind IN ({})
                 OR l.kind = {} AND NOT EXISTS (SELECT 1 FROM gaps p JOIN grids g ON g.id = p.grid
                     WHERE g.device = l.device AND p.state <> 2 AND p.last_slot - p.first_slot + 1 > {})
-                OR l.kind = {} AND EXISTS (SELECT 1 FROM readings r JOIN series x ON x.id = r.series WHERE x.device = l.device))",
+                OR l.kind = {} AND EXISTS (SELECT 1 FROM readings r JOIN series x ON x.id = r.series
+                    WHERE x.device = l.device AND r.quality < 65536))",
             codes.join(", "),
             Kind::Gap.code(),
             // Half of the limit keeps it from coming and going.

@@ -5,6 +5,7 @@
 use gapless_agent::config::Config;
 use gapless_common::profile::ProfileSet;
 
+use super::donor::Donation;
 use super::line::meter;
 use super::logger;
 use super::mishap::{self, Mishap};
@@ -301,6 +302,8 @@ pub struct Plan {
     pub people: People,
     /// The collector's own sources, where it has any, and what befalls them.
     pub sourcing: Option<Sourcing>,
+    /// Whom another device stands in for, where there is such a one.
+    pub donation: Option<Donation>,
     /// How often the collector looks after gaps and jobs, in ms.
     pub keep_ms: u64,
     /// How often the collector looks after alerts, in ms.
@@ -353,11 +356,13 @@ impl Plan {
         let mut own = rng.clone().fork(6);
         let mut meters = rng.clone().fork(8);
         let agents = (0..count).map(|no| draw_agent(no, (intervals_ms, scale), rng, (&mut own, &mut meters)));
-        let agents: Vec<Planned> = agents.collect();
+        let mut agents: Vec<Planned> = agents.collect();
         let has_loggers = agents.iter().any(|agent| !agent.loggers.is_empty());
         let mishap = Mishap::draw(has_loggers, bad_ms, &mut own);
         let people = People::draw(bad_ms, &mut rng.clone().fork(10));
         let sourcing = Sourcing::draw(scale, bad_ms, &mut rng.clone().fork(11));
+        let lending = Donation::draw((scale, bad_ms), &mut agents, &sourcing, &mut rng.clone().fork(14));
+        let (donation, sourcing) = lending.map_or((None, sourcing), |(one, all)| (Some(one), Some(all)));
         let mut has = |kind: &Mischief| {
             if kind.is_apart() { apart.per_mille(kind.share()) } else { rng.per_mille(kind.share()) }
         };
@@ -379,6 +384,7 @@ impl Plan {
             mishap,
             people,
             sourcing,
+            donation,
             keep_ms,
             alert_ms,
             again_ms,

@@ -13,6 +13,7 @@ use rusqlite::Connection;
 use super::clock::truth;
 use super::gateway::Gateway;
 use super::judge::{Case, Findings, differing, holes, overlap, unsigned};
+use super::lent::Standing;
 use super::memory::Memory;
 use super::mishap::policies;
 use super::oracle::{Known, same};
@@ -46,6 +47,8 @@ struct Stored {
     due: Option<(i64, Option<i64>)>,
     received: RangeSet,
     gaps: Vec<Gap>,
+    /// What another device stands in with.
+    lent: Standing,
 }
 
 /// Where the outbox kept a record of the device, and what that says.
@@ -66,7 +69,8 @@ pub(super) struct Remembered<'a> {
 impl Remembered<'_> {
     /// Everything, in the end.
     pub(super) fn judge(&self, database: &Connection, findings: &mut Findings) {
-        let stored = load(database, self.memory.id().as_str()).expect("the database reads");
+        let mut stored = load(database, self.memory.id().as_str()).expect("the database reads");
+        stored.lent = Standing::load(database, &self.known()).expect("the database reads");
         self.check_values(&stored, findings);
         self.check_conservation(&stored, findings);
         self.check_slots(&stored, findings);
@@ -172,6 +176,7 @@ impl Remembered<'_> {
             let slot = unsigned(grid.slot_at(Timestamp(*at)).0);
             there.insert(slot, slot);
         }
+        stored.lent.whole.iter().for_each(|(first, last)| there.insert(first, last));
         let mut told = RangeSet::new();
         for gap in stored.gaps.iter().filter(|gap| gap.state != FILLED) {
             let (from, to) = (unsigned(gap.first), unsigned(gap.last));
@@ -196,16 +201,20 @@ impl Remembered<'_> {
         }
     }
 
-    fn check_gap(&self, gap: &Gap, findings: &mut Findings) {
-        let (memory, grid) = (self.memory, self.memory.grid());
-        let known = Known {
-            name: memory.id().to_string(),
+    fn known(&self) -> Known {
+        let grid = self.memory.grid();
+        Known {
+            name: self.memory.id().to_string(),
             grid,
             open_ms: OPEN_INTERVALS * grid.interval.as_ms() + OPEN_MS,
             bus: usize::MAX,
             unit: 0,
-            channels: Vec::new(),
-        };
+            channels: self.memory.channels().into_iter().map(|(name, _)| name).collect(),
+        }
+    }
+
+    fn check_gap(&self, gap: &Gap, findings: &mut Findings) {
+        let (memory, grid, known) = (self.memory, self.memory.grid(), self.known());
         let recall = &self.case.oracle.recall;
         let is_clock_set = recall.was_clock_set(self.case.no, self.gateway, memory.index());
         // A logger whose clock is ahead has records of slots that are still to come: to the collector its time has stepped.
@@ -370,7 +379,7 @@ fn is_same((told, said): &(Option<Value>, Quality), value: Option<f64>, quality:
 fn load(database: &Connection, device: &str) -> rusqlite::Result<Stored> {
     let mut stored = Stored::default();
     let sql = "SELECT x.channel, r.ts, r.value, r.quality FROM readings r JOIN series x ON x.id = r.series
-        JOIN devices d ON d.id = x.device WHERE d.name = ?1";
+        JOIN devices d ON d.id = x.device WHERE d.name = ?1 AND r.quality < 65536";
     let mut statement = database.prepare_cached(sql)?;
     let mut rows = statement.query([device])?;
     while let Some(row) = rows.next()? {

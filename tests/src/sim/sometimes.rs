@@ -111,11 +111,19 @@ pub enum Rare {
     DiedInTurn,
     /// It was while two workers had one.
     BothDiedInTurn,
+    /// A gap was filled with what another device had recorded.
+    LentWhole,
+    /// Another device stood in with some of the channels of a slot.
+    LentInPart,
+    /// A device's own readings took the place of lent ones.
+    GaveWay,
+    /// What another device had recorded of a missing slot said something else, and was not lent.
+    NotLent,
 }
 
 impl Rare {
     /// All of them.
-    pub const ALL: [Self; 51] = [
+    pub const ALL: [Self; 55] = [
         Self::DuplicateFrame,
         Self::Overtaking,
         Self::TornTail,
@@ -167,6 +175,10 @@ impl Rare {
         Self::ConsentGivenAnew,
         Self::DiedInTurn,
         Self::BothDiedInTurn,
+        Self::LentWhole,
+        Self::LentInPart,
+        Self::GaveWay,
+        Self::NotLent,
     ];
 }
 

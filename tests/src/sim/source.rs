@@ -71,6 +71,15 @@ impl Sourcing {
         Some(Self { kinds, mean_ms, longest_ms, described, workers, turn_ms, rng: rng.fork(1) })
     }
 
+    /// Without any yet.
+    pub(super) fn none(scale: Scale, bad_ms: u64, rng: &mut Rng) -> Self {
+        let kinds = Mischief::OF_SOURCES.into_iter().filter(|_| rng.per_mille(400)).collect();
+        let workers = usize::try_from(rng.within(1, 2)).expect("few");
+        let turn_ms = if scale == Scale::Hours { TURN_MS } else { TURN_WEEKS_MS };
+        let (mean_ms, longest_ms) = (bad_ms / rng.within(4, 16), bad_ms / 4);
+        Self { kinds, mean_ms, longest_ms, described: Vec::new(), workers, turn_ms, rng: rng.fork(1) }
+    }
+
     /// All devices: of which source, and which meter.
     pub fn devices(&self) -> impl Iterator<Item = (&Described, &'static str)> {
         self.described.iter().flat_map(|described| UTILITIES.map(|utility| (described, utility)))

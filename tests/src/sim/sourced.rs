@@ -362,7 +362,7 @@ impl World {
 /// The account of a source, as calls are counted.
 pub(super) fn account(described: &Described) -> String {
     if described.account.is_empty() {
-        format!("{SITE}/m{}", described.no)
+        format!("{}/m{}", described.site, described.no)
     } else {
         described.account.to_owned()
     }

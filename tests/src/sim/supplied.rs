@@ -32,7 +32,7 @@ pub(super) fn judge(world: &World, findings: &mut Findings) {
     if let Some((place, _)) = watch.under_way.first_key_value() {
         findings.push(("conservation", format!("{place:?} was handed in, and is not committed")));
     }
-    check_stored(committer.connection(), watch, findings).expect("the database reads");
+    check_stored(committer.connection(), &sources.plan, watch, findings).expect("the database reads");
     findings.extend(watch.check_marks(&sources.plan, committer.connection()).expect("the database reads"));
     check_rates(world, &sources.plan, &state.calls, findings);
     for (described, utility) in sources.plan.devices() {
@@ -49,11 +49,18 @@ pub(super) fn judge(world: &World, findings: &mut Findings) {
 }
 
 /// The database holds what was committed, bit for bit, and nothing else.
-fn check_stored(database: &Connection, watch: &Watch, findings: &mut Findings) -> rusqlite::Result<()> {
+fn check_stored(
+    database: &Connection,
+    plan: &Sourcing,
+    watch: &Watch,
+    findings: &mut Findings,
+) -> rusqlite::Result<()> {
     let sql = "SELECT d.name, r.ts, r.value FROM readings r JOIN series x ON x.id = r.series
-        JOIN devices d ON d.id = x.device JOIN sites s ON s.id = d.site WHERE s.name = ?1";
+        JOIN devices d ON d.id = x.device JOIN sites s ON s.id = d.site
+        WHERE s.name = ?1 OR d.name IN (SELECT value FROM json_each(?2))";
     let mut statement = database.prepare(sql)?;
-    let mut rows = statement.query([SITE])?;
+    let names: Vec<_> = plan.devices().map(|(described, utility)| described.device(utility)).collect();
+    let mut rows = statement.query([SITE, &serde_json::json!(names).to_string()])?;
     let mut there = BTreeMap::new();
     while let Some(row) = rows.next()? {
         let bits = row.get::<_, Option<f64>>(2)?.map(f64::to_bits);

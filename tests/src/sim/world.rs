@@ -20,6 +20,7 @@ use gapless_simulators::modbus::DeviceKind;
 use super::center::{Center, Death};
 use super::clock::{Clock, truth};
 use super::gateway::{End, Gateway};
+use super::lent::Lent;
 use super::line::fault::Chances;
 use super::line::{Setup, SimLine, Wire};
 use super::logger::SimLogger;
@@ -149,6 +150,8 @@ pub struct World {
     pub viewers: Viewers,
     /// The collector's own sources, where it has any.
     pub sources: Option<Sources>,
+    /// What was lent.
+    pub(super) lent: Lent,
     /// How the collector dies at its next step.
     pub death: Option<Death>,
     /// All has healed, and stays so.
@@ -185,6 +188,7 @@ impl World {
             people: plan.people.clone(),
             viewers: Viewers::default(),
             sources: plan.sourcing.clone().map(Sources::new),
+            lent: Lent::default(),
             death: None,
             is_good: false,
             mended_ms: 0,
@@ -198,6 +202,7 @@ impl World {
             gateways,
             plan,
         };
+        world.center.donors = world.plan.donation.iter().flat_map(|one| one.donors.clone()).collect();
         world.push(0, Event::StartCenter);
         world.push(world.plan.keep_ms, Event::Keep);
         world.push(world.plan.alert_ms, Event::Alerts);
