@@ -202,6 +202,7 @@ impl World {
             gateways,
             plan,
         };
+        tracing::info!(donation = ?world.plan.donation, "begins");
         world.center.donors = world.plan.donation.iter().flat_map(|one| one.donors.clone()).collect();
         world.push(0, Event::StartCenter);
         world.push(world.plan.keep_ms, Event::Keep);
