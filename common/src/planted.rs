@@ -90,11 +90,21 @@ pub enum Bug {
     LentFresh,
     /// What is lent is not marked.
     LentUnmarked,
+    /// A source asks for a window whatever the word for its device says.
+    WordUnheeded,
+    /// A source that says what has changed is never read anew.
+    NeverReadAnew,
+    /// What a device has changed in takes the place of what it had changed in before, and was not read yet.
+    ChangesReplaced,
+    /// A source goes by a token whose time is over.
+    TokenPastItsTime,
+    /// A source asks for a token once more, though the one before it was of no use a moment ago.
+    TokenStorm,
 }
 
 impl Bug {
     /// All of them.
-    pub const ALL: [Self; 42] = [
+    pub const ALL: [Self; 47] = [
         Self::AcknowledgeBeforeCommit,
         Self::SkipFsync,
         Self::TrimOnPuback,
@@ -137,6 +147,11 @@ impl Bug {
         Self::LentUnmatched,
         Self::LentFresh,
         Self::LentUnmarked,
+        Self::WordUnheeded,
+        Self::NeverReadAnew,
+        Self::ChangesReplaced,
+        Self::TokenPastItsTime,
+        Self::TokenStorm,
     ];
 }
 

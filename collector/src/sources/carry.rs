@@ -164,8 +164,8 @@ impl Shell {
                 answer => answer?,
             },
         };
-        if revision.is_some() && revision == seen {
-            return self.nothing_new(at);
+        if revision.is_some() && revision == seen && !planted::has(Bug::WordUnheeded) {
+            return self.nothing_new(at, now);
         }
         let (brought, began) = self.pull(at, from, Began { revision, ..Began::default() })?;
         if let (Some(began), Some(known)) = (began, self.known(at)) {
@@ -174,10 +174,10 @@ impl Shell {
         Ok(brought.outcome())
     }
 
-    /// Nothing has come since: what is not here by now is missing.
-    pub(super) fn nothing_new(&mut self, at: usize) -> Result<Outcome, Failure> {
+    /// Nothing has come, as its source said when it was asked then: what was not here by then is missing.
+    pub(super) fn nothing_new(&mut self, at: usize, asked: Timestamp) -> Result<Outcome, Failure> {
         self.back(at)?;
-        self.settle(at, Cause::NotRecorded)?;
+        self.account(at, Cause::NotRecorded, self.settled(asked))?;
         Ok(Outcome::NoData)
     }
 

@@ -6,6 +6,7 @@
 
 use std::collections::BTreeMap;
 
+use gapless_common::planted::{self, Bug};
 use gapless_common::time::Timestamp;
 use serde::Deserialize;
 use serde_json::Value as Json;
@@ -194,7 +195,8 @@ impl Delta {
     pub(super) fn reconcile(&mut self, spec: &DeltaSpec, now: Timestamp) -> bool {
         // What was done in a time that has not come was done before the clock was set back.
         (self.reconciled_at, self.asked_at) = (self.reconciled_at.min(now), self.asked_at.min(now));
-        let is_due = now.since_ms(self.reconciled_at) >= spec.reconcile.0;
+        let is_due =
+            now.since_ms(self.reconciled_at) >= spec.reconcile.0 && !planted::has(Bug::NeverReadAnew);
         if is_due {
             self.reconciled_at = now;
             self.last.reconciliation += 1;
@@ -220,6 +222,11 @@ impl Delta {
     /// What is known now: what a read that begins can have seen.
     pub(super) fn last(&self) -> Seen {
         self.last
+    }
+
+    /// When the question was put that was answered last.
+    pub(super) fn asked_at(&self) -> Timestamp {
+        self.asked_at
     }
 
     /// Whether an answer goes on with itself.
@@ -253,9 +260,9 @@ impl Delta {
 
     fn note(&mut self, device: String, change: Change) {
         let both = match (self.changed.remove(&device), change) {
-            (Some((there, _)), change) => there.and(change),
-            (None, Change::Rows(rows)) => Change::of(rows),
-            (None, change) => change,
+            (Some((there, _)), change) if !planted::has(Bug::ChangesReplaced) => there.and(change),
+            (_, Change::Rows(rows)) => Change::of(rows),
+            (_, change) => change,
         };
         self.changed.insert(device, (both, self.last.part));
     }

@@ -197,14 +197,19 @@ impl Shell {
         let back = spec.back.map_or(window - window.min(2 * MINUTE_MS) / 2, |back| back.0);
         // No further than there is anything to be had.
         let back = now.plus_ms(-api.description.first.map_or(back, |first| back.min(first.0)));
+        // What is asked for in whole minutes has to begin at a slot: of what stands between two windows neither would have it.
+        let grid = devices.get(at).map(|polled| polled.device.grid);
+        let back = grid.map_or(back, |grid| grid.at(grid.first_from(back)));
+        let changed = |first: Timestamp| grid.map_or(first, |grid| grid.at(grid.slot_at(first)));
+        let since = |first: Option<Timestamp>| first.map_or(from, |first| changed(first).min(from));
         let (has_rows, from) = match differ.delta.to_read(&key, seen) {
-            ToRead::Everything(rows, first) => {
-                (!rows.is_empty(), Some(first.unwrap_or(from).min(from).min(back)))
-            }
-            ToRead::New(first) => (false, Some(first.unwrap_or(from).min(from))),
+            ToRead::Everything(rows, first) => (!rows.is_empty(), Some(since(first).min(back))),
+            ToRead::New(first) => (false, Some(since(first))),
             ToRead::Rows(rows) => (!rows.is_empty(), has_unread.then_some(from)),
             ToRead::Nothing => (false, has_unread.then_some(from)),
         };
+        // The answer may be another device's, and what was still to come as that was given is not missing by it.
+        let asked = differ.delta.asked_at();
         let is_silent = !has_rows && from.is_none();
         let (mut brought, mut began) = (Brought::default(), Began { seen: began, revision: None });
         if let Some(from) = from {
@@ -215,10 +220,10 @@ impl Shell {
         // What was read of their instants is newer than they are, and has replaced them.
         let rows = self.differ.as_ref().map_or(Vec::new(), |differ| differ.delta.rows(&key));
         if is_silent {
-            self.nothing_new(at)?;
+            self.nothing_new(at, asked)?;
         } else if !rows.is_empty() {
             // They may be older than what was read.
-            brought.is_any |= self.take_rows(at, rows)?;
+            brought.is_any |= self.take_rows(at, rows, asked)?;
         }
         let seen = self.differ.as_mut().map(|differ| differ.delta.read(&key, began.seen, now));
         if let (Some(seen), Some(known)) = (seen, self.known(at)) {
@@ -243,8 +248,8 @@ impl Shell {
         }
     }
 
-    /// Hands on rows that came by themselves.
-    fn take_rows(&mut self, at: usize, mut rows: Vec<Row>) -> Result<bool, Failure> {
+    /// Hands on rows that came by themselves, as the source was asked at that time.
+    fn take_rows(&mut self, at: usize, mut rows: Vec<Row>, asked: Timestamp) -> Result<bool, Failure> {
         let now = self.now();
         // What was said last of an instant counts.
         rows.reverse();
@@ -253,7 +258,7 @@ impl Shell {
         let Some(known) = self.known(at) else { return Ok(false) };
         let first = rows.first().map_or(known.next, |row| row.at.min(known.next));
         let is_any = !rows.is_empty();
-        self.tell(at, rows, (first, now.plus_ms(1)), Cause::NotRecorded, self.settled(now))?;
+        self.tell(at, rows, (first, now.plus_ms(1)), Cause::NotRecorded, self.settled(asked))?;
         self.back(at)?;
         Ok(is_any)
     }

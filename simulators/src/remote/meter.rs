@@ -93,7 +93,8 @@ impl Meter {
     }
 
     /// What it says of a period, where it has that.
-    fn told(&self, utility: &str, at: Timestamp) -> f64 {
+    #[must_use]
+    pub fn told(&self, utility: &str, at: Timestamp) -> f64 {
         let by = self.corrected.get(utility).and_then(|corrected| corrected.get(&at));
         value(utility, at.0.div_euclid(self.interval_ms)) + by.copied().unwrap_or_default()
     }

@@ -8,6 +8,7 @@ use gapless_simulators::remote::quota::Quota;
 use gapless_simulators::remote::{self as simulated, Remote as _};
 
 use super::clock::truth;
+use super::feed::Feed;
 use super::rng::Rng;
 
 /// The key that the APIs want, as the shipped description has it.
@@ -32,6 +33,8 @@ pub struct Api {
     pub empty_until_ms: BTreeMap<String, u64>,
     /// It cannot reach a meter until then.
     pub unreachable_until_ms: BTreeMap<String, u64>,
+    /// What it says of what has changed.
+    pub feed: Feed,
 }
 
 impl Api {
@@ -48,6 +51,7 @@ impl Api {
             garbled_until_ms: 0,
             empty_until_ms: BTreeMap::new(),
             unreachable_until_ms: BTreeMap::new(),
+            feed: Feed::new(usize::MAX),
         }
     }
 
@@ -57,6 +61,7 @@ impl Api {
         (self.fails_until_ms, self.garbled_until_ms) = (0, 0);
         self.empty_until_ms.clear();
         self.unreachable_until_ms.clear();
+        self.feed.behind_until_ms = 0;
     }
 
     /// What it answers at `at_ms`.
@@ -78,12 +83,46 @@ impl Api {
         self.meter.empty = during(&self.empty_until_ms);
         self.meter.unreachable = during(&self.unreachable_until_ms);
         let request = simulated::Request { target, head, body: "" };
-        let (status, body) = self.meter.answer(&request, truth(at_ms));
+        let (status, body) = match self.changes(&request, at_ms) {
+            Some(answer) => answer,
+            None => self.meter.answer(&request, truth(at_ms)),
+        };
         let headers: Vec<(String, String)> =
             self.meter.headers().into_iter().map(|(name, text)| (name.to_owned(), text)).collect();
         let rest = spent_until(&headers).map(Rest::Until);
         let answer = Answer { status, body, headers, rest, is_garbled: false };
-        if status == 200 && at_ms < self.garbled_until_ms { answer.garbled(rng) } else { answer }
+        // A word that nobody can read is another word: that two such answers are the same is no fault of who goes by it.
+        let is_word = target.ends_with("/summary");
+        let is_garbled = status == 200 && at_ms < self.garbled_until_ms && !is_word;
+        if is_garbled { answer.garbled(rng) } else { answer }
+    }
+
+    /// What it answers where it is asked for what has changed: `/UTILITY/summary`, `/changes?since=…` or `/rows?since=…`.
+    fn changes(&mut self, request: &simulated::Request<'_>, at_ms: u64) -> Option<(u16, String)> {
+        let (path, now) = (request.target.split('?').next()?, (truth(at_ms), at_ms));
+        let utility = path.strip_prefix('/').and_then(|path| path.strip_suffix("/summary"));
+        let since = request.field("since").filter(|_| ["/changes", "/rows"].contains(&path));
+        if utility.is_none() && since.is_none() {
+            return None;
+        }
+        let Self { meter, feed, .. } = self;
+        if request.header("x-api-key") != Some(&meter.key) {
+            return Some((401, "no such key".to_owned()));
+        }
+        if utility.is_some_and(|utility| meter.withdrawn.contains(utility)) {
+            return Some((403, "the occupant has changed".to_owned()));
+        }
+        if utility.is_some_and(|utility| meter.unreachable.contains(utility)) {
+            return Some((404, "the meter cannot be reached".to_owned()));
+        }
+        if meter.quota.as_mut().is_some_and(|quota| !quota.take(now.0)) {
+            return Some((429, "no call is left".to_owned()));
+        }
+        let answer = match (utility, since) {
+            (Some(utility), _) => Some(feed.word(meter, utility, now)),
+            (None, since) => feed.since(meter, (since.unwrap_or_default(), path == "/rows"), now),
+        };
+        Some(answer.map_or((410, "no such cursor any more".to_owned()), |answer| (200, answer.to_string())))
     }
 }
 
@@ -109,6 +148,11 @@ pub(super) enum Rest {
 }
 
 impl Answer {
+    /// Who asks is not known.
+    pub(super) fn unknown() -> Self {
+        Self { status: 401, body: "no such token".to_owned(), ..Self::default() }
+    }
+
     /// There are too many calls: for so long, until a date, or nobody knows.
     fn too_many(at_ms: u64, rng: &mut Rng) -> Self {
         let rest_ms = rng.within(6, 240) * 1_000;
@@ -155,13 +199,15 @@ fn http_date(at: Timestamp) -> String {
 /// The rows of an answer.
 pub(super) fn rows(body: &str) -> BTreeMap<i64, Option<u64>> {
     let json: serde_json::Value = serde_json::from_str(body).expect("the simulated API answers with JSON");
-    let row = |row: &serde_json::Value| {
-        let at = row["timestamp"].as_str()?.replace(' ', "T");
-        let at: Timestamp = format!("{at}:00Z").parse().ok()?;
-        let value = row["value"].as_f64()?;
-        Some((at.0, (value < f64::from(INVALID)).then(|| value.to_bits())))
-    };
     json["values"].as_array().into_iter().flatten().filter_map(row).collect()
+}
+
+/// One of them: its instant, and its value as its bits.
+pub(super) fn row(row: &serde_json::Value) -> Option<(i64, Option<u64>)> {
+    let at = row["timestamp"].as_str()?.replace(' ', "T");
+    let at: Timestamp = format!("{at}:00Z").parse().ok()?;
+    let value = row["value"].as_f64()?;
+    Some((at.0, (value < f64::from(INVALID)).then(|| value.to_bits())))
 }
 
 #[cfg(test)]

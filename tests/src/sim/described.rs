@@ -7,8 +7,10 @@ use gapless_simulators::remote::quota::Quota;
 use super::api::Api;
 use super::clock::{BEGAN_MS, signed};
 use super::donor::Says;
+use super::door::LogIn;
 use super::plan::Scale;
 use super::rng::Rng;
+use super::way::Way;
 
 /// The description that is shipped, of which each run has another version.
 const SHIPPED: &str = include_str!("../../../collector/sources/half-hourly-meter.toml");
@@ -45,6 +47,10 @@ pub struct Described {
     pub consent: u32,
     /// Its API says how many calls are left.
     pub has_quota: bool,
+    /// What it is asked besides windows.
+    pub way: Way,
+    /// How it comes by tokens, where its API wants any.
+    pub log_in: Option<LogIn>,
     class: &'static str,
     /// The first value of its API, and how long each takes to be there.
     oldest: Timestamp,
@@ -85,6 +91,8 @@ impl Described {
             account: "",
             consent: 0,
             has_quota: false,
+            way: Way::Windows,
+            log_in: None,
             class,
             oldest: Timestamp(BEGAN_MS).plus_ms(-times(rng, 5, 300)),
             delay_ms: signed(rng.below(interval_ms.unsigned_abs() / 2)),
@@ -128,10 +136,12 @@ impl Described {
             ("interval = \"30m\"", ms("interval", self.interval_ms)),
         ];
         let words = words.into_iter().map(|(from, to)| (from.to_owned(), to)).chain(self.says.words());
-        words.fold(SHIPPED.to_owned(), |text, (from, to)| {
+        let text = words.fold(SHIPPED.to_owned(), |text, (from, to)| {
             assert!(text.contains(&from), "the shipped description has no `{from}`");
             text.replace(&from, &to)
-        })
+        });
+        let text = self.way.describe(*no, text);
+        self.log_in.iter().fold(text, |text, log_in| text + &log_in.describe())
     }
 
     /// The first instant of which its API has a value.
@@ -148,6 +158,8 @@ impl Described {
 
     pub(super) fn api(&self) -> Api {
         let quota = self.has_quota.then(|| Quota::new(self.rate.0, self.rate.1));
-        Api::new(self.oldest, self.interval_ms, self.delay_ms, quota)
+        let mut api = Api::new(self.oldest, self.interval_ms, self.delay_ms, quota);
+        api.feed.most = self.way.changes_most();
+        api
     }
 }

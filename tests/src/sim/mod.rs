@@ -28,6 +28,7 @@
 //! Not simulated: threads (what waits for an agent's loop while its disk is slow is, see `queue`), HTTP, the collector's
 //! disk (see `center`), folders and lists among its own sources, tokens, sled, logger files.
 
+mod abreast;
 mod alerted;
 pub mod api;
 mod cause;
@@ -35,7 +36,9 @@ pub mod center;
 pub mod clock;
 pub mod described;
 pub mod donor;
+pub mod door;
 mod facts;
+pub mod feed;
 pub mod gateway;
 pub mod heap;
 pub mod judge;
@@ -51,6 +54,7 @@ pub mod oracle;
 mod overdue;
 mod owed;
 mod panics;
+mod passes;
 pub mod people;
 pub mod plan;
 pub mod profiled;
@@ -65,12 +69,14 @@ mod setback;
 pub mod sometimes;
 pub mod source;
 mod sourced;
+mod spared;
 pub mod strike;
 mod supplied;
 pub mod tap;
 pub mod turns;
 mod unasked;
 pub mod viewers;
+pub mod way;
 mod whole;
 pub mod world;
 
@@ -135,9 +141,14 @@ pub fn run(seed: u64, scale: Scale) -> Outcome {
 /// Once nothing goes wrong any more everything arrives, and is proven.
 fn come_to_rest(world: &mut World) {
     let (mended_ms, patience_ms) = (world.now_ms, world.plan.patience_ms);
-    let (mut rests, mut was_watched) = (0, false);
+    let (mut rests, mut was_watched, mut was_put_right) = (0, false, false);
     world.run(mended_ms + AFTER_MS);
     while !world.oracle.has_found() {
+        if is_quiet(world) && !was_put_right {
+            world.put_right();
+            was_put_right = true;
+        }
+        world.check_promised();
         if is_quiet(world) && !was_watched {
             world.watch_all();
             was_watched = true;

@@ -152,6 +152,18 @@ pub enum Mischief {
     RemoteWithdraws,
     /// The collector is killed in the midst of a turn of a source, with a call answered.
     KillInTurn,
+    /// An API that says what has changed says nothing new for a while.
+    RemoteBehind,
+    /// It has values without a word of them.
+    RemoteUnsaid,
+    /// It does not know its cursors any more.
+    RemoteForgets,
+    /// An API takes all tokens back before their time.
+    RemoteTakesBack,
+    /// It gives no tokens for a while.
+    RemoteShut,
+    /// No token is good for a while, new ones neither.
+    RemoteVain,
 }
 
 impl Mischief {
@@ -183,6 +195,12 @@ impl Mischief {
         Self::RemoteWithdraws,
         Self::KillInTurn,
     ];
+
+    /// Those that befall what an API says of what has changed.
+    pub const OF_FEEDS: [Self; 3] = [Self::RemoteBehind, Self::RemoteUnsaid, Self::RemoteForgets];
+
+    /// Those that befall the tokens that an API wants.
+    pub const OF_LOGINS: [Self; 3] = [Self::RemoteTakesBack, Self::RemoteShut, Self::RemoteVain];
 
     /// All others.
     pub const ALL: [Self; 36] = [

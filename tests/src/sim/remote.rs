@@ -15,14 +15,34 @@ use gapless_simulators::remote as simulated;
 
 use super::api::{Answer, Api, Rest, rows};
 use super::clock::{signed, truth};
+use super::door::{Door, LogIn, borne, given};
+use super::feed::{Heard, minute};
 use super::rng::Rng;
+
+/// What is asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum What {
+    /// The values of a window.
+    Window,
+    /// Whether a meter has anything new.
+    Word,
+    /// A token.
+    Token,
+    /// What changed since a cursor, or since the question is put for the first time.
+    Changes {
+        /// It has no cursor yet.
+        is_first: bool,
+    },
+}
 
 /// A call as the API saw it.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Call {
     /// To which API.
     pub api: usize,
-    /// For which of its meters.
+    /// What it asks for.
+    pub what: What,
+    /// For which of its meters; for none where it asks for the changes of all.
     pub utility: String,
     /// Begin and end of the window.
     pub window: (Timestamp, Timestamp),
@@ -49,12 +69,22 @@ pub struct Call {
     pub is_uncounted: bool,
     /// What it told: instants and values, as their bits; `None` where it told that it has none.
     pub rows: BTreeMap<i64, Option<u64>>,
+    /// What it told of what has changed.
+    pub heard: Heard,
+    /// The token that it went out with, or that was given.
+    pub token: Option<String>,
 }
 
 impl Call {
-    /// Whether it was answered with what there was.
+    /// Whether it asked for values, and was answered with what there was.
     #[must_use]
     pub fn is_answered(&self) -> bool {
+        self.what == What::Window && self.is_heard()
+    }
+
+    /// Whether it was answered, whatever it asked for.
+    #[must_use]
+    pub fn is_heard(&self) -> bool {
         self.status == Some(200) && !self.is_garbled
     }
 
@@ -80,6 +110,10 @@ impl Call {
     fn unhear(&mut self) {
         (self.status, self.rest_until) = (None, None);
         self.rows.clear();
+        self.heard = Heard::default();
+        if self.what == What::Token {
+            self.token = None;
+        }
     }
 }
 
@@ -135,13 +169,18 @@ pub struct State {
     pub calls: Vec<Call>,
     /// The APIs.
     pub apis: Vec<Api>,
+    /// Those that give tokens, by the number of the API.
+    pub doors: BTreeMap<usize, Door>,
+    /// Where each API has the tokens from that it wants.
+    log_ins: BTreeMap<usize, LogIn>,
     rng: Rng,
 }
 
 impl SimGround {
-    /// Over these APIs.
+    /// Over these APIs, of which some want tokens.
     #[must_use]
-    pub fn new(apis: Vec<Api>, rng: Rng) -> Self {
+    pub fn new(apis: Vec<Api>, log_ins: BTreeMap<usize, LogIn>, rng: Rng) -> Self {
+        let doors = log_ins.values().map(|log_in| (log_in.no, Door::new(*log_in))).collect();
         let state = State {
             now_ms: 0,
             ahead_ms: 0,
@@ -156,6 +195,8 @@ impl SimGround {
             handed: Vec::new(),
             calls: Vec::new(),
             apis,
+            doors,
+            log_ins,
             rng,
         };
         Self { base: Instant::now(), state: Mutex::new(state) }
@@ -183,18 +224,61 @@ impl State {
         calls.for_each(|call| call.is_uncounted = true);
     }
 
+    /// The calls of the turn that was carried out last, in order.
+    pub(super) fn calls_of_turn(&self) -> Vec<&Call> {
+        let mut calls: Vec<_> = self.calls.iter().rev().take_while(|call| call.turn == self.turn).collect();
+        calls.reverse();
+        calls
+    }
+
+    /// The calls of this life of the collector, the last one first.
+    pub(super) fn life(&self) -> impl Iterator<Item = &Call> {
+        self.calls.iter().rev().take_while(|call| call.start == self.start)
+    }
+
+    /// What was told of a meter in this life of the collector by a cursor.
+    pub(super) fn told_by_cursor(
+        &self,
+        api: usize,
+        utility: &str,
+    ) -> impl Iterator<Item = (i64, Option<u64>)> {
+        let rows = self.life().filter(move |call| call.api == api).flat_map(|call| &call.heard.rows);
+        rows.filter(move |((of, _), _)| of == utility).map(|((_, at), bits)| (*at, *bits))
+    }
+
+    /// Whether an API that is asked what has changed said so, at a time by which this instant is settled, of a meter that had
+    /// told nothing of it in this life of the collector by then.
+    pub(super) fn is_nothing_new(
+        &self,
+        api: usize,
+        utility: &str,
+        (at, by_ms): (i64, u64),
+        is_settled: impl Fn(&Call) -> bool,
+    ) -> bool {
+        let own = || self.life().filter(|call| call.api == api && call.answered_ms <= by_ms);
+        let is_question = |call: &Call| match call.what {
+            What::Window | What::Token => false,
+            What::Word => call.utility == utility,
+            What::Changes { .. } => true,
+        };
+        own().any(|call| is_question(call) && call.is_heard() && is_settled(call))
+            && !own().any(|call| call.utility == utility && call.rows.contains_key(&at))
+            && !self.told_by_cursor(api, utility).any(|(told, _)| told == at)
+    }
+
     /// Whether the collector is dead by now, as far as the turn has come.
     #[must_use]
     pub fn is_dead(&self) -> bool {
         self.died_ms.is_some_and(|died_ms| died_ms <= self.now_ms)
     }
 
-    fn make(&mut self, url: &str, head: &str, timeout_ms: u64) -> Result<Response, String> {
+    fn make(&mut self, url: &str, (head, body): (&str, &str), timeout_ms: u64) -> Result<Response, String> {
         if self.is_dead() {
             return Err("the collector was killed".to_owned());
         }
         let mut call = self.understood(url).ok_or_else(|| format!("nobody is at {url}"))?;
-        let State { apis, rng, now_ms, .. } = self;
+        let State { apis, doors, log_ins, rng, now_ms, .. } = self;
+        let door = log_ins.get(&call.api).and_then(|log_in| doors.get_mut(&log_in.no));
         let api = &mut apis[call.api];
         // Mostly at once, now and then so slowly that the turn is over after it.
         let takes_ms = if rng.one_in(12) { rng.within(2_000, 9_000) } else { rng.within(20, 400) };
@@ -203,17 +287,30 @@ impl State {
         *now_ms += takes_ms;
         let answer = (!is_silent).then(|| {
             let target = url.splitn(4, '/').nth(3).map(|path| format!("/{path}")).unwrap_or_default();
-            api.answer(&target, head, *now_ms, rng)
+            let request = simulated::Request { target: &target, head, body };
+            match door {
+                Some(door) if call.what == What::Token => door.answer(&request, *now_ms, rng),
+                Some(door) => match door.admits(&request, *now_ms) {
+                    true => api.answer(&target, head, *now_ms, rng),
+                    false => Answer::unknown(),
+                },
+                None => api.answer(&target, head, *now_ms, rng),
+            }
         });
         call.answered_ms = *now_ms;
+        call.token = borne(&simulated::Request { target: "", head, body: "" });
         if let Some(Answer { status, body, rest, is_garbled, .. }) = &answer {
             (call.status, call.is_garbled) = (Some(*status), *is_garbled);
             call.rest_until = rest.map(|rest| match rest {
                 Rest::For(ms) => call.answered().plus_ms(signed(ms)),
                 Rest::Until(at) => at,
             });
+            if call.what == What::Token && call.is_heard() {
+                call.token = given(body);
+            }
             call.is_emptied = api.meter.empty.contains(&call.utility);
             call.rows = if call.is_answered() { rows(body) } else { BTreeMap::new() };
+            call.heard = if call.is_heard() { Heard::of(body) } else { Heard::default() };
         }
         tracing::debug!(?call, "asks");
         if self.is_beside || !self.dies_beside {
@@ -233,36 +330,37 @@ impl State {
         Ok(Response { status, headers, body: Ok(body) })
     }
 
-    /// `http://apiN/UTILITY/consumption/1?start=…&end=…`
+    /// `http://apiN/UTILITY/consumption/1?start=…&end=…`, `http://apiN/UTILITY/summary`, `http://apiN/changes?since=…`
     fn understood(&self, url: &str) -> Option<Call> {
         let (api, path) = url.strip_prefix("http://api")?.split_once('/')?;
-        let utility = path.split_once('/')?.0.to_owned();
         let request = simulated::Request { target: url, head: "", body: "" };
-        let at = |name: &str| {
-            let text = request.field(name)?;
-            let part = |from: usize, to: usize| text.get(from..to);
-            let (date, time) = ((part(0, 4)?, part(4, 6)?, part(6, 8)?), (part(8, 10)?, part(10, 12)?));
-            format!("{}-{}-{}T{}:{}:00Z", date.0, date.1, date.2, time.0, time.1).parse().ok()
+        let at = |name: &str| request.field(name).and_then(minute);
+        let (what, utility, window) = match (path.split_once('/'), request.field("since")) {
+            (None, Some(since)) => (What::Changes { is_first: !since.contains('-') }, "", None),
+            (Some((utility, "summary")), _) => (What::Word, utility, None),
+            (None, None) if path == "token" => (What::Token, "", None),
+            (Some((utility, _)), _) => (What::Window, utility, Some((at("start")?, at("end")?))),
+            (None, None) => return None,
         };
         let api = api.parse().ok().filter(|api| *api < self.apis.len())?;
-        let (window, at_ms) = ((at("start")?, at("end")?), self.now_ms);
-        let (turn, start) = (self.turn, self.start);
-        let rows = BTreeMap::new();
         Some(Call {
             api,
-            utility,
-            window,
-            at_ms,
-            at: truth(at_ms).plus_ms(self.ahead_ms),
-            answered_ms: at_ms,
-            turn,
-            start,
+            what,
+            utility: utility.to_owned(),
+            window: window.unwrap_or_default(),
+            at_ms: self.now_ms,
+            at: truth(self.now_ms).plus_ms(self.ahead_ms),
+            answered_ms: self.now_ms,
+            turn: self.turn,
+            start: self.start,
             status: None,
             rest_until: None,
             is_emptied: false,
             is_garbled: false,
             is_uncounted: false,
-            rows,
+            rows: BTreeMap::new(),
+            heard: Heard::default(),
+            token: None,
         })
     }
 }
@@ -275,8 +373,10 @@ struct Line {
 
 impl Http for Line {
     fn exchange(&self, request: &Request<'_>) -> Result<Response, String> {
-        let head: String = request.headers.iter().map(|(name, text)| format!("\r\n{name}: {text}")).collect();
-        self.ground.state().make(request.url, &head, self.timeout_ms)
+        let fields: String =
+            request.headers.iter().map(|(name, text)| format!("\r\n{name}: {text}")).collect();
+        let head = format!("{} / HTTP/1.1{fields}", if request.body.is_some() { "POST" } else { "GET" });
+        self.ground.state().make(request.url, (&head, request.body.unwrap_or_default()), self.timeout_ms)
     }
 }
 

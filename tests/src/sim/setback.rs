@@ -7,11 +7,13 @@ use gapless_common::time::Timestamp;
 use super::api::{Api, UTILITIES};
 use super::clock::{signed, truth};
 use super::described::Described;
+use super::feed::Correction;
 use super::plan::Mischief;
 use super::rng::Rng;
 use super::sometimes::Rare;
 use super::source::{Sources, Sourcing};
 use super::sourced::account;
+use super::way::Way;
 use super::world::{Event, World};
 
 impl World {
@@ -39,6 +41,14 @@ impl World {
         tracing::info!(at_ms = now_ms, ?kind, api = described.no, utility, "strikes");
         let (until_ms, no) = (now_ms + while_ms, described.no);
         let mut state = ground.state();
+        let log_in = described.log_in.filter(|_| Mischief::OF_LOGINS.contains(&kind));
+        if let Some(door) = log_in.and_then(|log_in| state.doors.get_mut(&log_in.no)) {
+            match kind {
+                Mischief::RemoteTakesBack => door.issuer.take_back(),
+                Mischief::RemoteShut => door.shut_until_ms = until_ms,
+                _ => door.vain_until_ms = until_ms,
+            }
+        }
         let gives_back = if kind == Mischief::KillInTurn {
             state.dies_after = Some(rng.within(1, 3));
             state.dies_beside = *workers > 1 && accounts > 1 && rng.one_in(2);
@@ -104,12 +114,22 @@ fn befall(
         }
         Mischief::RemoteCorrects => {
             let by = [-3.0, -2.0, -1.0, 1.0, 2.0, 3.0].map(|by| by / 128.0);
-            let back = 2 + 2 * (described.overlap_ms / interval_ms).unsigned_abs();
+            let anew_ms = described.way.changes().map_or(0, |changes| changes.back_ms);
+            let back = 2 + 2 * (described.overlap_ms.max(anew_ms / 2) / interval_ms).unsigned_abs();
             for _ in 0..rng.within(1, 4) {
                 let at = slot(-signed(rng.below(back)));
+                let is_told = described.way == Way::Windows || !rng.one_in(3);
+                api.feed.corrections.push(Correction { utility: own.clone(), at, since: now, is_told });
                 *api.meter.corrected.entry(own.clone()).or_default().entry(at).or_default() += *rng.pick(&by);
             }
         }
+        Mischief::RemoteBehind => api.feed.behind_until_ms = until_ms,
+        Mischief::RemoteUnsaid => {
+            let slots = (1..=signed(rng.within(1, 4))).map(slot);
+            api.feed.unsaid.extend(slots.map(|at| (own.clone(), at)));
+        }
+        Mischief::RemoteForgets => api.feed.forget(),
+        Mischief::RemoteTakesBack | Mischief::RemoteShut | Mischief::RemoteVain => {}
         _ => return api.meter.withdrawn.insert(own) && rng.one_in(2),
     }
     false

@@ -119,11 +119,25 @@ pub enum Rare {
     GaveWay,
     /// What another device had recorded of a missing slot said something else, and was not lent.
     NotLent,
+    /// A source was not asked for a window, as its word said that nothing was new.
+    WordSpared,
+    /// What an API told by its cursor, and nothing else would have read, was stored.
+    ChangeTold,
+    /// What was put right without a word was found as all was read anew.
+    FoundAnew,
+    /// An API did not know its cursor any more.
+    CursorForgotten,
+    /// A token that was refused was renewed, and the call was answered.
+    TokenRenewed,
+    /// One was renewed before it expired.
+    TokenExpired,
+    /// Sources of an account went by one token.
+    TokenShared,
 }
 
 impl Rare {
     /// All of them.
-    pub const ALL: [Self; 55] = [
+    pub const ALL: [Self; 62] = [
         Self::DuplicateFrame,
         Self::Overtaking,
         Self::TornTail,
@@ -179,6 +193,13 @@ impl Rare {
         Self::LentInPart,
         Self::GaveWay,
         Self::NotLent,
+        Self::WordSpared,
+        Self::ChangeTold,
+        Self::FoundAnew,
+        Self::CursorForgotten,
+        Self::TokenRenewed,
+        Self::TokenExpired,
+        Self::TokenShared,
     ];
 }
 
@@ -234,7 +255,9 @@ impl Sometimes {
             .into_iter()
             .chain(Mischief::OF_MEMORIES)
             .chain(Mischief::OF_PEOPLE)
-            .chain(Mischief::OF_SOURCES);
+            .chain(Mischief::OF_SOURCES)
+            .chain(Mischief::OF_FEEDS)
+            .chain(Mischief::OF_LOGINS);
         all.filter(|kind| !self.struck.contains_key(kind)).collect()
     }
 }

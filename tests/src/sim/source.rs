@@ -11,14 +11,18 @@ use gapless_collector::sources::{self as collector, Done, Ground};
 use gapless_common::time::Timestamp;
 use rusqlite::Connection;
 
+use super::abreast::Promised;
 use super::api::{Api, UTILITIES};
 use super::described::Described;
+use super::door::{Door, LogIn};
+use super::kept::Of;
 use super::panics;
 use super::plan::{Mischief, Scale};
 use super::remote::{Handed, SimGround};
 use super::rng::Rng;
 use super::sometimes::Rare;
 use super::sourced::{Watch, account};
+use super::way::Way;
 use super::world::{Event, World};
 
 /// One in so many runs has some.
@@ -29,6 +33,10 @@ const TURN_MS: u64 = 5_000;
 const TURN_WEEKS_MS: u64 = 61_000;
 /// A worker that is through with a turn sees so much later whether there is another one, in ms.
 const PAUSE_MS: u64 = 50;
+/// A command that asks for what is missing, as the collector's database has its kind.
+const READ_HISTORY: i64 = 5;
+/// What was answered within so long may be among what was seen to be open, in ms.
+const SCANNED_MS: i64 = 60_000;
 /// What could not be written down is written down so much later, in ms.
 const AGAIN_MS: u64 = 5_000;
 
@@ -52,10 +60,20 @@ impl Sourcing {
         if !rng.one_in(ONE_IN) {
             return None;
         }
-        let kinds = Mischief::OF_SOURCES.into_iter().filter(|_| rng.per_mille(400)).collect();
+        let mut kinds: Vec<_> = Mischief::OF_SOURCES.into_iter().filter(|_| rng.per_mille(400)).collect();
         let count = usize::try_from(rng.within(1, 2)).expect("few");
         let mut described: Vec<_> = (0..count).map(|no| Described::draw(no, scale, rng)).collect();
-        if rng.one_in(2) {
+        let mut ways = rng.clone().fork(13);
+        let mut log_ins = rng.clone().fork(14);
+        described.iter_mut().for_each(|one| one.log_in = LogIn::draw(one, &mut log_ins));
+        let is_shared = rng.one_in(2);
+        if is_shared {
+            // One grant of an account is good for all of it.
+            let log_in = described[0].log_in;
+            described.iter_mut().for_each(|one| one.log_in = log_in);
+        }
+        described = described.into_iter().map(|one| Way::draw(&one, &mut ways).of(one)).collect();
+        if is_shared {
             // All limits of an account hold, so each is of both.
             let most = described.iter().map(|described| described.rate.0).sum();
             described.iter_mut().for_each(|described| {
@@ -65,6 +83,10 @@ impl Sourcing {
             // What two APIs say is left of one account would be two things.
             described.iter_mut().for_each(|described| described.has_quota = rng.one_in(2));
         }
+        // What came after the others moves none of their numbers.
+        let mut own = rng.clone().fork(12);
+        let later = Mischief::OF_FEEDS.into_iter().chain(Mischief::OF_LOGINS);
+        kinds.extend(later.filter(|_| own.per_mille(400)));
         let workers = usize::try_from(rng.within(1, 2)).expect("few");
         let turn_ms = if scale == Scale::Hours { TURN_MS } else { TURN_WEEKS_MS };
         let (mean_ms, longest_ms) = (bad_ms / rng.within(4, 16), bad_ms / 4);
@@ -78,6 +100,17 @@ impl Sourcing {
         let turn_ms = if scale == Scale::Hours { TURN_MS } else { TURN_WEEKS_MS };
         let (mean_ms, longest_ms) = (bad_ms / rng.within(4, 16), bad_ms / 4);
         Self { kinds, mean_ms, longest_ms, described: Vec::new(), workers, turn_ms, rng: rng.fork(1) }
+    }
+
+    /// Meters of which what is missing is asked for, or was a moment ago.
+    fn asked_back(&self, database: &Connection) -> rusqlite::Result<BTreeSet<Of>> {
+        let sql = "SELECT a.name FROM commands c JOIN agents a ON a.id = c.agent
+            WHERE c.kind = ?1 AND (c.outcome IS NULL OR c.answered_at > (SELECT max(answered_at) FROM commands) - ?2)";
+        let mut statement = database.prepare_cached(sql)?;
+        let names = statement.query_map([READ_HISTORY, SCANNED_MS], |r| r.get::<_, String>(0))?;
+        let names = names.collect::<rusqlite::Result<BTreeSet<_>>>()?;
+        let asked = self.devices().filter(|(described, utility)| names.contains(&described.agent(utility)));
+        Ok(asked.map(|(described, utility)| (described.no, utility.to_owned())).collect())
     }
 
     /// All devices: of which source, and which meter.
@@ -107,6 +140,8 @@ pub struct Sources {
     pub ground: Arc<SimGround>,
     /// What the oracle knows of them.
     pub(super) watch: Watch,
+    /// What was put right when all was quiet.
+    pub(super) promised: Vec<Promised>,
     process: Option<collector::Sources>,
     /// The turn of each worker, carried out and not ended yet.
     under_way: BTreeMap<usize, Done>,
@@ -121,11 +156,13 @@ impl Sources {
     #[must_use]
     pub fn new(mut plan: Sourcing) -> Self {
         let apis = plan.described.iter().map(Described::api).collect();
-        let ground = Arc::new(SimGround::new(apis, plan.rng.fork(2)));
+        let doors = plan.described.iter().filter_map(|one| Some((one.no, one.log_in?))).collect();
+        let ground = Arc::new(SimGround::new(apis, doors, plan.rng.fork(2)));
         Self {
             plan,
             ground,
             watch: Watch::default(),
+            promised: Vec::new(),
             process: None,
             under_way: BTreeMap::new(),
             unwritten: BTreeSet::new(),
@@ -157,6 +194,7 @@ impl Sources {
         let mut state = self.ground.state();
         state.dies_after = None;
         state.apis.iter_mut().for_each(Api::make_good);
+        state.doors.values_mut().for_each(Door::make_good);
     }
 }
 
@@ -241,6 +279,7 @@ impl World {
             return self.push(now_ms + turn_ms, Event::Source(start, Step::Free(worker)));
         };
         let dies = sources.ground.state().died_ms.is_some();
+        let asked_back = sources.plan.asked_back(connection).expect("the database reads");
         let done = turn.carry_out(connection);
         if let Some(what) = panics::take() {
             self.oracle.find("no panic", what);
@@ -249,7 +288,13 @@ impl World {
             let mut state = sources.ground.state();
             (state.now_ms, state.died_ms.filter(|_| state.is_dead()), std::mem::take(&mut state.handed))
         };
-        let findings = sources.watch.note_turn(&sources.plan, &sources.ground.state(), &handed);
+        let findings = {
+            let state = sources.ground.state();
+            let mut findings = sources.watch.note_turn(&sources.plan, &state, &handed);
+            findings.extend(sources.watch.spared.note_turn(&state.calls_of_turn(), &asked_back));
+            findings.extend(sources.watch.passes.note_turn(&sources.plan, &state.calls_of_turn()));
+            findings
+        };
         match died_ms {
             None => {
                 sources.under_way.insert(worker, done);

@@ -14,10 +14,12 @@ use super::clock::truth;
 use super::described::{Described, SITE};
 use super::judge::Findings;
 use super::kept::{Kept, Of, Place, Told, is_marked};
+use super::passes::Passes;
 use super::remote::{Call, Handed, State};
 use super::rest::FILLED;
 use super::sometimes::Rare;
 use super::source::Sourcing;
+use super::spared::Spared;
 use super::world::World;
 
 /// A device that is refused before anything of it is known is asked again after this time, in ms.
@@ -51,6 +53,10 @@ pub(super) struct Watch {
     pub(super) unreached: BTreeSet<Place>,
     /// When each agent was born last.
     pub(super) born_ms: BTreeMap<String, u64>,
+    /// What need not be asked.
+    pub(super) spared: Spared,
+    /// The tokens in force.
+    pub(super) passes: Passes,
 }
 
 impl Watch {
@@ -71,6 +77,8 @@ impl Watch {
         self.begun.clear();
         self.withdrawn.clear();
         self.rests_until.clear();
+        self.spared.end();
+        self.passes.end();
         // What it never heard it was not told.
         self.kept.told.retain(|_, told| told.at_ms < now_ms);
     }
@@ -78,12 +86,12 @@ impl Watch {
     /// The collector's clock was set back: what is still so far off that it was reckoned before that is asked at once.
     pub(super) fn note_set_back(&mut self) {
         self.withdrawn.retain(|_, until| *until == Timestamp(i64::MAX));
+        self.passes.note_set_back();
     }
 
     /// A turn was carried out, and this is what it hands in.
     pub(super) fn note_turn(&mut self, plan: &Sourcing, state: &State, handed: &[(u64, Handed)]) -> Findings {
-        let calls: Vec<&Call> = state.calls.iter().rev().take_while(|call| call.turn == state.turn).collect();
-        let calls: Vec<&Call> = calls.into_iter().rev().collect();
+        let calls = state.calls_of_turn();
         let mut findings = Findings::new();
         let records: Vec<(u64, AgentPath, Record)> =
             handed.iter().flat_map(|(at_ms, handed)| of(*at_ms, handed)).collect();
@@ -103,7 +111,7 @@ impl Watch {
                 Record::Readings(readings) => {
                     for sample in &readings.samples {
                         let told = (agent, readings.at.0, sample.value.as_ref());
-                        self.note_spoken(plan, &calls, told, &mut findings);
+                        self.note_spoken((plan, state), &calls, told, &mut findings);
                     }
                 }
                 Record::Misses(misses) => {
@@ -177,10 +185,10 @@ impl Watch {
         }
     }
 
-    /// A reading is handed in: the API has told it in this turn.
+    /// A reading is handed in: the API has told it in this turn, or before as a change of one that was not read since.
     fn note_spoken(
         &mut self,
-        plan: &Sourcing,
+        (plan, state): (&Sourcing, &State),
         calls: &[&Call],
         (agent, at, value): (&str, i64, Option<&Value>),
         findings: &mut Findings,
@@ -199,7 +207,12 @@ impl Watch {
             };
             of.is_some_and(is_it) && call.rows.get(&at) == Some(&bits)
         };
-        if !calls.iter().any(is_told) {
+        let is_by_cursor = |(described, utility): (&Described, &str)| {
+            let place = (utility.to_owned(), at);
+            let mut own = state.life().filter(|call| call.api == described.no);
+            own.any(|call| call.heard.rows.get(&place) == Some(&bits))
+        };
+        if !calls.iter().any(is_told) && !of.is_some_and(is_by_cursor) {
             findings.push(("no invention", format!("{agent} at {at}: {value:?}, and no API told that")));
         }
         let device = of.map(|(described, utility)| described.device(utility)).unwrap_or_default();
@@ -260,6 +273,7 @@ impl Watch {
         };
         let last = own().next().and_then(|call| call.status);
         let newest = own().filter_map(|call| call.rows.last_key_value()).map(|(at, _)| *at).max();
+        let newest = newest.max(state.told_by_cursor(described.no, utility).map(|(at, _)| at).max());
         let is_true = |slot: i64| {
             let at = slot * described.interval_ms;
             let is_settled = |call: &Call| {
@@ -269,7 +283,8 @@ impl Watch {
             match misses.cause {
                 Cause::NotRecorded => {
                     let mut asked = own().filter(|call| call.is_answered() && call.asks_for(at));
-                    asked.next().is_some_and(|call| call.lacks(at) && is_settled(call))
+                    let is_lacked = asked.next().is_some_and(|call| call.lacks(at) && is_settled(call));
+                    is_lacked || state.is_nothing_new(described.no, utility, (at, at_ms), is_settled)
                 }
                 Cause::NotConnected => matches!(last, Some(403 | 404)),
                 _ => false,
@@ -299,7 +314,7 @@ impl World {
         })
     }
 
-    /// A device of a source of which something is due that is not there.
+    /// A device of a source of which something is due that is not there, or not as its API has it.
     pub(super) fn behind(&self) -> Option<String> {
         let (sources, committer) = (self.sources.as_ref()?, self.center.committer.as_ref()?);
         let state = sources.ground.state();
@@ -313,11 +328,15 @@ impl World {
             let beyond_ms = described.lag_ms + PROVEN_INTERVALS * described.interval_ms + PROVEN_MS;
             (until.is_none_or(|until| until < truth(self.now_ms).plus_ms(-beyond_ms))).then_some(device)
         });
-        late.next()
+        let late = late.next();
+        drop(state);
+        late.or_else(|| self.outdated())
     }
 
     /// What the run reached of them.
     pub(super) fn note_sources_reached(&mut self) {
+        self.note_changes_reached();
+        self.note_tokens_reached();
         let (Some(sources), Some(committer)) = (&self.sources, &self.center.committer) else { return };
         let calls = &sources.ground.state().calls;
         let described = &sources.plan.described;
@@ -370,7 +389,9 @@ pub(super) fn account(described: &Described) -> String {
 
 /// No slot is asked for twice within a turn, but for what is read again each time.
 fn check_windows(plan: &Sourcing, before: &[&Call], call: &Call, findings: &mut Findings) {
-    let overlap_ms = plan.described[call.api].overlap_ms;
+    let described = &plan.described[call.api];
+    // Where all is read anew what is missing may be asked for beside it.
+    let overlap_ms = described.way.changes().map_or(0, |changes| changes.back_ms).max(described.overlap_ms);
     let is_same = |other: &&&Call| other.api == call.api && other.utility == call.utility;
     let twice = before.iter().filter(is_same).find(|other| {
         let (from, to) = (other.window.0.max(call.window.0), other.window.1.min(call.window.1));

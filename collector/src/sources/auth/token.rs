@@ -6,6 +6,7 @@
 
 use std::collections::BTreeMap;
 
+use gapless_common::planted::{self, Bug};
 use gapless_common::time::Timestamp;
 use serde::Deserialize;
 use serde_json::Value as Json;
@@ -140,7 +141,7 @@ impl Tokens {
     /// Where a call stands at `now`.
     pub(in crate::sources) fn standing(&mut self, now: Timestamp) -> Standing {
         if let Some((token, until)) = &self.access
-            && until.is_none_or(|until| now < until)
+            && (until.is_none_or(|until| now < until) || planted::has(Bug::TokenPastItsTime))
         {
             return Standing::Token(token.clone());
         }
@@ -228,7 +229,7 @@ impl Tokens {
     pub(in crate::sources) fn refused(&mut self, token: &str, now: Timestamp) -> bool {
         if let Some((_, until)) = self.vain_token.as_mut().filter(|(vain, _)| vain == token) {
             *until = (*until).min(now.plus_ms(REFUSAL_MS.1));
-            if now < *until {
+            if now < *until && !planted::has(Bug::TokenStorm) {
                 return false;
             }
         }

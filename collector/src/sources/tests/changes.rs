@@ -84,6 +84,32 @@ fn of_what_changed_at_a_device_that_is_not_known_people_are_told_once() {
 }
 
 #[test]
+fn what_was_still_to_come_when_a_source_was_asked_is_not_missing_by_its_answer() {
+    for (asked_ms, is_missing) in [(60_000, false), (0, true)] {
+        let mut bench = Bench::new(&[UNLIMITED]);
+        bench.shell.lister = None;
+        drop(bench.device("a"));
+        bench.look().unwrap();
+        let (now, grid) = (clock::now(), bench.shell.devices[0].device.grid);
+        let slot = grid.slot_at(now.plus_ms(-3_600_000));
+        // The slot is settled by half a minute.
+        bench.shell.pace.lag_ms = now.since_ms(grid.at(slot)) - 30_000;
+        let mut differ = Differ::new(Arc::clone(&bench.api));
+        bench.shell.known(0).unwrap().seen = differ.delta.last();
+        let spec = bench.api.description.delta.clone().unwrap();
+        let answer = spec.parse(r#"{"changes": [], "cursor": "1"}"#).unwrap();
+        differ.delta.take(answer, now.plus_ms(-asked_ms), |_, _| None);
+        bench.shell.differ = Some(differ);
+        bench.written();
+        assert_eq!(bench.shell.poll_changes(0, now, Urgency::Asked).unwrap(), Outcome::NoData);
+        let missed = bench.missed();
+        let has_slot =
+            missed.iter().any(|(first, count, _)| (*first..first + i64::from(*count)).contains(&slot.0));
+        assert!(!missed.is_empty() && has_slot == is_missing, "{missed:?}");
+    }
+}
+
+#[test]
 fn rows_that_came_by_themselves_before_a_read_do_not_undo_what_it_found() {
     for is_history in [false, true] {
         let mut bench = Bench::new(&[("device = \"thermostat\"", "device = \"thermostat\"\nrows = true")]);
@@ -114,5 +140,8 @@ fn rows_that_came_by_themselves_before_a_read_do_not_undo_what_it_found() {
         }
         bench.shell.poll_changes(0, of(40), Urgency::Asked).unwrap();
         assert_eq!(bench.written(), expected, "{is_history}");
+        let grid = bench.shell.devices[0].device.grid;
+        let first = fake.told().windows.iter().map(|(from, _)| *from).min().unwrap();
+        assert_eq!(grid.at(grid.slot_at(first)), first, "it is read anew from a slot on");
     }
 }
