@@ -9,11 +9,14 @@ use crate::housekeeping::{Facts, Policy, Verdict, verdict};
 use crate::jobs::{queue::Scope, shard};
 use crate::store::housekeeping::{self as rows, Removed};
 use crate::store::model::{DeviceNo, StopReason};
-use crate::store::{alerts, commands, jobs, parked, unasked};
+use crate::store::{alerts, commands, drops, jobs, parked, unasked};
 use gapless_common::time::Timestamp;
 
 /// The sweep comes to each device once in so many seconds; to what is removed by its age once in as many.
 const SWEEP_SECONDS: u64 = 60;
+/// What was read of the files of a drop is known for so long after it was heard of last: one that is not described any more, or by
+/// another name.
+const DROPS_KEPT_MS: i64 = 90 * 86_400_000;
 
 /// What is to be tidied away.
 #[derive(Debug, Default)]
@@ -21,12 +24,14 @@ pub(super) struct Found {
     devices: Vec<(i64, Verdict)>,
     jobs: Vec<i64>,
     alerts: Vec<i64>,
+    /// Drops of which nobody has heard for long.
+    drops: Vec<i64>,
 }
 
 impl Found {
     pub(super) fn is_empty(&self) -> bool {
-        let Self { devices, jobs, alerts } = self;
-        devices.is_empty() && jobs.is_empty() && alerts.is_empty()
+        let Self { devices, jobs, alerts, drops } = self;
+        devices.is_empty() && jobs.is_empty() && alerts.is_empty() && drops.is_empty()
     }
 }
 
@@ -58,6 +63,7 @@ pub(super) fn sweep(connection: &Connection, policy: &Policy, now: Timestamp) ->
         let before = |age_ms: i64| now.plus_ms(age_ms.saturating_neg());
         found.jobs = rows::old_jobs(connection, before(policy.job_history_ms))?;
         found.alerts = rows::old_alerts(connection, before(policy.alerts_ms))?;
+        found.drops = drops::left(connection, before(DROPS_KEPT_MS))?;
     }
     Ok(found)
 }
@@ -78,6 +84,10 @@ impl Apply<'_, '_> {
         }
         rows::forget_jobs(connection, &found.jobs)?;
         rows::forget_alerts(connection, &found.alerts)?;
+        for agent in &found.drops {
+            tracing::info!(agent, "a drop is gone for long: what was read of its files is forgotten");
+            drops::forget(connection, *agent)?;
+        }
         let removed = [
             (Removed::JobHistory, found.jobs.len(), "by its age"),
             (Removed::Alerts, found.alerts.len(), "over, and old"),

@@ -23,7 +23,7 @@ use gapless_common::cost::message_bytes;
 use gapless_common::time::Timestamp;
 
 pub use lease::Viewing;
-pub use orders::{Act, Ask, Asked, Order, Orders, Refused, Task, Wish};
+pub use orders::{Act, Ask, Asked, HasRead, Order, Orders, Refused, Task, Wish};
 
 /// Messages that wait for the writer at most; 64 KiB each at most, so 16 MiB. Beyond it the shell holds back.
 pub const INBOUND_MAX: usize = 256;

@@ -4,8 +4,9 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use gapless_common::id::SiteId;
+use gapless_common::id::{Epoch, Seq, SiteId};
 use gapless_common::time::Timestamp;
+use gapless_common::topic::AgentPath;
 use tokio::sync::{mpsc, oneshot};
 
 use super::{Inbound, Viewing};
@@ -13,7 +14,7 @@ use crate::alerts::delivery::Answer;
 use crate::api::Problem;
 use crate::jobs::queue::Why;
 use crate::live::Granted;
-use crate::store::model::{DeviceNo, DeviceRow, PendingJob};
+use crate::store::model::{DeviceNo, DeviceRow, DropChanges, PendingJob};
 
 /// How long somebody waits for the answer to an order.
 const ANSWER_WITHIN: Duration = Duration::from_secs(10);
@@ -159,8 +160,26 @@ pub enum Task {
         /// Whether it could be written down.
         done: oneshot::Sender<bool>,
     },
+    /// Files of a drop were read; said once it is written down, which is once all that came of them is stored.
+    HasRead {
+        /// What.
+        read: HasRead,
+        /// Whether it could be written down.
+        done: oneshot::Sender<bool>,
+    },
     /// See what has become due, and say when that is done.
     LookAfterGaps(oneshot::Sender<()>),
+}
+
+/// That files of a drop were read.
+#[derive(Debug)]
+pub struct HasRead {
+    /// Whose.
+    pub path: AgentPath,
+    /// What came of them was said in this epoch up to that seq.
+    pub said: (Epoch, Seq),
+    /// What is known of them now.
+    pub changes: DropChanges,
 }
 
 impl From<Inbound> for Task {
@@ -250,6 +269,18 @@ impl Orders {
     pub(crate) fn called(&self, account: &str, at: Timestamp, since: Timestamp) -> Option<bool> {
         let account = account.to_owned();
         self.write_down(|done| Task::Called { account, at, since, done })
+    }
+
+    /// Files of a drop were read, and what came of them said up to there; waits until that is stored, too. Answers as
+    /// [`told`](Self::told).
+    pub(crate) fn has_read(
+        &self,
+        path: &AgentPath,
+        said: (Epoch, Seq),
+        changes: DropChanges,
+    ) -> Option<bool> {
+        let read = HasRead { path: path.clone(), said, changes };
+        self.write_down(|done| Task::HasRead { read, done })
     }
 
     /// Hands a task in and waits until it is written down. Returns whether it is, or `None` where there is no writer any more.

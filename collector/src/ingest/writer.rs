@@ -13,7 +13,7 @@ use tokio::sync::mpsc::error::TryRecvError;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::committer::{Committer, LoadError};
-use super::orders::{Act, Ask, Asked, Refused};
+use super::orders::{Act, Ask, Asked, HasRead, Refused};
 use super::turns::Turns;
 use super::{Inbound, Order, Outbound, Task, Viewing};
 use crate::alerts::delivery::Answer;
@@ -114,6 +114,7 @@ enum Other {
     Act(Act, oneshot::Sender<Result<(), Refused>>),
     Told(String, i64, Answer, oneshot::Sender<bool>),
     Called(String, Timestamp, Timestamp, oneshot::Sender<bool>),
+    HasRead(HasRead, oneshot::Sender<bool>),
     LookAfterGaps(oneshot::Sender<()>),
 }
 
@@ -183,6 +184,7 @@ impl Writer {
                 Some(Task::Called { account, at, since, done }) => {
                     self.others.push(Other::Called(account, at, since, done));
                 }
+                Some(Task::HasRead { read, done }) => self.others.push(Other::HasRead(read, done)),
                 Some(Task::LookAfterGaps(done)) => self.others.push(Other::LookAfterGaps(done)),
                 None => return false,
             }
@@ -227,6 +229,18 @@ impl Writer {
                     }
                     // Where nobody waits any more the collector is ending.
                     let _ = done.send(called.is_ok());
+                }
+                // What came of the files is among the messages that wait.
+                Other::HasRead(read, done) if !self.committer.has_stored(&read) && !self.turns.is_empty() => {
+                    self.others.push(Other::HasRead(read, done));
+                }
+                Other::HasRead(read, done) => {
+                    let written = self.committer.has_read(&read, clock::now());
+                    if let Err(error) = &written {
+                        tracing::error!(%error, agent = %read.path, "which files were read could not be written down");
+                    }
+                    // It says so again.
+                    let _ = done.send(written.unwrap_or(false));
                 }
                 Other::LookAfterGaps(done) => {
                     if let Err(error) = self.committer.hears(self.health.receiving(), clock::now()) {

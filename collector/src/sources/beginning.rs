@@ -10,13 +10,14 @@ use rusqlite::Connection;
 
 use super::describe::Whose;
 use super::failure::{Failure, guarded};
+use super::fetch::Recalled;
 use super::life::{Known, Life, Polled};
 use super::shell::{RETRY_FIRST_MS, RETRY_MAX_MS, SPENT_MS, Shell};
 use super::standing::{UNREAD, WITHDRAWN_MS, unsaid};
 use super::voice::{Begin, Voice};
 use crate::jobs::budget::Urgency;
 use crate::obstacle;
-use crate::store::sources;
+use crate::store::{drops, sources};
 
 /// A device's first call may wait so long; after that it is as what is stale.
 const FIRST_MS: i64 = 300_000;
@@ -128,6 +129,8 @@ impl Shell {
         if known.proven_until.is_none() && known.due_since.is_some() {
             polled.fetch.was_never_read();
         }
+        let (due_since, files) = (known.due_since, drops::recall(connection, &path)?);
+        polled.fetch.recall(Recalled { due_since, files });
         let begin = Begin { previous: known.previous, ..polled.begin };
         let past = Past::of(polled, known.attributes);
         let (next, since) = match known_until {

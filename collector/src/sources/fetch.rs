@@ -7,6 +7,7 @@ use super::describe::Asked;
 use super::failure::Failure;
 use super::rows::{Parsed, Row};
 use crate::jobs::budget::Urgency;
+use crate::store::model::{DropChanges, DropRow, FileRow, Named};
 
 /// A part of what has come to a source that says by itself what is new.
 #[derive(Debug, Default)]
@@ -42,6 +43,15 @@ impl End {
     }
 }
 
+/// What an earlier process knew of a device.
+#[derive(Debug, Default)]
+pub(super) struct Recalled {
+    /// Since when it is due.
+    pub(super) due_since: Option<Timestamp>,
+    /// What was read of its files; nothing where they were not looked at, or by an earlier program.
+    pub(super) files: Option<(DropRow, Vec<Named<FileRow>>)>,
+}
+
 /// What one device of a source has, however it is reached. Each call may take its time; only the worker that has its source makes them.
 pub(super) trait Fetch: Send {
     /// How far back there is anything, on the device's grid.
@@ -70,6 +80,17 @@ pub(super) trait Fetch: Send {
 
     /// These stretches, half open, are missing at a start, and still asked for.
     fn missing(&mut self, _gaps: Vec<(Timestamp, Timestamp)>) {}
+
+    /// What was known of it when an earlier process ended; told before anything is asked.
+    fn recall(&mut self, _recalled: Recalled) {}
+
+    /// What is to be known of its files after a restart, and is not written down yet: true once all rows that it gave are stored.
+    fn unwritten(&self) -> Option<DropChanges> {
+        None
+    }
+
+    /// That is written down.
+    fn written(&mut self) {}
 }
 
 /// What whoever looks after a source goes by, whatever its kind.

@@ -6,9 +6,12 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
+use gapless_common::id::{Epoch, Seq};
 use gapless_common::time::Timestamp;
+use gapless_common::topic::AgentPath;
 
 use crate::ingest::{Inbound, Orders};
+use crate::store::model::DropChanges;
 use crate::store::{sources, sqlite};
 use crate::{authorities, clock};
 
@@ -41,6 +44,12 @@ pub trait Ground: Send + Sync {
     /// # Errors
     /// The database could not be read.
     fn calls(&self, account: &str, since: Timestamp) -> rusqlite::Result<Vec<Timestamp>>;
+
+    /// Files of a drop were read, and what came of them said up to there. Waits until that is stored and this written down, and returns
+    /// whether it is, or `None` where there is no writer any more. A ground without folders is never asked.
+    fn has_read(&self, _path: &AgentPath, _said: (Epoch, Seq), _changes: DropChanges) -> Option<bool> {
+        None
+    }
 }
 
 /// Calls of one source over HTTP.
@@ -159,5 +168,9 @@ impl Ground for Process {
 
     fn calls(&self, account: &str, since: Timestamp) -> rusqlite::Result<Vec<Timestamp>> {
         sources::calls(&sqlite::open_reader(&self.database)?, account, since)
+    }
+
+    fn has_read(&self, path: &AgentPath, said: (Epoch, Seq), changes: DropChanges) -> Option<bool> {
+        self.orders.has_read(path, said, changes)
     }
 }

@@ -84,6 +84,11 @@ impl Voice {
         &self.path
     }
 
+    /// Its epoch, and the last seq that it has used.
+    pub(crate) fn said(&self) -> (Epoch, Seq) {
+        (self.epoch, Seq(self.next.saturating_sub(1)))
+    }
+
     /// The first messages: who it is, and what is due of it from `since` on.
     pub(crate) fn opening(
         &mut self,

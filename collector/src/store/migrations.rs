@@ -2,7 +2,7 @@
 //! changed once a database may have gone through it.
 
 /// From which version on, and what. To be carried out in order.
-pub(super) const LACKS: [(i64, &str); 18] = [
+pub(super) const LACKS: [(i64, &str); 19] = [
     (1, TO_2),
     (2, TO_3),
     (3, TO_4),
@@ -21,6 +21,7 @@ pub(super) const LACKS: [(i64, &str); 18] = [
     (16, TO_17),
     (17, TO_18),
     (18, TO_19),
+    (19, TO_20),
 ];
 
 /// What a database of version 1 lacks.
@@ -288,3 +289,29 @@ CREATE INDEX devices_of_agent ON devices (agent)";
 
 /// What a database of version 18 lacks.
 const TO_19: &str = "CREATE TABLE unheard (from_at INTEGER PRIMARY KEY, to_at INTEGER NOT NULL);";
+/// What a database of version 19 lacks. What was read of which file is not known to it: the first look goes by what is proven.
+const TO_20: &str = "CREATE TABLE drops (
+    agent INTEGER PRIMARY KEY REFERENCES agents (id),
+    reads INTEGER,
+    from_ts INTEGER NOT NULL,
+    spoilt BLOB NOT NULL
+);
+CREATE TABLE drop_files (
+    agent INTEGER NOT NULL REFERENCES agents (id),
+    name TEXT NOT NULL,
+    device_no INTEGER NOT NULL,
+    inode INTEGER NOT NULL,
+    size INTEGER NOT NULL,
+    modified_ms INTEGER NOT NULL,
+    modified_ns INTEGER NOT NULL,
+    state INTEGER NOT NULL,
+    was_there INTEGER NOT NULL,
+    has_half INTEGER NOT NULL,
+    is_half_told INTEGER NOT NULL,
+    offset INTEGER,
+    head INTEGER,
+    before INTEGER,
+    first_ts INTEGER,
+    last_ts INTEGER,
+    PRIMARY KEY (agent, name)
+) WITHOUT ROWID";

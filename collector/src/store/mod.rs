@@ -9,6 +9,7 @@ pub(crate) mod cell;
 pub(crate) mod commands;
 mod complete;
 pub(crate) mod descriptions;
+pub(crate) mod drops;
 pub(crate) mod gap_lives;
 pub(crate) mod health;
 pub(crate) mod hearing;

@@ -3,6 +3,7 @@
 
 mod alerts;
 mod complete;
+mod drops;
 mod gaps;
 mod leases;
 mod meters;
@@ -27,6 +28,7 @@ pub use self::alerts::{
 };
 pub use crate::ledger::DeviceNo;
 pub use complete::{Absence, AbsentSlot, GridRow};
+pub use drops::{DropChanges, DropRow, FileRow, FileState, Named};
 pub use gaps::{Awaited, GapChoice, GapEventRow, GapFilter, GapRow, GapState, SlotState, StripRun};
 pub use leases::{LeaseAgent, LeaseRow, LeaseState, TrafficRow};
 pub use meters::{GapCount, JobTimes, Meters};

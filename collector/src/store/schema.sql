@@ -1,4 +1,4 @@
--- Version 19 of the collector's database. Instants are milliseconds since 1970 UTC; 64-bit unsigned numbers
+-- Version 20 of the collector's database. Instants are milliseconds since 1970 UTC; 64-bit unsigned numbers
 -- (epochs, hashes, incarnations) are kept as the signed number of the same bits; seqs are plain.
 -- Everything that decides anything is here: a collector may be killed at any instant and lose nothing.
 
@@ -544,6 +544,42 @@ CREATE TABLE calls (
     at INTEGER NOT NULL
 );
 CREATE INDEX calls_of ON calls (account, at);
+
+-- Drops of files, each with the agent of its device. (Schema 20.) reads: how rows are made of its files, as a number; where another
+-- description makes other rows, or this is NULL (nothing is known of its files any more), all that is there is read anew. from_ts: of
+-- files that were there at the first look of all only rows from here on are of interest. spoilt: instants of lines that cannot be
+-- read and may not be accounted for yet, 8 bytes each, little endian.
+CREATE TABLE drops (
+    agent INTEGER PRIMARY KEY REFERENCES agents (id),
+    reads INTEGER,
+    from_ts INTEGER NOT NULL,
+    spoilt BLOB NOT NULL
+);
+
+-- What was read of their files, by the names below the folder: those that the last look has listed. Written once the rows that came of a
+-- file are. device_no to modified_ns: what the listing said of it when it was read. state: 0 it is to be read, 1 all of it was, 2 it is
+-- older than what is of interest. was_there: at the first look of all. has_half: a line without its end stands behind the place;
+-- is_half_told: that was said. offset, head, before: where a plain one was read to, and the CRC-32C of its begin and of what is before
+-- that (common::files::tail::Mark). first_ts, last_ts: of its rows. (Schema 20.)
+CREATE TABLE drop_files (
+    agent INTEGER NOT NULL REFERENCES agents (id),
+    name TEXT NOT NULL,
+    device_no INTEGER NOT NULL,
+    inode INTEGER NOT NULL,
+    size INTEGER NOT NULL,
+    modified_ms INTEGER NOT NULL,
+    modified_ns INTEGER NOT NULL,
+    state INTEGER NOT NULL,
+    was_there INTEGER NOT NULL,
+    has_half INTEGER NOT NULL,
+    is_half_told INTEGER NOT NULL,
+    offset INTEGER,
+    head INTEGER,
+    before INTEGER,
+    first_ts INTEGER,
+    last_ts INTEGER,
+    PRIMARY KEY (agent, name)
+) WITHOUT ROWID;
 
 -- API tokens: only the SHA-256 of each is kept.
 CREATE TABLE tokens (

@@ -72,7 +72,7 @@ pub(crate) fn missing(
     connection.prepare(sql)?.query_map([path.site.as_str(), device], row)?.collect()
 }
 
-fn number(connection: &Connection, path: &AgentPath) -> rusqlite::Result<Option<AgentNo>> {
+pub(super) fn number(connection: &Connection, path: &AgentPath) -> rusqlite::Result<Option<AgentNo>> {
     let sql = "SELECT a.id FROM agents a JOIN sites s ON s.id = a.site WHERE s.name = ?1 AND a.name = ?2";
     let names = [path.site.as_str(), path.agent.as_str()];
     connection.prepare_cached(sql)?.query_row(names, |r| r.get(0).map(AgentNo)).optional()

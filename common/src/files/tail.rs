@@ -88,6 +88,17 @@ pub enum Came {
     Replaced,
 }
 
+/// A place in a file, for whoever keeps it longer than the [`Tail`]: to be found again by reading up to it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Mark {
+    /// Behind the last line that was taken.
+    pub offset: u64,
+    /// CRC-32C of the first [`HEAD_BYTES`] of what was taken.
+    pub head: u32,
+    /// CRC-32C of the bytes before the place that are compared at each read.
+    pub check: u32,
+}
+
 /// One file.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Tail {
@@ -129,6 +140,12 @@ impl Tail {
     #[must_use]
     pub const fn is_beyond(&self, size: u64) -> bool {
         size < self.offset
+    }
+
+    /// Its place. Of two files with the same one it is not known that they are not the same.
+    #[must_use]
+    pub fn mark(&self) -> Mark {
+        Mark { offset: self.offset, head: self.head.1, check: crc32c::crc32c(&self.check) }
     }
 
     /// How many bytes from the begin [`is_head`](Self::is_head) compares; none where nothing was taken.

@@ -1,13 +1,14 @@
-//! Who is told of alerts, and what sources have called: written down before and after those who do it.
+//! Who is told of alerts, and what sources have called and read: written down before and after those who do it.
 
 use gapless_common::time::Timestamp;
 
 use super::Committer;
 use crate::alerts::delivery::Answer;
 use crate::alerts::notice::Told;
+use crate::ingest::HasRead;
 use crate::store::model::ReceiverName;
 use crate::store::receivers::{self, Gone, Owed};
-use crate::store::sources;
+use crate::store::{drops, sources};
 
 impl Committer {
     /// These are the receivers of alerts; to be called once after opening. What is owed to one that is gone is said, and kept
@@ -68,5 +69,24 @@ impl Committer {
     /// The database failed: the call is not to be made.
     pub fn called(&mut self, account: &str, at: Timestamp, since: Timestamp) -> rusqlite::Result<()> {
         self.uncounted(at, |apply| sources::called(apply.batch.connection, account, at, since)).map(drop)
+    }
+
+    /// Whether all that was said of files before this is stored.
+    #[must_use]
+    pub fn has_stored(&self, read: &HasRead) -> bool {
+        let (epoch, last) = read.said;
+        self.agent(&read.path).is_some_and(|agent| agent.is_committed(epoch, 1, last.0))
+    }
+
+    /// Files of a drop were read. Returns whether that is written down: not where what came of them is not stored.
+    ///
+    /// # Errors
+    /// The database failed: they are not known to have been read.
+    pub fn has_read(&mut self, read: &HasRead, now: Timestamp) -> rusqlite::Result<bool> {
+        if !self.has_stored(read) {
+            return Ok(false);
+        }
+        self.uncounted(now, |apply| drops::write(apply.batch.connection, &read.path, &read.changes))?;
+        Ok(true)
     }
 }

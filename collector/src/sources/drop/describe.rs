@@ -11,13 +11,14 @@ use gapless_common::files::glob::is_below;
 use gapless_common::id::SiteId;
 use gapless_common::text::parse_size_bytes;
 use serde::Deserialize;
+use sha2::{Digest as _, Sha256};
 
 use super::super::describe::{Asked, Class, DeviceSpec, Span, wrong};
 use super::super::devices::Shared;
 use super::super::fetch::Pace;
 use super::command::Program;
 use super::device::{DropDevice, Settings};
-use super::form::RowSpec;
+use super::form::{LastLine, RowSpec};
 use super::lines::Meaning;
 use super::packing::Packing;
 use super::place::{Folder, Place};
@@ -220,21 +221,26 @@ impl DropDescription {
             ));
         }
         let RowSpec { status, status_invalid, invalid, overflow_above, .. } = &self.rows;
+        let meaning = Meaning {
+            form: self.rows.form()?,
+            values: asked.values.clone(),
+            status: status.clone(),
+            status_invalid: status_invalid.clone(),
+            invalid: invalid.clone(),
+            overflow_above: *overflow_above,
+        };
+        let packing = self.packing()?;
+        let channels = asked.device.channels.iter().map(|channel| channel.id.as_str());
+        let reads = reads(&meaning, self.rows.last_line, &packing, &channels.collect::<Vec<_>>());
         Ok(Settings {
             source: self.name.clone(),
             pattern,
             grid: asked.device.grid,
             first_ms: self.first.map(|span| span.0),
-            meaning: Meaning {
-                form: self.rows.form()?,
-                values: asked.values.clone(),
-                status: status.clone(),
-                status_invalid: status_invalid.clone(),
-                invalid: invalid.clone(),
-                overflow_above: *overflow_above,
-            },
+            meaning,
             last_line: self.rows.last_line,
-            packing: self.packing()?,
+            packing,
+            reads,
         })
     }
 
@@ -285,6 +291,16 @@ impl DropDescription {
     }
 }
 
+/// All of a description by which rows are made of a file, as a number. Which files there are is no part of it, nor are limits: what
+/// was beyond one was not read. A later program that calls any of it by another name reads all files once more.
+fn reads(meaning: &Meaning, last_line: LastLine, packing: &Packing, channels: &[&str]) -> u64 {
+    let Packing { unpack, entries, decrypt, is_unpacked_first, bytes_max: _ } = packing;
+    let decrypt = decrypt.as_ref().map(|program| &program.argv);
+    let text = format!("{:?}", (channels, meaning, last_line, unpack, entries, decrypt, is_unpacked_first));
+    let digest = Sha256::digest(text);
+    digest.first_chunk().map_or(0, |bytes| u64::from_le_bytes(*bytes))
+}
+
 /// Host with its user, port and folder of `USER@HOST:PORT/PATH`.
 fn remote(text: &str) -> Result<(String, Option<u16>, String), String> {
     let wrong = || {
@@ -323,7 +339,6 @@ fn remote(text: &str) -> Result<(String, Option<u16>, String), String> {
 mod tests {
     use gapless_common::files::form::Kind;
 
-    use super::super::form::LastLine;
     use super::*;
 
     const EXAMPLE: &str = include_str!("../../../sources/logger-drop.toml");
@@ -404,6 +419,34 @@ mod tests {
         }
         let largest = told("folder = \"/mnt/share/mast-7\"", "folder = \"/x\"\nlargest = \"many\"");
         assert!(largest.contains("64MiB"), "{largest}");
+    }
+
+    #[test]
+    fn what_makes_other_rows_of_the_same_files_is_told_from_what_does_not() {
+        let reads = |from: &str, to: &str| {
+            assert!(EXAMPLE.contains(from), "{from} is not in the example");
+            let description = DropDescription::read(&EXAMPLE.replacen(from, to, 1)).unwrap();
+            description.settings(&description.asked().unwrap()[0]).unwrap().reads
+        };
+        let (same, other) = (reads("", ""), false);
+        let rows = [
+            ("Met_{logger}*.dat", "Met_{logger}*", !other),
+            ("every = \"10m\"", "every = \"1h\"", !other),
+            ("# first", "first", !other),
+            ("# largest = \"64MiB\"", "largest = \"1MiB\"", !other),
+            ("unit = \"V\"", "unit = \"mV\"", !other),
+            ("\"+00:00\"", "\"+01:00\"", other),
+            ("BattV_Min", "BattV_Max", other),
+            ("\"battery\"", "\"volts\"", other),
+            ("-9999.0", "-6999.0", other),
+            ("# last_line", "last_line", other),
+            ("# entries", "entries", other),
+            ("# decrypt = ", "decrypt = ", other),
+            ("format = \"toa5\"", "format = \"csv\"\ntime = \"t\"", other),
+        ];
+        for (from, to, is_same) in rows {
+            assert_eq!(reads(from, to) == same, is_same, "{to}");
+        }
     }
 
     #[test]

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use gapless_common::time::{SlotGrid, Timestamp};
 
 use super::super::failure::Failure;
-use super::super::fetch::{End, Fetch, News};
+use super::super::fetch::{End, Fetch, News, Recalled};
 use super::super::rows::{Parsed, Row};
 use super::files::{Begun, Cut, Files, Half, Holding, Stretch};
 use super::form::LastLine;
@@ -14,6 +14,7 @@ use super::lines::Meaning;
 use super::open::Open;
 use super::packing::Packing;
 use super::place::{Listing, Place, Trouble};
+use crate::store::model::{DropChanges, DropRow};
 
 /// Rows of one part: what is held in memory beside the text of one file.
 const PART_ROWS: usize = 5_000;
@@ -38,6 +39,8 @@ pub(super) struct Settings {
     pub(super) last_line: LastLine,
     /// How text is made of files.
     pub(super) packing: Packing,
+    /// All of that by which rows are made of a file, as a number.
+    pub(super) reads: u64,
 }
 
 /// See the module.
@@ -50,6 +53,12 @@ pub(in crate::sources) struct DropDevice {
     gaps: Vec<Stretch>,
     /// From where on all is of interest, of a device that was never read: files may come before the first look at them.
     since: Option<Timestamp>,
+    /// Since when it is due, where it is known from an earlier process.
+    due_since: Option<Timestamp>,
+    /// Of files that the first look of all finds nothing before it is ever of interest; known once there was that look.
+    floor: Option<Timestamp>,
+    /// What an earlier process kept of its files is of no use.
+    is_anew: bool,
     look: Option<Look>,
     /// What ended the look, once what came before it is handed on.
     failed: Option<Trouble>,
@@ -124,6 +133,9 @@ impl DropDevice {
             files,
             gaps,
             since: None,
+            due_since: None,
+            floor: None,
+            is_anew: true,
             look: None,
             failed: None,
             spoilt: Vec::new(),
@@ -133,6 +145,10 @@ impl DropDevice {
     fn begin_look(&mut self, from: Timestamp, now: Duration) -> Result<Look, Trouble> {
         self.spoilt.retain(|at| *at >= from);
         let listing = self.place.list(&self.settings.pattern)?;
+        self.floor.get_or_insert(match self.settings.first_ms {
+            None => Timestamp(i64::MIN),
+            Some(_) => self.since.or(self.due_since).unwrap_or(from),
+        });
         let (gaps, from) = (&mut self.gaps, self.since.unwrap_or(from));
         let queue = self.files.listed(&listing, now, || Cut { from, gaps: std::mem::take(gaps) });
         let queue = queue.map_err(Trouble::Place)?.into();
@@ -224,7 +240,7 @@ impl DropDevice {
     fn read_all(&mut self, file: &Holding, mut each: impl FnMut(Row)) -> Result<(), Trouble> {
         let Settings { meaning, packing, .. } = &self.settings;
         let Holding { half, is_settled, .. } = *file;
-        let begun = Begun { size: file.stat.size, reader: None, cut: None, half, is_settled };
+        let begun = Begun { size: file.stat.size, reader: None, mark: None, cut: None, half, is_settled };
         let mut open = Open::new(&file.name, begun, &mut *self.place, packing, meaning)?;
         while let Some((rows, _)) = open.next(&mut *self.place, meaning)? {
             rows.into_iter().for_each(&mut each);
@@ -372,6 +388,35 @@ impl Fetch for DropDevice {
 
     fn missing(&mut self, gaps: Vec<Stretch>) {
         self.gaps = gaps;
+    }
+
+    fn recall(&mut self, recalled: Recalled) {
+        self.due_since = recalled.due_since;
+        let Some((about, files)) = recalled.files else { return };
+        (self.since, self.floor) = (Some(about.from), Some(about.from));
+        self.is_anew = about.reads != Some(self.settings.reads);
+        if self.is_anew {
+            let source = &self.settings.source;
+            tracing::info!(
+                source,
+                "its files are not known, or make other rows by now: all that are there are read anew"
+            );
+            return;
+        }
+        self.spoilt = about.spoilt;
+        self.files.recall(files);
+    }
+
+    fn unwritten(&self) -> Option<DropChanges> {
+        let (files, is_anew) = (self.files.unwritten(), self.is_anew);
+        let about =
+            DropRow { reads: Some(self.settings.reads), from: self.floor?, spoilt: self.spoilt.clone() };
+        (is_anew || !files.is_empty()).then_some(DropChanges { about, is_anew, files })
+    }
+
+    fn written(&mut self) {
+        self.is_anew = false;
+        self.files.written();
     }
 }
 

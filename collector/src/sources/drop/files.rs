@@ -1,15 +1,18 @@
 //! Which files of a drop are to be read, and what is known of those that were. Pure.
 //!
-//! What is read of a plain file is remembered by its place in it; a packed one is read anew whenever it has changed.
+//! What is read of a plain file is remembered by its place in it; a packed one is read anew whenever it has changed. What of it
+//! is kept over restarts is in `kept`.
 //!
-//! Contract: [`Files::listed`] with what a look finds, then for each name it gives [`Files::begin`] and one of
+//! Contract: [`Files::recall`] first, where an earlier process knew anything; [`Files::listed`] with what a look finds, then for each name it gives [`Files::begin`] and one of
 //! [`Files::read`], [`Files::unread`], [`Files::growing`], [`Files::spoilt`] and [`Files::gone`]. `now` is how long the device
 //! has been there, and never goes back.
 
-use std::collections::BTreeMap;
+mod kept;
+
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use gapless_common::files::tail::Stat;
+use gapless_common::files::tail::{Mark, Stat};
 use gapless_common::time::Timestamp;
 
 use super::form::LastLine;
@@ -74,11 +77,13 @@ struct File {
     state: State,
     /// Where it was read to, if it is a plain one.
     reader: Option<Reader>,
+    /// The same, for whoever reads on in another process.
+    mark: Option<Mark>,
     /// Behind that stands a line without its end, which was not read.
     has_half: bool,
     /// First and last instant of its rows, where all of them are known.
     span: Option<Stretch>,
-    /// Of a file that was there at the first look.
+    /// Of a file that was there at the first look of all.
     is_old: bool,
 }
 
@@ -89,6 +94,8 @@ pub(super) struct Begun {
     pub(super) size: u64,
     /// Where it was read to, if that is known.
     pub(super) reader: Option<Reader>,
+    /// The same, where that was in another process.
+    pub(super) mark: Option<Mark>,
     /// What of it is of interest, where that is not all.
     pub(super) cut: Option<Cut>,
     /// What to do with a last line without its end.
@@ -123,8 +130,12 @@ pub(super) struct Holding {
 #[derive(Debug, Default)]
 pub(super) struct Files {
     known: BTreeMap<Box<str>, File>,
-    /// Nothing at all was listed yet.
+    /// Nothing at all was listed yet in this process.
     cut: Option<Cut>,
+    /// What an earlier process knew is known: whatever else is there came after its first look.
+    is_recalled: bool,
+    /// What of these is known was not kept yet.
+    unwritten: BTreeSet<Box<str>>,
     last_line: LastLine,
 }
 
@@ -134,8 +145,8 @@ impl Files {
         Self { last_line, ..Self::default() }
     }
 
-    /// What is there now; which of them are to be read, those first that were written first. At the first look only what
-    /// `cut` wants is of interest.
+    /// What is there now; which of them are to be read, those first that were written first. At the first look of all only
+    /// what `cut` wants is of interest.
     ///
     /// # Errors
     /// Nothing is there where something was.
@@ -150,14 +161,30 @@ impl Files {
         }
         let is_first = self.cut.is_none();
         let cut = self.cut.get_or_insert_with(cut);
-        self.known.retain(|name, _| seen.files.contains_key(name) || seen.hides(name));
+        let unwritten = &mut self.unwritten;
+        self.known.retain(|name, _| {
+            let is_there = seen.files.contains_key(name) || seen.hides(name);
+            if !is_there {
+                unwritten.insert(name.clone());
+            }
+            is_there
+        });
         for (name, stat) in &seen.files {
             match self.known.get_mut(name) {
-                Some(known) => known.seen_again(*stat, now),
+                Some(known) => {
+                    if is_first && known.is_mounted_anew(*stat) {
+                        unwritten.insert(name.clone());
+                    }
+                    known.seen_again(*stat, now);
+                }
                 None => {
-                    let is_wanted = !is_first || cut.may_be_in(*stat);
+                    let was_there = is_first && !self.is_recalled;
+                    let is_wanted = !was_there || cut.may_be_in(*stat);
                     let state = if is_wanted { State::New } else { State::Old };
-                    self.known.insert(name.clone(), File::new(*stat, now, state, is_first));
+                    if was_there {
+                        unwritten.insert(name.clone());
+                    }
+                    self.known.insert(name.clone(), File::new(*stat, now, state, was_there));
                 }
             }
         }
@@ -174,7 +201,9 @@ impl Files {
         let cut = self.cut.clone().filter(|_| file.is_old);
         let half = self.last_line.half(file.is_quiet);
         let (size, is_settled) = (file.stat.size, matches!(file.state, State::Growing));
-        Some(Begun { size, reader: file.reader.take(), cut, half, is_settled })
+        let reader = file.reader.take();
+        let mark = file.mark.filter(|_| reader.is_none());
+        Some(Begun { size, reader, mark, cut, half, is_settled })
     }
 
     /// All of it was read, or what is new: the place now, if it is a plain one; whether a line without its end stands behind
@@ -187,7 +216,9 @@ impl Files {
         };
         // Where it is quiet that was read, or was said.
         file.has_half = has_half && !file.is_quiet;
+        file.mark = reader.as_ref().map(Reader::mark);
         (file.state, file.reader) = (State::Read, reader);
+        self.unwritten.insert(name.into());
     }
 
     /// Behind its last line there is one that has no end, and waits for it although the file rests. Whether that is to be said:
@@ -228,6 +259,7 @@ impl Files {
     /// It is not there any more.
     pub(super) fn gone(&mut self, name: &str) {
         self.known.remove(name);
+        self.unwritten.insert(name.into());
     }
 
     /// A look is over: the places in files that are not expected to grow are forgotten.
@@ -235,7 +267,7 @@ impl Files {
         let newest = self.known.values().map(|file| file.stat.modified_ms).max().unwrap_or(0);
         let is_over = |file: &&mut File| file.stat.modified_ms < newest - KEPT_MS && !file.has_half;
         for file in self.known.values_mut().filter(is_over) {
-            file.reader = None;
+            (file.reader, file.mark) = (None, None);
         }
     }
 
@@ -288,6 +320,7 @@ impl File {
             is_half_told: false,
             state,
             reader: None,
+            mark: None,
             has_half: false,
             span: None,
             is_old,
@@ -313,7 +346,7 @@ impl File {
         }
         // What only grew is read on; all else that is another one is read anew, whatever its length.
         if stat.identity != self.stat.identity || stat.size <= self.stat.size {
-            (self.reader, self.span) = (None, None);
+            (self.reader, self.mark, self.span) = (None, None, None);
         }
         // What changes after the first look may hold anything.
         (self.stat, self.state, self.is_old) = (stat, State::New, false);

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use gapless_common::field::{Field, Val, is_infinite};
 use gapless_common::files::form::{Form, LineError};
-use gapless_common::files::tail::{self, Came, Item, Tail};
+use gapless_common::files::tail::{self, Came, Item, Mark, Tail};
 use gapless_common::quality::Quality;
 use gapless_common::time::Timestamp;
 
@@ -119,6 +119,11 @@ impl Reader {
             lines.bad.extend(self.match_columns(meaning, row.fields));
         }
         lines.rows.extend(self.row(meaning, row.at, &row.vals));
+    }
+
+    /// See [`Tail::mark`].
+    pub(super) fn mark(&self) -> Mark {
+        self.tail.mark()
     }
 
     /// How much of the begin of its file [`is_head`](Self::is_head) compares.

@@ -2,6 +2,8 @@
 
 use std::collections::VecDeque;
 
+use gapless_common::files::tail::Mark;
+
 use super::super::rows::Row;
 use super::files::{Begun, Cut, Half, Stretch};
 use super::lines::{Bad, Lines, Meaning, Reader};
@@ -42,6 +44,8 @@ struct Text {
     /// `None` of what is read where it lies.
     bytes: Option<Vec<u8>>,
     reader: Reader,
+    /// Up to there it was read in an earlier process, if it is still the same.
+    known: Option<Mark>,
 }
 
 impl Open {
@@ -53,7 +57,7 @@ impl Open {
         packing: &Packing,
         meaning: &Meaning,
     ) -> Result<Self, Trouble> {
-        let Begun { size, reader, mut cut, half, is_settled } = begun;
+        let Begun { size, reader, mark, mut cut, half, is_settled } = begun;
         let texts = match packing.texts(place, name, size, is_settled)? {
             Texts::Plain => {
                 let kept = match reader {
@@ -65,11 +69,15 @@ impl Open {
                     }
                     None => None,
                 };
+                let known = mark.filter(|mark| mark.offset > 0);
                 let reader = kept.unwrap_or_else(|| Reader::new(meaning));
-                VecDeque::from([Text { name: "".into(), bytes: None, reader }])
+                VecDeque::from([Text { name: "".into(), bytes: None, reader, known }])
             }
             Texts::Packed(texts) => {
-                let text = |(name, bytes)| Text { name, bytes: Some(bytes), reader: Reader::new(meaning) };
+                let text = |(name, bytes)| {
+                    let (bytes, reader) = (Some(bytes), Reader::new(meaning));
+                    Text { name, bytes, reader, known: None }
+                };
                 texts.into_iter().map(text).collect()
             }
         };
@@ -80,6 +88,18 @@ impl Open {
     /// Reads on; nothing where all of it was read.
     pub(super) fn next(&mut self, place: &mut dyn Place, meaning: &Meaning) -> Result<Option<Part>, Trouble> {
         let Some(text) = self.texts.front_mut() else { return Ok(None) };
+        if let Some(mark) = text.known {
+            match text.find_again(mark, &self.name, place, meaning)? {
+                Found::NotYet => {}
+                Found::There => text.known = None,
+                Found::Another => {
+                    tell_anew(&self.name);
+                    (text.known, text.reader) = (None, Reader::new(meaning));
+                    self.cut = None;
+                }
+            }
+            return Ok(Some((Vec::new(), Vec::new())));
+        }
         let (offset, len) = text.reader.wanted();
         let read;
         let bytes = match &text.bytes {
@@ -127,6 +147,36 @@ impl Open {
             self.reader = Some(text.reader);
         }
         Ok(Some((rows, bad)))
+    }
+}
+
+/// Whether a place was found again.
+enum Found {
+    There,
+    NotYet,
+    /// It is in another file.
+    Another,
+}
+
+impl Text {
+    /// Reads on towards a place, of which all rows before it are known.
+    fn find_again(
+        &mut self,
+        mark: Mark,
+        name: &str,
+        place: &mut dyn Place,
+        meaning: &Meaning,
+    ) -> Result<Found, Trouble> {
+        let before = self.reader.mark().offset;
+        let (offset, len) = self.reader.wanted();
+        let len = usize::try_from(mark.offset.saturating_sub(offset)).map_or(len, |left| left.min(len));
+        let is_taken = self.reader.took(meaning, &place.read(name, offset, len)?).is_some();
+        let now = self.reader.mark();
+        Ok(match is_taken && now.offset > before {
+            true if now == mark => Found::There,
+            true if now.offset < mark.offset => Found::NotYet,
+            _ => Found::Another,
+        })
     }
 }
 

@@ -11,6 +11,7 @@ use gapless_common::time::Interval;
 use super::super::files::QUIET;
 use super::super::lines::tests::meaning;
 use super::*;
+use crate::store::model::FileRow;
 
 const NOW: Timestamp = Timestamp(1_767_312_000_000);
 
@@ -75,6 +76,7 @@ fn device_of(shelf: &Shelf, first_ms: Option<i64>, last_line: LastLine) -> DropD
         meaning: Meaning { status: None, ..meaning(&["a"]) },
         last_line,
         packing,
+        reads: 1,
     };
     DropDevice::new(settings, Box::new(shelf.clone()))
 }
@@ -352,4 +354,222 @@ fn what_is_not_read_is_told_beside_what_is() {
     assert!(told.unwrap().starts_with("`files`: means 5 files beside"));
     shelf.change(|lying| lying.left_out = 0);
     assert_eq!(look(&mut device, now), (Vec::new(), None));
+}
+
+/// What an earlier process kept of a device's files, as the next one finds it.
+#[derive(Default)]
+struct Kept {
+    about: Option<DropRow>,
+    files: BTreeMap<Box<str>, FileRow>,
+}
+
+impl Kept {
+    /// Writes down what has changed; returns whether anything has.
+    fn take(&mut self, device: &mut DropDevice) -> bool {
+        let Some(changes) = device.unwritten() else { return false };
+        device.written();
+        if changes.is_anew {
+            self.files.clear();
+        }
+        for (name, file) in changes.files {
+            match file {
+                Some(file) => drop(self.files.insert(name, file)),
+                None => drop(self.files.remove(&name)),
+            }
+        }
+        self.about = Some(changes.about);
+        true
+    }
+
+    /// A device of a new process that finds it, and of which all before the minute `no` is proven.
+    fn recalled_by(&self, mut device: DropDevice) -> DropDevice {
+        let files = self
+            .about
+            .clone()
+            .map(|about| (about, self.files.iter().map(|(name, file)| (name.clone(), *file)).collect()));
+        device.recall(Recalled { due_since: Some(minute(0)), files });
+        device
+    }
+}
+
+fn minute(no: i64) -> Timestamp {
+    Timestamp(NOW.0 - 86_400_000 + no * 60_000)
+}
+
+/// What the first look of a new process brings, after these changes to a drop with two files that was read: `a` with minutes 10 to 20,
+/// and `b` with 20 to 30. All before 30 is proven.
+fn after_a_restart(change: impl FnOnce(&Shelf)) -> Vec<(i64, f64)> {
+    let (shelf, mut kept, now) = (Shelf::default(), Kept::default(), Duration::ZERO);
+    shelf.put("a", text(10..20));
+    shelf.put("b", text(20..30));
+    let mut first = device(&shelf, None);
+    first.was_never_read();
+    assert_eq!(look(&mut first, now).0, rows(10..30));
+    assert!(kept.take(&mut first));
+    assert_eq!((look(&mut first, now).0.len(), kept.take(&mut first)), (0, false), "nothing changes");
+    change(&shelf);
+    let mut second = kept.recalled_by(device(&shelf, None));
+    let (brought, _) = look_from(&mut second, minute(30), now);
+    assert_eq!(kept.take(&mut second), second.is_anew || !brought.is_empty() || kept.files.len() != 2);
+    assert_eq!(look_from(&mut second, minute(30), now).0, [], "once");
+    // A third process finds the same.
+    let mut third = kept.recalled_by(device(&shelf, None));
+    assert_eq!((look_from(&mut third, minute(30), now).0, kept.take(&mut third)), (Vec::new(), false));
+    brought
+}
+
+#[test]
+fn what_became_of_files_while_there_was_no_collector_is_read_as_if_there_had_been_one() {
+    let corrected = text(10..20).replace(&line(12, 0.5), &line(12, 0.7));
+    let mut with_corrected = rows(10..20);
+    with_corrected[2].1 = 0.7;
+    let mut grown_and_corrected = with_corrected.clone();
+    grown_and_corrected.push((20, 0.5));
+    type Change = Box<dyn FnOnce(&Shelf)>;
+    let of = |change: fn(&Shelf)| Box::new(change) as Change;
+    let (same_length, longer) = (corrected.clone(), corrected + &line(20, 0.5));
+    let rows: [(&str, Change, Vec<(i64, f64)>); 9] = [
+        ("nothing", of(|_| ()), Vec::new()),
+        (
+            "it was replaced, as long as before",
+            Box::new(move |shelf| shelf.put("a", same_length)),
+            with_corrected,
+        ),
+        ("replaced and longer", Box::new(move |shelf| shelf.put("a", longer)), grown_and_corrected),
+        ("shorter", of(|shelf| shelf.put("a", text(10..13))), rows(10..13)),
+        ("grown", of(|shelf| shelf.put("b", text(20..33))), rows(30..33)),
+        ("written again with the same", of(|shelf| shelf.put("b", text(20..30))), rows(20..30)),
+        ("older rows", of(|shelf| shelf.put("c", text(0..5))), rows(0..5)),
+        (
+            "older rows in a file that is old itself, as one that the pattern did not mean",
+            of(|shelf| shelf.change(|lying| drop(lying.files.insert("c", (text(0..5).into(), 0))))),
+            rows(0..5),
+        ),
+        ("gone", of(|shelf| shelf.change(|lying| drop(lying.files.remove("a")))), Vec::new()),
+    ];
+    for (what, change, expected) in rows {
+        assert_eq!(after_a_restart(change), expected, "{what}");
+    }
+}
+
+#[test]
+fn a_file_that_was_not_kept_is_read_again_and_one_that_was_gone_when_it_is_back() {
+    let (shelf, mut kept, now) = (Shelf::default(), Kept::default(), Duration::ZERO);
+    shelf.put("a", text(0..3));
+    let mut first = device(&shelf, None);
+    assert_eq!(look(&mut first, now).0, rows(0..3));
+    assert!(kept.take(&mut first));
+    // Killed before what came then was written down.
+    shelf.put("b", text(3..6));
+    assert_eq!(look(&mut first, now).0, rows(3..6));
+    let mut second = kept.recalled_by(device(&shelf, None));
+    assert_eq!(look_from(&mut second, minute(6), now).0, rows(3..6));
+    // The database did not take it: it is written down the next time.
+    let unwritten = second.unwritten();
+    assert!(unwritten.is_some());
+    assert_eq!((look_from(&mut second, minute(6), now).0.len(), second.unwritten()), (0, unwritten));
+    assert!(kept.take(&mut second));
+    shelf.change(|lying| drop(lying.files.remove("b")));
+    assert_eq!((look(&mut second, now).0.len(), kept.take(&mut second), kept.files.len()), (0, true, 1));
+    shelf.put("b", text(3..6));
+    assert_eq!(look(&mut kept.recalled_by(device(&shelf, None)), now).0, rows(3..6));
+    // Folders that cannot be listed have forgotten nothing, and a share that is not mounted is none.
+    shelf.change(|lying| lying.files.clear());
+    let told = kept.recalled_by(device(&shelf, None)).news_at(minute(6), now).unwrap_err().to_string();
+    assert!(told.contains("is the share mounted?"), "{told}");
+}
+
+#[test]
+fn what_an_earlier_program_has_read_is_not_known_and_goes_by_what_is_proven() {
+    let (shelf, mut kept, now) = (Shelf::default(), Kept::default(), Duration::ZERO);
+    shelf.put("a", text(0..3));
+    let mut migrated = kept.recalled_by(device(&shelf, None));
+    migrated.missing(vec![(minute(1), minute(2))]);
+    assert_eq!(look_from(&mut migrated, minute(2), now).0, rows(1..3));
+    assert!(kept.take(&mut migrated));
+    shelf.put("b", text(-5..0));
+    let mut next = kept.recalled_by(device(&shelf, None));
+    assert_eq!(look_from(&mut next, minute(3), now).0, rows(-5..0), "what comes from then on is");
+}
+
+#[test]
+fn how_far_back_the_first_look_goes_is_known_for_good() {
+    let (shelf, mut kept, now) = (Shelf::default(), Kept::default(), Duration::ZERO);
+    let device = || device(&shelf, Some(86_400_000 - 2 * 60_000));
+    shelf.put("a", text(0..5));
+    shelf.put("b", text(0..6));
+    shelf.change(|lying| lying.unreadable.push("b"));
+    shelf.change(|lying| drop(lying.files.insert("old", (text(0..7).into(), 0))));
+    let mut first = device();
+    let begin = first.oldest(NOW).unwrap();
+    assert_eq!(begin, minute(2));
+    assert_eq!(look_from(&mut first, begin, now).0, rows(2..5));
+    assert!(kept.take(&mut first));
+    shelf.change(|lying| lying.unreadable.clear());
+    let mut second = kept.recalled_by(device());
+    assert_eq!(look_from(&mut second, minute(5), now).0, rows(2..6), "what could not be read then is tried");
+    assert!(kept.take(&mut second));
+    // Rows are made otherwise from now on.
+    let mut third = device();
+    third.settings.reads += 1;
+    let mut third = kept.recalled_by(third);
+    let all: Vec<_> = rows(2..5).into_iter().chain(rows(2..6)).collect();
+    assert_eq!(look_from(&mut third, minute(6), now).0, all);
+    assert!(kept.take(&mut third));
+    assert_eq!((kept.files.len(), kept.about.as_ref().unwrap().reads), (3, Some(2)));
+    let about = kept.about.take().map(|about| DropRow { reads: None, ..about });
+    let mut fourth = Kept { about, ..Kept::default() }.recalled_by(device());
+    assert_eq!(look_from(&mut fourth, minute(6), now).0, all, "it was tidied away");
+}
+
+#[test]
+fn half_a_line_and_a_line_that_is_spoilt_are_known_after_a_restart() {
+    let (shelf, mut kept, begin) = (Shelf::default(), Kept::default(), Duration::ZERO);
+    let device = || device_of(&shelf, None, LastLine::Whole);
+    shelf.put("a", text(0..2) + &line(2, 0.5).replace(",0.5", ",1,2") + line(3, 1.0).trim_end());
+    let mut first = device();
+    assert_eq!(look(&mut first, begin).0, rows(0..2));
+    assert!(kept.take(&mut first));
+    let mut second = kept.recalled_by(device());
+    let mut end = second.news_at(minute(2), begin).unwrap().end.unwrap();
+    assert_eq!((end.cause(minute(2)), kept.take(&mut second)), (Cause::Corrupt, false));
+    assert_eq!(look_from(&mut second, minute(2), begin + QUIET).0, [(3, 1.0)], "its file rests");
+    assert!(kept.take(&mut second));
+    let mut third = kept.recalled_by(device());
+    end = third.news_at(minute(4), begin + QUIET).unwrap().end.unwrap();
+    assert_eq!(
+        (end.cause(minute(2)), kept.take(&mut third)),
+        (Cause::NotRecorded, false),
+        "it is accounted for"
+    );
+    shelf.put("a", text(0..2) + &line(2, 0.5).replace(",0.5", ",1,2") + &line(3, 1.0) + &line(4, 2.0));
+    assert_eq!(look_from(&mut third, minute(4), begin + QUIET).0, [(3, 1.0), (4, 2.0)], "its end has come");
+}
+
+#[test]
+fn a_share_that_is_mounted_anew_holds_the_same_files() {
+    struct Mounted(Shelf, (u64, u64));
+    impl Place for Mounted {
+        fn list(&mut self, pattern: &str) -> Result<Listing, Trouble> {
+            let mut listing = self.0.list(pattern)?;
+            listing.files.values_mut().for_each(|stat| stat.identity = self.1);
+            Ok(listing)
+        }
+        fn read(&mut self, name: &str, offset: u64, len: usize) -> Result<Vec<u8>, Trouble> {
+            self.0.read(name, offset, len)
+        }
+    }
+    let (shelf, mut kept, now) = (Shelf::default(), Kept::default(), Duration::ZERO);
+    shelf.put("a", text(0..3));
+    let on = |identity| {
+        let mut device = device(&shelf, None);
+        device.place = Box::new(Mounted(shelf.clone(), identity));
+        device
+    };
+    // Which file system and which file of it; what is read again.
+    for (identity, again) in [((1, 5), 3), ((1, 5), 0), ((1, 6), 3), ((2, 7), 0), ((2, 7), 0), ((2, 8), 3)] {
+        let mut device = kept.recalled_by(on(identity));
+        assert_eq!(look_from(&mut device, minute(0), now).0.len(), again, "{identity:?}");
+        let _ = kept.take(&mut device);
+    }
 }
