@@ -95,6 +95,65 @@ fn files_of_a_folder_are_read_as_they_come_and_what_comes_late_fills_its_gap() {
     assert_eq!(known.len(), 0, "{known:?}");
 }
 
+/// Waits until the collector has written down that it has read so many files.
+fn until_read(home: &Home, count: i64) {
+    let database = home.folder.path().join("data/gapless.db");
+    wait::until("the files to be known", WITHIN, || {
+        let database = rusqlite::Connection::open(&database).map_err(|error| error.to_string())?;
+        let sql = "SELECT count(*) FROM drop_files WHERE state = 1";
+        let read: i64 = database.query_row(sql, [], |row| row.get(0)).map_err(|error| error.to_string())?;
+        if read == count { Ok(()) } else { Err(format!("{read} of {count}")) }
+    });
+}
+
+#[test]
+fn what_is_put_down_replaced_or_meant_only_now_while_there_is_no_collector_is_read_at_its_start() {
+    let logger = Logger::of_rows(3 * DAY);
+    let share = tempfile::tempdir().expect("a folder");
+    let folder = share.path();
+    put(folder, "Met_1234_1.dat", logger.toa5(DAY..2 * DAY));
+    date(folder, "Met_1234_1.dat", logger.at(2 * DAY));
+    put(folder, "Met_1234_2.dat", logger.toa5(2 * DAY..3 * DAY));
+    put(folder, "Late_1234.zip", zipped(&[("a.dat", logger.toa5(0..10).as_bytes())]));
+    date(folder, "Late_1234.zip", logger.at(10));
+    let words = [("folder = \"/mnt/share/mast-7\"", &*folder_words(folder))];
+    let mut home = Home::start(&[drop_description(&words)]);
+    until_speeds(&home, "mast", &logger.speeds(DAY..3 * DAY));
+    until_read(&home, 2);
+
+    let corrected = |rows: std::ops::Range<i64>, row: i64, speed| {
+        let text = logger.toa5(rows);
+        let (before, after) = (logger.row(row, Logger::speed(row)), logger.row(row, speed));
+        assert!(text.contains(&before) && before.len() == after.len());
+        text.replace(&before, &after)
+    };
+    let (row, unseen) = (2 * DAY + 7, DAY + 5);
+    let description = home.folder.path().join("source-0.toml");
+    home.kill_and(|_| {
+        put(folder, "Met_1234_2.dat", corrected(2 * DAY..3 * DAY, row, 9.0));
+        put(folder, "Met_1234_0.dat", logger.toa5(20..30));
+        date(folder, "Met_1234_0.dat", logger.at(30));
+        // Nothing tells this one from the file that was read: so it shows whether that is read again.
+        std::fs::write(folder.join("Met_1234_1.dat"), corrected(DAY..2 * DAY, unseen, 14.0))
+            .expect("it can be written");
+        date(folder, "Met_1234_1.dat", logger.at(2 * DAY));
+        let text = std::fs::read_to_string(&description).expect("it is there");
+        let wider = text.replace("files = \"Met_{logger}*.dat\"", "files = \"*_{logger}*\"");
+        assert_ne!(wider, text);
+        std::fs::write(&description, wider).expect("it can be written");
+    });
+    let mut wanted = logger.speeds((0..10).chain(20..30).chain(DAY..3 * DAY));
+    wanted.insert(logger.at(row).0, (Some(9.0), "good".to_owned()));
+    until_speeds(&home, "mast", &wanted);
+    until_read(&home, 4);
+    assert_eq!(revised(&home), 1, "nothing else was written again");
+
+    // Once its time says that it is another one it is.
+    date(folder, "Met_1234_1.dat", logger.at(2 * DAY + 1));
+    wanted.insert(logger.at(unseen).0, (Some(14.0), "good".to_owned()));
+    until_speeds(&home, "mast", &wanted);
+}
+
 /// The last parts of all names below a folder, in order.
 fn names_below(folder: &Path) -> Vec<String> {
     let mut names = Vec::new();

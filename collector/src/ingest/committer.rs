@@ -473,7 +473,9 @@ mod tests {
     use gapless_common::topic::{AgentPath, Up};
 
     use super::*;
-    use crate::store::ReadStore;
+    use crate::ingest::HasRead;
+    use crate::store::model::{DropChanges, DropRow};
+    use crate::store::{ReadStore, drops};
 
     fn path() -> AgentPath {
         AgentPath { site: SiteId::new("farm").unwrap(), agent: AgentId::new("gw").unwrap() }
@@ -565,6 +567,25 @@ mod tests {
         let Some(Outbound::Publish { payload, .. }) = answers.first() else { panic!("no answer") };
         let Ok(Message::Ack(ack)) = wire::decode(payload) else { panic!("no acknowledgement") };
         ack.epochs[0].watermark.0
+    }
+
+    #[test]
+    fn files_are_known_to_have_been_read_only_once_what_came_of_them_is_stored() {
+        let about = DropRow { reads: Some(1), from: Timestamp(0), spoilt: Vec::new() };
+        let changes = DropChanges { about, is_anew: true, files: Vec::new() };
+        let read = HasRead { path: path(), said: (Epoch(1), Seq(501)), changes };
+        let later = HasRead { said: (Epoch(1), Seq(502)), changes: read.changes.clone(), path: path() };
+        let mut committer = in_memory();
+        let is_known =
+            |committer: &Committer| drops::recall(committer.connection(), &path()).unwrap().is_some();
+        assert!(!committer.has_read(&read, NOW).unwrap() && !is_known(&committer));
+        drop(committer.apply(&[dense(1)], NOW).unwrap());
+        assert!(!committer.has_read(&read, NOW).unwrap() && !is_known(&committer), "it was not committed");
+        committer.attempt(&[dense(1)], NOW).unwrap();
+        assert!(!committer.has_read(&later, NOW).unwrap() && !is_known(&committer), "not all of it");
+        let before = committer.head();
+        assert!(committer.has_read(&read, NOW).unwrap() && is_known(&committer));
+        assert_eq!(committer.head(), before, "nothing of it is news");
     }
 
     #[test]

@@ -21,11 +21,11 @@ impl Files {
 
     /// What has changed since it was [written](Self::written): files that are not listed any more have no row.
     pub(in super::super) fn unwritten(&self) -> Vec<Named<Option<FileRow>>> {
-        let row = |name: &Box<str>| match self.known.get(name) {
+        let rows = self.unwritten.iter().filter_map(|name| match self.known.get(name) {
             None => Some((name.clone(), None)),
             Some(file) => Some((name.clone(), Some(file.row()?))),
-        };
-        self.unwritten.iter().filter_map(row).collect()
+        });
+        rows.collect()
     }
 
     /// All of that is.
