@@ -177,6 +177,12 @@ impl Engine {
                 let readings = Readings { device, acquired, at, samples };
                 self.gather(&Record::Readings(readings), told_at, now);
                 let done = self.polls.answered(device);
+                if !done.is_empty() {
+                    // Who asked wants the reading, and that without waiting for a flush; it goes before the word that it was made.
+                    self.commit(now)?;
+                    self.core.handle(core::Event::Flushed, now.boot_ms);
+                    self.act(now)?;
+                }
                 self.end_polls(done, &Outcome::Done, now);
             }
             BusEvent::Missed(run) => self.gather(&Record::Misses(run), now.wall, now),

@@ -27,6 +27,9 @@ pub enum BackupError {
     /// There is an unfinished copy.
     #[error("{0} exists: another backup is under way, or was cut off; remove it if none is")]
     Unfinished(PathBuf),
+    /// What is to be put back is damaged.
+    #[error("{0} is damaged, and nothing was changed: {1}; put back another backup")]
+    Damaged(PathBuf, String),
     /// A file could not be made, synced, or given its name.
     #[error("cannot write {path}")]
     File {
@@ -71,6 +74,50 @@ pub fn backup(from: &Path, to: &Path) -> Result<(), BackupError> {
     outcome
 }
 
+/// Puts a copy of the backup `from` in the place of `database`, while no collector runs. What was there is kept under the name that
+/// is returned, where anything was: whatever lies beside it belongs to it, and to no backup.
+///
+/// # Errors
+/// [`BackupError`]; the database is as it was then.
+pub fn restore(from: &Path, database: &Path) -> Result<Option<PathBuf>, BackupError> {
+    let (fresh, before) = (with_suffix(database, ".restored"), with_suffix(database, ".replaced"));
+    if fs::symlink_metadata(&before).is_ok() {
+        return Err(BackupError::Exists(before));
+    }
+    let damage = damage(from).map_err(|source| BackupError::Database {
+        from: from.into(),
+        to: database.into(),
+        source,
+    })?;
+    if let Some(damage) = damage {
+        return Err(BackupError::Damaged(from.to_owned(), damage));
+    }
+    backup(from, &fresh)?;
+    let there = fs::symlink_metadata(database).is_ok();
+    let moved = ["-wal", "-shm", ""].iter().try_for_each(|suffix| {
+        match fs::rename(with_suffix(database, suffix), with_suffix(&before, suffix)) {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => Err(e),
+            _ => Ok(()),
+        }
+    });
+    let failed = |source| BackupError::File { path: database.to_owned(), source };
+    moved
+        .and_then(|()| fs::rename(&fresh, database))
+        .and_then(|()| sync(folder_of(database)))
+        .map_err(failed)?;
+    Ok(there.then_some(before))
+}
+
+/// What SQLite finds wrong with a file first.
+fn damage(file: &Path) -> rusqlite::Result<Option<String>> {
+    let said: String = sqlite::open_reader(file)?.query_row("PRAGMA quick_check(1)", [], |r| r.get(0))?;
+    Ok((said != "ok").then_some(said))
+}
+
+fn folder_of(file: &Path) -> &Path {
+    file.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
+}
+
 fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
     let mut name = OsString::from(path);
     name.push(suffix);
@@ -86,8 +133,7 @@ fn complete(from: &Path, partial: &Path, to: &Path) -> Result<(), BackupError> {
     let failed = |source| BackupError::File { path: to.to_owned(), source };
     sync(partial).map_err(failed)?;
     fs::rename(partial, to).map_err(failed)?;
-    let folder = to.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    sync(folder).map_err(failed)
+    sync(folder_of(to)).map_err(failed)
 }
 
 #[expect(clippy::disallowed_methods, reason = "a backup is a file of its own, which no store syncs")]

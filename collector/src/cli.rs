@@ -1,6 +1,6 @@
 //! The command line of `gapless-collector`.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 use clap::{Parser, Subcommand};
@@ -27,6 +27,13 @@ enum Command {
     /// Copy the database to a new file while the collector runs.
     Backup {
         /// The new file.
+        file: PathBuf,
+    },
+    /// See whether all that `run` reads at its start can be used; nothing is started or changed.
+    Check,
+    /// Put a backup in the place of the database, while the collector does not run.
+    Restore {
+        /// The backup.
         file: PathBuf,
     },
     /// Tokens for the API.
@@ -57,6 +64,8 @@ impl Cli {
         match self.command {
             Command::Run => collect(&config),
             Command::Backup { file } => Ok(backup::backup(&config.database(), &file)?),
+            Command::Check => check(&config),
+            Command::Restore { file } => restore(&config, &file),
             Command::Token(token) => tokens(&config, &token),
         }
     }
@@ -86,8 +95,31 @@ fn collect(config: &Config) -> anyhow::Result<()> {
 }
 
 #[expect(clippy::print_stdout, reason = "the answer to the person who asked")]
+fn check(config: &Config) -> anyhow::Result<()> {
+    run::check(config)?;
+    println!("ok: {} sources, {} receivers of alerts", config.sources.len(), config.alerts.receivers().len());
+    Ok(())
+}
+
+#[expect(clippy::print_stdout, reason = "the answer to the person who asked")]
+fn restore(config: &Config, file: &Path) -> anyhow::Result<()> {
+    let before = run::restore(config, file)?;
+    println!("restored to {}", config.database().display());
+    if let Some(before) = before {
+        println!("what was there is {}: remove it once all is well", before.display());
+    }
+    Ok(())
+}
+
+#[expect(clippy::print_stdout, reason = "the answer to the person who asked")]
 fn tokens(config: &Config, token: &Token) -> anyhow::Result<()> {
-    let connection = sqlite::open_writer(&config.database())?;
+    let database = config.database();
+    let folder = config.data_dir.display();
+    anyhow::ensure!(
+        database.exists(),
+        "there is no database in {folder} yet: start the collector once, or see `data_dir`"
+    );
+    let connection = sqlite::open_writer(&database)?;
     match token {
         Token::Add { name } => println!("{}", tokens::draw(&connection, name)?),
         Token::List => tokens::names(&connection)?.iter().for_each(|name| println!("{name}")),

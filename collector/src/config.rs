@@ -6,6 +6,7 @@ pub mod donors;
 pub mod gaps;
 pub mod housekeeping;
 pub mod named;
+pub mod receivers;
 pub(crate) mod words;
 
 use std::collections::BTreeMap;

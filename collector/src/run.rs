@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -11,14 +11,14 @@ use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, watch};
 
 use crate::api::{self, ApiState, Health};
-use crate::config::alerts::Receiver;
 use crate::config::named::{self, Named};
+use crate::config::receivers::Receiver;
 use crate::config::{BrokerChoice, Config, ConfigError};
 use crate::ingest::committer::{Committer, LoadError};
 use crate::ingest::{INBOUND_MAX, OUTBOUND_MAX, Orders, broker, mqtt, writer};
 use crate::sole::{Sole, SoleError};
 use crate::store::{Reader, names, sqlite};
-use crate::{clock, sources, tell, tokens};
+use crate::{backup, clock, sources, tell, tokens};
 
 /// How often it is seen whether a gap has come due.
 const LOOK_AFTER_GAPS_EVERY: Duration = Duration::from_secs(1);
@@ -93,6 +93,9 @@ pub enum RunError {
     /// A receiver of alerts.
     #[error(transparent)]
     Tell(#[from] tell::StartError),
+    /// A backup.
+    #[error(transparent)]
+    Backup(#[from] backup::BackupError),
     /// The API.
     #[error("cannot serve the API on {listen}")]
     Api {
@@ -181,6 +184,32 @@ pub async fn run(
     Ok(shell?)
 }
 
+/// Whether all that [`run`] reads at its start can be used. Starts and changes nothing.
+///
+/// # Errors
+/// [`RunError`].
+pub fn check(config: &Config) -> Result<(), RunError> {
+    let wrong = |source| RunError::Source { config: config.file.clone().unwrap_or_default(), source };
+    sources::start::check(&config.sources, &config.database()).map_err(wrong)?;
+    config.alerts.receivers().iter().try_for_each(tell::check)?;
+    config.broker()?;
+    password(config)?;
+    if config.database().exists() {
+        warn_of_unknown_names(config);
+    }
+    Ok(())
+}
+
+/// Puts a backup in the place of the database, where no collector runs on it. Returns where that is now.
+///
+/// # Errors
+/// [`RunError`].
+pub fn restore(config: &Config, file: &Path) -> Result<Option<PathBuf>, RunError> {
+    make_folder(&config.data_dir)?;
+    let _sole = Sole::take(&config.data_dir)?;
+    Ok(backup::restore(file, &config.database())?)
+}
+
 /// Waits for threads to end, as long as a stop may take. Returns how many have not.
 fn wait_for(threads: &[JoinHandle<()>]) -> usize {
     let deadline = Instant::now() + STOP_TELLING;
@@ -248,17 +277,18 @@ fn broker_options(
         }
         BrokerChoice::External { host, port, tls } => (host, port, tls, None),
     };
-    let password = match &config.mqtt.password_file {
-        Some(path) => {
-            let read = std::fs::read_to_string(path);
-            let text = read.map_err(|source| RunError::Password { path: path.clone(), source })?;
-            text.lines().next().unwrap_or_default().to_owned()
-        }
-        None => String::new(),
-    };
+    let password = password(config)?;
     let credentials = config.mqtt.user.clone().map(|user| (user, password));
     let tls = tls.then(|| config.ca_file());
     Ok((mqtt::Options { name: config.name.clone(), host, port, credentials, tls, incarnation }, embedded))
+}
+
+/// The collector's password at the broker; empty where it has none.
+fn password(config: &Config) -> Result<String, RunError> {
+    let Some(path) = &config.mqtt.password_file else { return Ok(String::new()) };
+    let read = std::fs::read_to_string(path);
+    let text = read.map_err(|source| RunError::Password { path: path.clone(), source })?;
+    Ok(text.lines().next().unwrap_or_default().to_owned())
 }
 
 #[cfg(test)]

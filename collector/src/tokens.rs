@@ -21,6 +21,9 @@ pub enum TokenError {
     /// The database failed.
     #[error("the database refused the token")]
     Database(#[from] rusqlite::Error),
+    /// It would be called nothing.
+    #[error("a token needs a name: write whom it is for, such as `prometheus`")]
+    Nameless,
     /// No randomness.
     #[error("no random number for a token: {0}")]
     Random(String),
@@ -40,6 +43,9 @@ pub enum TokenError {
 /// # Errors
 /// [`TokenError`].
 pub fn draw(connection: &Connection, name: &str) -> Result<String, TokenError> {
+    if name.trim().is_empty() {
+        return Err(TokenError::Nameless);
+    }
     let token = random()?;
     keep(connection, name, &token)?;
     Ok(token)

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
-use gapless_collector::backup::{BackupError, backup};
+use gapless_collector::backup::{BackupError, backup, restore};
 use gapless_collector::store::sqlite;
 use rusqlite::Connection;
 
@@ -90,4 +90,34 @@ fn what_fails_leaves_nothing_and_overwrites_nothing() {
     }
     assert_eq!(std::fs::read(at("mine")).unwrap(), b"mine");
     assert_eq!(std::fs::read(at("cut.partial")).unwrap(), b"half");
+}
+
+/// What lies beside a database that was killed belongs to it, and would spoil the backup.
+#[test]
+fn a_backup_is_put_back_and_what_was_there_is_kept() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name);
+    let count = |path: &Path| {
+        let connection = sqlite::open_writer(path).unwrap();
+        connection.query_row("SELECT count(*) FROM sites", [], |r| r.get::<_, i64>(0)).unwrap()
+    };
+    let writer = sqlite::open_writer(&at("db")).unwrap();
+    writer.execute("INSERT INTO sites VALUES (1, 'farm')", []).unwrap();
+    backup(&at("db"), &at("copy")).unwrap();
+    writer.execute("INSERT INTO sites VALUES (2, 'mast')", []).unwrap();
+    // As a kill leaves it: the second row is in the log alone.
+    std::mem::forget(writer);
+    assert!(std::fs::metadata(at("db-wal")).unwrap().len() > 0);
+    assert_eq!(restore(&at("copy"), &at("db")).unwrap(), Some(at("db.replaced")));
+    assert_eq!((count(&at("db")), count(&at("db.replaced")), count(&at("copy"))), (1, 2, 1));
+    // Nothing is overwritten, and nothing damaged is put back.
+    assert!(matches!(restore(&at("copy"), &at("db")).unwrap_err(), BackupError::Exists(_)));
+    std::fs::remove_file(at("db.replaced")).unwrap();
+    let mut bytes = std::fs::read(at("copy")).unwrap();
+    bytes[8_192..].fill(0x5a);
+    std::fs::write(at("spoilt"), bytes).unwrap();
+    let refused = restore(&at("spoilt"), &at("db")).unwrap_err();
+    assert!(matches!(refused, BackupError::Damaged(..) | BackupError::Database { .. }), "{refused}");
+    assert_eq!(count(&at("db")), 1);
+    assert!(!at("db.replaced").exists() && !at("db.restored").exists());
 }

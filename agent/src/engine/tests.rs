@@ -2,9 +2,10 @@
 
 use std::sync::Arc;
 
-use gapless_common::id::{AgentId, CatalogHash, Incarnation, SiteId};
-use gapless_common::message::{AgentState, Presence};
+use gapless_common::id::{AgentId, CatalogHash, DeviceId, Incarnation, SiteId};
+use gapless_common::message::{AgentState, Command, CommandBody, Presence};
 use gapless_common::time::Slot;
+use gapless_common::topic::Down;
 use gapless_common::wire::{Message, decode, decode_record, encode};
 
 use super::*;
@@ -27,12 +28,16 @@ fn setup() -> Setup {
 }
 
 fn start(disk: &MemoryDisk) -> Engine {
+    start_as(setup(), disk)
+}
+
+fn start_as(setup: Setup, disk: &MemoryDisk) -> Engine {
     let disk = disk.clone();
     let opener: Opener = Box::new(move |opening| {
         let (journal, found) = Journal::open(Box::new(disk.clone()), &Options::default(), opening)?;
         Ok(Opened { outbox: Box::new(journal), found })
     });
-    Engine::start(setup(), opener, Arc::new(getrandom::u64), now(0)).unwrap()
+    Engine::start(setup, opener, Arc::new(getrandom::u64), now(0)).unwrap()
 }
 
 /// SIGTERM comes before the disk's next try is due: (the disk is back by then, what is durable at the end).
@@ -88,8 +93,19 @@ fn connect(engine: &mut Engine, at_ms: u64) -> ConnectionId {
     connection
 }
 
+/// A message of the collector.
+fn hear(engine: &mut Engine, connection: ConnectionId, (topic, message): (&str, &Message), now: Now) {
+    let (topic, retained) = (topic.to_owned(), matches!(message, Message::Presence(_)));
+    let payload = encode(message).unwrap().into();
+    engine.on_mqtt(MqttEvent::Message { connection, topic, payload, retained }, now).unwrap();
+}
+
+const HERE: Message = Message::Presence(Presence { incarnation: Incarnation(1), online: true });
+const PRESENCE: &str = "gapless/v1/collectors/main";
+
 fn word(message: &Message) -> &'static str {
     match message {
+        Message::Reply(_) => "reply",
         Message::State(AgentState::Birth { .. }) => "birth",
         Message::State(AgentState::Health { .. }) => "health",
         Message::Data(_) => "data",
@@ -104,10 +120,7 @@ fn how_the_gateway_is_goes_out_before_what_it_owes_and_only_where_a_collector_is
     engine.check_deadlines(now(200)).unwrap();
     let told = published(&mut engine);
     assert!(!told.is_empty() && told.iter().all(|m| word(m) == "birth"), "nobody hears of it: {told:?}");
-    let presence = Presence { incarnation: Incarnation(1), online: true };
-    let (topic, retained) = ("gapless/v1/collectors/main".to_owned(), true);
-    let payload = encode(&Message::Presence(presence)).unwrap().into();
-    engine.on_mqtt(MqttEvent::Message { connection, topic, payload, retained }, now(300)).unwrap();
+    hear(&mut engine, connection, (PRESENCE, &HERE), now(300));
     let told = published(&mut engine);
     assert_eq!(told.iter().map(word).collect::<Vec<_>>(), ["health", "data"]);
     let Message::State(AgentState::Health { connection: named, outbox, clock }) = &told[0] else {
@@ -118,4 +131,30 @@ fn how_the_gateway_is_goes_out_before_what_it_owes_and_only_where_a_collector_is
     assert!(engine.next_deadline(now(300)) <= 300 + 15_000);
     engine.check_deadlines(now(59_000)).unwrap();
     assert!(published(&mut engine).iter().all(|message| word(message) != "health"), "nothing has moved");
+}
+
+/// Where readings are gathered for a quarter of an hour, one that was asked for is sent at once, before it is said to be there.
+#[test]
+fn what_was_asked_for_waits_for_no_flush() {
+    let mut setup = setup();
+    setup.uplink.flush_ms = 900_000;
+    setup.devices = vec![DeviceId::new("mast").unwrap()];
+    let commands = setup.path.down(Down::Command);
+    let mut engine = start_as(setup, &MemoryDisk::new());
+    let connection = connect(&mut engine, 100);
+    hear(&mut engine, connection, (PRESENCE, &HERE), now(200));
+    published(&mut engine);
+    let answered = |at_ms: u64| {
+        let (acquired, at) = (Acquired::InSlot(Slot(i64::try_from(at_ms).unwrap())), now(at_ms).wall);
+        BusEvent::Answered { device: DeviceIndex(0), acquired, at, samples: Vec::new() }
+    };
+    engine.on_bus(answered(1_000), now(1_000)).unwrap();
+    engine.check_deadlines(now(3_000)).unwrap();
+    assert_eq!(published(&mut engine), [], "nobody asked for it");
+    let body = CommandBody::PollNow(DeviceId::new("mast").unwrap());
+    let command = Command { id: 1, expires: now(60_000).wall, body };
+    hear(&mut engine, connection, (&commands, &Message::Command(command)), now(4_000));
+    assert!(matches!(engine.next_effect(), Some(Effect::PollNow { command: 1, .. })));
+    engine.on_bus(answered(5_000), now(5_000)).unwrap();
+    assert_eq!(published(&mut engine).iter().map(word).collect::<Vec<_>>(), ["data", "reply"]);
 }

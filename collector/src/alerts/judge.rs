@@ -33,6 +33,8 @@ pub struct DeviceFacts {
     pub allowed_ms: i64,
     /// Why its newest slot was polled in vain, where it was.
     pub missed: Option<Cause>,
+    /// Why the collector could not ask its source when it last tried, where that is so.
+    pub failing: Option<String>,
     /// Slots of its largest gap that is news.
     pub gap_slots: i64,
     /// Since when and why its source does not let it be read, where that is so.
@@ -171,13 +173,18 @@ fn fresh(facts: &DeviceFacts, limits: &Limits, now: Timestamp) -> (Stand, Stand)
     let since = last.plus_ms(facts.allowed_ms).max(facts.listening_since);
     let over_ms = present_ms(since, now, &facts.away);
     let age = long(age_ms);
-    match facts.missed {
-        Some(cause) if over_ms >= limits.silent_ms => {
+    match (facts.missed, &facts.failing) {
+        (Some(_), Some(why)) if over_ms >= limits.silent_ms => {
+            (Stand::Between, Stand::Beyond(format!("it could not be asked for {age}: {why}")))
+        }
+        (Some(cause), None) if over_ms >= limits.silent_ms => {
             (Stand::Between, Stand::Beyond(format!("it has not answered for {age}: {cause}")))
         }
-        None if over_ms >= limits.stale_ms => {
+        (None, failing) if over_ms >= limits.stale_ms => {
             let allowed = long(facts.allowed_ms);
-            (Stand::Beyond(format!("its latest reading is {age} old; {allowed} is allowed")), Stand::Between)
+            let why = failing.as_ref().map_or_else(String::new, |why| format!(": {why}"));
+            let words = format!("its latest reading is {age} old; {allowed} is allowed{why}");
+            (Stand::Beyond(words), Stand::Between)
         }
         _ => (Stand::Between, Stand::Between),
     }

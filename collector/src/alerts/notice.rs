@@ -10,6 +10,8 @@ use super::digest::SINGLE_MAX;
 
 /// Sites that a digest names one by one.
 const SITES_NAMED_MAX: usize = 20;
+/// Devices and agents of a site that a digest names.
+const NAMES_MAX: usize = 8;
 /// Alerts that a document holds; beyond it says how many more there are.
 const ALERTS_MAX: usize = 100;
 
@@ -74,6 +76,14 @@ impl Told {
         self.site.as_deref().unwrap_or("the collector")
     }
 
+    /// What it is called within its site.
+    fn name(&self) -> Option<&str> {
+        match &self.who {
+            Who::Device(name) | Who::Agent(name) => Some(name),
+            Who::Collector => None,
+        }
+    }
+
     const fn state(&self) -> &'static str {
         match (self.is_new, self.resolved_at) {
             (_, None) => "raised",
@@ -90,6 +100,16 @@ impl Told {
             (false, Some(at)) => format!("{subject}: {kind}: over since {at}{awaited}"),
             (true, Some(at)) => format!("{subject}: {kind}: {detail} (over since {at}{awaited})"),
         }
+    }
+}
+
+/// Who is meant, as far as there is room for that in a line.
+fn some_of(names: &BTreeSet<&str>) -> String {
+    let some: Vec<&str> = names.iter().take(NAMES_MAX).copied().collect();
+    match names.len().saturating_sub(NAMES_MAX) {
+        _ if some.is_empty() => String::new(),
+        0 => format!(" ({})", some.join(", ")),
+        more => format!(" ({} and {more} more)", some.join(", ")),
     }
 }
 
@@ -141,16 +161,17 @@ impl Notice {
                 self.told.iter().map(Told::line).collect()
             };
         }
-        let mut sites: BTreeMap<&str, (usize, usize)> = BTreeMap::new();
+        let mut sites: BTreeMap<&str, (usize, usize, BTreeSet<&str>)> = BTreeMap::new();
         for told in &self.told {
-            let (raised, over) = sites.entry(told.place()).or_default();
+            let (raised, over, names) = sites.entry(told.place()).or_default();
             *(if told.resolved_at.is_some() { over } else { raised }) += 1;
+            names.extend(told.name());
         }
         let mut by_count: Vec<_> = sites.into_iter().collect();
-        by_count.sort_by_key(|(site, (raised, over))| (std::cmp::Reverse((*raised, *over)), *site));
-        let line = |(site, (raised, over)): &(&str, (usize, usize))| match over {
-            0 => format!("{site}: {raised} raised"),
-            _ => format!("{site}: {raised} raised, {over} over"),
+        by_count.sort_by_key(|(site, (raised, over, _))| (std::cmp::Reverse((*raised, *over)), *site));
+        let line = |(site, (raised, over, names)): &(&str, (usize, usize, BTreeSet<&str>))| {
+            let over = if *over == 0 { String::new() } else { format!(", {over} over") };
+            format!("{site}: {raised} raised{over}{}", some_of(names))
         };
         let mut lines: Vec<String> = by_count.iter().take(SITES_NAMED_MAX).map(line).collect();
         if by_count.len() > SITES_NAMED_MAX {
@@ -297,10 +318,12 @@ mod tests {
         let lines = region.lines();
         assert_eq!(
             (lines.len(), lines[0].as_str(), lines[20].as_str()),
-            (21, "site-0: 10 raised", "and 5 more sites")
+            (21, "site-0: 10 raised (meter)", "and 5 more sites")
         );
         let document = region.document();
         assert_eq!((&document["more"], document["alerts"].as_array().unwrap().len()), (&json!(150), 100));
-        assert!(region.text().len() < 1_000);
+        assert!(region.text().len() < 1_500);
+        let one = notice((0..12).map(|n| told(n, "north", &format!("m{n:02}"))).collect());
+        assert_eq!(one.lines(), ["north: 12 raised (m00, m01, m02, m03, m04, m05, m06, m07 and 4 more)"]);
     }
 }

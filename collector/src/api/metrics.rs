@@ -21,7 +21,7 @@ use tokio::sync::Mutex;
 
 use super::exposition::{Labels, Rows, Spread, Spreads, older_text};
 use super::{ApiState, Problem, gap_state};
-use crate::store::model::{AgentRow, DeviceRow, GapState, Link, Meters};
+use crate::store::model::{AgentRow, DeviceRow, GapState, Link, Meters, ReceiverRow};
 
 /// An answer is good for so many times as long as it took to find.
 const GOOD_FOR: u32 = 10;
@@ -89,6 +89,7 @@ fn written(state: &ApiState, meters: &Meters, now: Timestamp) -> Result<String, 
     collector(&mut registry, state, meters);
     gaps(&mut registry, meters);
     jobs(&mut registry, meters);
+    alerts(&mut registry, meters);
     agents(&mut registry, &meters.agents, &meters.devices);
     devices(&mut registry, &meters.devices, now);
     let mut text = String::new();
@@ -170,6 +171,25 @@ fn jobs(registry: &mut Registry, meters: &Meters) {
         meters.job_times.iter().map(|times| (vec![("outcome", times.outcome.to_owned())], spread(times)));
     let help = "How long the work of jobs took, by how it ended";
     registry.register_with_unit("job_duration", help, Unit::Seconds, Spreads(rows.collect()));
+}
+
+fn alerts(registry: &mut Registry, meters: &Meters) {
+    let open = meters.alerts.iter().map(|(word, n)| (vec![("kind", (*word).to_owned())], level(*n)));
+    registry.register("alerts", "Alerts that are not over", Rows::Gauges(open.collect()));
+    let there = || meters.receivers.iter().filter(|receiver| receiver.gone_at.is_none());
+    let gauges = |of: fn(&ReceiverRow) -> u64| {
+        Rows::Gauges(there().map(|row| (vec![("receiver", row.name.clone())], level(of(row)))).collect())
+    };
+    registry.register(
+        "receiver_owed",
+        "Alerts that the receiver has not been told of yet",
+        gauges(|row| row.owed),
+    );
+    let help = "Tries in a row that failed of the message under way";
+    registry.register("receiver_failures", help, gauges(|row| u64::from(row.failures)));
+    let aside = there().map(|row| (vec![("receiver", row.name.clone())], row.set_aside)).collect();
+    let help = "Messages that the receiver did not want, time and again";
+    registry.register("receiver_set_aside", help, Rows::Counters(aside));
 }
 
 fn agents(registry: &mut Registry, agents: &[AgentRow], devices: &[DeviceRow]) {

@@ -4,7 +4,7 @@
 use axum::extract::{FromRequestParts, Query};
 use axum::http::request::Parts;
 use gapless_common::id::{DeviceId, NameError, SiteId};
-use gapless_common::time::Timestamp;
+use gapless_common::time::{Interval, Timestamp};
 use serde::de::DeserializeOwned;
 
 use super::Problem;
@@ -87,6 +87,16 @@ pub(super) fn time_range(from: Option<&str>, to: Option<&str>, now: Timestamp) -
     let from = instant("from", from)?.unwrap_or(to.plus_ms(-RANGE_MS_DEFAULT));
     in_order(from, to)?;
     Ok(TimeRange { from, to })
+}
+
+impl TimeRange {
+    /// The range from the begin of its first period to the end of its last one, as far as that is over, so that none is cut.
+    pub(super) fn of_whole_periods(self, every: Interval, now: Timestamp) -> Self {
+        let begin = |at: Timestamp| at.0.div_euclid(every.as_ms()) * every.as_ms();
+        let last = self.to.plus_ms(-1).max(self.from);
+        let end = Timestamp(begin(last).saturating_add(every.as_ms())).min(now).max(self.to);
+        Self { from: Timestamp(begin(self.from)), to: if self.from == self.to { self.to } else { end } }
+    }
 }
 
 /// That a range does not end before it begins.
@@ -196,6 +206,25 @@ mod tests {
         ];
         for (from, to, good) in rows {
             assert_eq!(time_range(from, to, now).is_ok(), good, "{from:?} {to:?}");
+        }
+    }
+
+    #[test]
+    fn no_period_of_a_range_is_cut_but_the_one_that_is_not_over() {
+        let every = Interval::from_ms(300).unwrap();
+        let rows = [
+            ((1_540, 1_840), 5_000, (1_500, 2_100)),
+            ((1_500, 1_800), 5_000, (1_500, 1_800)),
+            ((-10, 10), 5_000, (-300, 300)),
+            // Up to now, and what is asked for beyond.
+            ((1_540, 1_840), 1_900, (1_500, 1_900)),
+            ((1_540, 4_000), 1_900, (1_500, 4_000)),
+            ((1_540, 1_540), 5_000, (1_500, 1_540)),
+        ];
+        for ((from, to), now, expected) in rows {
+            let range = TimeRange { from: Timestamp(from), to: Timestamp(to) };
+            let whole = range.of_whole_periods(every, Timestamp(now));
+            assert_eq!((whole.from.0, whole.to.0), expected, "{from} to {to} at {now}");
         }
     }
 

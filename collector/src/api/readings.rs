@@ -38,7 +38,8 @@ pub(super) struct ReadingsQuery {
     to: Option<String>,
     /// `json` (default), `csv` or `ndjson`.
     format: Option<String>,
-    /// Length of the periods to resample to, such as `10m` or `1h`; raw readings without it. Of the `count` values of a period
+    /// Length of the periods to resample to, such as `10m` or `1h`; raw readings without it. The range is made longer so that it begins
+    /// and ends with a period; the one that is not over is told up to now. Of the `count` values of a period
     /// `lent` were measured by another device, which stands in: 0 where all are the device's own. `sum` is there of series whose
     /// aggregation is `sum`.
     resample: Option<String>,
@@ -164,6 +165,8 @@ pub(super) async fn readings(
     let now = (state.now)();
     let TimeRange { from, to } = params::time_range(query.from.as_deref(), query.to.as_deref(), now)?;
     let (format, every) = (format(query.format.as_deref())?, resample(query.resample.as_deref())?);
+    let asked = TimeRange { from, to };
+    let TimeRange { from, to } = every.map_or(asked, |every| asked.of_whole_periods(every, now));
     let (after, limit) = (position(query.cursor.as_deref())?, row_limit(query.limit)?);
     let is_complete = complete_grid(query.grid.as_deref())?;
     if every.is_some() {
@@ -189,7 +192,8 @@ pub(super) async fn readings(
     let (ageing, stale) = (count(FreshnessState::Ageing), count(FreshnessState::Stale));
     let tag = format!("W/\"{}-{}-{ageing}-{stale}\"", head.incarnation, head.commit);
     // A slot without a reading changes its state by the clock alone.
-    let fixed = query.from.is_some() && query.to.is_some() && !is_complete;
+    let is_over = every.is_none() || to < now;
+    let fixed = query.from.is_some() && query.to.is_some() && !is_complete && is_over;
     if fixed && reply::has_already(&headers, &tag) {
         return Ok(reply::not_modified(&tag));
     }

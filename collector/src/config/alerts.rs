@@ -2,15 +2,15 @@
 //! where it stands, so that the message names its line.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::PathBuf;
 
 use gapless_common::id::{DeviceId, SiteId};
 use serde::Deserialize;
 
 use super::Span;
+use super::receivers::{Mail, Name, Receiver, Way, Webhook, addressees};
+use super::words::checked_text;
 use crate::alerts::Kind;
 use crate::alerts::limits::{Limits, Rules, Said};
-use crate::store::model::ReceiverName;
 
 /// The limits are the same at each place; what else stands beside them differs.
 macro_rules! limits_table {
@@ -128,241 +128,17 @@ impl Alerts {
             name: format!("webhook.{}", name.0),
             way: Way::Webhook(webhook.clone()),
         });
-        let mails = self
-            .mail
-            .iter()
-            .map(|(name, mail)| Receiver { name: format!("mail.{}", name.0), way: Way::Mail(mail.clone()) });
-        webhooks.chain(mails).collect()
+        webhooks.chain(self.mail.iter().flat_map(|(name, mail)| addressees(name, mail))).collect()
     }
 }
 
-impl Receiver {
-    /// What it is called, and was called before.
-    #[must_use]
-    pub fn named(&self) -> ReceiverName {
-        let (kind, formerly) = match &self.way {
-            Way::Webhook(webhook) => ("webhook", &webhook.formerly),
-            Way::Mail(mail) => ("mail", &mail.formerly),
-        };
-        let formerly = formerly.as_ref().map(|name| format!("{kind}.{}", name.0));
-        ReceiverName { name: self.name.clone(), formerly }
-    }
-}
-
-/// Somebody who is told.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Receiver {
-    /// `webhook.NAME` or `mail.NAME`.
-    pub name: String,
-    /// How.
-    pub way: Way,
-}
-
-/// How somebody is told.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Way {
-    /// Over HTTP.
-    Webhook(Webhook),
-    /// By mail.
-    Mail(Mail),
-}
-
-/// Who is told over HTTP: by a POST.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Webhook {
-    /// Where to.
-    pub url: Url,
-    /// How the message is written.
-    #[serde(default)]
-    pub template: Template,
-    /// File with a token on its first line, sent as `Authorization: Bearer`.
-    pub token_file: Option<PathBuf>,
-    /// Certificate authorities for `https`, where not those of the machine.
-    pub ca_file: Option<PathBuf>,
-    /// What it was called before: what that webhook is owed is told to this one.
-    pub formerly: Option<Name>,
-}
-
-/// How a message is written.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Default)]
-#[serde(rename_all = "snake_case")]
-pub enum Template {
-    /// All that is known, for programs.
-    #[default]
-    Json,
-    /// As Slack, Mattermost, Rocket.Chat and the like take it.
-    Slack,
-}
-
-/// An address, or, with `@` before it, the file in whose first line it stands: many an address is a secret.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
-#[serde(try_from = "String")]
-pub struct Url(pub String);
-
-impl TryFrom<String> for Url {
-    type Error = String;
-
-    fn try_from(text: String) -> Result<Self, String> {
-        let is_file = text.strip_prefix('@').is_some_and(|file| !file.is_empty());
-        if is_file || is_address(&text) {
-            return Ok(Self(text));
-        }
-        Err(format!(
-            "`{text}` is no address: write https://host/path, or @FILE for one that stands in a file"
-        ))
-    }
-}
-
-/// Whether it is an address that can be posted to.
-pub(crate) fn is_address(text: &str) -> bool {
-    let uri = text.parse::<ureq::http::Uri>().ok();
-    uri.is_some_and(|uri| matches!(uri.scheme_str(), Some("http" | "https")) && uri.host().is_some())
-}
-
-/// Who is told by mail.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
-#[serde(try_from = "RawMail")]
-pub struct Mail {
-    /// Which server takes it.
-    pub server: MailServer,
-    /// Who sends.
-    pub from: Mailbox,
-    /// Who gets it.
-    pub to: Vec<Mailbox>,
-    /// User and the file with the password on its first line, where the server wants to know who sends.
-    pub login: Option<(String, PathBuf)>,
-    /// Certificate authorities, where not those of the machine.
-    pub ca_file: Option<PathBuf>,
-    /// What it was called before: what that one is owed is told to this one.
-    pub formerly: Option<Name>,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct RawMail {
-    server: MailServer,
-    from: Mailbox,
-    to: Vec<Mailbox>,
-    user: Option<String>,
-    password_file: Option<PathBuf>,
-    ca_file: Option<PathBuf>,
-    formerly: Option<Name>,
-}
-
-impl TryFrom<RawMail> for Mail {
-    type Error = &'static str;
-
-    fn try_from(raw: RawMail) -> Result<Self, &'static str> {
-        let RawMail { server, from, to, user, password_file, ca_file, formerly } = raw;
-        if to.is_empty() {
-            return Err("`to` names nobody: write the addresses that get the mail");
-        }
-        let login = match (user, password_file) {
-            (Some(user), Some(file)) => Some((user, file)),
-            (None, None) => None,
-            (Some(_), None) => return Err("`user` without `password_file`: name the file with the password"),
-            (None, Some(_)) => return Err("`password_file` without `user`: name the user of the password"),
-        };
-        Ok(Self { server, from, to, login, ca_file, formerly })
-    }
-}
-
-/// A server that takes mail.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
-#[serde(try_from = "String")]
-pub struct MailServer {
-    /// Its name.
-    pub host: String,
-    /// Its port.
-    pub port: u16,
-    /// How the way there is kept from others.
-    pub guard: Guard,
-}
-
-/// How the way to a mail server is kept from others.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Guard {
-    /// TLS from the first byte (RFC 8314, section 3.3).
-    Tls,
-    /// TLS after `STARTTLS`, or nothing is sent (RFC 3207).
-    StartTls,
-    /// Nobody listens on loopback.
-    Loopback,
-}
-
-const SUBMISSION_PORT: u16 = 587;
-const SUBMISSIONS_PORT: u16 = 465;
-
-impl TryFrom<String> for MailServer {
-    type Error = String;
-
-    fn try_from(text: String) -> Result<Self, String> {
-        let wrong = || {
-            format!(
-                "`{text}` is no mail server: write smtps://host (TLS from the first byte) or smtp://host (STARTTLS; \
-                 without TLS only on loopback), with `:port` where it is not 465 or 587"
-            )
-        };
-        let (is_tls, rest) = match (text.strip_prefix("smtp://"), text.strip_prefix("smtps://")) {
-            (Some(rest), _) => (false, rest),
-            (_, Some(rest)) => (true, rest),
-            _ => return Err(wrong()),
-        };
-        let (host, port) = match rest.rsplit_once(':') {
-            Some((host, port)) if !port.contains(']') => (host, Some(port.parse().map_err(|_| wrong())?)),
-            _ => (rest, None),
-        };
-        let host = host.trim_start_matches('[').trim_end_matches(']');
-        if host.is_empty() || host.contains('/') || host.contains('@') {
-            return Err(wrong());
-        }
-        let is_loopback = host == "localhost"
-            || host.parse::<std::net::IpAddr>().is_ok_and(|address| address.is_loopback());
-        let guard = match (is_tls, is_loopback) {
-            (true, _) => Guard::Tls,
-            (false, true) => Guard::Loopback,
-            (false, false) => Guard::StartTls,
-        };
-        let port = port.unwrap_or(if is_tls { SUBMISSIONS_PORT } else { SUBMISSION_PORT });
-        Ok(Self { host: host.to_owned(), port, guard })
-    }
-}
-
-macro_rules! text {
-    ($(#[$doc:meta])* $name:ident($type:ty), $parse:expr) => {
-        $(#[$doc])*
-        #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
-        #[serde(try_from = "String")]
-        pub struct $name(pub $type);
-
-        impl TryFrom<String> for $name {
-            type Error = String;
-
-            fn try_from(text: String) -> Result<Self, String> {
-                let parse: fn(String) -> Result<$type, String> = $parse;
-                parse(text).map(Self)
-            }
-        }
-    };
-}
-
-text!(
-    /// An address of a person, as in `Gapless <gapless@example.org>`.
-    Mailbox(String),
-    |text| match text.parse::<lettre::message::Mailbox>() {
-        Ok(_) => Ok(text),
-        Err(error) => Err(format!("`{text}` is no mail address such as `Gapless <gapless@example.org>`: {error}")),
-    }
-);
-
-text!(
+checked_text!(
     /// The name of a site.
     SiteKey(String),
     |text| SiteId::new(&text).map(|site| site.to_string()).map_err(|error| error.to_string())
 );
 
-text!(
+checked_text!(
     /// `site/device`.
     DeviceKey(String),
     |text| match text.split_once('/') {
@@ -371,16 +147,7 @@ text!(
     }
 );
 
-text!(
-    /// What a receiver is called.
-    Name(String),
-    |text| match SiteId::new(&text) {
-        Ok(_) => Ok(text),
-        Err(_) => Err(format!("`{text}` is no name: letters, digits, `_`, `-` and `.`, at most 64")),
-    }
-);
-
-text!(
+checked_text!(
     /// A kind of alert.
     Word(Kind),
     |text| Kind::of_word(&text).ok_or_else(|| {
@@ -425,6 +192,7 @@ number!(
 #[cfg(test)]
 mod tests {
     use super::super::Config;
+    use super::super::receivers::Guard;
     use super::*;
 
     fn read(text: &str) -> Result<Alerts, String> {
@@ -463,30 +231,15 @@ password_file = "/etc/gapless/mail"
         assert!(limits.moves.contains("speed") && limits.off.contains(&Kind::Clock));
         let receivers = alerts.receivers();
         let names: Vec<&str> = receivers.iter().map(|receiver| receiver.name.as_str()).collect();
-        assert_eq!(names, ["webhook.ops", "mail.oncall"]);
-        let Way::Mail(mail) = &receivers[1].way else { unreachable!("mails come behind webhooks") };
-        assert_eq!((mail.server.port, mail.server.guard, mail.to.len()), (465, Guard::Tls, 2));
+        assert_eq!(names, ["webhook.ops", "mail.oncall", "mail.oncall#2"]);
+        let Way::Mail(mail) = &receivers[2].way else { unreachable!("mails come behind webhooks") };
+        assert_eq!((mail.server.port, mail.server.guard), (465, Guard::Tls));
+        assert_eq!((mail.to.len(), mail.to[0].0.as_str()), (1, "b@example.org"));
+        let renamed = read(&GOOD.replace("user = ", "formerly = \"night\"\nuser = ")).unwrap().receivers();
+        let formerly: Vec<_> = renamed.iter().filter_map(|receiver| receiver.named().formerly).collect();
+        assert_eq!(formerly, ["mail.night", "mail.night#2"]);
         assert_eq!(read("").unwrap(), Alerts::default());
         assert_eq!(Alerts::default().rules().of("a", "b", None), Limits::default());
-    }
-
-    #[test]
-    fn mail_servers_are_named_by_url_and_plain_only_on_loopback() {
-        let rows = [
-            ("smtp://mail.example.org", Some((587, Guard::StartTls))),
-            ("smtps://mail.example.org:4650", Some((4650, Guard::Tls))),
-            ("smtp://127.0.0.1:1025", Some((1025, Guard::Loopback))),
-            ("smtp://[::1]:1025", Some((1025, Guard::Loopback))),
-            ("smtp://localhost", Some((587, Guard::Loopback))),
-            ("mail.example.org", None),
-            ("smtp://", None),
-            ("smtp://user@host", None),
-            ("smtp://host:port", None),
-        ];
-        for (text, expected) in rows {
-            let got = MailServer::try_from(text.to_owned()).ok().map(|server| (server.port, server.guard));
-            assert_eq!(got, expected, "{text}");
-        }
     }
 
     /// Where only one of the two is said, the other one is what it is unless said: 2 and 7 days.

@@ -46,6 +46,26 @@ pub(crate) fn plain(message: &str) -> String {
         .map_or_else(|| message.to_owned(), |(before, expected)| format!("{before}, {expected}"))
 }
 
+/// A text that is refused where it stands when it cannot be: what it holds, and what makes that of the text.
+macro_rules! checked_text {
+    ($(#[$doc:meta])* $name:ident($type:ty), $parse:expr) => {
+        $(#[$doc])*
+        #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
+        #[serde(try_from = "String")]
+        pub struct $name(pub $type);
+
+        impl TryFrom<String> for $name {
+            type Error = String;
+
+            fn try_from(text: String) -> Result<Self, String> {
+                let parse: fn(String) -> Result<$type, String> = $parse;
+                parse(text).map(Self)
+            }
+        }
+    };
+}
+pub(super) use checked_text;
+
 /// A text of a syntax of its own; `what` is told where something else stands there.
 pub(crate) fn text<'de, D: Deserializer<'de>, T>(
     deserializer: D,

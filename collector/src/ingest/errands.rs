@@ -17,7 +17,7 @@ use crate::ledger::{AgentNo, DeviceNo};
 use crate::obstacle;
 use crate::store::jobs::{self, Ended, Standing};
 use crate::store::model::{PendingJob, StopReason};
-use crate::store::{AHEAD_MAX_MS, alerts, awaited, commands};
+use crate::store::{AHEAD_MAX_MS, alerts, awaited, commands, names};
 
 /// The sweep comes to each device once in so many seconds, to each of as many parts of them in turn.
 const SWEEP_SECONDS: u64 = 60;
@@ -184,9 +184,21 @@ impl Apply<'_, '_> {
         let rhythm = known.and_then(|k| Some(k.cadence?.interval_ms(k.standing.looked_at, now)));
         let next = rhythm.map(|ms| now.plus_ms(ms));
         if let Some(job) = self.memory.jobs.ended(scope, lease, end, now, next) {
+            self.log(&job, end, detail.as_deref())?;
             self.ended_jobs.push(ended(connection, job, code, detail)?);
         }
         if end == End::Done { awaited::served(connection, scope.0) } else { Ok(()) }
+    }
+
+    /// Says that a device begins to fail, and that this is over; not each try.
+    fn log(&self, job: &Job, end: End, why: Option<&str>) -> Done {
+        let name = || names::of_device(self.batch.connection, job.scope.0);
+        match (end, job.failures) {
+            (End::Failed, 0) => tracing::warn!(device = name()?, why, "cannot be read: tried again"),
+            (End::Done, 1..) => tracing::info!(device = name()?, failures = job.failures, "is read again"),
+            _ => {}
+        }
+        Ok(())
     }
 
     /// Has devices whose configuration changed read once, so that what is shown of them is confirmed. Those with a memory

@@ -9,7 +9,7 @@ use crate::housekeeping::{Facts, Policy, Verdict, verdict};
 use crate::jobs::{queue::Scope, shard};
 use crate::store::housekeeping::{self as rows, Removed};
 use crate::store::model::{DeviceNo, StopReason};
-use crate::store::{alerts, commands, drops, jobs, parked, unasked};
+use crate::store::{alerts, commands, drops, jobs, names, parked, unasked};
 use gapless_common::time::Timestamp;
 
 /// The sweep comes to each device once in so many seconds; to what is removed by its age once in as many.
@@ -77,7 +77,10 @@ impl Apply<'_, '_> {
                 Verdict::Confirm => rows::confirm(connection, *device, "collector", now)?,
                 Verdict::Stop(reason, why) => self.stop(*device, *reason, why)?,
                 Verdict::GoOn => {
-                    tracing::info!(device, "asked again: its agreement goes on");
+                    tracing::info!(
+                        device = names::of_device(connection, *device)?,
+                        "asked again: its agreement goes on"
+                    );
                     self.go_on(*device, Some(now))?;
                 }
             }
@@ -140,7 +143,7 @@ impl Apply<'_, '_> {
         let (connection, now) = (self.batch.connection, self.batch.now);
         rows::confirm(connection, device.0, actor, now)?;
         if alerts::stopped(connection, device.0)? == Some(StopReason::NotConfirmed) {
-            tracing::info!(device = device.0, actor, "confirmed: asked again");
+            tracing::info!(device = names::of_device(connection, device.0)?, actor, "confirmed: asked again");
             // What was not collected meanwhile is not held against it.
             self.go_on(device.0, Some(now))?;
         }

@@ -13,9 +13,9 @@ use crate::alerts::{Change, Kind, Stand, digest, step};
 use crate::jobs::shard;
 use crate::ledger::AgentNo;
 use crate::store::alerts::{self, Known, Measure, Subjected};
-use crate::store::jobs;
 use crate::store::model::StopReason;
 use crate::store::receivers::{self, Gathered};
+use crate::store::{jobs, names};
 
 /// The sweep comes to each device and each agent once in so many seconds.
 const SWEEP_SECONDS: u64 = 60;
@@ -142,7 +142,8 @@ impl Apply<'_, '_> {
             self.stop(*device, StopReason::Suspended, why)?;
         }
         for device in &found.resumed {
-            tracing::info!(device, "asked again: something came of it");
+            let name = names::of_device(connection, *device)?;
+            tracing::info!(device = name, "asked again: something came of it");
             self.go_on(*device, None)?;
         }
         for (site, subject, kind, changed) in &found.changes {
@@ -166,7 +167,7 @@ impl Apply<'_, '_> {
             },
             Act::Resume { device, actor } => match alerts::stopped(connection, device.0)? {
                 Some(StopReason::Suspended) => {
-                    tracing::info!(device = device.0, actor, "resumed");
+                    tracing::info!(device = names::of_device(connection, device.0)?, actor, "resumed");
                     self.go_on(device.0, Some(now))?;
                     Ok(())
                 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use gapless_common::document::text_of;
 use gapless_common::id::{ConnectionId, Epoch, SiteId};
 use gapless_common::topic::AgentPath;
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 
 use super::account::Accounts;
 use super::auth::secret::Secret;
@@ -116,9 +116,8 @@ pub fn start(
     workers: usize,
     shutdown: &watch::Receiver<bool>,
 ) -> Result<(), StartError> {
-    let texts = files.iter().map(|file| Ok((file.clone(), read(file)?))).collect::<Result<Vec<_>, _>>()?;
     let ground: Arc<dyn Ground> = Arc::new(Process::new(database, orders));
-    let Described { folders, remotes, derived } = Described::read(&texts, (database, &ground))?;
+    let Described { folders, remotes, derived } = described(files, (database, &ground))?;
     for computed in derived {
         derived::start(computed, database, Arc::clone(&ground), shutdown.clone())?;
     }
@@ -126,6 +125,22 @@ pub fn start(
     let own = folders.len();
     pool::start(folders, (database, &ground), own, shutdown).map_err(StartError::Thread)?;
     pool::start(remotes, (database, &ground), workers, shutdown).map_err(StartError::Thread)
+}
+
+fn described(files: &[PathBuf], on: (&Path, &Arc<dyn Ground>)) -> Result<Described, StartError> {
+    let texts = files.iter().map(|file| Ok((file.clone(), read(file)?))).collect::<Result<Vec<_>, _>>()?;
+    Described::read(&texts, on)
+}
+
+/// Whether the sources that `files` describe could be started.
+///
+/// # Errors
+/// [`StartError`].
+pub fn check(files: &[PathBuf], database: &Path) -> Result<(), StartError> {
+    // Nobody is there to take what they would hand in.
+    let (inbound, _) = mpsc::channel(1);
+    let ground: Arc<dyn Ground> = Arc::new(Process::new(database, &Orders::to(&inbound)));
+    described(files, (database, &ground)).map(drop)
 }
 
 /// The remote APIs that these texts describe, for whoever carries out their turns, each with the name that errors are told by; where

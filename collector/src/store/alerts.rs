@@ -150,6 +150,8 @@ fn device_row(
         kind.of(&attributes).map(|obstacle| (obstacle.since.to_owned(), obstacle.why.to_owned()))
     };
     let is_collected = grid.is_some() && stopped.is_none();
+    // Why an agent was asked in vain says less than what its bus said.
+    let is_of_source = attributes.get("history").is_some_and(|asked| asked == "source");
     let facts = DeviceFacts {
         is_collected,
         // A link that happens to be down at each look hides nothing.
@@ -160,6 +162,7 @@ fn device_row(
         last_reading_at,
         allowed_ms: measure.allowances.of(&subject),
         missed: grid.map(|grid| missed(connection, grid, last_reading_at)).transpose()?.flatten(),
+        failing: is_of_source.then(|| failing(connection, no)).transpose()?.flatten(),
         gap_slots: number("gap_slots")?,
         unauthorised: said(obstacle::Kind::NotAuthorised),
         unreachable: said(obstacle::Kind::Unreachable),
@@ -172,6 +175,14 @@ fn device_row(
         },
     };
     Ok(Known { site: r.get("site_no")?, facts, limits, open: open_of(connection, Subjected::Device(no))? })
+}
+
+/// Why the device could not be read when that was last tried, where it is still to be tried again.
+fn failing(connection: &Connection, device: i64) -> rusqlite::Result<Option<String>> {
+    let sql =
+        "SELECT iif(h.outcome = 2, h.detail, NULL) FROM job_history h JOIN jobs j ON j.device = h.device
+        WHERE h.device = ?1 AND j.failures > 0 ORDER BY h.id DESC LIMIT 1";
+    connection.prepare_cached(sql)?.query_row([device], |r| r.get(0)).optional().map(Option::flatten)
 }
 
 /// When an agent was away, in order.

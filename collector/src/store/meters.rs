@@ -6,10 +6,12 @@ use std::collections::BTreeMap;
 use gapless_common::time::Timestamp;
 use rusqlite::Connection;
 
+use super::alert_rows::{RECEIVERS, receiver_row};
 use super::gap_lives::{ASKED_AGAIN, Happened, phase};
 use super::model::{GapCount, JobTimes, Meters};
 use super::rows::{AGENTS, DEVICES, agent_row, count, device_row};
 use super::{AHEAD_MAX_MS, ReadError, cell, jobs, sqlite};
+use crate::alerts::Kind;
 use crate::freshness::Allowances;
 
 type Read<T> = Result<T, ReadError>;
@@ -32,11 +34,22 @@ pub(super) fn all(connection: &Connection, allowances: &Allowances, now: Timesta
         gap_retries,
         jobs: job_states(connection)?,
         job_times: job_times(connection)?,
+        alerts: alerts(connection)?,
+        receivers: super::read::rows(connection, RECEIVERS, [], receiver_row)?,
         series: one("SELECT count(*) FROM series")?,
         parked,
         parked_bytes,
         file_bytes: one("SELECT page_count * page_size FROM pragma_page_count, pragma_page_size")?,
     })
+}
+
+fn alerts(connection: &Connection) -> Read<BTreeMap<&'static str, u64>> {
+    let sql = "SELECT kind, count(*) AS open FROM alerts WHERE resolved_at IS NULL GROUP BY kind";
+    let counted = super::read::rows(connection, sql, [], |row| Ok((row.get(0)?, count(row, "open")?)))?;
+    let mut alerts: BTreeMap<_, _> = Kind::ALL.into_iter().map(|kind| (kind.word(), 0)).collect();
+    let known = counted.into_iter().filter_map(|(code, open)| Some((Kind::of_code(code)?.word(), open)));
+    alerts.extend(known);
+    Ok(alerts)
 }
 
 /// From the index `gaps_counted` alone.

@@ -3,13 +3,19 @@
 use std::collections::BTreeSet;
 
 use gapless_common::id::{DeviceId, SiteId};
-use rusqlite::{Connection, params};
+use rusqlite::{Connection, OptionalExtension as _, params};
 
 /// All of them, devices as `site/device`.
 pub(crate) fn all(connection: &Connection) -> rusqlite::Result<BTreeSet<String>> {
     let sql = "SELECT name FROM sites UNION ALL \
         SELECT sites.name || '/' || devices.name FROM devices JOIN sites ON sites.id = devices.site";
     connection.prepare(sql)?.query_map([], |row| row.get(0))?.collect()
+}
+
+/// What the device is called, `site/device`.
+pub(crate) fn of_device(connection: &Connection, device: i64) -> rusqlite::Result<Option<String>> {
+    let sql = "SELECT s.name || '/' || d.name FROM devices d JOIN sites s ON s.id = d.site WHERE d.id = ?1";
+    connection.prepare_cached(sql)?.query_row([device], |row| row.get(0)).optional()
 }
 
 /// Whether there is a site of that name.

@@ -17,7 +17,7 @@ use tokio::sync::watch;
 
 use crate::alerts::delivery::Answer;
 use crate::alerts::notice::Notice;
-use crate::config::alerts::{Receiver, Way};
+use crate::config::receivers::{Receiver, Way};
 use crate::ingest::Orders;
 use crate::store::{receivers, sqlite};
 use crate::{authorities, clock};
@@ -75,17 +75,27 @@ pub fn start(
     orders: Orders,
     shutdown: watch::Receiver<bool>,
 ) -> Result<JoinHandle<()>, StartError> {
-    let sender = Sender::of(&receiver)?;
-    // What is read for each message is looked at now, so that a mistake is known at the start.
-    sender.check().map_err(|(path, source)| StartError::Read {
-        receiver: receiver.name.clone(),
-        path,
-        source,
-    })?;
+    let sender = checked(&receiver)?;
     let (database, mut teller) =
         (database.to_owned(), Teller { receiver, from, sender, orders, unsaid: None });
     let run = move || teller.run(&database, &shutdown);
     std::thread::Builder::new().name("tell".into()).spawn(run).map_err(StartError::Thread)
+}
+
+/// Whether a receiver can be told, as far as that is known before.
+///
+/// # Errors
+/// [`StartError`].
+pub fn check(receiver: &Receiver) -> Result<(), StartError> {
+    checked(receiver).map(drop)
+}
+
+fn checked(receiver: &Receiver) -> Result<Sender, StartError> {
+    let sender = Sender::of(receiver)?;
+    // What is read for each message is looked at now, so that a mistake is known at the start.
+    let read = sender.check();
+    read.map_err(|(path, source)| StartError::Read { receiver: receiver.name.clone(), path, source })?;
+    Ok(sender)
 }
 
 /// One way to send.

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use super::{TIMEOUT, first_line, unreadable};
 use crate::alerts::delivery::Answer;
 use crate::alerts::notice::Notice;
-use crate::config::alerts::{self as config, Template};
+use crate::config::receivers::{self as config, Template};
 
 /// What of an answer is kept for people.
 const ANSWER_BYTES_MAX: u64 = 4 << 10;

@@ -22,6 +22,7 @@ fn well() -> DeviceFacts {
         last_reading_at: Some(ago(1_000)),
         allowed_ms: 3 * MINUTE_MS,
         missed: None,
+        failing: None,
         gap_slots: 0,
         unauthorised: None,
         unreachable: None,
@@ -72,6 +73,12 @@ fn data_is_told_of_five_minutes_after_it_is_stale_and_by_its_reason() {
     let facts = DeviceFacts { missed: Some(Cause::NoAnswer), ..old(9 * MINUTE_MS) };
     let words = Stand::Beyond(format!("it has not answered for 9m: {}", Cause::NoAnswer));
     assert_eq!(of(&facts, &Limits::default(), Kind::Silent), words);
+    // What stands between the collector and its source says more than that there was no row.
+    let failing = DeviceFacts { failing: Some("no such host".to_owned()), ..facts };
+    let words = Stand::Beyond("it could not be asked for 9m: no such host".to_owned());
+    assert_eq!(of(&failing, &Limits::default(), Kind::Silent), words);
+    let words = Stand::Beyond("its latest reading is 9m old; 3m is allowed: no such host".to_owned());
+    assert_eq!(of(&DeviceFacts { missed: None, ..failing }, &Limits::default(), Kind::Stale), words);
 }
 
 #[test]

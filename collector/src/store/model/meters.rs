@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use gapless_common::quality::Cause;
 
-use super::{AgentRow, DeviceRow, Head};
+use super::{AgentRow, DeviceRow, Head, ReceiverRow};
 use crate::gaps::life::Phase;
 
 /// Gaps that are not filled, counted.
@@ -52,6 +52,10 @@ pub struct Meters {
     pub jobs: BTreeMap<&'static str, u64>,
     /// Jobs that have ended, by outcome.
     pub job_times: Vec<JobTimes>,
+    /// Alerts that are not over, by kind as a word.
+    pub alerts: BTreeMap<&'static str, u64>,
+    /// Who is told of them.
+    pub receivers: Vec<ReceiverRow>,
     /// Series, all revisions.
     pub series: u64,
     /// Parked frames.
