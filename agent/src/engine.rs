@@ -119,6 +119,8 @@ pub struct Engine {
     connection: Option<ConnectionId>,
     /// Of collectors' commands, by their id.
     polls: Polls<u64>,
+    /// Of these, whose device has answered, and that is not durable yet.
+    asked: Vec<u64>,
     counters: Counters,
     pace: Pace,
     complete_at_ms: u64,
@@ -150,6 +152,7 @@ impl Engine {
             account: Account::default(),
             connection: None,
             polls: Polls::default(),
+            asked: Vec::new(),
             counters: Counters::default(),
             complete_at_ms: 0,
             is_dated: false,
@@ -177,13 +180,7 @@ impl Engine {
                 let readings = Readings { device, acquired, at, samples };
                 self.gather(&Record::Readings(readings), told_at, now);
                 let done = self.polls.answered(device);
-                if !done.is_empty() {
-                    // Who asked wants the reading, and that without waiting for a flush; it goes before the word that it was made.
-                    self.commit(now)?;
-                    self.core.handle(core::Event::Flushed, now.boot_ms);
-                    self.act(now)?;
-                }
-                self.end_polls(done, &Outcome::Done, now);
+                self.asked.extend(done);
             }
             BusEvent::Missed(run) => self.gather(&Record::Misses(run), now.wall, now),
             BusEvent::Through { device, slot } => self.account.through(device, slot),
@@ -193,6 +190,20 @@ impl Engine {
             }
             BusEvent::Bus { .. } | BusEvent::Device { .. } | BusEvent::Metrics { .. } => {}
         }
+        self.act(now)?;
+        self.hand_over(now)
+    }
+
+    /// Once what somebody asked for is durable it is sent, whatever is gathered for a flush, and before the word that it was read:
+    /// whoever asked wants the reading. All that is asked for within a durability window goes together.
+    fn hand_over(&mut self, now: Now) -> Result<(), DepotError> {
+        if self.asked.is_empty() || self.pace.commit_at_ms().is_some() {
+            return Ok(());
+        }
+        self.core.handle(core::Event::Flushed, now.boot_ms);
+        self.act(now)?;
+        let asked = std::mem::take(&mut self.asked);
+        self.end_polls(asked, &Outcome::Done, now);
         self.act(now)
     }
 
@@ -235,7 +246,8 @@ impl Engine {
         self.end_polls(late, &Outcome::Failed(why.into()), now);
         self.act(now)?;
         self.tell_health(now);
-        self.act(now)
+        self.act(now)?;
+        self.hand_over(now)
     }
 
     /// What to do next.

@@ -7,10 +7,12 @@
 use std::ffi::OsString;
 use std::fs::{self, File};
 use std::io;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use rusqlite::{Connection, backup::Backup};
+use rustix::fs::{CWD, RenameFlags};
 
 use crate::store::sqlite;
 
@@ -27,6 +29,11 @@ pub enum BackupError {
     /// There is an unfinished copy.
     #[error("{0} exists: another backup is under way, or was cut off; remove it if none is")]
     Unfinished(PathBuf),
+    /// An earlier restore has kept something.
+    #[error(
+        "{0} was kept by an earlier restore, or left by one that was cut off: see what it is, and move it away"
+    )]
+    Kept(PathBuf),
     /// What is to be put back is damaged.
     #[error("{0} is damaged, and nothing was changed: {1}; put back another backup")]
     Damaged(PathBuf, String),
@@ -75,37 +82,63 @@ pub fn backup(from: &Path, to: &Path) -> Result<(), BackupError> {
 }
 
 /// Puts a copy of the backup `from` in the place of `database`, while no collector runs. What was there is kept under the name that
-/// is returned, where anything was: whatever lies beside it belongs to it, and to no backup.
+/// is returned, where anything was, in one file: the log beside it belongs to it, and to no backup.
 ///
 /// # Errors
-/// [`BackupError`]; the database is as it was then.
+/// [`BackupError`]; the database is in its place then.
 pub fn restore(from: &Path, database: &Path) -> Result<Option<PathBuf>, BackupError> {
-    let (fresh, before) = (with_suffix(database, ".restored"), with_suffix(database, ".replaced"));
-    if fs::symlink_metadata(&before).is_ok() {
-        return Err(BackupError::Exists(before));
+    let (fresh, kept) = (with_suffix(database, ".restored"), with_suffix(database, ".replaced"));
+    let beside = ["", "-wal", "-shm"].map(|suffix| with_suffix(&kept, suffix));
+    let left = beside.into_iter().chain([fresh.clone()]).find(|path| fs::symlink_metadata(path).is_ok());
+    if let Some(left) = left {
+        return Err(BackupError::Kept(left));
     }
-    let damage = damage(from).map_err(|source| BackupError::Database {
-        from: from.into(),
-        to: database.into(),
-        source,
-    })?;
-    if let Some(damage) = damage {
+    let failed = |source| BackupError::Database { from: from.into(), to: database.into(), source };
+    if let Some(damage) = damage(from).map_err(failed)? {
         return Err(BackupError::Damaged(from.to_owned(), damage));
     }
+    // Of a copy that was cut off.
+    drop(fs::remove_file(with_suffix(&fresh, ".partial")));
     backup(from, &fresh)?;
-    let there = fs::symlink_metadata(database).is_ok();
-    let moved = ["-wal", "-shm", ""].iter().try_for_each(|suffix| {
-        match fs::rename(with_suffix(database, suffix), with_suffix(&before, suffix)) {
-            Err(e) if e.kind() != io::ErrorKind::NotFound => Err(e),
-            _ => Ok(()),
+    let wrong = |source| BackupError::File { path: database.to_owned(), source };
+    let before = fs::metadata(database).ok();
+    give(&fresh, before.as_ref().or(fs::metadata(folder_of(database)).ok().as_ref())).map_err(wrong)?;
+    if before.is_some() {
+        if let Err(why) = fold(database) {
+            tracing::warn!(%why, "the database that was there cannot be used, and is kept with what lies beside it");
+            // Beside another database they would spoil it.
+            for suffix in ["-wal", "-shm"] {
+                match fs::rename(with_suffix(database, suffix), with_suffix(&kept, suffix)) {
+                    Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(wrong(e)),
+                    _ => {}
+                }
+            }
         }
-    });
-    let failed = |source| BackupError::File { path: database.to_owned(), source };
-    moved
-        .and_then(|()| fs::rename(&fresh, database))
-        .and_then(|()| sync(folder_of(database)))
-        .map_err(failed)?;
-    Ok(there.then_some(before))
+        // In one step: whoever starts in between must not find nothing and begin anew.
+        rustix::fs::renameat_with(CWD, &fresh, CWD, database, RenameFlags::EXCHANGE)
+            .map_err(|e| wrong(e.into()))?;
+        fs::rename(&fresh, &kept).map_err(wrong)?;
+    } else {
+        fs::rename(&fresh, database).map_err(wrong)?;
+    }
+    sync(folder_of(database)).map_err(wrong)?;
+    Ok(before.map(|_| kept))
+}
+
+/// Writes what stands in the log of a database into its file, and ends the log.
+fn fold(database: &Path) -> rusqlite::Result<()> {
+    let connection = Connection::open(database)?;
+    let _: String = connection.query_row("PRAGMA journal_mode = DELETE", [], |r| r.get(0))?;
+    connection.close().map_err(|(_, source)| source)
+}
+
+/// Whoever runs the collector can write what a person puts there who may be another one.
+fn give(file: &Path, like: Option<&fs::Metadata>) -> io::Result<()> {
+    let (Some(like), own) = (like, fs::metadata(file)?) else { return Ok(()) };
+    if (own.uid(), own.gid()) == (like.uid(), like.gid()) {
+        return Ok(());
+    }
+    std::os::unix::fs::chown(file, Some(like.uid()), Some(like.gid()))
 }
 
 /// What SQLite finds wrong with a file first.

@@ -97,7 +97,11 @@ fn collect(config: &Config) -> anyhow::Result<()> {
 #[expect(clippy::print_stdout, reason = "the answer to the person who asked")]
 fn check(config: &Config) -> anyhow::Result<()> {
     run::check(config)?;
-    println!("ok: {} sources, {} receivers of alerts", config.sources.len(), config.alerts.receivers().len());
+    println!(
+        "ok: {} files of sources, {} receivers of alerts",
+        config.sources.len(),
+        config.alerts.receivers().len()
+    );
     Ok(())
 }
 

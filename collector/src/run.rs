@@ -192,7 +192,12 @@ pub fn check(config: &Config) -> Result<(), RunError> {
     let wrong = |source| RunError::Source { config: config.file.clone().unwrap_or_default(), source };
     sources::start::check(&config.sources, &config.database()).map_err(wrong)?;
     config.alerts.receivers().iter().try_for_each(tell::check)?;
-    config.broker()?;
+    match config.broker()? {
+        BrokerChoice::Embedded(listen) => broker::check(listen)?,
+        BrokerChoice::External { tls, .. } => {
+            (if tls { mqtt::authorities(&config.ca_file()).map(drop) } else { Ok(()) })?;
+        }
+    }
     password(config)?;
     if config.database().exists() {
         warn_of_unknown_names(config);

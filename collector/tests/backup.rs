@@ -106,18 +106,23 @@ fn a_backup_is_put_back_and_what_was_there_is_kept() {
     backup(&at("db"), &at("copy")).unwrap();
     writer.execute("INSERT INTO sites VALUES (2, 'mast')", []).unwrap();
     // As a kill leaves it: the second row is in the log alone.
-    std::mem::forget(writer);
-    assert!(std::fs::metadata(at("db-wal")).unwrap().len() > 0);
-    assert_eq!(restore(&at("copy"), &at("db")).unwrap(), Some(at("db.replaced")));
-    assert_eq!((count(&at("db")), count(&at("db.replaced")), count(&at("copy"))), (1, 2, 1));
+    for suffix in ["", "-wal"] {
+        std::fs::copy(at(&format!("db{suffix}")), at(&format!("killed{suffix}"))).unwrap();
+    }
+    drop(writer);
+    assert!(std::fs::metadata(at("killed-wal")).unwrap().len() > 0);
+    assert_eq!(restore(&at("copy"), &at("killed")).unwrap(), Some(at("killed.replaced")));
+    assert!(!at("killed.replaced-wal").exists(), "all of it is in one file");
+    let counts = ["killed", "killed.replaced", "copy"].map(|name| count(&at(name)));
+    assert_eq!(counts, [1, 2, 1]);
     // Nothing is overwritten, and nothing damaged is put back.
-    assert!(matches!(restore(&at("copy"), &at("db")).unwrap_err(), BackupError::Exists(_)));
-    std::fs::remove_file(at("db.replaced")).unwrap();
+    assert!(matches!(restore(&at("copy"), &at("killed")).unwrap_err(), BackupError::Kept(_)));
+    std::fs::remove_file(at("killed.replaced")).unwrap();
     let mut bytes = std::fs::read(at("copy")).unwrap();
     bytes[8_192..].fill(0x5a);
     std::fs::write(at("spoilt"), bytes).unwrap();
-    let refused = restore(&at("spoilt"), &at("db")).unwrap_err();
+    let refused = restore(&at("spoilt"), &at("killed")).unwrap_err();
     assert!(matches!(refused, BackupError::Damaged(..) | BackupError::Database { .. }), "{refused}");
-    assert_eq!(count(&at("db")), 1);
-    assert!(!at("db.replaced").exists() && !at("db.restored").exists());
+    assert_eq!(count(&at("killed")), 1);
+    assert!(!at("killed.replaced").exists() && !at("killed.restored").exists());
 }

@@ -3,7 +3,7 @@
 usage: smtp_receiver.py PORT FOLDER [CERTIFICATE KEY]
 
 Takes the user `gapless` with the password `secret`. Each mail that it accepts is a line of JSON in FOLDER/mails, each login
-a line in FOLDER/logins. While FOLDER/busy exists it answers 451 to mails. Says `ready` once it listens.
+a line in FOLDER/logins. While FOLDER/busy exists it answers 451 to mails; it does not know `nobody@`. Says `ready` once it listens.
 """
 
 import json
@@ -31,6 +31,12 @@ def authenticate(server, session, envelope, mechanism, data):
 
 
 class Handler:
+    async def handle_RCPT(self, server, session, envelope, address, options):
+        if address.startswith("nobody@"):
+            return "550 5.1.1 no such user"
+        envelope.rcpt_tos.append(address)
+        return "250 2.1.5 known"
+
     async def handle_DATA(self, server, session, envelope):
         if (folder / "busy").exists():
             return "451 4.3.0 busy"

@@ -137,7 +137,9 @@ fn a_real_prometheus_stores_what_the_collector_knows() {
     prometheus.expect(&format!("gapless_device_gaps{{device=\"{}\"}}", quiet.name), |n| n >= 1.0);
 
     // What the rules speak of is there, and Prometheus could evaluate each of them.
-    let wanted = metrics_of_rules();
+    // This site tells nobody of its alerts.
+    let mut wanted = metrics_of_rules();
+    wanted.retain(|name| !name.starts_with("gapless_receiver_"));
     assert!(wanted.len() > 15, "{wanted:?}");
     let names = prometheus.names().expect("answered");
     assert_eq!(wanted.difference(&names).collect::<Vec<_>>(), Vec::<&String>::new(), "of {names:?}");

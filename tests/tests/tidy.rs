@@ -226,5 +226,8 @@ fn every_statement_of_the_collector_stays_prepared() {
     let count = |(_, text): &(String, String)| production(text).matches("prepare_cached(").count();
     let statements: usize = rust_files("collector/src").iter().map(count).sum();
     let kept = gapless_collector::store::sqlite::STATEMENTS_CACHED;
-    assert!(statements <= kept, "{statements} statements, of which {kept} stay prepared");
+    assert!(
+        2 * statements <= kept,
+        "{statements} places that prepare statements, of which {kept} stay prepared"
+    );
 }

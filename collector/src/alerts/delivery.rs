@@ -35,6 +35,8 @@ pub enum Answer {
     Address(String),
     /// It does not know the sender, or not this password.
     Credentials(String),
+    /// It does not offer what the configuration wants of it, such as STARTTLS or a login.
+    Unfit(String),
 }
 
 /// Tries of a message that failed, and when the next one is made.
@@ -69,7 +71,7 @@ pub fn next(before: Tries, answer: &Answer, now: Timestamp) -> Next {
         Answer::Refused(_) if refusals >= REFUSALS_MAX => return Next::SetAside,
         Answer::Passing { after_ms, .. } => doubled.max(after_ms.unwrap_or_default().min(REFUSED_MS)),
         Answer::Refused(_) => REFUSED_MS,
-        Answer::Address(_) | Answer::Credentials(_) => SENDER_MS,
+        Answer::Address(_) | Answer::Credentials(_) | Answer::Unfit(_) => SENDER_MS,
     };
     Next::Again(Tries { failures, refusals }, now.plus_ms(pause_ms))
 }
@@ -114,6 +116,7 @@ mod tests {
             Answer::Passing { after_ms: None, why: String::new() },
             Answer::Address(String::new()),
             Answer::Credentials(String::new()),
+            Answer::Unfit(String::new()),
         ];
         let mut tries = Tries::default();
         for refusal in 1..REFUSALS_MAX {

@@ -8,20 +8,6 @@ use serde::Deserialize;
 use super::words::checked_text;
 use crate::store::model::ReceiverName;
 
-/// Each address is a receiver of its own, so that one that the server refuses keeps nothing from the others. Called by its place,
-/// and not by itself: who puts a wrong one right wants what it was owed.
-pub(super) fn addressees<'a>(name: &'a Name, mail: &'a Mail) -> impl Iterator<Item = Receiver> + 'a {
-    mail.to.iter().enumerate().map(move |(place, to)| {
-        let own =
-            |name: &Name| if place == 0 { name.clone() } else { Name(format!("{}#{}", name.0, place + 1)) };
-        let (to, formerly) = (vec![to.clone()], mail.formerly.as_ref().map(own));
-        Receiver {
-            name: format!("mail.{}", own(name).0),
-            way: Way::Mail(Mail { to, formerly, ..mail.clone() }),
-        }
-    })
-}
-
 impl Receiver {
     /// What it is called, and was called before.
     #[must_use]
@@ -38,7 +24,7 @@ impl Receiver {
 /// Somebody who is told.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Receiver {
-    /// `webhook.NAME` or `mail.NAME`; of several addresses the second is `mail.NAME#2`.
+    /// `webhook.NAME` or `mail.NAME`.
     pub name: String,
     /// How.
     pub way: Way,

@@ -40,9 +40,7 @@ pub enum BrokerError {
 /// # Errors
 /// [`BrokerError`].
 pub fn start(listen: SocketAddr) -> Result<SocketAddr, BrokerError> {
-    if !listen.ip().is_loopback() {
-        return Err(BrokerError::NotLoopback(listen));
-    }
+    check(listen)?;
     let failed = |source| BrokerError::Listen { address: listen, source };
     // The broker itself ends the process's thread where it cannot bind: so it is tried here first.
     let address = TcpListener::bind(listen).and_then(|l| l.local_addr()).map_err(failed)?;
@@ -54,6 +52,14 @@ pub fn start(listen: SocketAddr) -> Result<SocketAddr, BrokerError> {
     };
     std::thread::Builder::new().name("broker".into()).spawn(serve).map_err(failed)?;
     Ok(address)
+}
+
+/// Whether it may serve there.
+///
+/// # Errors
+/// [`BrokerError::NotLoopback`].
+pub fn check(listen: SocketAddr) -> Result<(), BrokerError> {
+    if listen.ip().is_loopback() { Ok(()) } else { Err(BrokerError::NotLoopback(listen)) }
 }
 
 fn config(listen: SocketAddr) -> Config {

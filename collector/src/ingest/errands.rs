@@ -132,6 +132,7 @@ impl Apply<'_, '_> {
         }
         for job in self.memory.jobs.expire(now) {
             let (outcome, why) = (jobs::EXPIRED, "no answer in time");
+            self.log(&job, End::Failed, Some(why))?;
             self.ended_jobs.push(ended(connection, job, outcome, Some(why.to_owned()))?);
         }
         let connected = jobs::connected(connection)?;
@@ -157,6 +158,7 @@ impl Apply<'_, '_> {
         let is_fresh = known.cadence.is_none() && known.score(now) < AGEING;
         if is_fresh && job.why < Why::Confirm {
             self.memory.jobs.ended(job.scope, lease, End::Done, now, None);
+            self.log(job, End::Done, None)?;
             return Ok(());
         }
         let body = CommandBody::PollNow(known.standing.device);

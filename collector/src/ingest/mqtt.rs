@@ -6,7 +6,7 @@
 //! with the agent, and comes again.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -166,6 +166,14 @@ fn said(options: &Options, online: bool) -> Result<Vec<u8>, SetupError> {
     Ok(wire::encode(&Message::Presence(presence))?)
 }
 
+/// The authorities that the broker's certificate is held against.
+///
+/// # Errors
+/// [`SetupError::Authorities`].
+pub fn authorities(path: &Path) -> Result<Vec<u8>, SetupError> {
+    std::fs::read(path).map_err(|source| SetupError::Authorities { path: path.to_owned(), source })
+}
+
 fn client_options(options: &Options) -> Result<MqttOptions, SetupError> {
     let id = format!("gapless-collector-{}", options.name);
     let mut mqtt = MqttOptions::new(id, &options.host, options.port);
@@ -181,8 +189,7 @@ fn client_options(options: &Options) -> Result<MqttOptions, SetupError> {
     if let Some(path) = &options.tls {
         // The first caller in the process installs it; a later one finds it there.
         let _ = rustls::crypto::ring::default_provider().install_default();
-        let read = std::fs::read(path);
-        let ca = read.map_err(|source| SetupError::Authorities { path: path.clone(), source })?;
+        let ca = authorities(path)?;
         mqtt.set_transport(Transport::tls_with_config(TlsConfiguration::Simple {
             ca,
             alpn: None,

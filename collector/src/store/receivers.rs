@@ -172,6 +172,7 @@ pub(crate) fn answered(
         Answer::Passing { why, .. } => Some(why.clone()),
         Answer::Refused(why) => Some(format!("refused: {why}")),
         Answer::Address(why) => Some(format!("nobody takes messages there: {why}")),
+        Answer::Unfit(why) => Some(format!("it does not offer what the configuration wants of it: {why}")),
         Answer::Credentials(why) => Some(format!("the credentials were refused: {why}")),
     };
     match next {

@@ -23,9 +23,9 @@ const COMMANDS_LEFT_OUT: u64 = 1 << 32;
 const COMMAND_STEPS: u64 = 1 << 47;
 /// How long a connection waits for another one; only a backup or a person's shell can make it wait.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
-/// Prepared statements kept per connection: more than there are in this crate, which `tests/tests/tidy.rs` counts. Each one
-/// beyond would push another one out, to be prepared again.
-pub const STATEMENTS_CACHED: usize = 256;
+/// Prepared statements kept per connection: each one beyond would push another one out, to be prepared again. `tests/tests/tidy.rs`
+/// counts the places in this crate that prepare one, and twice of them: some write several texts.
+pub const STATEMENTS_CACHED: usize = 512;
 
 /// Why a database could not be opened.
 #[derive(Debug, thiserror::Error)]

@@ -1,7 +1,11 @@
 //! Tells by mail.
 
+use std::cell::RefCell;
+use std::collections::BTreeSet;
 use std::path::PathBuf;
+use std::time::{Duration, Instant};
 
+use lettre::address::Envelope;
 use lettre::message::header::{ContentType, Header, HeaderName, HeaderValue};
 use lettre::message::{Mailbox, Message};
 use lettre::transport::smtp::authentication::Credentials;
@@ -16,11 +20,25 @@ use crate::config::receivers::{self as config, Guard};
 /// The longest subject; the rest stands in the text.
 const SUBJECT_CHARS_MAX: usize = 200;
 
+/// A mail that some have is not held up for longer by an address that does not take it, so that they have what comes after it.
+const HELD_MAX: Duration = Duration::from_secs(3_600);
+
 pub(super) struct Mail {
     config: config::Mail,
     from: Mailbox,
     to: Vec<Mailbox>,
     tls: Tls,
+    taken: RefCell<Taken>,
+}
+
+/// Who has a mail that not all have.
+struct Taken {
+    /// Which one.
+    id: String,
+    /// The places of their addresses.
+    by: BTreeSet<usize>,
+    /// When it was tried first.
+    since: Instant,
 }
 
 /// Nobody is to answer by a machine (RFC 3834, section 5).
@@ -48,7 +66,8 @@ impl Mail {
         // Nobody stands between, and who serves on loopback seldom has a certificate for it.
         let loopback = || {
             let parameters = TlsParameters::builder(config.server.host.clone());
-            parameters.dangerous_accept_invalid_certs(true).build().map_err(|error| error.to_string())
+            let parameters = parameters.dangerous_accept_invalid_certs(true);
+            parameters.dangerous_accept_invalid_hostnames(true).build().map_err(|error| error.to_string())
         };
         let parameters = || {
             let trusted = Certificate::from_pem(authorities).map_err(|error| error.to_string())?;
@@ -64,7 +83,8 @@ impl Mail {
             Guard::StartTls => Tls::Required(parameters()?),
         };
         let to = config.to.iter().map(mailbox).collect::<Result<_, _>>()?;
-        Ok(Self { from: mailbox(&config.from)?, to, tls, config })
+        let taken = RefCell::new(Taken { id: String::new(), by: BTreeSet::new(), since: Instant::now() });
+        Ok(Self { from: mailbox(&config.from)?, to, tls, config, taken })
     }
 
     /// The files that are read for each message.
@@ -76,6 +96,7 @@ impl Mail {
         self.try_send(notice).unwrap_or_else(|answer| answer)
     }
 
+    /// To each address by itself, so that one that is refused keeps nothing from the others.
     fn try_send(&self, notice: &Notice) -> Result<Answer, Answer> {
         let message = self.message(notice).map_err(|error| Answer::Refused(error.to_string()))?;
         let server = &self.config.server;
@@ -87,10 +108,35 @@ impl Mail {
             let password = first_line(file).map_err(|error| unreadable(file, &error))?;
             transport = transport.credentials(Credentials::new(user.clone(), password));
         }
-        match transport.build().send(&message) {
-            Ok(_) => Ok(Answer::Accepted),
-            Err(error) => Err(refused(&error)),
+        let (transport, bytes) = (transport.build(), message.formatted());
+        let mut taken = self.taken.borrow_mut();
+        if taken.id != notice.id {
+            *taken = Taken { id: notice.id.clone(), by: BTreeSet::new(), since: Instant::now() };
         }
+        let mut left = Vec::new();
+        for (place, to) in self.to.iter().enumerate() {
+            if taken.by.contains(&place) {
+                continue;
+            }
+            let envelope = Envelope::new(Some(self.from.email.clone()), vec![to.email.clone()]);
+            let envelope = envelope.map_err(|error| Answer::Refused(error.to_string()))?;
+            match transport.send_raw(&envelope, &bytes).map_err(|error| refused(&error)) {
+                Ok(_) => drop(taken.by.insert(place)),
+                // So it would be with each of them, and many a server locks who knocks again and again.
+                Err(all @ (Answer::Credentials(_) | Answer::Unfit(_))) => return Err(all),
+                Err(one) => left.push((to.email.to_string(), one)),
+            }
+        }
+        let (answer, without) = of_all(left, !taken.by.is_empty(), taken.since.elapsed());
+        for (address, why) in without {
+            tracing::error!(
+                address,
+                why,
+                id = notice.id,
+                "this address does not take it; the others have it"
+            );
+        }
+        Ok(answer)
     }
 
     fn message(&self, notice: &Notice) -> Result<Message, lettre::error::Error> {
@@ -104,6 +150,27 @@ impl Mail {
             .header(AutoSubmitted)
             .header(ContentType::TEXT_PLAIN);
         self.to.iter().fold(message, |message, to| message.to(to.clone())).body(notice.text())
+    }
+}
+
+/// What addresses that have not taken a mail come to, where `some` have, after so long; and who is left without it.
+fn of_all(left: Vec<(String, Answer)>, some: bool, tried: Duration) -> (Answer, Vec<(String, String)>) {
+    let why = |answer: &Answer| match answer {
+        Answer::Passing { why, .. } | Answer::Refused(why) => why.clone(),
+        other => format!("{other:?}"),
+    };
+    let told: Vec<_> = left.iter().map(|(address, answer)| (address.clone(), why(answer))).collect();
+    let passes =
+        left.into_iter().map(|(_, answer)| answer).find(|answer| matches!(answer, Answer::Passing { .. }));
+    let words =
+        || told.iter().map(|(address, why)| format!("{address}: {why}")).collect::<Vec<_>>().join("; ");
+    match passes {
+        _ if told.is_empty() => (Answer::Accepted, told),
+        Some(_) if !some || tried < HELD_MAX => {
+            (Answer::Passing { after_ms: None, why: words() }, Vec::new())
+        }
+        _ if some => (Answer::Accepted, told),
+        _ => (Answer::Refused(words()), Vec::new()),
     }
 }
 
@@ -129,8 +196,34 @@ fn refused(error: &lettre::transport::smtp::Error) -> Answer {
     match code {
         Some(530 | 534 | 535 | 538) => Answer::Credentials(why),
         Some(500..) => Answer::Refused(why),
-        // It does not offer what the configuration says: no other message would fare better.
-        _ if error.is_client() => Answer::Address(why),
+        _ if error.is_client() => Answer::Unfit(why),
         _ => Answer::Passing { after_ms: None, why },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_that_takes_nothing_keeps_a_mail_from_nobody_and_others_waiting_for_an_hour_at_most() {
+        let passing = || Answer::Passing { after_ms: None, why: "full".to_owned() };
+        let refusing = || Answer::Refused("unknown".to_owned());
+        let (soon, late) = (Duration::ZERO, HELD_MAX);
+        let rows = [
+            (vec![], true, soon, "Accepted", 0),
+            (vec![refusing()], true, soon, "Accepted", 1),
+            (vec![refusing()], false, soon, "Refused(\"a0: unknown\")", 0),
+            (vec![refusing(), passing()], true, soon, "Passing", 0),
+            (vec![refusing(), passing()], true, late, "Accepted", 2),
+            // Nobody has it: it is tried for as long as that takes.
+            (vec![refusing(), passing()], false, late, "Passing", 0),
+        ];
+        for (answers, some, tried, expected, without) in rows {
+            let left = answers.into_iter().enumerate().map(|(n, answer)| (format!("a{n}"), answer)).collect();
+            let (answer, alone) = of_all(left, some, tried);
+            assert!(format!("{answer:?}").starts_with(expected), "{answer:?}, {expected}");
+            assert_eq!(alone.len(), without, "{expected}");
+        }
     }
 }

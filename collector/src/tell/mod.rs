@@ -101,7 +101,7 @@ fn checked(receiver: &Receiver) -> Result<Sender, StartError> {
 /// One way to send.
 enum Sender {
     Webhook(webhook::Webhook),
-    Mail(mail::Mail),
+    Mail(Box<mail::Mail>),
 }
 
 impl Sender {
@@ -119,7 +119,8 @@ impl Sender {
                 Self::Webhook(webhook::Webhook::new(config.clone(), &authorities(&config.ca_file)?))
             }
             Way::Mail(config) => {
-                Self::Mail(mail::Mail::new(config.clone(), &authorities(&config.ca_file)?).map_err(wrong)?)
+                let mail = mail::Mail::new(config.clone(), &authorities(&config.ca_file)?).map_err(wrong)?;
+                Self::Mail(Box::new(mail))
             }
         })
     }
@@ -216,6 +217,14 @@ impl Teller {
             }
             Answer::Address(why) => {
                 tracing::error!(receiver, id, why, "nobody takes messages there: tried again in an hour");
+            }
+            Answer::Unfit(why) => {
+                tracing::error!(
+                    receiver,
+                    id,
+                    why,
+                    "the receiver does not offer what the configuration wants of it: tried again in an hour"
+                );
             }
             Answer::Credentials(why) => {
                 tracing::error!(receiver, id, why, "the receiver refuses who sends: tried again in an hour");

@@ -118,6 +118,16 @@ fn who_is_told_and_what_stands_in_the_way_is_said() {
     let api = with_alerts();
     let mail = &api.served.items("/api/v1/receivers")[0];
     assert_eq!((&mail["owed"], &mail["failures"]), (&3.into(), &2.into()), "{mail}");
+    let metrics = api.served.get("/metrics").body;
+    for row in [
+        "gapless_receiver_owed{receiver=\"mail.oncall\"} 3",
+        "gapless_receiver_failures{receiver=\"mail.oncall\"} 2",
+        "gapless_receiver_set_aside_total{receiver=\"mail.oncall\"} 0",
+        "gapless_alerts{kind=\"stale\"} 1",
+        "gapless_alerts{kind=\"gap\"} 0",
+    ] {
+        assert!(metrics.contains(row), "{row}: {metrics}");
+    }
     let page = api.served.get("/alerts").body;
     for told in ["mail.oncall", "credentials were refused", "id=\"alert-1\"", "agent farm", "Acknowledge"] {
         assert!(page.contains(told), "{told}: {page}");

@@ -102,7 +102,7 @@ pub struct ReceiverName {
 /// Somebody who is told of alerts.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ReceiverRow {
-    /// `webhook.NAME` or `mail.NAME`; of several addresses the second is `mail.NAME#2`.
+    /// `webhook.NAME` or `mail.NAME`.
     pub name: String,
     /// Messages that it has accepted.
     pub accepted: u64,
