@@ -267,7 +267,8 @@ impl Engine {
         }
         self.commit(now)?;
         self.core.handle(core::Event::Flushed, now.boot_ms);
-        self.act(now)
+        self.act(now)?;
+        self.hand_over(now)
     }
 
     /// The last commit; and the outbox's goodbye, unless a bus goes on (`all_ended` is false) and may have read what is

@@ -11,7 +11,7 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use rusqlite::{Connection, backup::Backup};
+use rusqlite::{Connection, ErrorCode, backup::Backup};
 use rustix::fs::{CWD, RenameFlags};
 
 use crate::store::sqlite;
@@ -85,7 +85,7 @@ pub fn backup(from: &Path, to: &Path) -> Result<(), BackupError> {
 /// is returned, where anything was, in one file: the log beside it belongs to it, and to no backup.
 ///
 /// # Errors
-/// [`BackupError`]; the database is in its place then.
+/// [`BackupError`]; the database is in its place then, and, unless that is damaged, whole.
 pub fn restore(from: &Path, database: &Path) -> Result<Option<PathBuf>, BackupError> {
     let (fresh, kept) = (with_suffix(database, ".restored"), with_suffix(database, ".replaced"));
     let beside = ["", "-wal", "-shm"].map(|suffix| with_suffix(&kept, suffix));
@@ -101,19 +101,27 @@ pub fn restore(from: &Path, database: &Path) -> Result<Option<PathBuf>, BackupEr
     drop(fs::remove_file(with_suffix(&fresh, ".partial")));
     backup(from, &fresh)?;
     let wrong = |source| BackupError::File { path: database.to_owned(), source };
-    let before = fs::metadata(database).ok();
+    let before = match fs::metadata(database) {
+        Ok(before) => Some(before),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => None,
+        Err(e) => return Err(wrong(e)),
+    };
     give(&fresh, before.as_ref().or(fs::metadata(folder_of(database)).ok().as_ref())).map_err(wrong)?;
-    if before.is_some() {
-        if let Err(why) = fold(database) {
-            tracing::warn!(%why, "the database that was there cannot be used, and is kept with what lies beside it");
-            // Beside another database they would spoil it.
-            for suffix in ["-wal", "-shm"] {
-                match fs::rename(with_suffix(database, suffix), with_suffix(&kept, suffix)) {
-                    Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(wrong(e)),
-                    _ => {}
-                }
-            }
+    match before.as_ref().map(|_| fold(database)) {
+        None | Some(Ok(())) => {}
+        Some(Err(why)) if is_damage(&why) => {
+            tracing::warn!(%why, "the database that was there is damaged, and kept with what lies beside it");
         }
+        Some(Err(why)) => return Err(failed(why)),
+    }
+    // Beside another database a log would spoil it. There is none left but of what is damaged, or gone.
+    for suffix in ["-wal", "-shm"] {
+        match fs::rename(with_suffix(database, suffix), with_suffix(&kept, suffix)) {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(wrong(e)),
+            _ => {}
+        }
+    }
+    if before.is_some() {
         // In one step: whoever starts in between must not find nothing and begin anew.
         rustix::fs::renameat_with(CWD, &fresh, CWD, database, RenameFlags::EXCHANGE)
             .map_err(|e| wrong(e.into()))?;
@@ -132,8 +140,12 @@ fn fold(database: &Path) -> rusqlite::Result<()> {
     connection.close().map_err(|(_, source)| source)
 }
 
+fn is_damage(error: &rusqlite::Error) -> bool {
+    matches!(error.sqlite_error_code(), Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase))
+}
+
 /// Whoever runs the collector can write what a person puts there who may be another one.
-fn give(file: &Path, like: Option<&fs::Metadata>) -> io::Result<()> {
+pub(crate) fn give(file: &Path, like: Option<&fs::Metadata>) -> io::Result<()> {
     let (Some(like), own) = (like, fs::metadata(file)?) else { return Ok(()) };
     if (own.uid(), own.gid()) == (like.uid(), like.gid()) {
         return Ok(());

@@ -212,7 +212,13 @@ pub fn check(config: &Config) -> Result<(), RunError> {
 pub fn restore(config: &Config, file: &Path) -> Result<Option<PathBuf>, RunError> {
     make_folder(&config.data_dir)?;
     let _sole = Sole::take(&config.data_dir)?;
-    Ok(backup::restore(file, &config.database())?)
+    let restored = backup::restore(file, &config.database())?;
+    // The lock may be new, and a person's who is not the one that runs the collector.
+    let folder = std::fs::metadata(&config.data_dir).ok();
+    if let Err(error) = backup::give(&Sole::file(&config.data_dir), folder.as_ref()) {
+        tracing::warn!(%error, "the lock keeps its owner: see that the collector can write it");
+    }
+    Ok(restored)
 }
 
 /// Waits for threads to end, as long as a stop may take. Returns how many have not.

@@ -36,12 +36,18 @@ pub struct Sole {
 }
 
 impl Sole {
+    /// The file that is locked.
+    #[must_use]
+    pub fn file(folder: &Path) -> PathBuf {
+        folder.join(LOCK_FILE)
+    }
+
     /// Takes the directory.
     ///
     /// # Errors
     /// [`SoleError`].
     pub fn take(folder: &Path) -> Result<Self, SoleError> {
-        let path = folder.join(LOCK_FILE);
+        let path = Self::file(folder);
         let opened = OpenOptions::new().create(true).truncate(false).write(true).open(&path);
         let lock = match opened {
             Ok(lock) => lock,

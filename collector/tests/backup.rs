@@ -125,4 +125,16 @@ fn a_backup_is_put_back_and_what_was_there_is_kept() {
     assert!(matches!(refused, BackupError::Damaged(..) | BackupError::Database { .. }), "{refused}");
     assert_eq!(count(&at("killed")), 1);
     assert!(!at("killed.replaced").exists() && !at("killed.restored").exists());
+    // Where the database itself is gone or spoilt, its log must not find another one beside it.
+    for spoil in [None, Some("no database ".repeat(2_000))] {
+        for name in ["lost", "lost-wal", "lost.replaced", "lost.replaced-wal"] {
+            drop(std::fs::remove_file(at(name)));
+        }
+        std::fs::write(at("lost-wal"), vec![0x37; 40_000]).unwrap();
+        let is_there = spoil.is_some();
+        spoil.into_iter().for_each(|text| std::fs::write(at("lost"), text).unwrap());
+        assert_eq!(restore(&at("copy"), &at("lost")).unwrap().is_some(), is_there);
+        assert!(at("lost.replaced-wal").exists() && !at("lost-wal").exists());
+        assert_eq!(count(&at("lost")), 1);
+    }
 }

@@ -174,4 +174,12 @@ fn what_was_asked_for_waits_for_no_flush() {
     assert_eq!(sent(&mut engine), [""; 0], "it is not durable, and more of the poll may come");
     engine.check_deadlines(now(6_000)).unwrap();
     assert_eq!(sent(&mut engine), ["data", "reply"]);
+    // Nor at a stop, after which nothing else would send it.
+    let body = CommandBody::PollNow(DeviceId::new("mast").unwrap());
+    let command = Command { id: 2, expires: now(60_000).wall, body };
+    hear(&mut engine, connection, (&commands, &Message::Command(command)), now(7_000));
+    assert!(matches!(engine.next_effect(), Some(Effect::PollNow { command: 2, .. })));
+    engine.on_bus(answered(7_100), now(7_100)).unwrap();
+    engine.finish_polls(now(7_200)).unwrap();
+    assert_eq!(sent(&mut engine), ["data", "reply"]);
 }

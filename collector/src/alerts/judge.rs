@@ -174,15 +174,15 @@ fn fresh(facts: &DeviceFacts, limits: &Limits, now: Timestamp) -> (Stand, Stand)
     let over_ms = present_ms(since, now, &facts.away);
     let age = long(age_ms);
     match (facts.missed, &facts.failing) {
-        (Some(_), Some(why)) if over_ms >= limits.silent_ms => {
-            (Stand::Between, Stand::Beyond(format!("it could not be asked for {age}: {why}")))
-        }
-        (Some(cause), None) if over_ms >= limits.silent_ms => {
-            (Stand::Between, Stand::Beyond(format!("it has not answered for {age}: {cause}")))
+        (Some(cause), failing) if over_ms >= limits.silent_ms => {
+            let why =
+                failing.as_ref().map_or_else(String::new, |why| format!("; the last try failed: {why}"));
+            (Stand::Between, Stand::Beyond(format!("it has not answered for {age}: {cause}{why}")))
         }
         (None, failing) if over_ms >= limits.stale_ms => {
             let allowed = long(facts.allowed_ms);
-            let why = failing.as_ref().map_or_else(String::new, |why| format!(": {why}"));
+            let why =
+                failing.as_ref().map_or_else(String::new, |why| format!("; the last try failed: {why}"));
             let words = format!("its latest reading is {age} old; {allowed} is allowed{why}");
             (Stand::Beyond(words), Stand::Between)
         }

@@ -32,13 +32,14 @@ pub(super) struct Mail {
 }
 
 /// Who has a mail that not all have.
+#[derive(Default)]
 struct Taken {
     /// Which one.
     id: String,
     /// The places of their addresses.
     by: BTreeSet<usize>,
-    /// When it was tried first.
-    since: Instant,
+    /// When the first of them took it.
+    since: Option<Instant>,
 }
 
 /// Nobody is to answer by a machine (RFC 3834, section 5).
@@ -83,7 +84,7 @@ impl Mail {
             Guard::StartTls => Tls::Required(parameters()?),
         };
         let to = config.to.iter().map(mailbox).collect::<Result<_, _>>()?;
-        let taken = RefCell::new(Taken { id: String::new(), by: BTreeSet::new(), since: Instant::now() });
+        let taken = RefCell::default();
         Ok(Self { from: mailbox(&config.from)?, to, tls, config, taken })
     }
 
@@ -111,7 +112,7 @@ impl Mail {
         let (transport, bytes) = (transport.build(), message.formatted());
         let mut taken = self.taken.borrow_mut();
         if taken.id != notice.id {
-            *taken = Taken { id: notice.id.clone(), by: BTreeSet::new(), since: Instant::now() };
+            *taken = Taken { id: notice.id.clone(), ..Taken::default() };
         }
         let mut left = Vec::new();
         for (place, to) in self.to.iter().enumerate() {
@@ -120,14 +121,20 @@ impl Mail {
             }
             let envelope = Envelope::new(Some(self.from.email.clone()), vec![to.email.clone()]);
             let envelope = envelope.map_err(|error| Answer::Refused(error.to_string()))?;
-            match transport.send_raw(&envelope, &bytes).map_err(|error| refused(&error)) {
-                Ok(_) => drop(taken.by.insert(place)),
-                // So it would be with each of them, and many a server locks who knocks again and again.
-                Err(all @ (Answer::Credentials(_) | Answer::Unfit(_))) => return Err(all),
-                Err(one) => left.push((to.email.to_string(), one)),
+            match transport.send_raw(&envelope, &bytes) {
+                Ok(_) => {
+                    taken.by.insert(place);
+                    taken.since.get_or_insert_with(Instant::now);
+                }
+                Err(error) => match (refused(&error), error.status().is_some() || error.is_client()) {
+                    // So it would be with each of them: it is away, or locks who knocks again and again.
+                    (all @ Answer::Credentials(_), _) | (all, false) => return Err(all),
+                    (one, true) => left.push((to.email.to_string(), one)),
+                },
             }
         }
-        let (answer, without) = of_all(left, !taken.by.is_empty(), taken.since.elapsed());
+        let had = taken.since.map(|since| since.elapsed());
+        let (answer, without) = of_all(left, had);
         for (address, why) in without {
             tracing::error!(
                 address,
@@ -153,24 +160,26 @@ impl Mail {
     }
 }
 
-/// What addresses that have not taken a mail come to, where `some` have, after so long; and who is left without it.
-fn of_all(left: Vec<(String, Answer)>, some: bool, tried: Duration) -> (Answer, Vec<(String, String)>) {
+/// What addresses that have not taken a mail come to, where others have had it for so long; and who is left without it.
+fn of_all(left: Vec<(String, Answer)>, had: Option<Duration>) -> (Answer, Vec<(String, String)>) {
     let why = |answer: &Answer| match answer {
+        Answer::Accepted => String::new(),
         Answer::Passing { why, .. } | Answer::Refused(why) => why.clone(),
-        other => format!("{other:?}"),
+        Answer::Address(why) | Answer::Credentials(why) | Answer::Unfit(why) => why.clone(),
     };
     let told: Vec<_> = left.iter().map(|(address, answer)| (address.clone(), why(answer))).collect();
-    let passes =
-        left.into_iter().map(|(_, answer)| answer).find(|answer| matches!(answer, Answer::Passing { .. }));
     let words =
         || told.iter().map(|(address, why)| format!("{address}: {why}")).collect::<Vec<_>>().join("; ");
-    match passes {
+    let passes = left.iter().any(|(_, answer)| matches!(answer, Answer::Passing { .. }));
+    let is_unfit = left.iter().all(|(_, answer)| matches!(answer, Answer::Unfit(_)));
+    match had {
         _ if told.is_empty() => (Answer::Accepted, told),
-        Some(_) if !some || tried < HELD_MAX => {
+        _ if passes && had.is_none_or(|had| had < HELD_MAX) => {
             (Answer::Passing { after_ms: None, why: words() }, Vec::new())
         }
-        _ if some => (Answer::Accepted, told),
-        _ => (Answer::Refused(words()), Vec::new()),
+        Some(_) => (Answer::Accepted, told),
+        None if is_unfit => (Answer::Unfit(words()), Vec::new()),
+        None => (Answer::Refused(words()), Vec::new()),
     }
 }
 
@@ -194,7 +203,9 @@ fn refused(error: &lettre::transport::smtp::Error) -> Answer {
     let why = chain(error);
     let code = error.status().map(u16::from);
     match code {
-        Some(530 | 534 | 535 | 538) => Answer::Credentials(why),
+        Some(534 | 535 | 538) => Answer::Credentials(why),
+        // It wants a login, or TLS, of which the configuration knows nothing; for some addresses it may not.
+        Some(530) => Answer::Unfit(why),
         Some(500..) => Answer::Refused(why),
         _ if error.is_client() => Answer::Unfit(why),
         _ => Answer::Passing { after_ms: None, why },
@@ -209,19 +220,22 @@ mod tests {
     fn an_address_that_takes_nothing_keeps_a_mail_from_nobody_and_others_waiting_for_an_hour_at_most() {
         let passing = || Answer::Passing { after_ms: None, why: "full".to_owned() };
         let refusing = || Answer::Refused("unknown".to_owned());
-        let (soon, late) = (Duration::ZERO, HELD_MAX);
+        let unfit = || Answer::Unfit("no such thing".to_owned());
+        let (soon, late) = (Some(Duration::ZERO), Some(HELD_MAX));
         let rows = [
-            (vec![], true, soon, "Accepted", 0),
-            (vec![refusing()], true, soon, "Accepted", 1),
-            (vec![refusing()], false, soon, "Refused(\"a0: unknown\")", 0),
-            (vec![refusing(), passing()], true, soon, "Passing", 0),
-            (vec![refusing(), passing()], true, late, "Accepted", 2),
+            (vec![], soon, "Accepted", 0),
+            (vec![refusing()], soon, "Accepted", 1),
+            (vec![unfit()], soon, "Accepted", 1),
+            (vec![refusing()], None, "Refused(\"a0: unknown\")", 0),
+            (vec![unfit(), unfit()], None, "Unfit", 0),
+            (vec![refusing(), passing()], soon, "Passing", 0),
+            (vec![refusing(), passing()], late, "Accepted", 2),
             // Nobody has it: it is tried for as long as that takes.
-            (vec![refusing(), passing()], false, late, "Passing", 0),
+            (vec![refusing(), passing()], None, "Passing", 0),
         ];
-        for (answers, some, tried, expected, without) in rows {
+        for (answers, had, expected, without) in rows {
             let left = answers.into_iter().enumerate().map(|(n, answer)| (format!("a{n}"), answer)).collect();
-            let (answer, alone) = of_all(left, some, tried);
+            let (answer, alone) = of_all(left, had);
             assert!(format!("{answer:?}").starts_with(expected), "{answer:?}, {expected}");
             assert_eq!(alone.len(), without, "{expected}");
         }

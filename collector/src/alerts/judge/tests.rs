@@ -75,9 +75,12 @@ fn data_is_told_of_five_minutes_after_it_is_stale_and_by_its_reason() {
     assert_eq!(of(&facts, &Limits::default(), Kind::Silent), words);
     // What stands between the collector and its source says more than that there was no row.
     let failing = DeviceFacts { failing: Some("no such host".to_owned()), ..facts };
-    let words = Stand::Beyond("it could not be asked for 9m: no such host".to_owned());
+    let words = format!("it has not answered for 9m: {}; the last try failed: no such host", Cause::NoAnswer);
+    let words = Stand::Beyond(words);
     assert_eq!(of(&failing, &Limits::default(), Kind::Silent), words);
-    let words = Stand::Beyond("its latest reading is 9m old; 3m is allowed: no such host".to_owned());
+    let words = Stand::Beyond(
+        "its latest reading is 9m old; 3m is allowed; the last try failed: no such host".to_owned(),
+    );
     assert_eq!(of(&DeviceFacts { missed: None, ..failing }, &Limits::default(), Kind::Stale), words);
 }
 

@@ -401,6 +401,10 @@ impl Fetch for DropDevice {
                 source,
                 "its files are not known, or make other rows by now: all that are there are read anew"
             );
+            // Of one that was left alone for long nothing is known.
+            if !files.is_empty() {
+                self.files.recall_anew(files);
+            }
             return;
         }
         self.spoilt = about.spoilt;

@@ -518,8 +518,14 @@ fn how_far_back_the_first_look_goes_is_known_for_good() {
     let mut third = device();
     third.settings.reads += 1;
     let mut third = kept.recalled_by(third);
+    // While its share is not there nothing is said of its rows, and nothing forgotten.
+    let mut unmounted = self::device(&Shelf::default(), None);
+    unmounted.settings.reads += 1;
+    let mut unmounted = kept.recalled_by(unmounted);
+    assert!(unmounted.news_at(minute(6), now).is_err());
     let all: Vec<_> = rows(2..5).into_iter().chain(rows(2..6)).collect();
-    assert_eq!(look_from(&mut third, minute(6), now).0, all);
+    let with_late: Vec<_> = rows(0..5).into_iter().chain(all.clone()).collect();
+    assert_eq!(look_from(&mut third, minute(6), now).0, with_late, "what came later still did");
     assert!(kept.take(&mut third));
     assert_eq!((kept.files.len(), kept.about.as_ref().unwrap().reads), (4, Some(2)));
     let about = kept.about.take().map(|about| DropRow { reads: None, ..about });

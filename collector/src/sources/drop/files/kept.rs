@@ -19,6 +19,15 @@ impl Files {
         self.forget();
     }
 
+    /// The same where rows come out otherwise by now: all is to be read once more, and what came after the first look of all still did.
+    pub(in super::super) fn recall_anew(&mut self, rows: Vec<Named<FileRow>>) {
+        self.recall(rows);
+        for file in self.known.values_mut().filter(|file| !matches!(file.state, State::Old)) {
+            *file = File::new(file.stat, Duration::ZERO, State::New, file.is_old);
+        }
+        self.unwritten = self.known.keys().cloned().collect();
+    }
+
     /// What has changed since it was [written](Self::written): files that are not listed any more have no row.
     pub(in super::super) fn unwritten(&self) -> Vec<Named<Option<FileRow>>> {
         let rows = self.unwritten.iter().filter_map(|name| match self.known.get(name) {
