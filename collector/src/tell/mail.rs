@@ -134,7 +134,7 @@ impl Mail {
             }
         }
         let had = taken.since.map(|since| since.elapsed());
-        let (answer, without) = of_all(left, had);
+        let (answer, without) = of_all(&left, had);
         for (address, why) in without {
             tracing::error!(
                 address,
@@ -161,7 +161,7 @@ impl Mail {
 }
 
 /// What addresses that have not taken a mail come to, where others have had it for so long; and who is left without it.
-fn of_all(left: Vec<(String, Answer)>, had: Option<Duration>) -> (Answer, Vec<(String, String)>) {
+fn of_all(left: &[(String, Answer)], had: Option<Duration>) -> (Answer, Vec<(String, String)>) {
     let why = |answer: &Answer| match answer {
         Answer::Accepted => String::new(),
         Answer::Passing { why, .. } | Answer::Refused(why) => why.clone(),
@@ -234,8 +234,9 @@ mod tests {
             (vec![refusing(), passing()], None, "Passing", 0),
         ];
         for (answers, had, expected, without) in rows {
-            let left = answers.into_iter().enumerate().map(|(n, answer)| (format!("a{n}"), answer)).collect();
-            let (answer, alone) = of_all(left, had);
+            let left: Vec<_> =
+                answers.into_iter().enumerate().map(|(n, answer)| (format!("a{n}"), answer)).collect();
+            let (answer, alone) = of_all(&left, had);
             assert!(format!("{answer:?}").starts_with(expected), "{answer:?}, {expected}");
             assert_eq!(alone.len(), without, "{expected}");
         }

@@ -119,6 +119,10 @@ impl World {
 
     /// All is quiet: of each device whose changes come with their rows a value is put right that nothing else would read again.
     pub(super) fn put_right(&mut self) {
+        // A collector whose clock was ahead asks again that much later.
+        if self.plan.has(Mischief::CenterClock) {
+            return;
+        }
         let now_ms = self.now_ms;
         let Some(Sources { plan, ground, watch, promised, .. }) = &mut self.sources else { return };
         let mut state = ground.state();
