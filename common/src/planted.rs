@@ -100,11 +100,19 @@ pub enum Bug {
     TokenPastItsTime,
     /// A source asks for a token once more, though the one before it was of no use a moment ago.
     TokenStorm,
+    /// A list of devices that broke off is taken for a whole one.
+    ListUnfinished,
+    /// A device is removed by the first listing that lacks it.
+    AbsenceBelieved,
+    /// One that is listed again is not asked again.
+    RemovedForEver,
+    /// A collector that is started again does not know any more which devices are removed.
+    RemovalForgotten,
 }
 
 impl Bug {
     /// All of them.
-    pub const ALL: [Self; 47] = [
+    pub const ALL: [Self; 51] = [
         Self::AcknowledgeBeforeCommit,
         Self::SkipFsync,
         Self::TrimOnPuback,
@@ -152,6 +160,10 @@ impl Bug {
         Self::ChangesReplaced,
         Self::TokenPastItsTime,
         Self::TokenStorm,
+        Self::ListUnfinished,
+        Self::AbsenceBelieved,
+        Self::RemovedForEver,
+        Self::RemovalForgotten,
     ];
 }
 

@@ -51,7 +51,8 @@ impl Past {
         let has = |kind: obstacle::Kind| kind.of(&attributes).is_some();
         let is_withdrawn =
             is_same && has(obstacle::Kind::NotAuthorised) && !planted::has(Bug::ConsentForgotten);
-        let is_removed = polled.listed.is_some() && has(obstacle::Kind::Removed);
+        let is_removed =
+            polled.listed.is_some() && has(obstacle::Kind::Removed) && !planted::has(Bug::RemovalForgotten);
         let is_away = is_same && has(obstacle::Kind::Unreachable);
         let withdrawn = is_withdrawn.then(|| Whose::kept(&attributes));
         Self { attributes, is_same, withdrawn, is_removed, is_away }

@@ -22,6 +22,8 @@ const ANSWERS_MAX: usize = 1_000;
 /// An answer serves all devices that are due within this part of their rhythm.
 const SHARED_PART: i64 = 4;
 const MINUTE_MS: i64 = 60_000;
+/// Devices of which it is known that rows were told that nobody could take.
+const UNTAKEN_MAX: usize = 10_000;
 /// Devices that are not known that people are told of.
 const TOLD_MAX: usize = 1_000;
 
@@ -34,6 +36,8 @@ pub(super) struct Differ {
     unknown: BTreeSet<String>,
     /// Those that people were told of.
     told: BTreeSet<String>,
+    /// The last instant of the rows of devices that were told while nobody could take them.
+    untaken: BTreeMap<String, Timestamp>,
     /// Why it could not be asked, as it was said last.
     trouble: Option<String>,
 }
@@ -47,6 +51,7 @@ impl Differ {
             api,
             unknown: BTreeSet::new(),
             told: BTreeSet::new(),
+            untaken: BTreeMap::new(),
             trouble: None,
         }
     }
@@ -73,6 +78,23 @@ impl Differ {
         new
     }
 
+    /// Rows of a device that nobody could take go up to `last`: beyond what a read holds they are read later.
+    pub(super) fn left(&mut self, key: &str, last: Timestamp) {
+        let before = self.untaken.get(key).copied();
+        if before.is_some() || self.untaken.len() < UNTAKEN_MAX {
+            self.untaken.insert(key.to_owned(), before.map_or(last, |before| before.max(last)));
+        }
+    }
+
+    /// Whether some of them may be beyond what a read at `now` holds: that ends with a whole minute, and the clock may be behind.
+    fn is_beyond(&mut self, key: &str, now: Timestamp) -> bool {
+        let is_beyond = self.untaken.get(key).is_some_and(|last| *last >= now.plus_ms(-MINUTE_MS));
+        if !is_beyond {
+            self.untaken.remove(key);
+        }
+        is_beyond
+    }
+
     /// Goes on without an answer, and says once why there is none.
     fn go_without(&mut self, failure: &Failure) {
         let why = failure.to_string();
@@ -88,7 +110,8 @@ impl Differ {
 
     /// Asks what changed. Where it breaks off the parts that have come are kept, and the next question goes on after them.
     fn ask(&mut self, spec: &DeltaSpec, devices: &[Polled], urgency: Urgency) -> Result<(), Failure> {
-        let description = &self.api.description;
+        let api = Arc::clone(&self.api);
+        let description = &api.description;
         let by_key: BTreeMap<&str, &Polled> =
             devices.iter().map(|polled| (polled.key.as_str(), polled)).collect();
         let change = |key: &str, changes: &[Json]| {
@@ -128,6 +151,12 @@ impl Differ {
                     "the changes do not end: there are more, and `delta.next` is what was asked with"
                         .to_owned(),
                 ));
+            }
+            let is_known = |key: &str| by_key.get(key).is_some_and(|one| matches!(one.life, Life::Known(_)));
+            for (key, changes) in answer.changed.iter().filter(|(key, _)| spec.rows && !is_known(key)) {
+                if let Some(last) = description.answer.last_time(changes) {
+                    self.left(key, last);
+                }
             }
             let has_more = answer.more;
             self.unknown.extend(self.delta.take(answer, now, change));
@@ -192,6 +221,7 @@ impl Shell {
             }
         }
         let began = differ.delta.last();
+        let has_more = differ.is_beyond(&key, now);
         // Less than a window, so that one call reads it up to an instant that comes after the question.
         let window = api.description.window.0;
         let back = spec.back.map_or(window - window.min(2 * MINUTE_MS) / 2, |back| back.0);
@@ -227,7 +257,7 @@ impl Shell {
         }
         let seen = self.differ.as_mut().map(|differ| differ.delta.read(&key, began.seen, now));
         if let (Some(seen), Some(known)) = (seen, self.known(at)) {
-            (known.seen, known.unread) = (seen, None);
+            (known.seen, known.unread) = (seen, has_more.then_some(now));
         }
         Ok(brought.outcome())
     }

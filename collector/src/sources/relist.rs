@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use gapless_common::planted::{self, Bug};
 use gapless_common::quality::Cause;
 use gapless_common::time::Timestamp;
 use gapless_common::topic::AgentPath;
@@ -84,6 +85,12 @@ impl Lister {
             match self.api.caller.get(listing.url(), asks) {
                 Ok(body) if listing.take(spec, &body).map_err(Failure::Answer)? => return Ok(listing),
                 Ok(_) => {}
+                Err(_)
+                    if planted::has(Bug::ListUnfinished)
+                        && listing.url() != Listing::begin(spec, now).url() =>
+                {
+                    return Ok(listing);
+                }
                 Err(failure) => {
                     if failure.until().is_some() {
                         self.under_way = Some(listing);

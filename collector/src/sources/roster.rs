@@ -2,6 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use gapless_common::planted::{self, Bug};
+
 use super::list::Entry;
 
 /// What is known of a device of the list.
@@ -40,6 +42,7 @@ pub(super) fn compare(
     for (id, entry) in found {
         match known.get(id) {
             None => changes.new.push(entry.clone()),
+            Some(listed) if listed.is_removed && planted::has(Bug::RemovedForEver) => {}
             Some(listed) if listed.is_removed => changes.back.push(entry.clone()),
             Some(listed) if listed.entry.vars != entry.vars => changes.other.push(entry.clone()),
             Some(_) => {}
@@ -47,7 +50,8 @@ pub(super) fn compare(
     }
     let known = known.values().filter(is_there).map(|listed| &listed.entry.id);
     changes.absent = known.filter(|id| !found.contains_key(*id)).cloned().collect();
-    changes.gone = changes.absent.intersection(absent_before).cloned().collect();
+    let is_gone = |id: &&String| absent_before.contains(*id) || planted::has(Bug::AbsenceBelieved);
+    changes.gone = changes.absent.iter().filter(is_gone).cloned().collect();
     changes
 }
 

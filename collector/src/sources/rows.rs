@@ -116,8 +116,17 @@ impl AnswerSpec {
 
     /// The first time of rows of JSON that came by themselves, of those whose time can be read.
     pub(super) fn first_time(&self, rows: &[Json]) -> Option<Timestamp> {
+        self.times(rows).min()
+    }
+
+    /// The last one.
+    pub(super) fn last_time(&self, rows: &[Json]) -> Option<Timestamp> {
+        self.times(rows).max()
+    }
+
+    fn times<'a>(&'a self, rows: &'a [Json]) -> impl Iterator<Item = Timestamp> + 'a {
         let times = rows.iter().filter_map(|row| at_path(row, &self.time).and_then(text));
-        times.filter_map(|time| self.read_time(&time, None).ok()).min()
+        times.filter_map(|time| self.read_time(&time, None).ok())
     }
 
     fn csv(&self, body: &str, values: &[String]) -> Result<Vec<Raw>, String> {
@@ -331,6 +340,7 @@ mod tests {
             let (answer, rows) = (in_britain(), rows(&times));
             assert_eq!(answer.rows_of(&rows, &["value".to_owned()]).is_ok(), is_read, "{times:?}");
             assert_eq!(answer.first_time(&rows), Some(ms(first)), "{times:?}");
+            assert!(answer.last_time(&rows).is_some_and(|last| (rows.len() > 1) == (last > ms(first))));
         }
         let utc = Description::read(METER).unwrap().answer;
         assert!(utc.rows_of(&rows(&["2026-10-25 01:30"]), &["value".to_owned()]).is_ok());

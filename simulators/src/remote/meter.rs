@@ -167,7 +167,12 @@ impl Remote for Meter {
 
 #[expect(clippy::cast_precision_loss, reason = "some hundreds")]
 fn value(utility: &str, period: i64) -> f64 {
-    let (base, most) = if utility == "gas" { (0.0, 97) } else { (0.125, 89) };
+    let (base, most) = match utility {
+        "gas" => (0.0, 97),
+        "heat" => (0.25, 83),
+        "water" => (0.375, 79),
+        _ => (0.125, 89),
+    };
     base + period.rem_euclid(most) as f64 / 64.0
 }
 

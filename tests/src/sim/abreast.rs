@@ -5,7 +5,7 @@
 use gapless_common::time::Timestamp;
 use rusqlite::Connection;
 
-use super::api::{Api, UTILITIES};
+use super::api::Api;
 use super::clock::truth;
 use super::described::Described;
 use super::feed::{Correction, instants};
@@ -43,8 +43,10 @@ impl World {
         }
         let state = sources.ground.state();
         let asked = sources.plan.devices();
-        let asked =
-            asked.filter(|(described, utility)| !state.apis[described.no].meter.withdrawn.contains(*utility));
+        let asked = asked.filter(|(described, utility)| {
+            let api = &state.apis[described.no];
+            !api.meter.withdrawn.contains(*utility) && api.names(utility, self.now_ms)
+        });
         asked.into_iter().find_map(|(described, utility)| {
             let (api, device) = (&state.apis[described.no], described.device(utility));
             let owed = self.owed(described, utility, &state)?;
@@ -128,13 +130,13 @@ impl World {
         let mut state = ground.state();
         for described in &plan.described {
             let has_rows = described.way.changes().is_some_and(|changes| changes.has_rows);
-            for utility in UTILITIES.into_iter().filter(|_| has_rows) {
+            for utility in described.utilities().iter().copied().filter(|_| has_rows) {
                 let last =
                     state.calls.iter().rev().find(|call| call.api == described.no && call.utility == utility);
                 // One that cannot be reached is left alone, whatever is told of it.
                 let is_away = last.is_some_and(|call| call.status == Some(404));
                 let api = &mut state.apis[described.no];
-                if is_away || api.meter.withdrawn.contains(utility) {
+                if is_away || api.meter.withdrawn.contains(utility) || !api.names(utility, now_ms) {
                     continue;
                 }
                 let device = described.device(utility);

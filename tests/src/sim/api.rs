@@ -9,6 +9,7 @@ use gapless_simulators::remote::{self as simulated, Remote as _};
 
 use super::clock::truth;
 use super::feed::Feed;
+use super::listing::{self, List};
 use super::rng::Rng;
 
 /// The key that the APIs want, as the shipped description has it.
@@ -35,6 +36,8 @@ pub struct Api {
     pub unreachable_until_ms: BTreeMap<String, u64>,
     /// What it says of what has changed.
     pub feed: Feed,
+    /// The list of its meters, where it has one.
+    pub list: Option<List>,
 }
 
 impl Api {
@@ -52,6 +55,7 @@ impl Api {
             empty_until_ms: BTreeMap::new(),
             unreachable_until_ms: BTreeMap::new(),
             feed: Feed::new(usize::MAX),
+            list: None,
         }
     }
 
@@ -62,6 +66,15 @@ impl Api {
         self.empty_until_ms.clear();
         self.unreachable_until_ms.clear();
         self.feed.behind_until_ms = 0;
+        self.list.iter_mut().for_each(List::make_good);
+    }
+
+    /// Whether it has a meter that it names, or has no list.
+    #[must_use]
+    pub fn names(&self, utility: &str, at_ms: u64) -> bool {
+        self.list
+            .as_ref()
+            .is_none_or(|list| list.names(utility, at_ms) && !self.meter.withdrawn.contains(utility))
     }
 
     /// What it answers at `at_ms`.
@@ -83,6 +96,12 @@ impl Api {
         self.meter.empty = during(&self.empty_until_ms);
         self.meter.unreachable = during(&self.unreachable_until_ms);
         let request = simulated::Request { target, head, body: "" };
+        self.feed.hushed = self.list.as_ref().map(|list| list.hushed(at_ms)).unwrap_or_default();
+        let page = listing::page(&request);
+        let is_cut = page.zip(self.list.as_ref()).is_some_and(|(page, list)| list.is_cut(page, at_ms));
+        if is_cut && rng.one_in(2) {
+            return Answer { status: 500, body: "a fault".to_owned(), ..Answer::default() };
+        }
         let (status, body) = match self.changes(&request, at_ms) {
             Some(answer) => answer,
             None => self.meter.answer(&request, truth(at_ms)),
@@ -94,18 +113,24 @@ impl Api {
         // A word that nobody can read is another word: that two such answers are the same is no fault of who goes by it.
         let is_word = target.ends_with("/summary");
         let is_garbled = status == 200 && at_ms < self.garbled_until_ms && !is_word;
-        if is_garbled { answer.garbled(rng) } else { answer }
+        match () {
+            () if is_garbled => answer.garbled(rng),
+            () if is_cut && status == 200 => answer.halved(),
+            () => answer,
+        }
     }
 
-    /// What it answers where it is asked for what has changed: `/UTILITY/summary`, `/changes?since=…` or `/rows?since=…`.
+    /// What it answers where it is asked for what has changed: `/UTILITY/summary`, `/changes?since=…` or `/rows?since=…`; and for its
+    /// list, `/meters`.
     fn changes(&mut self, request: &simulated::Request<'_>, at_ms: u64) -> Option<(u16, String)> {
         let (path, now) = (request.target.split('?').next()?, (truth(at_ms), at_ms));
         let utility = path.strip_prefix('/').and_then(|path| path.strip_suffix("/summary"));
         let since = request.field("since").filter(|_| ["/changes", "/rows"].contains(&path));
-        if utility.is_none() && since.is_none() {
+        let page = listing::page(request);
+        if utility.is_none() && since.is_none() && page.is_none() {
             return None;
         }
-        let Self { meter, feed, .. } = self;
+        let Self { meter, feed, list, .. } = self;
         if request.header("x-api-key") != Some(&meter.key) {
             return Some((401, "no such key".to_owned()));
         }
@@ -117,6 +142,9 @@ impl Api {
         }
         if meter.quota.as_mut().is_some_and(|quota| !quota.take(now.0)) {
             return Some((429, "no call is left".to_owned()));
+        }
+        if let Some((page, list)) = page.zip(list.as_ref()) {
+            return Some((200, list.answer(page, &meter.withdrawn, at_ms).to_string()));
         }
         let answer = match (utility, since) {
             (Some(utility), _) => Some(feed.word(meter, utility, now)),
@@ -169,10 +197,19 @@ impl Answer {
 
     /// The same, so that nobody can read it.
     fn garbled(self, rng: &mut Rng) -> Self {
-        let half = self.body.get(..self.body.len() / 2).unwrap_or_default().to_owned();
+        let half = self.half();
         let whole = ["", "<html>in an hour</html>", "{}", "[]", "{\"values\": [{}]}", "{\"values\": 7}"];
         let body = if rng.one_in(3) { half } else { (*rng.pick(&whole)).to_owned() };
         Self { body, is_garbled: true, ..self }
+    }
+
+    /// The first half of it.
+    fn halved(self) -> Self {
+        Self { body: self.half(), is_garbled: true, ..self }
+    }
+
+    fn half(&self) -> String {
+        self.body.get(..self.body.len() / 2).unwrap_or_default().to_owned()
     }
 }
 

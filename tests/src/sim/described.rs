@@ -4,10 +4,11 @@
 use gapless_common::time::Timestamp;
 use gapless_simulators::remote::quota::Quota;
 
-use super::api::Api;
+use super::api::{Api, UTILITIES};
 use super::clock::{BEGAN_MS, signed};
 use super::donor::Says;
 use super::door::LogIn;
+use super::listing::{LISTED, List, Listing};
 use super::plan::Scale;
 use super::rng::Rng;
 use super::way::Way;
@@ -51,6 +52,8 @@ pub struct Described {
     pub way: Way,
     /// How it comes by tokens, where its API wants any.
     pub log_in: Option<LogIn>,
+    /// How it is asked for its devices, where its description does not have them.
+    pub listing: Option<Listing>,
     class: &'static str,
     /// The first value of its API, and how long each takes to be there.
     oldest: Timestamp,
@@ -93,10 +96,17 @@ impl Described {
             has_quota: false,
             way: Way::Windows,
             log_in: None,
+            listing: None,
             class,
             oldest: Timestamp(BEGAN_MS).plus_ms(-times(rng, 5, 300)),
             delay_ms: signed(rng.below(interval_ms.unsigned_abs() / 2)),
         }
+    }
+
+    /// The meters of its API.
+    #[must_use]
+    pub fn utilities(&self) -> &'static [&'static str] {
+        if self.listing.is_some() { &LISTED } else { &UTILITIES }
     }
 
     /// The name of one of its devices.
@@ -140,6 +150,7 @@ impl Described {
             assert!(text.contains(&from), "the shipped description has no `{from}`");
             text.replace(&from, &to)
         });
+        let text = self.listing.iter().fold(text, |text, listing| listing.describe(self, &text));
         let text = self.way.describe(*no, text);
         self.log_in.iter().fold(text, |text, log_in| text + &log_in.describe())
     }
@@ -159,7 +170,8 @@ impl Described {
     pub(super) fn api(&self) -> Api {
         let quota = self.has_quota.then(|| Quota::new(self.rate.0, self.rate.1));
         let mut api = Api::new(self.oldest, self.interval_ms, self.delay_ms, quota);
-        api.feed.most = self.way.changes_most();
+        (api.feed.most, api.feed.utilities) = (self.way.changes_most(), self.utilities());
+        api.list = List::new(self);
         api
     }
 }

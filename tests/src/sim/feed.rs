@@ -8,6 +8,7 @@ use gapless_simulators::remote::meter::{INVALID, Meter};
 use serde_json::{Value as Json, json};
 
 use super::api::UTILITIES;
+use super::listing::Page;
 
 /// A value that was put right.
 #[derive(Debug, Clone)]
@@ -42,6 +43,10 @@ pub struct Feed {
     pub log: Vec<Change>,
     /// Changes in an answer at most; the rest is asked for with its cursor.
     pub most: usize,
+    /// The meters.
+    pub utilities: &'static [&'static str],
+    /// Those of which it does not tell.
+    pub hushed: BTreeSet<String>,
     /// Values that come without a word.
     pub unsaid: BTreeSet<(String, Timestamp)>,
     /// It says nothing new until then, in ms of the run.
@@ -60,7 +65,7 @@ impl Feed {
     /// One that tells so many changes in an answer.
     #[must_use]
     pub fn new(most: usize) -> Self {
-        Self { most, ..Self::default() }
+        Self { most, utilities: &UTILITIES, ..Self::default() }
     }
 
     /// It does not know any cursor any more that it gave.
@@ -79,8 +84,8 @@ impl Feed {
         if at_ms < self.behind_until_ms {
             return;
         }
-        for utility in UTILITIES.map(str::to_owned) {
-            let is_told = !meter.withdrawn.contains(&utility);
+        for utility in self.utilities.iter().map(|utility| (*utility).to_owned()) {
+            let is_told = !meter.withdrawn.contains(&utility) && !self.hushed.contains(&utility);
             for at in instants(meter, now).filter(|at| meter.has(&utility, *at, now)) {
                 let place = (utility.clone(), at);
                 if self.come.insert(place.clone()) && is_told && !self.unsaid.contains(&place) {
@@ -89,7 +94,8 @@ impl Feed {
             }
         }
         let new = self.corrections.iter().skip(self.corrected).filter(|one| {
-            one.is_told && meter.has(&one.utility, one.at, now) && !meter.withdrawn.contains(&one.utility)
+            let is_silent = meter.withdrawn.contains(&one.utility) || self.hushed.contains(&one.utility);
+            one.is_told && meter.has(&one.utility, one.at, now) && !is_silent
         });
         self.log.extend(new.map(|one| Change { utility: one.utility.clone(), at: one.at, since: now }));
         self.corrected = self.corrections.len();
@@ -165,13 +171,16 @@ pub struct Heard {
     pub named: BTreeSet<String>,
     /// What was told of them with that: values, as their bits; `None` where it told that there is none.
     pub rows: BTreeMap<(String, i64), Option<u64>>,
+    /// A page of the list, where that was the question.
+    pub page: Option<Page>,
 }
 
 impl Heard {
     /// What this body says, of an answer that can be read.
     pub(super) fn of(body: &str) -> Self {
         let Ok(json) = serde_json::from_str::<Json>(body) else { return Self::default() };
-        let mut heard = Self { word: json["is"]["revision"].as_str().map(str::to_owned), ..Self::default() };
+        let word = json["is"]["revision"].as_str().map(str::to_owned);
+        let mut heard = Self { word, page: Page::of(&json), ..Self::default() };
         for change in json["changes"].as_array().into_iter().flatten() {
             let utility = change["meter"].as_str().unwrap_or_default().to_owned();
             if let Some((at, value)) = super::api::row(change) {

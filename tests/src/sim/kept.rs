@@ -6,12 +6,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use gapless_common::message::AgentState;
 use gapless_common::quality::Cause;
 use gapless_common::reading::{Record, Value};
+use gapless_common::time::Timestamp;
 use gapless_common::topic::AgentPath;
 use gapless_common::wire::{self, Message};
 use rusqlite::{Connection, OptionalExtension as _};
 
 use super::described::Described;
 use super::judge::Findings;
+use super::listed::removed_at;
 use super::sometimes::Rare;
 use super::source::{Sources, Sourcing};
 use super::sourced::Watch;
@@ -40,6 +42,8 @@ pub(super) struct Kept {
     pub(super) missed: BTreeMap<Place, BTreeSet<Cause>>,
     /// Meters whose consent was withdrawn, and which consent that was.
     pub(super) refused: BTreeMap<Of, u32>,
+    /// Meters that are listed no more, and since when.
+    pub(super) removed: BTreeMap<Of, Timestamp>,
     /// What the last answer to each question for an instant said of it.
     pub(super) told: BTreeMap<Place, Told>,
 }
@@ -96,6 +100,11 @@ impl Watch {
         };
         let (device, meter) = (described.device(utility), (described.no, utility.to_owned()));
         for record in records {
+            if let Record::Catalog(catalog) = &record {
+                let removed_at = removed_at(&catalog.bytes);
+                self.kept.removed.remove(&meter);
+                self.kept.removed.extend(removed_at.map(|at| (meter.clone(), at)));
+            }
             match record {
                 Record::Readings(readings) => {
                     for value in readings.samples.iter().map(|sample| sample.value.as_ref()) {

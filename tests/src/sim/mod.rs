@@ -22,11 +22,12 @@
 //! | `donor`, `lent` | whom another device stands in for; what holds of what is lent |
 //! | `sourced`, `supplied` | what holds of both as they go, and in the end |
 //! | `kept` | what the database must have of them |
+//! | `listing`, `listed` | lists of devices that APIs have; what holds of whom they name |
 //! | `heap`, `panics` | what a process holds of memory; what went wrong in it, though it went on |
 //! | `sometimes`, `series` | what was reached; many runs, and the page about them |
 //!
 //! Not simulated: threads (what waits for an agent's loop while its disk is slow is, see `queue`), HTTP, the collector's
-//! disk (see `center`), folders and lists among its own sources, tokens, sled, logger files.
+//! disk (see `center`), folders among its own sources, refresh tokens, sled, logger files.
 
 mod abreast;
 mod alerted;
@@ -46,6 +47,8 @@ mod keep;
 mod kept;
 mod lent;
 pub mod line;
+mod listed;
+pub mod listing;
 pub mod logger;
 pub mod memory;
 pub mod mishap;

@@ -158,6 +158,12 @@ pub enum Mischief {
     RemoteUnsaid,
     /// It does not know its cursors any more.
     RemoteForgets,
+    /// An API with a list does not name a meter for a while, or never again.
+    RemoteUnlists,
+    /// It names only some of its meters for a while, or none.
+    RemoteListShort,
+    /// Of its list only the first part can be had for a while.
+    RemoteListCut,
     /// An API takes all tokens back before their time.
     RemoteTakesBack,
     /// It gives no tokens for a while.
@@ -201,6 +207,9 @@ impl Mischief {
 
     /// Those that befall the tokens that an API wants.
     pub const OF_LOGINS: [Self; 3] = [Self::RemoteTakesBack, Self::RemoteShut, Self::RemoteVain];
+
+    /// Those that befall the list of an API.
+    pub const OF_LISTS: [Self; 3] = [Self::RemoteUnlists, Self::RemoteListShort, Self::RemoteListCut];
 
     /// All others.
     pub const ALL: [Self; 36] = [

@@ -17,6 +17,7 @@ use super::api::{Answer, Api, Rest, rows};
 use super::clock::{signed, truth};
 use super::door::{Door, LogIn, borne, given};
 use super::feed::{Heard, minute};
+use super::listing;
 use super::rng::Rng;
 
 /// What is asked for.
@@ -28,6 +29,8 @@ pub enum What {
     Word,
     /// A token.
     Token,
+    /// A page of the list, by its number.
+    List(u64),
     /// What changed since a cursor, or since the question is put for the first time.
     Changes {
         /// It has no cursor yet.
@@ -257,7 +260,7 @@ impl State {
     ) -> bool {
         let own = || self.life().filter(|call| call.api == api && call.answered_ms <= by_ms);
         let is_question = |call: &Call| match call.what {
-            What::Window | What::Token => false,
+            What::Window | What::Token | What::List(_) => false,
             What::Word => call.utility == utility,
             What::Changes { .. } => true,
         };
@@ -330,12 +333,15 @@ impl State {
         Ok(Response { status, headers, body: Ok(body) })
     }
 
-    /// `http://apiN/UTILITY/consumption/1?start=…&end=…`, `http://apiN/UTILITY/summary`, `http://apiN/changes?since=…`
+    /// `http://apiN/UTILITY/consumption/1?start=…&end=…`, `http://apiN/UTILITY/summary`, `http://apiN/changes?since=…`,
+    /// `http://apiN/meters?page=…`
     fn understood(&self, url: &str) -> Option<Call> {
         let (api, path) = url.strip_prefix("http://api")?.split_once('/')?;
         let request = simulated::Request { target: url, head: "", body: "" };
         let at = |name: &str| request.field(name).and_then(minute);
+        let page = listing::page(&request);
         let (what, utility, window) = match (path.split_once('/'), request.field("since")) {
+            (None, None) if page.is_some() => (What::List(page?), "", None),
             (None, Some(since)) => (What::Changes { is_first: !since.contains('-') }, "", None),
             (Some((utility, "summary")), _) => (What::Word, utility, None),
             (None, None) if path == "token" => (What::Token, "", None),

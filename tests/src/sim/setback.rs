@@ -4,10 +4,11 @@ use std::collections::BTreeSet;
 
 use gapless_common::time::Timestamp;
 
-use super::api::{Api, UTILITIES};
+use super::api::Api;
 use super::clock::{signed, truth};
 use super::described::Described;
 use super::feed::Correction;
+use super::listing::{LISTED, List};
 use super::plan::Mischief;
 use super::rng::Rng;
 use super::sometimes::Rare;
@@ -37,7 +38,10 @@ impl World {
         let accounts = described.iter().map(account).collect::<BTreeSet<_>>().len();
         let next_ms = now_ms + rng.wait_ms(*mean_ms);
         let (kind, while_ms) = (*rng.pick(kinds), rng.within(10_000, *longest_ms));
-        let (described, utility) = (rng.pick(described), *rng.pick(&UTILITIES));
+        let picked = rng.pick(described);
+        let listed = described.iter().find(|one| one.listing.is_some() && Mischief::OF_LISTS.contains(&kind));
+        let described = listed.unwrap_or(picked);
+        let utility = *rng.pick(described.utilities());
         tracing::info!(at_ms = now_ms, ?kind, api = described.no, utility, "strikes");
         let (until_ms, no) = (now_ms + while_ms, described.no);
         let mut state = ground.state();
@@ -129,8 +133,36 @@ fn befall(
             api.feed.unsaid.extend(slots.map(|at| (own.clone(), at)));
         }
         Mischief::RemoteForgets => api.feed.forget(),
+        Mischief::RemoteUnlists | Mischief::RemoteListShort | Mischief::RemoteListCut => {
+            if let Some(list) = &mut api.list {
+                befall_list(list, own, kind, (now_ms, until_ms), rng);
+            }
+        }
         Mischief::RemoteTakesBack | Mischief::RemoteShut | Mischief::RemoteVain => {}
         _ => return api.meter.withdrawn.insert(own) && rng.one_in(2),
     }
     false
+}
+
+/// Something befalls the list of an API.
+fn befall_list(
+    list: &mut List,
+    utility: String,
+    kind: Mischief,
+    (now_ms, until_ms): (u64, u64),
+    rng: &mut Rng,
+) {
+    // Now and then so long that it is seen once more.
+    let seen_ms = now_ms + 5 * list.every_ms() / 2;
+    match kind {
+        Mischief::RemoteUnlists => {
+            let until_ms = if rng.one_in(3) { u64::MAX } else { until_ms };
+            list.unlisted_until_ms.insert(utility, until_ms);
+        }
+        Mischief::RemoteListShort => {
+            let most = usize::try_from(rng.below(LISTED.len() as u64)).expect("few");
+            list.short_until_ms = (until_ms, most, rng.one_in(2));
+        }
+        _ => list.cut_until_ms = if rng.one_in(2) { until_ms.max(seen_ms) } else { until_ms },
+    }
 }

@@ -133,11 +133,23 @@ pub enum Rare {
     TokenExpired,
     /// Sources of an account went by one token.
     TokenShared,
+    /// A list of several pages was read to its end.
+    ListPaged,
+    /// One broke off after its first page.
+    ListBrokenOff,
+    /// A device was named again by the next listing after one that lacked it.
+    ListNotBelieved,
+    /// One that a list named later than others was read.
+    DeviceCame,
+    /// One was listed no more.
+    DeviceRemoved,
+    /// One that had been removed was listed again.
+    DeviceBack,
 }
 
 impl Rare {
     /// All of them.
-    pub const ALL: [Self; 62] = [
+    pub const ALL: [Self; 68] = [
         Self::DuplicateFrame,
         Self::Overtaking,
         Self::TornTail,
@@ -200,6 +212,12 @@ impl Rare {
         Self::TokenRenewed,
         Self::TokenExpired,
         Self::TokenShared,
+        Self::ListPaged,
+        Self::ListBrokenOff,
+        Self::ListNotBelieved,
+        Self::DeviceCame,
+        Self::DeviceRemoved,
+        Self::DeviceBack,
     ];
 }
 
@@ -257,7 +275,8 @@ impl Sometimes {
             .chain(Mischief::OF_PEOPLE)
             .chain(Mischief::OF_SOURCES)
             .chain(Mischief::OF_FEEDS)
-            .chain(Mischief::OF_LOGINS);
+            .chain(Mischief::OF_LOGINS)
+            .chain(Mischief::OF_LISTS);
         all.filter(|kind| !self.struck.contains_key(kind)).collect()
     }
 }

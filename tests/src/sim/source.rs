@@ -12,10 +12,11 @@ use gapless_common::time::Timestamp;
 use rusqlite::Connection;
 
 use super::abreast::Promised;
-use super::api::{Api, UTILITIES};
+use super::api::Api;
 use super::described::Described;
 use super::door::{Door, LogIn};
 use super::kept::Of;
+use super::listing::Listing;
 use super::panics;
 use super::plan::{Mischief, Scale};
 use super::remote::{Handed, SimGround};
@@ -66,6 +67,12 @@ impl Sourcing {
         let mut ways = rng.clone().fork(13);
         let mut log_ins = rng.clone().fork(14);
         described.iter_mut().for_each(|one| one.log_in = LogIn::draw(one, &mut log_ins));
+        let mut lists = rng.clone().fork(15);
+        let listed = described.into_iter().map(|one| {
+            let listing = Listing::draw(&one, (scale, bad_ms), &mut lists);
+            Listing::of(listing, one)
+        });
+        described = listed.collect();
         let is_shared = rng.one_in(2);
         if is_shared {
             // One grant of an account is good for all of it.
@@ -87,6 +94,9 @@ impl Sourcing {
         let mut own = rng.clone().fork(12);
         let later = Mischief::OF_FEEDS.into_iter().chain(Mischief::OF_LOGINS);
         kinds.extend(later.filter(|_| own.per_mille(400)));
+        if described.iter().any(|one| one.listing.is_some()) {
+            kinds.extend(Mischief::OF_LISTS.into_iter().filter(|_| own.per_mille(800)));
+        }
         let workers = usize::try_from(rng.within(1, 2)).expect("few");
         let turn_ms = if scale == Scale::Hours { TURN_MS } else { TURN_WEEKS_MS };
         let (mean_ms, longest_ms) = (bad_ms / rng.within(4, 16), bad_ms / 4);
@@ -115,7 +125,7 @@ impl Sourcing {
 
     /// All devices: of which source, and which meter.
     pub fn devices(&self) -> impl Iterator<Item = (&Described, &'static str)> {
-        self.described.iter().flat_map(|described| UTILITIES.map(|utility| (described, utility)))
+        self.described.iter().flat_map(|one| one.utilities().iter().map(move |utility| (one, *utility)))
     }
 }
 

@@ -14,6 +14,7 @@ use super::clock::truth;
 use super::described::{Described, SITE};
 use super::judge::Findings;
 use super::kept::{Kept, Of, Place, Told, is_marked};
+use super::listed::{Lists, removed_at};
 use super::passes::Passes;
 use super::remote::{Call, Handed, State};
 use super::rest::FILLED;
@@ -57,6 +58,8 @@ pub(super) struct Watch {
     pub(super) spared: Spared,
     /// The tokens in force.
     pub(super) passes: Passes,
+    /// Whom the lists name.
+    pub(super) lists: Lists,
 }
 
 impl Watch {
@@ -67,7 +70,10 @@ impl Watch {
                 self.withdrawn.insert((described.no, utility.to_owned()), Timestamp(i64::MAX));
             }
         }
-        self.check_marks(plan, database)
+        self.lists.begin(self.kept.removed.keys().cloned().collect());
+        let mut findings = self.check_marks(plan, database)?;
+        findings.extend(self.check_removed(plan, database)?);
+        Ok(findings)
     }
 
     /// It has ended.
@@ -79,6 +85,7 @@ impl Watch {
         self.rests_until.clear();
         self.spared.end();
         self.passes.end();
+        self.lists.end();
         // What it never heard it was not told.
         self.kept.told.retain(|_, told| told.at_ms < now_ms);
     }
@@ -104,7 +111,15 @@ impl Watch {
             self.check_call(plan, call, &mut findings);
             check_windows(plan, &calls[..at], call, &mut findings);
         }
-        let mut marked = BTreeSet::new();
+        let (mut marked, mut removed) = (BTreeSet::new(), BTreeSet::new());
+        for (_, path, record) in &records {
+            if let Record::Catalog(catalog) = record
+                && removed_at(&catalog.bytes).is_some()
+            {
+                removed.insert(path.agent.to_string());
+            }
+        }
+        findings.extend(self.lists.note_turn(plan, &calls, &records));
         for (at_ms, path, record) in &records {
             let agent = path.agent.as_str();
             match record {
@@ -117,6 +132,10 @@ impl Watch {
                 Record::Misses(misses) => {
                     let meter = plan.devices().find(|(one, utility)| one.agent(utility) == agent);
                     let Some(meter) = meter else { continue };
+                    // That it is removed is held to its list, and ends what is due of it.
+                    if misses.cause == Cause::NotRecorded && removed.contains(agent) {
+                        continue;
+                    }
                     findings.extend(self.untrue(meter, misses, state, *at_ms));
                 }
                 Record::Catalog(catalog) if is_marked(&catalog.bytes) => {
@@ -127,7 +146,8 @@ impl Watch {
         }
         if !state.is_dead() {
             self.check_told(plan, &calls, &began, &mut findings);
-            for call in calls.iter().filter(|call| call.status == Some(403)) {
+            let is_by_call = |call: &&&Call| plan.described[call.api].listing.is_none();
+            for call in calls.iter().filter(|call| call.status == Some(403)).filter(is_by_call) {
                 let agent = plan.described[call.api].agent(&call.utility);
                 if self.has_begun(&agent, call.at_ms) && !marked.contains(agent.as_str()) {
                     findings.push(("consent", format!("{call:?}, and the device does not say so")));
@@ -155,7 +175,8 @@ impl Watch {
         if call.window.1.since_ms(call.window.0) > described.window_ms {
             findings.push(("calls within limits", format!("{call:?}: its window is too long")));
         }
-        if call.status == Some(403) {
+        // Where there is a list, it tells who may be asked.
+        if call.status == Some(403) && described.listing.is_none() {
             let is_known = self.has_begun(&described.agent(&call.utility), call.at_ms);
             let until = if is_known { Timestamp(i64::MAX) } else { call.answered().plus_ms(REFUSED_MS) };
             self.withdrawn.insert(of, until);
@@ -241,8 +262,10 @@ impl Watch {
             let goes_on = own().any(|other| {
                 other.at_ms < call.at_ms && call.window.0 <= other.window.1 && other.window.0 < call.window.0
             });
+            let of = (call.api, call.utility.clone());
             let rows =
                 call.rows.keys().filter(|at| **at > call.window.0.0 || **at == call.window.0.0 && !goes_on);
+            let rows = rows.filter(|at| !self.lists.is_before_back(&of, **at));
             for at in rows {
                 // What another answer of the turn said later counts.
                 let told: Vec<Option<u64>> = own().filter_map(|call| call.rows.get(at).copied()).collect();
@@ -318,10 +341,10 @@ impl World {
     pub(super) fn behind(&self) -> Option<String> {
         let (sources, committer) = (self.sources.as_ref()?, self.center.committer.as_ref()?);
         let state = sources.ground.state();
-        let asked = sources
-            .plan
-            .devices()
-            .filter(|(described, utility)| !state.apis[described.no].meter.withdrawn.contains(*utility));
+        let asked = sources.plan.devices().filter(|(described, utility)| {
+            let api = &state.apis[described.no];
+            !api.meter.withdrawn.contains(*utility) && api.names(utility, self.now_ms)
+        });
         let mut late = asked.filter_map(|(described, utility)| {
             let device = described.device(utility);
             let until = proven(committer.connection(), &device).expect("the database reads");
@@ -330,13 +353,14 @@ impl World {
         });
         let late = late.next();
         drop(state);
-        late.or_else(|| self.outdated())
+        late.or_else(|| self.mislisted()).or_else(|| self.outdated())
     }
 
     /// What the run reached of them.
     pub(super) fn note_sources_reached(&mut self) {
         self.note_changes_reached();
         self.note_tokens_reached();
+        self.note_lists_reached();
         let (Some(sources), Some(committer)) = (&self.sources, &self.center.committer) else { return };
         let calls = &sources.ground.state().calls;
         let described = &sources.plan.described;

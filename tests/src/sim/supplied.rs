@@ -34,12 +34,16 @@ pub(super) fn judge(world: &World, findings: &mut Findings) {
     }
     check_stored(committer.connection(), &sources.plan, watch, findings).expect("the database reads");
     findings.extend(watch.check_marks(&sources.plan, committer.connection()).expect("the database reads"));
+    findings.extend(watch.check_removed(&sources.plan, committer.connection()).expect("the database reads"));
     check_rates(world, &sources.plan, &state.calls, findings);
     for (described, utility) in sources.plan.devices() {
         let calls = state.calls.iter().filter(|call| call.api == described.no && call.utility == utility);
         let is_withdrawn = state.apis[described.no].meter.withdrawn.contains(utility);
-        let case = Case { world, described, utility, calls: calls.collect(), watch, is_withdrawn };
-        if case.is_overdue() && !is_withdrawn {
+        let removed_at = watch.removed_at(described, utility);
+        let is_named = state.apis[described.no].names(utility, world.rested_ms);
+        let case =
+            Case { world, described, utility, calls: calls.collect(), watch, is_withdrawn, removed_at };
+        if case.is_overdue() && !is_withdrawn && is_named {
             let what = format!("{}: nothing was had of it since all is mended", described.device(utility));
             findings.push(("liveness", what));
         }
@@ -128,6 +132,8 @@ struct Case<'a> {
     watch: &'a Watch,
     /// Its consent is withdrawn.
     is_withdrawn: bool,
+    /// Since when it is listed no more, by the collector's clock.
+    removed_at: Option<Timestamp>,
 }
 
 impl Case<'_> {
@@ -135,7 +141,8 @@ impl Case<'_> {
     fn is_overdue(&self) -> bool {
         let (mended_ms, rested_ms) = (self.world.mended_ms, self.world.rested_ms);
         let Described { unreachable_ms, interval_ms, .. } = self.described;
-        let alone_ms = unreachable_ms + PROVEN_INTERVALS * interval_ms + PROVEN_MS;
+        let listed_ms = self.described.listing.as_ref().map_or(0, |listing| listing.every_ms);
+        let alone_ms = unreachable_ms + PROVEN_INTERVALS * interval_ms + PROVEN_MS + listed_ms;
         let was_had = |call: &&Call| call.is_answered() && call.at_ms > mended_ms;
         // What has come is told by the cursor, and what has not is seen by `abreast`.
         if self.described.way.changes().is_some() {
@@ -209,7 +216,11 @@ impl Case<'_> {
         }
         let first = spans.iter().filter_map(|(first, ..)| *first).min();
         let oldest = self.described.oldest().0.div_euclid(interval_ms);
-        if first.is_some_and(|first| first != oldest) {
+        // One that was removed is due again from that instant on: by a clock that was behind that may be before there was anything.
+        let of = (self.described.no, self.utility.to_owned());
+        let is_set = self.world.plan.has(Mischief::CenterClock);
+        let may_be_earlier = is_set && self.watch.lists.was_removed(&of);
+        if first.is_some_and(|first| first > oldest || first < oldest && !may_be_earlier) {
             let what = format!("{name}: due from {first:?} on, and its API has values from {oldest} on");
             findings.push(("true gaps of sources", what));
         }
@@ -232,19 +243,27 @@ impl Case<'_> {
         self.calls.iter().rev().find(|call| call.status == Some(403)).map(|call| call.answered())
     }
 
-    /// Where consent is withdrawn its slots are due up to then, and no longer; what a clock that was ahead has accounted for by then is.
+    /// When it was left alone, by the collector's clock: it was removed, or its consent refused.
+    fn left_at(&self) -> Option<Timestamp> {
+        self.removed_at.or_else(|| self.refused_at())
+    }
+
+    /// Where consent is withdrawn, or it is listed no more, its slots are due up to then, and no longer; what a clock that was ahead
+    /// has accounted for by then is.
     fn ends_wrong(&self, spans: &[Span]) -> Option<String> {
-        if !self.watch.is_refused(self.described, self.utility) {
+        if !self.watch.is_refused(self.described, self.utility) && self.removed_at.is_none() {
             return None;
         }
-        let Some(refused_at) = self.refused_at() else {
+        let Some(left_at) = self.left_at() else {
             return Some("withdrawn, and nobody has refused it".to_owned());
         };
-        let refused = refused_at.0.div_euclid(self.described.interval_ms);
+        let left = left_at.0.div_euclid(self.described.interval_ms);
         let last = spans.last().and_then(|(_, last, _)| *last);
-        let most = if self.world.plan.has(Mischief::CenterClock) { i64::MAX } else { refused };
-        let is_it = last.is_some_and(|last| (refused - 1..=most).contains(&last));
-        (!is_it).then(|| format!("due up to {last:?}, and consent was withdrawn in slot {refused}"))
+        let most = if self.world.plan.has(Mischief::CenterClock) { i64::MAX } else { left };
+        let is_it = last.is_some_and(|last| (left - 1..=most).contains(&last));
+        (!is_it).then(|| {
+            format!("due up to {last:?}, and it was removed, or its consent withdrawn, in slot {left}")
+        })
     }
 
     /// In what a gap does not stand where its schedule says, or was not asked for as often as it says.
@@ -255,13 +274,13 @@ impl Case<'_> {
         let is_set = self.world.plan.has(Mischief::CenterClock);
         let looked = truth(self.world.rested_ms).0 - LOOKED_MS - signed(self.world.plan.keep_ms);
         if gap.sourceless {
-            if !self.is_withdrawn {
+            if !self.is_withdrawn && self.removed_at.is_none() {
                 return Some("its meter can be asked".to_owned());
             }
-            let Some(refused_at) = self.refused_at() else {
+            let Some(left_at) = self.left_at() else {
                 return Some("nobody has refused its meter".to_owned());
             };
-            let since = (!is_set).then_some(refused_at.0);
+            let since = (!is_set).then_some(left_at.0);
             return gap
                 .wrong_alone(past, policy, (interval_ms, looked), since)
                 .map(|wrong| format!("{wrong:?}"));

@@ -81,10 +81,13 @@ impl Way {
     /// The calls that it takes besides, in the time of a rate.
     pub(super) fn calls(&self, described: &Described) -> u32 {
         let polls = described.rate.1 / described.interval_ms;
+        let devices = signed(described.utilities().len() as u64);
         let calls = match self {
             Self::Windows => 0,
-            Self::Word { .. } => 2 * 2 * polls,
-            Self::Changes(changes) => 3 * 2 * polls + 2 * 2 * (changes.back_ms / described.window_ms + 1),
+            Self::Word { .. } => 2 * devices * polls,
+            Self::Changes(changes) => {
+                3 * devices * polls + 2 * devices * (changes.back_ms / described.window_ms + 1)
+            }
         };
         u32::try_from(calls).expect("some hundreds")
     }
@@ -119,7 +122,12 @@ impl Way {
 const NO_TOKEN_MS: i64 = 3_600_000;
 
 /// Within so long what is to be read of a device is read once nothing goes wrong any more, in ms.
-pub(super) const fn soon_ms(described: &Described) -> i64 {
+pub(super) fn soon_ms(described: &Described) -> i64 {
+    let listed_ms = described.listing.as_ref().map_or(0, |listing| listing.every_ms);
     let no_token_ms = if described.log_in.is_some() { NO_TOKEN_MS } else { 0 };
-    PROVEN_MS + (PROVEN_INTERVALS + 2) * described.interval_ms + described.unreachable_ms + no_token_ms
+    PROVEN_MS
+        + (PROVEN_INTERVALS + 2) * described.interval_ms
+        + described.unreachable_ms
+        + no_token_ms
+        + listed_ms
 }

@@ -145,3 +145,32 @@ fn rows_that_came_by_themselves_before_a_read_do_not_undo_what_it_found() {
         assert_eq!(grid.at(grid.slot_at(first)), first, "it is read anew from a slot on");
     }
 }
+
+#[test]
+fn rows_that_nobody_could_take_are_read_until_a_read_holds_the_last_of_them() {
+    // By how much the last of them is older than this instant, and which polls read the device.
+    for (age_ms, expected) in [(None, 1), (Some(120_000), 1), (Some(30_000), 3), (Some(-3_600_000), 3)] {
+        let words = ("device = \"thermostat\"", "device = \"thermostat\"\nrows = true");
+        let mut bench = Bench::new(&[words, UNLIMITED]);
+        bench.shell.lister = None;
+        let fake = bench.device("a");
+        bench.look().unwrap();
+        let (now, spec) = (clock::now(), bench.api.description.delta.clone().unwrap());
+        let mut differ = Differ::new(Arc::clone(&bench.api));
+        let take = |differ: &mut Differ| {
+            let answer = spec.parse(r#"{"changes": [], "cursor": "1"}"#).unwrap();
+            differ.delta.take(answer, clock::now(), |_, _| None);
+        };
+        take(&mut differ);
+        age_ms.iter().for_each(|age_ms| differ.left("a", now.plus_ms(-*age_ms)));
+        bench.shell.differ = Some(differ);
+        let mut reads = 0;
+        for _ in 0..3 {
+            let before = fake.told().windows.len();
+            bench.shell.poll_changes(0, now.plus_ms(-1_000), Urgency::Asked).unwrap();
+            reads += usize::from(fake.told().windows.len() > before);
+            take(bench.shell.differ.as_mut().unwrap());
+        }
+        assert_eq!(reads, expected, "{age_ms:?}");
+    }
+}
