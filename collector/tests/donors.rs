@@ -205,6 +205,15 @@ impl World {
         self.lend_with(|world| world)
     }
 
+    /// The agent is asked for what is due, and has nothing.
+    fn ask_in_vain(&mut self) {
+        let asked = self.committer.look_after_gaps(self.now).unwrap();
+        let [Outbound::Publish { payload, .. }] = asked.as_slice() else { panic!("{asked:?}") };
+        let Ok(Message::Command(command)) = wire::decode(payload) else { panic!("no command") };
+        let reply = Message::Reply(Reply { id: command.id, outcome: Outcome::NoData });
+        self.take(Up::Reply, wire::encode(&reply).unwrap());
+    }
+
     /// Killed and started again.
     fn restart(self) -> Self {
         let connection = self.committer.into_connection().unwrap();
@@ -532,7 +541,7 @@ fn who_is_silent_is_silent_though_another_device_stands_in() {
     let mut world = with_a_hole(devices, vec![donor("meter", "profile", &[])], 400);
     world.recorded(1, (0..200).chain(205..400));
     let mut world = world.lend();
-    assert_eq!(world.missing(), (200..205).collect::<Vec<_>>());
+    assert_eq!(world.missing(), (10..400).collect::<Vec<_>>(), "it may have them itself");
     let last = |world: &World| {
         let devices = world.committer.store().devices(None, world.now).unwrap();
         let of = |name: &str| devices.iter().find(|device| device.device.as_str() == name).unwrap();
@@ -548,12 +557,13 @@ fn who_is_silent_is_silent_though_another_device_stands_in() {
         world.committer.store().alerts(&AlertFilter { limit: 100, ..AlertFilter::default() }).unwrap();
     let told =
         alerts.iter().map(|alert| (alert.kind.word(), alert.device.as_ref().map(|device| device.as_str())));
-    assert_eq!(told.collect::<Vec<_>>(), [("silent", Some("meter"))], "{alerts:?}");
-    // It is asked for what nobody has once it speaks itself.
+    assert_eq!(told.collect::<Vec<_>>(), [("gap", Some("meter")), ("silent", Some("meter"))], "{alerts:?}");
+    // It is asked for all of it once it speaks itself, and then for what nobody has.
     assert_eq!(world.committer.look_after_gaps(world.now).unwrap().len(), 0, "it is away");
     world.recorded(0, [400]);
-    assert_eq!(world.committer.look_after_gaps(world.now).unwrap().len(), 1);
     assert_eq!(last(&world), [Some(400), Some(399)]);
+    world.ask_in_vain();
+    assert_eq!(world.lend().missing(), (200..205).collect::<Vec<_>>());
 }
 
 #[test]
@@ -763,21 +773,68 @@ fn a_gap_that_grows_is_filled_as_it_grows_with_what_is_there_already() {
     assert_eq!(filled, [15, 30, 45, 60, 75]);
 }
 
+/// A meter that is polled each minute, and that remembers.
+fn remembering(channels: &[Row]) -> Device {
+    let mut meter = device("meter", 1, channels);
+    meter.attributes.insert("history".to_owned(), "device".to_owned());
+    meter
+}
+
+#[test]
+fn what_the_device_remembers_is_asked_for_before_what_stands_in_counts() {
+    let devices =
+        vec![remembering(&[ENERGY, POWER]), device("profile", 15, &[ENERGY]), device("clamp", 15, &[POWER])];
+    let donors = vec![donor("meter", "profile", &[]), donor("meter", "clamp", &[])];
+    let mut world = with_a_hole(devices, donors, 40);
+    world.recorded(1, [15, 30, 45]);
+    world.recorded(2, [15, 30, 45]);
+    let world = world.lend().restart();
+    assert_eq!(world.missing(), (10..40).collect::<Vec<_>>(), "nobody was asked yet");
+    assert_eq!((world.lent_of(0, "energy"), world.lent_of(0, "power")), (vec![15, 30], vec![15, 30]));
+    let history = world.events(world.gaps()[0].2);
+    let said: Vec<_> = history.iter().filter_map(|event| event.detail.as_deref()).collect();
+    assert_eq!(
+        said,
+        [
+            "2 of its slots are there but for power",
+            "2 of its slots are there, and its own source is asked first"
+        ]
+    );
+    // It grows: what is there of that part stands in at once, too.
+    let mut world = world.lend();
+    world.missed(40..50);
+    let mut world = world.lend();
+    assert_eq!((world.missing().len(), world.lent_of(0, "power")), (40, vec![15, 30, 45]));
+    // The meter is back, and has the first half.
+    world.recorded(0, 10..20);
+    world.recorded(0, [50]);
+    assert_eq!((world.missing(), world.lent_of(0, "power")), ((20..50).collect(), vec![30, 45]));
+    world.now = at(51);
+    world.ask_in_vain();
+    let world = world.lend();
+    let left: Vec<i64> = (20..50).filter(|minute| ![30, 45].contains(minute)).collect();
+    assert_eq!(world.missing(), left);
+    assert_eq!(world.told(30).last(), Some(&("filled", "device clamp, device profile".to_owned())));
+    // What turns up from now on counts at once.
+    let mut world = world.restart();
+    for no in [1, 2] {
+        world.recorded(no, [20]);
+        world = world.lend();
+    }
+    assert!(!world.missing().contains(&20));
+    assert_eq!(world.told(20).last(), Some(&("filled", "device clamp".to_owned())));
+    assert!(!world.committer.lend(world.now).unwrap());
+}
+
 #[test]
 fn what_turns_up_months_later_fills_what_was_abandoned() {
-    let mut meter = device("meter", 1, &[ENERGY]);
-    meter.attributes.insert("history".to_owned(), "device".to_owned());
-    let devices = vec![meter, device("profile", 15, &[ENERGY])];
+    let devices = vec![remembering(&[ENERGY]), device("profile", 15, &[ENERGY])];
     let mut world = with_a_hole(devices, vec![donor("meter", "profile", &[])], 40);
     world.recorded(0, [40]);
     world = world.lend();
     for _ in 0..4 {
         world.now = world.now.plus_ms(30 * DAY_MS);
-        let asked = world.committer.look_after_gaps(world.now).unwrap();
-        let [Outbound::Publish { payload, .. }] = asked.as_slice() else { panic!("{asked:?}") };
-        let Ok(Message::Command(command)) = wire::decode(payload) else { panic!("no command") };
-        let reply = Message::Reply(Reply { id: command.id, outcome: Outcome::NoData });
-        world.take(Up::Reply, wire::encode(&reply).unwrap());
+        world.ask_in_vain();
     }
     let gap = world.gaps()[0].2;
     assert_eq!(world.events(gap).last().map(|event| event.event), Some("abandoned"));

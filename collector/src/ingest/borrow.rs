@@ -3,7 +3,8 @@
 //! decided in [`donate`](crate::gaps::donate).
 //!
 //! What matches is stored, channel by channel. A slot counts as received only where all of the channels that it was due with
-//! are there; else it stays a gap that its own source is asked for, and its history says what stands in. Nothing is stored
+//! are there, and once whoever has it at first hand was asked for it in vain, or there is nobody; else it stays a gap that its own
+//! source is asked for, and its history says what stands in. Nothing is stored
 //! twice: an instant that has a row keeps it. A row is a copy: what a donor says otherwise later of an instant that was lent
 //! is not told again. Nothing of this is remembered: after a start all gaps of whoever has a donor are looked at once.
 
@@ -14,7 +15,7 @@ use gapless_common::time::{Slot, Timestamp};
 use rusqlite::Connection;
 
 use super::apply::{Apply, Done};
-use super::loan::{self, Loan, Looked, Pair};
+use super::loan::{self, Found, Loan, Looked, Pair};
 use super::memory::Memory;
 use crate::gaps::donate::Donor;
 use crate::ledger::{DeviceNo, GridNo};
@@ -46,9 +47,9 @@ pub(super) struct Lending {
     /// What the commits up to this one changed is done or waits.
     seen: Option<u64>,
     waiting: VecDeque<Stretch>,
-    /// Slots that were looked at while they were missing, by donor and grid. What a donor tells of one of them later is seen
-    /// when it is written: a gap that grows is not looked through anew.
-    looked: BTreeMap<(usize, GridNo), RangeSet>,
+    /// Slots that were looked at while they were missing, by donor and grid, and by whether their own source had been asked by
+    /// then. What a donor tells of one of them later is seen when it is written: a gap that grows is not looked through anew.
+    looked: BTreeMap<(usize, GridNo, bool), RangeSet>,
     /// What was said, once each.
     said: BTreeSet<String>,
 }
@@ -76,8 +77,8 @@ impl Lending {
         for _ in 0..STRETCHES_MAX {
             let Some(stretch) = self.waiting.front().copied() else { break };
             match self.of_stretch(connection, memory, stretch)? {
-                Some((Some(loan), _)) => return Ok(Some(loan)),
-                Some((None, looked)) => self.go_on(looked),
+                Some(Found::Loan(loan)) => return Ok(Some(loan)),
+                Some(Found::Nothing(looked)) => self.go_on(looked),
                 None => drop(self.waiting.pop_front()),
             }
         }
@@ -86,13 +87,15 @@ impl Lending {
 
     /// The loan that was found last is committed.
     pub(super) fn is_lent(&mut self, loan: &Loan) {
-        self.go_on(loan.looked);
+        if let Some(looked) = loan.looked {
+            self.go_on(looked);
+        }
     }
 
     /// These slots of the first stretch were missing, and nothing is left to do for them.
-    fn go_on(&mut self, (first, last): (i64, i64)) {
+    fn go_on(&mut self, Looked { slots: (first, last), is_asked }: Looked) {
         let Some(stretch) = self.waiting.front_mut() else { return };
-        let looked = self.looked.entry((stretch.donor, stretch.grid)).or_default();
+        let looked = self.looked.entry((stretch.donor, stretch.grid, is_asked)).or_default();
         looked.insert(place(first), place(last));
         stretch.first = last.saturating_add(1);
         if stretch.first > stretch.last {
@@ -107,10 +110,10 @@ impl Lending {
         }
         let range = self.seen.map(|seen| (seen.cast_signed(), commit.cast_signed()));
         let mut found = match range.filter(|_| self.waiting.len() < WAITING_MAX) {
-            Some((after, through)) => {
-                let written = lending::written(connection, after, through)?;
-                let changed = lending::changed(connection, after, through)?;
-                self.stretches(connection, &written, &changed)?
+            Some(commits) => {
+                let written = lending::written(connection, commits)?;
+                let changed = |is_asked| lending::changed(connection, commits, is_asked);
+                self.stretches(connection, &written, &[(false, changed(false)?), (true, changed(true)?)])?
             }
             None => {
                 // Where this fails all is looked at again.
@@ -137,34 +140,38 @@ impl Lending {
         Ok(found)
     }
 
-    /// What follows from readings that were written and gaps that changed.
+    /// What follows from readings that were written and gaps that changed, by whether their own source was asked.
     fn stretches(
         &mut self,
         connection: &Connection,
         written: &Times,
-        changed: &Times,
+        changed: &[(bool, Times)],
     ) -> rusqlite::Result<Vec<Stretch>> {
         let mut found = Vec::new();
         for donor in 0..self.donors.len() {
             let Some((own, from)) = self.devices(connection, donor)? else { continue };
-            let (written, changed) = (written.get(&from), changed.get(&own));
-            if written.is_none() && changed.is_none() {
+            let written = written.get(&from).map(|all| joined(all)).unwrap_or_default();
+            let changed: Vec<_> =
+                changed.iter().filter_map(|(is_asked, all)| Some((*is_asked, all.get(&own)?))).collect();
+            if written.is_empty() && changed.is_empty() {
                 continue;
             }
             for (grid, times) in lending::grids(connection, own)? {
                 let slots = |(begin, end): (Timestamp, Timestamp)| {
                     (times.first_from(begin).0, times.slot_at(end.plus_ms(-1)).0)
                 };
-                let fresh = written.map(|all| joined(all)).unwrap_or_default().into_iter().map(slots);
-                let looked = self.looked.get(&(donor, grid));
-                let grown = changed.into_iter().flatten().copied().map(slots).flat_map(|(first, last)| {
-                    let whole = (place(first), place(last));
-                    let left =
-                        looked.map_or_else(|| vec![whole], |looked| looked.holes(whole.0, whole.1).collect());
-                    left.into_iter().map(|(first, last)| (slot(first), slot(last))).collect::<Vec<_>>()
-                });
-                let all = fresh.chain(grown).filter(|(first, last)| first <= last);
-                found.extend(all.map(|(first, last)| Stretch { donor, grid, first, last }));
+                let mut all: Vec<_> = written.iter().copied().map(slots).collect();
+                for (is_asked, changed) in &changed {
+                    let looked = self.looked.get(&(donor, grid, *is_asked));
+                    for (first, last) in changed.iter().copied().map(slots) {
+                        let whole = (place(first), place(last));
+                        let holes = looked.map(|looked| looked.holes(whole.0, whole.1).collect());
+                        let left: Vec<_> = holes.unwrap_or_else(|| vec![whole]);
+                        all.extend(left.into_iter().map(|(first, last)| (slot(first), slot(last))));
+                    }
+                }
+                all.retain(|(first, last)| first <= last);
+                found.extend(all.into_iter().map(|(first, last)| Stretch { donor, grid, first, last }));
             }
         }
         Ok(found)
@@ -203,7 +210,7 @@ impl Lending {
         connection: &Connection,
         memory: &Memory,
         stretch: Stretch,
-    ) -> rusqlite::Result<Option<Looked>> {
+    ) -> rusqlite::Result<Option<Found>> {
         let Some((own, from)) = self.devices(connection, stretch.donor)? else { return Ok(None) };
         let Some(agent) = lending::agent(connection, own)? else { return Ok(None) };
         let grids = lending::grids(connection, own)?;
@@ -211,8 +218,8 @@ impl Lending {
             return Ok(None);
         };
         let range = (stretch.first, stretch.last);
-        let Some((gap, missing)) = lending::missing(connection, grid, range)? else { return Ok(None) };
-        let (first, last) = (missing.0.max(stretch.first), missing.1.min(stretch.last));
+        let Some(gap) = lending::missing(connection, grid, range)? else { return Ok(None) };
+        let (first, last) = (gap.slots.0.max(stretch.first), gap.slots.1.min(stretch.last));
         let Some(donor) = self.donors.get(stretch.donor).cloned() else { return Ok(None) };
         let pair = Pair { donor: &donor, own: (own, agent), from, grid, times };
         let (series, until) = memory.described(pair.own, times.at(Slot(first)));
@@ -220,6 +227,11 @@ impl Lending {
         let series = series.into_iter().map(|id| lending::series(connection, id));
         let series: Vec<Series> =
             series.collect::<rusqlite::Result<Vec<_>>>()?.into_iter().flatten().collect();
+        if gap.is_asked
+            && let Some(loan) = loan::standing(connection, &pair, gap, &series, (first, last))?
+        {
+            return Ok(Some(Found::Loan(loan)));
+        }
         loan::of_gap(connection, &pair, gap, &series, (first, last), &mut self.said).map(Some)
     }
 }

@@ -12,7 +12,7 @@ use crate::gaps::donate::{Donor, Mismatch, slot_of};
 use crate::ledger::{AgentNo, DeviceNo, Due, GridNo};
 use crate::store::batch::Row;
 use crate::store::cell::Cell;
-use crate::store::lending::{self, Series};
+use crate::store::lending::{self, Missing, Series};
 
 /// Instants of one channel that are lent in one transaction.
 const INSTANTS_MAX: usize = 2_000;
@@ -44,12 +44,41 @@ pub(super) struct Loan {
     pub(super) whole: Vec<Slot>,
     /// What is said of the others, where there are any.
     pub(super) part: Option<String>,
-    /// Slots that were missing and that were looked at for it.
-    pub(super) looked: (i64, i64),
+    /// What was looked at for it; `None` where that is to be looked at once more.
+    pub(super) looked: Option<Looked>,
 }
 
-/// What was found, and the slots that were looked at for it.
-pub(super) type Looked = (Option<Loan>, (i64, i64));
+impl Loan {
+    const fn nothing(pair: &Pair<'_>, gap: i64) -> Self {
+        let (device, agent) = pair.own;
+        let due = Due { device, grid: pair.grid, times: pair.times, paused: false };
+        Self {
+            gap,
+            due,
+            agent,
+            actor: String::new(),
+            rows: Vec::new(),
+            whole: Vec::new(),
+            part: None,
+            looked: None,
+        }
+    }
+}
+
+/// Slots of a gap that were looked at.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Looked {
+    pub(super) slots: (i64, i64),
+    /// See [`Missing::is_asked`].
+    pub(super) is_asked: bool,
+}
+
+/// What was found.
+#[derive(Debug)]
+pub(super) enum Found {
+    Loan(Loan),
+    Nothing(Looked),
+}
 
 /// What is lent of one gap, by instant and series.
 type Cells = BTreeMap<Timestamp, BTreeMap<i64, (Cell, Quality)>>;
@@ -58,11 +87,12 @@ type Cells = BTreeMap<Timestamp, BTreeMap<i64, (Cell, Quality)>>;
 pub(super) fn of_gap(
     connection: &Connection,
     pair: &Pair<'_>,
-    gap: i64,
+    gap: Missing,
     own: &[Series],
     (first, last): (i64, i64),
     said: &mut BTreeSet<String>,
-) -> rusqlite::Result<Looked> {
+) -> rusqlite::Result<Found> {
+    let looked = |last| Looked { slots: (first, last), is_asked: gap.is_asked };
     let grids = lending::grids(connection, pair.from)?;
     let mut matching = Vec::new();
     for series in own {
@@ -72,7 +102,7 @@ pub(super) fn of_gap(
         }
     }
     if matching.is_empty() {
-        return Ok((None, (first, last)));
+        return Ok(Found::Nothing(looked(last)));
     }
     let densest = grids.iter().map(|(_, times)| times.interval.as_ms()).min().unwrap_or(1);
     let reach = pair.times.at(Slot(first)).plus_ms(densest.saturating_mul(PLACES_MAX));
@@ -95,9 +125,31 @@ pub(super) fn of_gap(
         }
     }
     cells.split_off(&pair.times.at(Slot(last)).plus_ms(1));
-    let looked = (first, last);
-    let loan = (!cells.is_empty()).then(|| loan(connection, pair, gap, own, cells, looked)).transpose()?;
-    Ok((loan, looked))
+    let looked = looked(last);
+    if cells.is_empty() {
+        return Ok(Found::Nothing(looked));
+    }
+    loan(connection, pair, gap.id, own, cells, looked).map(Found::Loan)
+}
+
+/// The slots of a gap of which all channels stand there that they were due with, since they were lent before its own source was
+/// asked: they count as received now. `None` where there is none of them.
+pub(super) fn standing(
+    connection: &Connection,
+    pair: &Pair<'_>,
+    gap: Missing,
+    own: &[Series],
+    (first, last): (i64, i64),
+) -> rusqlite::Result<Option<Loan>> {
+    let span = (pair.times.at(Slot(first)), pair.times.at(Slot(last)));
+    let series: Vec<i64> = own.iter().map(|series| series.id).collect();
+    let there = lending::whole(connection, &series, pair.times, span, INSTANTS_MAX)?;
+    let whole: Vec<Slot> = there.into_iter().filter_map(|at| slot_of(pair.times, at)).collect();
+    if whole.is_empty() {
+        return Ok(None);
+    }
+    let actor = lending::lenders(connection, gap.id)?.join(", ");
+    Ok(Some(Loan { actor, whole, ..Loan::nothing(pair, gap.id) }))
 }
 
 /// What of the donor may stand for a series of the device's. Where nothing may, that is said once.
@@ -151,9 +203,9 @@ fn loan(
     gap: i64,
     own: &[Series],
     cells: Cells,
-    looked: (i64, i64),
+    looked: Looked,
 ) -> rusqlite::Result<Loan> {
-    let (device, agent) = pair.own;
+    let device = pair.own.0;
     let (mut rows, mut whole, mut lacking, mut parts) = (Vec::new(), Vec::new(), BTreeSet::new(), 0_usize);
     for (at, lent) in cells {
         let Some(slot) = slot_of(pair.times, at) else { continue };
@@ -184,14 +236,15 @@ fn loan(
         }));
     }
     let lacking = lacking.into_iter().collect::<Vec<_>>().join(", ");
-    Ok(Loan {
-        gap,
-        due: Due { device, grid: pair.grid, times: pair.times, paused: false },
-        agent,
-        actor: format!("device {}", pair.donor.from),
-        rows,
-        whole,
-        part: (parts > 0).then(|| format!("{parts} of its slots are there but for {lacking}")),
-        looked,
-    })
+    let lacks = (parts > 0).then(|| format!("{parts} of its slots are there but for {lacking}"));
+    // What is there of them stands in; they are missing as long as the device may have them itself.
+    let waiting = if looked.is_asked { 0 } else { whole.len() };
+    let waits =
+        (waiting > 0).then(|| format!("{waiting} of its slots are there, and its own source is asked first"));
+    if !looked.is_asked {
+        whole.clear();
+    }
+    let part = [waits, lacks].into_iter().flatten().reduce(|waits, lacks| format!("{waits}; {lacks}"));
+    let actor = format!("device {}", pair.donor.from);
+    Ok(Loan { actor, rows, whole, part, looked: Some(looked), ..Loan::nothing(pair, gap) })
 }

@@ -7,7 +7,7 @@ use gapless_common::time::{Slot, SlotGrid, Timestamp};
 use rusqlite::{Connection, OptionalExtension as _, Row, params};
 
 use super::cell::{self, Cell};
-use super::gap_lives::GAP_FILLED;
+use super::gap_lives::{GAP_FILLED, Happened};
 use super::{registry, runs, state};
 use crate::gaps::donate::Meaning;
 use crate::ledger::{AgentNo, DeviceNo, GridNo, Known};
@@ -35,21 +35,37 @@ pub(crate) fn grids(connection: &Connection, device: DeviceNo) -> rusqlite::Resu
 }
 
 /// What readings the commits after `after` up to `through` wrote.
-pub(crate) fn written(connection: &Connection, after: i64, through: i64) -> rusqlite::Result<Times> {
+pub(crate) fn written(connection: &Connection, (after, through): (i64, i64)) -> rusqlite::Result<Times> {
     let sql = "SELECT device, first_ts, last_ts + 1 FROM changes WHERE commit_no > ?1 AND commit_no <= ?2";
-    times(connection, sql, after, through)
+    times(connection, sql, params![after, through])
 }
 
-/// What gaps those commits changed that are not filled.
-pub(crate) fn changed(connection: &Connection, after: i64, through: i64) -> rusqlite::Result<Times> {
-    let sql = "SELECT g.device, p.from_ts, p.to_ts FROM gaps p JOIN grids g ON g.id = p.grid
-        WHERE p.changed_commit > ?1 AND p.changed_commit <= ?2 AND p.state <> 2";
-    times(connection, sql, after, through)
+/// Whether whoever else can be asked for the gap `p` has been, or there is nobody.
+macro_rules! is_asked {
+    () => {
+        "(p.attempts > 0 OR p.sourceless OR p.state = 5)"
+    };
 }
 
-fn times(connection: &Connection, sql: &str, after: i64, through: i64) -> rusqlite::Result<Times> {
+const CHANGED: &str = concat!(
+    "SELECT g.device, p.from_ts, p.to_ts FROM gaps p JOIN grids g ON g.id = p.grid
+        WHERE p.changed_commit > ?1 AND p.changed_commit <= ?2 AND p.state <> 2 AND ",
+    is_asked!(),
+    " = ?3"
+);
+
+/// What gaps those commits changed that are not filled: of those whose own sources were asked, or of the others.
+pub(crate) fn changed(
+    connection: &Connection,
+    (after, through): (i64, i64),
+    is_asked: bool,
+) -> rusqlite::Result<Times> {
+    times(connection, CHANGED, params![after, through, is_asked])
+}
+
+fn times(connection: &Connection, sql: &str, key: &[&dyn rusqlite::ToSql]) -> rusqlite::Result<Times> {
     let mut statement = connection.prepare_cached(sql)?;
-    let mut rows = statement.query([after, through])?;
+    let mut rows = statement.query(key)?;
     let mut found = Times::new();
     while let Some(row) = rows.next()? {
         let of = found.entry(DeviceNo(row.get(0)?)).or_default();
@@ -58,18 +74,45 @@ fn times(connection: &Connection, sql: &str, after: i64, through: i64) -> rusqli
     Ok(found)
 }
 
-/// The first gap that is not filled and holds a slot of the range (inclusive): its number and its slots.
+/// A gap that is not filled.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Missing {
+    pub(crate) id: i64,
+    /// Its slots, both included.
+    pub(crate) slots: (i64, i64),
+    /// Whoever else can be asked for it has been, or there is nobody.
+    pub(crate) is_asked: bool,
+}
+
+const MISSING: &str = concat!(
+    "SELECT id, first_slot, last_slot, ",
+    is_asked!(),
+    " FROM gaps p
+        WHERE grid = ?1 AND first_slot <= ?3 AND last_slot >= ?2 AND state <> ?4 AND first_slot >= coalesce(
+            (SELECT max(first_slot) FROM gaps WHERE grid = ?1 AND first_slot <= ?2), ?2)
+        ORDER BY first_slot LIMIT 1"
+);
+
+/// The first gap that is not filled and holds a slot of the range (inclusive).
 pub(crate) fn missing(
     connection: &Connection,
     grid: GridNo,
     (first, last): (i64, i64),
-) -> rusqlite::Result<Option<(i64, (i64, i64))>> {
-    let sql = "SELECT id, first_slot, last_slot FROM gaps
-        WHERE grid = ?1 AND first_slot <= ?3 AND last_slot >= ?2 AND state <> ?4 AND first_slot >= coalesce(
-            (SELECT max(first_slot) FROM gaps WHERE grid = ?1 AND first_slot <= ?2), ?2)
-        ORDER BY first_slot LIMIT 1";
-    let row = |r: &Row<'_>| Ok((r.get(0)?, (r.get(1)?, r.get(2)?)));
-    connection.prepare_cached(sql)?.query_row([grid.0, first, last, GAP_FILLED], row).optional()
+) -> rusqlite::Result<Option<Missing>> {
+    let row = |r: &Row<'_>| Ok(Missing { id: r.get(0)?, slots: (r.get(1)?, r.get(2)?), is_asked: r.get(3)? });
+    connection.prepare_cached(MISSING)?.query_row([grid.0, first, last, GAP_FILLED], row).optional()
+}
+
+/// Those who have lent what stands in for a gap, as its history and that of those that it was cut off name them.
+pub(crate) fn lenders(connection: &Connection, gap: i64) -> rusqlite::Result<Vec<String>> {
+    let sql = "WITH RECURSIVE past (gap, until) AS (VALUES (?1, 9223372036854775807)
+            UNION SELECT e.parent, e.id FROM past JOIN gap_events e ON e.gap = past.gap AND e.id < past.until
+            WHERE e.parent IS NOT NULL)
+        SELECT DISTINCT e.actor FROM past JOIN gap_events e ON e.gap = past.gap AND e.id < past.until
+        WHERE e.event = ?2 ORDER BY e.actor";
+    let mut statement = connection.prepare_cached(sql)?;
+    let lent = params![gap, Happened::Lent.code()];
+    statement.query_map(lent, |r| r.get(0))?.collect()
 }
 
 /// A series: its channel, and what its values say.
@@ -142,6 +185,27 @@ pub(crate) fn values(
         found.push((Timestamp(row.get(0)?), Cell::stored(row.get_ref(1)?), quality));
     }
     Ok(found)
+}
+
+/// The instants of a grid within a time (inclusive) at which each of these series has a row, and one of them a lent one; in
+/// order, at most `most`.
+pub(crate) fn whole(
+    connection: &Connection,
+    series: &[i64],
+    times: SlotGrid,
+    (from, to): (Timestamp, Timestamp),
+    most: usize,
+) -> rusqlite::Result<Vec<Timestamp>> {
+    let Some((one, others)) = series.split_first() else { return Ok(Vec::new()) };
+    let others = format!("[{}]", others.iter().map(i64::to_string).collect::<Vec<_>>().join(","));
+    let sql = "SELECT r.ts FROM readings r WHERE r.series = ?1 AND r.ts >= ?2 AND r.ts <= ?3 AND (r.ts - ?4) % ?5 = 0
+        AND (SELECT count(*) = json_array_length(?6) AND max(coalesce(max(o.quality), 0), r.quality) >= ?7
+            FROM json_each(?6) x JOIN readings o ON o.series = x.value AND o.ts = r.ts)
+        ORDER BY r.ts LIMIT ?8";
+    let (phase, interval) = (i64::from(times.phase_ms), times.interval.as_ms());
+    let most = i64::try_from(most).unwrap_or(i64::MAX);
+    let key = params![one, from.0, to.0, phase, interval, others, cell::LENT, most];
+    connection.prepare_cached(sql)?.query_map(key, |r| r.get(0).map(Timestamp))?.collect()
 }
 
 /// Whether a series has a row of that instant.

@@ -2,10 +2,7 @@
 //! of channels that say the same, and bit for bit what the other device had recorded and the collector had committed; it is marked,
 //! the history of its gap names who lent it, and no device is fresher for it. In the end: what the other one has of a slot that is
 //! missing stands there, a slot of which all channels do is no gap, and what the device itself has said of a slot is not
-//! shadowed.
-//!
-//! The product lends before it asks the device itself, as what it has it need not ask for; what the device says later takes the
-//! place. So nothing here is held to the order of the two.
+//! shadowed. A loan closes no gap that whoever has the readings at first hand was not asked for yet.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -25,6 +22,8 @@ use super::world::World;
 
 /// What is added to the code of a quality where the reading is of another device.
 pub(super) const LENT: i64 = 1 << 16;
+/// `gaps.state`.
+const ABANDONED: i64 = 5;
 /// `gap_events.event`.
 const CLOSED: i64 = 9;
 const PARTLY: i64 = 12;
@@ -43,7 +42,7 @@ impl World {
         for _ in 0..loans {
             let (now, Some(donation)) = (self.center.now(self.now_ms), &self.plan.donation) else { return };
             let Some(committer) = self.center.committer.as_mut() else { return };
-            let before = missing(committer.connection(), &donation.device).expect("the database reads");
+            let before = Missing::load(committer.connection(), &donation.device).expect("the database reads");
             let done = committer.lend(now);
             if !self.center.unless_full(done) {
                 return;
@@ -54,7 +53,7 @@ impl World {
     }
 
     /// What the last commit lent, of slots of which these were missing before.
-    fn check_loan(&mut self, before: &RangeSet, now: Timestamp) -> rusqlite::Result<Findings> {
+    fn check_loan(&mut self, before: &Missing, now: Timestamp) -> rusqlite::Result<Findings> {
         let mut findings = Findings::new();
         let (Some(donation), Some(sources)) = (&self.plan.donation, &self.sources) else {
             return Ok(findings);
@@ -62,12 +61,26 @@ impl World {
         let Some(committer) = &self.center.committer else { return Ok(findings) };
         let database = committer.connection();
         let loan = rows(database, &donation.device, Some(committer.head().commit.0))?;
-        if loan.is_empty() {
+        let after = Missing::load(database, &donation.device)?;
+        let closed = before.all.iter().flat_map(|(first, last)| first..=last);
+        let closed: Vec<u64> = closed.filter(|slot| !after.all.contains(*slot)).collect();
+        if loan.is_empty() && closed.is_empty() {
             findings.push(("lending", format!("{}: a loan of nothing", donation.device)));
+        }
+        for slot in closed {
+            let what = if before.unasked.contains(slot) {
+                "before it was asked for it itself"
+            } else if !is_told(database, &donation.device, super::judge::signed(slot), "device *")? {
+                "and the history of its gap names nobody"
+            } else {
+                continue;
+            };
+            findings
+                .push(("lending", format!("{}: slot {slot} is closed by a loan {what}", donation.device)));
         }
         for row in &loan {
             tracing::debug!(at_ms = self.now_ms, device = donation.device, ?row, "lent");
-            let wrong = match wrong(donation, &sources.watch.kept, before, row) {
+            let wrong = match wrong(donation, &sources.watch.kept, &before.all, row) {
                 None => {
                     let from = donation.lenders.get(&row.0).map_or("", |lender| &lender.device);
                     let slot = donation.grid.slot_at(Timestamp(row.1)).0;
@@ -165,8 +178,8 @@ pub(super) fn judge(world: &World, findings: &mut Findings) -> bool {
         }
     }
     let mut is_unlike = false;
-    let missing = missing(database, device).expect("the database reads");
-    let slots = missing.iter().flat_map(|(first, last)| first..=last);
+    let missing = Missing::load(database, device).expect("the database reads");
+    let slots = missing.all.iter().flat_map(|(first, last)| first..=last);
     for slot in slots.map(super::judge::signed) {
         let at = donation.grid.at(Slot(slot)).0;
         let is_there = |channel: &String| there.contains(&(channel.as_str(), at));
@@ -182,7 +195,7 @@ pub(super) fn judge(world: &World, findings: &mut Findings) -> bool {
                 findings.push(("lending", what));
             }
         }
-        if donation.channels.iter().all(is_there) {
+        if donation.channels.iter().all(is_there) && !missing.unasked.contains(unsigned(slot)) {
             let what = format!("{device}: slot {slot} is missing, and all of its channels are there");
             findings.push(("lending", what));
         }
@@ -195,7 +208,7 @@ pub(super) fn judge(world: &World, findings: &mut Findings) -> bool {
 pub(super) struct Standing {
     /// Slots at whose instants anything is.
     any: RangeSet,
-    /// Slots of which all channels are there then: they count as received.
+    /// Slots of which all channels are there then, and that nobody else was to be asked for: they count as received.
     pub(super) whole: RangeSet,
 }
 
@@ -210,11 +223,12 @@ impl Standing {
                 *is_lent |= quality >= LENT;
             }
         }
-        let mut standing = Self::default();
+        let (mut standing, missing) = (Self::default(), Missing::load(database, &known.name)?);
         for (slot, (channels, _)) in by_slot.into_iter().filter(|(_, (_, is_lent))| *is_lent) {
             let slot = unsigned(slot);
             standing.any.insert(slot, slot);
-            if known.channels.iter().all(|channel| channels.contains(channel)) {
+            let is_whole = known.channels.iter().all(|channel| channels.contains(channel));
+            if is_whole && !missing.unasked.contains(slot) {
                 standing.whole.insert(slot, slot);
             }
         }
@@ -257,14 +271,27 @@ fn rows(database: &Connection, device: &str, commit: Option<u64>) -> rusqlite::R
 }
 
 /// The slots of a device that are missing.
-fn missing(database: &Connection, device: &str) -> rusqlite::Result<RangeSet> {
-    let sql = "SELECT p.first_slot, p.last_slot FROM gaps p JOIN grids g ON g.id = p.grid
-        JOIN devices d ON d.id = g.device WHERE d.name = ?1 AND p.state <> ?2";
-    let mut statement = database.prepare_cached(sql)?;
-    let mut rows = statement.query(rusqlite::params![device, FILLED])?;
-    let mut missing = RangeSet::new();
-    while let Some(row) = rows.next()? {
-        missing.insert(unsigned(row.get(0)?), unsigned(row.get(1)?));
+#[derive(Debug, Default)]
+struct Missing {
+    all: RangeSet,
+    /// Those for which whoever has them at first hand is still to be asked.
+    unasked: RangeSet,
+}
+
+impl Missing {
+    fn load(database: &Connection, device: &str) -> rusqlite::Result<Self> {
+        let sql = "SELECT p.first_slot, p.last_slot, p.attempts = 0 AND NOT p.sourceless AND p.state <> ?3 FROM gaps p
+            JOIN grids g ON g.id = p.grid JOIN devices d ON d.id = g.device WHERE d.name = ?1 AND p.state <> ?2";
+        let mut statement = database.prepare_cached(sql)?;
+        let mut rows = statement.query(rusqlite::params![device, FILLED, ABANDONED])?;
+        let mut missing = Self::default();
+        while let Some(row) = rows.next()? {
+            let (first, last) = (unsigned(row.get(0)?), unsigned(row.get(1)?));
+            missing.all.insert(first, last);
+            if row.get(2)? {
+                missing.unasked.insert(first, last);
+            }
+        }
+        Ok(missing)
     }
-    Ok(missing)
 }
