@@ -13,7 +13,7 @@ mod pace;
 
 use std::collections::VecDeque;
 
-use gapless_common::catalog::Channel;
+use gapless_common::catalog::Device;
 use gapless_common::id::{BootId, ConnectionId, DeviceId, DeviceIndex, Epoch, Seq};
 use gapless_common::message::Outcome;
 use gapless_common::reading::{Acquired, Readings, Record};
@@ -33,6 +33,9 @@ use pace::Pace;
 
 /// Least distance of two completeness records, in ms.
 const COMPLETE_MS: u64 = 10_000;
+
+/// Pauses that come within this time of each other make one catalog: where many agreements end at once, each would cost one.
+const DESCRIBE_WAIT_MS: u64 = 5_000;
 
 /// What stays as it is for as long as the agent runs.
 #[derive(Debug, Clone)]
@@ -93,6 +96,15 @@ pub enum Effect {
         /// The first instant, and the first one that is not wanted.
         range: (Timestamp, Timestamp),
     },
+    /// Have the device's bus poll it no more, or again; it answers with [`BusEvent::Paused`].
+    Pause {
+        /// The collector's command.
+        command: u64,
+        /// Which device.
+        device: DeviceIndex,
+        /// Whether it is polled no more.
+        paused: bool,
+    },
 }
 
 /// What the status tells of the uplink.
@@ -121,6 +133,9 @@ pub struct Engine {
     polls: Polls<u64>,
     /// Of these, whose device has answered, and that is not durable yet.
     asked: Vec<u64>,
+    /// Devices that were paused or go on, by the collector's command, and when that is described.
+    paused: Vec<(u64, DeviceIndex, bool)>,
+    describe_at_ms: Option<u64>,
     counters: Counters,
     pace: Pace,
     complete_at_ms: u64,
@@ -153,6 +168,8 @@ impl Engine {
             connection: None,
             polls: Polls::default(),
             asked: Vec::new(),
+            paused: Vec::new(),
+            describe_at_ms: None,
             counters: Counters::default(),
             complete_at_ms: 0,
             is_dated: false,
@@ -184,7 +201,13 @@ impl Engine {
             }
             BusEvent::Missed(run) => self.gather(&Record::Misses(run), now.wall, now),
             BusEvent::Through { device, slot } => self.account.through(device, slot),
-            BusEvent::Channels { device, channels } => self.relabel(device, channels, now)?,
+            BusEvent::Channels { device, channels } => {
+                self.describe_anew(vec![(device, |known: &mut Device| known.channels = channels)], now)?;
+            }
+            BusEvent::Paused { command, device, paused } => {
+                self.paused.push((command, device, paused));
+                self.describe_at_ms = Some(now.boot_ms.saturating_add(DESCRIBE_WAIT_MS));
+            }
             BusEvent::HistoryRead { command, outcome } => {
                 self.core.handle(core::Event::CommandEnded(command, outcome), now.boot_ms);
             }
@@ -218,6 +241,7 @@ impl Engine {
             self.core.next_deadline(),
             self.depot.retry_at_ms(),
             self.polls.deadline_ms(),
+            self.describe_at_ms,
             Some(complete),
         ];
         deadlines.into_iter().flatten().min().unwrap_or(complete)
@@ -240,6 +264,9 @@ impl Engine {
         }
         if self.pace.commit_at_ms().is_some_and(|at| at <= now.boot_ms) {
             self.commit(now)?;
+        }
+        if self.describe_at_ms.is_some_and(|at| at <= now.boot_ms) {
+            self.describe_paused(now)?;
         }
         let late = self.polls.late(now.boot_ms);
         let why = format!("the device did not answer within {} s", POLL_WAIT_MS / 1_000);
@@ -369,11 +396,30 @@ impl Engine {
         Ok(())
     }
 
-    /// A device has other channels from here on: what was told before stays under the catalog that was in force then.
-    fn relabel(&mut self, device: DeviceIndex, channels: Vec<Channel>, now: Now) -> Result<(), DepotError> {
+    /// Those that were paused or go on are described so, and the collector is told.
+    fn describe_paused(&mut self, now: Now) -> Result<(), DepotError> {
+        self.describe_at_ms = None;
+        let paused = std::mem::take(&mut self.paused);
+        let changes = paused
+            .iter()
+            .map(|&(_, device, paused)| (device, move |known: &mut Device| known.paused = paused));
+        self.describe_anew(changes.collect(), now)?;
+        self.end_polls(paused.into_iter().map(|(command, ..)| command).collect(), &Outcome::Done, now);
+        Ok(())
+    }
+
+    /// Devices are other ones from here on: what was told before stays under the catalog that was in force then.
+    fn describe_anew(
+        &mut self,
+        changes: Vec<(DeviceIndex, impl FnOnce(&mut Device))>,
+        now: Now,
+    ) -> Result<(), DepotError> {
         let Ok((hash, mut catalog)) = decode_catalog(self.depot.catalog_bytes()) else { return Ok(()) };
-        let Some(known) = catalog.devices.get_mut(usize::from(device.0)) else { return Ok(()) };
-        known.channels = channels;
+        for (device, change) in changes {
+            if let Some(known) = catalog.devices.get_mut(usize::from(device.0)) {
+                change(known);
+            }
+        }
         let (new_hash, bytes) = encode_catalog(&catalog);
         if new_hash == hash && *bytes == *self.depot.catalog_bytes() {
             return Ok(());

@@ -48,6 +48,15 @@ pub enum BusEvent {
         /// How it ended.
         outcome: Outcome,
     },
+    /// A device is polled no more, or again, as the collector wants it: its slots up to now are accounted for.
+    Paused {
+        /// The collector's command.
+        command: u64,
+        /// Whose slots.
+        device: DeviceIndex,
+        /// Whether it is polled no more.
+        paused: bool,
+    },
     /// A device's condition changed.
     Device {
         /// Who.
@@ -85,7 +94,7 @@ pub enum DeviceCondition {
     Failing,
     /// It was silent for so long that it is only probed now and then.
     SetAside,
-    /// Configuration says not to poll it.
+    /// Configuration or the collector says not to poll it.
     Paused,
 }
 

@@ -251,13 +251,14 @@ impl<'a> Agent<'a> {
             }
             Effect::Publish { connection, kind, payload } => self.mqtt.publish(connection, kind, payload),
             Effect::Goodbye { connection, payload } => self.mqtt.goodbye(connection, payload),
-            Effect::PollNow { command, device } => return self.poll_for(command, device),
+            Effect::PollNow { command, device } => {
+                return self.ask_for(command, device, BusCommand::PollNow(device));
+            }
             Effect::ReadHistory { command, device, range } => {
-                let ask = BusCommand::ReadHistory { command, device, range };
-                return match self.command(device, ask) {
-                    Ok(()) => Ok(()),
-                    Err(why) => self.engine.poll_refused(command, why, self.clock.now()),
-                };
+                return self.ask_for(command, device, BusCommand::ReadHistory { command, device, range });
+            }
+            Effect::Pause { command, device, paused } => {
+                return self.ask_for(command, device, BusCommand::Pause { command, device, paused });
             }
         };
         match taken {
@@ -266,8 +267,9 @@ impl<'a> Agent<'a> {
         }
     }
 
-    fn poll_for(&mut self, command: u64, device: DeviceIndex) -> Result<(), DepotError> {
-        match self.command(device, BusCommand::PollNow(device)) {
+    /// Has the bus of a device do what a command of the collector wants.
+    fn ask_for(&mut self, command: u64, device: DeviceIndex, ask: BusCommand) -> Result<(), DepotError> {
+        match self.command(device, ask) {
             Ok(()) => Ok(()),
             Err(why) => self.engine.poll_refused(command, why, self.clock.now()),
         }

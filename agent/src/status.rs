@@ -225,7 +225,7 @@ impl Board {
                 }
             }
             BusEvent::Channels { device, channels } => self.relabel(*device, channels),
-            BusEvent::Through { .. } | BusEvent::HistoryRead { .. } => {}
+            BusEvent::Through { .. } | BusEvent::HistoryRead { .. } | BusEvent::Paused { .. } => {}
         }
     }
 

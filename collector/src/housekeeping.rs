@@ -7,6 +7,7 @@
 
 use std::collections::BTreeMap;
 
+use gapless_common::id::Epoch;
 use gapless_common::text::format_duration_ms;
 use gapless_common::time::Timestamp;
 
@@ -141,6 +142,65 @@ pub fn verdict(facts: &Facts, policy: &Policy, now: Timestamp) -> Option<Verdict
     })
 }
 
+/// Whether a device is polled, and what its agent was told of that last.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Polling {
+    /// Why it is asked no more, where that is so.
+    pub stopped: Option<StopReason>,
+    /// Its agent's catalog in force has its slots due.
+    pub is_polled: bool,
+    /// The life of its agent, as of its last birth.
+    pub epoch: Epoch,
+    /// What was told last, where anything was.
+    pub told: Option<Told>,
+}
+
+/// A command of [`Polling`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Told {
+    /// To poll it no more; else to poll it again.
+    pub paused: bool,
+    /// In which life of the agent.
+    pub epoch: Epoch,
+    /// What became of it.
+    pub heard: Heard,
+}
+
+/// What became of a command of [`Told`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Heard {
+    /// It may still be answered.
+    Open,
+    /// It is carried out; or the agent does not know such commands.
+    Done,
+    /// It was refused just now.
+    Refused,
+    /// It was refused for long, expired, or was taken back.
+    Over,
+}
+
+/// What an agent is to be told of a device: to poll it no more (`true`) where its agreement has ended or nobody has confirmed it,
+/// or again (`false`). A suspended one is polled on: that is how it is seen that it works. An agent that is started anew has
+/// forgotten what it was told, and polls what its configuration says.
+#[must_use]
+pub fn pause(polling: &Polling) -> Option<bool> {
+    let Polling { stopped, is_polled, epoch, told } = *polling;
+    let is_over = matches!(stopped, Some(StopReason::AgreementEnded | StopReason::NotConfirmed));
+    // Its answer may be here before the catalog that follows from it. A new life polls by itself what its configuration says.
+    let was_told = |told: Told| match told.heard {
+        Heard::Open | Heard::Refused => true,
+        Heard::Done => !is_over || told.epoch == epoch,
+        Heard::Over => false,
+    };
+    match told {
+        Some(told) if told.paused == is_over && was_told(told) => None,
+        // It takes the place of what is under way.
+        Some(told) if told.paused != is_over && told.heard == Heard::Open => Some(is_over),
+        // What is paused may be so by its configuration, or by a word that an older database had: the agent knows.
+        _ => (is_polled == is_over).then_some(is_over),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -202,6 +262,38 @@ mod tests {
         ];
         for (facts, expected) in rows {
             assert_eq!(verdict(&facts, &Policy::default(), NOW), expected, "{facts:?}");
+        }
+    }
+
+    #[test]
+    fn an_agent_is_told_once_in_each_life_whom_to_poll_no_more() {
+        use Heard::{Done, Open, Over, Refused};
+        let ended = Some(StopReason::AgreementEnded);
+        let polling = |stopped, is_polled, told| Polling { stopped, is_polled, epoch: Epoch(2), told };
+        let told = |paused, epoch, heard| Some(Told { paused, epoch: Epoch(epoch), heard });
+        let rows = [
+            (polling(None, true, None), None, "nothing was ever ended"),
+            (polling(None, false, None), Some(false), "an older database may have said so: the agent knows"),
+            (polling(Some(StopReason::Suspended), true, None), None, "it is seen whether it works"),
+            (polling(ended, true, None), Some(true), "it ends"),
+            (polling(Some(StopReason::NotConfirmed), true, None), Some(true), "dropped"),
+            (polling(ended, true, told(true, 2, Open)), None, "told, and not answered"),
+            (polling(ended, true, told(true, 2, Done)), None, "its catalog is on its way"),
+            (polling(ended, false, told(true, 1, Done)), None, "done"),
+            (polling(ended, true, told(true, 1, Done)), Some(true), "started anew since"),
+            (polling(ended, true, told(true, 1, Open)), None, "it goes out at the birth"),
+            (polling(ended, true, told(true, 2, Refused)), None, "its bus was busy: a little later"),
+            (polling(ended, true, told(true, 2, Over)), Some(true), "once more"),
+            (polling(ended, true, told(false, 2, Done)), Some(true), "it ends once more"),
+            (polling(None, false, told(true, 2, Done)), Some(false), "it goes on"),
+            (polling(None, true, told(true, 1, Done)), None, "it goes on by itself since a start"),
+            (polling(None, true, told(true, 2, Open)), Some(false), "it goes on before it was heard"),
+            (polling(None, false, told(false, 2, Open)), None, "told, and not answered"),
+            (polling(None, false, told(false, 1, Done)), None, "paused by its configuration"),
+            (polling(None, false, told(false, 2, Over)), Some(false), "refused before"),
+        ];
+        for (polling, expected, why) in rows {
+            assert_eq!(pause(&polling), expected, "{why}");
         }
     }
 

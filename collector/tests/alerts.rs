@@ -795,7 +795,7 @@ fn a_device_of_which_nothing_comes_is_warned_of_suspended_and_resumed_by_a_perso
     assert_eq!(world.committer.look_after_jobs(world.now).unwrap(), []);
     assert_eq!(world.committer.store().jobs().unwrap(), []);
     let resume = Act::Resume { device, actor: "token me".to_owned() };
-    assert_eq!(world.committer.act(&resume, world.now), Ok(()));
+    assert_eq!(world.committer.act(&resume, world.now).map(drop), Ok(()));
     assert!(matches!(world.committer.act(&resume, world.now), Err(Refused::NotNow(_))));
     world.pass(MINUTE_S);
     assert_eq!(world.told(), [("no_data", true), ("suspended", true)]);
@@ -875,8 +875,8 @@ fn an_alert_is_acknowledged_once_and_that_is_nobodys_news() {
     world.committer.told(OPS, through, &Answer::Accepted, world.now).unwrap();
     let by = |name: &str| Act::Acknowledge { alert: 1, actor: format!("token {name}") };
     assert_eq!(world.committer.store().open_alerts().unwrap(), 1);
-    assert_eq!(world.committer.act(&by("first"), world.now), Ok(()));
-    assert_eq!(world.committer.act(&by("second"), world.now), Ok(()));
+    assert_eq!(world.committer.act(&by("first"), world.now).map(drop), Ok(()));
+    assert_eq!(world.committer.act(&by("second"), world.now).map(drop), Ok(()));
     assert_eq!(world.alerts()[0].acknowledged, Some((world.now, "token first".to_owned())));
     assert_eq!(world.committer.store().open_alerts().unwrap(), 0);
     world.pass(5 * MINUTE_S);
@@ -893,7 +893,7 @@ fn devices_that_nobody_confirms_are_dropped_and_come_back_when_somebody_does() {
     // The first one sends something, the second one nothing, the third one is confirmed.
     world.read(0, Ok(1.0));
     let confirm = |no| Act::Confirm { device: DeviceNo(no), actor: "token me".to_owned() };
-    assert_eq!(world.committer.act(&confirm(3), world.now), Ok(()));
+    assert_eq!(world.committer.act(&confirm(3), world.now).map(drop), Ok(()));
     world.on_day(1);
     let why = "nobody confirmed it within 1d; it sent nothing".to_owned();
     assert_eq!(world.stopped(1), Some((StopReason::NotConfirmed, why)));
@@ -919,7 +919,7 @@ fn devices_that_nobody_confirms_are_dropped_and_come_back_when_somebody_does() {
     let asks = [Ask::of(DeviceNo(1), Why::Asked)];
     let refused = world.committer.refresh(&asks, world.now).unwrap().0.remove(0);
     assert!(matches!(refused, Err(Refused::NotNow(why)) if why.contains("confirm")), "{refused:?}");
-    assert_eq!(world.committer.act(&confirm(1), world.now), Ok(()));
+    assert_eq!(world.committer.act(&confirm(1), world.now).map(drop), Ok(()));
     assert_eq!(world.stopped(0), None);
     let rows = world.committer.store().devices(Some(&world.sites[0].path.site), world.now).unwrap();
     assert_eq!(rows[0].confirmed, Some((world.now, "token me".to_owned())));
@@ -951,6 +951,14 @@ fn a_device_whose_agreement_has_ended_is_asked_no_more_after_its_grace_and_again
     assert_eq!((world.stopped(0), world.stopped(1)), (Some((StopReason::AgreementEnded, why)), None));
     assert_eq!(world.removed(), [("agreement_ended".to_owned(), 1)]);
     world.pass(5 * MINUTE_S);
+    // Its agent is to leave it alone, and has not answered.
+    let pauses = |world: &World| -> Vec<(bool, bool)> {
+        let sql = "SELECT a, outcome IS NULL FROM commands WHERE kind = 6 ORDER BY id";
+        let mut statement = world.committer.connection().prepare(sql).unwrap();
+        let rows = statement.query_map([], |r| Ok((r.get(0)?, r.get(1)?))).unwrap();
+        rows.map(Result::unwrap).collect()
+    };
+    assert_eq!(pauses(&world), [(true, true)], "told once");
     let asks = [Ask::of(DeviceNo(1), Why::Asked)];
     let refused = world.committer.refresh(&asks, world.now).unwrap().0.remove(0);
     assert!(matches!(refused, Err(Refused::NotNow(why)) if why.contains("agreement")), "{refused:?}");
@@ -959,6 +967,7 @@ fn a_device_whose_agreement_has_ended_is_asked_no_more_after_its_grace_and_again
     world.describe(0, &[("agreement_ends", "2026-12-31")]);
     world.pass(MINUTE_S);
     assert_eq!(world.stopped(0), None);
+    assert_eq!(pauses(&world), [(true, false), (false, true)], "what was not heard is taken back");
     assert_eq!(world.removed().len(), 1);
 }
 
@@ -990,7 +999,7 @@ fn what_is_only_kept_to_be_looked_at_goes_by_its_age() {
     world.on_day(365);
     assert_eq!(frames(&world), 2);
     let discard = |frame| Act::Discard { frame, actor: "token me".to_owned() };
-    assert_eq!(world.committer.act(&discard(1), world.now), Ok(()));
+    assert_eq!(world.committer.act(&discard(1), world.now).map(drop), Ok(()));
     assert_eq!(world.committer.act(&discard(1), world.now), Err(Refused::NoFrame(1)));
     assert_eq!(frames(&world), 1);
     let removals = world.committer.store().removals(None, 10).unwrap();

@@ -827,6 +827,24 @@ fn what_the_device_remembers_is_asked_for_before_what_stands_in_counts() {
 }
 
 #[test]
+fn what_is_asked_for_anew_is_not_closed_by_what_stands_in_until_that_was_in_vain_too() {
+    let devices = vec![remembering(&[ENERGY]), device("profile", 15, &[ENERGY])];
+    let mut world = with_a_hole(devices, vec![donor("meter", "profile", &[])], 40);
+    world.recorded(0, [40]);
+    world.now = at(41);
+    world.ask_in_vain();
+    world = world.lend();
+    let gap = world.gaps()[0].2;
+    let order = Order { gap, wish: Wish::Reopen, actor: "token test".to_owned() };
+    world.committer.carry_out(&order, world.now).unwrap();
+    world.recorded(1, [15, 30]);
+    world = world.lend();
+    assert_eq!((world.missing().len(), world.lent_of(0, "energy")), (30, vec![15, 30]));
+    world.ask_in_vain();
+    assert_eq!(world.lend().missing().len(), 28);
+}
+
+#[test]
 fn what_turns_up_months_later_fills_what_was_abandoned() {
     let devices = vec![remembering(&[ENERGY]), device("profile", 15, &[ENERGY])];
     let mut world = with_a_hole(devices, vec![donor("meter", "profile", &[])], 40);

@@ -179,10 +179,12 @@ impl World {
         self.send(vec![Record::Misses(run), Record::Complete(complete)]);
     }
 
-    /// What is asked for at `now`.
+    /// What is asked for at `now` of what is missing; that a device is to be left alone is no question.
     fn asked(&mut self, now: Timestamp) -> Vec<Command> {
         self.now = now;
-        commands(&self.committer.look_after_gaps(now).unwrap())
+        let mut asked = commands(&self.committer.look_after_gaps(now).unwrap());
+        asked.retain(|command| !matches!(command.body, CommandBody::Pause { .. }));
+        asked
     }
 
     fn reply(&mut self, id: u64, outcome: Outcome) {
@@ -530,7 +532,7 @@ fn what_nobody_can_be_asked_for_is_given_up_when_its_schedule_would_have_ended()
 fn has_agreement_until(world: &mut World, day: &str) {
     world.attributes.insert("agreement_ends".to_owned(), day.to_owned());
     world.describe(world.now);
-    (0..60).for_each(|second| world.committer.housekeep(world.now.plus_ms(second * 1_000)).unwrap());
+    (0..60).for_each(|second| drop(world.committer.housekeep(world.now.plus_ms(second * 1_000)).unwrap()));
 }
 
 /// The agent's catalog has changed.

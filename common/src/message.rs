@@ -191,6 +191,13 @@ pub enum CommandBody {
         /// First instant not wanted.
         to: Timestamp,
     },
+    /// Poll this device no more, or again as the configuration says; until the agent ends.
+    Pause {
+        /// Which device.
+        device: DeviceId,
+        /// Whether it is polled no more.
+        paused: bool,
+    },
     /// A command of a later version, to be answered with [`Outcome::Failed`]. Never sent.
     Unknown,
 }
@@ -205,6 +212,9 @@ pub struct Command {
     /// What to do.
     pub body: CommandBody,
 }
+
+/// What an agent answers to a command that it does not know, with [`Outcome::Failed`].
+pub const UNKNOWN_COMMAND: &str = "this version of the agent does not know the command";
 
 /// How a command ended.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -295,7 +295,7 @@ impl fmt::Display for Cause {
             Self::StoreReplaced => f.write_str("the gateway's outbox was replaced before it had delivered"),
             Self::ClockNotSet => f.write_str("the gateway's clock was not set"),
             Self::ClockStepped => f.write_str("the gateway's clock was stepped over it"),
-            Self::Paused => f.write_str("paused by configuration"),
+            Self::Paused => f.write_str("paused by configuration or by the collector"),
             Self::Parked => f.write_str("received, but not usable: parked"),
             Self::Unreachable => f.write_str("the agent has not been heard from"),
             Self::Unexplained => f.write_str("the agent's account names no reason"),

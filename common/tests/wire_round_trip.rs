@@ -186,7 +186,7 @@ fn message() -> impl Strategy<Value = Message> {
         ends.chunks_exact(2).map(|pair| (Seq(pair[0]), Seq(pair[1]))).collect::<Vec<_>>()
     });
     let parts =
-        (0u8..14, any::<[u64; 3]>(), any::<[u32; 2]>(), range(), [time(), time()], ends, any::<[bool; 2]>());
+        (0u8..15, any::<[u64; 3]>(), any::<[u32; 2]>(), range(), [time(), time()], ends, any::<[bool; 2]>());
     parts.prop_map(|(kind, [a, b, c], [d, e], (first, last), [from, to], ranges, [yes, no])| {
         let mast = DeviceId::new("mast").unwrap();
         let command = |body| Message::Command(Command { id: a, expires: to, body });
@@ -221,6 +221,7 @@ fn message() -> impl Strategy<Value = Message> {
             7 => command(CommandBody::PollNow(mast)),
             8 => command(CommandBody::ReadHistory { device: mast, from, to }),
             9 => command(CommandBody::Unknown),
+            13 => command(CommandBody::Pause { device: mast, paused: yes }),
             10 => reply(if yes { Outcome::Done } else { Outcome::NoData }),
             11 => reply(Outcome::Expired),
             12 => Message::State(AgentState::Health {

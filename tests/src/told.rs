@@ -59,6 +59,7 @@ impl Told {
             BusEvent::Through { slot, .. } => self.through = Some(slot),
             BusEvent::HistoryRead { command, outcome } => self.history.push((command, outcome)),
             BusEvent::Channels { .. }
+            | BusEvent::Paused { .. }
             | BusEvent::Device { .. }
             | BusEvent::Bus { .. }
             | BusEvent::Metrics { .. } => {}

@@ -146,7 +146,10 @@ impl Bench {
                         channels.iter().map(|channel| channel.attributes["field"].clone()).collect();
                 }
                 BusEvent::HistoryRead { command, outcome } => self.history.push((command, outcome)),
-                BusEvent::Device { .. } | BusEvent::Bus { .. } | BusEvent::Metrics { .. } => {}
+                BusEvent::Paused { .. }
+                | BusEvent::Device { .. }
+                | BusEvent::Bus { .. }
+                | BusEvent::Metrics { .. } => {}
             }
         }
     }

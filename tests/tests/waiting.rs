@@ -1,5 +1,5 @@
 //! Devices that wait for a person's word, in a real browser: one that never answered was suspended and is resumed, one that an
-//! agent announced is confirmed, each by its button.
+//! agent announced is confirmed, each by its button. And one that nobody's word keeps: its agreement has ended.
 
 use std::fs::OpenOptions;
 use std::io::Write as _;
@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use gapless_tests::api::Api;
 use gapless_tests::browser::Browser;
-use gapless_tests::site::{SITE, Site, SiteSpec};
-use gapless_tests::wait;
+use gapless_tests::site::{Place, SITE, Site, SiteSpec};
+use gapless_tests::{settle, wait};
 
 const SOON: Duration = Duration::from_secs(180);
 
@@ -69,4 +69,58 @@ fn a_suspended_device_is_resumed_and_an_announced_one_confirmed_by_a_button() {
     });
     let wide = "document.documentElement.scrollWidth <= window.innerWidth";
     assert_eq!(browser.eval(wide), true, "nothing is cut off on a phone");
+}
+
+/// The agent's word for how a device is.
+fn condition(site: &Site, name: &str) -> String {
+    let Ok((status, _)) = site.agent_status() else { return "no status".to_owned() };
+    let devices = status["devices"].as_array().cloned().unwrap_or_default();
+    let found = devices.iter().find(|device| device["id"] == name);
+    found.map_or("unknown", |device| device["state"].as_str().unwrap_or("none")).to_owned()
+}
+
+/// The device behind the first endpoint is paused, and asked for nothing while the other one is polled on.
+fn assert_left_alone(site: &Site, when: &str) {
+    wait::until(&format!("the agent to pause the device {when}"), SOON, || match condition(site, "tcp-1") {
+        paused if paused == "paused" => Ok(()),
+        other => Err(other),
+    });
+    let requests = |place: usize| site.tcp[place].stats().requests;
+    let before = (requests(0), requests(1));
+    wait::until_true("the other device's polls", SOON, || requests(1) >= before.1 + 10);
+    assert_eq!(requests(0), before.0, "{when}");
+}
+
+#[test]
+fn an_agent_polls_a_device_no_more_whose_agreement_has_ended_and_again_when_it_goes_on() {
+    let usual = SiteSpec::default();
+    let mut devices = usual.devices.clone();
+    devices.truncate(2);
+    devices[1].place = Place::Tcp(1);
+    let mut site = Site::new(SiteSpec { embedded_broker: true, devices, ..usual });
+    let path = site.path("collector.toml");
+    let goes_on = std::fs::read_to_string(&path).expect("it was written");
+    let ended = format!("{goes_on}\n[housekeeping.agreement_ends]\n\"{SITE}/tcp-1\" = \"2025-12-31\"\n");
+    std::fs::write(&path, ended).expect("the folder can be written");
+    site.start_collector();
+    site.start_agent();
+    let api = site.api();
+    assert_left_alone(&site, "at first");
+    assert_eq!(device(&api, "tcp-1")["collection"]["state"], "agreement_ended");
+    // A new process does not know of it.
+    site.stop_agent();
+    site.start_agent();
+    assert_left_alone(&site, "after a start");
+
+    let since = settle::now();
+    site.stop_collector();
+    std::fs::write(&path, goes_on).expect("the folder can be written");
+    site.start_collector();
+    let api = site.api();
+    let readings = || api.readings(&format!("{SITE}/tcp-1/eval_time_ms"));
+    wait::until("readings after the agreement was renewed", SOON, || {
+        let fresh = readings()?.into_iter().filter(|reading| reading.at_ms > since.0).count();
+        if fresh > 5 { Ok(()) } else { Err(fresh.to_string()) }
+    });
+    assert_eq!(device(&api, "tcp-1")["collection"]["state"], "active");
 }

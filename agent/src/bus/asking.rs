@@ -83,6 +83,9 @@ impl<C: Collect> Thread<C> {
             BusCommand::ReadHistory { command, device, range } => {
                 self.collector.read_history(command, device, range);
             }
+            BusCommand::Pause { command, device, paused } => {
+                self.collector.pause((command, device), paused, self.clock.now());
+            }
             BusCommand::Stop => self.stopping = true,
         }
     }

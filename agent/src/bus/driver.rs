@@ -197,6 +197,12 @@ impl Driver {
                     let outcome = Answered::Failed("the device has no memory that can be read".into());
                     self.send(BusEvent::HistoryRead { command, outcome }, ground);
                 }
+                BusCommand::Pause { command, device, paused } => {
+                    let (whose, now) = ((command, device), ground.now());
+                    if !self.memories.pause(whose, paused, now) {
+                        self.schedule.pause(whose, paused, now);
+                    }
+                }
                 BusCommand::Stop => return self.inbox.stopping = true,
             }
         }

@@ -113,6 +113,14 @@ impl Memories {
         true
     }
 
+    /// The device is read no more, or again, as a command of the collector wants it; `false` where it is none of these.
+    pub(super) fn pause(&mut self, whose: (u64, DeviceIndex), paused: bool, now: Now) -> bool {
+        let Some(memory) = self.find(whose.1) else { return false };
+        memory.recorder.pause(whose, paused, now);
+        memory.rests_until_ms = 0;
+        true
+    }
+
     /// The requests that are next, one of each device at most, from the one on whose turn it is: where the line has no room
     /// for the first, it may have room for another.
     pub(super) fn wanted(&mut self, line: &Line, now: Now) -> Vec<Wanted> {

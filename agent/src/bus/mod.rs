@@ -62,6 +62,15 @@ pub enum BusCommand {
         /// The first instant, and the first one that is not wanted.
         range: (Timestamp, Timestamp),
     },
+    /// Poll a device no more, or again, and say when that is so.
+    Pause {
+        /// The collector's command.
+        command: u64,
+        /// Which device.
+        device: DeviceIndex,
+        /// Whether it is polled no more.
+        paused: bool,
+    },
     /// Finish the poll in hand, account for the slots up to now, and end.
     Stop,
 }

@@ -138,6 +138,16 @@ impl Collector {
         }
     }
 
+    /// A table is read no more, or again, as a command of the collector wants it.
+    pub fn pause(&mut self, (command, device): (u64, DeviceIndex), paused: bool, now: Now) {
+        self.observe(now);
+        let Some(index) = self.tables.iter().position(|table| table.settings.device == device) else {
+            return;
+        };
+        self.tables[index].pause(paused, &mut self.standing.out);
+        self.standing.pause(command, index, paused);
+    }
+
     /// Accounts for every slot up to now.
     pub fn stop(&mut self, now: Now) {
         self.observe(now);
@@ -240,6 +250,10 @@ impl Collect for Collector {
 
     fn read_history(&mut self, command: u64, device: DeviceIndex, range: (Timestamp, Timestamp)) {
         Self::read_history(self, command, device, range);
+    }
+
+    fn pause(&mut self, whose: (u64, DeviceIndex), paused: bool, now: Now) {
+        Self::pause(self, whose, paused, now);
     }
 
     fn drain(&mut self) -> Option<BusEvent> {

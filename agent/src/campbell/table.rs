@@ -400,6 +400,12 @@ impl Table {
         self.account.pass(self.settings.paused, failing, Some(end), now, out);
     }
 
+    /// It is read no more, or again.
+    pub fn pause(&mut self, paused: bool, out: &mut Out) {
+        self.account.flush(out);
+        self.settings.paused = paused;
+    }
+
     /// Settles all that is open: the agent ends.
     pub fn stop(&mut self, failing: Option<Cause>, now: Now, out: &mut Out) {
         self.settle(failing, now, out);

@@ -7,7 +7,7 @@ use gapless_common::message::{AgentState, ClockReading, Outcome};
 use gapless_common::reading::Record;
 use gapless_common::time::Timestamp;
 use gapless_common::topic::{Down, Up};
-use gapless_common::wire::{Message, decode, encode};
+use gapless_common::wire::{Message, decode, decode_catalog, encode};
 
 use super::{Effect, Engine};
 use crate::clock::Now;
@@ -20,6 +20,7 @@ use crate::uplink::mqtt::MqttEvent;
 
 /// Topic of a collector's presence, up to its name.
 const PRESENCE_PREFIX: &str = "gapless/v1/collectors/";
+const NO_SUCH_DEVICE: &str = "this agent has no such device";
 
 impl Engine {
     /// The MQTT client reports.
@@ -55,13 +56,13 @@ impl Engine {
         self.act(now)
     }
 
-    /// The bus does not take the poll of an [`Effect::PollNow`], or an [`Effect::ReadHistory`].
+    /// The bus does not take the poll of an [`Effect::PollNow`], an [`Effect::ReadHistory`] or an [`Effect::Pause`].
     ///
     /// # Errors
     /// As [`on_bus`](Self::on_bus).
     pub fn poll_refused(&mut self, command: u64, why: &str, now: Now) -> Result<(), DepotError> {
         self.polls.forget(|who| *who == command);
-        self.core.handle(Event::CommandEnded(command, Outcome::Failed(why.into())), now.boot_ms);
+        self.refuse(command, why, now);
         self.act(now)
     }
 
@@ -141,6 +142,7 @@ impl Engine {
             Action::SendCatalog(id, hash) => self.send_catalog(id, hash, now),
             Action::PollNow(id, device) => self.poll_now(id, &device, now),
             Action::ReadHistory(id, device, range) => self.read_history(id, &device, range, now),
+            Action::Pause(id, device, paused) => self.pause(id, &device, paused, now),
             Action::Goodbye => self.goodbye(),
         }
         Ok(())
@@ -249,23 +251,34 @@ impl Engine {
     fn read_history(&mut self, command: u64, device: &DeviceId, range: (Timestamp, Timestamp), now: Now) {
         match self.index_of(device) {
             Some(device) => self.effects.push_back(Effect::ReadHistory { command, device, range }),
-            None => {
-                let outcome = Outcome::Failed("this agent has no such device".into());
-                self.core.handle(Event::CommandEnded(command, outcome), now.boot_ms);
-            }
+            None => self.refuse(command, NO_SUCH_DEVICE, now),
         }
+    }
+
+    /// The command ends when the bus says so. What the configuration has paused stays so.
+    fn pause(&mut self, command: u64, device: &DeviceId, paused: bool, now: Now) {
+        let Some(device) = self.index_of(device) else { return self.refuse(command, NO_SUCH_DEVICE, now) };
+        let configured = decode_catalog(&self.setup.identity.catalog_bytes);
+        let is_paused_there = configured.is_ok_and(|(_, catalog)| {
+            catalog.devices.get(usize::from(device.0)).is_some_and(|device| device.paused)
+        });
+        self.effects.push_back(Effect::Pause { command, device, paused: paused || is_paused_there });
+    }
+
+    fn refuse(&mut self, command: u64, why: &str, now: Now) {
+        self.core.handle(Event::CommandEnded(command, Outcome::Failed(why.into())), now.boot_ms);
     }
 
     /// The command ends when the device has answered.
     fn poll_now(&mut self, command: u64, device: &DeviceId, now: Now) {
         let refused = match self.index_of(device) {
-            None => "this agent has no such device",
+            None => NO_SUCH_DEVICE,
             Some(device) if self.polls.begin(command, device, now.boot_ms).is_ok() => {
                 return self.effects.push_back(Effect::PollNow { command, device });
             }
             Some(_) => "too many polls are waited for",
         };
-        self.core.handle(Event::CommandEnded(command, Outcome::Failed(refused.into())), now.boot_ms);
+        self.refuse(command, refused, now);
     }
 
     pub(super) fn end_polls(&mut self, commands: Vec<u64>, outcome: &Outcome, now: Now) {

@@ -191,6 +191,13 @@ impl Collect for Folder {
         }
     }
 
+    fn pause(&mut self, (command, device): (u64, DeviceIndex), paused: bool, now: Now) {
+        self.observe(now);
+        let Some(index) = self.sets.iter().position(|set| set.settings.device == device) else { return };
+        self.sets[index].pause(paused, &mut self.standing.out);
+        self.standing.pause(command, index, paused);
+    }
+
     fn drain(&mut self) -> Option<BusEvent> {
         self.standing.out.pop_front()
     }

@@ -363,6 +363,12 @@ impl FileSet {
         self.account.pass(self.settings.paused, failing.or(self.trouble), overdue, now, out);
     }
 
+    /// Its rows are read no more, or again.
+    pub fn pause(&mut self, paused: bool, out: &mut Out) {
+        self.account.flush(out);
+        self.settings.paused = paused;
+    }
+
     /// Settles all that is open: the agent ends.
     pub fn stop(&mut self, failing: Option<Cause>, now: Now, out: &mut Out) {
         self.settle(failing, now, out);

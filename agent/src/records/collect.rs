@@ -36,6 +36,8 @@ pub trait Collect {
     fn poll_now(&mut self, device: DeviceIndex);
     /// The collector wants these instants (half open) from the device's memory.
     fn read_history(&mut self, command: u64, device: DeviceIndex, range: (Timestamp, Timestamp));
+    /// The collector's command wants this device read no more, or again: its slots up to now are accounted for.
+    fn pause(&mut self, whose: (u64, DeviceIndex), paused: bool, now: Now);
     /// The next event to pass on.
     fn drain(&mut self) -> Option<BusEvent>;
     /// Accounts for every slot up to now.

@@ -111,6 +111,16 @@ impl Standing {
         }
     }
 
+    /// A device is read no more, or again, as a command of the collector wants it; its slots are accounted for.
+    pub fn pause(&mut self, command: u64, index: usize, paused: bool) {
+        self.devices[index].paused = paused;
+        if paused {
+            self.tell_device(index, DeviceCondition::Paused, None);
+        }
+        let device = self.devices[index].device;
+        self.out.push_back(BusEvent::Paused { command, device, paused });
+    }
+
     /// How a device does, unless that was told already.
     pub fn tell_device(&mut self, index: usize, condition: DeviceCondition, last_error: Option<Cause>) {
         let told = &mut self.devices[index];

@@ -348,6 +348,12 @@ impl Entry {
         }
     }
 
+    pub(super) fn pause(&mut self, paused: bool, out: &mut Out) {
+        self.flush(out);
+        self.task.paused = paused;
+        self.tell_pause(out);
+    }
+
     pub(super) fn tell_pause(&mut self, out: &mut Out) {
         if self.task.paused {
             self.tell(DeviceCondition::Paused, None, out);

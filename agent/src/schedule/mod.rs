@@ -280,6 +280,15 @@ impl Schedule {
         }
     }
 
+    /// Polls a device no more, or again, as a command of the collector wants it; its slots that have ended are accounted for.
+    pub fn pause(&mut self, (command, device): (u64, DeviceIndex), paused: bool, now: Now) {
+        self.observe(now);
+        if let Some(entry) = self.entries.iter_mut().find(|entry| entry.task.device == device) {
+            entry.pause(paused, &mut self.out);
+            self.out.push_back(BusEvent::Paused { command, device, paused });
+        }
+    }
+
     /// Accounts for every slot up to now and passes on all runs. Not to be called with a poll in hand.
     pub fn stop(&mut self, now: Now) {
         self.observe(now);

@@ -278,6 +278,34 @@ fn slots_are_read_or_missed_with_the_right_cause() {
 }
 
 #[test]
+fn a_device_that_is_to_be_left_alone_is_polled_no_more_until_it_goes_on() {
+    let mut world = World::new(vec![unit(1_000, 50), unit(1_000, 50)], true);
+    let pause = |world: &mut World, command, paused, at_ms| {
+        world.run_until(at_ms);
+        world.schedule.pause((command, DeviceIndex(0)), paused, world.now());
+        world.drain();
+    };
+    pause(&mut world, 7, true, 2_500);
+    pause(&mut world, 8, true, 3_500);
+    pause(&mut world, 9, false, 6_500);
+    world.run_until(8_900);
+    world.stop();
+    assert_eq!((world.read_slots(0), world.read_slots(1)), (vec![0, 1, 2, 6, 7, 8], (0..9).collect()));
+    assert_eq!(world.runs(0), [(3, 3, "paused")]);
+    let told = world.events.iter().filter_map(|event| match event {
+        BusEvent::Paused { command, paused, .. } => Some((*command, *paused)),
+        _ => None,
+    });
+    assert_eq!(told.collect::<Vec<_>>(), [(7, true), (8, true), (9, false)]);
+    let conditions = world.events.iter().filter_map(|event| match event {
+        BusEvent::Device { device: DeviceIndex(0), condition, .. } => Some(*condition),
+        _ => None,
+    });
+    use DeviceCondition::{Online, Paused};
+    assert_eq!(conditions.collect::<Vec<_>>(), [Online, Paused, Online]);
+}
+
+#[test]
 fn clock_steps_neither_flood_nor_starve() {
     check(Row {
         steps: vec![(6_500, 3_600_000)],

@@ -359,9 +359,10 @@ impl Core {
                 Action::Acknowledge(..) | Action::Unacknowledge(_) | Action::Disconnect(_) => {
                     self.actions.push_back(action);
                 }
-                Action::SendCatalog(id, _) | Action::PollNow(id, _) | Action::ReadHistory(id, ..) => {
-                    self.commands.forget(id);
-                }
+                Action::SendCatalog(id, _)
+                | Action::PollNow(id, _)
+                | Action::ReadHistory(id, ..)
+                | Action::Pause(id, ..) => self.commands.forget(id),
                 _ => {}
             }
         }

@@ -125,6 +125,8 @@ pub enum Action {
     PollNow(u64, DeviceId),
     /// Command `0` wants these instants (half open) read from the memory of this device.
     ReadHistory(u64, DeviceId, (Timestamp, Timestamp)),
+    /// Command `0` wants this device polled no more, or again.
+    Pause(u64, DeviceId, bool),
     /// Publish the goodbye, and disconnect.
     Goodbye,
 }

@@ -161,6 +161,14 @@ impl Lending {
                     (times.first_from(begin).0, times.slot_at(end.plus_ms(-1)).0)
                 };
                 let mut all: Vec<_> = written.iter().copied().map(slots).collect();
+                // What is to be asked for anew counts again only once that was in vain.
+                if let Some(looked) = self.looked.get_mut(&(donor, grid, true)) {
+                    let anew =
+                        changed.iter().filter(|(is_asked, _)| !is_asked).flat_map(|(_, all)| all.iter());
+                    for (first, last) in anew.copied().map(slots) {
+                        looked.remove(place(first), place(last));
+                    }
+                }
                 for (is_asked, changed) in &changed {
                     let looked = self.looked.get(&(donor, grid, *is_asked));
                     for (first, last) in changed.iter().copied().map(slots) {
@@ -227,6 +235,7 @@ impl Lending {
         let series = series.into_iter().map(|id| lending::series(connection, id));
         let series: Vec<Series> =
             series.collect::<rusqlite::Result<Vec<_>>>()?.into_iter().flatten().collect();
+        let last = last.min(first.saturating_add(loan::PLACES_MAX));
         if gap.is_asked
             && let Some(loan) = loan::standing(connection, &pair, gap, &series, (first, last))?
         {

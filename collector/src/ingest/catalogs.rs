@@ -184,6 +184,10 @@ impl Apply<'_, '_> {
                 // What a source says of its devices is no configuration, and nothing is read of what is paused.
                 let is_configured = device.attributes.get("history").is_none_or(|kind| kind != "source");
                 let described = bound.due.device;
+                if !device.paused {
+                    // An agent that was started anew knows of nothing that it was told.
+                    self.tell_pause(described.0, Some(true))?;
+                }
                 if self.read.contains(&(described, no, hash)) {
                     // Under this very catalog, whichever one was awaited.
                     self.confirm_description(described)?;

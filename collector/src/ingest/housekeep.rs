@@ -5,7 +5,7 @@ use rusqlite::Connection;
 
 use super::apply::{Apply, Done};
 use super::orders::Refused;
-use crate::housekeeping::{Facts, Policy, Verdict, verdict};
+use crate::housekeeping::{Facts, Policy, Polling, Verdict, pause, verdict};
 use crate::jobs::{queue::Scope, shard};
 use crate::store::housekeeping::{self as rows, Removed};
 use crate::store::model::{DeviceNo, StopReason};
@@ -22,6 +22,8 @@ const DROPS_KEPT_MS: i64 = 90 * 86_400_000;
 #[derive(Debug, Default)]
 pub(super) struct Found {
     devices: Vec<(i64, Verdict)>,
+    /// Devices whose agents are to be told to poll them no more, or again.
+    pauses: Vec<i64>,
     jobs: Vec<i64>,
     alerts: Vec<i64>,
     /// Drops of which nobody has heard for long.
@@ -30,8 +32,8 @@ pub(super) struct Found {
 
 impl Found {
     pub(super) fn is_empty(&self) -> bool {
-        let Self { devices, jobs, alerts, drops } = self;
-        devices.is_empty() && jobs.is_empty() && alerts.is_empty() && drops.is_empty()
+        let Self { devices, pauses, jobs, alerts, drops } = self;
+        devices.is_empty() && pauses.is_empty() && jobs.is_empty() && alerts.is_empty() && drops.is_empty()
     }
 }
 
@@ -41,6 +43,9 @@ pub(super) fn sweep(connection: &Connection, policy: &Policy, now: Timestamp) ->
     let mut found = Found::default();
     for no in jobs::devices(connection)?.into_iter().filter(|no| shard(*no, SWEEP_SECONDS) == part) {
         let Some(device) = rows::device(connection, no)? else { continue };
+        if commands::polling(connection, no, now)?.is_some_and(|(.., polling)| pause(&polling).is_some()) {
+            found.pauses.push(no);
+        }
         let attribute = device.attributes.get("agreement_ends").map(String::as_str);
         let agreement_ends = match policy.agreement_ends(&device.site, &device.name, attribute) {
             Ok(ends) => ends,
@@ -85,6 +90,7 @@ impl Apply<'_, '_> {
                 }
             }
         }
+        found.pauses.iter().try_for_each(|device| self.tell_pause(*device, None))?;
         rows::forget_jobs(connection, &found.jobs)?;
         rows::forget_alerts(connection, &found.alerts)?;
         for agent in &found.drops {
@@ -112,6 +118,7 @@ impl Apply<'_, '_> {
         for command in commands::take_back(connection, device, now)? {
             self.history_taken_back(command)?;
         }
+        self.tell_pause(device, None)?;
         let removed = match reason {
             StopReason::Suspended => Removed::Suspended,
             StopReason::AgreementEnded => Removed::AgreementEnded,
@@ -121,9 +128,23 @@ impl Apply<'_, '_> {
     }
 
     /// A device is asked again; from `resumed` on it counts as commissioned, where a person wants it.
-    pub(super) fn go_on(&self, device: i64, resumed: Option<Timestamp>) -> Done {
+    pub(super) fn go_on(&mut self, device: i64, resumed: Option<Timestamp>) -> Done {
         alerts::go_on(self.batch.connection, device, resumed)?;
+        self.tell_pause(device, None)?;
         unasked::begin_to_ask_one(self.batch.connection, self.batch.stamp(), self.away, device)
+    }
+
+    /// Tells the agent of a device to poll it no more, or again, where it is to know. Whether it is polled may be known before it is
+    /// written down.
+    pub(super) fn tell_pause(&mut self, device: i64, is_polled: Option<bool>) -> Done {
+        let (connection, now) = (self.batch.connection, self.batch.now);
+        let Some((agent, name, known)) = commands::polling(connection, device, now)? else { return Ok(()) };
+        let polling = Polling { is_polled: is_polled.unwrap_or(known.is_polled), ..known };
+        if let Some(paused) = pause(&polling) {
+            let told = commands::tell_pause(connection, (agent, polling.epoch), (&name, paused), now)?;
+            self.answers.commands.extend(told.map(|id| (agent, id)));
+        }
+        Ok(())
     }
 
     /// A person discards a frame that was kept though it could not be used.
@@ -139,7 +160,7 @@ impl Apply<'_, '_> {
     }
 
     /// A person says that a device is to be collected; one that was dropped comes back.
-    pub(super) fn confirm(&self, device: DeviceNo, actor: &str) -> rusqlite::Result<Result<(), Refused>> {
+    pub(super) fn confirm(&mut self, device: DeviceNo, actor: &str) -> rusqlite::Result<Result<(), Refused>> {
         let (connection, now) = (self.batch.connection, self.batch.now);
         rows::confirm(connection, device.0, actor, now)?;
         if alerts::stopped(connection, device.0)? == Some(StopReason::NotConfirmed) {

@@ -16,8 +16,8 @@ use crate::store::lending::{self, Missing, Series};
 
 /// Instants of one channel that are lent in one transaction.
 const INSTANTS_MAX: usize = 2_000;
-/// Places of a donor's densest grid that are looked through for them at once.
-const PLACES_MAX: i64 = 20_000;
+/// Places of a donor's densest grid that are looked through for them at once, and slots of the gap.
+pub(super) const PLACES_MAX: i64 = 20_000;
 /// Counters count what an agent told; what is lent was counted when it came.
 const NOBODY: AgentNo = AgentNo(0);
 
@@ -148,7 +148,11 @@ pub(super) fn standing(
     if whole.is_empty() {
         return Ok(None);
     }
-    let actor = lending::lenders(connection, gap.id)?.join(", ");
+    let mut actor = lending::lenders(connection, gap.id)?.join(", ");
+    if actor.is_empty() {
+        // Its history went to the gap that it was joined with.
+        actor.push_str("device");
+    }
     Ok(Some(Loan { actor, whole, ..Loan::nothing(pair, gap.id) }))
 }
 

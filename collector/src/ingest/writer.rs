@@ -212,7 +212,10 @@ impl Writer {
                     told.into_iter().for_each(|command| self.send(command));
                 }
                 Other::Act(act, answer) => {
-                    let _ = answer.send(self.committer.act(&act, clock::now()));
+                    let done = self.committer.act(&act, clock::now()).map(|told| {
+                        told.into_iter().for_each(|command| self.send(command));
+                    });
+                    let _ = answer.send(done);
                 }
                 Other::Told(receiver, through, what, done) => {
                     let told = self.committer.told(&receiver, through, &what, clock::now());
@@ -262,8 +265,11 @@ impl Writer {
                     if let Err(error) = self.committer.look_after_alerts(clock::now()) {
                         tracing::error!(%error, "what is to be told waits until the database works");
                     }
-                    if let Err(error) = self.committer.housekeep(clock::now()) {
-                        tracing::error!(%error, "nothing is tidied away until the database works");
+                    match self.committer.housekeep(clock::now()) {
+                        Ok(told) => told.into_iter().for_each(|command| self.send(command)),
+                        Err(error) => {
+                            tracing::error!(%error, "nothing is tidied away until the database works");
+                        }
                     }
                     // Where nobody waits any more the collector is ending.
                     let _ = done.send(());

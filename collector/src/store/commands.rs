@@ -1,15 +1,21 @@
 //! Commands and births, as rows. When a command is sent is the writer's business.
 
 use gapless_common::id::{CatalogHash, ConnectionId, DeviceId, Epoch, Seq};
-use gapless_common::message::{AgentState, Command, CommandBody};
+use gapless_common::message::{AgentState, Command, CommandBody, UNKNOWN_COMMAND};
 use gapless_common::time::Timestamp;
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
-use super::alerts;
+use super::{alert_rows, alerts};
+use crate::housekeeping::{Heard, Polling, Told};
 use crate::ledger::AgentNo;
 
 /// `commands.outcome` of one that was carried out.
 pub(crate) const DONE: i64 = 1;
+
+/// How long an agent that is away may be told of a pause; at its birth it is told anew.
+const PAUSE_TOLD_MS: i64 = 30 * 86_400_000;
+/// One whose bus was busy is told again after this time.
+const REFUSED_MS: i64 = 600_000;
 
 type Columns<'a> = (i64, Option<i64>, Option<i64>, Option<i64>, Option<&'a str>);
 
@@ -23,6 +29,9 @@ fn columns(body: &CommandBody) -> Option<Columns<'_>> {
         CommandBody::PollNow(device) => (4, None, None, None, Some(device.as_str())),
         CommandBody::ReadHistory { device, from, to } => {
             (5, Some(from.0), Some(to.0), None, Some(device.as_str()))
+        }
+        CommandBody::Pause { device, paused } => {
+            (6, Some(i64::from(*paused)), None, None, Some(device.as_str()))
         }
         CommandBody::Unknown => return None,
     })
@@ -42,6 +51,7 @@ fn body(r: &Row<'_>) -> rusqlite::Result<Option<CommandBody>> {
         (3, _) => Some(CommandBody::SendCatalog(CatalogHash(a.cast_unsigned()))),
         (4, Some(device)) => Some(CommandBody::PollNow(device)),
         (5, Some(device)) => Some(CommandBody::ReadHistory { device, from: Timestamp(a), to: Timestamp(b) }),
+        (6, Some(device)) => Some(CommandBody::Pause { device, paused: a != 0 }),
         _ => None,
     })
 }
@@ -72,6 +82,63 @@ pub(crate) fn ensure(
     let row = params![agent.0, kind, a, b, c, device, now.0, expires.0];
     let id: i64 = connection.prepare_cached(sql)?.query_row(row, |r| r.get(0))?;
     Ok(Some((id.cast_unsigned(), true)))
+}
+
+/// Whether a device is polled, its agent and its name. A source of the collector knows by itself whom it asks.
+pub(crate) fn polling(
+    connection: &Connection,
+    device: i64,
+    now: Timestamp,
+) -> rusqlite::Result<Option<(AgentNo, DeviceId, Polling)>> {
+    let sql = "SELECT d.agent, d.name, d.stopped, coalesce(a.epoch, 0) AS epoch, c.a AS paused, coalesce(c.b, 0) AS told_epoch,
+            CASE WHEN c.outcome IS NULL AND c.expires_at > ?2 THEN 0 WHEN c.outcome = 1 OR c.detail = ?3 THEN 1
+                WHEN c.outcome = 3 AND abs(?2 - c.answered_at) < ?4 THEN 2 ELSE 3 END AS heard,
+            EXISTS (SELECT 1 FROM grids g JOIN spans s ON s.grid = g.id
+                WHERE g.device = d.id AND s.last_slot IS NULL) AS is_polled
+        FROM devices d JOIN agents a ON a.id = d.agent AND a.version NOT LIKE 'source %'
+        LEFT JOIN commands c ON c.id = (SELECT max(id) FROM commands
+            WHERE kind = 6 AND agent = d.agent AND device = d.name)
+        WHERE d.id = ?1";
+    let epoch =
+        |r: &Row<'_>, column| Ok::<_, rusqlite::Error>(Epoch(r.get::<_, i64>(column)?.cast_unsigned()));
+    let row = |r: &Row<'_>| {
+        let heard = [Heard::Open, Heard::Done, Heard::Refused];
+        let heard = heard.get(usize::from(r.get::<_, u8>("heard")?)).copied().unwrap_or(Heard::Over);
+        let told = match r.get::<_, Option<bool>>("paused")? {
+            Some(paused) => Some(Told { paused, epoch: epoch(r, "told_epoch")?, heard }),
+            None => None,
+        };
+        let polling = Polling {
+            stopped: r.get::<_, Option<i64>>("stopped")?.and_then(alert_rows::stop_reason),
+            is_polled: r.get("is_polled")?,
+            epoch: epoch(r, "epoch")?,
+            told,
+        };
+        let name = DeviceId::new(&r.get::<_, String>("name")?).ok();
+        Ok(name.zip(Some(AgentNo(r.get("agent")?))).map(|(name, agent)| (agent, name, polling)))
+    };
+    let key = params![device, now.0, UNKNOWN_COMMAND, REFUSED_MS];
+    Ok(connection.prepare_cached(sql)?.query_row(key, row).optional()?.flatten())
+}
+
+/// The new command that tells an agent to poll a device no more, or again, in this life of it; what it was to be told before is
+/// taken back.
+pub(crate) fn tell_pause(
+    connection: &Connection,
+    (agent, epoch): (AgentNo, Epoch),
+    (device, paused): (&DeviceId, bool),
+    now: Timestamp,
+) -> rusqlite::Result<Option<u64>> {
+    let sql = "UPDATE commands SET outcome = 2, detail = 'another one took its place', answered_at = ?3
+        WHERE agent = ?1 AND kind = 6 AND device = ?2 AND outcome IS NULL";
+    connection.prepare_cached(sql)?.execute(params![agent.0, device.as_str(), now.0])?;
+    let body = CommandBody::Pause { device: device.clone(), paused };
+    let Some((id, _)) = ensure(connection, agent, &body, now, now.plus_ms(PAUSE_TOLD_MS))? else {
+        return Ok(None);
+    };
+    let sql = "UPDATE commands SET b = ?2 WHERE id = ?1";
+    connection.prepare_cached(sql)?.execute([id.cast_signed(), epoch.0.cast_signed()])?;
+    Ok(Some(id))
 }
 
 /// Whether the agent has answered that it has no such catalog.
@@ -130,8 +197,8 @@ pub(crate) fn open_of_all(
     Ok(commands)
 }
 
-/// Leases that agents which are connected were told of by `until`, and catalogs that they were asked for, without an answer:
-/// the agent and the command.
+/// Leases and pauses that agents which are connected were told of by `until`, and catalogs that they were asked for, without an
+/// answer: the agent and the command.
 pub(crate) fn unanswered(
     connection: &Connection,
     until: Timestamp,
@@ -139,7 +206,7 @@ pub(crate) fn unanswered(
 ) -> rusqlite::Result<Vec<(AgentNo, u64)>> {
     // What was told in a time that has not come was told before the clock was set back.
     let sql = "SELECT c.agent, c.id FROM commands c JOIN agents a ON a.id = c.agent
-        WHERE c.outcome IS NULL AND c.kind IN (1, 3) AND (c.created_at <= ?1 OR c.created_at > ?2) AND c.expires_at > ?2
+        WHERE c.outcome IS NULL AND c.kind IN (1, 3, 6) AND (c.created_at <= ?1 OR c.created_at > ?2) AND c.expires_at > ?2
         AND a.connected = 1";
     let mut statement = connection.prepare_cached(sql)?;
     let awaited = statement

@@ -2,7 +2,7 @@
 //! changed once a database may have gone through it.
 
 /// From which version on, and what. To be carried out in order.
-pub(super) const LACKS: [(i64, &str); 19] = [
+pub(super) const LACKS: [(i64, &str); 20] = [
     (1, TO_2),
     (2, TO_3),
     (3, TO_4),
@@ -22,6 +22,7 @@ pub(super) const LACKS: [(i64, &str); 19] = [
     (17, TO_18),
     (18, TO_19),
     (19, TO_20),
+    (20, TO_21),
 ];
 
 /// What a database of version 1 lacks.
@@ -315,3 +316,5 @@ CREATE TABLE drop_files (
     last_ts INTEGER,
     PRIMARY KEY (agent, name)
 ) WITHOUT ROWID";
+/// What a database of version 20 lacks.
+const TO_21: &str = "CREATE INDEX commands_pauses ON commands (agent, device) WHERE kind = 6";

@@ -367,7 +367,7 @@ CREATE INDEX parked_waiting ON parked (agent, catalog) WHERE reason = 1;
 CREATE INDEX parked_unreadable ON parked (id) WHERE reason > 1;
 
 -- kind: 1 live (a: until), 2 resend (a: epoch, b: first, c: last), 3 send catalog (a: hash), 4 poll now (device).
--- 5 read history (device, a: from, b: to).
+-- 5 read history (device, a: from, b: to), 6 pause (device, a: whether, b: epoch of the agent).
 -- outcome: NULL while open, 1 done, 2 expired, 3 failed (detail), 4 no data.
 CREATE TABLE commands (
     id INTEGER PRIMARY KEY AUTOINCREMENT,
@@ -386,6 +386,7 @@ CREATE TABLE commands (
 CREATE INDEX commands_open ON commands (agent) WHERE outcome IS NULL;
 CREATE INDEX commands_catalogs ON commands (agent, a) WHERE kind = 3;
 CREATE INDEX commands_leases ON commands (agent, a) WHERE kind = 1;
+CREATE INDEX commands_pauses ON commands (agent, device) WHERE kind = 6;
 
 -- What is refreshed out of turn: one job at most for a device. source: whose budget it uses (an agent). why: 0 its
 -- rhythm, 1 stale, 2 viewed, 3 confirm, 4 asked by a person. lease: the worker that has it (NULL: it waits), until when;

@@ -12,7 +12,7 @@ use super::migrations::LACKS;
 use super::model::Head;
 
 /// Version of the schema that this program writes.
-const SCHEMA_VERSION: i64 = 20;
+const SCHEMA_VERSION: i64 = 21;
 const SCHEMA: &str = include_str!("schema.sql");
 /// What was asked after a backup was made, and in answer to what, is not known to it: what was being asked for is asked for anew.
 const RESTORED: &str = "UPDATE commands SET outcome = 2 WHERE outcome IS NULL AND kind = 5;
@@ -183,6 +183,7 @@ mod tests {
     }
 
     /// What the versions after each one brought, taken away again.
+    const FROM_21: &str = "DROP INDEX commands_pauses; PRAGMA user_version = 20;";
     const FROM_20: &str = "DROP TABLE drop_files; DROP TABLE drops; PRAGMA user_version = 19;";
     const FROM_19: &str = "DROP TABLE unheard; PRAGMA user_version = 18;";
     const FROM_18: &str = "ALTER TABLE series DROP COLUMN own_ts; ALTER TABLE series DROP COLUMN lent_ts;
@@ -242,8 +243,11 @@ mod tests {
         let connection = make_writer(Connection::open_in_memory().unwrap(), 7).unwrap();
         connection
             .execute_batch(
-                &[FROM_20, FROM_19, FROM_18, FROM_17, FROM_16, FROM_15, FROM_14, FROM_13, FROM_12, FROM_11]
-                    .concat(),
+                &[
+                    FROM_21, FROM_20, FROM_19, FROM_18, FROM_17, FROM_16, FROM_15, FROM_14, FROM_13, FROM_12,
+                    FROM_11,
+                ]
+                .concat(),
             )
             .unwrap();
         let put = "INSERT INTO sites (name) VALUES ('farm');
@@ -267,7 +271,7 @@ mod tests {
     #[test]
     fn gaps_of_an_older_database_that_nobody_can_be_asked_for_are_due() {
         let connection = make_writer(Connection::open_in_memory().unwrap(), 7).unwrap();
-        connection.execute_batch(&[FROM_20, FROM_19, FROM_18, FROM_17].concat()).unwrap();
+        connection.execute_batch(&[FROM_21, FROM_20, FROM_19, FROM_18, FROM_17].concat()).unwrap();
         let put = "INSERT INTO sites (name) VALUES ('farm'); INSERT INTO devices (site, name) VALUES (1, 'a');
             INSERT INTO grids VALUES (1, 1, 1000, 0);
             INSERT INTO gaps (grid, first_slot, last_slot, from_ts, to_ts, cause, state, opened_at, opened_commit,
@@ -284,7 +288,7 @@ mod tests {
     #[test]
     fn readings_of_an_older_database_that_were_lent_are_marked() {
         let connection = make_writer(Connection::open_in_memory().unwrap(), 7).unwrap();
-        connection.execute_batch(&[FROM_20, FROM_19, FROM_18].concat()).unwrap();
+        connection.execute_batch(&[FROM_21, FROM_20, FROM_19, FROM_18].concat()).unwrap();
         let put = "INSERT INTO sites (name) VALUES ('farm'); INSERT INTO devices (site, name) VALUES (1, 'a'), (1, 'b'), (1, 'c');
             INSERT INTO series (device, channel, revision, unit, quantity, aggregation, label) VALUES
                 (1, 'u', 1, 'V', 'q', 0, 1), (1, 'i', 1, 'A', 'q', 0, 1), (2, 'u', 1, 'V', 'q', 0, 1), (3, 'u', 1, 'V', 'q', 0, 1);
@@ -314,8 +318,8 @@ mod tests {
     #[test]
     fn an_older_database_is_migrated() {
         let steps = [
-            FROM_20, FROM_19, FROM_18, FROM_17, FROM_16, FROM_15, FROM_14, FROM_13, FROM_12, FROM_11,
-            FROM_10, FROM_9, FROM_8, FROM_7, FROM_6, FROM_5, FROM_4, FROM_3, FROM_2,
+            FROM_21, FROM_20, FROM_19, FROM_18, FROM_17, FROM_16, FROM_15, FROM_14, FROM_13, FROM_12,
+            FROM_11, FROM_10, FROM_9, FROM_8, FROM_7, FROM_6, FROM_5, FROM_4, FROM_3, FROM_2,
         ];
         for back in (1..=steps.len()).map(|n| steps[..n].join(" ")) {
             let connection = make_writer(Connection::open_in_memory().unwrap(), 7).unwrap();

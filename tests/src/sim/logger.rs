@@ -330,8 +330,8 @@ impl Asker {
         if self.has_ended {
             return None;
         }
-        self.obey(at_ms);
         let now = look(at_ms);
+        self.obey(at_ms, now);
         let is_over = self.stops_by_ms.is_some_and(|by_ms| by_ms <= at_ms);
         match self.awaited.take() {
             Some((comes_ms, answer)) if comes_ms <= at_ms => self.collector.took(answer, now),
@@ -353,12 +353,15 @@ impl Asker {
         })
     }
 
-    fn obey(&mut self, at_ms: u64) {
+    fn obey(&mut self, at_ms: u64, now: Now) {
         for command in std::mem::take(&mut self.commands) {
             match command {
                 BusCommand::PollNow(device) => self.collector.poll_now(device),
                 BusCommand::ReadHistory { command, device, range } => {
                     self.collector.read_history(command, device, range);
+                }
+                BusCommand::Pause { command, device, paused } => {
+                    self.collector.pause((command, device), paused, now);
                 }
                 BusCommand::Stop => {
                     let patience_ms = u64::try_from(STOP_PATIENCE.as_millis()).expect("seconds");

@@ -248,6 +248,7 @@ impl Oracle {
             BusEvent::Through { .. }
             | BusEvent::Channels { .. }
             | BusEvent::HistoryRead { .. }
+            | BusEvent::Paused { .. }
             | BusEvent::Device { .. }
             | BusEvent::Bus { .. }
             | BusEvent::Metrics { .. } => {}

@@ -403,6 +403,10 @@ impl World {
                 self.command(no, device, BusCommand::ReadHistory { command, device, range });
                 Vec::new()
             }
+            Effect::Pause { command, device, paused } => {
+                self.command(no, device, BusCommand::Pause { command, device, paused });
+                Vec::new()
+            }
         };
         self.send(sent);
     }

@@ -60,6 +60,7 @@ fn told(collector: &mut Collector) -> String {
             BusEvent::Through { slot: of, .. } => format!("through {}", slot(of.0)),
             BusEvent::Channels { channels, .. } => format!("channels {}", channels[0].id),
             BusEvent::HistoryRead { command, outcome } => format!("history {command} {outcome:?}"),
+            BusEvent::Paused { command, paused, .. } => format!("paused {command} {paused}"),
             BusEvent::Device { .. } | BusEvent::Bus { .. } | BusEvent::Metrics { .. } => continue,
             BusEvent::Answered { .. } => panic!("{event:?}"),
         });
@@ -124,6 +125,25 @@ fn an_outage_is_missed_when_due_and_read_when_it_is_over() {
     assert_eq!(asked(&mut logger, at(59)), "date-range&p1=00:30&p2=00:40");
     logger.answered(&body(7, &[(3, 30)], false), at(59));
     assert_eq!(told(&mut logger), "3=3.5");
+}
+
+#[test]
+fn a_table_that_is_to_be_left_alone_is_asked_for_nothing_and_then_for_all_that_it_has() {
+    let mut logger = collector(vec![settings(0, "Met", false)]);
+    asked(&mut logger, at(1));
+    logger.answered(&body(7, &[(0, 0)], false), at(1));
+    asked(&mut logger, at(1));
+    logger.answered(&body(7, &[], false), at(1));
+    told(&mut logger);
+    logger.pause((9, DeviceIndex(0)), true, at(8));
+    assert_eq!(told(&mut logger), "paused 9 true");
+    assert_eq!(asked(&mut logger, at(8)), "wait 9000");
+    assert_eq!(asked(&mut logger, at(45)), "wait 46000");
+    logger.pause((10, DeviceIndex(0)), false, at(48));
+    assert_eq!(told(&mut logger), "1+3 paused, through 3, paused 10 false");
+    assert_eq!(asked(&mut logger, at(48)), "since-record&p1=0");
+    logger.answered(&body(7, &[(1, 10), (2, 20), (3, 30), (4, 40)], false), at(48));
+    assert_eq!(told(&mut logger), "1=1.5, 2=2.5, 3=3.5, 4=4.5, through 4");
 }
 
 #[test]

@@ -467,6 +467,13 @@ impl Collect for Recorder {
         }
     }
 
+    fn pause(&mut self, (command, _): (u64, DeviceIndex), paused: bool, now: Now) {
+        self.observe(now);
+        self.account.flush(&mut self.standing.out);
+        self.settings.paused = paused;
+        self.standing.pause(command, 0, paused);
+    }
+
     fn drain(&mut self) -> Option<BusEvent> {
         self.standing.out.pop_front()
     }

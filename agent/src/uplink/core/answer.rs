@@ -1,7 +1,7 @@
 //! What the collector says: acknowledgements and commands. Sends nothing by itself.
 
 use gapless_common::id::Epoch;
-use gapless_common::message::{Ack, Command, CommandBody, Outcome};
+use gapless_common::message::{Ack, Command, CommandBody, Outcome, UNKNOWN_COMMAND};
 use gapless_common::planted::{self, Bug};
 use gapless_common::time::Timestamp;
 
@@ -89,9 +89,11 @@ impl Core {
             CommandBody::ReadHistory { device, from, to } => {
                 self.actions.push_back(Action::ReadHistory(command.id, device, (from, to)));
             }
+            CommandBody::Pause { device, paused } => {
+                self.actions.push_back(Action::Pause(command.id, device, paused));
+            }
             CommandBody::Unknown => {
-                let why = "this version of the agent does not know the command";
-                self.reply(command.id, Outcome::Failed(why.into()));
+                self.reply(command.id, Outcome::Failed(UNKNOWN_COMMAND.into()));
             }
         }
     }

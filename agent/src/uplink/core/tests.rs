@@ -120,6 +120,7 @@ fn command(body: &[&str]) -> CommandBody {
             from: Timestamp(10),
             to: Timestamp(20),
         },
+        ["pause", device, ..] => CommandBody::Pause { device: DeviceId::new(device).unwrap(), paused: true },
         _ => CommandBody::Unknown,
     }
 }
@@ -140,6 +141,7 @@ fn text(action: &Action) -> String {
         Action::SendCatalog(id, hash) => format!("catalog {id} {}", hash.0),
         Action::PollNow(id, device) => format!("poll {id} {device}"),
         Action::ReadHistory(id, device, (from, to)) => format!("history {id} {device} {}-{}", from.0, to.0),
+        Action::Pause(id, device, paused) => format!("pause {id} {device} {paused}"),
         Action::Goodbye => "goodbye".into(),
     }
 }
@@ -683,7 +685,13 @@ fn a_command_that_a_lost_connection_kept_from_being_carried_out_is_carried_out_w
     drain(&mut core, 0);
     core.handle(Event::Connected, 1);
     drain(&mut core, 1);
-    for (id, body) in [("3", ["catalog", "77"]), ("4", ["poll", "meter-1"]), ("5", ["history", "mast"])] {
+    let asked = [
+        ("3", ["catalog", "77"]),
+        ("4", ["poll", "meter-1"]),
+        ("5", ["history", "mast"]),
+        ("6", ["pause", "mast"]),
+    ];
+    for (id, body) in asked {
         core.handle(event(&[&["command", id], &body[..]].concat()), 2);
     }
     core.handle(Event::Disconnected, 2);
@@ -694,6 +702,7 @@ fn a_command_that_a_lost_connection_kept_from_being_carried_out_is_carried_out_w
         ("3", ["catalog", "77"], "catalog 3 77"),
         ("4", ["poll", "meter-1"], "poll 4 meter-1"),
         ("5", ["history", "mast"], "history 5 mast 10-20"),
+        ("6", ["pause", "mast"], "pause 6 mast true"),
     ] {
         core.handle(event(&[&["command", id], &body[..]].concat()), 2_002);
         assert_eq!(drain(&mut core, 2_002).iter().map(text).collect::<Vec<_>>(), [expected]);

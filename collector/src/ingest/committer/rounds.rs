@@ -12,8 +12,8 @@ use crate::store::{commands, leases, parked};
 const REMIND_MS: i64 = 60_000;
 
 impl Committer {
-    /// Fills gaps with what other devices recorded of the same time, as much as one transaction may; to be called before
-    /// [`look_after_gaps`](Self::look_after_gaps), as what is here is asked of nobody. Returns whether there may be more.
+    /// Has what other devices recorded of the same time stand in for what is missing, as much as one transaction may. Returns
+    /// whether there may be more.
     /// Where nothing has changed nothing is read, and where nothing is to be filled there is no commit.
     ///
     /// # Errors
@@ -107,16 +107,16 @@ impl Committer {
         self.uncounted(now, |apply| apply.warn(&found)).map(drop)
     }
 
-    /// Tidies away what has come of age, as far as it is its turn, and confirms devices where nobody else is to. Where there
-    /// is nothing to do there is no transaction.
+    /// Tidies away what has come of age, as far as it is its turn, and confirms devices where nobody else is to. Returns what agents
+    /// are told. Where there is nothing to do there is no transaction.
     ///
     /// # Errors
     /// The database failed: it is found again in the next round.
-    pub fn housekeep(&mut self, now: Timestamp) -> rusqlite::Result<()> {
+    pub fn housekeep(&mut self, now: Timestamp) -> rusqlite::Result<Vec<Outbound>> {
         let found = housekeep::sweep(&self.connection, &self.housekeeping, now)?;
         if found.is_empty() {
-            return Ok(());
+            return Ok(Vec::new());
         }
-        self.uncounted(now, |apply| apply.housekeep(&found)).map(drop)
+        self.uncounted(now, |apply| apply.housekeep(&found))
     }
 }

@@ -67,11 +67,11 @@ impl Committer {
     ///
     /// # Errors
     /// [`Refused`]: nothing has changed.
-    pub fn act(&mut self, act: &Act, now: Timestamp) -> Result<(), Refused> {
+    pub fn act(&mut self, act: &Act, now: Timestamp) -> Result<Vec<Outbound>, Refused> {
         let mut answer = Ok(());
         let done = self.uncounted(now, |apply| apply.act(act).map(|done| answer = done));
-        done.map_err(failed("a wish could not be carried out"))?;
-        answer
+        let told = done.map_err(failed("a wish could not be carried out"))?;
+        answer.map(|()| told)
     }
 
     /// Does what a person wishes.

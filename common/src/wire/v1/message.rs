@@ -172,6 +172,7 @@ enum Order {
     SendCatalog(CatalogHash),
     PollNow(DeviceId),
     ReadHistory { device: DeviceId, from: Timestamp, to: Timestamp },
+    Pause { device: DeviceId, paused: bool },
 }
 
 pub(in crate::wire) fn command(command: &Command) -> Vec<u8> {
@@ -181,6 +182,7 @@ pub(in crate::wire) fn command(command: &Command) -> Vec<u8> {
         CommandBody::SendCatalog(hash) => Some(Order::SendCatalog(hash)),
         CommandBody::PollNow(device) => Some(Order::PollNow(device)),
         CommandBody::ReadHistory { device, from, to } => Some(Order::ReadHistory { device, from, to }),
+        CommandBody::Pause { device, paused } => Some(Order::Pause { device, paused }),
         CommandBody::Unknown => None,
     };
     let body = order.map(|order| write(&order)).unwrap_or_default();
@@ -195,6 +197,7 @@ pub(in crate::wire) fn read_command(bytes: &[u8]) -> Result<Command, DecodeError
         Ok(Order::SendCatalog(hash)) => CommandBody::SendCatalog(hash),
         Ok(Order::PollNow(device)) => CommandBody::PollNow(device),
         Ok(Order::ReadHistory { device, from, to }) => CommandBody::ReadHistory { device, from, to },
+        Ok(Order::Pause { device, paused }) => CommandBody::Pause { device, paused },
         Err(_) => CommandBody::Unknown,
     };
     Ok(Command { id, expires, body })
