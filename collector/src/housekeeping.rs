@@ -171,7 +171,7 @@ pub struct Told {
 pub enum Heard {
     /// It may still be answered.
     Open,
-    /// It is carried out; or the agent does not know such commands.
+    /// It is carried out; or the agent knows no such command, or no such device.
     Done,
     /// It was refused just now.
     Refused,

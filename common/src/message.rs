@@ -216,6 +216,9 @@ pub struct Command {
 /// What an agent answers to a command that it does not know, with [`Outcome::Failed`].
 pub const UNKNOWN_COMMAND: &str = "this version of the agent does not know the command";
 
+/// What it answers so to one about a device that its configuration does not have.
+pub const NO_SUCH_DEVICE: &str = "this agent has no such device";
+
 /// How a command ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Outcome {

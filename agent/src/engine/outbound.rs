@@ -3,7 +3,7 @@
 
 use gapless_common::cost;
 use gapless_common::id::{CatalogHash, ConnectionId, DeviceId, DeviceIndex};
-use gapless_common::message::{AgentState, ClockReading, Outcome};
+use gapless_common::message::{AgentState, ClockReading, NO_SUCH_DEVICE, Outcome};
 use gapless_common::reading::Record;
 use gapless_common::time::Timestamp;
 use gapless_common::topic::{Down, Up};
@@ -20,7 +20,6 @@ use crate::uplink::mqtt::MqttEvent;
 
 /// Topic of a collector's presence, up to its name.
 const PRESENCE_PREFIX: &str = "gapless/v1/collectors/";
-const NO_SUCH_DEVICE: &str = "this agent has no such device";
 
 impl Engine {
     /// The MQTT client reports.

@@ -1,7 +1,7 @@
 //! Commands and births, as rows. When a command is sent is the writer's business.
 
 use gapless_common::id::{CatalogHash, ConnectionId, DeviceId, Epoch, Seq};
-use gapless_common::message::{AgentState, Command, CommandBody, UNKNOWN_COMMAND};
+use gapless_common::message::{AgentState, Command, CommandBody, NO_SUCH_DEVICE, UNKNOWN_COMMAND};
 use gapless_common::time::Timestamp;
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
@@ -91,7 +91,7 @@ pub(crate) fn polling(
     now: Timestamp,
 ) -> rusqlite::Result<Option<(AgentNo, DeviceId, Polling)>> {
     let sql = "SELECT d.agent, d.name, d.stopped, coalesce(a.epoch, 0) AS epoch, c.a AS paused, coalesce(c.b, 0) AS told_epoch,
-            CASE WHEN c.outcome IS NULL AND c.expires_at > ?2 THEN 0 WHEN c.outcome = 1 OR c.detail = ?3 THEN 1
+            CASE WHEN c.outcome IS NULL AND c.expires_at > ?2 THEN 0 WHEN c.outcome = 1 OR c.detail IN (?3, ?5) THEN 1
                 WHEN c.outcome = 3 AND abs(?2 - c.answered_at) < ?4 THEN 2 ELSE 3 END AS heard,
             EXISTS (SELECT 1 FROM grids g JOIN spans s ON s.grid = g.id
                 WHERE g.device = d.id AND s.last_slot IS NULL) AS is_polled
@@ -117,7 +117,7 @@ pub(crate) fn polling(
         let name = DeviceId::new(&r.get::<_, String>("name")?).ok();
         Ok(name.zip(Some(AgentNo(r.get("agent")?))).map(|(name, agent)| (agent, name, polling)))
     };
-    let key = params![device, now.0, UNKNOWN_COMMAND, REFUSED_MS];
+    let key = params![device, now.0, UNKNOWN_COMMAND, REFUSED_MS, NO_SUCH_DEVICE];
     Ok(connection.prepare_cached(sql)?.query_row(key, row).optional()?.flatten())
 }
 
