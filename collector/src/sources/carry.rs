@@ -9,6 +9,7 @@ use gapless_common::time::Timestamp;
 use rusqlite::Connection;
 
 use super::describe::Whose;
+use super::differ::MINUTE_MS;
 use super::failure::{Failure, guarded};
 use super::fetch::Fetch;
 use super::life::{Began, BrokenOff, Brought, Known, Life, Polled, Reread};
@@ -20,6 +21,14 @@ use crate::store::jobs;
 
 /// A poll that may not live to see another turn is answered with what has come: its read goes on by itself.
 const ENDS_SOON_MS: i64 = 30_000;
+
+/// Where a window of at most this length ends that begins at `from`: with a whole minute, where there is one in it. Many sources are
+/// asked in those, and what stands after the last one would be in this window and not in its question.
+fn window_end(from: Timestamp, window_ms: i64) -> Timestamp {
+    let end = from.plus_ms(window_ms);
+    let whole = end.plus_ms(-end.0.rem_euclid(MINUTE_MS));
+    if whole > from { whole } else { end }
+}
 
 /// Those of these rows that are within a window.
 fn instants(rows: &[Row], (from, to): (Timestamp, Timestamp)) -> Vec<Timestamp> {
@@ -199,7 +208,7 @@ impl Shell {
             let (now, from) = (self.now(), reread.next);
             // What ends this very moment is in it.
             let end = now.plus_ms(1);
-            let to = from.plus_ms(window_ms).min(end);
+            let to = window_end(from, window_ms).min(end);
             if from >= to {
                 return Ok((reread.brought, None));
             }
@@ -274,7 +283,7 @@ impl Shell {
             None => (from, Brought::default()),
         };
         while from < to {
-            let end = from.plus_ms(window_ms).min(to);
+            let end = window_end(from, window_ms).min(to);
             let Some((known, fetch)) = self.polled(at) else { break };
             let parsed = fetch.fetch(from, end)?;
             brought.is_any |= parsed.rows.iter().any(|row| from <= row.at && row.at < end);

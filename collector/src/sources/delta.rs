@@ -304,6 +304,14 @@ impl Delta {
         }
     }
 
+    /// The last instant of those; nothing where none are kept.
+    pub(super) fn last_row(&self, device: &str) -> Option<Timestamp> {
+        match self.changed.get(device) {
+            Some((Change::Rows(rows), _)) => rows.iter().map(|row| row.at).max(),
+            _ => None,
+        }
+    }
+
     /// A device was read as [`to_read`](Self::to_read) said, by a read that began when [`last`](Self::last) was `began`: what it
     /// changed in since is still to be read. Rows of a time after `now` wait for it. Returns what the device has seen by that.
     pub(super) fn read(&mut self, device: &str, began: Seen, now: Timestamp) -> Seen {

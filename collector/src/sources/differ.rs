@@ -8,7 +8,7 @@ use gapless_common::quality::Cause;
 use gapless_common::time::Timestamp;
 use serde_json::Value as Json;
 
-use super::delta::{Change, Delta, DeltaSpec, Seen, ToRead};
+use super::delta::{Answer, Change, Delta, DeltaSpec, Seen, ToRead};
 use super::failure::Failure;
 use super::http::Api;
 use super::life::{Began, Brought, Life, Polled};
@@ -21,8 +21,9 @@ use crate::jobs::claims::Who;
 const ANSWERS_MAX: usize = 1_000;
 /// An answer serves all devices that are due within this part of their rhythm.
 const SHARED_PART: i64 = 4;
-const MINUTE_MS: i64 = 60_000;
-/// Devices of which it is known that rows were told that nobody could take.
+/// What many sources are asked in.
+pub(super) const MINUTE_MS: i64 = 60_000;
+/// Devices of which it is known that rows were told that were not kept.
 const UNTAKEN_MAX: usize = 10_000;
 /// Devices that are not known that people are told of.
 const TOLD_MAX: usize = 1_000;
@@ -36,7 +37,8 @@ pub(super) struct Differ {
     unknown: BTreeSet<String>,
     /// Those that people were told of.
     told: BTreeSet<String>,
-    /// The last instant of the rows of devices that were told while nobody could take them.
+    /// The last instant of the rows of devices that were told and not kept: nobody could take them, they made no sense or were too
+    /// many, or the device was to be read anyway.
     untaken: BTreeMap<String, Timestamp>,
     /// Why it could not be asked, as it was said last.
     trouble: Option<String>,
@@ -78,7 +80,7 @@ impl Differ {
         new
     }
 
-    /// Rows of a device that nobody could take go up to `last`: beyond what a read holds they are read later.
+    /// Rows of a device that were not kept go up to `last`: beyond what a read holds they are read later.
     pub(super) fn left(&mut self, key: &str, last: Timestamp) {
         let before = self.untaken.get(key).copied();
         if before.is_some() || self.untaken.len() < UNTAKEN_MAX {
@@ -112,21 +114,6 @@ impl Differ {
     fn ask(&mut self, spec: &DeltaSpec, devices: &[Polled], urgency: Urgency) -> Result<(), Failure> {
         let api = Arc::clone(&self.api);
         let description = &api.description;
-        let by_key: BTreeMap<&str, &Polled> =
-            devices.iter().map(|polled| (polled.key.as_str(), polled)).collect();
-        let change = |key: &str, changes: &[Json]| {
-            let polled = by_key.get(key)?;
-            if !spec.rows {
-                return Some(Change::Something(None));
-            }
-            let asked = || Change::Something(description.answer.first_time(changes));
-            if !matches!(polled.life, Life::Known(_)) {
-                return Some(asked());
-            }
-            // Rows that make no sense are asked for again, so that their own device says what is wrong.
-            let rows = description.answer.rows_of(changes, &polled.values);
-            Some(rows.map_or_else(|_| asked(), Change::Rows))
-        };
         let mut is_forgotten = false;
         for _ in 0..ANSWERS_MAX {
             let now = self.api.caller.now();
@@ -152,14 +139,8 @@ impl Differ {
                         .to_owned(),
                 ));
             }
-            let is_known = |key: &str| by_key.get(key).is_some_and(|one| matches!(one.life, Life::Known(_)));
-            for (key, changes) in answer.changed.iter().filter(|(key, _)| spec.rows && !is_known(key)) {
-                if let Some(last) = description.answer.last_time(changes) {
-                    self.left(key, last);
-                }
-            }
             let has_more = answer.more;
-            self.unknown.extend(self.delta.take(answer, now, change));
+            self.take(spec, answer, devices, now);
             if !has_more {
                 return Ok(());
             }
@@ -167,6 +148,40 @@ impl Differ {
         Err(Failure::Answer(format!(
             "there are more changes than {ANSWERS_MAX} answers hold: asked on later"
         )))
+    }
+}
+
+impl Differ {
+    /// Takes in an answer, or a part of it, that was asked for at `now`.
+    pub(super) fn take(&mut self, spec: &DeltaSpec, answer: Answer, devices: &[Polled], now: Timestamp) {
+        let api = Arc::clone(&self.api);
+        let description = &api.description;
+        let by_key: BTreeMap<&str, &Polled> =
+            devices.iter().map(|polled| (polled.key.as_str(), polled)).collect();
+        let change = |key: &str, changes: &[Json]| {
+            let polled = by_key.get(key)?;
+            if !spec.rows {
+                return Some(Change::Something(None));
+            }
+            let asked = || Change::Something(description.answer.first_time(changes));
+            if !matches!(polled.life, Life::Known(_)) {
+                return Some(asked());
+            }
+            // Rows that make no sense are asked for again, so that their own device says what is wrong.
+            let rows = description.answer.rows_of(changes, &polled.values);
+            Some(rows.map_or_else(|_| asked(), Change::Rows))
+        };
+        let last = |(key, changes): (&String, &Vec<Json>)| {
+            let last = description.answer.last_time(changes).max(self.delta.last_row(key));
+            Some((key.clone(), last?))
+        };
+        let told: Vec<_> = answer.changed.iter().filter(|_| spec.rows).filter_map(last).collect();
+        self.unknown.extend(self.delta.take(answer, now, change));
+        for (key, last) in told {
+            if self.delta.last_row(&key).is_none() {
+                self.left(&key, last);
+            }
+        }
     }
 }
 

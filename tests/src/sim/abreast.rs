@@ -90,7 +90,7 @@ impl World {
             let again = Timestamp(newest).plus_ms(-described.overlap_ms);
             return Some(instants(&api.meter, mended).filter(|at| *at >= again && is_settled(at)).collect());
         };
-        let anew = mended.plus_ms(changes.reconcile_ms + soon_ms(described) - changes.back_ms);
+        let anew = mended.plus_ms(changes.anew_ms(described));
         let all = instants(&api.meter, mended).filter(|at| *at >= anew && is_settled(at));
         Some(all.chain(self.told_by_cursor(described, utility, (changes, state))).collect())
     }
@@ -117,6 +117,29 @@ impl World {
         let own = feed.log.iter().filter(|change| change.utility == utility);
         let told = own.filter(|change| begin < change.since && change.since <= end);
         told.map(|change| change.at).filter(|at| !feed.is_secret(utility, *at)).collect()
+    }
+
+    /// Nothing goes wrong any more: of each device whose changes are told the oldest value is put right in silence that is to be read
+    /// anew from now on.
+    pub(super) fn put_right_in_silence(&mut self) {
+        let now = truth(self.now_ms);
+        let Some(Sources { plan, ground, .. }) = &mut self.sources else { return };
+        let mut state = ground.state();
+        for described in &plan.described {
+            let Some(changes) = described.way.changes() else { continue };
+            let since = now.plus_ms(changes.anew_ms(described));
+            for utility in described.utilities() {
+                let api = &mut state.apis[described.no];
+                let is_had = |at: &Timestamp| {
+                    *at >= since && api.meter.has(utility, *at, now) && !api.meter.invalid.contains(at)
+                };
+                let Some(at) = instants(&api.meter, now).find(is_had) else { continue };
+                *api.meter.corrected.entry((*utility).to_owned()).or_default().entry(at).or_default() +=
+                    1.0 / 256.0;
+                let utility = (*utility).to_owned();
+                api.feed.corrections.push(Correction { utility, at, since: now, is_told: false });
+            }
+        }
     }
 
     /// All is quiet: of each device whose changes come with their rows a value is put right that nothing else would read again.

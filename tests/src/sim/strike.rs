@@ -122,6 +122,7 @@ impl World {
         let is_set_back = self.center.ahead_ms > 0;
         self.center.ahead_ms = 0;
         self.sources.iter_mut().for_each(|sources| sources.make_good(is_set_back));
+        self.put_right_in_silence();
         self.people.make_good();
         self.viewers.leave_all();
         for no in 0..self.gateways.len() {

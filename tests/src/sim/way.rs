@@ -36,6 +36,13 @@ pub struct Changes {
     most: usize,
 }
 
+impl Changes {
+    /// From when on all is read anew in any case once nothing goes wrong any more, in ms after that: it is negative.
+    pub(super) fn anew_ms(&self, described: &Described) -> i64 {
+        self.reconcile_ms + soon_ms(described) - self.back_ms
+    }
+}
+
 impl Way {
     /// That of a source.
     pub(super) fn draw(described: &Described, rng: &mut Rng) -> Self {

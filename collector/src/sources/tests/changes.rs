@@ -147,9 +147,11 @@ fn rows_that_came_by_themselves_before_a_read_do_not_undo_what_it_found() {
 }
 
 #[test]
-fn rows_that_nobody_could_take_are_read_until_a_read_holds_the_last_of_them() {
-    // By how much the last of them is older than this instant, and which polls read the device.
-    for (age_ms, expected) in [(None, 1), (Some(120_000), 1), (Some(30_000), 3), (Some(-3_600_000), 3)] {
+fn rows_that_were_not_kept_are_read_until_a_read_holds_the_last_of_them() {
+    // By how much the last of them is older than this instant, and which polls read the device. Of one that is to be read anyway
+    // they are told like those of others; all of it goes with the first of the polls.
+    let rows = [(None, 1), (Some(120_000), 1), (Some(30_000), 3), (Some(-3_600_000), 3)];
+    for ((age_ms, expected), is_known) in rows.iter().flat_map(|row| [(*row, false), (*row, true)]) {
         let words = ("device = \"thermostat\"", "device = \"thermostat\"\nrows = true");
         let mut bench = Bench::new(&[words, UNLIMITED]);
         bench.shell.lister = None;
@@ -162,7 +164,17 @@ fn rows_that_nobody_could_take_are_read_until_a_read_holds_the_last_of_them() {
             differ.delta.take(answer, clock::now(), |_, _| None);
         };
         take(&mut differ);
-        age_ms.iter().for_each(|age_ms| differ.left("a", now.plus_ms(-*age_ms)));
+        if let Some(age_ms) = age_ms {
+            let devices = if is_known { &bench.shell.devices[..] } else { &[] };
+            differ.delta.take(
+                spec.parse(r#"{"changes": [{"thermostat": "a"}], "cursor": "1"}"#).unwrap(),
+                now,
+                |_, _| is_known.then_some(Change::Something(None)),
+            );
+            let at = now.plus_ms(-age_ms);
+            let row = format!(r#"{{"changes": [{{"thermostat": "a", "at": "{at}"}}], "cursor": "1"}}"#);
+            differ.take(&spec, spec.parse(&row).unwrap(), devices, now);
+        }
         bench.shell.differ = Some(differ);
         let mut reads = 0;
         for _ in 0..3 {
@@ -171,6 +183,6 @@ fn rows_that_nobody_could_take_are_read_until_a_read_holds_the_last_of_them() {
             reads += usize::from(fake.told().windows.len() > before);
             take(bench.shell.differ.as_mut().unwrap());
         }
-        assert_eq!(reads, expected, "{age_ms:?}");
+        assert_eq!(reads, expected, "{age_ms:?} {is_known}");
     }
 }

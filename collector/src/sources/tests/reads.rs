@@ -21,7 +21,7 @@ fn a_read_of_many_windows_goes_on_where_it_was_broken_off() {
     bench.shell.lister = None;
     let fake = bench.device("a");
     bench.look().unwrap();
-    let from = clock::now().plus_ms(-10 * DAY_MS);
+    let from = minute(clock::now().plus_ms(-10 * DAY_MS));
     let began = |no: u32| Began { revision: Some(no.to_string()), ..Began::default() };
     let first = |fake: &Fake| fake.told().windows.first().map(|(from, _)| *from);
     fake.told().failures = [None, None, None, Some(Failure::Spent(from))].into();
@@ -86,7 +86,7 @@ fn what_cannot_be_read_of_a_stretch_is_said_once_all_of_it_was_tried() {
     bench.shell.lister = None;
     let fake = bench.device("a");
     bench.look().unwrap();
-    let from = clock::now().plus_ms(-10 * DAY_MS);
+    let from = minute(clock::now().plus_ms(-10 * DAY_MS));
     let stretch = (from, from.plus_ms(5 * DAY_MS));
     let hidden = || Parsed { trouble: Some("2026/: permission denied".to_owned()), ..Parsed::default() };
     let mut ask = |no, broken_off_at: Option<usize>| {
@@ -107,6 +107,11 @@ fn what_cannot_be_read_of_a_stretch_is_said_once_all_of_it_was_tried() {
     assert_eq!(bench.shell.history(0, 9, stretch).ok(), Some(Outcome::NoData));
 }
 
+/// The minute that this instant is in.
+pub(super) fn minute(at: Timestamp) -> Timestamp {
+    Timestamp(at.0 - at.0.rem_euclid(60_000))
+}
+
 /// A device whose first read is of so many windows, and how it stands before the first of them.
 pub(super) fn long_read(bench: &mut Bench, windows: i64) -> (Fake, Timestamp) {
     let fake = bench.device("a");
@@ -114,7 +119,8 @@ pub(super) fn long_read(bench: &mut Bench, windows: i64) -> (Fake, Timestamp) {
     (bench.shell.pace.window_ms, bench.shell.pace.lag_ms) = (DAY_MS / windows, 0);
     // Each turn is over once its first call is answered.
     bench.shell.turn_max = Duration::ZERO;
-    let next = bench.shell.known(0).unwrap().next;
+    let next = minute(bench.shell.known(0).unwrap().next);
+    bench.shell.known(0).unwrap().next = next;
     fake.told().rows = (0..24).map(|hour| row(next.plus_ms(hour * 3_600_000), 20.5)).collect();
     bench.written();
     (fake, next)
@@ -269,6 +275,32 @@ fn what_is_missing_is_read_window_by_window_too() {
     bench.shell.carry_out(&bench.connection, 0, &command).unwrap();
     assert_eq!(bench.replies(), [(7, Outcome::Done)]);
     assert!(follow(&fake.told().windows, from) && fake.told().windows.len() == 4);
+}
+
+#[test]
+fn windows_end_with_whole_minutes_wherever_a_read_begins() {
+    let mut bench = Bench::new(&[]);
+    bench.shell.lister = None;
+    let (fake, from) = long_read(&mut bench, 4);
+    let odd = from.plus_ms(3_600_000 + 7_531);
+    bench.shell.turn_max = Duration::from_secs(60);
+    for (no, window_ms, is_whole) in [(1, DAY_MS / 4, true), (2, 90_000, true), (3, 7_000, false)] {
+        bench.shell.pace.window_ms = window_ms;
+        for is_history in [false, true] {
+            fake.told().windows.clear();
+            let to = odd.plus_ms(window_ms * 5 / 2);
+            if is_history {
+                bench.shell.history(0, no, (odd, to)).unwrap();
+            } else {
+                bench.shell.pull(0, to, Began::default()).unwrap();
+            }
+            let windows = fake.told().windows.clone();
+            let (_, before) = windows.split_last().unwrap();
+            assert!(follow(&windows, if is_history { odd } else { to }) && !before.is_empty(), "{windows:?}");
+            assert!(before.iter().all(|(from, to)| to.since_ms(*from) <= window_ms), "{windows:?}");
+            assert_eq!(before.iter().all(|(_, to)| minute(*to) == *to), is_whole, "{windows:?}");
+        }
+    }
 }
 
 #[test]

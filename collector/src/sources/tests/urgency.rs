@@ -7,6 +7,7 @@ use gapless_common::message::{Command, CommandBody};
 
 use super::super::failure::Failure;
 use super::super::life::Life;
+use super::reads::minute;
 use super::{Bench, DAY_MS};
 use crate::clock;
 use crate::jobs::budget::Urgency;
@@ -109,7 +110,8 @@ fn what_is_missing_is_the_more_urgent_the_longer_it_waits_for_a_call_whatever_as
     fake.told().urgencies.clear();
     let now = clock::now();
     let device = bench.shell.devices[0].device.id.clone();
-    let body = CommandBody::ReadHistory { device, from: now.plus_ms(-DAY_MS), to: now };
+    let to = minute(now);
+    let body = CommandBody::ReadHistory { device, from: to.plus_ms(-DAY_MS), to };
     // The first waits, the second one expires, the third asks for the same and is carried out.
     for (id, expires_ms, is_spent) in [(1, 60_000, true), (2, 1_000, true), (3, 60_000, false)] {
         let until = now.plus_ms(30_000);
@@ -154,7 +156,8 @@ fn what_is_missing_waits_through_a_rest_of_the_source_and_not_beyond_its_command
         let now = clock::now();
         bench.shell.devices[0].refused(now.plus_ms(-three_hours), now.plus_ms(-refused_ms));
         let device = bench.shell.devices[0].device.id.clone();
-        let body = CommandBody::ReadHistory { device, from: now.plus_ms(-2 * DAY_MS), to: now };
+        let to = minute(now);
+        let body = CommandBody::ReadHistory { device, from: to.plus_ms(-2 * DAY_MS), to };
         let command = Command { id: 1, expires: now.plus_ms(60_000), body };
         bench.shell.carry_out(&bench.connection, 0, &command).unwrap();
         let told = fake.told().urgencies.clone();
