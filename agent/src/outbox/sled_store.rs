@@ -14,9 +14,11 @@
 //! before its end, which it does over a torn tail, what lies before is copied to a new life.
 //!
 //! **What sled does behind our back** (0.34), and what is done about it:
-//! - *It takes a snapshot that was being written for the newest one, and one that says more than the log for damage.* A
-//!   snapshot only saves time: all of them are removed before a database is opened.
 //! - *Opening trusts and zeroes what the cache shows.* Everything is fsynced before.
+//! - *Opening makes a snapshot, and gives up segments of the log that nothing in it needs any more: without it the log has a
+//!   hole, and is cut off there.* So a snapshot stays until sled has made another one, and its name is made durable.
+//! - *It takes a snapshot that was being written for the newest one, and a damaged one for damage of all.* Both are removed
+//!   before a database is opened; the log is whole without them, unless one rots of a database that was given up a segment of.
 //! - *Values longer than a quarter of its segments go to files of their own, removed before their successors are durable.*
 //!   Ours are cut into pieces that never make such a page.
 //! - *A segment of its log is overwritten or cut off once its pages were written elsewhere, durable or not.* The header of
@@ -62,8 +64,9 @@ const NO_LIFE: u64 = 0;
 const HEAD: &str = "head";
 const SUFFIX: &str = ".seg";
 const ASIDE: &str = "damaged.sled";
-/// Begins the names of sled's snapshots, finished or not.
+/// Begins the names of sled's snapshots, and ends those of unfinished ones after a dot.
 const SNAPSHOT: &str = "snap.";
+const UNFINISHED: &str = "generating";
 /// How long a lock is waited for: sled's threads let go of it when they have written.
 const LOCK_TRIES: u32 = 1000;
 const LOCK_PAUSE: Duration = Duration::from_millis(5);
@@ -400,7 +403,7 @@ impl Database {
 fn open_database(path: &Path, life: u64) -> io::Result<Database> {
     for entry in fs::read_dir(path)? {
         let entry = entry?;
-        if entry.file_name().to_string_lossy().starts_with(SNAPSHOT) {
+        if entry.file_name().to_string_lossy().starts_with(SNAPSHOT) && !is_whole_snapshot(&entry.path())? {
             fs::remove_file(entry.path())?;
         }
     }
@@ -411,12 +414,26 @@ fn open_database(path: &Path, life: u64) -> io::Result<Database> {
         .cache_capacity(CACHE_BYTES)
         .segment_size(SLED_SEGMENT_BYTES)
         .flush_every_ms(None);
-    guarded(|| {
+    let database = guarded(|| {
         let db = config.open()?;
         let last = db.last()?;
         let end = last.map_or(0, |(key, value)| offset_of(&key) + to_u64(value.len()));
         Ok(Database { db, life, end })
-    })
+    })?;
+    rustix::fs::fsync(File::open(path)?)?;
+    Ok(database)
+}
+
+/// Whether a snapshot was written to its end and is as it was written: it ends with its length, 8, and the CRC-32 of all before
+/// that, 4; little endian.
+fn is_whole_snapshot(path: &Path) -> io::Result<bool> {
+    if path.extension().is_some_and(|extension| extension == UNFINISHED) {
+        return Ok(false);
+    }
+    let bytes = fs::read(path)?;
+    let Some((rest, crc)) = bytes.split_last_chunk() else { return Ok(false) };
+    let Some((snapshot, _)) = rest.split_last_chunk::<8>() else { return Ok(false) };
+    Ok(crc32fast::hash(snapshot) == u32::from_le_bytes(*crc))
 }
 
 /// Waits until nobody in this process holds the database of a file any more.
@@ -582,6 +599,40 @@ mod tests {
             assert_eq!(outbox.pending_losses(), [], "{what}");
             assert!(!subject.0.path().join(ASIDE).exists(), "{what}");
             assert!(databases(subject.0.path()).iter().all(|db| !db.ends_with("db.77")), "{what}");
+        }
+    }
+
+    /// Wherever its log stands, a database that is opened again and again, as by a start and by what is read after it, has all.
+    #[test]
+    fn opening_takes_nothing_away() {
+        for seed in 1..=4 {
+            let mut state: u64 = seed * 7919;
+            let mut draw = |below: usize| {
+                state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+                to_usize(state >> 33) % below
+            };
+            let (directory, copies) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+            let mut disk = SledDisk::open(directory.path()).unwrap();
+            disk.create("0000.seg", 128 << 10).unwrap();
+            let mut expected = Vec::new();
+            for n in 1_u8..=60 {
+                let bytes = vec![n; 50 + draw(2_000)];
+                disk.write_at("0000.seg", to_u64(expected.len()), &bytes).unwrap();
+                disk.sync("0000.seg").unwrap();
+                expected.extend(bytes);
+                if draw(8) == 0 {
+                    disk.forget_cache("0000.seg");
+                }
+                let copy = copies.path().join(n.to_string());
+                let copied =
+                    std::process::Command::new("cp").arg("-r").args([directory.path(), &copy]).status();
+                assert!(copied.unwrap().success());
+                for opening in 1..=2 {
+                    let mut bytes = vec![0; expected.len()];
+                    SledDisk::open(&copy).unwrap().read_at("0000.seg", 0, &mut bytes).unwrap();
+                    assert!(bytes == expected, "seed {seed} {n} pieces, opening {opening}");
+                }
+            }
         }
     }
 
