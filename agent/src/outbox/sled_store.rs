@@ -17,8 +17,9 @@
 //! - *Opening trusts and zeroes what the cache shows.* Everything is fsynced before.
 //! - *Opening makes a snapshot, and gives up segments of the log that nothing in it needs any more: without it the log has a
 //!   hole, and is cut off there.* So a snapshot stays until sled has made another one, and its name is made durable.
-//! - *It takes a snapshot that was being written for the newest one, and a damaged one for damage of all.* Both are removed
-//!   before a database is opened; the log is whole without them, unless one rots of a database that was given up a segment of.
+//! - *It takes a snapshot that was being written for the newest one, and a damaged one for damage of all.* One that is whole gets
+//!   its name before the database is opened, any other is removed. The log does without it, unless it was opened with it and has a
+//!   hole: what is behind that is then damage, as far as the journal sees it.
 //! - *Values longer than a quarter of its segments go to files of their own, removed before their successors are durable.*
 //!   Ours are cut into pieces that never make such a page.
 //! - *A segment of its log is overwritten or cut off once its pages were written elsewhere, durable or not.* The header of
@@ -133,6 +134,10 @@ impl SledDisk {
             return Ok(None);
         }
         let database = open_database(&path, life)?;
+        if database.end == 0 {
+            // Each life begins with something.
+            return Err(damage("sled has nothing of it any more".to_owned()));
+        }
         self.keep_open(name, database.clone());
         Ok(Some(database))
     }
@@ -401,14 +406,9 @@ impl Database {
 
 /// Opens a database, or makes it in an empty directory.
 fn open_database(path: &Path, life: u64) -> io::Result<Database> {
-    for entry in fs::read_dir(path)? {
-        let entry = entry?;
-        if entry.file_name().to_string_lossy().starts_with(SNAPSHOT) && !is_whole_snapshot(&entry.path())? {
-            fs::remove_file(entry.path())?;
-        }
-    }
-    sync_tree(path)?;
     wait_for_lock(&path.join("db"))?;
+    sort_snapshots(path)?;
+    sync_tree(path)?;
     let config = sled::Config::new()
         .path(path)
         .cache_capacity(CACHE_BYTES)
@@ -419,21 +419,46 @@ fn open_database(path: &Path, life: u64) -> io::Result<Database> {
         let last = db.last()?;
         let end = last.map_or(0, |(key, value)| offset_of(&key) + to_u64(value.len()));
         Ok(Database { db, life, end })
-    })?;
+    });
+    // What it made of its log counts on its snapshot, whatever came of it.
     rustix::fs::fsync(File::open(path)?)?;
-    Ok(database)
+    database
 }
 
-/// Whether a snapshot was written to its end and is as it was written: it ends with its length, 8, and the CRC-32 of all before
-/// that, 4; little endian.
-fn is_whole_snapshot(path: &Path) -> io::Result<bool> {
-    if path.extension().is_some_and(|extension| extension == UNFINISHED) {
-        return Ok(false);
+/// Removes the snapshots that are not whole, and gives one its name that was not given it: it is whole before sled makes anything
+/// of the log that counts on it.
+fn sort_snapshots(path: &Path) -> io::Result<()> {
+    for entry in fs::read_dir(path)? {
+        let snapshot = entry?.path();
+        if !snapshot.file_name().is_some_and(|name| name.to_string_lossy().starts_with(SNAPSHOT)) {
+            continue;
+        }
+        let is_unfinished = snapshot.extension().is_some_and(|extension| extension == UNFINISHED);
+        match (is_whole_snapshot(&snapshot)?, is_unfinished) {
+            (true, true) => fs::rename(&snapshot, snapshot.with_extension(""))?,
+            (true, false) => {}
+            (false, _) => {
+                if !is_unfinished {
+                    tracing::warn!(snapshot = %snapshot.display(), "a snapshot of sled is damaged: it does without it");
+                }
+                fs::remove_file(&snapshot)?;
+            }
+        }
     }
-    let bytes = fs::read(path)?;
+    Ok(())
+}
+
+/// Whether a snapshot was written to its end and is as it was written: behind it are its length, 8, and its CRC-32, 4; little endian.
+fn is_whole_snapshot(path: &Path) -> io::Result<bool> {
+    let bytes = match fs::read(path) {
+        Err(e) if unreadable::is_unreadable(&e) => return Ok(false),
+        bytes => bytes?,
+    };
     let Some((rest, crc)) = bytes.split_last_chunk() else { return Ok(false) };
-    let Some((snapshot, _)) = rest.split_last_chunk::<8>() else { return Ok(false) };
-    Ok(crc32fast::hash(snapshot) == u32::from_le_bytes(*crc))
+    let Some((snapshot, len)) = rest.split_last_chunk() else { return Ok(false) };
+    Ok(!snapshot.is_empty()
+        && to_u64(snapshot.len()) == u64::from_le_bytes(*len)
+        && crc32fast::hash(snapshot) == u32::from_le_bytes(*crc))
 }
 
 /// Waits until nobody in this process holds the database of a file any more.
@@ -456,13 +481,16 @@ fn wait_for_lock(file: &Path) -> io::Result<()> {
 /// Runs a call into sled. Its panics and errors become errors of the file system: `InvalidData` for damage, whatever the
 /// file system said otherwise.
 fn guarded<T>(call: impl FnOnce() -> sled::Result<T>) -> io::Result<T> {
-    let damage = |why: String| io::Error::new(io::ErrorKind::InvalidData, why);
     match catch_unwind(AssertUnwindSafe(call)) {
         Ok(Ok(done)) => Ok(done),
         Ok(Err(sled::Error::Io(e))) if e.raw_os_error().is_some() && !unreadable::is_unreadable(&e) => Err(e),
         Ok(Err(e)) => Err(damage(e.to_string())),
         Err(_) => Err(damage("sled panicked".to_owned())),
     }
+}
+
+fn damage(why: String) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, why)
 }
 
 /// Removes a directory that may not be there.

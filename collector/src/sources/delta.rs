@@ -312,6 +312,11 @@ impl Delta {
         }
     }
 
+    /// Whether the rows that came for a device are kept, however few.
+    pub(super) fn keeps_rows(&self, device: &str) -> bool {
+        matches!(self.changed.get(device), Some((Change::Rows(_), _)))
+    }
+
     /// A device was read as [`to_read`](Self::to_read) said, by a read that began when [`last`](Self::last) was `began`: what it
     /// changed in since is still to be read. Rows of a time after `now` wait for it. Returns what the device has seen by that.
     pub(super) fn read(&mut self, device: &str, began: Seen, now: Timestamp) -> Seen {

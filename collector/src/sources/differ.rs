@@ -23,10 +23,17 @@ const ANSWERS_MAX: usize = 1_000;
 const SHARED_PART: i64 = 4;
 /// What many sources are asked in.
 pub(super) const MINUTE_MS: i64 = 60_000;
-/// Devices of which it is known that rows were told that were not kept.
+/// Devices that are not polled of which it is known that rows were told that were not kept.
 const UNTAKEN_MAX: usize = 10_000;
 /// Devices that are not known that people are told of.
 const TOLD_MAX: usize = 1_000;
+
+/// The devices of a source, by what it calls them.
+pub(super) type ByKey<'a> = BTreeMap<&'a str, &'a Polled>;
+
+pub(super) fn by_key(devices: &[Polled]) -> ByKey<'_> {
+    devices.iter().map(|polled| (polled.key.as_str(), polled)).collect()
+}
 
 /// What is known of the changes of a source, and how it is asked for more.
 pub(super) struct Differ {
@@ -80,11 +87,14 @@ impl Differ {
         new
     }
 
-    /// Rows of a device that were not kept go up to `last`: beyond what a read holds they are read later.
-    pub(super) fn left(&mut self, key: &str, last: Timestamp) {
-        let before = self.untaken.get(key).copied();
-        if before.is_some() || self.untaken.len() < UNTAKEN_MAX {
-            self.untaken.insert(key.to_owned(), before.map_or(last, |before| before.max(last)));
+    /// Rows of a device that were not kept go up to `last`: beyond what a read holds they are read later, though not for the sake of
+    /// one that is further ahead than all is read anew.
+    fn left(&mut self, key: String, last: Timestamp, is_polled: bool) {
+        let reconcile_ms = self.api.description.delta.as_ref().map_or(0, |spec| spec.reconcile.0);
+        let last = last.min(self.api.caller.now().plus_ms(reconcile_ms));
+        let before = self.untaken.get(&key).copied();
+        if before.is_some() || is_polled || self.untaken.len() < UNTAKEN_MAX {
+            self.untaken.insert(key, before.map_or(last, |before| before.max(last)));
         }
     }
 
@@ -114,6 +124,7 @@ impl Differ {
     fn ask(&mut self, spec: &DeltaSpec, devices: &[Polled], urgency: Urgency) -> Result<(), Failure> {
         let api = Arc::clone(&self.api);
         let description = &api.description;
+        let by_key = by_key(devices);
         let mut is_forgotten = false;
         for _ in 0..ANSWERS_MAX {
             let now = self.api.caller.now();
@@ -140,7 +151,7 @@ impl Differ {
                 ));
             }
             let has_more = answer.more;
-            self.take(spec, answer, devices, now);
+            self.take(spec, answer, &by_key, now);
             if !has_more {
                 return Ok(());
             }
@@ -153,11 +164,9 @@ impl Differ {
 
 impl Differ {
     /// Takes in an answer, or a part of it, that was asked for at `now`.
-    pub(super) fn take(&mut self, spec: &DeltaSpec, answer: Answer, devices: &[Polled], now: Timestamp) {
+    pub(super) fn take(&mut self, spec: &DeltaSpec, answer: Answer, by_key: &ByKey<'_>, now: Timestamp) {
         let api = Arc::clone(&self.api);
         let description = &api.description;
-        let by_key: BTreeMap<&str, &Polled> =
-            devices.iter().map(|polled| (polled.key.as_str(), polled)).collect();
         let change = |key: &str, changes: &[Json]| {
             let polled = by_key.get(key)?;
             if !spec.rows {
@@ -178,8 +187,9 @@ impl Differ {
         let told: Vec<_> = answer.changed.iter().filter(|_| spec.rows).filter_map(last).collect();
         self.unknown.extend(self.delta.take(answer, now, change));
         for (key, last) in told {
-            if self.delta.last_row(&key).is_none() {
-                self.left(&key, last);
+            if !self.delta.keeps_rows(&key) {
+                let is_polled = by_key.contains_key(key.as_str());
+                self.left(key, last, is_polled);
             }
         }
     }
@@ -272,7 +282,9 @@ impl Shell {
         }
         let seen = self.differ.as_mut().map(|differ| differ.delta.read(&key, began.seen, now));
         if let (Some(seen), Some(known)) = (seen, self.known(at)) {
-            (known.seen, known.unread) = (seen, has_more.then_some(now));
+            // What is read next is to hold it, whenever that is.
+            let unread = has_more.then(|| known.next.min(now.plus_ms(-MINUTE_MS)));
+            (known.seen, known.unread) = (seen, unread);
         }
         Ok(brought.outcome())
     }

@@ -138,10 +138,7 @@ impl World {
                     *at >= since && api.meter.has(utility, *at, now) && !api.meter.invalid.contains(at)
                 };
                 let Some(at) = instants(&api.meter, now).find(is_had) else { continue };
-                *api.meter.corrected.entry((*utility).to_owned()).or_default().entry(at).or_default() +=
-                    1.0 / 256.0;
-                let utility = (*utility).to_owned();
-                api.feed.corrections.push(Correction { utility, at, since: now, is_told: false });
+                api.put_right(utility, at, 1.0 / 256.0, (now, false));
             }
         }
     }
@@ -176,11 +173,8 @@ impl World {
                 });
                 let Some((place, _)) = old.next_back() else { continue };
                 let at = Timestamp(place.1);
-                let by = api.meter.corrected.entry(utility.to_owned()).or_default().entry(at).or_default();
-                *by += 1.0 / 256.0;
-                let (since, utility) = (truth(now_ms), utility.to_owned());
-                let bits = api.meter.told(&utility, at).to_bits();
-                api.feed.corrections.push(Correction { utility, at, since, is_told: true });
+                api.put_right(utility, at, 1.0 / 256.0, (truth(now_ms), true));
+                let bits = api.meter.told(utility, at).to_bits();
                 let by_ms = now_ms + 2 * described.interval_ms.unsigned_abs() + CADENCE_MS;
                 promised.push(Promised { place: place.clone(), bits, by_ms });
             }
@@ -219,7 +213,10 @@ impl World {
             };
             for one in api.feed.corrections.iter().filter(is_stored) {
                 match described.way {
-                    Way::Changes(_) if !one.is_told => reached.push(Rare::FoundAnew),
+                    // What is put right in the end is found in any run.
+                    Way::Changes(_) if !one.is_told && one.since < truth(self.mended_ms) => {
+                        reached.push(Rare::FoundAnew)
+                    }
                     Way::Changes(Changes { has_rows: true, .. }) => reached.push(Rare::ChangeTold),
                     _ => {}
                 }

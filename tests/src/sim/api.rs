@@ -8,7 +8,7 @@ use gapless_simulators::remote::quota::Quota;
 use gapless_simulators::remote::{self as simulated, Remote as _};
 
 use super::clock::truth;
-use super::feed::Feed;
+use super::feed::{Correction, Feed};
 use super::listing::{self, List};
 use super::rng::Rng;
 
@@ -67,6 +67,18 @@ impl Api {
         self.unreachable_until_ms.clear();
         self.feed.behind_until_ms = 0;
         self.list.iter_mut().for_each(List::make_good);
+    }
+
+    /// A value is put right at an instant by its clock, and said so or not.
+    pub(super) fn put_right(
+        &mut self,
+        utility: &str,
+        at: Timestamp,
+        by: f64,
+        (since, is_told): (Timestamp, bool),
+    ) {
+        *self.meter.corrected.entry(utility.to_owned()).or_default().entry(at).or_default() += by;
+        self.feed.corrections.push(Correction { utility: utility.to_owned(), at, since, is_told });
     }
 
     /// Whether it has a meter that it names, or has no list.

@@ -7,7 +7,6 @@ use gapless_common::time::Timestamp;
 use super::api::Api;
 use super::clock::{signed, truth};
 use super::described::Described;
-use super::feed::Correction;
 use super::listing::{LISTED, List};
 use super::plan::Mischief;
 use super::rng::Rng;
@@ -123,8 +122,7 @@ fn befall(
             for _ in 0..rng.within(1, 4) {
                 let at = slot(-signed(rng.below(back)));
                 let is_told = described.way == Way::Windows || !rng.one_in(3);
-                api.feed.corrections.push(Correction { utility: own.clone(), at, since: now, is_told });
-                *api.meter.corrected.entry(own.clone()).or_default().entry(at).or_default() += *rng.pick(&by);
+                api.put_right(utility, at, *rng.pick(&by), (now, is_told));
             }
         }
         Mischief::RemoteBehind => api.feed.behind_until_ms = until_ms,

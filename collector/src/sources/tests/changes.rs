@@ -6,9 +6,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use gapless_common::message::{Command, CommandBody, Outcome};
+use gapless_common::time::Timestamp;
 
 use super::super::delta::{Change, ToRead};
-use super::super::differ::Differ;
+use super::super::differ::{Differ, by_key};
+use super::super::life::Polled;
 use super::reads::{follow, long_read};
 use super::{Bench, UNLIMITED, row};
 use crate::clock;
@@ -148,41 +150,54 @@ fn rows_that_came_by_themselves_before_a_read_do_not_undo_what_it_found() {
 
 #[test]
 fn rows_that_were_not_kept_are_read_until_a_read_holds_the_last_of_them() {
-    // By how much the last of them is older than this instant, and which polls read the device. Of one that is to be read anyway
-    // they are told like those of others; all of it goes with the first of the polls.
-    let rows = [(None, 1), (Some(120_000), 1), (Some(30_000), 3), (Some(-3_600_000), 3)];
-    for ((age_ms, expected), is_known) in rows.iter().flat_map(|row| [(*row, false), (*row, true)]) {
+    let row =
+        |at: Timestamp, value: &str| format!(r#"{{"thermostat": "a", "at": "{at}", "value": {value}}}"#);
+    let named = || r#"{"thermostat": "a"}"#.to_owned();
+    type Told<'a> = &'a dyn Fn(Timestamp) -> Vec<Vec<String>>;
+    // What the answers tell, of a device that is polled or not, the last of it at an instant; and which of three polls read it where
+    // that is half a minute ago. The first one reads all in any case.
+    let rows: [(&str, bool, Told<'_>, usize); 8] = [
+        ("nothing", true, &|_| vec![], 1),
+        ("to nobody", false, &|at| vec![vec![row(at, "1")]], 3),
+        ("a row", true, &|at| vec![vec![row(at, "1")]], 1),
+        ("without a value", true, &|at| vec![vec![row(at, "null")]], 1),
+        ("nonsense", true, &|at| vec![vec![row(at, "\"x\"")]], 3),
+        ("where it is to be read", true, &|at| vec![vec![named()], vec![row(at, "1")]], 3),
+        (
+            "before it is to be read",
+            true,
+            &|at| vec![vec![row(at, "1")], vec![row(at.plus_ms(-90_000), "\"x\"")]],
+            3,
+        ),
+        ("too many", true, &|at| vec![(0..=10_000).map(|n| row(at.plus_ms(-n), "1")).collect()], 3),
+    ];
+    for ((what, is_polled, told, expected), age_ms) in
+        rows.iter().flat_map(|row| [120_000, 30_000, -3_600_000].map(|age_ms| (row, age_ms)))
+    {
         let words = ("device = \"thermostat\"", "device = \"thermostat\"\nrows = true");
         let mut bench = Bench::new(&[words, UNLIMITED]);
         bench.shell.lister = None;
         let fake = bench.device("a");
         bench.look().unwrap();
+        bench.shell.devices[0].values = vec!["value".to_owned()];
         let (now, spec) = (clock::now(), bench.api.description.delta.clone().unwrap());
         let mut differ = Differ::new(Arc::clone(&bench.api));
-        let take = |differ: &mut Differ| {
-            let answer = spec.parse(r#"{"changes": [], "cursor": "1"}"#).unwrap();
-            differ.delta.take(answer, clock::now(), |_, _| None);
+        let devices = if *is_polled { &bench.shell.devices[..] } else { &[] };
+        let take = |differ: &mut Differ, devices: &[Polled], changes: &[String]| {
+            let answer = format!(r#"{{"changes": [{}], "cursor": "1"}}"#, changes.join(","));
+            differ.take(&spec, spec.parse(&answer).unwrap(), &by_key(devices), clock::now());
         };
-        take(&mut differ);
-        if let Some(age_ms) = age_ms {
-            let devices = if is_known { &bench.shell.devices[..] } else { &[] };
-            differ.delta.take(
-                spec.parse(r#"{"changes": [{"thermostat": "a"}], "cursor": "1"}"#).unwrap(),
-                now,
-                |_, _| is_known.then_some(Change::Something(None)),
-            );
-            let at = now.plus_ms(-age_ms);
-            let row = format!(r#"{{"changes": [{{"thermostat": "a", "at": "{at}"}}], "cursor": "1"}}"#);
-            differ.take(&spec, spec.parse(&row).unwrap(), devices, now);
-        }
+        take(&mut differ, devices, &[]);
+        told(now.plus_ms(-age_ms)).iter().for_each(|changes| take(&mut differ, devices, changes));
         bench.shell.differ = Some(differ);
         let mut reads = 0;
         for _ in 0..3 {
             let before = fake.told().windows.len();
             bench.shell.poll_changes(0, now.plus_ms(-1_000), Urgency::Asked).unwrap();
             reads += usize::from(fake.told().windows.len() > before);
-            take(bench.shell.differ.as_mut().unwrap());
+            take(bench.shell.differ.as_mut().unwrap(), &[], &[]);
         }
-        assert_eq!(reads, expected, "{age_ms:?} {is_known}");
+        // What is over for a minute the first read holds.
+        assert_eq!(reads, if age_ms > 60_000 { 1 } else { *expected }, "{what} {age_ms}");
     }
 }
