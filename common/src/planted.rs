@@ -108,11 +108,17 @@ pub enum Bug {
     RemovedForEver,
     /// A collector that is started again does not know any more which devices are removed.
     RemovalForgotten,
+    /// A file of a drop is known to have been read before its rows are stored.
+    FileKnownTooSoon,
+    /// A last line without its end is taken for a whole one.
+    HalfLineRead,
+    /// A file that could not be read is not tried again.
+    FileGivenUp,
 }
 
 impl Bug {
     /// All of them.
-    pub const ALL: [Self; 51] = [
+    pub const ALL: [Self; 54] = [
         Self::AcknowledgeBeforeCommit,
         Self::SkipFsync,
         Self::TrimOnPuback,
@@ -164,6 +170,9 @@ impl Bug {
         Self::AbsenceBelieved,
         Self::RemovedForEver,
         Self::RemovalForgotten,
+        Self::FileKnownTooSoon,
+        Self::HalfLineRead,
+        Self::FileGivenUp,
     ];
 }
 

@@ -1,15 +1,18 @@
-//! What sources of remote APIs stand on: the clocks, chance, the network, and the way to the writer. [`Process`] is what the
+//! What sources stand on: the clocks, chance, the network, folders, and the way to the writer. [`Process`] is what the
 //! product's threads stand on; a simulation hands in a ground of its own. Decides nothing. Files of secrets and tokens, the
-//! database and the threads' pauses are not in it, nor is what folders need.
+//! database and the threads' pauses are not in it; of drops their folders are, and servers and programs are not.
 
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
+use gapless_common::files::glob::Entry;
 use gapless_common::id::{Epoch, Seq};
 use gapless_common::time::Timestamp;
 use gapless_common::topic::AgentPath;
 
+use super::drop::Machine;
 use crate::ingest::{Inbound, Orders};
 use crate::store::model::DropChanges;
 use crate::store::{sources, sqlite};
@@ -32,6 +35,9 @@ pub trait Ground: Send + Sync {
     /// What makes the calls of one source, each of which may take so long, to the last byte of its answer.
     fn http(self: Arc<Self>, timeout: Duration) -> Arc<dyn Http>;
 
+    /// The folders of this machine, whatever is mounted there.
+    fn folders(self: Arc<Self>) -> Arc<dyn Folders>;
+
     /// Hands the writer a message of a source, and waits while it has too many. Returns whether there still is a writer.
     fn hand_in(&self, message: Inbound) -> bool;
 
@@ -46,10 +52,23 @@ pub trait Ground: Send + Sync {
     fn calls(&self, account: &str, since: Timestamp) -> rusqlite::Result<Vec<Timestamp>>;
 
     /// Files of a drop were read, and what came of them said up to there. Waits until that is stored and this written down, and returns
-    /// whether it is, or `None` where there is no writer any more. A ground without folders is never asked.
-    fn has_read(&self, _path: &AgentPath, _said: (Epoch, Seq), _changes: DropChanges) -> Option<bool> {
-        None
-    }
+    /// whether it is, or `None` where there is no writer any more.
+    fn has_read(&self, path: &AgentPath, said: (Epoch, Seq), changes: DropChanges) -> Option<bool>;
+}
+
+/// Folders and their files.
+pub trait Folders: Send + Sync {
+    /// What lies in a folder under names that are wanted.
+    ///
+    /// # Errors
+    /// It cannot be listed.
+    fn entries(&self, folder: &Path, is_wanted: &dyn Fn(&str) -> bool) -> io::Result<Vec<Entry>>;
+
+    /// Bytes of a file from `offset` on: `len` of them, fewer where it ends.
+    ///
+    /// # Errors
+    /// It cannot be read, or is not there.
+    fn read(&self, file: &Path, offset: u64, len: usize) -> io::Result<Vec<u8>>;
 }
 
 /// Calls of one source over HTTP.
@@ -156,6 +175,10 @@ impl Ground for Process {
             .tls_config(tls.clone())
             .user_agent(concat!("gapless-collector/", env!("CARGO_PKG_VERSION")));
         Arc::new(config.build().new_agent())
+    }
+
+    fn folders(self: Arc<Self>) -> Arc<dyn Folders> {
+        Arc::new(Machine)
     }
 
     fn hand_in(&self, message: Inbound) -> bool {

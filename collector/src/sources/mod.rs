@@ -15,7 +15,7 @@
 //! `describe`, `parts`, `answer`, `auth`, `rows`, `list`, `roster`, `delta`, `derive`, `url` and `voice` are pure. `shell` is a
 //! source whatever its kind, and what is done in its turns, and `pool` the threads that do it; what a kind has to offer is `fetch`, and `http` (with
 //! `call`, one call, `account`, whether there may be one, and `login`, which token it goes out with) is such a kind. Clocks, chance,
-//! network and writer are handed in: `ground`.
+//! network, folders and writer are handed in: `ground`.
 
 mod account;
 pub mod answer;
@@ -50,7 +50,7 @@ pub mod start;
 mod url;
 pub(crate) mod voice;
 
-pub use ground::{Ground, Http, Request, Response};
+pub use ground::{Folders, Ground, Http, Request, Response};
 pub use pool::{Done, Sources, Turn};
 
 #[cfg(test)]

@@ -143,8 +143,8 @@ pub fn check(files: &[PathBuf], database: &Path) -> Result<(), StartError> {
     described(files, (database, &ground)).map(drop)
 }
 
-/// The remote APIs that these texts describe, for whoever carries out their turns, each with the name that errors are told by; where
-/// a source is a folder, or computes devices, that is left out. Refresh tokens are kept beside `database`.
+/// The remote APIs and folders that these texts describe, for whoever carries out their turns, each with the name that errors are
+/// told by; what computes devices is left out. Refresh tokens are kept beside `database`.
 ///
 /// # Errors
 /// [`StartError`].
@@ -153,7 +153,9 @@ pub fn without_threads(
     database: &Path,
     ground: &Arc<dyn Ground>,
 ) -> Result<Sources, StartError> {
-    Ok(Sources::new(Described::read(texts, (database, ground))?.remotes, ground))
+    let Described { mut remotes, folders, .. } = Described::read(texts, (database, ground))?;
+    remotes.extend(folders);
+    Ok(Sources::new(remotes, ground))
 }
 
 /// What was described, ready to be looked after.
@@ -193,7 +195,7 @@ impl Described {
                 let site = description.site_id().map_err(described)?;
                 let mut devices = Vec::new();
                 for asked in description.asked().map_err(described)? {
-                    let fetch = Box::new(description.device(&asked).map_err(described)?);
+                    let fetch = Box::new(description.device(&asked, ground).map_err(described)?);
                     let path = AgentPath { site: site.clone(), agent: asked.agent };
                     devices.push(Polled::new(path, asked.device, draw(&**ground)?, fetch));
                 }

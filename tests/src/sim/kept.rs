@@ -12,6 +12,8 @@ use gapless_common::wire::{self, Message};
 use rusqlite::{Connection, OptionalExtension as _};
 
 use super::described::Described;
+use super::dropped::is_drop;
+use super::folder::{self, DEVICE};
 use super::judge::Findings;
 use super::listed::removed_at;
 use super::sometimes::Rare;
@@ -42,6 +44,8 @@ pub(super) struct Kept {
     pub(super) missed: BTreeMap<Place, BTreeSet<Cause>>,
     /// Meters whose consent was withdrawn, and which consent that was.
     pub(super) refused: BTreeMap<Of, u32>,
+    /// Instants of the drop whose value took the place of another one.
+    pub(super) revised: BTreeSet<i64>,
     /// Meters that are listed no more, and since when.
     pub(super) removed: BTreeMap<Of, Timestamp>,
     /// What the last answer to each question for an instant said of it.
@@ -86,9 +90,11 @@ impl Watch {
         let agent = path.agent.as_str();
         let is_of = |described: &Described| described.site == path.site.as_str();
         let mut all = plan.devices().filter(|(described, _)| is_of(described));
-        let Some((described, utility)) = all.find(|(described, utility)| described.agent(utility) == agent)
-        else {
-            return reached;
+        let of = all.find(|(described, utility)| described.agent(utility) == agent);
+        let device = match of {
+            Some((described, utility)) => described.device(utility),
+            None if is_drop(&path) => DEVICE.to_owned(),
+            None => return reached,
         };
         let records = match wire::decode(payload) {
             Ok(Message::Data(frame)) => frame.records,
@@ -98,9 +104,11 @@ impl Watch {
             }
             _ => return reached,
         };
-        let (device, meter) = (described.device(utility), (described.no, utility.to_owned()));
         for record in records {
-            if let Record::Catalog(catalog) = &record {
+            if let (Record::Catalog(catalog), Some((described, utility))) = (&record, of) {
+                let meter = (described.no, utility.to_owned());
+                let is_refused = is_marked(&catalog.bytes) && self.withdrawn.contains_key(&meter);
+                self.kept.refused.extend(is_refused.then(|| (meter.clone(), described.consent)));
                 let removed_at = removed_at(&catalog.bytes);
                 self.kept.removed.remove(&meter);
                 self.kept.removed.extend(removed_at.map(|at| (meter.clone(), at)));
@@ -115,8 +123,10 @@ impl Watch {
                         let place = (device.clone(), readings.at.0);
                         self.under_way.remove(&place);
                         let before = self.kept.stored.insert(place, bits);
-                        if before.is_some_and(|before| before != bits) {
-                            reached.push(Rare::RemoteCorrected);
+                        match before.is_some_and(|before| before != bits) {
+                            true if of.is_some() => reached.push(Rare::RemoteCorrected),
+                            true => drop(self.kept.revised.insert(readings.at.0)),
+                            false => {}
                         }
                     }
                 }
@@ -128,11 +138,6 @@ impl Watch {
                         }
                         self.kept.missed.entry(place).or_default().insert(misses.cause);
                     }
-                }
-                Record::Catalog(catalog)
-                    if is_marked(&catalog.bytes) && self.withdrawn.contains_key(&meter) =>
-                {
-                    self.kept.refused.insert(meter.clone(), described.consent);
                 }
                 _ => {}
             }
@@ -167,7 +172,8 @@ impl World {
     pub(super) fn source_born_ms(&self, path: &str) -> Option<u64> {
         let (site, agent) = path.split_once('/')?;
         let sources = self.sources.as_ref()?;
-        sources.plan.described.iter().find(|described| described.site == site)?;
+        let is_of_drop = sources.plan.dropping.is_some() && site == folder::SITE;
+        sources.plan.described.iter().any(|described| described.site == site || is_of_drop).then_some(())?;
         Some(sources.watch.born_ms.get(agent).copied().unwrap_or_default())
     }
 }

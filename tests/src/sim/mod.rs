@@ -22,12 +22,13 @@
 //! | `donor`, `lent` | whom another device stands in for; what holds of what is lent |
 //! | `sourced`, `supplied` | what holds of both as they go, and in the end |
 //! | `kept` | what the database must have of them |
+//! | `folder`, `dropped` | a folder of files that a logger writes, and what befalls it; what holds of it |
 //! | `listing`, `listed` | lists of devices that APIs have; what holds of whom they name |
 //! | `heap`, `panics` | what a process holds of memory; what went wrong in it, though it went on |
 //! | `sometimes`, `series` | what was reached; many runs, and the page about them |
 //!
 //! Not simulated: threads (what waits for an agent's loop while its disk is slow is, see `queue`), HTTP, the collector's
-//! disk (see `center`), folders among its own sources, refresh tokens, sled, logger files.
+//! disk (see `center`), servers, archives and programs of drops, refresh tokens, sled, logger files of agents.
 
 mod abreast;
 mod alerted;
@@ -38,8 +39,10 @@ pub mod clock;
 pub mod described;
 pub mod donor;
 pub mod door;
+mod dropped;
 mod facts;
 pub mod feed;
+pub mod folder;
 pub mod gateway;
 pub mod heap;
 pub mod judge;

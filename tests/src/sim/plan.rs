@@ -164,6 +164,20 @@ pub enum Mischief {
     RemoteListShort,
     /// Of its list only the first part can be had for a while.
     RemoteListCut,
+    /// A folder that the collector reads cannot be listed for a while, or seems to be empty.
+    DropAway,
+    /// A file in it cannot be read for a while.
+    DropUnread,
+    /// Its logger records nothing for a while.
+    DropOff,
+    /// Its rows come late, in a file of their own.
+    DropLate,
+    /// A file is put in place of another one, with values put right.
+    DropReplaced,
+    /// Its logger begins another file, and the one before is called otherwise, or ends in the midst of a line.
+    DropRotated,
+    /// A file is removed.
+    DropRemoved,
     /// An API takes all tokens back before their time.
     RemoteTakesBack,
     /// It gives no tokens for a while.
@@ -210,6 +224,17 @@ impl Mischief {
 
     /// Those that befall the list of an API.
     pub const OF_LISTS: [Self; 3] = [Self::RemoteUnlists, Self::RemoteListShort, Self::RemoteListCut];
+
+    /// Those that befall a folder.
+    pub const OF_DROPS: [Self; 7] = [
+        Self::DropAway,
+        Self::DropUnread,
+        Self::DropOff,
+        Self::DropLate,
+        Self::DropReplaced,
+        Self::DropRotated,
+        Self::DropRemoved,
+    ];
 
     /// All others.
     pub const ALL: [Self; 36] = [

@@ -5,18 +5,25 @@
 //! what it has written down, happens at its own instant, unless the collector is killed before.
 
 use std::collections::BTreeMap;
+use std::io;
+use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use gapless_collector::ingest::Inbound;
-use gapless_collector::sources::{Ground, Http, Request, Response};
+use gapless_collector::sources::{Folders, Ground, Http, Request, Response};
+use gapless_collector::store::model::DropChanges;
+use gapless_common::files::glob::Entry;
+use gapless_common::id::{Epoch, Seq};
 use gapless_common::time::Timestamp;
+use gapless_common::topic::AgentPath;
 use gapless_simulators::remote as simulated;
 
 use super::api::{Answer, Api, Rest, rows};
 use super::clock::{signed, truth};
 use super::door::{Door, LogIn, borne, given};
 use super::feed::{Heard, minute};
+use super::folder::Folder;
 use super::listing;
 use super::rng::Rng;
 
@@ -134,6 +141,15 @@ pub enum Handed {
         /// Calls before that count no more.
         since: Timestamp,
     },
+    /// Write down what was read of which file.
+    Read {
+        /// Whose.
+        path: AgentPath,
+        /// What came of it was said in this epoch up to that seq.
+        said: (Epoch, Seq),
+        /// What is known of the files.
+        changes: DropChanges,
+    },
 }
 
 /// See the module's text.
@@ -156,6 +172,10 @@ pub struct State {
     pub start: u64,
     /// In which turn.
     pub turn: u64,
+    /// When that began, in ms of the run.
+    pub turn_ms: u64,
+    /// The folder that is read, where there is one.
+    pub folder: Option<Folder>,
     /// The calls that the collector's database has, each with its account.
     pub written: Vec<(String, Timestamp)>,
     /// The collector is killed once so many more calls were answered.
@@ -190,6 +210,8 @@ impl SimGround {
             is_full: false,
             start: 0,
             turn: 0,
+            turn_ms: 0,
+            folder: None,
             written: Vec::new(),
             dies_after: None,
             dies_beside: false,
@@ -273,6 +295,20 @@ impl State {
     #[must_use]
     pub fn is_dead(&self) -> bool {
         self.died_ms.is_some_and(|died_ms| died_ms <= self.now_ms)
+    }
+
+    /// Looks into the folder, which takes its time; the collector may be dead by then.
+    fn look<T>(&mut self, look: impl FnOnce(&mut Folder, (u64, u64)) -> io::Result<T>) -> io::Result<T> {
+        let State { folder, rng, now_ms, turn, .. } = self;
+        *now_ms += if rng.one_in(40) { rng.within(500, 6_000) } else { rng.within(1, 10) };
+        let found = look(folder.as_mut().ok_or(io::ErrorKind::NotFound)?, (*now_ms, *turn));
+        if self.is_beside || !self.dies_beside {
+            self.dies_after = self.dies_after.map(|left| left.saturating_sub(1));
+        }
+        if self.dies_after == Some(0) && self.died_ms.is_none() {
+            (self.dies_after, self.died_ms) = (None, Some(self.now_ms));
+        }
+        if self.is_dead() { Err(io::Error::other("the collector was killed")) } else { found }
     }
 
     fn make(&mut self, url: &str, (head, body): (&str, &str), timeout_ms: u64) -> Result<Response, String> {
@@ -405,6 +441,22 @@ impl Ground for SimGround {
         Arc::new(Line { ground: self, timeout_ms })
     }
 
+    fn folders(self: Arc<Self>) -> Arc<dyn Folders> {
+        self
+    }
+
+    fn has_read(&self, path: &AgentPath, said: (Epoch, Seq), changes: DropChanges) -> Option<bool> {
+        let mut state = self.state();
+        if state.is_dead() {
+            return None;
+        }
+        let (at_ms, path) = (state.now_ms, path.clone());
+        if !state.is_full {
+            state.handed.push((at_ms, Handed::Read { path, said, changes }));
+        }
+        Some(!state.is_full)
+    }
+
     fn hand_in(&self, message: Inbound) -> bool {
         let mut state = self.state();
         let (at_ms, lives) = (state.now_ms, !state.is_dead());
@@ -430,5 +482,16 @@ impl Ground for SimGround {
         let state = self.state();
         let own = state.written.iter().filter(|(of, at)| of == account && *at >= since);
         Ok(own.map(|(_, at)| *at).collect())
+    }
+}
+
+impl Folders for SimGround {
+    fn entries(&self, _folder: &Path, is_wanted: &dyn Fn(&str) -> bool) -> io::Result<Vec<Entry>> {
+        self.state().look(|folder, at| folder.entries(at, is_wanted))
+    }
+
+    fn read(&self, file: &Path, offset: u64, len: usize) -> io::Result<Vec<u8>> {
+        let name = file.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+        self.state().look(|folder, at| folder.read(name, (offset, len), at))
     }
 }

@@ -145,11 +145,21 @@ pub enum Rare {
     DeviceRemoved,
     /// One that had been removed was listed again.
     DeviceBack,
+    /// A line of a file was found half, and read when it was whole.
+    LineCompleted,
+    /// A file that came late filled a gap.
+    FileFilled,
+    /// What was missing because its folder or file could not be read was read later.
+    FolderBack,
+    /// What a file that was replaced says took the place of what it had said.
+    FileCorrected,
+    /// What a file held that was gone before it was read is in a gap.
+    FileLost,
 }
 
 impl Rare {
     /// All of them.
-    pub const ALL: [Self; 68] = [
+    pub const ALL: [Self; 73] = [
         Self::DuplicateFrame,
         Self::Overtaking,
         Self::TornTail,
@@ -218,6 +228,11 @@ impl Rare {
         Self::DeviceCame,
         Self::DeviceRemoved,
         Self::DeviceBack,
+        Self::LineCompleted,
+        Self::FileFilled,
+        Self::FolderBack,
+        Self::FileCorrected,
+        Self::FileLost,
     ];
 }
 
@@ -276,7 +291,8 @@ impl Sometimes {
             .chain(Mischief::OF_SOURCES)
             .chain(Mischief::OF_FEEDS)
             .chain(Mischief::OF_LOGINS)
-            .chain(Mischief::OF_LISTS);
+            .chain(Mischief::OF_LISTS)
+            .chain(Mischief::OF_DROPS);
         all.filter(|kind| !self.struck.contains_key(kind)).collect()
     }
 }

@@ -2,10 +2,11 @@
 //! turn when the world says so. All of it is drawn from a stream of its own. How they are described is `described`'s, what befalls
 //! the APIs that they ask `setback`'s, and what holds of it `sourced`'s.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use gapless_collector::ingest::HasRead;
 use gapless_collector::sources::start::without_threads;
 use gapless_collector::sources::{self as collector, Done, Ground};
 use gapless_common::time::Timestamp;
@@ -13,8 +14,10 @@ use rusqlite::Connection;
 
 use super::abreast::Promised;
 use super::api::Api;
+use super::clock::truth;
 use super::described::Described;
 use super::door::{Door, LogIn};
+use super::folder::{Dropping, Folder};
 use super::kept::Of;
 use super::listing::Listing;
 use super::panics;
@@ -38,6 +41,10 @@ const PAUSE_MS: u64 = 50;
 const READ_HISTORY: i64 = 5;
 /// What was answered within so long may be among what was seen to be open, in ms.
 const SCANNED_MS: i64 = 60_000;
+/// One in so many of those runs has a folder as well.
+const DROPS_ONE_IN: u64 = 2;
+/// It is seen so often whether what came of files is stored, in ms.
+const STORED_MS: u64 = 100;
 /// What could not be written down is written down so much later, in ms.
 const AGAIN_MS: u64 = 5_000;
 
@@ -49,6 +56,8 @@ pub struct Sourcing {
     pub(super) longest_ms: u64,
     /// Each with an API of its own.
     pub described: Vec<Described>,
+    /// A folder that is read, where there is one.
+    pub(super) dropping: Option<Dropping>,
     pub(super) workers: usize,
     turn_ms: u64,
     pub(super) rng: Rng,
@@ -97,10 +106,15 @@ impl Sourcing {
         if described.iter().any(|one| one.listing.is_some()) {
             kinds.extend(Mischief::OF_LISTS.into_iter().filter(|_| own.per_mille(800)));
         }
+        let mut drops = rng.clone().fork(16);
+        let dropping = drops.one_in(DROPS_ONE_IN).then(|| Dropping::draw(scale, &mut drops));
+        if dropping.is_some() {
+            kinds.extend(Mischief::OF_DROPS.into_iter().filter(|_| drops.per_mille(500)));
+        }
         let workers = usize::try_from(rng.within(1, 2)).expect("few");
         let turn_ms = if scale == Scale::Hours { TURN_MS } else { TURN_WEEKS_MS };
         let (mean_ms, longest_ms) = (bad_ms / rng.within(4, 16), bad_ms / 4);
-        Some(Self { kinds, mean_ms, longest_ms, described, workers, turn_ms, rng: rng.fork(1) })
+        Some(Self { kinds, mean_ms, longest_ms, described, dropping, workers, turn_ms, rng: rng.fork(1) })
     }
 
     /// Without any yet.
@@ -109,7 +123,8 @@ impl Sourcing {
         let workers = usize::try_from(rng.within(1, 2)).expect("few");
         let turn_ms = if scale == Scale::Hours { TURN_MS } else { TURN_WEEKS_MS };
         let (mean_ms, longest_ms) = (bad_ms / rng.within(4, 16), bad_ms / 4);
-        Self { kinds, mean_ms, longest_ms, described: Vec::new(), workers, turn_ms, rng: rng.fork(1) }
+        let (described, dropping) = (Vec::new(), None);
+        Self { kinds, mean_ms, longest_ms, described, dropping, workers, turn_ms, rng: rng.fork(1) }
     }
 
     /// Meters of which what is missing is asked for, or was a moment ago.
@@ -136,6 +151,8 @@ pub enum Step {
     Free(usize),
     /// A source hands something to the writer.
     Handed(Handed),
+    /// What came of files may be stored by now.
+    Stored,
     /// A worker is through with a turn.
     Ended(usize),
     /// The collector is killed in the midst of a turn.
@@ -157,6 +174,8 @@ pub struct Sources {
     under_way: BTreeMap<usize, Done>,
     /// Counts of calls that could not be written down yet.
     unwritten: BTreeSet<(String, Timestamp)>,
+    /// What was read of files and is not written down yet, in order.
+    reads: VecDeque<HasRead>,
     /// Workers that are not through with a turn when the collector dies.
     cut: usize,
 }
@@ -168,6 +187,8 @@ impl Sources {
         let apis = plan.described.iter().map(Described::api).collect();
         let doors = plan.described.iter().filter_map(|one| Some((one.no, one.log_in?))).collect();
         let ground = Arc::new(SimGround::new(apis, doors, plan.rng.fork(2)));
+        let folder = plan.dropping.clone().map(|one| Folder::new(one, plan.rng.clone().fork(3)));
+        ground.state().folder = folder;
         Self {
             plan,
             ground,
@@ -176,6 +197,7 @@ impl Sources {
             process: None,
             under_way: BTreeMap::new(),
             unwritten: BTreeSet::new(),
+            reads: VecDeque::new(),
             cut: 0,
         }
     }
@@ -205,6 +227,7 @@ impl Sources {
         state.dies_after = None;
         state.apis.iter_mut().for_each(Api::make_good);
         state.doors.values_mut().for_each(Door::make_good);
+        state.folder.iter_mut().for_each(Folder::make_good);
     }
 }
 
@@ -214,8 +237,9 @@ impl World {
         let (now_ms, start) = (self.now_ms, self.center.starts);
         let Some(sources) = &mut self.sources else { return };
         let described = sources.plan.described.iter();
-        let texts: Vec<_> =
-            described.map(|one| (PathBuf::from(format!("m{}.toml", one.no)), one.text())).collect();
+        let texts = described.map(|one| (PathBuf::from(format!("m{}.toml", one.no)), one.text()));
+        let dropping = sources.plan.dropping.iter().map(|one| (PathBuf::from("drop.toml"), one.text()));
+        let texts: Vec<_> = texts.chain(dropping).collect();
         {
             let mut state = sources.ground.state();
             (state.now_ms, state.ahead_ms, state.start) = (now_ms, self.center.ahead_ms, start);
@@ -240,6 +264,7 @@ impl World {
         let now_ms = self.now_ms;
         let Some(sources) = &mut self.sources else { return };
         (sources.process, sources.under_way) = (None, BTreeMap::new());
+        sources.reads.clear();
         sources.watch.end(now_ms);
         let mut state = sources.ground.state();
         state.take_back(now_ms);
@@ -256,6 +281,7 @@ impl World {
         match step {
             Step::Free(worker) => self.turn_source(worker),
             Step::Handed(handed) => self.take_handed(start, handed),
+            Step::Stored => self.write_reads(start),
             Step::Ended(worker) => self.end_turn(start, worker),
             Step::Died => {
                 self.sometimes.reach(Rare::DiedInTurn);
@@ -280,6 +306,7 @@ impl World {
             (state.now_ms, state.ahead_ms, state.is_full) =
                 (now_ms, self.center.ahead_ms, self.center.is_full);
             state.turn += 1;
+            state.turn_ms = now_ms;
             state.is_beside = !sources.under_way.is_empty();
             state.written = written(connection).expect("the database reads");
         }
@@ -339,6 +366,13 @@ impl World {
                 self.center.take_own(message);
                 self.center_soon();
             }
+            Handed::Read { path, said, changes } => {
+                let Some(sources) = &mut self.sources else { return };
+                sources.reads.push_back(HasRead { path, said, changes });
+                if sources.reads.len() == 1 {
+                    self.write_reads(start);
+                }
+            }
             Handed::Called { account, at, since } => {
                 let Some(committer) = self.center.committer.as_mut() else { return };
                 let called = committer.called(&account, at, since);
@@ -357,6 +391,24 @@ impl World {
                     self.push(self.now_ms + AGAIN_MS, Event::Source(start, again));
                 }
             }
+        }
+    }
+}
+
+impl World {
+    /// What was read of files is written down, as far as what came of it is stored.
+    fn write_reads(&mut self, start: u64) {
+        let (now_ms, Some(sources)) = (self.now_ms, &mut self.sources) else { return };
+        let at = truth(now_ms).plus_ms(self.center.ahead_ms);
+        while let Some(read) = sources.reads.front() {
+            let Some(committer) = self.center.committer.as_mut() else { return };
+            let written = committer.has_read(read, at);
+            let is_written = matches!(written, Ok(true));
+            self.center.unless_full(written);
+            if !is_written {
+                return self.push(now_ms + STORED_MS, Event::Source(start, Step::Stored));
+            }
+            sources.reads.pop_front();
         }
     }
 }

@@ -12,6 +12,7 @@ use rusqlite::Connection;
 
 use super::clock::truth;
 use super::described::{Described, SITE};
+use super::dropped::is_drop;
 use super::judge::Findings;
 use super::kept::{Kept, Of, Place, Told, is_marked};
 use super::listed::{Lists, removed_at};
@@ -100,8 +101,10 @@ impl Watch {
     pub(super) fn note_turn(&mut self, plan: &Sourcing, state: &State, handed: &[(u64, Handed)]) -> Findings {
         let calls = state.calls_of_turn();
         let mut findings = Findings::new();
-        let records: Vec<(u64, AgentPath, Record)> =
-            handed.iter().flat_map(|(at_ms, handed)| of(*at_ms, handed)).collect();
+        let records = handed.iter().flat_map(|(at_ms, handed)| of(*at_ms, handed));
+        let (dropped, records): (Vec<_>, Vec<(u64, AgentPath, Record)>) =
+            records.partition(|(_, path, _)| is_drop(path));
+        findings.extend(self.note_dropped(state, state.turn_ms, &dropped));
         let mut began = BTreeSet::new();
         for (at_ms, path, _) in records.iter().filter(|(.., record)| matches!(record, Record::Start(_))) {
             began.insert(path.agent.to_string());
@@ -353,7 +356,7 @@ impl World {
         });
         let late = late.next();
         drop(state);
-        late.or_else(|| self.mislisted()).or_else(|| self.outdated())
+        late.or_else(|| self.mislisted()).or_else(|| self.undropped()).or_else(|| self.outdated())
     }
 
     /// What the run reached of them.
@@ -361,6 +364,7 @@ impl World {
         self.note_changes_reached();
         self.note_tokens_reached();
         self.note_lists_reached();
+        self.note_drop_reached();
         let (Some(sources), Some(committer)) = (&self.sources, &self.center.committer) else { return };
         let calls = &sources.ground.state().calls;
         let described = &sources.plan.described;
@@ -439,7 +443,7 @@ fn of(at_ms: u64, handed: &Handed) -> Vec<(u64, AgentPath, Record)> {
 }
 
 /// Up to which instant a device is accounted for.
-fn proven(database: &Connection, device: &str) -> rusqlite::Result<Option<Timestamp>> {
+pub(super) fn proven(database: &Connection, device: &str) -> rusqlite::Result<Option<Timestamp>> {
     let sql = "SELECT max((p.proven_slot + 1) * g.interval_ms) FROM spans p JOIN grids g ON g.id = p.grid
         JOIN devices d ON d.id = g.device WHERE d.name = ?1";
     database.query_row(sql, [device], |r| Ok(r.get::<_, Option<i64>>(0)?.map(Timestamp)))

@@ -10,6 +10,7 @@ use rusqlite::Connection;
 
 use super::clock::{signed, truth};
 use super::described::{Described, SITE};
+use super::folder::DEVICE;
 use super::judge::{Findings, differing, holes, overlap, received, unsigned};
 use super::kept::Told;
 use super::mishap::policies;
@@ -27,6 +28,7 @@ const LOOKED_MS: i64 = 60_000;
 /// Everything, in the end.
 pub(super) fn judge(world: &World, findings: &mut Findings) {
     let (Some(sources), Some(committer)) = (&world.sources, &world.center.committer) else { return };
+    world.judge_drop(findings);
     let state = sources.ground.state();
     let watch = &sources.watch;
     if let Some((place, _)) = watch.under_way.first_key_value() {
@@ -63,7 +65,9 @@ fn check_stored(
         JOIN devices d ON d.id = x.device JOIN sites s ON s.id = d.site
         WHERE s.name = ?1 OR d.name IN (SELECT value FROM json_each(?2))";
     let mut statement = database.prepare(sql)?;
-    let names: Vec<_> = plan.devices().map(|(described, utility)| described.device(utility)).collect();
+    let dropped = plan.dropping.iter().map(|_| DEVICE.to_owned());
+    let names: Vec<_> =
+        plan.devices().map(|(described, utility)| described.device(utility)).chain(dropped).collect();
     let mut rows = statement.query([SITE, &serde_json::json!(names).to_string()])?;
     let mut there = BTreeMap::new();
     while let Some(row) = rows.next()? {

@@ -5,6 +5,7 @@
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use gapless_common::files::glob::is_below;
@@ -16,6 +17,7 @@ use sha2::{Digest as _, Sha256};
 use super::super::describe::{Asked, Class, DeviceSpec, Span, wrong};
 use super::super::devices::Shared;
 use super::super::fetch::Pace;
+use super::super::ground::Ground;
 use super::command::Program;
 use super::device::{DropDevice, Settings};
 use super::form::{LastLine, RowSpec};
@@ -101,6 +103,14 @@ pub(in crate::sources) struct DropSpec {
     pub(super) largest: Size,
 }
 
+/// Where the files of a device lie.
+enum Whereabouts {
+    /// In a folder of this machine.
+    Folder(PathBuf),
+    /// On a server.
+    Server(Remote),
+}
+
 fn thirty_seconds() -> Span {
     Span(30_000)
 }
@@ -170,7 +180,7 @@ impl DropDescription {
         if let Some(twice) = asked.iter().find(|asked| !names.insert(asked.device.id.as_str())) {
             return Err(format!("two devices are named `{}`: each needs a name of its own", twice.device.id));
         }
-        asked.iter().try_for_each(|asked| self.device(asked).map(|_| ()))
+        asked.iter().try_for_each(|asked| self.settings(asked).and(self.whereabouts(asked)).map(drop))
     }
 
     /// Its devices.
@@ -207,9 +217,18 @@ impl DropDescription {
         }
     }
 
-    /// One of its devices, to be read.
-    pub(in crate::sources) fn device(&self, asked: &Asked) -> Result<DropDevice, String> {
-        Ok(DropDevice::new(self.settings(asked)?, self.place(asked)?))
+    /// One of its devices, to be read on that ground.
+    pub(in crate::sources) fn device(
+        &self,
+        asked: &Asked,
+        ground: &Arc<dyn Ground>,
+    ) -> Result<DropDevice, String> {
+        let place: Box<dyn Place> = match self.whereabouts(asked)? {
+            Whereabouts::Folder(folder) => Box::new(Folder(folder, Arc::clone(ground).folders())),
+            Whereabouts::Server(remote) => Box::new(Server::new(remote)),
+        };
+        let ground = Arc::clone(ground);
+        Ok(DropDevice::new(self.settings(asked)?, place, Box::new(move || ground.instant())))
     }
 
     /// How one of its devices is read.
@@ -264,7 +283,7 @@ impl DropDescription {
     }
 
     /// Where the files of one of its devices lie.
-    fn place(&self, asked: &Asked) -> Result<Box<dyn Place>, String> {
+    fn whereabouts(&self, asked: &Asked) -> Result<Whereabouts, String> {
         let DropSpec { folder, sftp, identity, known_hosts, timeout, .. } = &self.drop;
         match (folder, sftp) {
             (Some(folder), None) => {
@@ -273,15 +292,14 @@ impl DropDescription {
                         "`drop.identity` and `drop.known_hosts` are for `sftp`: leave them away".to_owned()
                     );
                 }
-                Ok(Box::new(Folder(
-                    asked.spec.filled_path("drop.folder", &folder.display().to_string())?.into(),
-                )))
+                let folder = asked.spec.filled_path("drop.folder", &folder.display().to_string())?;
+                Ok(Whereabouts::Folder(folder.into()))
             }
             (None, Some(sftp)) => {
                 let (host, port, folder) = remote(&asked.spec.filled_path("drop.sftp", sftp)?)?;
                 let (identity, known_hosts) = (identity.clone(), known_hosts.clone());
                 let timeout = duration(*timeout);
-                Ok(Box::new(Server::new(Remote { host, port, folder, identity, known_hosts, timeout })))
+                Ok(Whereabouts::Server(Remote { host, port, folder, identity, known_hosts, timeout }))
             }
             _ => {
                 Err("`drop` is one of `folder = \"/mnt/share\"` and `sftp = \"user@host:22/folder\"`"

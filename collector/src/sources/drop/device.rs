@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::time::{Duration, Instant};
 
+use gapless_common::planted::{self, Bug};
 use gapless_common::time::{SlotGrid, Timestamp};
 
 use super::super::failure::Failure;
@@ -43,10 +44,15 @@ pub(super) struct Settings {
     pub(super) reads: u64,
 }
 
+/// Tells a time that nobody sets.
+pub(super) type Clock = Box<dyn Fn() -> Instant + Send>;
+
 /// See the module.
 pub(in crate::sources) struct DropDevice {
     settings: Settings,
     place: Box<dyn Place>,
+    /// Tells a time that nobody sets.
+    clock: Clock,
     begun: Instant,
     files: Files,
     /// What was missing when the collector started.
@@ -124,11 +130,12 @@ impl Complaints {
 
 impl DropDevice {
     /// Files at `place`.
-    pub(super) fn new(settings: Settings, place: Box<dyn Place>) -> Self {
-        let (begun, files, gaps) = (Instant::now(), Files::new(settings.last_line), Vec::new());
+    pub(super) fn new(settings: Settings, place: Box<dyn Place>, clock: Clock) -> Self {
+        let (begun, files, gaps) = (clock(), Files::new(settings.last_line), Vec::new());
         Self {
             settings,
             place,
+            clock,
             begun,
             files,
             gaps,
@@ -203,7 +210,10 @@ impl DropDevice {
                 return Ok(());
             }
             Trouble::Unread(why) => {
-                self.files.unread(name);
+                match planted::has(Bug::FileGivenUp) {
+                    true => self.files.spoilt(name),
+                    false => self.files.unread(name),
+                }
                 why
             }
             Trouble::Spoilt(why) => {
@@ -275,6 +285,11 @@ impl DropDevice {
             }
         }
         Ok((complaints.text(), is_unread))
+    }
+
+    /// How long it has been there.
+    fn age(&self) -> Duration {
+        (self.clock)().saturating_duration_since(self.begun)
     }
 
     fn list(&mut self) -> Result<Listing, Failure> {
@@ -363,7 +378,7 @@ impl Fetch for DropDevice {
 
     fn fetch(&mut self, from: Timestamp, to: Timestamp) -> Result<Parsed, Failure> {
         let listing = self.list()?;
-        let files = self.files.holding(&listing, self.begun.elapsed(), (from, to));
+        let files = self.files.holding(&listing, self.age(), (from, to));
         let mut rows = BTreeMap::new();
         let mut doubled = 0;
         let trouble = self.read_files(&listing, files, |row| {
@@ -383,7 +398,7 @@ impl Fetch for DropDevice {
     }
 
     fn news(&mut self, from: Timestamp) -> Result<Option<News>, Failure> {
-        self.news_at(from, self.begun.elapsed()).map(Some)
+        self.news_at(from, self.age()).map(Some)
     }
 
     fn missing(&mut self, gaps: Vec<Stretch>) {

@@ -2,7 +2,7 @@
 //! encrypted, and which then go the way of logger files.
 //!
 //! `describe` is the description (with `form`, how rows are written), `lines` makes rows of lines, `files` says which files
-//! are to be read, `sftp` is the protocol: these are pure. `place` is where files lie (a folder, or a `server`, over a
+//! are to be read, `sftp` is the protocol: these are pure. `place` is where files lie (a folder of the `ground`, or a `server`, over a
 //! `session` of `ssh`), `command` runs a program within bounds, `unpack` and `packing` make text of what lies there, `open` is
 //! a file being read, and `device` is the source as the thread sees it.
 //!
@@ -46,3 +46,4 @@ mod ssh;
 mod unpack;
 
 pub(super) use describe::{DropDescription, is_drop};
+pub(super) use place::Machine;

@@ -5,10 +5,13 @@ use std::fs::{self, File};
 use std::io::{self, Read as _, Seek as _, SeekFrom};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use gapless_common::files::glob::{Entry, FILES_MAX, find_newest};
 use gapless_common::files::tail::Stat;
 use gapless_common::time::Timestamp;
+
+use super::super::ground::Folders;
 
 /// Why a place or a file of it gives nothing; with the words for people.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -98,8 +101,8 @@ pub(super) fn listed<E>(
     Ok(Listing { files: found.files, left_out: found.left_out, hidden })
 }
 
-/// A folder of this machine, whatever is mounted there.
-pub(super) struct Folder(pub(super) PathBuf);
+/// A folder, and what gives its files.
+pub(super) struct Folder(pub(super) PathBuf, pub(super) Arc<dyn Folders>);
 
 impl Place for Folder {
     fn list(&mut self, pattern: &str) -> Result<Listing, Trouble> {
@@ -107,22 +110,34 @@ impl Place for Folder {
             io::ErrorKind::NotFound => Ok(None),
             _ => Ok(Some(format!("it cannot be listed: {error}; may the collector's user read it?"))),
         };
-        listed(pattern, |folder, is_wanted| entries(&self.0.join(folder), is_wanted), of_below).map_err(
-            |error: io::Error| {
-                let folder = self.0.display();
-                Trouble::Place(format!(
-                    "cannot list {folder}: {error}; is the share mounted, and may the collector's user read it?"
-                ))
-            },
-        )
+        let entries =
+            |folder: &str, is_wanted: &dyn Fn(&str) -> bool| self.1.entries(&self.0.join(folder), is_wanted);
+        listed(pattern, entries, of_below).map_err(|error: io::Error| {
+            let folder = self.0.display();
+            Trouble::Place(format!(
+                "cannot list {folder}: {error}; is the share mounted, and may the collector's user read it?"
+            ))
+        })
     }
 
     fn read(&mut self, name: &str, offset: u64, len: usize) -> Result<Vec<u8>, Trouble> {
-        let path = self.0.join(name);
-        read(&path, offset, len).map_err(|error| match error.kind() {
+        self.1.read(&self.0.join(name), offset, len).map_err(|error| match error.kind() {
             io::ErrorKind::NotFound => Trouble::Gone,
             _ => Trouble::Unread(format!("it cannot be read: {error}")),
         })
+    }
+}
+
+/// The folders of this machine.
+pub(in crate::sources) struct Machine;
+
+impl Folders for Machine {
+    fn entries(&self, folder: &Path, is_wanted: &dyn Fn(&str) -> bool) -> io::Result<Vec<Entry>> {
+        entries(folder, is_wanted)
+    }
+
+    fn read(&self, file: &Path, offset: u64, len: usize) -> io::Result<Vec<u8>> {
+        read(file, offset, len)
     }
 }
 

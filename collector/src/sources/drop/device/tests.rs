@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use gapless_common::files::tail::Stat;
 use gapless_common::quality::Cause;
@@ -78,7 +78,7 @@ fn device_of(shelf: &Shelf, first_ms: Option<i64>, last_line: LastLine) -> DropD
         packing,
         reads: 1,
     };
-    DropDevice::new(settings, Box::new(shelf.clone()))
+    DropDevice::new(settings, Box::new(shelf.clone()), Box::new(Instant::now))
 }
 
 /// A row of the minute `no` of the day before.
