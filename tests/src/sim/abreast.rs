@@ -211,12 +211,11 @@ impl World {
                 let is = sources.watch.kept.stored.get(&(device.clone(), one.at.0));
                 is_old && one.utility == utility && is == Some(&told(api, utility, one.at))
             };
-            for one in api.feed.corrections.iter().filter(is_stored) {
+            // What is put right in silence in the end is found in any run.
+            let is_of_run = |one: &&Correction| one.is_told || one.since < truth(self.mended_ms);
+            for one in api.feed.corrections.iter().filter(is_of_run).filter(is_stored) {
                 match described.way {
-                    // What is put right in the end is found in any run.
-                    Way::Changes(_) if !one.is_told && one.since < truth(self.mended_ms) => {
-                        reached.push(Rare::FoundAnew)
-                    }
+                    Way::Changes(_) if !one.is_told => reached.push(Rare::FoundAnew),
                     Way::Changes(Changes { has_rows: true, .. }) => reached.push(Rare::ChangeTold),
                     _ => {}
                 }
