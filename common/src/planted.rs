@@ -114,11 +114,13 @@ pub enum Bug {
     HalfLineRead,
     /// A file that could not be read is not tried again.
     FileGivenUp,
+    /// A folder that is not mounted is taken for an empty one.
+    EmptyBelieved,
 }
 
 impl Bug {
     /// All of them.
-    pub const ALL: [Self; 54] = [
+    pub const ALL: [Self; 55] = [
         Self::AcknowledgeBeforeCommit,
         Self::SkipFsync,
         Self::TrimOnPuback,
@@ -173,6 +175,7 @@ impl Bug {
         Self::FileKnownTooSoon,
         Self::HalfLineRead,
         Self::FileGivenUp,
+        Self::EmptyBelieved,
     ];
 }
 

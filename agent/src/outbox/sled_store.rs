@@ -18,7 +18,7 @@
 //! - *Opening makes a snapshot, and gives up segments of the log that nothing in it needs any more: without it the log has a
 //!   hole, and is cut off there.* So a snapshot stays until sled has made another one, and its name is made durable.
 //! - *It takes a snapshot that was being written for the newest one, and a damaged one for damage of all.* One that is whole gets
-//!   its name before the database is opened, any other is removed. The log does without it, unless it was opened with it and has a
+//!   its name before the database is opened, a damaged one another. The log does without it, unless it was opened with it and has a
 //!   hole: what is behind that is then damage, as far as the journal sees it.
 //! - *Values longer than a quarter of its segments go to files of their own, removed before their successors are durable.*
 //!   Ours are cut into pieces that never make such a page.
@@ -68,6 +68,8 @@ const ASIDE: &str = "damaged.sled";
 /// Begins the names of sled's snapshots, and ends those of unfinished ones after a dot.
 const SNAPSHOT: &str = "snap.";
 const UNFINISHED: &str = "generating";
+/// Goes before the name of a damaged one.
+const DAMAGED: &str = "damaged.";
 /// How long a lock is waited for: sled's threads let go of it when they have written.
 const LOCK_TRIES: u32 = 1000;
 const LOCK_PAUSE: Duration = Duration::from_millis(5);
@@ -425,23 +427,23 @@ fn open_database(path: &Path, life: u64) -> io::Result<Database> {
     database
 }
 
-/// Removes the snapshots that are not whole, and gives one its name that was not given it: it is whole before sled makes anything
-/// of the log that counts on it.
+/// Removes snapshots that were being written, gives one that is whole its name where it was not given that, as it is whole before sled
+/// makes anything of the log that counts on it, and puts damaged ones where sled does not look.
 fn sort_snapshots(path: &Path) -> io::Result<()> {
     for entry in fs::read_dir(path)? {
-        let snapshot = entry?.path();
-        if !snapshot.file_name().is_some_and(|name| name.to_string_lossy().starts_with(SNAPSHOT)) {
+        let entry = entry?;
+        let (snapshot, name) = (entry.path(), entry.file_name().to_string_lossy().into_owned());
+        if !name.starts_with(SNAPSHOT) {
             continue;
         }
         let is_unfinished = snapshot.extension().is_some_and(|extension| extension == UNFINISHED);
         match (is_whole_snapshot(&snapshot)?, is_unfinished) {
             (true, true) => fs::rename(&snapshot, snapshot.with_extension(""))?,
             (true, false) => {}
-            (false, _) => {
-                if !is_unfinished {
-                    tracing::warn!(snapshot = %snapshot.display(), "a snapshot of sled is damaged: it does without it");
-                }
-                fs::remove_file(&snapshot)?;
+            (false, true) => fs::remove_file(&snapshot)?,
+            (false, false) => {
+                tracing::warn!(snapshot = %snapshot.display(), "a snapshot of sled is damaged, and it does without it");
+                fs::rename(&snapshot, path.join(format!("{DAMAGED}{name}")))?;
             }
         }
     }
@@ -588,11 +590,19 @@ mod tests {
     }
 
     /// What a crash may leave beside a whole log, and what a thread of sled may still hold, costs nothing: a snapshot that
-    /// was being written, one that says more than the log, a life that had ended, a lock.
+    /// was being written, had not got its name or is damaged, a life that had ended, a lock.
     #[test]
     fn what_sled_left_behind_costs_no_record() {
         type Leave = fn(&Path);
-        let rows: [(&str, Leave); 4] = [
+        let rows: [(&str, Leave); 5] = [
+            ("a snapshot that has not got its name", |db| {
+                for entry in fs::read_dir(db).unwrap() {
+                    let path = entry.unwrap().path();
+                    if path.file_name().unwrap().to_string_lossy().starts_with(SNAPSHOT) {
+                        fs::rename(&path, path.with_added_extension(UNFINISHED)).unwrap();
+                    }
+                }
+            }),
             ("a snapshot that was being written", |db| {
                 fs::write(db.join("snap.7FFFFFFFFFFFFFFF.generating"), [1; 5]).unwrap();
             }),

@@ -23,7 +23,7 @@ const ANSWERS_MAX: usize = 1_000;
 const SHARED_PART: i64 = 4;
 /// What many sources are asked in.
 pub(super) const MINUTE_MS: i64 = 60_000;
-/// Devices that are not polled of which it is known that rows were told that were not kept.
+/// Devices of which it is known that rows were told that were not kept; beyond it only those that are polled count.
 const UNTAKEN_MAX: usize = 10_000;
 /// Devices that are not known that people are told of.
 const TOLD_MAX: usize = 1_000;
@@ -87,20 +87,22 @@ impl Differ {
         new
     }
 
-    /// Rows of a device that were not kept go up to `last`: beyond what a read holds they are read later, though not for the sake of
-    /// one that is further ahead than all is read anew.
+    /// Rows of a device that were not kept go up to `last`: beyond what a read holds they are read later.
     fn left(&mut self, key: String, last: Timestamp, is_polled: bool) {
-        let reconcile_ms = self.api.description.delta.as_ref().map_or(0, |spec| spec.reconcile.0);
-        let last = last.min(self.api.caller.now().plus_ms(reconcile_ms));
         let before = self.untaken.get(&key).copied();
         if before.is_some() || is_polled || self.untaken.len() < UNTAKEN_MAX {
             self.untaken.insert(key, before.map_or(last, |before| before.max(last)));
         }
     }
 
-    /// Whether some of them may be beyond what a read at `now` holds: that ends with a whole minute, and the clock may be behind.
+    /// Whether some of them may be beyond what a read at `now` holds: that ends with a whole minute, and the clock may be behind. One
+    /// that is further ahead than all is read anew counts as no further.
     fn is_beyond(&mut self, key: &str, now: Timestamp) -> bool {
-        let is_beyond = self.untaken.get(key).is_some_and(|last| *last >= now.plus_ms(-MINUTE_MS));
+        let reconcile_ms = self.api.description.delta.as_ref().map_or(0, |spec| spec.reconcile.0);
+        let is_beyond = self.untaken.get_mut(key).is_some_and(|last| {
+            *last = (*last).min(now.plus_ms(reconcile_ms));
+            *last >= now.plus_ms(-MINUTE_MS)
+        });
         if !is_beyond {
             self.untaken.remove(key);
         }

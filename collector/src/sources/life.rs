@@ -39,7 +39,7 @@ pub(super) struct Known {
     pub(super) revision: Option<String>,
     /// The source cannot reach it, and is not asked before.
     pub(super) away_until: Option<Timestamp>,
-    /// What begins here was not read while it was away.
+    /// What begins here was not read while it was away, or is to be read once more.
     pub(super) unread: Option<Timestamp>,
     /// A command for history that was broken off.
     pub(super) broken_off: Option<BrokenOff>,

@@ -1,7 +1,6 @@
 //! What holds of a source that is a folder: what it hands in stood in a whole line of a file; a slot is told to be missing only where
-//! no file had a row of it that could be read; what was read of which file is not known before its rows are stored. Once all is
-//! quiet each whole line of each file is stored as it stands there, and each other slot up to the proof is in one gap with a
-//! cause that was told.
+//! no file had a row of it, or none that could be read, whichever is told. Once all is quiet each whole line of each file is stored
+//! as it stands there, and each other slot up to the proof is in a gap with a cause that was told.
 
 use std::collections::BTreeSet;
 
@@ -12,7 +11,7 @@ use gapless_common::topic::AgentPath;
 use rusqlite::Connection;
 
 use super::clock::truth;
-use super::folder::{AGENT, DEVICE, Folder, SITE};
+use super::folder::{AGENT, DEVICE, Dropping, Folder, SITE};
 use super::judge::{Findings, differing, holes, overlap, received, unsigned};
 use super::remote::State;
 use super::rest::FILLED;
@@ -27,16 +26,11 @@ pub(super) fn is_drop(path: &AgentPath) -> bool {
 }
 
 impl Watch {
-    /// What the drop hands in in a turn that began at that instant.
-    pub(super) fn note_dropped(
-        &mut self,
-        state: &State,
-        began_ms: u64,
-        records: &[(u64, AgentPath, Record)],
-    ) -> Findings {
+    /// What the drop hands in in a turn.
+    pub(super) fn note_dropped(&mut self, state: &State, records: &[(u64, AgentPath, Record)]) -> Findings {
         let mut findings = Findings::new();
         let Some(folder) = &state.folder else { return findings };
-        for (_, _, record) in records {
+        for (at_ms, _, record) in records {
             match record {
                 Record::Readings(readings) => {
                     let at = readings.at.0;
@@ -64,7 +58,7 @@ impl Watch {
                         let to = (DEVICE.to_owned(), (slot + 1) * folder.plan().interval_ms);
                         self.kept.stored.range(from..to).next().is_some()
                     };
-                    findings.extend(untrue(folder, misses, (began_ms, state.turn), is_stored));
+                    findings.extend(untrue((folder, state), misses, *at_ms, is_stored));
                 }
                 _ => {}
             }
@@ -73,22 +67,34 @@ impl Watch {
     }
 }
 
-/// Why slots are not missing for the reason that is told, where that is so.
+/// Why slots are not missing for the reason that is told, where that is so: none is of which there was a row that could be read as the
+/// turn began; *not recorded* is what no file has a row of, readable or not, at or after the lag or once there is a later row. A
+/// collector that knows no file of a folder that seems to be empty cannot know better.
 fn untrue(
-    folder: &Folder,
+    (folder, state): (&Folder, &State),
     misses: &Misses,
-    (began_ms, turn): (u64, u64),
+    at_ms: u64,
     is_stored: impl Fn(i64) -> bool,
 ) -> Option<(&'static str, String)> {
-    let interval_ms = folder.plan().interval_ms;
-    let there: BTreeSet<i64> = folder.readable(began_ms).map(|(at, _)| at.div_euclid(interval_ms)).collect();
-    let mut slots = misses.first.0..misses.first.0 + i64::from(misses.count);
-    let wrong = match misses.cause {
-        Cause::NotRecorded => slots.find(|slot| there.contains(slot) && !is_stored(*slot)),
-        // What cannot be read hides what it holds.
-        Cause::NotConnected if folder.trouble_turn == Some(turn) => None,
-        _ => slots.next(),
+    let Dropping { interval_ms, lag_ms, .. } = *folder.plan();
+    let began_ms = state.turn_ms;
+    let slot_of = |at: i64| at.div_euclid(interval_ms);
+    let readable: BTreeSet<i64> = folder.readable(began_ms).map(|(at, _)| slot_of(at)).collect();
+    let there: BTreeSet<i64> = folder.lines(began_ms).map(slot_of).collect();
+    let newest = folder.lines(at_ms).map(slot_of).max();
+    let now = truth(at_ms).plus_ms(state.ahead_ms).0;
+    let is_true = |slot: i64| match misses.cause {
+        _ if readable.contains(&slot) => false,
+        Cause::NotRecorded => {
+            let is_hidden = there.contains(&slot) && !folder.is_empty_to_strangers(began_ms);
+            let is_settled = now - slot * interval_ms >= lag_ms || newest.is_some_and(|newest| slot < newest);
+            !is_hidden && is_settled
+        }
+        Cause::NotConnected => folder.trouble_turn == Some(state.turn),
+        _ => false,
     };
+    let mut slots = misses.first.0..misses.first.0 + i64::from(misses.count);
+    let wrong = slots.find(|slot| !is_stored(*slot) && !is_true(*slot));
     wrong.map(|slot| ("true causes", format!("{DEVICE}: {misses:?}, and that is not so of slot {slot}")))
 }
 

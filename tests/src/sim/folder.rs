@@ -1,6 +1,6 @@
 //! A folder of a run, into which a logger writes its files and whose files a source of the collector reads: they grow line by line, a
-//! line now and then in two parts; they are begun anew, renamed, replaced, removed; rows come late in files of their own; and
-//! what is wrong with the folder. What has come by an instant is written when somebody looks. What holds of it is `dropped`'s.
+//! line now and then in two parts; others are begun, they are renamed, replaced by others, removed; rows come late in files of their
+//! own; and what is wrong with the folder. What has come by an instant is written when somebody looks. What holds of it is `dropped`'s.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -128,9 +128,11 @@ pub struct Folder {
     away: (u64, bool),
     /// Every value that was ever in a whole line.
     pub(super) ever: BTreeMap<i64, BTreeSet<u64>>,
+    /// The collector knows some of its files, or has seen some in this life.
+    pub(super) is_known: bool,
     /// The turn in which it last gave an error.
     pub(super) trouble_turn: Option<u64>,
-    /// A line that a look found half was read when it was whole.
+    /// Instants of lines that a look found half.
     pub(super) halves: BTreeSet<i64>,
     /// Instants of which the value was put right.
     pub(super) corrected: BTreeSet<i64>,
@@ -155,6 +157,7 @@ impl Folder {
             off_until_ms: 0,
             away: (0, false),
             ever: BTreeMap::new(),
+            is_known: false,
             trouble_turn: None,
             halves: BTreeSet::new(),
             corrected: BTreeSet::new(),
@@ -370,9 +373,11 @@ impl Folder {
         }
         self.halves.extend(self.half.as_ref().map(|half| half.at));
         let seen = self.files.iter().filter(|(name, _)| is_wanted(name.as_str()));
-        Ok(seen
+        let seen: Vec<_> = seen
             .map(|(name, file)| Entry { name: name.as_str().into(), is_folder: false, stat: file.stat() })
-            .collect())
+            .collect();
+        self.is_known |= !seen.is_empty();
+        Ok(seen)
     }
 
     /// Bytes of a file.
@@ -400,6 +405,17 @@ impl Folder {
         let files = self.files.values().filter(move |file| is_there && file.unread_until_ms <= since_ms);
         let lines = files.flat_map(|file| file.lines.iter().map(|(at, line)| (*at, *line)));
         lines.filter(move |(_, line)| line.since_ms <= since_ms)
+    }
+
+    /// The instants of all whole lines by then, whether or not they can be read.
+    pub(super) fn lines(&self, by_ms: u64) -> impl Iterator<Item = i64> {
+        let lines = self.files.values().flat_map(|file| &file.lines);
+        lines.filter(move |(_, line)| line.since_ms <= by_ms).map(|(at, _)| *at)
+    }
+
+    /// Whether it seems to be empty to a collector that knows none of its files, in a turn that began then.
+    pub(super) const fn is_empty_to_strangers(&self, began_ms: u64) -> bool {
+        began_ms < self.away.0 && self.away.1 && !self.is_known
     }
 
     /// The plan.

@@ -173,7 +173,8 @@ impl World {
         let (site, agent) = path.split_once('/')?;
         let sources = self.sources.as_ref()?;
         let is_of_drop = sources.plan.dropping.is_some() && site == folder::SITE;
-        sources.plan.described.iter().any(|described| described.site == site || is_of_drop).then_some(())?;
+        let is_of = is_of_drop || sources.plan.described.iter().any(|described| described.site == site);
+        is_of.then_some(())?;
         Some(sources.watch.born_ms.get(agent).copied().unwrap_or_default())
     }
 }

@@ -178,7 +178,7 @@ pub struct State {
     pub folder: Option<Folder>,
     /// The calls that the collector's database has, each with its account.
     pub written: Vec<(String, Timestamp)>,
-    /// The collector is killed once so many more calls were answered.
+    /// The collector is killed once so many more calls, or looks into the folder, were answered.
     pub dies_after: Option<u64>,
     /// It is only while another worker has a turn, too.
     pub dies_beside: bool,
@@ -299,16 +299,24 @@ impl State {
 
     /// Looks into the folder, which takes its time; the collector may be dead by then.
     fn look<T>(&mut self, look: impl FnOnce(&mut Folder, (u64, u64)) -> io::Result<T>) -> io::Result<T> {
+        if self.is_dead() {
+            return Err(io::Error::other("the collector was killed"));
+        }
         let State { folder, rng, now_ms, turn, .. } = self;
         *now_ms += if rng.one_in(40) { rng.within(500, 6_000) } else { rng.within(1, 10) };
         let found = look(folder.as_mut().ok_or(io::ErrorKind::NotFound)?, (*now_ms, *turn));
+        self.count_down();
+        if self.is_dead() { Err(io::Error::other("the collector was killed")) } else { found }
+    }
+
+    /// Something was answered, after which it may be killed.
+    fn count_down(&mut self) {
         if self.is_beside || !self.dies_beside {
             self.dies_after = self.dies_after.map(|left| left.saturating_sub(1));
         }
         if self.dies_after == Some(0) && self.died_ms.is_none() {
             (self.dies_after, self.died_ms) = (None, Some(self.now_ms));
         }
-        if self.is_dead() { Err(io::Error::other("the collector was killed")) } else { found }
     }
 
     fn make(&mut self, url: &str, (head, body): (&str, &str), timeout_ms: u64) -> Result<Response, String> {
@@ -352,12 +360,7 @@ impl State {
             call.heard = if call.is_heard() { Heard::of(body) } else { Heard::default() };
         }
         tracing::debug!(?call, "asks");
-        if self.is_beside || !self.dies_beside {
-            self.dies_after = self.dies_after.map(|left| left.saturating_sub(1));
-        }
-        if self.dies_after == Some(0) && self.died_ms.is_none() {
-            (self.dies_after, self.died_ms) = (None, Some(self.now_ms));
-        }
+        self.count_down();
         if self.is_dead() {
             call.unhear();
         }

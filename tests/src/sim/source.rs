@@ -231,6 +231,11 @@ impl Sources {
     }
 }
 
+/// Whether a database knows files of a drop.
+fn drops_known(database: &Connection) -> rusqlite::Result<bool> {
+    database.query_row("SELECT EXISTS (SELECT 1 FROM drop_files)", [], |r| r.get(0))
+}
+
 impl World {
     /// The collector has started: its sources begin anew.
     pub(super) fn start_sources(&mut self) {
@@ -252,6 +257,8 @@ impl World {
         if let Some(committer) = &self.center.committer {
             let begun = sources.watch.begin(&sources.plan, committer.connection());
             let findings = begun.expect("the database reads");
+            let knows = drops_known(committer.connection()).expect("the database reads");
+            sources.ground.state().folder.iter_mut().for_each(|folder| folder.is_known = knows);
             findings.into_iter().for_each(|(invariant, what)| self.oracle.find(invariant, what));
         }
         for worker in 0..sources.plan.workers {

@@ -104,7 +104,7 @@ impl Watch {
         let records = handed.iter().flat_map(|(at_ms, handed)| of(*at_ms, handed));
         let (dropped, records): (Vec<_>, Vec<(u64, AgentPath, Record)>) =
             records.partition(|(_, path, _)| is_drop(path));
-        findings.extend(self.note_dropped(state, state.turn_ms, &dropped));
+        findings.extend(self.note_dropped(state, &dropped));
         let mut began = BTreeSet::new();
         for (at_ms, path, _) in records.iter().filter(|(.., record)| matches!(record, Record::Start(_))) {
             began.insert(path.agent.to_string());

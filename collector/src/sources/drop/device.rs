@@ -51,7 +51,6 @@ pub(super) type Clock = Box<dyn Fn() -> Instant + Send>;
 pub(in crate::sources) struct DropDevice {
     settings: Settings,
     place: Box<dyn Place>,
-    /// Tells a time that nobody sets.
     clock: Clock,
     begun: Instant,
     files: Files,
@@ -65,6 +64,8 @@ pub(in crate::sources) struct DropDevice {
     floor: Option<Timestamp>,
     /// What an earlier process kept of its files is of no use.
     is_anew: bool,
+    /// A listing was had in this process.
+    has_looked: bool,
     look: Option<Look>,
     /// What ended the look, once what came before it is handed on.
     failed: Option<Trouble>,
@@ -143,6 +144,7 @@ impl DropDevice {
             due_since: None,
             floor: None,
             is_anew: true,
+            has_looked: false,
             look: None,
             failed: None,
             spoilt: Vec::new(),
@@ -161,6 +163,14 @@ impl DropDevice {
         let queue = queue.map_err(Trouble::Place)?.into();
         for (what, why) in listing.complaints() {
             tracing::warn!(source = self.settings.source, file = what, "{why}");
+        }
+        if !std::mem::replace(&mut self.has_looked, true) && listing.files.is_empty() {
+            let Settings { source, pattern, .. } = &self.settings;
+            tracing::warn!(
+                source,
+                pattern,
+                "no file there is called so yet: see `drop.files` where there should be one"
+            );
         }
         let (complaints, unseen_until) = (Complaints::of(&listing), listing.unseen_until());
         Ok(Look { queue, open: None, complaints, unseen_until })
