@@ -363,6 +363,9 @@ impl Fetch for DropDevice {
         if oldest.is_none() {
             let listing = self.list()?;
             let count = listing.files.len();
+            if count > 0 {
+                self.files.holds_some();
+            }
             // Half a last value has its instant already.
             let files = listing.files.iter().map(|(name, stat)| Holding {
                 name: name.clone(),

@@ -131,6 +131,8 @@ pub(super) struct Holding {
 #[derive(Debug, Default)]
 pub(super) struct Files {
     known: BTreeMap<Box<str>, File>,
+    /// There were files before the first look.
+    held_some: bool,
     /// Nothing at all was listed yet in this process.
     cut: Option<Cut>,
     /// What an earlier process knew is known: whatever else is there came after its first look.
@@ -146,6 +148,11 @@ impl Files {
         Self { last_line, ..Self::default() }
     }
 
+    /// There are files, which are still to be looked at.
+    pub(super) fn holds_some(&mut self) {
+        self.held_some = true;
+    }
+
     /// What is there now; which of them are to be read, those first that were written first. At the first look of all only
     /// what `cut` wants is of interest.
     ///
@@ -159,11 +166,12 @@ impl Files {
     ) -> Result<Vec<Box<str>>, String> {
         if seen.files.is_empty()
             && seen.hidden.is_empty()
-            && !self.known.is_empty()
+            && (self.held_some || !self.known.is_empty())
             && !planted::has(Bug::EmptyBelieved)
         {
             return Err("it holds no file any more, and held some: is the share mounted?".to_owned());
         }
+        self.held_some = false;
         let is_first = self.cut.is_none();
         let cut = self.cut.get_or_insert_with(cut);
         let unwritten = &mut self.unwritten;
@@ -528,6 +536,11 @@ mod tests {
         );
         files.gone("a");
         assert_eq!(files.listed(&seen(&[]), Duration::ZERO, Cut::default), Ok(Vec::new()));
+        // They were there when it was asked how far back there is anything, and not looked at.
+        files.holds_some();
+        let look = |files: &mut Files| files.listed(&seen(&[]), Duration::ZERO, Cut::default);
+        assert!(look(&mut files).is_err() && look(&mut files).is_err());
+        assert_eq!(listed(&mut files, &[("b", stat(2, 10, 0))]), ["b"]);
     }
 
     #[test]
