@@ -112,15 +112,11 @@ pub enum Bug {
     FileKnownTooSoon,
     /// A last line without its end is taken for a whole one.
     HalfLineRead,
-    /// A file that could not be read is not tried again.
-    FileGivenUp,
-    /// A folder that is not mounted is taken for an empty one.
-    EmptyBelieved,
 }
 
 impl Bug {
     /// All of them.
-    pub const ALL: [Self; 55] = [
+    pub const ALL: [Self; 53] = [
         Self::AcknowledgeBeforeCommit,
         Self::SkipFsync,
         Self::TrimOnPuback,
@@ -174,8 +170,6 @@ impl Bug {
         Self::RemovalForgotten,
         Self::FileKnownTooSoon,
         Self::HalfLineRead,
-        Self::FileGivenUp,
-        Self::EmptyBelieved,
     ];
 }
 
