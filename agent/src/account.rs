@@ -24,6 +24,12 @@ impl Account {
         }
     }
 
+    /// The last slot of a device that was accounted for.
+    #[must_use]
+    pub fn told(&self, device: DeviceIndex) -> Option<Slot> {
+        self.through.get(&device).copied()
+    }
+
     /// What was declared counts no more: it stands in an epoch that proves nothing.
     pub fn tell_again(&mut self) {
         self.told = false;

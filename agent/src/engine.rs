@@ -10,6 +10,7 @@
 
 mod outbound;
 mod pace;
+mod pauses;
 
 use std::collections::VecDeque;
 
@@ -30,12 +31,10 @@ use crate::health::Health;
 use crate::polls::{POLL_WAIT_MS, Polls};
 use crate::uplink::core::{self, Core};
 use pace::Pace;
+use pauses::Pauses;
 
 /// Least distance of two completeness records, in ms.
 const COMPLETE_MS: u64 = 10_000;
-
-/// Pauses that come within this time of each other make one catalog: where many agreements end at once, each would cost one.
-const DESCRIBE_WAIT_MS: u64 = 5_000;
 
 /// What stays as it is for as long as the agent runs.
 #[derive(Debug, Clone)]
@@ -133,9 +132,7 @@ pub struct Engine {
     polls: Polls<u64>,
     /// Of these, whose device has answered, and that is not durable yet.
     asked: Vec<u64>,
-    /// Devices that were paused or go on, by the collector's command, and when that is described.
-    paused: Vec<(u64, DeviceIndex, bool)>,
-    describe_at_ms: Option<u64>,
+    pauses: Pauses,
     counters: Counters,
     pace: Pace,
     complete_at_ms: u64,
@@ -168,14 +165,16 @@ impl Engine {
             connection: None,
             polls: Polls::default(),
             asked: Vec::new(),
-            paused: Vec::new(),
-            describe_at_ms: None,
+            pauses: Pauses::begin(now),
             counters: Counters::default(),
             complete_at_ms: 0,
             is_dated: false,
             is_healthy: true,
             effects: VecDeque::new(),
         };
+        if let Ok((_, catalog)) = decode_catalog(engine.depot.catalog_bytes()) {
+            engine.pauses.are_described_by(&catalog);
+        }
         engine.recall(now);
         engine.commit(now)?;
         engine.act(now)?;
@@ -188,6 +187,7 @@ impl Engine {
     /// [`DepotError`] where not even memory takes a record any more; so for every method here.
     pub fn on_bus(&mut self, event: BusEvent, now: Now) -> Result<(), DepotError> {
         match event {
+            event if self.is_hidden(&event) => {}
             BusEvent::Answered { device, acquired, at, samples } => {
                 if matches!(acquired, Acquired::SinceBoot(_)) {
                     self.depot.mark_unset();
@@ -204,10 +204,7 @@ impl Engine {
             BusEvent::Channels { device, channels } => {
                 self.describe_anew(vec![(device, |known: &mut Device| known.channels = channels)], now)?;
             }
-            BusEvent::Paused { command, device, paused } => {
-                self.paused.push((command, device, paused));
-                self.describe_at_ms = Some(now.boot_ms.saturating_add(DESCRIBE_WAIT_MS));
-            }
+            BusEvent::Paused { command, device, paused } => self.pauses.said((command, device, paused), now),
             BusEvent::HistoryRead { command, outcome } => {
                 self.core.handle(core::Event::CommandEnded(command, outcome), now.boot_ms);
             }
@@ -241,7 +238,7 @@ impl Engine {
             self.core.next_deadline(),
             self.depot.retry_at_ms(),
             self.polls.deadline_ms(),
-            self.describe_at_ms,
+            self.pauses.describe_at_ms(),
             Some(complete),
         ];
         deadlines.into_iter().flatten().min().unwrap_or(complete)
@@ -265,7 +262,7 @@ impl Engine {
         if self.pace.commit_at_ms().is_some_and(|at| at <= now.boot_ms) {
             self.commit(now)?;
         }
-        if self.describe_at_ms.is_some_and(|at| at <= now.boot_ms) {
+        if self.pauses.describe_at_ms().is_some_and(|at| at <= now.boot_ms) {
             self.describe_paused(now)?;
         }
         let late = self.polls.late(now.boot_ms);
@@ -396,18 +393,6 @@ impl Engine {
         Ok(())
     }
 
-    /// Those that were paused or go on are described so, and the collector is told.
-    fn describe_paused(&mut self, now: Now) -> Result<(), DepotError> {
-        self.describe_at_ms = None;
-        let paused = std::mem::take(&mut self.paused);
-        let changes = paused
-            .iter()
-            .map(|&(_, device, paused)| (device, move |known: &mut Device| known.paused = paused));
-        self.describe_anew(changes.collect(), now)?;
-        self.end_polls(paused.into_iter().map(|(command, ..)| command).collect(), &Outcome::Done, now);
-        Ok(())
-    }
-
     /// Devices are other ones from here on: what was told before stays under the catalog that was in force then.
     fn describe_anew(
         &mut self,
@@ -424,7 +409,9 @@ impl Engine {
         if new_hash == hash && *bytes == *self.depot.catalog_bytes() {
             return Ok(());
         }
+        self.account_for_paused(&catalog, now);
         self.commit(now)?;
+        self.pauses.are_described_by(&catalog);
         self.depot.change_catalog(new_hash, bytes, now);
         self.pace.gathered(now.boot_ms);
         self.commit(now)?;

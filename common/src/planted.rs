@@ -112,11 +112,17 @@ pub enum Bug {
     FileKnownTooSoon,
     /// A last line without its end is taken for a whole one.
     HalfLineRead,
+    /// The bus polls a device on that it was told to pause.
+    PolledOn,
+    /// An agent that is started anew is not told any more whom to pause.
+    PauseForgotten,
+    /// The agent says nothing of the slots between the last poll of a device and the catalog that has it paused.
+    PausedUnsaid,
 }
 
 impl Bug {
     /// All of them.
-    pub const ALL: [Self; 53] = [
+    pub const ALL: [Self; 56] = [
         Self::AcknowledgeBeforeCommit,
         Self::SkipFsync,
         Self::TrimOnPuback,
@@ -170,6 +176,9 @@ impl Bug {
         Self::RemovalForgotten,
         Self::FileKnownTooSoon,
         Self::HalfLineRead,
+        Self::PolledOn,
+        Self::PauseForgotten,
+        Self::PausedUnsaid,
     ];
 }
 

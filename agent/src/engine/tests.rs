@@ -2,11 +2,12 @@
 
 use std::sync::Arc;
 
+use gapless_common::catalog::Catalog;
 use gapless_common::id::{AgentId, CatalogHash, ChannelIndex, DeviceId, Incarnation, SiteId};
 use gapless_common::message::{AgentState, Command, CommandBody, Presence};
-use gapless_common::quality::Quality;
-use gapless_common::reading::{Sample, Value};
-use gapless_common::time::Slot;
+use gapless_common::quality::{Cause, Quality};
+use gapless_common::reading::{Misses, Sample, Value};
+use gapless_common::time::{Interval, Slot, SlotGrid};
 use gapless_common::topic::Down;
 use gapless_common::wire::{Message, decode, decode_record, encode};
 
@@ -182,4 +183,75 @@ fn what_was_asked_for_waits_for_no_flush() {
     engine.on_bus(answered(7_100), now(7_100)).unwrap();
     engine.finish_polls(now(7_200)).unwrap();
     assert_eq!(sent(&mut engine), ["data", "reply"]);
+}
+
+/// Of a device that is polled no more each slot is accounted for up to the catalog that says so; of what comes after nothing is told.
+#[test]
+fn a_pause_leaves_no_slot_without_a_cause() {
+    let grid = SlotGrid::every(Interval::from_ms(2_000).unwrap());
+    let mast = Device {
+        id: DeviceId::new("mast").unwrap(),
+        grid,
+        paused: false,
+        channels: Vec::new(),
+        attributes: [].into(),
+    };
+    let (catalog, catalog_bytes) = encode_catalog(&Catalog { devices: vec![mast] });
+    let mut setup = setup();
+    setup.identity = Identity { catalog, catalog_bytes, ..setup.identity };
+    let mut engine = start_as(setup, &MemoryDisk::new());
+    let (device, slot_ms) = (DeviceIndex(0), |slot: i64| u64::try_from(slot * 2_000).unwrap());
+    // The agent began with this slot.
+    let first = grid.first_from(now(0).wall).0;
+    let missed = |slot: i64, cause| BusEvent::Missed(Misses { device, first: Slot(slot), count: 1, cause });
+    let mut say = |event: BusEvent, at_ms: u64| engine.on_bus(event, now(at_ms)).unwrap();
+    say(missed(first, Cause::NoAnswer), slot_ms(1));
+    say(BusEvent::Through { device, slot: Slot(first) }, slot_ms(1));
+    say(BusEvent::Paused { command: 1, device, paused: true }, slot_ms(1) + 100);
+    let described_ms = slot_ms(1) + 5_100;
+    engine.check_deadlines(now(described_ms)).unwrap();
+    // What its bus says now is of slots that are not due.
+    let mut say = |event: BusEvent, at_ms: u64| engine.on_bus(event, now(at_ms)).unwrap();
+    say(missed(first + 4, Cause::Paused), slot_ms(6));
+    say(BusEvent::Through { device, slot: Slot(first + 4) }, slot_ms(6));
+    say(BusEvent::Paused { command: 2, device, paused: false }, slot_ms(20));
+    say(BusEvent::Through { device, slot: Slot(first + 20) }, slot_ms(21));
+    let goes_on_ms = slot_ms(20) + 5_000;
+    engine.check_deadlines(now(goes_on_ms)).unwrap();
+    engine.finish_polls(now(goes_on_ms + 1)).unwrap();
+
+    let (epoch, next) = engine.depot.position();
+    let mut records: Vec<StoredRecord> = Vec::new();
+    // What is read at once is of one catalog.
+    while let from = records.last().map_or(Seq(1), |record| record.seq.next())
+        && from < next
+    {
+        engine.depot.read(epoch, from, ReadLimits { bytes: 1 << 20, records: 100 }, &mut records).unwrap();
+    }
+    let told: Vec<String> = records
+        .iter()
+        .filter_map(|record| match decode_record(&record.bytes).unwrap() {
+            Record::Misses(run) => {
+                Some(format!("{} from {}: {:?}", run.count, run.first.0 - first, run.cause))
+            }
+            Record::Catalog(catalog) => {
+                let (_, described) = decode_catalog(&catalog.bytes).unwrap();
+                Some(if described.devices[0].paused { "paused" } else { "polled" }.to_owned())
+            }
+            Record::Complete(complete) => Some(format!("through {}", complete.through[0].1.0 - first)),
+            _ => None,
+        })
+        .collect();
+    // The catalog is of 7.1 s, and slots begin each second one.
+    let expected = [
+        "polled",
+        "1 from 0: NoAnswer",
+        "through 0",
+        "3 from 1: Paused",
+        "paused",
+        "through 3",
+        "polled",
+        "through 22",
+    ];
+    assert_eq!(told, expected);
 }

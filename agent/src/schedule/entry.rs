@@ -350,7 +350,7 @@ impl Entry {
 
     pub(super) fn pause(&mut self, paused: bool, out: &mut Out) {
         self.flush(out);
-        self.task.paused = paused;
+        self.task.paused = paused && !planted::has(Bug::PolledOn);
         self.tell_pause(out);
     }
 

@@ -5,7 +5,6 @@
 //! and it may still have them to deliver.
 
 use gapless_common::id::CatalogHash;
-use gapless_common::quality::Cause;
 use gapless_common::time::{Slot, Timestamp};
 
 use super::agent::Position;
@@ -123,8 +122,12 @@ impl Ledger {
         since: Option<Timestamp>,
         slots: &mut S,
     ) -> Result<(), S::Error> {
-        let state = self.agents.get(&span.agent).and_then(|a| a.epochs.get(a.chain.get(&at.place)?));
-        let is_another = state.is_some_and(|state| state.link == Some(Cause::StoreReplaced));
+        let is_another = self.agents.get(&span.agent).is_some_and(|agent| {
+            // Epochs that are gone may have been those of which it would be seen.
+            let from = span.proven_at.place.saturating_add(1).min(at.place);
+            let mut since = agent.chain.range(from..=at.place);
+            since.any(|(_, epoch)| agent.epochs.get(epoch).is_some_and(|state| state.link.is_some()))
+        });
         let since = since.map(|since| span.times.first_from(since));
         let (Some(first), Some(begun)) = (since, span.first) else { return Ok(()) };
         let reach_ms = span.times.at(begun).since_ms(span.times.at(first));

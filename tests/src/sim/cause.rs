@@ -21,7 +21,7 @@ const AFTER_TROUBLE_MS: i64 = 15_000;
 /// A clock that is ahead by more than this is not believed in what it declares, in ms.
 const AHEAD_MAX_MS: i64 = 86_400_000;
 /// A clock that drifts is off by one ms in so many, at most.
-const DRIFT_ONE_IN: i64 = 5_000;
+pub(super) const DRIFT_ONE_IN: i64 = 5_000;
 
 impl Case<'_> {
     /// Each slot of a gap has the cause that is told.
@@ -53,7 +53,9 @@ impl Case<'_> {
         let (history, at) = (self.history(), known.grid.at(Slot(slot)));
         let interval_ms = known.open_ms;
         match cause {
-            Cause::Unexplained | Cause::Unreachable | Cause::Parked | Cause::Paused => false,
+            Cause::Unexplained | Cause::Unreachable | Cause::Parked => false,
+            // Its bus does not poll it then; that it was due still is known to the agent alone.
+            Cause::Paused => self.was_paused_in(index, known, slot),
             // A bus that was told to stop says so; whether its process came to its own end is another matter.
             Cause::Stopped => {
                 self.was_down(at, interval_ms, &[Stop::Clean]) || self.bus_said(index, slot, cause)

@@ -7,6 +7,7 @@
 use std::collections::VecDeque;
 
 use gapless_collector::gaps::donate::Donor;
+use gapless_collector::housekeeping::Policy;
 use gapless_collector::ingest::committer::Committer;
 use gapless_collector::ingest::{Inbound, Outbound};
 use gapless_common::id::Commit;
@@ -86,6 +87,8 @@ pub struct Center {
     pub looks_refused: u64,
     /// Whose readings stand in for whose.
     pub(super) donors: Vec<Donor>,
+    /// What it tidies away.
+    pub(super) housekeeping: Policy,
     rng: Rng,
 }
 
@@ -114,6 +117,7 @@ impl Center {
             is_full,
             looks_refused: 0,
             donors: Vec::new(),
+            housekeeping: Policy::default(),
             rng,
         }
     }
@@ -128,6 +132,7 @@ impl Center {
         let Some(database) = self.database.take() else { return };
         let committer = Committer::from_connection(database, self.rng.draw()).expect("its database loads");
         let mut committer = committer.with_policies(policies()).with_donors(self.donors.clone());
+        committer = committer.with_housekeeping(self.housekeeping.clone());
         let now = self.now(at_ms);
         self.starts += 1;
         committer.know_receivers(receivers(), now).expect("memory does not fail");

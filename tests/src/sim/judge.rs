@@ -97,6 +97,8 @@ pub(super) struct Stored {
     pub(super) rows: BTreeMap<(String, i64), (Option<f64>, i64)>,
     /// First slot due, and the last one that is proven.
     due: Option<(i64, Option<i64>)>,
+    /// Slots that are due, as far as they are proven.
+    due_slots: RangeSet,
     /// Slots received.
     received: RangeSet,
     /// Gaps that are not filled.
@@ -277,13 +279,18 @@ impl Case<'_> {
     /// Up to the proof every slot is received or in one gap, as it is in truth; and the proof is of now.
     fn check_slots(&self, index: DeviceIndex, known: &Known, stored: &Stored, findings: &mut Findings) {
         let Some((first, Some(proven))) = stored.due else {
+            if self.was_never_due(index, stored.due) {
+                return;
+            }
             return findings.push(("liveness", format!("{}: nothing was ever proven", known.name)));
         };
         self.check_first(&known.name, known.grid, (first, false), findings);
         self.check_shadow(index, known, stored, findings);
         let mut received = self.slots_stored(index, known, stored);
         stored.lent.whole.iter().for_each(|(first, last)| received.insert(first, last));
-        if let Some(last) = self.last_issued(index).filter(|last| *last > proven.saturating_add(1)) {
+        let is_paused = self.history().paused.since(index).is_some();
+        let answered = self.last_issued(index).filter(|_| !is_paused);
+        if let Some(last) = answered.filter(|last| *last > proven.saturating_add(1)) {
             let what = format!("{}: slot {last} was answered, and the proof ends at {proven}", known.name);
             findings.push(("liveness", what));
         }
@@ -295,7 +302,10 @@ impl Case<'_> {
             told.insert(from, to);
             self.check_cause(index, known, (signed(from), signed(to), cause), findings);
         }
-        for (from, to) in holes(&received, first, proven) {
+        let not_due = holes(&stored.due_slots, first, proven);
+        self.check_not_due(index, known, not_due.iter().flat_map(|(first, last)| *first..=*last), findings);
+        let owed = stored.due_slots.iter().flat_map(|(first, last)| holes(&received, first, last));
+        for (from, to) in owed {
             if let Some((hole, _)) = holes(&told, from, to).first() {
                 let what = format!("{}: slot {hole} was not received, and no gap holds it", known.name);
                 findings.push(("true gaps", what));
@@ -400,6 +410,7 @@ fn load(database: &Connection, known: &Known) -> rusqlite::Result<Stored> {
     load_readings(database, device, &mut stored)?;
     stored.lent = Standing::load(database, known)?;
     stored.due = due(database, device)?;
+    stored.due_slots = due_slots(database, device)?;
     stored.received = received(database, device)?;
     let sql = "SELECT p.first_slot, p.last_slot, p.cause, p.state FROM gaps p JOIN grids g ON g.id = p.grid
         JOIN devices d ON d.id = g.device WHERE d.name = ?1 ORDER BY p.first_slot";
@@ -425,6 +436,22 @@ pub(super) fn due(database: &Connection, device: &str) -> rusqlite::Result<Optio
         let (first, proven): (Option<i64>, Option<i64>) = (r.get(0)?, r.get(1)?);
         Ok(first.map(|first| (first, proven)))
     })
+}
+
+/// The slots of a device that are due, as far as they are proven: where it was paused there are several stretches of them.
+fn due_slots(database: &Connection, device: &str) -> rusqlite::Result<RangeSet> {
+    let mut due = RangeSet::new();
+    let sql = "SELECT s.first_slot, min(s.proven_slot, coalesce(s.last_slot, s.proven_slot)) FROM spans s JOIN grids g ON g.id = s.grid
+        JOIN devices d ON d.id = g.device WHERE d.name = ?1 AND s.first_slot <= s.proven_slot";
+    let mut statement = database.prepare_cached(sql)?;
+    let mut rows = statement.query([device])?;
+    while let Some(row) = rows.next()? {
+        let (first, last): (i64, i64) = (row.get(0)?, row.get(1)?);
+        if first <= last {
+            due.insert(unsigned(first), unsigned(last));
+        }
+    }
+    Ok(due)
 }
 
 /// The slots of a device that its account has as received.

@@ -1,4 +1,4 @@
-//! The collector looks after gaps and jobs, at the rhythm of its shell; and what holds whenever it has committed: no gap of
+//! The collector looks after gaps and jobs and tidies up, at the rhythm of its shell; and what holds whenever it has committed: no gap of
 //! a device with a memory is closed before all of it is there.
 
 use gapless_common::id::Commit;
@@ -20,6 +20,9 @@ impl World {
         let told = self.center.keep(now_ms);
         self.check_gaps();
         self.tell_agents(told);
+        let told = self.center.tidy(now_ms);
+        self.note_ended();
+        self.tell_agents(told);
     }
 
     /// No gap of a device with a memory is closed before all that it held is there.
@@ -35,6 +38,7 @@ impl World {
             return self.kill_center();
         }
         for (topic, payload) in told {
+            self.check_command(&payload);
             let message = (topic, payload, false);
             let sent = self.net.publish(Party::Center, self.center.session, message, self.now_ms);
             self.send(sent);
@@ -49,6 +53,16 @@ impl Center {
         let Some(committer) = self.committer.as_mut() else { return Vec::new() };
         let (asked, polled) = (committer.look_after_gaps(now), committer.look_after_jobs(now));
         let told = [asked, polled].into_iter().flat_map(|told| self.unless_full(told)).collect();
+        self.published(told)
+    }
+
+    /// The same, of what it tidies away.
+    fn tidy(&mut self, at_ms: u64) -> Vec<(String, Vec<u8>)> {
+        let now = self.now(at_ms);
+        let Some(tidied) = self.committer.as_mut().map(|committer| committer.housekeep(now)) else {
+            return Vec::new();
+        };
+        let told = self.unless_full(tidied);
         self.published(told)
     }
 

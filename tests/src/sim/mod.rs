@@ -13,7 +13,7 @@
 //! | `people`, `viewers` | who is told of alerts, and what befalls them; who watches a site |
 //! | `tap`, `oracle`, `judge`, `cause` | what is durable; what is true; what the end must look like; why a gap is one |
 //! | `alerted`, `facts`, `overdue` | what people are told of alerts, whether it is so, and whether it is all |
-//! | `owed` | from when on a device is due |
+//! | `owed`, `agreed` | from when on a device is due; agreements about devices that end, and what holds of it |
 //! | `whole` | an answer is stored as it was told, at its time |
 //! | `recall`, `rest` | the same two of devices that remember |
 //! | `schedule` | where a gap must stand, by its events |
@@ -31,6 +31,7 @@
 //! disk (see `center`), servers, archives and programs of drops, refresh tokens, sled, logger files of agents.
 
 mod abreast;
+pub mod agreed;
 mod alerted;
 pub mod api;
 mod cause;
@@ -175,9 +176,10 @@ fn come_to_rest(world: &mut World) {
             let owed: Vec<_> =
                 world.gateways.iter().map(|g| g.process.as_ref().map(|p| p.engine.depot().owed())).collect();
             let what = format!(
-                "after {patience_ms} ms of good luck {:?} has not answered, and is still owed: {owed:?}; behind: {:?}; asked for: {:?}; alerts: {:?}",
+                "after {patience_ms} ms of good luck {:?} has not answered, and is still owed: {owed:?}; behind: {:?}; not settled: {:?}; asked for: {:?}; alerts: {:?}",
                 silent(world),
                 world.behind(),
+                world.unsettled(),
                 world.center.asks_for(world.now_ms),
                 world.worries()
             );
@@ -228,6 +230,7 @@ fn is_quiet(world: &mut World) -> bool {
         && world.center.is_idle()
         && world.worries().is_empty()
         && world.behind().is_none()
+        && world.unsettled().is_none()
         && !is_asked
         && world.gateways.iter_mut().all(is_idle)
 }
@@ -237,7 +240,9 @@ fn silent(world: &World) -> Option<&str> {
     let gateways = world.gateways.iter().enumerate();
     let mut polled = gateways.flat_map(|(no, gateway)| {
         let all = (0_u16..).map(DeviceIndex).zip(&world.oracle.devices[no]);
-        let polled = all.filter(|(index, _)| gateway.memory(*index).is_none());
+        let polled = all.filter(move |(index, _)| {
+            gateway.memory(*index).is_none() && !world.is_polled_no_more(no, *index)
+        });
         polled.map(move |(index, known)| ((no, index), known.name.as_str()))
     });
     let heard = |device: &(usize, DeviceIndex)| {

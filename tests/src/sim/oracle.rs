@@ -14,6 +14,7 @@ use gapless_common::reading::{Acquired, Misses, Sample, Value};
 use gapless_common::time::{SlotGrid, Timestamp};
 use gapless_common::wire::{self, Message};
 
+use super::agreed::Paused;
 use super::alerted::Alerted;
 use super::clock::truth;
 use super::gateway::Gateway;
@@ -112,6 +113,8 @@ pub struct History {
     pub lives: Vec<Life>,
     /// What its buses polled in vain, or did not poll, and when each was told, in ms of the run.
     pub missed: Vec<(u64, Misses)>,
+    /// Devices that its buses were told to poll no more.
+    pub paused: Paused,
     /// Channels of answers that carry no value: device, channel and instant.
     pub valueless: BTreeMap<(DeviceIndex, ChannelIndex, Timestamp), (Acquired, Quality)>,
     /// When its disk failed, and until when, in ms of the run.
@@ -268,6 +271,12 @@ impl Oracle {
 
     fn note_answer(&mut self, no: usize, gateway: &Gateway, device: DeviceIndex, issued: &Issued) {
         let known = self.devices[no][usize::from(device.0)].clone();
+        if self.histories[no].paused.is_unasked(device) {
+            self.find(
+                "asked no more",
+                format!("{}: polled at {} ms, though paused", known.name, issued.told_ms),
+            );
+        }
         for sample in issued.samples.iter().filter(|sample| !sample.quality.has_value()) {
             let key = (device, sample.channel, issued.at);
             self.histories[no].valueless.insert(key, (issued.acquired, sample.quality));
@@ -319,6 +328,7 @@ impl Oracle {
     /// A process begins.
     pub fn note_start(&mut self, no: usize, gateway: &Gateway, now_ms: u64) {
         self.recall.note_start(no, gateway);
+        self.histories[no].paused.note_start(now_ms);
         let began = (now_ms, gateway.now(now_ms).wall);
         self.histories[no].lives.push(Life {
             generation: gateway.generation,

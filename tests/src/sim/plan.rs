@@ -5,6 +5,7 @@
 use gapless_agent::config::Config;
 use gapless_common::profile::ProfileSet;
 
+use super::agreed::Agreements;
 use super::donor::Donation;
 use super::line::meter;
 use super::logger;
@@ -356,6 +357,8 @@ pub struct Plan {
     pub sourcing: Option<Sourcing>,
     /// Whom another device stands in for, where there is such a one.
     pub donation: Option<Donation>,
+    /// Agreements about its devices, where there are any.
+    pub agreements: Option<Agreements>,
     /// How often the collector looks after gaps and jobs, in ms.
     pub keep_ms: u64,
     /// How often the collector looks after alerts, in ms.
@@ -415,6 +418,7 @@ impl Plan {
         let sourcing = Sourcing::draw(scale, bad_ms, &mut rng.clone().fork(11));
         let lending = Donation::draw((scale, bad_ms), &mut agents, &sourcing, &mut rng.clone().fork(14));
         let (donation, sourcing) = lending.map_or((None, sourcing), |(one, all)| (Some(one), Some(all)));
+        let agreements = Agreements::draw(bad_ms, &agents, &mut rng.clone().fork(17));
         let mut has = |kind: &Mischief| {
             if kind.is_apart() { apart.per_mille(kind.share()) } else { rng.per_mille(kind.share()) }
         };
@@ -437,6 +441,7 @@ impl Plan {
             people,
             sourcing,
             donation,
+            agreements,
             keep_ms,
             alert_ms,
             again_ms,

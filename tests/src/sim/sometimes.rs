@@ -155,11 +155,17 @@ pub enum Rare {
     FileCorrected,
     /// What a file held that was gone before it was read is in a gap.
     FileLost,
+    /// A device was polled no more, as its agreement had ended.
+    Paused,
+    /// It was polled no more once more.
+    PausedAnew,
+    /// It was polled again, as its agreement went on.
+    WentOn,
 }
 
 impl Rare {
     /// All of them.
-    pub const ALL: [Self; 73] = [
+    pub const ALL: [Self; 76] = [
         Self::DuplicateFrame,
         Self::Overtaking,
         Self::TornTail,
@@ -233,6 +239,9 @@ impl Rare {
         Self::FolderBack,
         Self::FileCorrected,
         Self::FileLost,
+        Self::Paused,
+        Self::PausedAnew,
+        Self::WentOn,
     ];
 }
 

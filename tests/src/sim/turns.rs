@@ -37,6 +37,9 @@ impl World {
     /// A bus tells its agent something: the oracle hears it at once, the agent's loop when it can.
     pub(super) fn said(&mut self, no: usize, bus: usize, event: BusEvent) {
         self.oracle.note_event(no, &self.gateways[no], &event, self.now_ms);
+        if let BusEvent::Paused { device, paused, .. } = event {
+            self.note_paused(no, device, paused);
+        }
         if matches!(event, BusEvent::Device { condition: DeviceCondition::SetAside, .. }) {
             self.sometimes.reach(Rare::SetAside);
         }

@@ -234,7 +234,8 @@ impl World {
         let Some(committer) = self.center.committer.as_ref() else { return };
         let gateway = &self.gateways[no];
         let polled = (0_u16..).map(DeviceIndex).zip(&self.oracle.devices[no]);
-        let polled = polled.filter(|(index, _)| gateway.memory(*index).is_none());
+        let polled = polled
+            .filter(|(index, _)| gateway.memory(*index).is_none() && !self.is_polled_no_more(no, *index));
         let late = polled.filter_map(|(_, known)| {
             let newest = newest(committer.connection(), &known.name, now).expect("the database reads")?;
             let age_ms = now.0 - newest;

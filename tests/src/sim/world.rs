@@ -67,6 +67,8 @@ pub enum Event {
     People,
     /// Somebody who watches a site takes its lease again.
     Watch(u64),
+    /// The collector is given another version of its configuration.
+    Agree(usize),
     /// Something happens to the sources of a life of the collector.
     Source(u64, Step),
     /// The next thing that befalls an API that they ask.
@@ -264,6 +266,7 @@ impl World {
             Event::Alerts => self.look_after_alerts(),
             Event::People => self.strike_people(),
             Event::Watch(viewer) => self.watch(viewer),
+            Event::Agree(version) => self.agree(version),
             Event::Source(start, step) => self.step_source(start, step),
             Event::Remote => self.strike_remote(),
             Event::GiveBack(no, utility) => self.give_back(no, utility),
@@ -394,6 +397,7 @@ impl World {
                 sent
             }
             Effect::PollNow { device, .. } => {
+                self.oracle.histories[no].paused.note_poll_asked(device, now_ms);
                 self.command(no, device, BusCommand::PollNow(device));
                 Vec::new()
             }
@@ -541,6 +545,7 @@ impl World {
         }
         for (topic, payload) in turn.answers {
             self.oracle.check_answer(&topic, &payload);
+            self.check_command(&payload);
             let sent = self.net.publish(Party::Center, session, (topic, payload, false), self.now_ms);
             self.send(sent);
         }
