@@ -26,7 +26,7 @@ impl Account {
 
     /// The last slot of a device that was accounted for.
     #[must_use]
-    pub fn told(&self, device: DeviceIndex) -> Option<Slot> {
+    pub fn accounted(&self, device: DeviceIndex) -> Option<Slot> {
         self.through.get(&device).copied()
     }
 

@@ -187,7 +187,7 @@ impl Engine {
     /// [`DepotError`] where not even memory takes a record any more; so for every method here.
     pub fn on_bus(&mut self, event: BusEvent, now: Now) -> Result<(), DepotError> {
         match event {
-            event if self.is_hidden(&event) => {}
+            event if self.is_hidden(&event, now) => {}
             BusEvent::Answered { device, acquired, at, samples } => {
                 if matches!(acquired, Acquired::SinceBoot(_)) {
                     self.depot.mark_unset();

@@ -1,8 +1,9 @@
 //! Devices that are polled no more, or again, by a command of the collector: they are described so a little later, so that many
 //! of them make one catalog. Up to then their slots are due; of those that nobody polls any more it is said why. Of a device
-//! that is described as paused nothing is due, and nothing is told.
+//! that is described as paused nothing is due: that its slots pass is not told, only what was asked for.
 
-use std::collections::BTreeSet;
+use std::collections::btree_map::Entry;
+use std::collections::{BTreeMap, BTreeSet};
 
 use gapless_common::catalog::{Catalog, Device};
 use gapless_common::id::DeviceIndex;
@@ -20,28 +21,32 @@ use crate::event::BusEvent;
 /// Pauses that come within this time of each other make one catalog: where many agreements end at once, each would cost one.
 const DESCRIBE_WAIT_MS: u64 = 5_000;
 
-/// See the module.
-#[derive(Debug, Default)]
+/// What of that is still to be described, and what is.
+#[derive(Debug)]
 pub(super) struct Pauses {
     /// What buses have said, and nobody has described: command, device, and whether it is polled no more.
     said: Vec<(u64, DeviceIndex, bool)>,
     describe_at_ms: Option<u64>,
     /// Devices that the catalog in force has as paused.
     in_force: BTreeSet<DeviceIndex>,
-    /// When the first slots were due, where that was known then.
-    began: Option<Timestamp>,
+    /// Devices that go on, from when on, and the last slot before that: their buses have not told of it yet.
+    went_on: BTreeMap<DeviceIndex, (Timestamp, Slot)>,
+    /// When the agent began.
+    began: Now,
 }
 
 impl Pauses {
     /// Of an agent that begins.
-    pub(super) fn begin(now: Now) -> Self {
-        Self { began: now.wall_set.then_some(now.wall), ..Self::default() }
+    pub(super) fn begin(began: Now) -> Self {
+        let (said, describe_at_ms) = (Vec::new(), None);
+        Self { said, describe_at_ms, in_force: BTreeSet::new(), went_on: BTreeMap::new(), began }
     }
 
     /// A bus polls a device no more, or again.
     pub(super) fn said(&mut self, said: (u64, DeviceIndex, bool), now: Now) {
         self.said.push(said);
-        self.describe_at_ms = Some(now.boot_ms.saturating_add(DESCRIBE_WAIT_MS));
+        let at_ms = now.boot_ms.saturating_add(DESCRIBE_WAIT_MS);
+        self.describe_at_ms.get_or_insert(at_ms);
     }
 
     /// When that is described, on the boot clock.
@@ -55,11 +60,20 @@ impl Pauses {
         self.in_force = devices.filter(|(_, device)| device.paused).map(|(index, _)| index).collect();
     }
 
-    /// Whether an event speaks of slots that are not due.
-    pub(super) fn hides(&self, event: &BusEvent) -> bool {
+    /// Whether an event speaks of slots that are not due, of a device that is described as paused or has gone on since.
+    fn hides(&mut self, event: &BusEvent, now: Now) -> bool {
         match event {
-            BusEvent::Missed(Misses { device, cause: Cause::Paused, .. })
-            | BusEvent::Through { device, .. } => self.in_force.contains(device),
+            BusEvent::Missed(Misses { device, cause: Cause::Paused, .. }) => self.in_force.contains(device),
+            BusEvent::Through { device, slot } => {
+                // A clock that was set back takes slots back.
+                let is_over = |(since, last): &mut (Timestamp, Slot)| *slot >= *last || now.wall < *since;
+                if let Entry::Occupied(mut entry) = self.went_on.entry(*device)
+                    && is_over(entry.get_mut())
+                {
+                    entry.remove();
+                }
+                self.in_force.contains(device) || self.went_on.contains_key(device)
+            }
             _ => false,
         }
     }
@@ -89,22 +103,27 @@ impl Engine {
                     self.miss_open(index, device.grid, now);
                 }
             } else if was_paused && !device.paused && now.wall_set {
-                self.account.through(index, last_due(device.grid, now));
+                let last = last_before(device.grid, now);
+                self.account.through(index, last);
+                self.pauses.went_on.insert(index, (now.wall, last));
             }
         }
     }
 
-    /// Whether an event speaks of slots that are not due, as a catalog on the disk says already.
-    pub(super) fn is_hidden(&self, event: &BusEvent) -> bool {
-        self.depot.failure().is_none() && self.pauses.hides(event)
+    /// Whether an event says nothing that the collector is to know. While the disk has failed all is told: the catalog that says that
+    /// nothing is due may be in memory alone.
+    pub(super) fn is_hidden(&mut self, event: &BusEvent, now: Now) -> bool {
+        self.pauses.hides(event, now) && self.depot.failure().is_none()
     }
 
     /// The slots of a device up to now of which its bus has not said anything: it does not poll them any more.
     fn miss_open(&mut self, device: DeviceIndex, grid: SlotGrid, now: Now) {
-        let before_first = || self.pauses.began.map(|began| grid.first_from(began).plus(-1));
-        let through = self.account.told(device).or_else(before_first);
-        let Some(through) = through.filter(|_| now.wall_set) else { return };
-        let last = last_due(grid, now);
+        if !now.wall_set {
+            return;
+        }
+        let before_first = || grid.first_from(now.instant_of(self.pauses.began)).plus(-1);
+        let through = self.account.accounted(device).unwrap_or_else(before_first);
+        let last = last_before(grid, now);
         let count = last.0.saturating_sub(through.0);
         if let Some(count) = u32::try_from(count).ok().filter(|count| *count > 0) {
             let missed = Misses { device, first: through.plus(1), count, cause: Cause::Paused };
@@ -114,7 +133,7 @@ impl Engine {
     }
 }
 
-/// The last slot that a catalog has due that ends now.
-fn last_due(grid: SlotGrid, now: Now) -> Slot {
+/// The last slot that begins before now: where a catalog ends now it is the last one that this has due.
+fn last_before(grid: SlotGrid, now: Now) -> Slot {
     grid.first_from(now.wall).plus(-1)
 }

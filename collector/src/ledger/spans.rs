@@ -5,6 +5,7 @@
 //! and it may still have them to deliver.
 
 use gapless_common::id::CatalogHash;
+use gapless_common::quality::Cause;
 use gapless_common::time::{Slot, Timestamp};
 
 use super::agent::Position;
@@ -15,6 +16,9 @@ use super::{AgentNo, Came, DeviceNo, Due, EpochState, GridNo, Ledger, Slots, Spa
 /// How far before what is known of a device an older store is believed to reach, in ms: a clock that begins in the year 2000
 /// says more.
 const OLDER_MS_MAX: i64 = 400 * 86_400_000;
+
+/// The same where it is not sure that it is another store, and not a clock that was set back.
+const UNSURE_MS_MAX: i64 = 86_400_000;
 
 /// At its begin an agent accounts for the slot before the first one it owes, which is open then, and the one before that.
 const OPEN_AT_BEGIN: i64 = 2;
@@ -113,8 +117,8 @@ impl Ledger {
     }
 
     /// A store that took the place of another one may be an older one that was put back into the gateway: what its device was
-    /// due for before the newer one began is owed as well. Where it follows the one before it, its clock was set back,
-    /// and it says nothing of an earlier time.
+    /// due for before the newer one began is owed as well. Where each epoch since then follows the one before it, its clock was set
+    /// back, and it says nothing of an earlier time.
     fn owe_before<S: Slots>(
         &mut self,
         at: Position,
@@ -122,17 +126,21 @@ impl Ledger {
         since: Option<Timestamp>,
         slots: &mut S,
     ) -> Result<(), S::Error> {
-        let is_another = self.agents.get(&span.agent).is_some_and(|agent| {
-            // Epochs that are gone may have been those of which it would be seen.
-            let from = span.proven_at.place.saturating_add(1).min(at.place);
-            let mut since = agent.chain.range(from..=at.place);
-            since.any(|(_, epoch)| agent.epochs.get(epoch).is_some_and(|state| state.link.is_some()))
-        });
+        let agent = self.agents.get(&span.agent);
+        let link = |place: usize| agent.and_then(|a| a.epochs.get(a.chain.get(&place)?)?.link);
+        let is_another = link(at.place) == Some(Cause::StoreReplaced);
+        // Epochs between that are gone may have been those of which it would be seen.
+        let may_be_another = (span.proven_at.place + 1..=at.place).any(|place| link(place).is_some());
         let since = since.map(|since| span.times.first_from(since));
         let (Some(first), Some(begun)) = (since, span.first) else { return Ok(()) };
         let reach_ms = span.times.at(begun).since_ms(span.times.at(first));
         let last = begun.plus(-1);
-        if !is_another || !(1..=OLDER_MS_MAX).contains(&reach_ms) || self.owes_until(&span, last) {
+        let most_ms = match (is_another, may_be_another) {
+            (true, _) => OLDER_MS_MAX,
+            (false, true) => UNSURE_MS_MAX,
+            (false, false) => 0,
+        };
+        if !(1..=most_ms).contains(&reach_ms) || self.owes_until(&span, last) {
             return Ok(());
         }
         // It may say so again once all of it is proven; what has come by itself is not yet.

@@ -27,9 +27,9 @@ use super::world::{Event, World};
 const ONE_IN: u64 = 4;
 /// When an agreement ends that does not end in the run, in ms of it.
 const LATE_MS: i64 = 400 * 86_400_000;
-/// A poll that was asked for may be under way for so long, in ms, when its device is paused.
+/// A poll that was asked for is answered within this time, in ms, where it is.
 const ASKED_MS: u64 = 60_000;
-/// That a device goes on is described so soon, in ms: see `engine`.
+/// That a device goes on is described so soon, in ms, where the agent's loop turns: see `engine`.
 const DESCRIBED_MS: u64 = 6_000;
 /// What is dated by a clock that drifts may be off by so much, in ms.
 const LOOSE_MS: i64 = 1_000;
@@ -91,8 +91,6 @@ pub struct Pause {
 #[derive(Debug, Clone, Default)]
 pub struct Paused {
     pauses: Vec<Pause>,
-    /// When the collector took their agreement for ended: an agent that was not told yet may have owed slots that nobody heard of.
-    ended: Vec<Pause>,
     /// Polls that were asked for, and when.
     asked: Vec<(DeviceIndex, u64)>,
 }
@@ -101,11 +99,6 @@ impl Paused {
     /// Its bus says that a device is paused, or is not.
     pub(super) fn note(&mut self, device: DeviceIndex, is_paused: bool, now_ms: u64) {
         note(&mut self.pauses, device, is_paused, now_ms);
-    }
-
-    /// The collector takes the agreement of a device for ended, or does not.
-    fn note_ended(&mut self, device: DeviceIndex, is_ended: bool, now_ms: u64) {
-        note(&mut self.ended, device, is_ended, now_ms);
     }
 
     /// An agent begins: it knows nothing of what the one before was told.
@@ -126,11 +119,10 @@ impl Paused {
         open.next().map(|pause| pause.from_ms)
     }
 
-    /// Whether nobody asked for the poll of a device that is paused.
-    pub(super) fn is_unasked(&self, device: DeviceIndex) -> bool {
-        let was_asked =
-            |from_ms: u64| self.asked.iter().any(|&(of, at_ms)| of == device && at_ms + ASKED_MS >= from_ms);
-        self.since(device).is_some_and(|from_ms| !was_asked(from_ms))
+    /// Whether nobody asked for the poll of a device that is paused and was answered at that time.
+    pub(super) fn is_unasked(&self, device: DeviceIndex, told_ms: u64) -> bool {
+        let is_its_own = |&(of, at_ms): &(DeviceIndex, u64)| of == device && told_ms <= at_ms + ASKED_MS;
+        self.since(device).is_some() && !self.asked.iter().any(is_its_own)
     }
 
     /// Whether a device was ever paused.
@@ -190,17 +182,6 @@ impl World {
         };
         paused.note(device, is_paused, self.now_ms);
         rare.into_iter().for_each(|rare| self.sometimes.reach(rare));
-    }
-
-    /// Whose agreement the collector takes for ended.
-    pub(super) fn note_ended(&mut self) {
-        let (Some(agreements), Some(committer)) = (&self.plan.agreements, &self.center.committer) else {
-            return;
-        };
-        for (no, index, path) in &agreements.devices {
-            let is_ended = is_ended(committer.connection(), name_of(path)).expect("the database reads");
-            self.oracle.histories[*no].paused.note_ended(*index, is_ended, self.now_ms);
-        }
     }
 
     /// Whoever is asked no more is asked for nothing.
@@ -272,9 +253,10 @@ fn is_due(database: &Connection, device: &str) -> rusqlite::Result<bool> {
 }
 
 impl Case<'_> {
-    /// Whether a device was paused before a slot of it was due.
-    pub(super) fn was_never_due(&self, index: DeviceIndex, due: Option<(i64, Option<i64>)>) -> bool {
-        due.is_some() && self.history().paused.since(index).is_some()
+    /// The last slot that was answered of those that were wanted.
+    pub(super) fn last_wanted(&self, index: DeviceIndex, known: &Known) -> Option<i64> {
+        let answered = self.slots_issued(index).filter(|_| !self.history().has_odd_clock);
+        answered.filter(|slot| !self.was_not_wanted(index, known, *slot)).max()
     }
 
     /// Slots between the first one and the proof that are not due: the device was paused then.
@@ -292,13 +274,10 @@ impl Case<'_> {
         }
     }
 
-    /// Whether a device was paused as a slot began, or went on so lately that its catalog did not say so yet; or the collector
-    /// wanted nothing of it then.
+    /// Whether a device was paused as a slot began, or went on so lately that its catalog did not say so yet, or never did.
     fn was_not_wanted(&self, index: DeviceIndex, known: &Known, slot: i64) -> bool {
         let around = self.around(known, slot, 0);
-        was_between(&self.history().paused.ended, index, around)
-            || self.was_paused(index, around)
-            || self.went_on_unheard(index, around.1)
+        self.was_paused(index, around) || self.went_on_unheard(index, around.1)
     }
 
     /// Whether a device went on before that instant, and the catalog that said so was lost with its agent, or with a database.

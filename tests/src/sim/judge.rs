@@ -279,7 +279,8 @@ impl Case<'_> {
     /// Up to the proof every slot is received or in one gap, as it is in truth; and the proof is of now.
     fn check_slots(&self, index: DeviceIndex, known: &Known, stored: &Stored, findings: &mut Findings) {
         let Some((first, Some(proven))) = stored.due else {
-            if self.was_never_due(index, stored.due) {
+            let is_paused = self.history().paused.since(index).is_some();
+            if stored.due.is_some() && is_paused && self.last_wanted(index, known).is_none() {
                 return;
             }
             return findings.push(("liveness", format!("{}: nothing was ever proven", known.name)));
@@ -288,9 +289,7 @@ impl Case<'_> {
         self.check_shadow(index, known, stored, findings);
         let mut received = self.slots_stored(index, known, stored);
         stored.lent.whole.iter().for_each(|(first, last)| received.insert(first, last));
-        let is_paused = self.history().paused.since(index).is_some();
-        let answered = self.last_issued(index).filter(|_| !is_paused);
-        if let Some(last) = answered.filter(|last| *last > proven.saturating_add(1)) {
+        if let Some(last) = self.last_wanted(index, known).filter(|last| *last > proven.saturating_add(1)) {
             let what = format!("{}: slot {last} was answered, and the proof ends at {proven}", known.name);
             findings.push(("liveness", what));
         }
@@ -359,15 +358,13 @@ impl Case<'_> {
             || !self.oracle.rolled_back.is_empty()
     }
 
-    /// The last slot that was answered; none where the clock was ever odd, and slots are no measure of time.
-    fn last_issued(&self, index: DeviceIndex) -> Option<i64> {
+    /// The slots that were answered.
+    pub(super) fn slots_issued(&self, index: DeviceIndex) -> impl Iterator<Item = i64> {
         let range = (self.no, index, 0, i64::MIN)..=(self.no, index, u8::MAX, i64::MAX);
-        let slots =
-            self.oracle.issued.range::<AnswerKey, _>(range).filter_map(|(_, issued)| match issued.acquired {
-                Acquired::InSlot(slot) | Acquired::Recorded(slot) => Some(slot.0),
-                Acquired::SinceBoot(_) => None,
-            });
-        slots.max().filter(|_| !self.history().has_odd_clock)
+        self.oracle.issued.range::<AnswerKey, _>(range).filter_map(|(_, issued)| match issued.acquired {
+            Acquired::InSlot(slot) | Acquired::Recorded(slot) => Some(slot.0),
+            Acquired::SinceBoot(_) => None,
+        })
     }
 
     /// Slots of which a reading is stored.

@@ -21,7 +21,6 @@ impl World {
         self.check_gaps();
         self.tell_agents(told);
         let told = self.center.tidy(now_ms);
-        self.note_ended();
         self.tell_agents(told);
     }
 

@@ -271,7 +271,7 @@ impl Oracle {
 
     fn note_answer(&mut self, no: usize, gateway: &Gateway, device: DeviceIndex, issued: &Issued) {
         let known = self.devices[no][usize::from(device.0)].clone();
-        if self.histories[no].paused.is_unasked(device) {
+        if self.histories[no].paused.is_unasked(device, issued.told_ms) {
             self.find(
                 "asked no more",
                 format!("{}: polled at {} ms, though paused", known.name, issued.told_ms),

@@ -293,10 +293,16 @@ impl Case<'_> {
         let is_early = (gap.last + 1) * interval_ms > looked;
         match gap.wrong(past, policy, looked) {
             Some(Wrong::NeverAsked | Wrong::Overdue) if is_early => None,
-            // Consent was given anew, or its meter listed again, by such a clock: it is asked for when that instant has come.
+            // Consent was given anew by such a clock: it is asked for when that instant has come.
             Some(Wrong::NeverAsked | Wrong::Overdue | Wrong::Due(_))
+                if is_set && self.refused_at().is_some() && gap.next_at.is_some_and(|at| at > looked) =>
+            {
+                None
+            }
+            // So it is where its meter was listed again by one.
+            Some(Wrong::NeverAsked)
                 if is_set
-                    && (self.refused_at().is_some() || self.described.listing.is_some())
+                    && self.described.listing.is_some()
                     && gap.next_at.is_some_and(|at| at > looked) =>
             {
                 None
