@@ -118,11 +118,15 @@ pub enum Bug {
     PauseForgotten,
     /// The agent says nothing of the slots between the last poll of a device and the catalog that has it paused.
     PausedUnsaid,
+    /// A file that could not be read is not tried again.
+    FileGivenUp,
+    /// A folder that is not mounted is taken for an empty one.
+    EmptyBelieved,
 }
 
 impl Bug {
     /// All of them.
-    pub const ALL: [Self; 56] = [
+    pub const ALL: [Self; 58] = [
         Self::AcknowledgeBeforeCommit,
         Self::SkipFsync,
         Self::TrimOnPuback,
@@ -179,6 +183,8 @@ impl Bug {
         Self::PolledOn,
         Self::PauseForgotten,
         Self::PausedUnsaid,
+        Self::FileGivenUp,
+        Self::EmptyBelieved,
     ];
 }
 

@@ -13,6 +13,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use gapless_common::files::tail::{Mark, Stat};
+use gapless_common::planted::{self, Bug};
 use gapless_common::time::Timestamp;
 
 use super::form::LastLine;
@@ -163,7 +164,11 @@ impl Files {
         now: Duration,
         cut: impl FnOnce() -> Cut,
     ) -> Result<Vec<Box<str>>, String> {
-        if seen.files.is_empty() && seen.hidden.is_empty() && (self.held_some || !self.known.is_empty()) {
+        if seen.files.is_empty()
+            && seen.hidden.is_empty()
+            && (self.held_some || !self.known.is_empty())
+            && !planted::has(Bug::EmptyBelieved)
+        {
             return Err("it holds no file any more, and held some: is the share mounted?".to_owned());
         }
         self.held_some = false;
