@@ -21,6 +21,8 @@ fn main() -> ExitCode {
     };
     if let Some(seed) = number("--seed") {
         tell();
+        #[cfg(feature = "planted")]
+        gapless_common::planted::plant(named(&words).first().copied());
         return show(seed, scale);
     }
     #[cfg(feature = "planted")]
@@ -72,10 +74,8 @@ fn show(seed: u64, scale: Scale) -> ExitCode {
 /// Each planted bug, or those that are named, and what caught it.
 #[cfg(feature = "planted")]
 fn hunt(words: &[String]) -> ExitCode {
-    let all = gapless_common::planted::Bug::ALL;
-    let is_named = |bug: &_| words.contains(&format!("{bug:?}"));
-    let named: Vec<_> = all.into_iter().filter(is_named).collect();
-    let bugs = if named.is_empty() { &all[..] } else { &named };
+    let named = named(words);
+    let bugs = if named.is_empty() { &gapless_common::planted::Bug::ALL[..] } else { &named };
     let caught = gapless_tests::sim::series::hunt(bugs, 100);
     for one in &caught {
         match &one.by {
@@ -86,4 +86,11 @@ fn hunt(words: &[String]) -> ExitCode {
         }
     }
     if caught.iter().all(|one| one.by.is_some()) { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+/// The planted bugs that are named.
+#[cfg(feature = "planted")]
+fn named(words: &[String]) -> Vec<gapless_common::planted::Bug> {
+    let is_named = |bug: &_| words.contains(&format!("{bug:?}"));
+    gapless_common::planted::Bug::ALL.into_iter().filter(is_named).collect()
 }
