@@ -21,6 +21,8 @@ use crate::store::model::{DropChanges, DropRow};
 const PART_ROWS: usize = 5_000;
 /// What is wrong with one file is told so often; the rest is counted.
 const TOLD_MAX: usize = 10;
+/// What is said of a file that was listed, and then was not there.
+const GONE: &str = "it went before it was read";
 /// Rows that cannot be read and are not accounted for yet, at most; the slots of others are missing as not recorded.
 const SPOILT_MAX: usize = 1_000;
 
@@ -81,6 +83,13 @@ struct Look {
     complaints: Complaints,
     /// Before that there may be rows where it could not look.
     unseen_until: Option<Timestamp>,
+}
+
+impl Look {
+    /// A file that was written last then was not seen as it was listed.
+    fn unseen(&mut self, written_at: Option<Timestamp>) {
+        self.unseen_until = self.unseen_until.max(written_at.map(|at| at.plus_ms(1)));
+    }
 }
 
 /// What is wrong, as it is said to people.
@@ -201,6 +210,9 @@ impl DropDevice {
                 look.open = Some(open);
             }
             Ok(None) => {
+                if open.is_short {
+                    look.unseen(self.files.written_at(&open.name));
+                }
                 if let Some(bad) = open.waiting.filter(|_| self.files.waits(&open.name)) {
                     look.complaints.add(source, &open.name, bad.line, &bad.why);
                 }
@@ -216,6 +228,8 @@ impl DropDevice {
         let why = match trouble {
             Trouble::Place(_) => return Err(trouble),
             Trouble::Gone => {
+                // What was new in it may be there yet, under another name.
+                look.unseen(self.files.written_at(name));
                 self.files.gone(name);
                 return Ok(());
             }
@@ -283,8 +297,12 @@ impl DropDevice {
         for file in files {
             complaints.of_file = 0;
             match self.read_all(&file, &mut each) {
-                Ok(()) | Err(Trouble::Gone) => {}
+                Ok(()) => {}
                 Err(trouble @ Trouble::Place(_)) => return Err(self.failure(trouble)),
+                Err(Trouble::Gone) => {
+                    is_unread = true;
+                    complaints.add(&self.settings.source, &file.name, None, GONE);
+                }
                 Err(Trouble::Unread(why)) => {
                     is_unread = true;
                     complaints.add(&self.settings.source, &file.name, None, &why);
@@ -391,6 +409,11 @@ impl Fetch for DropDevice {
 
     fn fetch(&mut self, from: Timestamp, to: Timestamp) -> Result<Parsed, Failure> {
         let listing = self.list()?;
+        let is_mounted = self.files.is_mounted(&listing);
+        is_mounted.map_err(|why| {
+            self.place.rest();
+            self.failure(Trouble::Place(why))
+        })?;
         let files = self.files.holding(&listing, self.age(), (from, to));
         let mut rows = BTreeMap::new();
         let mut doubled = 0;

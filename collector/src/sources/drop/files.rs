@@ -131,7 +131,7 @@ pub(super) struct Holding {
 #[derive(Debug, Default)]
 pub(super) struct Files {
     known: BTreeMap<Box<str>, File>,
-    /// There were files before the first look.
+    /// There were files before the first look, or one that went before it was read.
     held_some: bool,
     /// Nothing at all was listed yet in this process.
     cut: Option<Cut>,
@@ -153,6 +153,18 @@ impl Files {
         self.held_some = true;
     }
 
+    /// Whether it can be believed what is there: a folder that is not mounted is an empty one.
+    ///
+    /// # Errors
+    /// Nothing is there where something was.
+    pub(super) fn is_mounted(&self, seen: &Listing) -> Result<(), String> {
+        let is_empty = seen.files.is_empty() && seen.hidden.is_empty();
+        if is_empty && (self.held_some || !self.known.is_empty()) && !planted::has(Bug::EmptyBelieved) {
+            return Err("it holds no file any more, and held some: is the share mounted?".to_owned());
+        }
+        Ok(())
+    }
+
     /// What is there now; which of them are to be read, those first that were written first. At the first look of all only
     /// what `cut` wants is of interest.
     ///
@@ -164,13 +176,7 @@ impl Files {
         now: Duration,
         cut: impl FnOnce() -> Cut,
     ) -> Result<Vec<Box<str>>, String> {
-        if seen.files.is_empty()
-            && seen.hidden.is_empty()
-            && (self.held_some || !self.known.is_empty())
-            && !planted::has(Bug::EmptyBelieved)
-        {
-            return Err("it holds no file any more, and held some: is the share mounted?".to_owned());
-        }
+        self.is_mounted(seen)?;
         self.held_some = false;
         let is_first = self.cut.is_none();
         let cut = self.cut.get_or_insert_with(cut);
@@ -269,10 +275,16 @@ impl Files {
         }
     }
 
-    /// It is not there any more.
+    /// It is not there any more, though a moment ago it was: with it all of them may be gone.
     pub(super) fn gone(&mut self, name: &str) {
         self.known.remove(name);
         self.unwritten.insert(name.into());
+        self.held_some = true;
+    }
+
+    /// When it was written last, as far as it was seen: no row in it is of a later instant.
+    pub(super) fn written_at(&self, name: &str) -> Option<Timestamp> {
+        self.known.get(name).map(|file| Timestamp(file.stat.modified_ms))
     }
 
     /// A look is over: the places in files that are not expected to grow are forgotten.
@@ -535,7 +547,9 @@ mod tests {
                 .contains("is the share mounted?")
         );
         files.gone("a");
-        assert_eq!(files.listed(&seen(&[]), Duration::ZERO, Cut::default), Ok(Vec::new()));
+        let went = files.listed(&seen(&[]), Duration::ZERO, Cut::default);
+        assert!(went.is_err(), "it may have gone with all others");
+        files = Files::default();
         // They were there when it was asked how far back there is anything, and not looked at.
         files.holds_some();
         let look = |files: &mut Files| files.listed(&seen(&[]), Duration::ZERO, Cut::default);

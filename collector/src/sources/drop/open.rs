@@ -29,6 +29,8 @@ pub(super) struct Open {
     pub(super) reader: Option<Reader>,
     /// A line without its end stands behind that.
     pub(super) has_half: bool,
+    /// It is shorter than it was as it was listed: what is missing of it may be in another file by now.
+    pub(super) is_short: bool,
     /// It waits although its file rests, as it is said to people.
     pub(super) waiting: Option<Bad>,
     /// What to do with such a line.
@@ -83,7 +85,7 @@ impl Open {
             }
         };
         let (name, span, reader, has_half, waiting) = (name.into(), None, None, false, None);
-        Ok(Self { name, cut, span, reader, has_half, waiting, half, size, texts })
+        Ok(Self { name, cut, span, reader, has_half, is_short: false, waiting, half, size, texts })
     }
 
     /// Reads on; nothing where all of it was read.
@@ -122,6 +124,7 @@ impl Open {
         if !more && text.bytes.is_none() {
             self.has_half = text.reader.has_half(bytes);
             let end = offset.saturating_add(u64::try_from(bytes.len()).unwrap_or(u64::MAX));
+            self.is_short = end < self.size;
             // What has come since it was listed may be half of what comes.
             let half = if self.has_half && end == self.size { self.half } else { Half::Leave };
             let half = if planted::has(Bug::HalfLineRead) { Half::Read } else { half };

@@ -25,6 +25,8 @@ struct Lying {
     unreadable: Vec<&'static str>,
     hidden: BTreeMap<Box<str>, String>,
     left_out: u64,
+    /// What happens right after the next look.
+    after_look: Option<fn(&mut Self)>,
 }
 
 impl Shelf {
@@ -42,13 +44,17 @@ impl Shelf {
 
 impl Place for Shelf {
     fn list(&mut self, _: &str) -> Result<Listing, Trouble> {
-        let lying = self.0.lock().unwrap();
+        let mut lying = self.0.lock().unwrap();
         let stat = |(bytes, ms): &(Vec<u8>, i64)| {
             let size = u64::try_from(bytes.len()).unwrap();
             Stat { identity: (0, 0), size, modified_ms: *ms, modified_ns: 0 }
         };
         let files = lying.files.iter().map(|(name, file)| (Box::from(*name), stat(file))).collect();
-        Ok(Listing { files, left_out: lying.left_out, hidden: lying.hidden.clone() })
+        let listing = Listing { files, left_out: lying.left_out, hidden: lying.hidden.clone() };
+        if let Some(change) = lying.after_look.take() {
+            change(&mut lying);
+        }
+        Ok(listing)
     }
 
     fn read(&mut self, name: &str, offset: u64, len: usize) -> Result<Vec<u8>, Trouble> {
@@ -583,4 +589,55 @@ fn a_share_that_is_mounted_anew_holds_the_same_files() {
         assert_eq!(look_from(&mut device, minute(0), now).0.len(), again, "{identity:?}");
         let _ = kept.take(&mut device);
     }
+}
+
+/// What a file that goes, or is cut short, right after a look leaves of what was new in it.
+#[test]
+fn what_goes_between_a_look_and_a_read_was_not_seen() {
+    type Change = fn(&mut Lying);
+    let renamed: Change = |lying| {
+        let file = lying.files.remove("a").unwrap();
+        lying.files.insert("old", file);
+    };
+    let rows: [(&str, Change, Cause); 4] = [
+        ("nothing", |_| (), Cause::NotRecorded),
+        ("it is called otherwise", renamed, Cause::NotConnected),
+        ("it is begun anew", |lying| lying.files.get_mut("a").unwrap().0.truncate(4), Cause::NotConnected),
+        ("all is gone", |lying| lying.files.clear(), Cause::NotConnected),
+    ];
+    for (what, change, cause) in rows {
+        let shelf = Shelf::default();
+        let mut device = device(&shelf, None);
+        shelf.put("a", text(0..3));
+        assert_eq!(look(&mut device, Duration::ZERO).0, self::rows(0..3));
+        shelf.put("a", text(0..5));
+        shelf.change(|lying| lying.after_look = Some(change));
+        let end = device.news_at(Timestamp(0), Duration::ZERO).unwrap().end.unwrap();
+        assert_eq!(end.cause(minute(4)), cause, "{what}");
+        if what == "all is gone" {
+            let told = device.news_at(Timestamp(0), Duration::ZERO).unwrap_err().to_string();
+            assert!(told.contains("is the share mounted?"), "{told}");
+        }
+    }
+}
+
+#[test]
+fn nothing_is_asked_in_vain_of_a_share_that_is_not_mounted_nor_of_a_file_that_goes() {
+    let shelf = Shelf::default();
+    let mut device = device(&shelf, None);
+    shelf.put("a", text(0..3));
+    shelf.put("b", text(3..6));
+    let goes: fn(&mut Lying) = |lying| drop(lying.files.remove("a"));
+    shelf.change(|lying| lying.after_look = Some(goes));
+    let told = device.oldest(NOW).unwrap_err().to_string();
+    assert!(told.contains("it went before it was read"), "how far back there is anything: {told}");
+    shelf.put("a", text(0..3));
+    assert_eq!(device.oldest(NOW), Ok(minute(0)));
+    look(&mut device, Duration::ZERO);
+    shelf.change(|lying| lying.after_look = Some(goes));
+    let parsed = device.fetch(minute(0), minute(9)).unwrap();
+    assert!(parsed.rows.len() == 3 && parsed.trouble.unwrap().contains("it went before it was read"));
+    shelf.change(|lying| lying.files.clear());
+    let told = device.fetch(minute(0), minute(9)).unwrap_err().to_string();
+    assert!(told.contains("is the share mounted?"), "{told}");
 }
