@@ -20,7 +20,7 @@
 //! | `source`, `described`, `remote` | the collector's own sources and their turns; how they are described; what they stand on |
 //! | `api`, `setback` | the APIs that they ask, and what befalls those |
 //! | `donor`, `lent` | whom another device stands in for; what holds of what is lent |
-//! | `sourced`, `supplied` | what holds of both as they go, and in the end |
+//! | `sourced`, `supplied`, `slots` | what holds of both as they go, and in the end; whether each slot is accounted for |
 //! | `kept` | what the database must have of them |
 //! | `folder`, `dropped` | a folder of files that a logger writes, and what befalls it; what holds of it |
 //! | `listing`, `listed` | lists of devices that APIs have; what holds of whom they name |
@@ -73,6 +73,7 @@ pub mod rng;
 mod schedule;
 pub mod series;
 mod setback;
+mod slots;
 pub mod sometimes;
 pub mod source;
 mod sourced;

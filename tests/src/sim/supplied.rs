@@ -4,26 +4,25 @@
 
 use std::collections::BTreeMap;
 
-use gapless_common::ranges::RangeSet;
 use gapless_common::time::Timestamp;
 use rusqlite::Connection;
 
 use super::clock::{signed, truth};
 use super::described::{Described, SITE};
 use super::folder::DEVICE;
-use super::judge::{Findings, differing, holes, overlap, received, unsigned};
+use super::judge::Findings;
 use super::kept::Told;
 use super::mishap::policies;
 use super::plan::Mischief;
 use super::remote::Call;
-use super::rest::FILLED;
-use super::schedule::{ASKED, FAILED, Gap, NO_DATA, OPENED, REOPENED, Wrong, gaps, past};
+use super::schedule::{ASKED, FAILED, Gap, NO_DATA, OPENED, REOPENED, Wrong};
+use super::slots::{Slots, Span, spans};
 use super::source::Sourcing;
 use super::sourced::{PROVEN_INTERVALS, PROVEN_MS, Watch, account};
 use super::world::World;
 
 /// How far a device's schedule may be behind at the end, in ms: as long as the collector may take to look.
-const LOOKED_MS: i64 = 60_000;
+pub(super) const LOOKED_MS: i64 = 60_000;
 
 /// Everything, in the end.
 pub(super) fn judge(world: &World, findings: &mut Findings) {
@@ -124,9 +123,6 @@ fn check_rates(world: &World, plan: &Sourcing, calls: &[Call], findings: &mut Fi
 /// So many failures in a row are an attempt.
 const FAILURES_MAX: usize = 12;
 
-/// First, last and proven slot of a time in which a device is due.
-type Span = (Option<i64>, Option<i64>, Option<i64>);
-
 /// A device of a source, to be judged.
 struct Case<'a> {
     world: &'a World,
@@ -175,46 +171,9 @@ impl Case<'_> {
     /// Up to the proof each slot that is due is stored or in one gap.
     fn check_slots(&self, database: &Connection, findings: &mut Findings) -> rusqlite::Result<()> {
         let (name, interval_ms) = (self.described.device(self.utility), self.described.interval_ms);
-        let there = self.there(&name);
-        let account = received(database, &name)?;
-        let sql = "SELECT p.first_slot, p.last_slot, p.proven_slot FROM spans p JOIN grids g ON g.id = p.grid
-            JOIN devices d ON d.id = g.device WHERE d.name = ?1 ORDER BY p.first_slot";
-        let mut statement = database.prepare(sql)?;
-        let spans = statement.query_map([&name], |r| Ok((r.get(0)?, r.get(1)?, r.get(2)?)))?;
-        let spans: Vec<Span> = spans.collect::<rusqlite::Result<_>>()?;
-        let gaps = gaps(database, &name)?;
-        let mut told = RangeSet::new();
-        for gap in gaps.iter().filter(|gap| gap.state != FILLED) {
-            told.insert(unsigned(gap.first), unsigned(gap.last));
-            let past = past(database, gap.id, i64::MAX)?;
-            if let Some(what) = self.off_schedule(gap, &past) {
-                findings.push(("schedule", format!("{name}: {gap:?}: {what}: {past:?}")));
-            }
-            if let Some(slot) = self.untrue(gap) {
-                let what = format!("{name}: {gap:?}: nobody told that of slot {slot}");
-                findings.push(("true causes", what));
-            }
-        }
-        if let Some(slot) = told.iter().find_map(|(from, to)| overlap(&there, from, to)) {
-            findings
-                .push(("true gaps of sources", format!("{name}: slot {slot} is stored, and a gap holds it")));
-        }
-        for (first, last, proven) in &spans {
-            let Some(first) = *first else { continue };
-            // What ended is accounted for to its end; how far the others are is seen by `behind`.
-            let Some(proven) = last.or(*proven) else { continue };
-            for (from, to) in holes(&there, first, proven) {
-                if let Some((slot, _)) = holes(&told, from, to).first() {
-                    let what =
-                        format!("{name}: slot {slot} was not received, and no gap holds it; {spans:?}");
-                    findings.push(("true gaps of sources", what));
-                }
-            }
-            if let Some(slot) = differing(&there, &account, first, proven) {
-                let what = format!("{name}: slot {slot}: its account and its readings differ");
-                findings.push(("true gaps of sources", what));
-            }
-        }
+        let slots = Slots { device: &name, interval_ms, watch: self.watch };
+        slots.check(database, |gap, past| self.off_schedule(gap, past), findings)?;
+        let spans = spans(database, &name)?;
         if let Some(what) = self.ends_wrong(&spans) {
             findings.push(("true gaps of sources", format!("{name}: {what}: {spans:?}")));
         }
@@ -229,17 +188,6 @@ impl Case<'_> {
             findings.push(("true gaps of sources", what));
         }
         Ok(())
-    }
-
-    /// The slots of which a value is there.
-    fn there(&self, name: &str) -> RangeSet {
-        let mut there = RangeSet::new();
-        let places = self.watch.kept.stored.range((name.to_owned(), i64::MIN)..=(name.to_owned(), i64::MAX));
-        for ((_, at), _) in places {
-            let slot = unsigned(at.div_euclid(self.described.interval_ms));
-            there.insert(slot, slot);
-        }
-        there
     }
 
     /// When consent was last refused, by the collector's clock.
@@ -344,15 +292,5 @@ impl Case<'_> {
             }
         }
         None
-    }
-
-    /// A slot of a gap whose cause was never told and committed; whether it was true was seen as it was told.
-    fn untrue(&self, gap: &Gap) -> Option<i64> {
-        let name = self.described.device(self.utility);
-        let is_told = |slot: &i64| {
-            let told = self.watch.kept.missed.get(&(name.clone(), *slot));
-            told.is_some_and(|causes| causes.contains(&gap.cause))
-        };
-        (gap.first..=gap.last).find(|slot| !is_told(slot))
     }
 }
