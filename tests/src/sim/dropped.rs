@@ -1,23 +1,28 @@
 //! What holds of a source that is a folder: what it hands in stood in a whole line of a file; a slot is told to be missing only where
-//! no file had a row of it, or none that could be read, whichever is told. Once all is quiet each whole line of each file is stored
-//! as it stands there, and each other slot up to the proof is in a gap with a cause that was told.
+//! no file had a row of it, or none that could be read, or a line that is none, whichever is told; it is due from its oldest row on, or
+//! from where its description says. Once all is quiet each whole line of each file is stored as it stands there, each other slot up to
+//! the proof is in a gap with a cause that was told, and that stands where its schedule says.
 
 use std::collections::BTreeSet;
 
 use gapless_common::quality::Cause;
-use gapless_common::ranges::RangeSet;
 use gapless_common::reading::{Misses, Record, Value};
+use gapless_common::time::Timestamp;
 use gapless_common::topic::AgentPath;
-use rusqlite::Connection;
 
-use super::clock::truth;
-use super::folder::{AGENT, DEVICE, Dropping, Folder, SITE};
-use super::judge::{Findings, differing, holes, overlap, received, unsigned};
+use super::clock::{signed, truth};
+use super::dropping::Dropping;
+use super::folder::{AGENT, DEVICE, Folder, SITE};
+use super::judge::Findings;
+use super::mishap::policies;
+use super::plan::Mischief;
 use super::remote::State;
 use super::rest::FILLED;
-use super::schedule::gaps;
+use super::schedule::{ASKED, Gap, NO_DATA, Wrong, gaps};
+use super::slots::{Slots, spans};
 use super::sometimes::Rare;
 use super::sourced::{PROVEN_INTERVALS, PROVEN_MS, Watch, proven};
+use super::supplied::LOOKED_MS;
 use super::world::World;
 
 /// Whether an agent is the one of the drop.
@@ -30,8 +35,13 @@ impl Watch {
     pub(super) fn note_dropped(&mut self, state: &State, records: &[(u64, AgentPath, Record)]) -> Findings {
         let mut findings = Findings::new();
         let Some(folder) = &state.folder else { return findings };
+        let mut is_new = false;
         for (at_ms, _, record) in records {
             match record {
+                Record::Start(start) => is_new = start.previous.is_none(),
+                Record::Catalog(catalog) if std::mem::take(&mut is_new) => {
+                    findings.extend(begun_wrong((folder, state), catalog.since, *at_ms));
+                }
                 Record::Readings(readings) => {
                     let at = readings.at.0;
                     for sample in &readings.samples {
@@ -39,13 +49,10 @@ impl Watch {
                             Some(Value::Number(value)) => Some(value.to_bits()),
                             _ => None,
                         };
-                        let is_line = folder
-                            .ever
-                            .get(&at)
-                            .is_some_and(|ever| bits.is_some_and(|bits| ever.contains(&bits)));
-                        if !is_line {
-                            let what =
-                                format!("{DEVICE} at {at}: {:?}, and no line ever said that", sample.value);
+                        let is_number = bits.is_some() == sample.value.is_some();
+                        let is_line = folder.ever.get(&at).is_some_and(|ever| ever.contains(&bits));
+                        if !is_line || !is_number || bits.is_some() != sample.quality.has_value() {
+                            let what = format!("{DEVICE} at {at}: {sample:?}, and no line ever said that");
                             findings.push(("no invention", what));
                         }
                         self.under_way.insert((DEVICE.to_owned(), at), bits);
@@ -67,9 +74,31 @@ impl Watch {
     }
 }
 
+/// Why a device that nothing was known of is not due from `since` on, where that is so: it is from its oldest row on, as far as it could
+/// be read as the turn began, or from so long ago as its description says.
+fn begun_wrong(
+    (folder, state): (&Folder, &State),
+    since: Option<Timestamp>,
+    at_ms: u64,
+) -> Option<(&'static str, String)> {
+    let Dropping { interval_ms, first_ms, .. } = *folder.plan();
+    let (began_ms, since) = (state.turn_ms, since?.0);
+    let now = |at_ms: u64| truth(at_ms).plus_ms(state.ahead_ms).0;
+    let oldest = folder.readable(began_ms).map(|(at, _)| at).min();
+    let is_it = match first_ms {
+        Some(first_ms) => (now(began_ms) - first_ms..now(at_ms) - first_ms + interval_ms).contains(&since),
+        None => since <= oldest.unwrap_or(i64::MAX).min(now(at_ms) + interval_ms),
+    };
+    (!is_it).then(|| {
+        let what = format!("{DEVICE} is due from {since} on, and its files have rows from {oldest:?} on");
+        ("true gaps of sources", what)
+    })
+}
+
 /// Why slots are not missing for the reason that is told, where that is so: none is of which there was a row that could be read as the
-/// turn began; *not recorded* is what no file has a row of, readable or not, at or after the lag or once there is a later row. A
-/// collector that knows no file of a folder that seems to be empty cannot know better.
+/// turn began; *not recorded* is what no file has a row of, readable or not, nor a line that could be read and is none, at or after the
+/// lag or once there is a later row; *corrupt* what a file had such a line of. A collector that knows no file of a folder that seems to be
+/// empty cannot know better.
 fn untrue(
     (folder, state): (&Folder, &State),
     misses: &Misses,
@@ -81,6 +110,11 @@ fn untrue(
     let slot_of = |at: i64| at.div_euclid(interval_ms);
     let readable: BTreeSet<i64> = folder.readable(began_ms).map(|(at, _)| slot_of(at)).collect();
     let there: BTreeSet<i64> = folder.lines(began_ms).map(slot_of).collect();
+    let spoilt: BTreeSet<i64> = folder.readable_spoilt(began_ms).map(slot_of).collect();
+    let was_spoilt = |slot: i64| {
+        let instants = slot * interval_ms..(slot + 1) * interval_ms;
+        folder.ever_spoilt.range(instants).any(|(_, spoilt_ms)| *spoilt_ms <= at_ms)
+    };
     let newest = folder.lines(at_ms).map(slot_of).max();
     let now = truth(at_ms).plus_ms(state.ahead_ms).0;
     let is_true = |slot: i64| match misses.cause {
@@ -88,8 +122,9 @@ fn untrue(
         Cause::NotRecorded => {
             let is_hidden = there.contains(&slot) && !folder.is_empty_to_strangers(began_ms);
             let is_settled = now - slot * interval_ms >= lag_ms || newest.is_some_and(|newest| slot < newest);
-            !is_hidden && is_settled
+            !is_hidden && !spoilt.contains(&slot) && is_settled
         }
+        Cause::Corrupt => was_spoilt(slot),
         Cause::NotConnected => folder.trouble_turn == Some(state.turn),
         _ => false,
     };
@@ -111,11 +146,16 @@ impl World {
             return Some(format!("{DEVICE}: accounted for up to {until:?}"));
         }
         let since_ms = self.now_ms.saturating_sub((2 * plan.every_ms + PROVEN_MS).unsigned_abs());
-        folder.readable(since_ms).find_map(|(at, line)| {
-            let is = sources.watch.kept.stored.get(&(DEVICE.to_owned(), at)).copied().flatten();
-            let (told, is_it) = (f64::from_bits(line.bits), is == Some(line.bits));
-            (!is_it).then(|| {
-                format!("{DEVICE} at {at}: its file has {told}, and {:?} is stored", is.map(f64::from_bits))
+        // What is older than where its description has it begin need not be read.
+        let due = spans(committer.connection(), DEVICE).expect("the database reads");
+        let due_from = due.iter().filter_map(|(first, ..)| *first).min().filter(|_| plan.first_ms.is_some());
+        let due_from = due_from.map_or(i64::MIN, |first| first * plan.interval_ms);
+        folder.readable(since_ms).filter(|(at, _)| *at >= due_from).find_map(|(at, line)| {
+            let is = sources.watch.kept.stored.get(&(DEVICE.to_owned(), at)).copied();
+            let value = |bits: Option<u64>| bits.map(f64::from_bits);
+            (is != Some(line.bits)).then(|| {
+                let (told, is) = (value(line.bits), is.map(value));
+                format!("{DEVICE} at {at}: its file has {told:?}, and {is:?} is stored")
             })
         })
     }
@@ -125,7 +165,31 @@ impl World {
         let (Some(sources), Some(committer)) = (&self.sources, &self.center.committer) else { return };
         let state = sources.ground.state();
         let Some(folder) = &state.folder else { return };
-        check_slots(folder, &sources.watch, committer.connection(), findings).expect("the database reads");
+        let slots = Slots { device: DEVICE, interval_ms: folder.plan().interval_ms, watch: &sources.watch };
+        let checked = slots.check(
+            committer.connection(),
+            |gap, past| self.off_drop_schedule(folder, gap, past),
+            findings,
+        );
+        checked.expect("the database reads");
+    }
+
+    /// In what a gap does not stand where its schedule says, or was taken for asked in vain though nobody saw a file meanwhile.
+    fn off_drop_schedule(&self, folder: &Folder, gap: &Gap, past: &[(i64, i64)]) -> Option<String> {
+        let (policies, plan) = (policies(), folder.plan());
+        let is_set = self.plan.has(Mischief::CenterClock);
+        let looked = truth(self.rested_ms).0 - LOOKED_MS - signed(self.plan.keep_ms);
+        if gap.sourceless {
+            return Some("its folder can be asked".to_owned());
+        }
+        // What a clock that was ahead took for missing waits for its time.
+        let is_early = (gap.last + 1) * plan.interval_ms > looked;
+        match gap.wrong(past, policies.of(Some(plan.class)), looked) {
+            Some(Wrong::NeverAsked | Wrong::Overdue) if is_early => None,
+            None if is_set => None,
+            None => unseen(folder, past),
+            wrong => wrong.map(|wrong| format!("{wrong:?}")),
+        }
     }
 
     /// What the run reached of it.
@@ -140,16 +204,16 @@ impl World {
             kept.missed.get(&(DEVICE.to_owned(), slot)).is_some_and(|causes| causes.contains(&cause))
         };
         let mut reached = BTreeSet::new();
-        if folder.halves.iter().any(|at| is_stored(&at)) {
+        if folder.reached.halves.iter().any(|at| is_stored(&at)) {
             reached.insert(Rare::LineCompleted);
         }
-        if folder.came_late.iter().filter(is_stored).any(|at| missed(*at, Cause::NotRecorded)) {
+        if folder.reached.came_late.iter().filter(is_stored).any(|at| missed(*at, Cause::NotRecorded)) {
             reached.insert(Rare::FileFilled);
         }
         if kept.stored.keys().any(|(device, at)| device == DEVICE && missed(*at, Cause::NotConnected)) {
             reached.insert(Rare::FolderBack);
         }
-        if folder.corrected.iter().filter(is_stored).any(|at| kept.revised.contains(at)) {
+        if folder.reached.corrected.iter().filter(is_stored).any(|at| kept.revised.contains(at)) {
             reached.insert(Rare::FileCorrected);
         }
         let lost = folder.ever.keys().filter(|at| !kept.stored.contains_key(&(DEVICE.to_owned(), **at)));
@@ -161,57 +225,29 @@ impl World {
         if lost.into_iter().any(is_gap) {
             reached.insert(Rare::FileLost);
         }
+        let own = || kept.stored.iter().filter(|((device, _), _)| device == DEVICE);
+        let rows = [
+            (Rare::FileRewritten, folder.reached.rewritten.iter().any(|at| kept.revised.contains(at))),
+            (Rare::NameAgain, folder.reached.again.iter().any(|at| is_stored(&at))),
+            (Rare::FileLong, folder.reached.is_long),
+            (Rare::FileSlipped, folder.reached.has_slipped),
+            (Rare::LineSpoilt, folder.ever_spoilt.keys().any(|at| missed(*at, Cause::Corrupt))),
+            (Rare::ValueNone, own().any(|(_, bits)| bits.is_none())),
+            (Rare::FolderLate, folder.reached.has_failed_first && own().next().is_some()),
+        ];
+        reached.extend(rows.into_iter().filter(|(_, is_reached)| *is_reached).map(|(rare, _)| rare));
         drop(state);
         reached.into_iter().for_each(|rare| self.sometimes.reach(rare));
     }
 }
 
-/// Up to the proof each slot that is due is stored or in one gap.
-fn check_slots(
-    folder: &Folder,
-    watch: &Watch,
-    database: &Connection,
-    findings: &mut Findings,
-) -> rusqlite::Result<()> {
-    let interval_ms = folder.plan().interval_ms;
-    let own = (DEVICE.to_owned(), i64::MIN)..=(DEVICE.to_owned(), i64::MAX);
-    let (mut there, mut told) = (RangeSet::new(), RangeSet::new());
-    for ((_, at), _) in watch.kept.stored.range(own) {
-        let slot = unsigned(at.div_euclid(interval_ms));
-        there.insert(slot, slot);
-    }
-    for gap in gaps(database, DEVICE)?.iter().filter(|gap| gap.state != FILLED) {
-        told.insert(unsigned(gap.first), unsigned(gap.last));
-        let is_told = |slot: &i64| {
-            let causes = watch.kept.missed.get(&(DEVICE.to_owned(), *slot));
-            causes.is_some_and(|causes| causes.contains(&gap.cause))
-        };
-        if let Some(slot) = (gap.first..=gap.last).find(|slot| !is_told(slot)) {
-            findings.push(("true causes", format!("{DEVICE}: {gap:?}: nobody told that of slot {slot}")));
-        }
-    }
-    if let Some(slot) = told.iter().find_map(|(from, to)| overlap(&there, from, to)) {
-        findings
-            .push(("true gaps of sources", format!("{DEVICE}: slot {slot} is stored, and a gap holds it")));
-    }
-    let Some(until) = proven(database, DEVICE)? else { return Ok(()) };
-    let sql = "SELECT min(p.first_slot) FROM spans p JOIN grids g ON g.id = p.grid JOIN devices d ON d.id = g.device
-        WHERE d.name = ?1";
-    let first: Option<i64> = database.query_row(sql, [DEVICE], |r| r.get(0))?;
-    let Some(first) = first else { return Ok(()) };
-    let last = until.0.div_euclid(interval_ms) - 1;
-    for (from, to) in holes(&there, first, last) {
-        if let Some((slot, _)) = holes(&told, from, to).first() {
-            let what = format!("{DEVICE}: slot {slot} was not received, and no gap holds it");
-            findings.push(("true gaps of sources", what));
-        }
-    }
-    let account = received(database, DEVICE)?;
-    if let Some(slot) = differing(&there, &account, first, last) {
-        findings.push((
-            "true gaps of sources",
-            format!("{DEVICE}: slot {slot}: its account and its readings differ"),
-        ));
-    }
-    Ok(())
+/// An attempt that is said to have found nothing while no file was to be seen.
+fn unseen(folder: &Folder, past: &[(i64, i64)]) -> Option<String> {
+    let mut asked = i64::MAX;
+    past.iter().find_map(|&(event, at)| {
+        asked = if event == ASKED { at } else { asked };
+        let was_seen = || folder.looks_ms.iter().any(|look_ms| (asked..=at).contains(&truth(*look_ms).0));
+        (event == NO_DATA && !was_seen())
+            .then(|| format!("no file was to be seen from {asked} to {at}, and nothing was found"))
+    })
 }

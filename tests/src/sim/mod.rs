@@ -22,7 +22,7 @@
 //! | `donor`, `lent` | whom another device stands in for; what holds of what is lent |
 //! | `sourced`, `supplied`, `slots` | what holds of both as they go, and in the end; whether each slot is accounted for |
 //! | `kept` | what the database must have of them |
-//! | `folder`, `dropped` | a folder of files that a logger writes, and what befalls it; what holds of it |
+//! | `dropping`, `folder`, `scribe`, `dropped` | a folder that is read, as planned; the folder; its logger; what holds of it |
 //! | `listing`, `listed` | lists of devices that APIs have; what holds of whom they name |
 //! | `heap`, `panics` | what a process holds of memory; what went wrong in it, though it went on |
 //! | `sometimes`, `series` | what was reached; many runs, and the page about them |
@@ -41,6 +41,7 @@ pub mod described;
 pub mod donor;
 pub mod door;
 mod dropped;
+pub mod dropping;
 mod facts;
 pub mod feed;
 pub mod folder;
@@ -71,6 +72,7 @@ pub mod remote;
 mod rest;
 pub mod rng;
 mod schedule;
+mod scribe;
 pub mod series;
 mod setback;
 mod slots;

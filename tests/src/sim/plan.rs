@@ -175,10 +175,14 @@ pub enum Mischief {
     DropLate,
     /// A file is put in place of another one, with values put right.
     DropReplaced,
-    /// Its logger begins another file, and the one before is called otherwise, or ends in the midst of a line.
+    /// One is written anew in place, with values put right.
+    DropRewritten,
+    /// Its logger begins another file, under a new name or the one before, and that ends in the midst of a line now and then.
     DropRotated,
     /// A file is removed.
     DropRemoved,
+    /// The folder goes, or a file in it, right after a look.
+    DropSlips,
     /// An API takes all tokens back before their time.
     RemoteTakesBack,
     /// It gives no tokens for a while.
@@ -226,15 +230,17 @@ impl Mischief {
     /// Those that befall the list of an API.
     pub const OF_LISTS: [Self; 3] = [Self::RemoteUnlists, Self::RemoteListShort, Self::RemoteListCut];
 
-    /// Those that befall a folder.
-    pub const OF_DROPS: [Self; 7] = [
+    /// Those that befall a folder: they strike by themselves.
+    pub const OF_DROPS: [Self; 9] = [
         Self::DropAway,
         Self::DropUnread,
         Self::DropOff,
         Self::DropLate,
         Self::DropReplaced,
+        Self::DropRewritten,
         Self::DropRotated,
         Self::DropRemoved,
+        Self::DropSlips,
     ];
 
     /// All others.

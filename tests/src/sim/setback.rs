@@ -52,12 +52,7 @@ impl World {
                 _ => door.vain_until_ms = until_ms,
             }
         }
-        let gives_back = if Mischief::OF_DROPS.contains(&kind) {
-            if let Some(folder) = &mut state.folder {
-                folder.befall(kind, (now_ms, until_ms), rng);
-            }
-            false
-        } else if kind == Mischief::KillInTurn {
+        let gives_back = if kind == Mischief::KillInTurn {
             state.dies_after = Some(rng.within(1, 3));
             state.dies_beside = *workers > 1 && accounts > 1 && rng.one_in(2);
             false

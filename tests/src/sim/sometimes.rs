@@ -161,11 +161,25 @@ pub enum Rare {
     PausedAnew,
     /// It was polled again, as its agreement went on.
     WentOn,
+    /// What a file that was written anew in place says took the place of what it had said.
+    FileRewritten,
+    /// What stands in a file that is called as one before it was stored.
+    NameAgain,
+    /// A file was longer than one read.
+    FileLong,
+    /// A file, or all of the folder, went between a look and a read.
+    FileSlipped,
+    /// A line that is none was named as what is wrong with its slot.
+    LineSpoilt,
+    /// A line without a value was stored as that.
+    ValueNone,
+    /// The first look of all into a folder found none, and a later one did.
+    FolderLate,
 }
 
 impl Rare {
     /// All of them.
-    pub const ALL: [Self; 76] = [
+    pub const ALL: [Self; 83] = [
         Self::DuplicateFrame,
         Self::Overtaking,
         Self::TornTail,
@@ -242,6 +256,13 @@ impl Rare {
         Self::Paused,
         Self::PausedAnew,
         Self::WentOn,
+        Self::FileRewritten,
+        Self::NameAgain,
+        Self::FileLong,
+        Self::FileSlipped,
+        Self::LineSpoilt,
+        Self::ValueNone,
+        Self::FolderLate,
     ];
 }
 

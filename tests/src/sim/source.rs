@@ -17,7 +17,8 @@ use super::api::Api;
 use super::clock::truth;
 use super::described::Described;
 use super::door::{Door, LogIn};
-use super::folder::{Dropping, Folder};
+use super::dropping::Dropping;
+use super::folder::Folder;
 use super::kept::Of;
 use super::listing::Listing;
 use super::panics;
@@ -107,10 +108,7 @@ impl Sourcing {
             kinds.extend(Mischief::OF_LISTS.into_iter().filter(|_| own.per_mille(800)));
         }
         let mut drops = rng.clone().fork(16);
-        let dropping = drops.one_in(DROPS_ONE_IN).then(|| Dropping::draw(scale, &mut drops));
-        if dropping.is_some() {
-            kinds.extend(Mischief::OF_DROPS.into_iter().filter(|_| drops.per_mille(500)));
-        }
+        let dropping = drops.one_in(DROPS_ONE_IN).then(|| Dropping::draw(scale, bad_ms, &mut drops));
         let workers = usize::try_from(rng.within(1, 2)).expect("few");
         let turn_ms = if scale == Scale::Hours { TURN_MS } else { TURN_WEEKS_MS };
         let (mean_ms, longest_ms) = (bad_ms / rng.within(4, 16), bad_ms / 4);

@@ -79,6 +79,7 @@ impl World {
         self.begin_people();
         self.begin_sources();
         self.begin_agreements();
+        self.begin_folder();
     }
 
     /// Others have filled the first gateway's disk, and its link is cut for as long as its outbox takes to be full.

@@ -73,6 +73,8 @@ pub enum Event {
     Source(u64, Step),
     /// The next thing that befalls an API that they ask.
     Remote,
+    /// The next thing that befalls a folder that they read.
+    Folder,
     /// Consent for one of its devices is given anew.
     GiveBack(usize, &'static str),
     /// The next thing that befalls a device with a memory, or is done by a person who looks at the collector's data.
@@ -269,6 +271,7 @@ impl World {
             Event::Agree(version) => self.agree(version),
             Event::Source(start, step) => self.step_source(start, step),
             Event::Remote => self.strike_remote(),
+            Event::Folder => self.strike_folder(),
             Event::GiveBack(no, utility) => self.give_back(no, utility),
             Event::Mishap => self.mishap(),
             Event::SwitchOn(no, logger) => self.gateways[no].loggers[logger].switch_on(self.now_ms),

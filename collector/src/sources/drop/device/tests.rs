@@ -632,7 +632,7 @@ fn nothing_is_asked_in_vain_of_a_share_that_is_not_mounted_nor_of_a_file_that_go
     let told = device.oldest(NOW).unwrap_err().to_string();
     assert!(told.contains("it went before it was read"), "how far back there is anything: {told}");
     shelf.put("a", text(0..3));
-    assert_eq!(device.oldest(NOW), Ok(minute(0)));
+    assert_eq!(device.oldest(NOW).unwrap(), minute(0));
     look(&mut device, Duration::ZERO);
     shelf.change(|lying| lying.after_look = Some(goes));
     let parsed = device.fetch(minute(0), minute(9)).unwrap();
