@@ -80,6 +80,8 @@ pub struct Folder {
     pub(super) away: (u64, bool),
     /// What happens after the next look.
     pub(super) slip: Option<Slip>,
+    /// The collector is killed once more of it was read.
+    pub(super) is_deadly: bool,
     /// Every value that was ever in a whole line.
     pub(super) ever: BTreeMap<i64, BTreeSet<Option<u64>>>,
     /// Instants of all lines that are none though their time can be read, and since when there was one.
@@ -127,6 +129,7 @@ impl Folder {
             away: plan.away,
             plan,
             slip: None,
+            is_deadly: false,
             ever: BTreeMap::new(),
             ever_spoilt: BTreeMap::new(),
             is_known: false,
@@ -145,6 +148,7 @@ impl Folder {
     /// Nothing is wrong with it any more; what is gone stays so.
     pub fn make_good(&mut self) {
         (self.away, self.slip, self.plan.spoilt_one_in) = ((0, false), None, 0);
+        self.is_deadly = false;
         self.scribe.make_good();
         self.files.values_mut().for_each(|file| file.unread_until_ms = 0);
     }

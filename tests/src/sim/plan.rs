@@ -183,6 +183,8 @@ pub enum Mischief {
     DropRemoved,
     /// The folder goes, or a file in it, right after a look.
     DropSlips,
+    /// The collector is killed once files were read, before what came of them is stored.
+    DropKilled,
     /// An API takes all tokens back before their time.
     RemoteTakesBack,
     /// It gives no tokens for a while.
@@ -231,7 +233,7 @@ impl Mischief {
     pub const OF_LISTS: [Self; 3] = [Self::RemoteUnlists, Self::RemoteListShort, Self::RemoteListCut];
 
     /// Those that befall a folder: they strike by themselves.
-    pub const OF_DROPS: [Self; 9] = [
+    pub const OF_DROPS: [Self; 10] = [
         Self::DropAway,
         Self::DropUnread,
         Self::DropOff,
@@ -241,6 +243,7 @@ impl Mischief {
         Self::DropRotated,
         Self::DropRemoved,
         Self::DropSlips,
+        Self::DropKilled,
     ];
 
     /// All others.

@@ -456,6 +456,10 @@ impl Ground for SimGround {
         let (at_ms, path) = (state.now_ms, path.clone());
         if !state.is_full {
             state.handed.push((at_ms, Handed::Read { path, said, changes }));
+            let is_deadly = state.folder.as_mut().is_some_and(|folder| std::mem::take(&mut folder.is_deadly));
+            if is_deadly && state.died_ms.is_none() {
+                state.died_ms = Some(at_ms);
+            }
         }
         Some(!state.is_full)
     }

@@ -261,6 +261,7 @@ impl Folder {
                 let slips = [Slip::Away(until_ms, rng.one_in(2)), Slip::Removed, Slip::Rotated];
                 self.slip = Some(*rng.pick(&slips));
             }
+            Mischief::DropKilled => self.is_deadly = true,
             _ => self.remove(now_ms, rng),
         }
     }
