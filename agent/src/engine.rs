@@ -173,7 +173,7 @@ impl Engine {
             effects: VecDeque::new(),
         };
         if let Ok((_, catalog)) = decode_catalog(engine.depot.catalog_bytes()) {
-            engine.pauses.are_described_by(&catalog);
+            engine.pauses.are_described_by(&catalog, now);
         }
         engine.recall(now);
         engine.commit(now)?;
@@ -411,7 +411,7 @@ impl Engine {
         }
         self.account_for_paused(&catalog, now);
         self.commit(now)?;
-        self.pauses.are_described_by(&catalog);
+        self.pauses.are_described_by(&catalog, now);
         self.depot.change_catalog(new_hash, bytes, now);
         self.pace.gathered(now.boot_ms);
         self.commit(now)?;

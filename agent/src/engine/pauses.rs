@@ -2,8 +2,8 @@
 //! of them make one catalog. Up to then their slots are due; of those that nobody polls any more it is said why. Of a device
 //! that is described as paused nothing is due: that its slots pass is not told, only what was asked for.
 
+use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
-use std::collections::{BTreeMap, BTreeSet};
 
 use gapless_common::catalog::{Catalog, Device};
 use gapless_common::id::DeviceIndex;
@@ -27,8 +27,8 @@ pub(super) struct Pauses {
     /// What buses have said, and nobody has described: command, device, and whether it is polled no more.
     said: Vec<(u64, DeviceIndex, bool)>,
     describe_at_ms: Option<u64>,
-    /// Devices that the catalog in force has as paused.
-    in_force: BTreeSet<DeviceIndex>,
+    /// Devices that the catalog in force has as paused, and the instant from which on it says so.
+    in_force: BTreeMap<DeviceIndex, Timestamp>,
     /// Devices that go on, from when on, and the last slot before that: their buses have not told of it yet.
     went_on: BTreeMap<DeviceIndex, (Timestamp, Slot)>,
     /// When the agent began.
@@ -39,7 +39,7 @@ impl Pauses {
     /// Of an agent that begins.
     pub(super) fn begin(began: Now) -> Self {
         let (said, describe_at_ms) = (Vec::new(), None);
-        Self { said, describe_at_ms, in_force: BTreeSet::new(), went_on: BTreeMap::new(), began }
+        Self { said, describe_at_ms, in_force: BTreeMap::new(), went_on: BTreeMap::new(), began }
     }
 
     /// A bus polls a device no more, or again.
@@ -55,15 +55,21 @@ impl Pauses {
     }
 
     /// Another catalog is in force.
-    pub(super) fn are_described_by(&mut self, catalog: &Catalog) {
-        let devices = (0..).map(DeviceIndex).zip(&catalog.devices);
-        self.in_force = devices.filter(|(_, device)| device.paused).map(|(index, _)| index).collect();
+    pub(super) fn are_described_by(&mut self, catalog: &Catalog, now: Now) {
+        let since = if now.wall_set { now.wall } else { Timestamp(i64::MIN) };
+        let paused = (0..).map(DeviceIndex).zip(&catalog.devices).filter(|(_, device)| device.paused);
+        self.in_force = paused.map(|(index, _)| (index, since)).collect();
+    }
+
+    /// Whether a device is described as paused by now: not where the clock was set back to before the instant of that.
+    fn is_described(&self, device: DeviceIndex, now: Now) -> bool {
+        self.in_force.get(&device).is_some_and(|since| *since <= now.wall)
     }
 
     /// Whether an event speaks of slots that are not due, of a device that is described as paused or has gone on since.
     fn hides(&mut self, event: &BusEvent, now: Now) -> bool {
         match event {
-            BusEvent::Missed(Misses { device, cause: Cause::Paused, .. }) => self.in_force.contains(device),
+            BusEvent::Missed(Misses { device, cause: Cause::Paused, .. }) => self.is_described(*device, now),
             BusEvent::Through { device, slot } => {
                 // A clock that was set back takes slots back.
                 let is_over = |(since, last): &mut (Timestamp, Slot)| *slot >= *last || now.wall < *since;
@@ -72,7 +78,7 @@ impl Pauses {
                 {
                     entry.remove();
                 }
-                self.in_force.contains(device) || self.went_on.contains_key(device)
+                self.is_described(*device, now) || self.went_on.contains_key(device)
             }
             _ => false,
         }
@@ -97,7 +103,7 @@ impl Engine {
     pub(super) fn account_for_paused(&mut self, described: &Catalog, now: Now) {
         let is_lasting = self.depot.failure().is_none();
         for (index, device) in (0_u16..).map(DeviceIndex).zip(&described.devices) {
-            let was_paused = self.pauses.in_force.contains(&index);
+            let was_paused = self.pauses.in_force.contains_key(&index);
             if device.paused && !(was_paused && is_lasting) {
                 if !planted::has(Bug::PausedUnsaid) {
                     self.miss_open(index, device.grid, now);

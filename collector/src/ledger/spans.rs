@@ -17,9 +17,6 @@ use super::{AgentNo, Came, DeviceNo, Due, EpochState, GridNo, Ledger, Slots, Spa
 /// says more.
 const OLDER_MS_MAX: i64 = 400 * 86_400_000;
 
-/// The same where it is not sure that it is another store, and not a clock that was set back.
-const UNSURE_MS_MAX: i64 = 86_400_000;
-
 /// At its begin an agent accounts for the slot before the first one it owes, which is open then, and the one before that.
 const OPEN_AT_BEGIN: i64 = 2;
 
@@ -117,8 +114,8 @@ impl Ledger {
     }
 
     /// A store that took the place of another one may be an older one that was put back into the gateway: what its device was
-    /// due for before the newer one began is owed as well. Where each epoch since then follows the one before it, its clock was set
-    /// back, and it says nothing of an earlier time.
+    /// due for before the newer one began is owed as well. Where it follows the one before it, its clock was set back,
+    /// and it says nothing of an earlier time.
     fn owe_before<S: Slots>(
         &mut self,
         at: Position,
@@ -126,21 +123,13 @@ impl Ledger {
         since: Option<Timestamp>,
         slots: &mut S,
     ) -> Result<(), S::Error> {
-        let agent = self.agents.get(&span.agent);
-        let link = |place: usize| agent.and_then(|a| a.epochs.get(a.chain.get(&place)?)?.link);
-        let is_another = link(at.place) == Some(Cause::StoreReplaced);
-        // Epochs between that are gone may have been those of which it would be seen.
-        let may_be_another = (span.proven_at.place + 1..=at.place).any(|place| link(place).is_some());
+        let state = self.agents.get(&span.agent).and_then(|a| a.epochs.get(a.chain.get(&at.place)?));
+        let is_another = state.is_some_and(|state| state.link == Some(Cause::StoreReplaced));
         let since = since.map(|since| span.times.first_from(since));
         let (Some(first), Some(begun)) = (since, span.first) else { return Ok(()) };
         let reach_ms = span.times.at(begun).since_ms(span.times.at(first));
         let last = begun.plus(-1);
-        let most_ms = match (is_another, may_be_another) {
-            (true, _) => OLDER_MS_MAX,
-            (false, true) => UNSURE_MS_MAX,
-            (false, false) => 0,
-        };
-        if !(1..=most_ms).contains(&reach_ms) || self.owes_until(&span, last) {
+        if !is_another || !(1..=OLDER_MS_MAX).contains(&reach_ms) || self.owes_until(&span, last) {
             return Ok(());
         }
         // It may say so again once all of it is proven; what has come by itself is not yet.

@@ -27,8 +27,8 @@ use super::world::{Event, World};
 const ONE_IN: u64 = 4;
 /// When an agreement ends that does not end in the run, in ms of it.
 const LATE_MS: i64 = 400 * 86_400_000;
-/// A poll that was asked for is answered within this time, in ms, where it is.
-const ASKED_MS: u64 = 60_000;
+/// What a poll asks for in several requests comes within this time, in ms.
+const REST_MS: u64 = 5_000;
 /// That a device goes on is described so soon, in ms, where the agent's loop turns: see `engine`.
 const DESCRIBED_MS: u64 = 6_000;
 /// What is dated by a clock that drifts may be off by so much, in ms.
@@ -91,8 +91,8 @@ pub struct Pause {
 #[derive(Debug, Clone, Default)]
 pub struct Paused {
     pauses: Vec<Pause>,
-    /// Polls that were asked for, and when.
-    asked: Vec<(DeviceIndex, u64)>,
+    /// Polls that were asked for, when, and when they are done.
+    asked: Vec<(DeviceIndex, u64, u64)>,
 }
 
 impl Paused {
@@ -110,7 +110,7 @@ impl Paused {
 
     /// A poll of a device is asked for.
     pub(super) fn note_poll_asked(&mut self, device: DeviceIndex, now_ms: u64) {
-        self.asked.push((device, now_ms));
+        self.asked.push((device, now_ms, u64::MAX));
     }
 
     /// Since when a device has been paused, where it is.
@@ -119,10 +119,15 @@ impl Paused {
         open.next().map(|pause| pause.from_ms)
     }
 
-    /// Whether nobody asked for the poll of a device that is paused and was answered at that time.
-    pub(super) fn is_unasked(&self, device: DeviceIndex, told_ms: u64) -> bool {
-        let is_its_own = |&(of, at_ms): &(DeviceIndex, u64)| of == device && told_ms <= at_ms + ASKED_MS;
-        self.since(device).is_some() && !self.asked.iter().any(is_its_own)
+    /// A device has answered: what was asked for is done. Whether it is paused, and nobody had asked for that.
+    pub(super) fn is_unasked(&mut self, device: DeviceIndex, told_ms: u64) -> bool {
+        let its_own = |&(of, _, done_ms): &(DeviceIndex, u64, u64)| of == device && told_ms <= done_ms;
+        let was_asked = self.asked.iter().any(its_own);
+        for (_, _, done_ms) in self.asked.iter_mut().filter(|(of, ..)| *of == device) {
+            // The rest of that poll comes at once.
+            *done_ms = (*done_ms).min(told_ms + REST_MS);
+        }
+        self.since(device).is_some() && !was_asked
     }
 
     /// Whether a device was ever paused.
@@ -277,32 +282,28 @@ impl Case<'_> {
     /// Whether a device was paused as a slot began, or went on so lately that its catalog did not say so yet, or never did.
     fn was_not_wanted(&self, index: DeviceIndex, known: &Known, slot: i64) -> bool {
         let around = self.around(known, slot, 0);
-        self.was_paused(index, around) || self.went_on_unheard(index, around.1)
+        self.was_paused(index, around) || self.was_polled_unheard(index, around.1)
     }
 
-    /// Whether a device went on before that instant, and the catalog that said so was lost with its agent, or with a database.
-    fn went_on_unheard(&self, index: DeviceIndex, at_ms: i64) -> bool {
+    /// Whether a device was polled at that instant, and the catalog that said so was lost with its agent, or with a database.
+    fn was_polled_unheard(&self, index: DeviceIndex, at_ms: i64) -> bool {
         let history = self.history();
         let is_heard = |from_ms: u64| {
-            let since_then = |record: &Record| match record {
+            let is_in_force = |record: &Record| match record {
                 Record::Catalog(catalog) => catalog.since.is_some_and(|since| {
-                    let since_ms = since.0 - BEGAN_MS;
-                    since_ms >= signed(from_ms) - LOOSE_MS && since_ms <= at_ms + LOOSE_MS
+                    (signed(from_ms) - LOOSE_MS..=at_ms - LOOSE_MS).contains(&(since.0 - BEGAN_MS))
                 }),
                 _ => false,
             };
             let mut kept = self.log.kept.iter();
-            kept.any(|(place, kept)| since_then(&kept.record) && self.oracle.holds(self.no, *place))
+            kept.any(|(place, kept)| is_in_force(&kept.record) && self.oracle.holds(self.no, *place))
         };
-        let next_start = |from_ms: u64| {
-            let starts = history.lives.iter().map(|life| life.began.0);
-            starts.filter(|began_ms| *began_ms > from_ms).min().map_or(i64::MAX, signed)
-        };
+        let began = history.lives.iter().map(|life| life.began.0);
         let ended = history.paused.pauses.iter().filter(|pause| pause.device == index);
-        ended.filter(|pause| pause.until_ms != u64::MAX).any(|pause| {
-            let until_ms = pause.until_ms;
-            signed(until_ms) <= at_ms && at_ms < next_start(until_ms) && !is_heard(until_ms)
-        })
+        let since = began
+            .chain(ended.map(|pause| pause.until_ms))
+            .filter(|ms| i64::try_from(*ms).is_ok_and(|ms| ms <= at_ms));
+        since.max().is_some_and(|since_ms| !is_heard(since_ms))
     }
 
     /// Whether it was paused in the time in which a slot may be polled.

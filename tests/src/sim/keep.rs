@@ -20,8 +20,10 @@ impl World {
         let told = self.center.keep(now_ms);
         self.check_gaps();
         self.tell_agents(told);
-        let told = self.center.tidy(now_ms);
-        self.tell_agents(told);
+        if self.plan.agreements.is_some() {
+            let told = self.center.tidy(now_ms);
+            self.tell_agents(told);
+        }
     }
 
     /// No gap of a device with a memory is closed before all that it held is there.
