@@ -208,7 +208,10 @@ impl Engine {
             BusEvent::HistoryRead { command, outcome } => {
                 self.core.handle(core::Event::CommandEnded(command, outcome), now.boot_ms);
             }
-            BusEvent::Bus { .. } | BusEvent::Device { .. } | BusEvent::Metrics { .. } => {}
+            BusEvent::Bus { .. }
+            | BusEvent::Device { .. }
+            | BusEvent::Complaint { .. }
+            | BusEvent::Metrics { .. } => {}
         }
         self.act(now)?;
         self.hand_over(now)

@@ -66,6 +66,13 @@ pub enum BusEvent {
         /// Why its last poll failed; `None` where it was answered.
         last_error: Option<Cause>,
     },
+    /// What a person has to put right at a device is another thing now, or nothing any more.
+    Complaint {
+        /// Whose.
+        device: DeviceIndex,
+        /// What it is, in words; `None` where it was read.
+        why: Option<Box<str>>,
+    },
     /// The port or connection came or went.
     Bus {
         /// Which.

@@ -171,6 +171,8 @@ struct DeviceNow {
     answers: u64,
     samples: Vec<Option<Sample>>,
     last_error: Option<String>,
+    /// What a person has to put right: it says more than a cause does.
+    complaint: Option<Box<str>>,
     misses: BTreeMap<&'static str, u64>,
 }
 
@@ -209,6 +211,11 @@ impl Board {
                 if let Some(device) = self.devices.get_mut(usize::from(device.0)) {
                     device.condition = Some(*condition);
                     device.last_error = last_error.map(|cause| cause.to_string());
+                }
+            }
+            BusEvent::Complaint { device, why } => {
+                if let Some(device) = self.devices.get_mut(usize::from(device.0)) {
+                    device.complaint.clone_from(why);
                 }
             }
             BusEvent::Bus { bus, link } => {
@@ -269,10 +276,18 @@ impl Board {
             last_reading: now.last_reading.map(|at| at.to_string()),
             answers: now.answers,
             values: values(device, &now.samples),
-            last_error: now.last_error.clone(),
+            last_error: now.why(),
             misses: now.misses.iter().map(|(cause, n)| ((*cause).to_owned(), *n)).collect(),
         })
         .collect()
+    }
+}
+
+impl DeviceNow {
+    /// Why its last poll failed.
+    fn why(&self) -> Option<String> {
+        let complaint = self.complaint.as_ref().filter(|_| self.last_error.is_some());
+        complaint.map(ToString::to_string).or_else(|| self.last_error.clone())
     }
 }
 

@@ -54,7 +54,13 @@ pub fn status(status: &Status) -> String {
     }
     out.push('\n');
     let rows: Vec<[String; 5]> = status.devices.iter().map(device_row).collect();
-    out + &table(["device", "state", "last reading", "answers", "misses"], &rows)
+    out += &table(["device", "state", "last reading", "answers", "misses"], &rows);
+    for device in &status.devices {
+        if let Some(why) = &device.last_error {
+            let _ = writeln!(out, "{}: {why}", device.id);
+        }
+    }
+    out
 }
 
 fn outbox_line(status: &Status) -> String {

@@ -61,6 +61,7 @@ impl Told {
             BusEvent::Channels { .. }
             | BusEvent::Paused { .. }
             | BusEvent::Device { .. }
+            | BusEvent::Complaint { .. }
             | BusEvent::Bus { .. }
             | BusEvent::Metrics { .. } => {}
         }

@@ -148,6 +148,7 @@ impl Bench {
                 BusEvent::HistoryRead { command, outcome } => self.history.push((command, outcome)),
                 BusEvent::Paused { .. }
                 | BusEvent::Device { .. }
+                | BusEvent::Complaint { .. }
                 | BusEvent::Bus { .. }
                 | BusEvent::Metrics { .. } => {}
             }

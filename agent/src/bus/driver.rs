@@ -229,8 +229,12 @@ impl Driver {
         let mut host = Scheduled { driver: self, ground: &mut *ground, poll, lost: None, given_up: false };
         let result = poller.poll(&mut host);
         let (lost, given_up) = (host.lost, host.given_up);
-        if let Some(complaint) = self.complaints[index].heard(&result) {
-            tracing::warn!(error = complaint, "nothing can be read");
+        if self.complaints[index].heard(&result) {
+            let why = self.complaints[index].0.clone();
+            if let Some(complaint) = &why {
+                tracing::warn!(error = complaint, "nothing can be read");
+            }
+            self.send(BusEvent::Complaint { device: poll.device, why: why.map(Into::into) }, ground);
         }
         self.pollers.insert(index, poller);
         let outcome = if given_up && result.is_err() { Outcome::GivenUp } else { outcome(&result) };
@@ -296,18 +300,21 @@ impl Driver {
 pub(super) struct Complaint(Option<String>);
 
 impl Complaint {
-    /// The complaint, where it is a new one. A poll that was not answered says nothing of the old one.
-    pub(super) fn heard(&mut self, result: &Result<(), PollError>) -> Option<&str> {
+    /// Whether it is another one now, or none any more. A poll that was not answered says nothing of the old one.
+    pub(super) fn heard(&mut self, result: &Result<(), PollError>) -> bool {
         let now = match result {
             Ok(()) => None,
-            Err(PollError::Missed { .. } | PollError::Open(_)) => return None,
+            Err(PollError::Missed { .. } | PollError::Open(_)) => return false,
             Err(
-                error @ (PollError::NotSunSpec { .. } | PollError::NoModel { .. } | PollError::Plan { .. }),
+                error @ (PollError::NotSunSpec { .. }
+                | PollError::NoModel { .. }
+                | PollError::ShortModels { .. }
+                | PollError::Plan { .. }),
             ) => Some(chain(error)),
         };
-        let news = now != self.0;
+        let is_news = now != self.0;
         self.0 = now;
-        self.0.as_deref().filter(|_| news)
+        is_news
     }
 }
 
@@ -380,9 +387,12 @@ fn outcome(result: &Result<(), PollError>) -> Outcome {
         Ok(()) => Outcome::Answered,
         Err(PollError::Missed { cause, .. }) => Outcome::Missed(*cause),
         // It answered, and refused or lacked what the channels need.
-        Err(PollError::NotSunSpec { .. } | PollError::NoModel { .. } | PollError::Plan { .. }) => {
-            Outcome::Missed(Cause::Refused(ExceptionCode(0x02)))
-        }
+        Err(
+            PollError::NotSunSpec { .. }
+            | PollError::NoModel { .. }
+            | PollError::ShortModels { .. }
+            | PollError::Plan { .. },
+        ) => Outcome::Missed(Cause::Refused(ExceptionCode(0x02))),
         Err(PollError::Open(_)) => Outcome::Missed(Cause::NotConnected),
     }
 }

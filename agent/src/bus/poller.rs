@@ -63,9 +63,26 @@ pub enum PollError {
         #[source]
         source: WalkError,
     },
-    /// It has SunSpec models, and none of those that its channels are in.
-    #[error("device {device} has none of its channels: its SunSpec models are {models:?}")]
+    /// It has SunSpec models, and none of those that its measurements are in.
+    #[error(
+        "device {device} has SunSpec models {}, not {}: choose the profile of one of these",
+        numbers(models),
+        numbers(wanted)
+    )]
     NoModel {
+        /// Which.
+        device: DeviceId,
+        /// Ids of the models it has.
+        models: Vec<u16>,
+        /// Ids of the models that its channels are in, without the one that every device has.
+        wanted: Vec<u16>,
+    },
+    /// It has the SunSpec models of its channels, but they are too short to hold any of these.
+    #[error(
+        "device {device} has none of its channels: its SunSpec models {} end before them",
+        numbers(models)
+    )]
+    ShortModels {
         /// Which.
         device: DeviceId,
         /// Ids of the models it has.
@@ -232,9 +249,12 @@ impl Poller {
         let channels: Vec<ChannelSpec> = models.channels.iter().map(|spec| chain.locate(spec)).collect();
         let poll = DevicePoll::within(channels, &chain.used_by(&models.channels), models.limits)
             .map_err(|source| PollError::Plan { device: self.device.clone(), source })?;
+        let device = || self.device.clone();
+        if let Some(wanted) = chain.lacks_all(&models.channels) {
+            return Err(PollError::NoModel { device: device(), models: chain.ids(), wanted });
+        }
         if poll.plan().unlocated().len() == models.channels.len() {
-            let models = chain.models().iter().map(|model| model.id).collect();
-            return Err(PollError::NoModel { device: self.device.clone(), models });
+            return Err(PollError::ShortModels { device: device(), models: chain.ids() });
         }
         self.poll = poll;
         if let Some(models) = &mut self.models {
@@ -323,6 +343,10 @@ impl Poller {
             host.retries();
         }
     }
+}
+
+fn numbers(ids: &[u16]) -> String {
+    ids.iter().map(u16::to_string).collect::<Vec<_>>().join(", ")
 }
 
 /// A device that says so is alive and asks for patience (V1.1b3, section 7, codes 05 and 06); a gateway that says

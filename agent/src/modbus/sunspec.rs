@@ -14,6 +14,8 @@ const MARKER: [u16; 2] = [0x5375, 0x6E53];
 const MARKER_LEN: u16 = 2;
 /// Registers before a model's data: its id and its length.
 pub(super) const HEADER_LEN: u16 = 2;
+/// Id of the model that says who made the device: every device has it, whatever it measures.
+const COMMON_MODEL: u16 = 1;
 /// Id of the model that ends the chain.
 const END_MODEL: u16 = 0xFFFF;
 /// More models than any device has; a chain that goes on is noise.
@@ -207,6 +209,30 @@ impl Chain {
     #[must_use]
     pub fn models(&self) -> &[Model] {
         &self.models
+    }
+
+    /// The ids of the models, in their order.
+    #[must_use]
+    pub fn ids(&self) -> Vec<u16> {
+        self.models.iter().map(|model| model.id).collect()
+    }
+
+    /// The ids of the models that these channels are placed in, the one that every device has aside, where the device
+    /// has not one of them: it is another kind of device than these channels are of.
+    #[must_use]
+    pub fn lacks_all(&self, specs: &[ChannelSpec]) -> Option<Vec<u16>> {
+        let places = specs.iter().flat_map(|spec| [Some(spec.location), spec.scale_from]).flatten();
+        let mut wanted: Vec<u16> = places
+            .filter_map(|place| match place {
+                Location::SunSpec { model, .. } => Some(model),
+                Location::Absolute(_) => None,
+            })
+            .filter(|model| *model != COMMON_MODEL)
+            .collect();
+        wanted.sort_unstable();
+        wanted.dedup();
+        let has_any = self.models.iter().any(|model| wanted.contains(&model.id));
+        (!wanted.is_empty() && !has_any).then_some(wanted)
     }
 
     /// The models in which channels of these are placed, each once.

@@ -253,6 +253,7 @@ impl Oracle {
             | BusEvent::HistoryRead { .. }
             | BusEvent::Paused { .. }
             | BusEvent::Device { .. }
+            | BusEvent::Complaint { .. }
             | BusEvent::Bus { .. }
             | BusEvent::Metrics { .. } => {}
         }

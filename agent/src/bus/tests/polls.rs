@@ -94,7 +94,7 @@ fn a_poll_goes_on_while_there_is_something_to_hope_for() {
 #[test]
 fn a_complaint_is_heard_once_per_change() {
     let device = || DeviceId::new("d").unwrap();
-    let no_model = |id| Err(PollError::NoModel { device: device(), models: vec![id] });
+    let no_model = |id| Err(PollError::NoModel { device: device(), models: vec![id], wanted: vec![103] });
     let rows = [
         (Ok(()), false),
         (no_model(101), true),
@@ -102,11 +102,12 @@ fn a_complaint_is_heard_once_per_change() {
         (Err(PollError::Missed { device: device(), cause: Cause::NoAnswer }), false),
         (no_model(101), false),
         (no_model(102), true),
+        (Ok(()), true),
         (Ok(()), false),
         (no_model(102), true),
     ];
     let mut complaint = Complaint::default();
     for (n, (result, news)) in rows.iter().enumerate() {
-        assert_eq!(complaint.heard(result).is_some(), *news, "row {n}");
+        assert_eq!(complaint.heard(result), *news, "row {n}");
     }
 }

@@ -29,14 +29,20 @@ fn in_models(interval_ms: u64, models: &[u16]) -> Device {
 #[test]
 fn models_are_found_wherever_they_are() {
     type Read = Result<Vec<Result<f64, Quality>>, &'static str>;
-    let rows: [(BTreeMap<u16, u16>, Read); 6] = [
+    let rows: [(BTreeMap<u16, u16>, Read); 7] = [
         (image(40_000, &[(1, 66), (103, 50)]), Ok(vec![Ok(1.0), Ok(103.0)])),
         (image(50_000, &[(103, 50), (1, 66)]), Ok(vec![Ok(1.0), Ok(103.0)])),
         (image(0, &[(1, 66), (120, 4), (103, 50)]), Ok(vec![Ok(1.0), Ok(103.0)])),
-        (image(40_000, &[(1, 66), (101, 50)]), Ok(vec![Ok(1.0), Err(Quality::NoData)])),
+        // The model of the channel is too short for it; what says who made the device is there all the same.
+        (image(40_000, &[(1, 66), (103, 1)]), Ok(vec![Ok(1.0), Err(Quality::NoData)])),
+        // Who made the device is no measurement: the device is of another kind.
+        (
+            image(40_000, &[(1, 66), (101, 50)]),
+            Err("device d7 has SunSpec models 1, 101, not 103: choose the profile of one of these"),
+        ),
         (
             image(40_000, &[(101, 50)]),
-            Err("device d7 has none of its channels: its SunSpec models are [101]"),
+            Err("device d7 has SunSpec models 101, not 103: choose the profile of one of these"),
         ),
         (BTreeMap::from([(0, 7), (1, 7)]), Err("device d7 has no SunSpec models")),
     ];
@@ -86,6 +92,11 @@ fn a_device_without_the_models_is_alive() {
     script.serve(image(40_000, &[(101, 50)]));
     let end = End::tcp(&script);
     let mut running = Running::start(end.bus(vec![in_models(100, &[103])]), ClockTrust::Always);
+    let why = "device d7 has SunSpec models 101, not 103: choose the profile of one of these";
+    running.until(
+        "what is wrong",
+        |e| matches!(e, BusEvent::Complaint { why: Some(told), .. } if **told == *why),
+    );
     let refused = Cause::Refused(ExceptionCode(2));
     running.until(
         "the cause",
@@ -94,6 +105,7 @@ fn a_device_without_the_models_is_alive() {
     // A firmware update brings the model.
     script.serve(image(40_000, &[(101, 50), (103, 50)]));
     running.until("an answer", answered);
+    running.until("that it is well again", |e| matches!(e, BusEvent::Complaint { why: None, .. }));
     let events = running.stop();
     check_account(&events);
     let aside = |e: &BusEvent| matches!(e, BusEvent::Device { condition, .. } if *condition != DeviceCondition::Online);

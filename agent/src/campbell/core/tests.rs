@@ -61,7 +61,10 @@ fn told(collector: &mut Collector) -> String {
             BusEvent::Channels { channels, .. } => format!("channels {}", channels[0].id),
             BusEvent::HistoryRead { command, outcome } => format!("history {command} {outcome:?}"),
             BusEvent::Paused { command, paused, .. } => format!("paused {command} {paused}"),
-            BusEvent::Device { .. } | BusEvent::Bus { .. } | BusEvent::Metrics { .. } => continue,
+            BusEvent::Device { .. }
+            | BusEvent::Complaint { .. }
+            | BusEvent::Bus { .. }
+            | BusEvent::Metrics { .. } => continue,
             BusEvent::Answered { .. } => panic!("{event:?}"),
         });
     }
