@@ -61,8 +61,14 @@ pub struct OutboxStatus {
     pub owed_percent: u64,
     /// Time of the oldest of them.
     pub oldest_owed: Option<String>,
-    /// Records given up since the start because the budget was full.
+    /// Records given up since the start because there was no room.
     pub dropped_records: u64,
+    /// Of these, because others had filled the disk, though the budget was not used up.
+    #[serde(default)]
+    pub dropped_disk_full: u64,
+    /// Whether that is so now.
+    #[serde(default)]
+    pub disk_full: bool,
     /// Records found damaged.
     pub quarantined_records: u64,
     /// Records appended since the start, and the syncs that took.

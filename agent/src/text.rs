@@ -69,11 +69,14 @@ fn outbox_line(status: &Status) -> String {
         None => String::new(),
         Some(why) => format!("; NOT DURABLE, in memory only: {why}"),
     };
-    let dropped = if outbox.dropped_records == 0 {
-        String::new()
-    } else {
-        format!("; {} records DROPPED, the budget is full", outbox.dropped_records)
-    };
+    let said = |count: u64, what: &str| if count == 0 { String::new() } else { format!("; {count} records {what}") };
+    let of_disk = outbox.dropped_disk_full;
+    let dropped = [
+        if outbox.disk_full { "; the DISK IS FULL, though the budget is not".to_owned() } else { String::new() },
+        said(of_disk, "DROPPED, as others had filled the disk"),
+        said(outbox.dropped_records.saturating_sub(of_disk), "DROPPED, as the budget was full"),
+    ]
+    .concat();
     format!(
         "{} of {}, {} records to deliver, {} % full of them{dropped}{durable}",
         format_bytes(outbox.disk_bytes),
@@ -174,6 +177,28 @@ pub fn table<const N: usize>(head: [&str; N], rows: &[[String; N]]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::status::OutboxStatus;
+
+    #[test]
+    fn what_is_dropped_is_told_with_what_had_no_room() {
+        let rows = [
+            ((0, 0, false), ""),
+            ((7, 0, false), "; 7 records DROPPED, as the budget was full"),
+            (
+                (7, 7, true),
+                "; the DISK IS FULL, though the budget is not; 7 records DROPPED, as others had filled the disk",
+            ),
+            (
+                (7, 3, false),
+                "; 3 records DROPPED, as others had filled the disk; 4 records DROPPED, as the budget was full",
+            ),
+        ];
+        for ((dropped_records, dropped_disk_full, disk_full), expected) in rows {
+            let outbox = OutboxStatus { dropped_records, dropped_disk_full, disk_full, ..OutboxStatus::default() };
+            let told = outbox_line(&Status { outbox, ..Status::default() });
+            assert_eq!(told, format!("0 B of 0 B, 0 records to deliver, 0 % full of them{expected}"));
+        }
+    }
 
     #[test]
     fn columns_are_as_wide_as_their_widest_cell() {

@@ -249,8 +249,12 @@ pub struct Stats {
     pub syncs: u64,
     /// Records quarantined, at the opening and since.
     pub quarantined_records: u64,
-    /// Owed records dropped or refused since the opening because the budget was full.
+    /// Owed records dropped or refused since the opening because there was no room.
     pub dropped_records: u64,
+    /// Of these, because the disk had none, though the budget had.
+    pub dropped_disk_full: u64,
+    /// Whether that is so now.
+    pub is_disk_full: bool,
     /// Losses that no record tells of yet.
     pub pending_losses: u64,
 }

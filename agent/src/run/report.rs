@@ -86,6 +86,8 @@ impl Agent<'_> {
             owed_percent: fill(&stats).percent(),
             oldest_owed: self.engine.oldest_owed_at().map(|at| at.to_string()),
             dropped_records: stats.dropped_records,
+            dropped_disk_full: stats.dropped_disk_full,
+            disk_full: stats.is_disk_full,
             quarantined_records: stats.quarantined_records,
             appended_records: stats.appended_records,
             syncs: stats.syncs,

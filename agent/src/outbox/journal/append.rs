@@ -180,7 +180,7 @@ impl Journal {
             match self.disk.write_at(&name, end, &self.buffer) {
                 Ok(()) => break,
                 // Only where the file system allocates on overwriting: give it what the oldest segment takes.
-                Err(e) if is_full(&e) && self.give_back_oldest()? => {}
+                Err(e) if is_full(&e) && self.give_back_oldest_of_full_disk()? => {}
                 Err(e) => return Err(self.fail("write a segment", e)),
             }
         }
@@ -273,7 +273,9 @@ impl Journal {
         let done = self.losses.add(self.disk.as_mut(), losses);
         done.map_err(|e| self.fail("write a loss", e))?;
         let dropped = losses.iter().filter(|loss| loss.cause == Cause::BudgetFull);
-        self.counters.dropped_records += dropped.map(|l| l.last.0 - l.first.0 + 1).sum::<u64>();
+        let dropped = dropped.map(|l| l.last.0 - l.first.0 + 1).sum::<u64>();
+        self.counters.dropped_records += dropped;
+        self.counters.dropped_disk_full += if self.is_disk_full { dropped } else { 0 };
         Ok(())
     }
 

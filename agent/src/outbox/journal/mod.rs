@@ -106,6 +106,8 @@ pub struct Journal {
     chunk: Vec<u8>,
     hint: Option<ReadHint>,
     has_failed: bool,
+    /// The disk has no room, though the budget has.
+    is_disk_full: bool,
     counters: Counters,
 }
 
@@ -118,6 +120,7 @@ struct Counters {
     syncs: u64,
     quarantined_records: u64,
     dropped_records: u64,
+    dropped_disk_full: u64,
 }
 
 impl Journal {
@@ -269,6 +272,8 @@ impl Outbox for Journal {
             syncs: self.counters.syncs,
             quarantined_records: self.counters.quarantined_records,
             dropped_records: self.counters.dropped_records,
+            dropped_disk_full: self.counters.dropped_disk_full,
+            is_disk_full: self.is_disk_full,
             pending_losses: to_u64(self.pending_losses().len()),
         }
     }

@@ -253,6 +253,7 @@ impl Recovery {
             chunk: Vec::new(),
             hint: None,
             has_failed: false,
+            is_disk_full: false,
             counters: Counters {
                 quarantined_records: self.report.quarantined_records,
                 ..Counters::default()

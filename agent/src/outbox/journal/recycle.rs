@@ -8,6 +8,7 @@ use gapless_common::id::Epoch;
 use gapless_common::planted::{self, Bug};
 use gapless_common::quality::Cause;
 use gapless_common::reading::{Loss, Record};
+use gapless_common::text::format_bytes;
 use gapless_common::wire::decode_record;
 
 use super::format::DATA_AT;
@@ -50,6 +51,7 @@ impl Journal {
         let len = self.options.segment_bytes();
         let count = self.segments.len() + self.spares.len();
         if count >= FILES_MIN && self.file_bytes() + len > self.files_bytes_max() {
+            self.note_disk_full(false);
             return Ok(false);
         }
         self.make_file()
@@ -61,12 +63,32 @@ impl Journal {
         let name = self.free_name();
         match self.disk.create(&name, len) {
             Ok(()) => {
+                self.note_disk_full(false);
                 self.counters.written_bytes += len;
                 self.spares.push(SpareFile { name, len });
                 Ok(true)
             }
-            Err(e) if is_full(&e) => Ok(false),
+            Err(e) if is_full(&e) => {
+                self.note_disk_full(true);
+                Ok(false)
+            }
             Err(e) => Err(self.fail("make a segment", e)),
+        }
+    }
+
+    /// Whether it is the disk that has no room for what the budget allows: said when that begins, and when it ends.
+    pub(super) fn note_disk_full(&mut self, is_full: bool) {
+        if is_full == std::mem::replace(&mut self.is_disk_full, is_full) {
+            return;
+        }
+        let (has, may) = (format_bytes(self.file_bytes()), format_bytes(self.files_bytes_max()));
+        if is_full {
+            tracing::warn!(
+                "the disk is full, and the outbox has {has} of the {may} that its budget allows: new records take the place of \
+                 old ones, or are refused, as the policy says; free the rest, or give the outbox a smaller budget"
+            );
+        } else {
+            tracing::warn!("the disk is no longer too full for the outbox, which has {has} of the {may} that its budget allows");
         }
     }
 
@@ -170,6 +192,12 @@ impl Journal {
     pub(super) fn give_back_oldest(&mut self) -> Result<bool, AppendError> {
         let index = if self.spares.is_empty() { self.pick() } else { None };
         self.give_back(index)
+    }
+
+    /// The same, where the file system has just said that it has none.
+    pub(super) fn give_back_oldest_of_full_disk(&mut self) -> Result<bool, AppendError> {
+        self.note_disk_full(true);
+        self.give_back_oldest()
     }
 
     /// The same whatever the policy, for what the other records mean nothing without.

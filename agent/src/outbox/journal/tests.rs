@@ -206,6 +206,19 @@ fn a_full_disk_costs_the_oldest() {
     assert_eq!((lost.len(), lost[0].first, lost[0].cause), (1, Seq(1), Cause::BudgetFull));
     assert_eq!(outbox.held()[0].first, lost[0].last.next());
     assert_eq!(outbox.held()[0].next, Seq(3101));
+    let stats = outbox.stats();
+    assert_eq!((stats.is_disk_full, stats.dropped_disk_full), (true, stats.dropped_records));
+    // With room again what is dropped is dropped for the budget.
+    disk.set_capacity(None);
+    let until = stats.dropped_records + 100;
+    for n in 0.. {
+        if outbox.stats().dropped_records > until {
+            break;
+        }
+        append(&mut outbox, 3101 + n * 10, 10, 200).unwrap();
+    }
+    let now = outbox.stats();
+    assert_eq!((now.is_disk_full, now.dropped_disk_full), (false, stats.dropped_disk_full));
 }
 
 /// Two epochs, several batches, an internal frame of each kind.
