@@ -32,16 +32,26 @@ pub fn spawn_files<E: From<BusEvent> + Send + 'static>(
     let sets = folder.devices.iter().map(|files| files.settings.clone()).collect();
     let collector = Collector::new(folder.id.clone(), sets, started, clock.now());
     let root = folder.path.clone();
-    let mut told = BTreeSet::new();
+    let mut told = Told::default();
     asking::spawn(folder.id.as_str(), collector, move |ask: Ask| find(&root, &mut told, ask), clock, events)
 }
 
-/// Does what is asked for. Of which patterns it was `told` that they mean too many files is known from one to the next.
-fn find(root: &Path, told: &mut BTreeSet<Box<str>>, ask: Ask) -> Result<Found, Failure> {
+/// What the log says of patterns: once, and again where it was otherwise in between.
+#[derive(Debug, Default)]
+struct Told {
+    /// They mean too many files.
+    left_out: BTreeSet<Box<str>>,
+    /// They mean none.
+    empty: BTreeSet<Box<str>>,
+}
+
+/// Does what is asked for. What was `told` of patterns is known from one to the next.
+fn find(root: &Path, told: &mut Told, ask: Ask) -> Result<Found, Failure> {
     match ask {
         Ask::List(pattern) => list(root, &pattern)
             .map(|listed| {
-                tell_left_out(root, told, &pattern, listed.left_out);
+                tell_left_out(root, &mut told.left_out, &pattern, listed.left_out);
+                tell_empty(root, &mut told.empty, &pattern, listed.files.is_empty());
                 Found::Files(listed.files)
             })
             .map_err(|(path, error)| Failure::Unreadable(format!("cannot list {}: {error}", path.display()))),
@@ -76,6 +86,19 @@ fn tell_left_out(root: &Path, told: &mut BTreeSet<Box<str>>, pattern: &str, left
             "it means {left_out} files beside the {FILES_MAX} that were written last, and these are not read: write a narrower \
              pattern, or put away what is read"
         );
+    }
+    is_new
+}
+
+/// Says that no file has such a name: once, and again where one had in between. Whether it was said.
+fn tell_empty(root: &Path, told: &mut BTreeSet<Box<str>>, pattern: &str, is_empty: bool) -> bool {
+    if !is_empty {
+        told.remove(pattern);
+        return false;
+    }
+    let is_new = told.insert(pattern.into());
+    if is_new {
+        tracing::warn!(folder = %root.display(), pattern, "no file of the folder is called so");
     }
     is_new
 }
@@ -224,6 +247,25 @@ mod tests {
         for (pattern, left_out, expected) in rows {
             let is_said = tell_left_out(Path::new("/x"), &mut told, pattern, left_out);
             assert_eq!(is_said, expected, "{pattern} {left_out}");
+        }
+    }
+
+    #[test]
+    fn that_no_file_is_called_so_is_said_once_as_long_as_it_lasts() {
+        let mut told = BTreeSet::new();
+        let rows = [
+            ("a*", true, true),
+            ("a*", true, false),
+            ("b*", true, true),
+            ("a*", false, false),
+            ("a*", true, true),
+        ];
+        for (pattern, is_empty, expected) in rows {
+            assert_eq!(
+                tell_empty(Path::new("/x"), &mut told, pattern, is_empty),
+                expected,
+                "{pattern} {is_empty}"
+            );
         }
     }
 }
