@@ -69,12 +69,18 @@ fn outbox_line(status: &Status) -> String {
         None => String::new(),
         Some(why) => format!("; NOT DURABLE, in memory only: {why}"),
     };
-    let said = |count: u64, what: &str| if count == 0 { String::new() } else { format!("; {count} records {what}") };
+    let said =
+        |count: u64, what: &str| if count == 0 { String::new() } else { format!("; {count} records {what}") };
     let of_disk = outbox.dropped_disk_full;
     let dropped = [
-        if outbox.disk_full { "; the DISK IS FULL, though the budget is not".to_owned() } else { String::new() },
+        if outbox.disk_full {
+            "; the DISK IS FULL, though the budget is not".to_owned()
+        } else {
+            String::new()
+        },
         said(of_disk, "DROPPED, as others had filled the disk"),
         said(outbox.dropped_records.saturating_sub(of_disk), "DROPPED, as the budget was full"),
+        said(outbox.quarantined_records, "LOST to damage of its files"),
     ]
     .concat();
     format!(
@@ -180,21 +186,28 @@ mod tests {
     use crate::status::OutboxStatus;
 
     #[test]
-    fn what_is_dropped_is_told_with_what_had_no_room() {
+    fn what_is_lost_is_told_with_its_reason() {
         let rows = [
-            ((0, 0, false), ""),
-            ((7, 0, false), "; 7 records DROPPED, as the budget was full"),
+            ((0, 0, false, 0), ""),
+            ((0, 0, false, 2), "; 2 records LOST to damage of its files"),
+            ((7, 0, false, 0), "; 7 records DROPPED, as the budget was full"),
             (
-                (7, 7, true),
+                (7, 7, true, 0),
                 "; the DISK IS FULL, though the budget is not; 7 records DROPPED, as others had filled the disk",
             ),
             (
-                (7, 3, false),
+                (7, 3, false, 0),
                 "; 3 records DROPPED, as others had filled the disk; 4 records DROPPED, as the budget was full",
             ),
         ];
-        for ((dropped_records, dropped_disk_full, disk_full), expected) in rows {
-            let outbox = OutboxStatus { dropped_records, dropped_disk_full, disk_full, ..OutboxStatus::default() };
+        for ((dropped_records, dropped_disk_full, disk_full, quarantined_records), expected) in rows {
+            let outbox = OutboxStatus {
+                dropped_records,
+                dropped_disk_full,
+                disk_full,
+                quarantined_records,
+                ..OutboxStatus::default()
+            };
             let told = outbox_line(&Status { outbox, ..Status::default() });
             assert_eq!(told, format!("0 B of 0 B, 0 records to deliver, 0 % full of them{expected}"));
         }

@@ -8,7 +8,7 @@ mod account;
 mod files;
 mod tail;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 
 use gapless_common::id::{BootId, Epoch, Seq};
@@ -48,6 +48,7 @@ pub(super) fn open(
     recovery.read_all(disk.as_mut(), lives)?;
     files::erase_unbegun(disk.as_mut(), &spares, recovery.segments.last().map_or(0, |s| s.number))?;
     recovery.finish(disk.as_mut())?;
+    recovery.tell_damage();
     let is_used = recovery.epochs.iter().any(|&(epoch, _)| epoch == opening.epoch);
     if is_used && !planted::has(Bug::ReuseSeq) {
         return Err(OpenError::EpochUsed(opening.epoch));
@@ -88,6 +89,8 @@ pub(super) struct Recovery {
     /// What was refused at the end of the newest epoch, which no frame says yet.
     refused_tail: Option<Loss>,
     pub(super) report: RecoveryReport,
+    /// Bytes of damage that is new, by the file that it is in.
+    damaged: BTreeMap<String, u64>,
 }
 
 impl Recovery {
@@ -140,7 +143,7 @@ impl Recovery {
         for &(offset, item) in &items {
             self.take(&bytes[offset..], offset, &item, &mut spans);
             if !matches!(item, Item::Frame(_)) {
-                self.keep_aside(disk, life.number, offset, &bytes[offset..end_of(&(offset, item))])?;
+                self.keep_aside(disk, &life, offset, &bytes[offset..end_of(&(offset, item))])?;
             }
         }
         if is_last {
@@ -159,7 +162,11 @@ impl Recovery {
         pages: &[u64],
         is_needed: bool,
     ) -> Result<(), OpenError> {
-        self.report.unreadable_bytes += to_u64(pages.len() * unreadable::PAGE_BYTES);
+        let bytes = to_u64(pages.len() * unreadable::PAGE_BYTES);
+        self.report.unreadable_bytes += bytes;
+        if bytes > 0 {
+            self.note_damage(name, bytes);
+        }
         if !self.repairs {
             return Ok(());
         }
@@ -182,14 +189,14 @@ impl Recovery {
     fn keep_aside(
         &mut self,
         disk: &mut dyn Disk,
-        number: u64,
+        life: &Life,
         offset: usize,
         bytes: &[u8],
     ) -> Result<(), OpenError> {
         let is_new = !self.repairs
             || self
                 .quarantine
-                .add(disk, number, to_u64(offset), bytes)
+                .add(disk, life.number, to_u64(offset), bytes)
                 .or_else(|e| {
                     if crate::outbox::is_full(&e) || unreadable::is_unreadable(&e) {
                         Ok(true)
@@ -200,8 +207,24 @@ impl Recovery {
                 .map_err(|e| failed("write the quarantine", e))?;
         if is_new {
             self.report.quarantined_bytes += to_u64(bytes.len());
+            self.note_damage(&life.name, to_u64(bytes.len()));
         }
         Ok(())
+    }
+
+    pub(super) fn note_damage(&mut self, file: &str, bytes: u64) {
+        *self.damaged.entry(file.to_owned()).or_default() += bytes;
+    }
+
+    /// A disk that goes bad is to be changed before it takes more.
+    fn tell_damage(&self) {
+        for (file, bytes) in &self.damaged {
+            tracing::warn!(file, bytes, "the outbox is damaged: what cannot be read of it is quarantined");
+        }
+        let records = self.report.quarantined_records;
+        if records > 0 {
+            tracing::warn!(records, "records are lost to damage of the outbox: the collector hears which");
+        }
     }
 
     /// The newest epoch, and the first seq that it never issued.

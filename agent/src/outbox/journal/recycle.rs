@@ -88,7 +88,9 @@ impl Journal {
                  old ones, or are refused, as the policy says; free the rest, or give the outbox a smaller budget"
             );
         } else {
-            tracing::warn!("the disk is no longer too full for the outbox, which has {has} of the {may} that its budget allows");
+            tracing::warn!(
+                "the disk is no longer too full for the outbox, which has {has} of the {may} that its budget allows"
+            );
         }
     }
 

@@ -251,6 +251,39 @@ fn count(set: &RangeSet) -> u64 {
     set.iter().map(|(f, l)| l - f + 1).sum()
 }
 
+/// Where a test reads what was logged.
+#[derive(Clone, Default)]
+struct Log(std::sync::Arc<std::sync::Mutex<Vec<u8>>>);
+
+impl std::io::Write for Log {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().unwrap().extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+#[test]
+fn damage_is_told_once_with_its_file() {
+    let disk = small_outbox();
+    let mut rotten = disk.contents("0000.seg").unwrap();
+    // In the first record, behind the segment's header.
+    rotten[super::format::DATA_AT + 200] ^= 1;
+    disk.set_contents("0000.seg", &rotten);
+    for (epoch, expected) in [(3, 1), (4, 0)] {
+        let log = Log::default();
+        let written = log.clone();
+        let subscriber =
+            tracing_subscriber::fmt().with_ansi(false).with_writer(move || written.clone()).finish();
+        tracing::subscriber::with_default(subscriber, || open(&disk, epoch));
+        let text = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
+        assert_eq!(text.matches("file=\"0000.seg\"").count(), expected, "epoch {epoch}: {text}");
+    }
+}
+
 #[test]
 fn a_flipped_byte_costs_at_most_the_record_it_hit() {
     let disk = small_outbox();

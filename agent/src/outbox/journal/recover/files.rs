@@ -90,6 +90,7 @@ impl Recovery {
                     // It will be written again, from its first byte on.
                     self.give_up(disk, &file.name, &refused, true)?;
                     self.report.quarantined_segments += 1;
+                    self.note_damage(&file.name, file.len);
                     spares.push(file);
                 }
             }
