@@ -115,7 +115,8 @@ pub struct Counters {
     pub bytes: u64,
     /// Messages of the broker that made no sense.
     pub garbage: u64,
-    /// Why the last connection ended, until the collector answers again.
+    /// Why the last connection ended, or what a person may look at while nothing is acknowledged; until the collector
+    /// answers again.
     pub last_error: Option<String>,
 }
 
@@ -128,6 +129,8 @@ pub struct Engine {
     core: Core,
     packer: Packer,
     connection: Option<ConnectionId>,
+    /// Since when it is connected and nothing has been acknowledged on it, on the boot clock.
+    unheard_since_ms: Option<u64>,
     /// Of collectors' commands, by their id.
     polls: Polls<u64>,
     /// Of these, whose device has answered, and that is not durable yet.
@@ -163,6 +166,7 @@ impl Engine {
             depot,
             account: Account::default(),
             connection: None,
+            unheard_since_ms: None,
             polls: Polls::default(),
             asked: Vec::new(),
             pauses: Pauses::begin(now),
@@ -272,6 +276,7 @@ impl Engine {
         let why = format!("the device did not answer within {} s", POLL_WAIT_MS / 1_000);
         self.end_polls(late, &Outcome::Failed(why.into()), now);
         self.act(now)?;
+        self.hint_if_unheard(now);
         self.tell_health(now);
         self.act(now)?;
         self.hand_over(now)

@@ -15,8 +15,11 @@ use crate::depot::DepotError;
 use crate::frames::Packed;
 use crate::health::{Facts, fill};
 use crate::text::chain;
-use crate::uplink::core::{Action, Event, Offer};
+use crate::uplink::core::{Action, Event, LinkState, Offer};
 use crate::uplink::mqtt::MqttEvent;
+
+/// How long a connection on which nothing is acknowledged goes without a hint.
+const HINT_AFTER_MS: u64 = 60_000;
 
 /// Topic of a collector's presence, up to its name.
 const PRESENCE_PREFIX: &str = "gapless/v1/collectors/";
@@ -30,6 +33,7 @@ impl Engine {
         match event {
             MqttEvent::Connected(connection) if self.connection == Some(connection) => {
                 tracing::info!(%connection, "connected");
+                self.unheard_since_ms = Some(now.boot_ms);
                 self.core.handle(Event::Connected, now.boot_ms);
             }
             MqttEvent::Disconnected(connection, why) if self.connection == Some(connection) => {
@@ -77,7 +81,30 @@ impl Engine {
     fn throw_away(&mut self, why: String) {
         self.counters.last_error = Some(why);
         self.connection = None;
+        self.unheard_since_ms = None;
         self.effects.push_back(Effect::Disconnect);
+    }
+
+    /// A broker that lets nothing through looks like one without a collector. Said once a connection, and only while no
+    /// collector shows itself: where one does and does not answer, the connection ends for that.
+    pub(super) fn hint_if_unheard(&mut self, now: Now) {
+        let is_long = self.unheard_since_ms.is_some_and(|at| at.saturating_add(HINT_AFTER_MS) <= now.boot_ms);
+        if !is_long || self.core.status().link != LinkState::Probing {
+            return;
+        }
+        let hint = self.hint();
+        if self.counters.last_error.as_ref() == Some(&hint) {
+            return;
+        }
+        tracing::warn!("connected, and {hint}");
+        self.counters.last_error = Some(hint);
+    }
+
+    fn hint(&self) -> String {
+        let path = &self.setup.path;
+        format!(
+            "nothing is acknowledged: does the broker let this agent publish to gapless/v1/{path}/#, and is a collector running?"
+        )
     }
 
     fn on_message(&mut self, topic: &str, payload: &[u8], retained: bool, now: Now) {
@@ -96,7 +123,7 @@ impl Engine {
         let (ack, command) = (self.setup.path.down(Down::Ack), self.setup.path.down(Down::Command));
         match decoded {
             Ok(Message::Ack(said)) if topic == ack => {
-                self.counters.last_error = None;
+                (self.counters.last_error, self.unheard_since_ms) = (None, None);
                 self.core.handle(Event::Ack(said), now.boot_ms);
             }
             Ok(Message::Command(asked)) if topic == command => {
@@ -118,8 +145,10 @@ impl Engine {
         match action {
             Action::Connect => self.connect()?,
             Action::Disconnect(why) => {
+                let hint = self.unheard_since_ms.map(|_| format!("; {}", self.hint())).unwrap_or_default();
+                let why = format!("{why}{hint}");
                 tracing::warn!("the connection is thrown away: {why}");
-                self.throw_away(why.to_owned());
+                self.throw_away(why);
             }
             Action::Birth => {
                 let birth = self.birth(now);

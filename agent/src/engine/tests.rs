@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use gapless_common::catalog::Catalog;
-use gapless_common::id::{AgentId, CatalogHash, ChannelIndex, DeviceId, Incarnation, SiteId};
-use gapless_common::message::{AgentState, Command, CommandBody, Presence};
+use gapless_common::id::{AgentId, CatalogHash, ChannelIndex, Commit, DeviceId, Incarnation, SiteId};
+use gapless_common::message::{Ack, AgentState, Command, CommandBody, Presence};
 use gapless_common::quality::{Cause, Quality};
 use gapless_common::reading::{Misses, Sample, Value};
 use gapless_common::time::{Interval, Slot, SlotGrid};
@@ -114,6 +114,36 @@ fn word(message: &Message) -> &'static str {
         Message::Data(_) => "data",
         _ => "other",
     }
+}
+
+/// A broker may take a connection and let nothing through.
+#[test]
+fn a_connection_on_which_nothing_is_acknowledged_comes_with_a_hint() {
+    let hinted =
+        |engine: &Engine| engine.counters.last_error.as_ref().is_some_and(|why| why.contains("/#, and is a"));
+    // Nobody is there.
+    let mut engine = start(&MemoryDisk::new());
+    let connection = connect(&mut engine, 100);
+    engine.check_deadlines(now(60_099)).unwrap();
+    assert!(!hinted(&engine));
+    engine.check_deadlines(now(60_100)).unwrap();
+    assert!(hinted(&engine), "{:?}", engine.counters.last_error);
+    let ack = Ack { incarnation: Incarnation(1), commit: Commit(1), epochs: Vec::new() };
+    let topic = engine.setup.path.down(Down::Ack);
+    hear(&mut engine, connection, (&topic, &Message::Ack(ack)), now(60_200));
+    engine.check_deadlines(now(200_000)).unwrap();
+    assert!(!hinted(&engine), "it was answered");
+    // A collector shows itself, and does not answer.
+    let mut engine = start(&MemoryDisk::new());
+    let connection = connect(&mut engine, 100);
+    hear(&mut engine, connection, (PRESENCE, &HERE), now(300));
+    for at in (1_000..400_000).step_by(1_000) {
+        engine.check_deadlines(now(at)).unwrap();
+        if engine.connection.is_none() {
+            break;
+        }
+    }
+    assert!(hinted(&engine), "{:?}", engine.counters.last_error);
 }
 
 #[test]
