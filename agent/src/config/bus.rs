@@ -6,7 +6,7 @@ use gapless_common::document::{Place, Table};
 use gapless_common::id::{BusId, DeviceId};
 use gapless_common::profile::ProfileSet;
 
-use super::device::{BusDefaults, read_device};
+use super::device::{BusDefaults, BusInterval, read_device};
 use super::endpoint::endpoint;
 use super::files::{self, read_folder};
 use super::logger::{EXAMPLE, read_logger};
@@ -104,7 +104,7 @@ fn read_bus(table: &Table<'_>, id: Option<BusId>, profiles: &ProfileSet, seen: &
         timeout_ms: table.duration_within("timeout", 10..=60_000).map_or(TIMEOUT_DEFAULT_MS, |at| at.value),
         retries: table.u8("retries", 0..=10).unwrap_or(RETRIES_DEFAULT),
         turnaround_ms: table.duration_within("turnaround", 0..=10_000).map_or(0, |at| at.value),
-        interval_ms: table.duration_ms("interval"),
+        interval: BusInterval::read(table),
     };
     let devices = read_devices(table, profiles, &defaults, seen);
     table.finish();

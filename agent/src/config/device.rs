@@ -19,7 +19,26 @@ pub(super) struct BusDefaults {
     pub(super) timeout_ms: u32,
     pub(super) retries: u8,
     pub(super) turnaround_ms: u32,
-    pub(super) interval_ms: Option<At<u64>>,
+    pub(super) interval: BusInterval,
+}
+
+/// The interval that a bus gives to those of its devices that have none.
+#[derive(Clone, Copy)]
+pub(super) enum BusInterval {
+    None,
+    /// It was reported: that its devices have none is no mistake of theirs.
+    Wrong,
+    Ms(At<u64>),
+}
+
+impl BusInterval {
+    pub(super) fn read(bus: &Table<'_>) -> Self {
+        match (bus.duration_ms("interval"), bus.place_of("interval")) {
+            (Some(found), _) => Self::Ms(found),
+            (None, Some(_)) => Self::Wrong,
+            (None, None) => Self::None,
+        }
+    }
 }
 
 pub(super) fn read_device(table: &Table<'_>, profiles: &ProfileSet, bus: &BusDefaults) -> Option<Device> {
@@ -31,7 +50,7 @@ pub(super) fn read_device(table: &Table<'_>, profiles: &ProfileSet, bus: &BusDef
     let defaults = read_defaults(table, profile.as_ref().ok().and_then(|profile| *profile));
     let (memory, grid, channels) = match read_collected(table) {
         Collected::Polled => {
-            (None, read_grid(table, bus.interval_ms), read_channels(table, &profile, &defaults))
+            (None, read_grid(table, bus.interval), read_channels(table, &profile, &defaults))
         }
         Collected::Recorded => {
             let (memory, grid) =
@@ -117,13 +136,17 @@ impl Timing {
     }
 }
 
-pub(super) fn read_grid(table: &Table<'_>, of_bus: Option<At<u64>>) -> Option<SlotGrid> {
+pub(super) fn read_grid(table: &Table<'_>, of_bus: BusInterval) -> Option<SlotGrid> {
     let own = table.duration_ms("interval");
     let phase = table.duration_ms("phase");
-    if own.is_none() && of_bus.is_none() {
-        table.need("interval", "\"10s\"");
-    }
-    let found = own.or(of_bus)?;
+    let found = match (own, of_bus) {
+        (Some(found), _) | (None, BusInterval::Ms(found)) => found,
+        (None, BusInterval::Wrong) => return None,
+        (None, BusInterval::None) => {
+            table.need("interval", "\"10s\"");
+            return None;
+        }
+    };
     let interval =
         Interval::from_ms(found.value).map_err(|error| table.report(found.place, error.to_string())).ok()?;
     let phase_ms = phase.map_or(0, |phase| phase.value);
@@ -162,6 +185,11 @@ fn read_channels(
     let from_profile = channels.len();
     for (channel, channel_table) in own.into_iter().zip(&own_tables) {
         add_own(channel_table, &mut channels, from_profile, channel?);
+    }
+    // Where none of the names is known, or there is nothing to choose from, that was reported.
+    let is_told = selection.is_some_and(|names| !names.is_empty());
+    if channels.is_empty() && is_told {
+        return None;
     }
     if channels.is_empty() {
         let example = "profile = \"eastron-sdm630\", or [[bus.device.channel]] tables";

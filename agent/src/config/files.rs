@@ -6,7 +6,7 @@ use gapless_common::document::{At, Table};
 use gapless_common::id::{BusId, DeviceId, DeviceIndex};
 
 use super::bus::{Seen, once};
-use super::device::{read_attributes, read_grid};
+use super::device::{BusInterval, read_attributes, read_grid};
 use super::logger::{read_channels, read_first};
 use super::{FileSettings, Folder, LogFiles};
 use crate::files::form::{Form, Kind};
@@ -24,14 +24,14 @@ pub(super) const EXAMPLE: &str = "folder = \"/mnt/logger\"";
 
 pub(super) fn read_folder(table: &Table<'_>, id: Option<BusId>, seen: &mut Seen) -> Option<Folder> {
     let path = table.filled_text("folder").map(|found| PathBuf::from(found.value));
-    let interval_ms = table.duration_ms("interval");
+    let interval = BusInterval::read(table);
     table.need(
         "device",
         "[{ id = \"mast\", files = \"Met*.dat\", format = \"toa5\", interval = \"10m\", zone = \"+01:00\", channels = \"all\" }]",
     );
     let mut devices = Vec::new();
     for device in table.tables("device") {
-        let read = read_files(&device, interval_ms);
+        let read = read_files(&device, interval);
         if let (Some(read), Some(at)) = (&read, device.place_of("id")) {
             once(&device, "device", &mut seen.devices, read.id.clone(), at);
         }
@@ -44,14 +44,14 @@ pub(super) fn read_folder(table: &Table<'_>, id: Option<BusId>, seen: &mut Seen)
     Some(Folder { id: id?, path: path?, devices: devices.into_iter().collect::<Option<_>>()? })
 }
 
-fn read_files(table: &Table<'_>, interval_ms: Option<At<u64>>) -> Option<LogFiles> {
+fn read_files(table: &Table<'_>, interval: BusInterval) -> Option<LogFiles> {
     table.need("id", "\"mast\"");
     table.need("files", "\"Met*.dat\"");
     table.need("format", "\"toa5\"");
     table.need("zone", "\"+01:00\", the offset of the files' times from UTC");
     let id = table.parsed::<DeviceId>("id");
     let pattern = read_pattern(table);
-    let grid = read_grid(table, interval_ms);
+    let grid = read_grid(table, interval);
     let form = read_form(table);
     let first_ms = read_first(table);
     let late_ms = table.duration_ms("late").and_then(|found| i64::try_from(found.value).ok());

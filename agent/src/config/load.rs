@@ -6,7 +6,7 @@ use gapless_common::document::{At, Table};
 use gapless_common::profile::{LoadProfile, Profile};
 use gapless_common::time::SlotGrid;
 
-use super::device::read_grid;
+use super::device::{BusInterval, read_grid};
 use super::logger::read_first;
 use crate::records::zone::Zone;
 
@@ -60,7 +60,7 @@ pub(super) fn read_memory(table: &Table<'_>, profile: Option<&Profile>) -> Optio
         return None;
     };
     let usual_ms = u64::try_from(load.interval.as_ms()).ok()?;
-    let grid = read_grid(table, Some(At { value: usual_ms, place: at }))?;
+    let grid = read_grid(table, BusInterval::Ms(At { value: usual_ms, place: at }))?;
     load.interval = grid.interval;
     load.clock_limit_ms = limit.map_or(load.clock_limit_ms, |found| found.value);
     if zone.is_none() && load.zone.is_none() {

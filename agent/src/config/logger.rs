@@ -8,7 +8,7 @@ use gapless_common::id::{BusId, ChannelId, DeviceId, DeviceIndex};
 use gapless_common::profile::Scale;
 
 use super::bus::{Seen, once};
-use super::device::{read_attributes, read_grid};
+use super::device::{BusInterval, read_attributes, read_grid};
 use super::endpoint::endpoint;
 use super::parse::read_password;
 use super::{LogTable, Logger, Web};
@@ -27,14 +27,14 @@ pub(super) const EXAMPLE: &str = "campbell = { url = \"http://10.0.0.9\" }";
 pub(super) fn read_logger(table: &Table<'_>, id: Option<BusId>, seen: &mut Seen) -> Option<Logger> {
     let web = table.table("campbell").and_then(|inner| read_web(&inner));
     let timeout_ms = table.duration_within("timeout", 100..=60_000).map_or(TIMEOUT_DEFAULT_MS, |at| at.value);
-    let interval_ms = table.duration_ms("interval");
+    let interval = BusInterval::read(table);
     table.need(
         "device",
         "[{ id = \"mast\", table = \"Met\", interval = \"10m\", zone = \"+01:00\", channels = \"all\" }]",
     );
     let mut tables = Vec::new();
     for device in table.tables("device") {
-        let read = read_table(&device, interval_ms);
+        let read = read_table(&device, interval);
         if let (Some(read), Some(at)) = (&read, device.place_of("id")) {
             once(&device, "device", &mut seen.devices, read.id.clone(), at);
         }
@@ -82,13 +82,13 @@ fn read_url(table: &Table<'_>, found: At<&str>) -> Option<String> {
     Some(if to.port == 80 { format!("http://{host}") } else { format!("http://{host}:{}", to.port) })
 }
 
-fn read_table(table: &Table<'_>, interval_ms: Option<At<u64>>) -> Option<LogTable> {
+fn read_table(table: &Table<'_>, interval: BusInterval) -> Option<LogTable> {
     table.need("id", "\"mast\"");
     table.need("table", "\"Met\"");
     table.need("zone", "\"+01:00\", the offset of the logger's clock from UTC");
     let id = table.parsed::<DeviceId>("id");
     let name = table.filled_text("table");
-    let grid = read_grid(table, interval_ms);
+    let grid = read_grid(table, interval);
     let zone = table.parsed::<Zone>("zone");
     let first_ms = read_first(table);
     let channels = read_channels(table);

@@ -102,7 +102,7 @@ fn what_is_not_written_has_its_default() {
 
 #[test]
 fn every_problem_names_its_place_and_what_is_right() {
-    let rows: [(&str, &str, &str); 30] = [
+    let rows: [(&str, &str, &str); 32] = [
         ("site = \"s\"", "site = \"a b\"", "2:8 `site`: ` ` cannot stand in a name"),
         ("agent = \"a\"", "", "1:1 `agent` is missing: for example agent = \"gateway-1\""),
         ("mqtt://localhost", "tcp://u:topsecret@localhost", "4:21 `broker` begins with mqtt://"),
@@ -142,6 +142,17 @@ fn every_problem_names_its_place_and_what_is_right() {
         ("unit = 1", "unit = 256", "11:8 `unit` must be 0 to 255, got 256"),
         ("interval = \"1s\"", "interval = \"9ms\"", "12:12 an interval is 10 ms to 49 days, got 9 ms"),
         ("interval = \"1s\"", "", "9:1 `interval` is missing"),
+        // What is wrong at the bus is no mistake of each of its devices.
+        (
+            "[[bus.device]]\nid = \"d\"\nunit = 1\ninterval = \"1s\"",
+            "interval = \"5\"\n[[bus.device]]\nid = \"d\"\nunit = 1",
+            "9:12 `interval`",
+        ),
+        (
+            "channel = [{ id = \"c\", address = 0, type = \"u16\" }]",
+            "profile = \"abb-b23\"\nchannels = [\"power\"]",
+            "14:13 profile `abb-b23` has no channel `power`",
+        ),
         (
             "interval = \"1s\"",
             "interval = \"1s\"\nphase = \"1s\"",
