@@ -199,6 +199,7 @@ pub fn check(config: &Config) -> Result<(), RunError> {
         }
     }
     password(config)?;
+    check_user(config)?;
     if config.database().exists() {
         warn_of_unknown_names(config);
     }
@@ -289,9 +290,25 @@ fn broker_options(
         BrokerChoice::External { host, port, tls } => (host, port, tls, None),
     };
     let password = password(config)?;
+    // What worked without goes on to work.
+    if let Err(error) = check_user(config) {
+        tracing::warn!("the password is not used: {error}");
+    }
     let credentials = config.mqtt.user.clone().map(|user| (user, password));
     let tls = tls.then(|| config.ca_file());
     Ok((mqtt::Options { name: config.name.clone(), host, port, credentials, tls, incarnation }, embedded))
+}
+
+/// A password is somebody's.
+fn check_user(config: &Config) -> Result<(), ConfigError> {
+    match (&config.mqtt.password_file, &config.mqtt.user) {
+        (Some(path), None) => Err(ConfigError::Value {
+            key: "mqtt.password_file",
+            value: path.display().to_string(),
+            why: "name the `user` whose password it is",
+        }),
+        _ => Ok(()),
+    }
 }
 
 /// The collector's password at the broker; empty where it has none.
@@ -305,6 +322,17 @@ fn password(config: &Config) -> Result<String, RunError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_password_has_a_user() {
+        let rows = [(None, None, true), (Some("u"), None, true), (Some("u"), Some("p"), true), (None, Some("p"), false)];
+        for (user, password_file, is_right) in rows {
+            let mut config = Config::default();
+            config.mqtt.user = user.map(str::to_owned);
+            config.mqtt.password_file = password_file.map(PathBuf::from);
+            assert_eq!(check_user(&config).is_ok(), is_right, "{user:?} {password_file:?}");
+        }
+    }
 
     #[test]
     fn a_data_directory_that_is_a_file_is_told() {

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use gapless_common::time::Timestamp;
 use rusqlite::{Connection, OptionalExtension as _, Row, params};
 
-use super::alert_rows;
+use super::{alert_rows, names};
 use crate::store::model::StopReason;
 
 /// A device, and what it is judged by.
@@ -131,7 +131,8 @@ pub(crate) fn tell(
     now: Timestamp,
 ) -> rusqlite::Result<()> {
     let what = removed.word();
-    tracing::info!(what, device, count, detail, "tidied away");
+    let name = device.map(|no| names::of_device(connection, no)).transpose()?.flatten();
+    tracing::info!(what, device = name, count, detail, "tidied away");
     let sql = "INSERT INTO removals (at, what, device, count, detail) VALUES (?1, ?2, ?3, ?4, ?5)";
     let count = i64::try_from(count).unwrap_or(i64::MAX);
     connection.prepare_cached(sql)?.execute(params![now.0, what, device, count, detail]).map(drop)
