@@ -17,7 +17,10 @@ use super::problem::ProblemBody;
 use super::reply::{self, Page};
 use super::{ApiState, Problem};
 use crate::ingest::Act;
-use crate::store::model::{ConflictRow, ParkReason, ParkedRow, SeriesNo, SeriesRow, SlotState, StripRun};
+use crate::store::ReadStore;
+use crate::store::model::{
+    ConflictRow, ParkReason, ParkedRow, SeriesNo, SeriesRow, SlotState, StripRun, Unread,
+};
 
 /// Why slots have no reading.
 #[derive(Debug, Clone, Serialize, ToSchema)]
@@ -45,7 +48,7 @@ pub(super) struct CoverageRun {
     /// Number of slots.
     slots: u64,
     /// `received`, `missed` (the agent said why), `lost` (proven to be missing), `late` (may still be on its
-    /// way) or `unknown` (the agent has not been heard from).
+    /// way, or its source may have it later) or `unknown` (the agent has not been heard from, or its source not been read).
     state: &'static str,
     /// Why, for `missed`, `lost` and `unknown`.
     #[serde(flatten)]
@@ -63,17 +66,35 @@ pub(crate) const fn slot_state(state: SlotState) -> (&'static str, Option<Cause>
     }
 }
 
-impl From<&StripRun> for CoverageRun {
-    fn from(run: &StripRun) -> Self {
+impl CoverageRun {
+    /// `unread` where its device is one of a source that the collector reads itself: no agent of it is anywhere to be
+    /// heard from.
+    fn new(run: &StripRun, unread: Option<&Unread>) -> Self {
         let (state, cause) = slot_state(run.state);
-        Self {
-            from: run.from.to_string(),
-            to: run.to.to_string(),
-            slots: run.slots,
-            state,
-            reason: cause.map(Reason::from),
+        let mut reason = cause.map(Reason::from);
+        if let (SlotState::Unknown, Some(reason), Some(unread)) = (run.state, &mut reason, unread) {
+            reason.detail = unread_words(unread);
         }
+        Self { from: run.from.to_string(), to: run.to.to_string(), slots: run.slots, state, reason }
     }
+}
+
+/// Whether a device is read, or computed, by the collector itself.
+fn is_of_source(attributes: &BTreeMap<String, String>) -> bool {
+    attributes.get("history").is_some_and(|history| history == "source")
+        || attributes.contains_key("product_of")
+}
+
+fn unread_words(unread: &Unread) -> String {
+    let mut words = match unread.since {
+        Some(since) => format!("its source has not been read since {since}"),
+        None => "its source could not be read".to_owned(),
+    };
+    if let Some(why) = &unread.why {
+        words.push_str(": ");
+        words.push_str(why);
+    }
+    words
 }
 
 /// Coverage of one device.
@@ -121,7 +142,12 @@ pub(super) async fn coverage(
     let TimeRange { from, to } = params::time_range(query.from.as_deref(), query.to.as_deref(), now)?;
     let device = find_device(&state, &query.site, &query.device, now).await?;
     state.orders.looked(std::iter::once(&device), now);
-    let runs = state.ask(move |store| store.strip(device.no, from, to, now)).await?;
+    let (no, is_source) = (device.no, is_of_source(&device.attributes));
+    let ask = move |store: &dyn ReadStore| {
+        let unread = if is_source { Some(store.unread(no)?) } else { None };
+        Ok((store.strip(no, from, to, now)?, unread))
+    };
+    let (runs, unread) = state.ask(ask).await?;
     let mut slots: BTreeMap<&'static str, u64> = BTreeMap::new();
     for run in &runs {
         *slots.entry(slot_state(run.state).0).or_default() += run.slots;
@@ -133,7 +159,7 @@ pub(super) async fn coverage(
         ratio: (due > 0).then(|| received as f64 / due as f64),
         slots,
         freshness: Freshness::of(&device, now),
-        runs: runs.iter().map(CoverageRun::from).collect(),
+        runs: runs.iter().map(|run| CoverageRun::new(run, unread.as_ref())).collect(),
     };
     reply::json(&headers, &body)
 }
@@ -290,4 +316,38 @@ pub(super) async fn discard(
     let frame = id.parse().map_err(|_| Problem::not_found("parked frame", &id))?;
     state.orders.act(Act::Discard { frame, actor: format!("token {name}") }).await?;
     Ok(StatusCode::NO_CONTENT)
+}
+
+#[cfg(test)]
+mod tests {
+    use gapless_common::time::Timestamp;
+
+    use super::*;
+
+    #[test]
+    fn what_is_unknown_of_a_source_is_not_called_an_agent_that_is_silent() {
+        let unread = |since: Option<i64>, why: Option<&str>| {
+            Some(Unread { since: since.map(Timestamp), why: why.map(str::to_owned) })
+        };
+        let rows = [
+            (SlotState::Unknown, None, Some("the agent has not been heard from")),
+            (SlotState::Unknown, unread(None, None), Some("its source could not be read")),
+            (
+                SlotState::Unknown,
+                unread(Some(1_000), Some("HTTP 401")),
+                Some("its source has not been read since 1970-01-01T00:00:01Z: HTTP 401"),
+            ),
+            (SlotState::Late, unread(None, None), None),
+            (
+                SlotState::Missed(Cause::NotRecorded),
+                unread(None, None),
+                Some("the device has no record of it"),
+            ),
+        ];
+        for (state, unread, expected) in rows {
+            let run = StripRun { from: Timestamp(0), to: Timestamp(1_000), slots: 1, state };
+            let told = CoverageRun::new(&run, unread.as_ref()).reason.map(|reason| reason.detail);
+            assert_eq!(told.as_deref(), expected, "{state:?} {unread:?}");
+        }
+    }
 }

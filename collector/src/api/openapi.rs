@@ -73,7 +73,8 @@ impl utoipa::Modify for Phrases {
     fn modify(&self, document: &mut utoipa::openapi::OpenApi) {
         for path in document.paths.paths.values_mut() {
             let operations = [&mut path.get, &mut path.put, &mut path.post, &mut path.delete];
-            let all = operations.into_iter().flatten().flat_map(|operation| &mut operation.responses.responses);
+            let all =
+                operations.into_iter().flatten().flat_map(|operation| &mut operation.responses.responses);
             for (status, response) in all {
                 if let RefOr::T(response) = response
                     && response.description.is_empty()

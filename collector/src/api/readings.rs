@@ -46,7 +46,7 @@ pub(super) struct ReadingsQuery {
     /// `complete`: each slot of the devices' schedules from the first one that was due up to now that has no reading is a row, too, at the instant at which
     /// it was due, with value and quality null, and `state`: `received` (of a reading), `lent` (of one that another device measured), `pending` (it may be on its way,
     /// or its source will be or is being asked), `no_data` (its source was asked and has nothing), `missing` (nobody can
-    /// be asked for it) or `unknown` (its agent has not been heard from). What was before the first slot that was due, a history that
+    /// be asked for it) or `unknown` (its agent has not been heard from, or its source not been read). What was before the first slot that was due, a history that
     /// was collected from before the device was announced, is readings only: nothing says what was due between them.
     /// `cause` and, once it is proven, `gap` say why.
     /// With `resample` each period in which a slot was due is a row: one without a value has a `count` of 0, all numbers null, and

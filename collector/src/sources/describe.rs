@@ -394,6 +394,7 @@ impl Description {
             ("class".to_owned(), spec.class.as_ref().map_or("derived", |class| &class.0).to_owned()),
             ("source".to_owned(), self.name.clone()),
             ("product_of".to_owned(), spec.product.join(", ")),
+            ("lag".to_owned(), gapless_common::text::format_duration_ms(self.lag.0.unsigned_abs())),
             ("revises".to_owned(), "true".to_owned()),
         ]);
         let device = Device {
@@ -414,6 +415,7 @@ impl Description {
             source: &self.name,
             class: self.class.as_ref().map_or("http", |class| &class.0),
             every: self.every,
+            lag: self.lag,
             every_least: self.every_least,
             every_most: self.every_most,
             value: (self.answer.value.as_deref(), "answer.value"),

@@ -21,6 +21,8 @@ pub(super) struct Shared<'a> {
     pub(super) class: &'a str,
     /// How often each device is asked.
     pub(super) every: Span,
+    /// How late a row may come.
+    pub(super) lag: Span,
     /// How often while somebody looks.
     pub(super) every_least: Option<Span>,
     /// How often where nobody has looked for days.
@@ -45,6 +47,8 @@ impl Shared<'_> {
             ("class".to_owned(), spec.class.as_ref().map_or(self.class, |class| &class.0).to_owned()),
             ("source".to_owned(), self.source.to_owned()),
             ("every".to_owned(), text(self.every)),
+            // Until then nothing is wrong where a slot has not come.
+            ("lag".to_owned(), text(self.lag)),
             // What the source says last of a row is what counts.
             ("revises".to_owned(), "true".to_owned()),
         ]);

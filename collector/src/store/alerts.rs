@@ -178,7 +178,7 @@ fn device_row(
 }
 
 /// Why the device could not be read when that was last tried, where it is still to be tried again.
-fn failing(connection: &Connection, device: i64) -> rusqlite::Result<Option<String>> {
+pub(super) fn failing(connection: &Connection, device: i64) -> rusqlite::Result<Option<String>> {
     let sql =
         "SELECT iif(h.outcome = 2, h.detail, NULL) FROM job_history h JOIN jobs j ON j.device = h.device
         WHERE h.device = ?1 AND j.failures > 0 ORDER BY h.id DESC LIMIT 1";

@@ -238,7 +238,7 @@ fn wanted_sql(which: &str) -> String {
 }
 
 /// An attribute that makes no sense limits nothing.
-fn longest_ms(text: &str) -> Option<i64> {
+pub(super) fn span_ms(text: &str) -> Option<i64> {
     parse_duration_ms(text).ok().and_then(|ms| i64::try_from(ms).ok())
 }
 
@@ -259,7 +259,7 @@ fn wanted(connection: &Connection, which: &str, values: [i64; 3]) -> rusqlite::R
             nobody: row.get::<_, Option<i64>>("nobody")?.map(Nobody::of),
             is_agent_away: row.get("is_agent_away")?,
             class: row.get("class")?,
-            longest_ms: row.get::<_, Option<String>>("longest")?.and_then(|text| longest_ms(&text)),
+            longest_ms: row.get::<_, Option<String>>("longest")?.and_then(|text| span_ms(&text)),
             flush_ms: row.get("flush_ms")?,
             outcome: row.get("outcome")?,
         });

@@ -4,9 +4,9 @@ use gapless_common::id::{DeviceId, SiteId};
 use gapless_common::time::Timestamp;
 use rusqlite::{Connection, OptionalExtension as _, Row, params};
 
-use super::ReadError;
-use super::model::{EndedJobRow, JobRow, PendingJob};
+use super::model::{DeviceNo, EndedJobRow, JobRow, PendingJob, Unread};
 use super::own::last_own;
+use super::{ReadError, alerts};
 use crate::jobs::budget::Urgency;
 use crate::jobs::queue::{Job, Lease, Queue, Scope, Source, Why};
 use crate::obstacle;
@@ -259,6 +259,14 @@ pub(crate) fn looked(connection: &Connection, device: i64, now: Timestamp) -> ru
 pub(crate) fn connected(connection: &Connection) -> rusqlite::Result<std::collections::BTreeSet<i64>> {
     let mut statement = connection.prepare_cached("SELECT id FROM agents WHERE connected = 1")?;
     statement.query_map([], |r| r.get(0))?.collect()
+}
+
+/// When the source of a device was read last, and why it could not be when that was last tried, as far as that is kept.
+pub(super) fn unread(connection: &Connection, device: DeviceNo) -> Result<Unread, ReadError> {
+    let sql = "SELECT max(ended_at) FROM job_history WHERE device = ?1 AND outcome IN (?2, ?3)";
+    let since: Option<i64> =
+        connection.prepare_cached(sql)?.query_row([device.0, DONE, NO_DATA], |r| r.get(0))?;
+    Ok(Unread { since: since.map(Timestamp), why: alerts::failing(connection, device.0)? })
 }
 
 /// A question's columns: see [`pending`].

@@ -46,7 +46,7 @@ use model::{
     AgentRow, AlertEventRow, AlertFilter, AlertRow, ChangeRow, ConflictRow, DeviceNo, DeviceRow, EndedJobRow,
     Flow, GapEventRow, GapFilter, GapRow, GridRow, Head, JobRow, LeaseRow, Meters, News, NewsFilter,
     ParkedRow, Place, ReceiverRow, RemovalRow, Scan, SeriesNo, SeriesRow, SiteRow, Stats, StoredReading,
-    StripRun, TrafficRow,
+    StripRun, TrafficRow, Unread,
 };
 
 /// A question that the database could not answer.
@@ -208,6 +208,12 @@ pub trait ReadStore {
         to: Timestamp,
         now: Timestamp,
     ) -> Result<Vec<StripRun>, ReadError>;
+
+    /// How long the source of a device has not been read.
+    ///
+    /// # Errors
+    /// See [`head`](Self::head).
+    fn unread(&self, device: DeviceNo) -> Result<Unread, ReadError>;
 
     /// Jobs that wait or are under way, the next due first.
     ///

@@ -192,6 +192,15 @@ pub struct JobRow {
     pub job: PendingJob,
 }
 
+/// How long the source of a device has not been read.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Unread {
+    /// When it was read last, as far as that is kept.
+    pub since: Option<Timestamp>,
+    /// Why it could not be read when that was last tried, where it is still to be tried again.
+    pub why: Option<String>,
+}
+
 /// A job that has ended.
 #[derive(Debug, Clone, PartialEq)]
 pub struct EndedJobRow {

@@ -16,7 +16,7 @@ use super::model::{
     AgentRow, AlertEventRow, AlertFilter, AlertRow, ChangeRow, ConflictRow, DeviceNo, DeviceRow, EndedJobRow,
     Flow, GapEventRow, GapFilter, GapRow, GridRow, Head, JobRow, LeaseRow, Meters, News, NewsFilter,
     ParkedRow, Place, ReceiverRow, RemovalRow, Scan, SeriesNo, SeriesRow, SiteRow, Stats, StoredReading,
-    StripRun, TrafficRow,
+    StripRun, TrafficRow, Unread,
 };
 use super::rows::{
     AGENTS, DEVICES, agent_row, conflict_row, count, counters, device_row, gap_event_row, gap_query, gap_row,
@@ -295,6 +295,10 @@ impl<A: Ask> ReadStore for A {
 
     fn strip(&self, device: DeviceNo, from: Timestamp, to: Timestamp, now: Timestamp) -> Read<Vec<StripRun>> {
         self.ask(|c| strip::of(c, device, (from, to), now))
+    }
+
+    fn unread(&self, device: DeviceNo) -> Read<Unread> {
+        self.ask(|c| jobs::unread(c, device))
     }
 
     fn jobs(&self) -> Read<Vec<JobRow>> {

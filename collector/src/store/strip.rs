@@ -4,6 +4,7 @@
 use gapless_common::time::{Slot, SlotGrid, Timestamp};
 use rusqlite::Connection;
 
+use super::gap_lives::span_ms;
 use super::model::{DeviceNo, SlotState, StripRun};
 use super::{ReadError, runs, state};
 use crate::ledger::{GridNo, Known, Run, freshness};
@@ -13,6 +14,8 @@ pub(super) struct Grid {
     pub(super) id: i64,
     pub(super) times: SlotGrid,
     flush_ms: u32,
+    /// How long its source may take beside that, in ms.
+    source_ms: i64,
 }
 
 /// The runs of all grids of the device in `from..to`, in order of time.
@@ -47,8 +50,8 @@ pub(super) fn pieces(
     let known = known_runs(connection, grid.id, range)?;
     let due = due_runs(connection, grid, range, now)?;
     let absent = due.into_iter().flat_map(|due| without(due, &known));
-    let late_from =
-        grid.times.first_from(freshness::late_from(now, grid.flush_ms, grid.times.interval.as_ms()));
+    let late_from = freshness::late_from(now, grid.flush_ms, grid.times.interval.as_ms());
+    let late_from = grid.times.first_from(late_from.plus_ms(-grid.source_ms));
     let absent = absent.flat_map(|(f, l)| {
         let unknown = (f, l.min(late_from.0 - 1), SlotState::Unknown);
         [unknown, (f.max(late_from.0), l, SlotState::Late)]
@@ -58,15 +61,23 @@ pub(super) fn pieces(
 }
 
 pub(super) fn grids(connection: &Connection, device: DeviceNo) -> Result<Vec<Grid>, ReadError> {
-    let sql = "SELECT g.id, g.interval_ms, g.phase_ms, coalesce(a.flush_ms, 0) FROM grids g
-        JOIN devices d ON d.id = g.device LEFT JOIN agents a ON a.id = d.agent WHERE g.device = ?1";
+    // A source is asked every so often, and has a slot as late as its lag.
+    let sql = "SELECT g.id, g.interval_ms, g.phase_ms, coalesce(a.flush_ms, 0), d.attributes ->> 'lag',
+            coalesce(d.attributes ->> 'every_most', d.attributes ->> 'every'),
+            coalesce(d.attributes ->> 'history' = 'source', 0) OR d.attributes ->> 'product_of' IS NOT NULL
+        FROM grids g JOIN devices d ON d.id = g.device LEFT JOIN agents a ON a.id = d.agent WHERE g.device = ?1";
     let mut statement = connection.prepare_cached(sql)?;
     let rows = statement.query_map([device.0], |r| {
         let flush: i64 = r.get(3)?;
+        let span = |column| -> rusqlite::Result<i64> {
+            Ok(r.get::<_, Option<String>>(column)?.and_then(|text| span_ms(&text)).unwrap_or_default())
+        };
+        let is_source: bool = r.get(6)?;
         Ok(Grid {
             id: r.get(0)?,
             times: state::grid(r.get(1)?, r.get(2)?),
             flush_ms: u32::try_from(flush).unwrap_or_default(),
+            source_ms: if is_source { span(4)?.saturating_add(span(5)?) } else { 0 },
         })
     })?;
     Ok(rows.collect::<rusqlite::Result<_>>()?)
@@ -133,4 +144,50 @@ fn without((first, last): (i64, i64), known: &[Piece]) -> Vec<(i64, i64)> {
         absent.push((next, last));
     }
     absent
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::sqlite;
+
+    /// Slots 0 to 9, a minute each, of which nothing is known; how many of them may still come.
+    fn late(attributes: &str, now_min: i64) -> u64 {
+        let folder = tempfile::tempdir().unwrap();
+        let connection = sqlite::open_writer(&folder.path().join("db")).unwrap();
+        let sql = "INSERT INTO sites VALUES (1, 'farm');
+            INSERT INTO agents (id, site, name) VALUES (1, 1, 'gw');
+            INSERT INTO devices (id, site, name, agent) VALUES (1, 1, 'a', 1);
+            INSERT INTO grids VALUES (1, 1, 60000, 0);
+            INSERT INTO spans (grid, agent, first_slot, last_slot) VALUES (1, 1, 0, 9);";
+        connection.execute_batch(sql).unwrap();
+        connection.execute("UPDATE devices SET attributes = ?1", [attributes]).unwrap();
+        let range = (Timestamp(0), Timestamp(600_000));
+        let strip = of(&connection, DeviceNo(1), range, Timestamp(now_min * 60_000)).unwrap();
+        assert_eq!(strip.iter().map(|run| run.slots).sum::<u64>(), 10);
+        strip.iter().filter(|run| run.state == SlotState::Late).map(|run| run.slots).sum()
+    }
+
+    #[test]
+    fn what_a_source_may_still_have_is_late_and_not_unknown() {
+        let rows = [
+            // Two intervals, and a minute.
+            ("{}", 10, 3),
+            ("{}", 13, 0),
+            (r#"{"history": "source", "lag": "3h"}"#, 13, 10),
+            (r#"{"history": "source", "lag": "3h"}"#, 183, 10),
+            (r#"{"history": "source", "lag": "3h"}"#, 185, 8),
+            (r#"{"history": "source", "lag": "3h"}"#, 193, 0),
+            // What nobody has asked for yet may be there.
+            (r#"{"history": "source", "lag": "3h", "every": "10m"}"#, 193, 10),
+            (r#"{"history": "source", "lag": "3h", "every": "10m", "every_most": "1h"}"#, 243, 10),
+            (r#"{"product_of": "a/u, b/u", "lag": "3h"}"#, 183, 10),
+            // A word of a person about another device is none of a source.
+            (r#"{"lag": "3h"}"#, 13, 0),
+            (r#"{"history": "source", "lag": "long"}"#, 13, 0),
+        ];
+        for (attributes, now_min, expected) in rows {
+            assert_eq!(late(attributes, now_min), expected, "{attributes} at {now_min} min");
+        }
+    }
 }

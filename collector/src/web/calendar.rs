@@ -37,7 +37,7 @@ pub(super) struct Count {
     pub(super) received: u64,
     /// It is known why there is none.
     pub(super) missing: u64,
-    /// The agent has not been heard from.
+    /// The agent has not been heard from, or its source not been read.
     pub(super) unknown: u64,
     /// Its reading may still be on its way.
     pub(super) late: u64,

@@ -10,7 +10,7 @@ use gapless_collector::store::model::{
     AgentRow, AlertEventRow, AlertFilter, AlertRow, ChangeRow, ConflictRow, DeviceNo, DeviceRow, EndedJobRow,
     Flow, GapEventRow, GapFilter, GapRow, GridRow, Head, JobRow, LeaseRow, Meters, News, NewsFilter,
     ParkedRow, Place, ReceiverRow, RemovalRow, Scan, SeriesNo, SeriesRow, SiteRow, Stats, StoredReading,
-    StripRun, TrafficRow,
+    StripRun, TrafficRow, Unread,
 };
 use gapless_collector::store::{ReadError, ReadStore, Reader};
 use gapless_common::id::{Commit, DeviceId, SiteId};
@@ -108,6 +108,9 @@ impl ReadStore for Long {
     }
     fn strip(&self, device: DeviceNo, from: Timestamp, to: Timestamp, now: Timestamp) -> Read<Vec<StripRun>> {
         self.real.strip(device, from, to, now)
+    }
+    fn unread(&self, device: DeviceNo) -> Read<Unread> {
+        self.real.unread(device)
     }
     fn jobs(&self) -> Read<Vec<JobRow>> {
         self.real.jobs()

@@ -192,6 +192,7 @@ impl DropDescription {
             source: &self.name,
             class: self.class.as_ref().map_or("drop", |class| &class.0),
             every: self.every,
+            lag: self.lag,
             every_least: self.every_least,
             every_most: self.every_most,
             value: (self.rows.value.as_deref(), "rows.value"),
