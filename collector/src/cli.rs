@@ -97,6 +97,9 @@ fn collect(config: &Config) -> anyhow::Result<()> {
 #[expect(clippy::print_stdout, reason = "the answer to the person who asked")]
 fn check(config: &Config) -> anyhow::Result<()> {
     run::check(config)?;
+    for note in run::notes(config)? {
+        println!("note: {note}");
+    }
     println!(
         "ok: {} files of sources, {} receivers of alerts",
         config.sources.len(),

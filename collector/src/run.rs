@@ -206,6 +206,15 @@ pub fn check(config: &Config) -> Result<(), RunError> {
     Ok(())
 }
 
+/// What the sources name and nobody has so far, a line each.
+///
+/// # Errors
+/// [`RunError`].
+pub fn notes(config: &Config) -> Result<Vec<String>, RunError> {
+    let wrong = |source| RunError::Source { config: config.file.clone().unwrap_or_default(), source };
+    sources::start::notes(&config.sources).map_err(wrong)
+}
+
 /// Puts a backup in the place of the database, where no collector runs on it. Returns where that is now.
 ///
 /// # Errors
@@ -325,7 +334,12 @@ mod tests {
 
     #[test]
     fn a_password_has_a_user() {
-        let rows = [(None, None, true), (Some("u"), None, true), (Some("u"), Some("p"), true), (None, Some("p"), false)];
+        let rows = [
+            (None, None, true),
+            (Some("u"), None, true),
+            (Some("u"), Some("p"), true),
+            (None, Some("p"), false),
+        ];
         for (user, password_file, is_right) in rows {
             let mut config = Config::default();
             config.mqtt.user = user.map(str::to_owned);

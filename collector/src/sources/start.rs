@@ -1,5 +1,6 @@
 //! From the files that describe sources to the workers that look after them.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -98,6 +99,13 @@ enum Source {
     Http(Box<Description>),
 }
 
+/// The devices that descriptions name, with their site, and the sites in which a list may name any.
+#[derive(Default)]
+struct Devices {
+    named: BTreeSet<(SiteId, String)>,
+    listing: BTreeSet<SiteId>,
+}
+
 /// What all sources of a process share.
 #[derive(Default)]
 struct Common {
@@ -141,6 +149,30 @@ pub fn check(files: &[PathBuf], database: &Path) -> Result<(), StartError> {
     let (inbound, _) = mpsc::channel(1);
     let ground: Arc<dyn Ground> = Arc::new(Process::new(database, &Orders::to(&inbound)));
     described(files, (database, &ground)).map(drop)
+}
+
+/// What these descriptions name and nobody has so far, a line each: no mistake, as it may come.
+///
+/// # Errors
+/// [`StartError`].
+pub fn notes(files: &[PathBuf]) -> Result<Vec<String>, StartError> {
+    let mut sources = Vec::new();
+    for file in files {
+        let described = |message| StartError::Described { path: file.clone(), message };
+        sources.push((file, Source::read(&read(file)?).map_err(described)?));
+    }
+    let mut known = Devices::default();
+    for (file, source) in &sources {
+        let described = |message| StartError::Described { path: (*file).clone(), message };
+        source.tell_devices(&mut known).map_err(described)?;
+    }
+    let mut notes = Vec::new();
+    for (file, source) in &sources {
+        let described = |message| StartError::Described { path: (*file).clone(), message };
+        let found = source.notes(&known).map_err(described)?;
+        notes.extend(found.into_iter().map(|note| format!("{}: {note}", file.display())));
+    }
+    Ok(notes)
 }
 
 /// The remote APIs and folders that these texts describe, for whoever carries out their turns, each with the name that errors are
@@ -224,6 +256,48 @@ impl Source {
             true => Self::Drop(Box::new(DropDescription::read(text)?)),
             false => Self::Http(Box::new(Description::read(text)?)),
         })
+    }
+
+    fn tell_devices(&self, known: &mut Devices) -> Result<(), String> {
+        let (site, asked, computed) = match self {
+            Self::Drop(drop) => (drop.site_id()?, drop.asked()?, Vec::new()),
+            Self::Http(http) => {
+                let site = http.site_id()?;
+                known.listing.extend(http.list.is_some().then(|| site.clone()));
+                (site, http.asked()?, http.derived()?)
+            }
+        };
+        let asked = asked.into_iter().map(|asked| asked.device.id);
+        let all = asked.chain(computed.into_iter().map(|computed| computed.device.id));
+        known.named.extend(all.map(|device| (site.clone(), device.to_string())));
+        Ok(())
+    }
+
+    /// What it names and nobody has so far.
+    fn notes(&self, known: &Devices) -> Result<Vec<String>, String> {
+        let mut notes = Vec::new();
+        match self {
+            Self::Drop(drop) => {
+                for folder in drop.folders()?.iter().filter(|folder| !folder.is_dir()) {
+                    notes.push(format!("`drop.folder`: {} is no folder, or not there yet", folder.display()));
+                }
+            }
+            Self::Http(http) => {
+                for computed in http.derived()? {
+                    let site = &computed.path.site;
+                    let is_known = |device: &String| {
+                        known.listing.contains(site) || known.named.contains(&(site.clone(), device.clone()))
+                    };
+                    for (device, channel) in computed.inputs.iter().filter(|(device, _)| !is_known(device)) {
+                        notes.push(format!(
+                            "`product`: no source of site {site} has a device `{device}`, so that `{device}/{channel}` is to come \
+                             from an agent"
+                        ));
+                    }
+                }
+            }
+        }
+        Ok(notes)
     }
 
     /// Tells what other sources have to know of it.
@@ -357,6 +431,33 @@ mod tests {
         for (path, expected) in rows {
             let why = read(path).unwrap_err().to_string();
             assert!(why.contains(&path.display().to_string()) && why.contains(expected), "{why}");
+        }
+    }
+
+    #[test]
+    fn what_nobody_has_so_far_is_noted() {
+        const GRID: &str = include_str!("../../sources/carbon-intensity.toml");
+        const DROP: &str = include_str!("../../sources/logger-drop.toml");
+        let folder = tempfile::tempdir().unwrap();
+        let of_drop = DropDescription::read(DROP).unwrap().folders().unwrap();
+        let there = of_drop.iter().fold(DROP.to_owned(), |text, known| {
+            text.replace(&known.display().to_string(), &folder.path().display().to_string())
+        });
+        let own = GRID.replace("\"electricity/energy\"", "\"grid/energy\"");
+        let file = folder.path().join("source.toml");
+        let rows = [
+            (GRID, Some("a device `electricity`")),
+            (&own, None),
+            (DROP, Some("`drop.folder`")),
+            (&there, None),
+        ];
+        for (text, expected) in rows {
+            std::fs::write(&file, text).unwrap();
+            let told = notes(std::slice::from_ref(&file)).unwrap();
+            match expected {
+                Some(part) => assert!(told.iter().any(|note| note.contains(part)), "{told:?}"),
+                None => assert!(told.is_empty(), "{told:?}"),
+            }
         }
     }
 

@@ -283,6 +283,20 @@ impl DropDescription {
         })
     }
 
+    /// The folders of this machine that its files lie in.
+    ///
+    /// # Errors
+    /// A name or an interval that cannot be.
+    pub(in crate::sources) fn folders(&self) -> Result<BTreeSet<PathBuf>, String> {
+        let mut folders = BTreeSet::new();
+        for asked in self.asked()? {
+            if let Whereabouts::Folder(folder) = self.whereabouts(&asked)? {
+                folders.insert(folder);
+            }
+        }
+        Ok(folders)
+    }
+
     /// Where the files of one of its devices lie.
     fn whereabouts(&self, asked: &Asked) -> Result<Whereabouts, String> {
         let DropSpec { folder, sftp, identity, known_hosts, timeout, .. } = &self.drop;
