@@ -5,6 +5,8 @@
 //! Not simulated: confirmations by persons, ends that devices have as an attribute, and agreements about devices that
 //! remember or that the collector asks itself.
 
+use std::collections::BTreeSet;
+
 use gapless_collector::housekeeping::Policy;
 use gapless_common::id::DeviceIndex;
 use gapless_common::message::CommandBody;
@@ -260,8 +262,11 @@ fn is_due(database: &Connection, device: &str) -> rusqlite::Result<bool> {
 impl Case<'_> {
     /// The last slot that was answered of those that were wanted.
     pub(super) fn last_wanted(&self, index: DeviceIndex, known: &Known) -> Option<i64> {
-        let answered = self.slots_issued(index).filter(|_| !self.history().has_odd_clock);
-        answered.filter(|slot| !self.was_not_wanted(index, known, *slot)).max()
+        if self.history().has_odd_clock {
+            return None;
+        }
+        let answered: BTreeSet<i64> = self.slots_issued(index).collect();
+        answered.into_iter().rev().find(|slot| !self.was_not_wanted(index, known, *slot))
     }
 
     /// Slots between the first one and the proof that are not due: the device was paused then.
@@ -282,7 +287,8 @@ impl Case<'_> {
     /// Whether a device was paused as a slot began, or went on so lately that its catalog did not say so yet, or never did.
     fn was_not_wanted(&self, index: DeviceIndex, known: &Known, slot: i64) -> bool {
         let around = self.around(known, slot, 0);
-        self.was_paused(index, around) || self.was_polled_unheard(index, around.1)
+        let was_ever = self.history().paused.was_ever(index);
+        was_ever && (self.was_paused(index, around) || self.was_polled_unheard(index, around.1))
     }
 
     /// Whether a device was polled at that instant, and the catalog that said so was lost with its agent, or with a database.
