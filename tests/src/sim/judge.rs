@@ -279,10 +279,10 @@ impl Case<'_> {
     /// Up to the proof every slot is received or in one gap, as it is in truth; and the proof is of now.
     fn check_slots(&self, index: DeviceIndex, known: &Known, stored: &Stored, findings: &mut Findings) {
         let Some((first, Some(proven))) = stored.due else {
-            // Paused before its first slot began.
-            let is_before =
-                |(first, _): (i64, _)| self.last_wanted(index, known).is_none_or(|last| last < first);
-            if self.history().paused.since(index).is_some() && stored.due.is_some_and(is_before) {
+            // Paused before its first slot began, as far as anybody could know.
+            let first = stored.due.map_or(i64::MIN, |(first, _)| first);
+            let is_before = self.last_wanted(index, known).is_none_or(|last| last < first);
+            if self.history().paused.since(index).is_some() && is_before {
                 return;
             }
             return findings.push(("liveness", format!("{}: nothing was ever proven", known.name)));
